@@ -1,0 +1,1 @@
+"""The engine behind Polydesk's *Impostazioni → Servizi*."""

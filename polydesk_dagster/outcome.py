@@ -1,0 +1,151 @@
+"""What every rule returns: an outcome, counts, and reasons that a receptionist understands.
+
+Pure values; how they look in Dagster or on a terminal is decided by whoever shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a run ended, from best to worst news for the operator."""
+
+    OK = "ok"
+    NOTHING_TO_DO = "nothing_to_do"
+    SKIPPED = "skipped"
+    PARTIAL = "partial"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+EXIT_STATUS: Mapping[Outcome, int] = {
+    Outcome.OK: 0,
+    Outcome.NOTHING_TO_DO: 0,
+    Outcome.SKIPPED: 0,
+    Outcome.PARTIAL: 1,
+    Outcome.REFUSED: 3,
+    Outcome.FAILED: 4,
+}
+"""The command's exit status for each outcome; 2 is kept for wrong usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Records by what became of them."""
+
+    created: int = 0
+    updated: int = 0
+    retired: int = 0
+    skipped: int = 0
+    failed: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def changed(self) -> int:
+        return self.created + self.updated + self.retired
+
+    def as_dict(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something was not simply done. ``code`` is stable English; ``message`` is Italian, names the thing, the
+    clinic, the value and the remedy, and never holds patient data."""
+
+    code: str
+    message: str
+    clinic: str | None = None
+    count: int = 1
+
+    def as_dict(self) -> dict[str, object]:
+        return {"code": self.code, "message": self.message, "clinic": self.clinic, "count": self.count}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A capped table for people: Italian column titles, plain cells, no patient data."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    total: int
+    """How many rows there are in all; ``rows`` may hold fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a rule did, or for a preview what it would do."""
+
+    outcome: Outcome
+    counts: Counts = Counts()
+    reasons: tuple[Reason, ...] = ()
+    figures: Mapping[str, int | float | str] = field(default_factory=dict)
+    """Further numbers of this service, by Italian label."""
+    tables: tuple[Table, ...] = ()
+    plan_id: int | None = None
+
+    @classmethod
+    def skipped(cls, code: str, message: str, clinic: str | None = None) -> Report:
+        return cls(Outcome.SKIPPED, reasons=(Reason(code, message, clinic),))
+
+    @classmethod
+    def refused(cls, code: str, message: str, clinic: str | None = None) -> Report:
+        return cls(Outcome.REFUSED, reasons=(Reason(code, message, clinic),))
+
+    @classmethod
+    def failed(cls, code: str, message: str, clinic: str | None = None) -> Report:
+        return cls(Outcome.FAILED, counts=Counts(failed=1), reasons=(Reason(code, message, clinic),))
+
+
+def done(counts: Counts) -> Outcome:
+    """The outcome that the counts alone speak of: something failed, something changed, or nothing had to."""
+    if counts.failed:
+        return Outcome.PARTIAL if counts.changed or counts.unchanged else Outcome.FAILED
+    return Outcome.OK if counts.changed else Outcome.NOTHING_TO_DO
+
+
+def combine(reports: Iterable[Report]) -> Report:
+    """One report for several parts of one run (its clinics, its steps).
+
+    Parts that all failed, were all refused or all skipped keep that word; where some went well and some did not the
+    whole is partial.
+    """
+    parts = list(reports)
+    outcomes = {part.outcome for part in parts}
+    working = outcomes - {Outcome.NOTHING_TO_DO, Outcome.SKIPPED}
+    if outcomes == {Outcome.SKIPPED}:
+        outcome = Outcome.SKIPPED
+    elif not working:
+        outcome = Outcome.NOTHING_TO_DO
+    elif working == {Outcome.OK}:
+        outcome = Outcome.OK
+    elif len(outcomes) == 1:
+        outcome = outcomes.pop()
+    elif outcomes <= {Outcome.REFUSED, Outcome.FAILED}:
+        outcome = Outcome.FAILED
+    else:
+        outcome = Outcome.PARTIAL
+    figures: dict[str, int | float | str] = {}
+    for part in parts:
+        for label, figure in part.figures.items():
+            value = figure
+            before = figures.get(label)
+            if isinstance(before, int | float) and isinstance(value, int | float):
+                value = before + value
+            figures[label] = value
+    plans = [part.plan_id for part in parts if part.plan_id is not None]
+    return Report(
+        outcome,
+        sum((part.counts for part in parts), Counts()),
+        tuple(reason for part in parts for reason in part.reasons),
+        figures,
+        tuple(table for part in parts for table in part.tables),
+        plans[0] if len(plans) == 1 else None,
+    )

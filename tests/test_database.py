@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.database import migrate
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.locks import exclusive
+
+
+def test_two_processes_migrate_one_empty_database(server: URL) -> None:
+    url = server.set(database="twice")
+    code = (
+        "import sys; from sqlalchemy.engine import make_url; from polydesk_dagster.database import engine, migrate\n"
+        "url = make_url(sys.argv[1]); migrate.create_database(url); migrate.migrate(engine.create_engine(url))"
+    )
+    command = [sys.executable, "-c", code, url.render_as_string(hide_password=False)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert migrate.current(connection) == migrate.head()
+    engine.dispose()
+
+
+def test_the_lock_has_one_holder(engine: sa.Engine) -> None:
+    with exclusive(engine, "generate_slots", None) as first:
+        assert first
+        with exclusive(engine, "generate_slots", None) as second:
+            assert not second
+        with exclusive(engine, "generate_slots", "BO01") as other:
+            assert other
+    with exclusive(engine, "generate_slots", None) as again:
+        assert again
+
+
+def _slot(connection: sa.Connection, start: str, end: str, state: str = "free") -> None:
+    connection.execute(
+        sa.text(
+            "INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity, state)"
+            " SELECT 1, s, e, s::date, 1, :state"
+            " FROM (SELECT CAST(CAST(:start AS text) AS timestamptz) s, CAST(CAST(:end AS text) AS timestamptz) e) t"
+        ),
+        {"start": start, "end": end, "state": state},
+    )
+
+
+@pytest.fixture
+def agenda(connection: sa.Connection) -> None:
+    connection.execute(
+        sa.text("""
+        INSERT INTO clinic (id, code, name, region, municipality_code)
+        VALUES (1, 'BO', 'Bologna', 'Emilia-Romagna', 'A944');
+        INSERT INTO location (id, clinic_id, name) VALUES (1, 1, 'Centro');
+        INSERT INTO resource (id, clinic_id, location_id, kind, name) VALUES (1, 1, 1, 'room', 'Sala 1');
+        INSERT INTO agenda (id, clinic_id, location_id, resource_id, name, slot_minutes)
+        VALUES (1, 1, 1, 1, 'Sala 1', 20);
+        """)
+    )
+
+
+@pytest.mark.usefixtures("agenda")
+def test_slots_of_one_agenda_cannot_overlap(connection: sa.Connection) -> None:
+    _slot(connection, "2026-03-02 09:00Z", "2026-03-02 09:20Z")
+    _slot(connection, "2026-03-02 09:20Z", "2026-03-02 09:40Z")
+    _slot(connection, "2026-03-02 09:30Z", "2026-03-02 09:50Z", "retired")
+    with pytest.raises(sa.exc.IntegrityError, match="overlap"), connection.begin_nested():
+        _slot(connection, "2026-03-02 09:10Z", "2026-03-02 09:15Z")
+    with pytest.raises(sa.exc.IntegrityError, match="overlap"), connection.begin_nested():
+        connection.execute(sa.text("UPDATE slot SET state = 'free'"))
+
+
+@pytest.mark.usefixtures("agenda")
+def test_a_seat_beyond_capacity_is_impossible(connection: sa.Connection) -> None:
+    _slot(connection, "2026-03-02 09:00Z", "2026-03-02 09:20Z")
+    slot = connection.scalar(sa.text("SELECT id FROM slot"))
+    hold = sa.text("""
+        INSERT INTO hold (clinic_id, slot_id, token_hash, visitor_hash, created_at, expires_at, last_activity_at)
+        VALUES (1, :slot, sha256(:token), '\\x00', now(), now() + interval '10 minutes', now()) RETURNING id""")
+    seat = sa.text("INSERT INTO seat (slot_id, unit, hold_id, held_until) VALUES (:slot, :unit, :hold, now())")
+    first = connection.scalar(hold, {"slot": slot, "token": b"a"})
+    second = connection.scalar(hold, {"slot": slot, "token": b"b"})
+    connection.execute(seat, {"slot": slot, "unit": 1, "hold": first})
+    for unit in (1, 2):
+        with pytest.raises(sa.exc.IntegrityError), connection.begin_nested():
+            connection.execute(seat, {"slot": slot, "unit": unit, "hold": second})
