@@ -1,0 +1,1 @@
+"""How fast each part is beside a reference measured in the same run on the same data."""

@@ -1,0 +1,96 @@
+"""What the benchmarks share: a server of their own, fresh databases, a figure, and the table of figures."""
+
+from __future__ import annotations
+
+import resource
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from polydesk_dagster.database import embedded
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.migrate import create_database, migrate
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number beside its reference."""
+
+    benchmark: str
+    figure: str
+    ours: float
+    reference: float
+    unit: str
+    target: float
+    """The bound that the ratio ours ÷ reference must keep: an upper one, or with ``at_least`` a lower one."""
+    at_least: bool = False
+    peak_mb: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.reference if self.reference else float("inf")
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.target if self.at_least else self.ratio <= self.target
+
+    def as_dict(self) -> dict[str, object]:
+        return {**asdict(self), "ratio": self.ratio, "met": self.met}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a benchmark runs."""
+
+    server: URL
+    scale: float = 1.0
+    """1.0 is the size the targets speak of; a smoke test shrinks it."""
+
+    def size(self, whole: int) -> int:
+        return max(1, int(whole * self.scale))
+
+    @contextmanager
+    def engine(self) -> Iterator[sa.Engine]:
+        """A fresh, migrated database, dropped afterwards."""
+        name = f"bench_{uuid.uuid4().hex[:8]}"
+        url = self.server.set(database=name)
+        create_database(url)
+        engine = create_engine(url)
+        try:
+            migrate(engine)
+            yield engine
+        finally:
+            engine.dispose()
+            admin = create_engine(self.server.set(database="postgres"))
+            with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+            admin.dispose()
+
+
+@contextmanager
+def bench(scale: float = 1.0) -> Iterator[Bench]:
+    """A server for the benchmarks alone, with the settings that an installation has."""
+    with TemporaryDirectory(prefix="polydesk-bench-", dir="/tmp") as folder:  # a socket's path must be short
+        home = Path(folder)
+        home.chmod(0o755)
+        yield Bench(make_url(embedded.start(home)).set(drivername="postgresql+psycopg"), scale)
+        embedded.stop(home, patience=5)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def peak_mb() -> float:
+    """The most memory this process has had resident so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,1 @@
+"""Asset checks: what must hold after a run, looked at again with a query of its own."""

@@ -1,0 +1,1 @@
+"""Services that keep no asset: one job each, named after the service."""

@@ -1,0 +1,257 @@
+"""How a service's rule runs inside Dagster: one at a time, on a given instant, its outcome recorded and shown.
+
+Rules do not come here; they return reports. No ``from __future__ import annotations``: Dagster reads the annotations.
+"""
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.errors import PolydeskError, TransientError
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.settings import Settings
+
+SHOWN_ROWS = 50
+"""Rows of a table that the web page shows; the rest stays in the database."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, how much there is, and an Italian word for it."""
+
+
+class ServiceConfig(dg.Config):
+    """What every service can be asked; the defaults are what its schedule runs."""
+
+    as_of: str | None = None
+    """The instant to work at, RFC 3339 with an offset; default now."""
+    clinic: str | None = None
+    """A clinic's code; default all clinics."""
+    preview: bool = False
+    """Only show what would change."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a rule is given."""
+
+    engine: sa.Engine
+    settings: Settings
+    as_of: datetime
+    clinic: str | None
+    preview: bool
+    dagster_run: str
+    log: logging.Logger
+    polydesk: PolydeskResource
+    progress: Progress
+
+
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
+
+
+def serve(
+    context: Context,
+    polydesk: PolydeskResource,
+    service: str,
+    config: ServiceConfig,
+    rule: Callable[[Run], Report],
+) -> Report:
+    """Run ``rule`` for ``service`` and keep what it came to in ``service_run``.
+
+    Raises:
+        dagster.Failure: when the outcome is refused or failed; never retried by Dagster, with the report's metadata.
+    """
+    engine = polydesk.engine()
+    clinic = context.partition_key if context.has_partition_key else config.clinic
+    started = polydesk.now()
+    clock = time.monotonic()
+    as_of = _instant(config.as_of, started)
+    run = Run(
+        engine,
+        polydesk.settings(),
+        as_of,
+        clinic,
+        config.preview,
+        context.run.run_id,
+        context.log,
+        polydesk,
+        lambda done, total, what: context.log.info("%s: %d di %d", what, done, total),
+    )
+    with exclusive(engine, service, clinic) as alone:
+        report = _run_safely(rule, run, service) if alone else _busy(service, clinic)
+    _record(run, service, report, started, time.monotonic() - clock)
+    name = BY_KEY[service].name
+    for reason in report.reasons[:SHOWN_ROWS]:
+        context.log.info("%s: %s", reason.clinic or "tutte le cliniche", reason.message)
+    if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
+        raise dg.Failure(f"{name}: {summary(report)}", metadata=metadata(report), allow_retries=False)
+    context.log.info("%s: %s", name, summary(report))
+    return report
+
+
+def _instant(text: str | None, now: datetime) -> datetime:
+    if text is None:
+        return now
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise dg.Failure(f"as_of «{text}» non è un istante RFC 3339", allow_retries=False) from None
+    if instant.tzinfo is None:
+        raise dg.Failure(f"as_of «{text}» non ha il fuso: scrivi per esempio {text}+01:00", allow_retries=False)
+    return instant.astimezone(UTC)
+
+
+def _busy(service: str, clinic: str | None) -> Report:
+    return Report.skipped(
+        "already_running", f"«{BY_KEY[service].name}» è già in esecuzione: questa volta non serve.", clinic
+    )
+
+
+def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report:
+    try:
+        return rule(run)
+    except PolydeskError as error:
+        code = "transient" if isinstance(error, TransientError) else "permanent"
+        return Report.failed(code, str(error), run.clinic)
+    except dg.Failure:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
+        run.log.error("Errore imprevisto in %s:\n%s", service, where(error))  # noqa: TRY400 - never the message
+        return Report.failed(
+            "unexpected",
+            f"Errore imprevisto ({type(error).__name__}); il dettaglio tecnico è nel log dell'esecuzione. "
+            "Nessuna modifica a metà: riprova, e se si ripete chiama l'assistenza.",
+            run.clinic,
+        )
+
+
+def where(error: BaseException) -> str:
+    """An exception's type and place in the code, and for the database its SQLSTATE and constraint, but never its
+    message: that may quote a row."""
+    lines = [
+        f"  {Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    cause = getattr(error, "orig", None)
+    diagnosis = getattr(cause, "diag", None)
+    if diagnosis is not None:
+        lines.append(f"  SQLSTATE {diagnosis.sqlstate}, vincolo {diagnosis.constraint_name}")
+    return "\n".join([type(error).__name__, *lines])
+
+
+def _record(run: Run, service: str, report: Report, started: datetime, seconds: float) -> None:
+    with run.engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, clinic_id, preview, dagster_run, outcome, counts, reasons, plan_id,
+                                         as_of, started_at, seconds)
+                VALUES (:service, (SELECT id FROM clinic WHERE code = :clinic), :preview, :dagster_run, :outcome,
+                        CAST(:counts AS jsonb), CAST(:reasons AS jsonb), :plan_id, :as_of, :started, :seconds)"""),
+            {
+                "service": service,
+                "clinic": run.clinic,
+                "preview": run.preview,
+                "dagster_run": run.dagster_run,
+                "outcome": report.outcome,
+                "counts": json.dumps(report.counts.as_dict()),
+                "reasons": json.dumps([reason.as_dict() for reason in report.reasons], ensure_ascii=False),
+                "plan_id": report.plan_id,
+                "as_of": run.as_of,
+                "started": started,
+                "seconds": seconds,
+            },
+        )
+
+
+OUTCOME_WORDS = {
+    Outcome.OK: "riuscito",
+    Outcome.NOTHING_TO_DO: "niente da fare",
+    Outcome.SKIPPED: "saltato",
+    Outcome.PARTIAL: "riuscito in parte",
+    Outcome.REFUSED: "rifiutato",
+    Outcome.FAILED: "fallito",
+}
+
+COUNT_WORDS = {
+    "created": "creati",
+    "updated": "modificati",
+    "retired": "ritirati",
+    "skipped": "saltati",
+    "failed": "falliti",
+    "unchanged": "invariati",
+}
+
+
+def summary(report: Report) -> str:
+    """One Italian line: the outcome, the counts that are not zero, the first reason."""
+    counts = ", ".join(f"{n} {COUNT_WORDS[key]}" for key, n in report.counts.as_dict().items() if n)
+    first = f" — {report.reasons[0].message}" if report.reasons else ""
+    return f"{OUTCOME_WORDS[report.outcome]}{f' ({counts})' if counts else ''}{first}"
+
+
+def metadata(report: Report) -> dict[str, dg.MetadataValue]:
+    """The report as an operator reads it on Dagster's page."""
+    shown: dict[str, dg.MetadataValue] = {"Esito": dg.MetadataValue.text(OUTCOME_WORDS[report.outcome])}
+    for key, value in report.counts.as_dict().items():
+        shown[COUNT_WORDS[key].capitalize()] = dg.MetadataValue.int(value)
+    for label, figure in report.figures.items():
+        shown[label] = dg.MetadataValue.text(figure) if isinstance(figure, str) else _number(figure)
+    if report.plan_id is not None:
+        shown["Piano"] = dg.MetadataValue.int(report.plan_id)
+    if report.reasons:
+        shown["Motivi"] = _markdown(_reasons_table(report.reasons))
+    for table in report.tables:
+        shown[table.title] = _markdown(table)
+    return shown
+
+
+def _number(value: float) -> dg.MetadataValue:
+    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
+
+
+def _reasons_table(reasons: tuple[Reason, ...]) -> Table:
+    rows = tuple((reason.clinic or "tutte", reason.message, reason.count) for reason in reasons)
+    return Table("Motivi", ("Clinica", "Motivo", "Quanti"), rows, len(rows))
+
+
+def _markdown(table: Table) -> dg.MetadataValue:
+    def cell(value: object) -> str:
+        return ("" if value is None else str(value)).replace("|", "\\|").replace("\n", " ")
+
+    lines = [" | ".join(("", *table.columns, "")).strip(), "|" + " --- |" * len(table.columns)]
+    lines += [" | ".join(("", *map(cell, row), "")).strip() for row in table.rows[:SHOWN_ROWS]]
+    if table.total > min(len(table.rows), SHOWN_ROWS):
+        lines.append(f"\n… e altre {table.total - min(len(table.rows), SHOWN_ROWS)} righe.")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
+    """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.code, r.outcome, r.counts, r.reasons, r.plan_id
+            FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
+            WHERE r.dagster_run = :run AND r.service = :service ORDER BY r.id"""),
+        {"run": dagster_run, "service": service},
+    )
+    return [
+        (
+            code,
+            Report(
+                Outcome(outcome),
+                Counts(**counts),
+                tuple(Reason(**reason) for reason in reasons),
+                plan_id=plan_id,
+            ),
+        )
+        for code, outcome, counts, reasons, plan_id in rows
+    ]

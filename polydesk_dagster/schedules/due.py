@@ -1,0 +1,31 @@
+"""The cheap look of each frequent service: is anything due? A tick with nothing due skips, and no run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+Due = Callable[[sa.Connection, datetime], str | None]
+"""Takes a connection and the instant; returns None if something is due, else why nothing is, in Italian."""
+
+DUE: Mapping[str, Due] = {}
+"""By service key; a service without an entry always runs."""
+
+HEARTBEAT = timedelta(hours=24)
+"""A service with nothing to do still runs once in this time, so that its freshness means something."""
+
+
+def why_not(connection: sa.Connection, service: str, as_of: datetime) -> str | None:
+    """Why the service need not run now, or None if it should."""
+    look = DUE.get(service)
+    if look is None:
+        return None
+    last = connection.scalar(
+        sa.text("SELECT max(started_at) FROM service_run WHERE service = :service AND NOT preview"),
+        {"service": service},
+    )
+    if last is None or last <= as_of - HEARTBEAT:
+        return None
+    return look(connection, as_of)

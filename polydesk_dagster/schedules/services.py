@@ -1,0 +1,87 @@
+"""Schedules made from the catalogue. No ``from __future__ import annotations``: Dagster reads the annotations."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster.catalog import ROME, Daily, Every, Service
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.schedules.due import why_not
+
+CLINICS = dg.DynamicPartitionsDefinition(name="clinic")
+"""Clinics with an active studiolab, by code."""
+
+ACTIVE_CLINICS = sa.text("""
+    SELECT c.code FROM clinic c JOIN integration i ON i.clinic_id = c.id
+    WHERE c.active AND i.active ORDER BY c.code""")
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def schedule_for(service: Service) -> dg.ScheduleDefinition:
+    """The schedule of a service that has a cadence.
+
+    A nightly tick is keyed by its business date and its clinic: one run a date, whatever the clock does that night.
+    """
+    cadence = service.cadence
+    if not isinstance(cadence, Daily | Every):
+        raise TypeError(f"{service.key} is run on demand and has no schedule")
+
+    @dg.schedule(
+        name=service.key,
+        job_name=service.key,
+        cron_schedule=cadence.cron,
+        execution_timezone=ROME.key,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"{service.name}: {cadence.sentence}.",
+    )
+    def tick(
+        context: dg.ScheduleEvaluationContext, polydesk: PolydeskResource
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        instant = context.scheduled_execution_time.astimezone(UTC)
+        if isinstance(cadence, Every) and not cadence.runs_at(instant):
+            coming = cadence.next_after(instant).astimezone(ROME)
+            yield dg.SkipReason(f"Cadenza di {cadence.minutes} minuti esatti: la prossima è alle {coming:%H:%M}.")
+            return
+        with polydesk.engine().connect() as connection:
+            reason = why_not(connection, service.key, instant)
+            clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else [None]
+        if reason is not None:
+            yield dg.SkipReason(reason)
+            return
+        if not clinics:
+            yield dg.SkipReason("Nessuna clinica ha l'integrazione con studiolab attiva.")
+            return
+        yield from _requests(context.instance, service, clinics, instant)
+
+    return tick
+
+
+def _requests(
+    instance: dg.DagsterInstance, service: Service, clinics: list[str | None], instant: datetime
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """A run a clinic (or one for the chain), except where one is still under way: the writer's lock is the rule, this
+    only spares a run."""
+    running = instance.get_run_records(dg.RunsFilter(job_name=service.key, statuses=UNFINISHED), limit=500)
+    busy = {record.dagster_run.tags.get("dagster/partition") for record in running}
+    if service.per_clinic:
+        instance.add_dynamic_partitions("clinic", [clinic for clinic in clinics if clinic is not None])
+    free = [clinic for clinic in clinics if clinic not in busy]
+    for clinic in free:
+        key = _run_key(service, clinic, instant)
+        yield dg.RunRequest(run_key=key, partition_key=clinic, tags={"polydesk/service": service.key})
+    if not free:
+        yield dg.SkipReason(f"«{service.name}» è ancora in esecuzione.")
+
+
+def _run_key(service: Service, clinic: str | None, instant: datetime) -> str:
+    when = instant.astimezone(ROME).date() if isinstance(service.cadence, Daily) else instant
+    return ":".join(filter(None, (service.key, clinic, when.isoformat())))

@@ -1,0 +1,1 @@
+"""What starts runs from the outside: news of studiolab, failed runs."""
