@@ -144,6 +144,7 @@ SERVICES: tuple[Service, ...] = (
         "calendar",
         assets=("calendar/agenda_slots",),
         options=("past_guard",),
+        available=True,
     ),
     Service(
         "import_closures",

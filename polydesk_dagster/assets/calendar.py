@@ -1,0 +1,50 @@
+"""The calendar: bookable slots of agendas."""
+
+import dagster as dg
+
+from polydesk_dagster.clinic import slots
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import ServiceConfig, metadata, serve
+
+
+class GenerateSlotsConfig(ServiceConfig):
+    """What slot generation can be asked."""
+
+    past_guard: str | None = None
+    """``too_many_retirements`` retires what the guard would hold back; give it only after looking at the preview."""
+
+
+@dg.asset(
+    key=["calendar", "agenda_slots"],
+    group_name="calendar",
+    kinds={"postgres"},
+    tags={"polydesk/records": "slot"},
+    description=(
+        "Gli orari prenotabili delle agende con la generazione automatica, dal momento presente all'orizzonte di ogni "
+        "agenda. Gli orari già prenotati non cambiano mai: se i turni non li prevedono più, finiscono tra le "
+        "prenotazioni da ricollocare."
+    ),
+    deps=[["calendar", "closures"]],
+    code_version="1",
+)
+def agenda_slots(
+    context: dg.AssetExecutionContext, config: GenerateSlotsConfig, polydesk: PolydeskResource
+) -> dg.MaterializeResult:
+    report = serve(
+        context,
+        polydesk,
+        "generate_slots",
+        config,
+        lambda run: slots.generate(
+            run.engine,
+            run.as_of,
+            clinic=run.clinic,
+            preview=run.preview,
+            past_guard=config.past_guard,
+            progress=run.progress,
+        ),
+    )
+    return dg.MaterializeResult(metadata=metadata(report))
+
+
+ASSETS = (agenda_slots,)

@@ -1,0 +1,56 @@
+"""What must hold in the calendar after every run."""
+
+import dagster as dg
+
+from polydesk_dagster.clinic import calendar_checks
+from polydesk_dagster.clinic.calendar_checks import Finding
+from polydesk_dagster.resources.polydesk import PolydeskResource
+
+SLOTS = dg.AssetKey(["calendar", "agenda_slots"])
+
+
+def _result(finding: Finding, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=finding.count == 0,
+        severity=severity,
+        metadata={"Quanti": finding.count, "Esempi": finding.examples or "nessuno"},
+    )
+
+
+@dg.asset_check(asset=SLOTS, description="Nessun orario libero cade in una chiusura in vigore.")
+def no_free_slot_on_a_closure(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(calendar_checks.free_on_closure(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
+
+
+@dg.asset_check(asset=SLOTS, description="Due orari della stessa agenda non si sovrappongono mai.")
+def no_overlapping_slots(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(calendar_checks.overlapping(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
+
+
+@dg.asset_check(asset=SLOTS, description="Ogni prenotazione attiva ha il suo posto su un orario non ritirato.")
+def every_booking_has_its_slot(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(calendar_checks.bookings_without_slot(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
+
+
+@dg.asset_check(asset=SLOTS, description="Non ci sono prenotazioni da ricollocare ancora aperte.")
+def no_open_orphans(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(calendar_checks.open_orphans(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(asset=SLOTS, description="Ogni agenda automatica attiva ha orari fino al suo orizzonte.")
+def no_agenda_left_behind(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(calendar_checks.agendas_behind(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
+
+
+CHECKS = (
+    no_free_slot_on_a_closure,
+    no_overlapping_slots,
+    every_booking_has_its_slot,
+    no_open_orphans,
+    no_agenda_left_behind,
+)
