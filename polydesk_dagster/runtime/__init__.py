@@ -1,0 +1,1 @@
+"""How Polydesk is started and run: Dagster's instance, the run launcher, the supervisor, and what watches them."""

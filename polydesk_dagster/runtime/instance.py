@@ -1,0 +1,118 @@
+"""Dagster's instance under the home of an installation: its configuration, its code locations, its environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polydesk_dagster.database.engine import dagster_url
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+TEMPLATE = Path(__file__).with_name("embedded.yaml")
+_SOCKET_PATH_LIMIT = 100
+"""A unix socket's path holds 107 bytes; the longest name we put under the folder is shorter than the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A code location: the name that the UI shows and the module that holds its definitions."""
+
+    name: str
+    module: str
+
+
+LOCATIONS = (
+    Location("polydesk", "polydesk_dagster.definitions"),
+    Location("polydesk_emergency", "polydesk_dagster.emergency"),
+)
+
+
+def dagster_home(home: Path) -> Path:
+    return home / "dagster"
+
+
+def workspace_file(home: Path) -> Path:
+    """The workspace of `polydesk up`: its code servers, by their sockets."""
+    return dagster_home(home) / "workspace.yaml"
+
+
+def sockets(home: Path) -> Path:
+    """The folder of this installation's unix sockets, made private; a short one elsewhere if the home's path is long.
+
+    Raises:
+        PermanentError: if the short folder belongs to somebody else.
+    """
+    folder = home / "run"
+    if len(os.fsencode(folder)) + 32 > _SOCKET_PATH_LIMIT:
+        digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"polydesk-{os.getuid()}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise PermanentError(f"La cartella {folder} appartiene a un altro utente: eliminala o cambia POLYDESK_HOME.")
+    folder.chmod(0o700)
+    return folder
+
+
+def code_socket(home: Path, location: str) -> Path:
+    return sockets(home) / f"{location}.code"
+
+
+def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What every Dagster process of this installation needs in its environment; the database must be reachable.
+
+    It holds the database's password, so it goes to child processes and never to a log or a command line.
+    """
+    return {
+        **os.environ,
+        **(extra or {}),
+        "POLYDESK_HOME": str(settings.home),
+        "DAGSTER_HOME": str(dagster_home(settings.home)),
+        "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def prepare(settings: Settings, locations: Iterable[Location] = LOCATIONS) -> Path:
+    """Write the instance's configuration and its workspace under the home. Returns Dagster's home.
+
+    Neither holds a secret; both are rewritten at each start, so they follow the program's version.
+    """
+    folder = dagster_home(settings.home)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(stat.S_IRWXU)
+    _write(folder / "dagster.yaml", TEMPLATE.read_text())
+    servers = [
+        {"grpc_server": {"socket": str(code_socket(settings.home, location.name)), "location_name": location.name}}
+        for location in locations
+    ]
+    _write(workspace_file(settings.home), json.dumps({"load_from": servers}, indent=2))  # JSON is YAML
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text() == text:
+        return
+    draft = path.with_suffix(".new")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def open_instance(settings: Settings) -> DagsterInstance:
+    """This installation's Dagster instance, in this process; close it with ``with``."""
+    from dagster import DagsterInstance
+
+    os.environ.update(environment(settings))
+    return DagsterInstance.from_config(str(prepare(settings)))

@@ -1,0 +1,77 @@
+"""The processes of `polydesk up`, as the supervisor's children: code servers, web UI and daemon."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.supervisor import Child
+from polydesk_dagster.settings import Settings
+
+
+def answers(path: Path) -> Callable[[], bool]:
+    """Whether somebody accepts connections on a unix socket."""
+
+    def probe() -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1)
+            client.connect(str(path))
+            return True
+
+    return probe
+
+
+def serves(url: str) -> Callable[[], bool]:
+    """Whether an HTTP address answers with success."""
+
+    def probe() -> bool:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - the address is our own
+            return bool(response.status == 200)
+
+    return probe
+
+
+def dagster_children(
+    settings: Settings,
+    environment: Mapping[str, str],
+    locations: Iterable[instance.Location] = instance.LOCATIONS,
+) -> list[Child]:
+    """Dagster's processes; the instance must be prepared and ``environment`` be that of ``instance.environment``."""
+    python = (sys.executable, "-m")
+    home = settings.home
+    children = []
+    for location in locations:
+        path = instance.code_socket(home, location.name)
+        children.append(
+            Child(
+                f"code-{location.name}",
+                (
+                    *python,
+                    *("dagster", "api", "grpc", "--socket", str(path), "--module-name", location.module),
+                    *("--location-name", location.name, "--empty-working-directory", "--log-level", "warning"),
+                ),
+                environment,
+                ready=answers(path),
+                sockets=(path,),
+            )
+        )
+    code_servers = tuple(child.name for child in children)
+    workspace = ("--workspace", str(instance.workspace_file(home)))
+    host, port = settings.web_host, settings.web_port
+    reached = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked of ourselves
+    children.append(
+        Child(
+            "web",
+            (*python, "dagster_webserver", "--host", host, "--port", str(port), *workspace),
+            environment,
+            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/server_info"),
+            after=code_servers,
+            listens=(host, port),
+        )
+    )
+    children.append(Child("daemon", (*python, "dagster._daemon", "run", *workspace), environment, after=code_servers))
+    return children

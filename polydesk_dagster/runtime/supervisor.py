@@ -1,0 +1,435 @@
+"""Keep an installation's processes alive in the foreground, and leave nothing running when it ends.
+
+The supervisor starts its children in order, waits until each answers, restarts the one that dies, and when it is
+stopped, or one child cannot be kept alive, stops them all. It knows nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import logging
+import logging.handlers
+import os
+import re
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from polydesk_dagster.database import embedded
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime import guardian
+
+_PR_SET_PDEATHSIG = 1
+_LOG_BYTES = 5_000_000
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process to keep alive."""
+
+    name: str
+    """Names its log file; what the operator reads."""
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    """The whole environment, not additions to ours."""
+    ready: Callable[[], bool] | None = None
+    """Whether it answers; None: as soon as it runs. Called often, so it must be quick."""
+    after: tuple[str, ...] = ()
+    """Children that must answer before this one starts; they are stopped after it."""
+    sockets: tuple[Path, ...] = ()
+    """Unix sockets of a dead predecessor, removed before it starts."""
+    start_seconds: float = 90.0
+    """How long it may take to answer."""
+    stop_seconds: float = 10.0
+    """How long it may take to stop before it is killed."""
+    listens: tuple[str, int] | None = None
+    """A TCP address that must be free before it starts."""
+
+
+@dataclass(slots=True)
+class _Running:
+    child: Child
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    answering: bool = False
+    retry_at: float = 0.0
+    asked_to_stop: float | None = None
+    deaths: deque[float] = field(default_factory=deque)
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=5))
+    unfinished: bytes = b""
+    log: logging.Logger | None = None
+
+
+def running(home: Path) -> int | None:
+    """The process id of the supervisor that holds this home, or None."""
+    try:
+        with (home / "up.lock").open("rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(handle.read().strip() or b"0")
+    except FileNotFoundError:
+        return None
+    return None
+
+
+class Supervisor:
+    """Runs ``children`` for the home at ``home``; with ``database`` it keeps the embedded PostgreSQL alive too."""
+
+    def __init__(
+        self,
+        home: Path,
+        children: Sequence[Child],
+        *,
+        database: bool = False,
+        max_deaths: int = 5,
+        within_seconds: float = 300.0,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.home = home.absolute()
+        self.token = secrets.token_hex(16)
+        self._children = {child.name: _Running(child) for child in children}
+        self._database = database
+        self._database_starts: deque[float] = deque()
+        self._database_retry_at = 0.0
+        self._max_deaths = max_deaths
+        self._within = within_seconds
+        self._say_aloud = say
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._reason: str | None = None
+        self._log = self._logger("supervisor")
+
+    def stop(self, reason: str | None = None) -> None:
+        """Ask the supervisor to end; from any thread or signal handler. A reason makes it an end in failure."""
+        self._reason = self._reason or reason
+        self._stopping = True
+
+    def run(self, once_ready: Callable[[], None] | None = None) -> str | None:
+        """Run until Ctrl-C, SIGTERM, SIGHUP or a child that cannot be kept alive. Call it from the main thread.
+
+        ``once_ready`` is called in a thread of its own when every child answers for the first time; if it raises,
+        everything stops. Returns why everything was stopped, or None if somebody asked for it.
+
+        Raises:
+            PermanentError: if this home is already up, or an address is taken; nothing was started then.
+        """
+        with self._alone(), self._signals():
+            self._free_addresses()
+            with self._guarded():
+                try:
+                    self._loop(once_ready)
+                except BaseException:
+                    self._reason = self._reason or "Errore interno del supervisore."
+                    raise
+                finally:
+                    self._stop_all()
+        if self._reason:
+            self._say(self._reason)
+        return self._reason
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.home.mkdir(parents=True, exist_ok=True)
+        path = self.home / "up.lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = os.read(handle, 32).decode().strip() or "sconosciuto"
+                raise PermanentError(
+                    f"Polydesk è già avviato in {self.home} (processo {other}): usa quello, oppure fermalo con Ctrl-C "
+                    f"o «kill {other}»."
+                ) from None
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+            yield
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def ended(_number: int, _frame: object) -> None:
+            self.stop()
+
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, ended) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _free_addresses(self) -> None:
+        for each in self._children.values():
+            if each.child.listens is None:
+                continue
+            host, port = each.child.listens
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    raise PermanentError(
+                        f"{each.child.name}: non posso usare {host}:{port} ({os.strerror(error.errno or 0)}). Chiudi "
+                        "il programma che la usa oppure scegli un'altra porta (POLYDESK_WEB_PORT per la pagina web)."
+                    ) from None
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """A small process that ends everything and stops PostgreSQL should this one be killed."""
+        home = str(self.home) if self._database else ""
+        watcher = subprocess.Popen(
+            [sys.executable, "-S", guardian.__file__, self.token, home],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                watcher.communicate(guardian.FAREWELL)
+
+    def _loop(self, once_ready: Callable[[], None] | None) -> None:
+        waiting = True
+        while not self._stopping:
+            now = time.monotonic()
+            if self._database:
+                self._keep_database(now)
+            for each in self._children.values():
+                self._keep(each, now)
+            if waiting and all(each.answering for each in self._children.values()):
+                waiting = False
+                self._log.info("everything answers")
+                if once_ready is not None:
+                    threading.Thread(target=self._then, args=(once_ready,), daemon=True).start()
+            self._read_output(0.1 if waiting else 0.5)
+
+    def _then(self, once_ready: Callable[[], None]) -> None:
+        try:
+            once_ready()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the operator must read it and everything must stop
+            self.stop(str(error))
+
+    def _keep(self, each: _Running, now: float) -> None:
+        """One look at one child: start it, find it answering, or find it dead."""
+        child = each.child
+        if each.process is None:
+            free = all(self._children[name].answering for name in child.after)
+            if free and now >= each.retry_at:
+                self._start(each)
+            return
+        status = each.process.poll()
+        if status is not None:
+            self._read_rest(each)
+            self._died(each, _spoken(status))
+        elif not each.answering:
+            if child.ready is None or _holds(child.ready):
+                each.answering = True
+                self._log.info("%s answers after %.1f s", child.name, now - each.started)
+            elif now - each.started > child.start_seconds:
+                self._end(each.process, signal.SIGKILL)
+                each.process.wait()
+                self._read_rest(each)
+                self._died(each, f"non ha risposto entro {child.start_seconds:.0f} secondi")
+
+    def _start(self, each: _Running) -> None:
+        child = each.child
+        for path in child.sockets:
+            path.unlink(missing_ok=True)
+        each.log = each.log or self._logger(child.name)
+        each.process = subprocess.Popen(
+            list(child.command),
+            env={**child.environment, guardian.MARK: self.token},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts children from its main thread only
+        )
+        each.started = time.monotonic()
+        each.answering = False
+        stream = each.process.stdout
+        assert stream is not None
+        os.set_blocking(stream.fileno(), False)
+        self._selector.register(stream, selectors.EVENT_READ, each)
+        self._log.info("%s started, process %d", child.name, each.process.pid)
+
+    def _died(self, each: _Running, how: str) -> None:
+        name = each.child.name
+        each.process = None
+        each.answering = False
+        if self._stopping:
+            return
+        now = time.monotonic()
+        deaths = _recent(each.deaths, now, self._within)
+        self._log.warning("%s died: %s", name, how)
+        if len(deaths) >= self._max_deaths:
+            last = "".join(f"\n  {line}" for line in each.tail)
+            self.stop(
+                f"Il processo {name} si è fermato {len(deaths)} volte in {self._within:.0f} secondi ({how}); fermo "
+                f"tutto. Vedi {self._log_file(name)}.{' Ultime righe:' + last if last else ''}"
+            )
+            return
+        pause = min(30.0, 0.25 * 2 ** len(deaths))
+        each.retry_at = now + pause
+        self._say(f"Il processo {name} si è fermato ({how}): lo riavvio tra {pause:.1f} s.")
+
+    def _keep_database(self, now: float) -> None:
+        if embedded.running(self.home) or now < self._database_retry_at:
+            return
+        attempts = _recent(self._database_starts, now, self._within)
+        if len(attempts) > 2 * self._max_deaths:
+            self.stop(
+                f"Il database non resta avviato ({len(attempts)} tentativi in {self._within:.0f} secondi); "
+                f"fermo tutto. Vedi {self.home / 'postgres' / 'log'}."
+            )
+            return
+        self._database_retry_at = now + 1.0
+        try:
+            embedded.start(self.home)
+        except Exception as error:  # noqa: BLE001 - pg_ctl may fail in any way while old backends leave; tried again
+            self._log.warning("the database did not start: %s", type(error).__name__)
+            return
+        if any(each.started for each in self._children.values()):
+            self._say("Il database si era fermato: riavviato.")
+
+    def _read_output(self, timeout: float) -> None:
+        if not self._selector.get_map():
+            time.sleep(timeout)
+            return
+        for key, _ in self._selector.select(timeout):
+            self._copy(key.data, key.fileobj)
+
+    def _copy(self, each: _Running, stream: object) -> bool:
+        """Copy what a child has written to its log; False once there is nothing more for now."""
+        try:
+            data = os.read(stream.fileno(), 65536)  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return False
+        if not data:
+            self._forget(each, stream)
+            return False
+        *lines, each.unfinished = (each.unfinished + data).split(b"\n")
+        assert each.log is not None
+        for line in lines:
+            text = _COLOUR.sub("", line.decode(errors="replace")).rstrip()
+            each.tail.append(text)
+            each.log.info(text)
+        return True
+
+    def _forget(self, each: _Running, stream: object) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(stream)  # type: ignore[arg-type]
+        if each.unfinished and each.log is not None:
+            each.log.info(each.unfinished.decode(errors="replace"))
+            each.unfinished = b""
+
+    def _read_rest(self, each: _Running) -> None:
+        process = each.process
+        if process is not None and process.stdout is not None and not process.stdout.closed:
+            while self._copy(each, process.stdout):
+                pass
+            self._forget(each, process.stdout)
+            process.stdout.close()
+
+    def _stop_all(self) -> None:
+        """Stop every child, those that depend on others first; then whatever they left; then the database."""
+        self._stopping = True
+        while alive := {name: each for name, each in self._children.items() if each.process is not None}:
+            now = time.monotonic()
+            needed = {name for each in alive.values() for name in each.child.after}
+            for name, each in alive.items():
+                process = each.process
+                assert process is not None
+                if process.poll() is not None:
+                    self._read_rest(each)
+                    each.process = None
+                elif each.asked_to_stop is None:
+                    if name not in needed:
+                        each.asked_to_stop = now
+                        self._end(process, signal.SIGTERM)
+                elif now - each.asked_to_stop > each.child.stop_seconds:
+                    self._log.warning("%s did not stop in time: killed", name)
+                    self._end(process, signal.SIGKILL)
+            self._read_output(0.05)
+        if killed := guardian.sweep(self.token, 5.0):
+            self._log.warning("%d processes that had been left behind were killed", killed)
+        if self._database and not embedded.stop(self.home, patience=2.0):
+            self._say("Il database resta avviato: lo usa un altro comando, che lo fermerà.")
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    def _say(self, text: str) -> None:
+        self._log.info(text)
+        self._say_aloud(text)
+
+    def _log_file(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def _logger(self, name: str) -> logging.Logger:
+        """A logger of our own, outside the tree, so that no other configuration doubles its lines."""
+        path = self._log_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=3, encoding="utf-8")
+        handler.setFormatter(_Prefixed(name))
+        logger = logging.Logger(name)  # noqa: LOG001
+        logger.addHandler(handler)
+        return logger
+
+
+class _Prefixed(logging.Formatter):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def format(self, record: logging.LogRecord) -> str:
+        instant = datetime.fromtimestamp(record.created, UTC).astimezone()
+        return f"{instant:%Y-%m-%d %H:%M:%S} {self._name} | {record.getMessage()}"
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _holds(ready: Callable[[], bool]) -> bool:
+    try:
+        return ready()
+    except OSError:
+        return False
+
+
+def _recent(instants: deque[float], now: float, within: float) -> deque[float]:
+    """Add this instant and forget those of long ago."""
+    instants.append(now)
+    while instants[0] < now - within:
+        instants.popleft()
+    return instants
+
+
+def _spoken(status: int) -> str:
+    """A process's end in words."""
+    if status < 0:
+        return f"segnale {signal.Signals(-status).name}"
+    return f"uscita {status}"
