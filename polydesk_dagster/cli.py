@@ -1,0 +1,56 @@
+"""The command ``polydesk``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from polydesk_dagster.commands import clinics, db, run, services, show
+from polydesk_dagster.errors import ConfigurationError, PolydeskError
+
+app = typer.Typer(
+    name="polydesk",
+    help="Il motore di Impostazioni → Servizi di Polydesk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(services.services)
+app.command()(run.run)
+app.command()(clinics.clinics)
+app.command()(clinics.integration)
+app.add_typer(db.app, name="db")
+
+
+def main() -> None:
+    """Entry of the console script. Exit status: 2 for wrong usage or configuration, 4 for what failed."""
+    arguments = _language(sys.argv[1:])
+    try:
+        app(args=arguments, prog_name="polydesk")
+    except PolydeskError as error:
+        show.err().print(str(error), style="red", markup=False)
+        raise SystemExit(2 if isinstance(error, ConfigurationError) else 4) from None
+
+
+def _language(arguments: list[str]) -> list[str]:
+    """Take ``--lang it|en`` out of the arguments, wherever it stands."""
+    rest: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting or argument.startswith("--lang="):
+            language = argument.removeprefix("--lang=")
+            if language not in {"it", "en"}:
+                show.err().print(f"--lang {language}: it, en", style="red", markup=False)
+                raise SystemExit(2)
+            show.speak(language)
+            waiting = False
+        elif argument == "--lang":
+            waiting = True
+        else:
+            rest.append(argument)
+    return rest
+
+
+if __name__ == "__main__":
+    main()

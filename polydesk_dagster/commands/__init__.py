@@ -1,0 +1,1 @@
+"""The sub-commands of ``polydesk``, one module each. Heavy imports stay inside functions: ``--help`` must be quick."""

@@ -1,0 +1,70 @@
+"""``polydesk db``: the database's address, its schema, a prompt on it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import migrated
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.database import embedded
+from polydesk_dagster.database.engine import business_url, plain_url, psql_path
+
+app = typer.Typer(no_args_is_help=True, help="Il database: indirizzo, schema, psql.")
+
+
+def _reachable() -> configuration.Settings:
+    """The settings, with the embedded server running and migrated; it is left running, so that its address works."""
+    settings = configuration.load()
+    if settings.embedded:
+        embedded.start(settings.home)
+        migrated(settings)
+    return settings
+
+
+@app.command()
+def url() -> None:
+    """Scrive l'indirizzo del database; quello incorporato resta avviato (si ferma con «polydesk db stop»)."""
+    typer.echo(plain_url(business_url(_reachable())))
+
+
+@app.command()
+def migrate() -> None:
+    """Porta lo schema all'ultima versione; due processi insieme non si disturbano."""
+    settings = configuration.load()
+    if settings.embedded:
+        embedded.start(settings.home)
+    before, after = migrated(settings)
+    if before == after:
+        show.out().print(say(f"Lo schema è già alla versione {after}.", f"The schema is at {after} already."))
+    else:
+        nothing = say("niente", "nothing")
+        show.out().print(say(f"Schema: da {before or nothing} a {after}.", f"Schema: {before or nothing} → {after}."))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(context: typer.Context) -> None:
+    """Apre psql sul database; ciò che segue passa a psql (per esempio: -c 'SELECT 1')."""
+    settings = _reachable()
+    address = plain_url(business_url(settings))
+    program = psql_path()
+    os.execv(program, [str(program), address, *context.args])  # noqa: S606 - replaces this process, no shell
+
+
+@app.command()
+def stop(
+    wait: Annotated[float, typer.Option(help="Secondi di attesa perché gli altri processi lascino il database.")] = 2.0,
+) -> None:
+    """Ferma il database incorporato, se nessun altro processo lo sta usando."""
+    settings = configuration.load()
+    if not settings.embedded:
+        show.out().print(say("Il database è esterno: non lo gestisce Polydesk.", "The database is not ours to stop."))
+    elif embedded.stop(settings.home, patience=wait):
+        show.out().print(say("Il database è fermo.", "The database is stopped."))
+    else:
+        show.out().print(say("Il database è in uso da altri processi.", "The database is in use."))
+        raise typer.Exit(1)

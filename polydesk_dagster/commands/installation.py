@@ -1,0 +1,119 @@
+"""Opening an installation for one command: its settings, its database started and checked, everything closed after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.database import embedded
+from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
+from polydesk_dagster.database.migrate import create_database, current, head, migrate
+from polydesk_dagster.errors import ConfigurationError, PermanentError
+from polydesk_dagster.settings import Settings
+
+
+@dataclass(frozen=True)
+class Installation:
+    settings: Settings
+    engine: sa.Engine
+
+
+@contextmanager
+def opened(*, create: bool = True) -> Iterator[Installation]:
+    """The installation of this environment, its schema at the newest revision.
+
+    The embedded server is started if it is not running, and stopped again if nobody else uses it; its database is
+    made and migrated here. A configured database is never changed in passing: if it is behind, that is refused.
+
+    Raises:
+        ConfigurationError: if the environment is wrong.
+        PermanentError: if the database is missing, unreachable or behind, or with ``create=False`` does not exist yet.
+    """
+    settings = configuration.load()
+    if not settings.embedded:
+        yield from _configured(settings)
+        return
+    if not create and not (settings.home / "postgres" / "PG_VERSION").exists():
+        raise PermanentError(
+            say(
+                f"In {settings.home} non c'è ancora un'installazione: esegui «polydesk up».",
+                f"There is no installation in {settings.home} yet: run “polydesk up”.",
+            )
+        )
+    was_running = embedded.running(settings.home)
+    embedded.start(settings.home)
+    try:
+        engine = _made(settings)
+        try:
+            yield Installation(settings, engine)
+        finally:
+            engine.dispose()
+    finally:
+        if not was_running:
+            embedded.stop(settings.home)
+
+
+def _made(settings: Settings) -> sa.Engine:
+    create_database(business_url(settings))
+    create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+    engine = create_engine(business_url(settings))
+    migrate(engine)
+    return engine
+
+
+def _configured(settings: Settings) -> Iterator[Installation]:
+    engine = create_engine(business_url(settings))
+    try:
+        with engine.connect() as connection:
+            revision = current(connection)
+    except sa.exc.OperationalError as error:
+        engine.dispose()
+        raise PermanentError(
+            say(
+                "POLYDESK_DATABASE_URL: il database non risponde o rifiuta l'accesso "
+                f"({type(error.orig).__name__}). Controlla indirizzo e credenziali.",
+                f"POLYDESK_DATABASE_URL: the database does not answer or refuses ({type(error.orig).__name__}).",
+            )
+        ) from None
+    if revision != head():
+        engine.dispose()
+        raise PermanentError(
+            say(
+                f"Lo schema del database è {revision or 'vuoto'}, serve {head()}: esegui «polydesk db migrate».",
+                f"The database's schema is {revision or 'empty'}, {head()} is needed: run “polydesk db migrate”.",
+            )
+        )
+    try:
+        yield Installation(settings, engine)
+    finally:
+        engine.dispose()
+
+
+def migrated(settings: Settings) -> tuple[str | None, str]:
+    """Create what is missing of the two databases and bring ours to the newest revision; returns before and after.
+
+    Raises:
+        ConfigurationError: if the configured database cannot be reached.
+    """
+    url = business_url(settings)
+    try:
+        if settings.embedded:
+            create_database(url)
+        create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+        engine = create_engine(url)
+        try:
+            return migrate(engine)
+        finally:
+            engine.dispose()
+    except sa.exc.OperationalError as error:
+        raise ConfigurationError(
+            say(
+                f"POLYDESK_DATABASE_URL: il database non risponde o rifiuta ({type(error.orig).__name__}).",
+                f"POLYDESK_DATABASE_URL: the database does not answer or refuses ({type(error.orig).__name__}).",
+            )
+        ) from None

@@ -1,0 +1,207 @@
+"""``polydesk run KEY``: one service now, as the same Dagster job that the web page starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+
+from polydesk_dagster.catalog import BY_KEY, Service
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import Installation, opened
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
+
+Option = typer.Option
+
+
+def run(
+    key: Annotated[str, typer.Argument(help="Chiave del servizio (vedi «polydesk services»).", metavar="CHIAVE")],
+    clinic: Annotated[str | None, Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+    preview: Annotated[bool, Option("--preview", help="Mostra che cosa cambierebbe, senza cambiarlo.")] = False,
+    as_of: Annotated[str | None, Option(help="Istante a cui lavorare, RFC 3339.", metavar="ISTANTE")] = None,
+    full: Annotated[bool, Option("--full", help="Ricalcola tutto (statistiche).")] = False,
+    everyone: Annotated[bool, Option("--everyone", help="Anche chi è stato scritto da poco (attivazione).")] = False,
+    reconcile: Annotated[bool, Option("--reconcile", help="Riallinea da capo (eventi di studiolab).")] = False,
+    plan: Annotated[int | None, Option(help="Applica esattamente questo piano.", metavar="ID")] = None,
+    past_guard: Annotated[str | None, Option(help="Passa oltre questa protezione.", metavar="NOME")] = None,
+    reason: Annotated[str | None, Option(help="Perché (servizi di emergenza).", metavar="TESTO")] = None,
+    confirm: Annotated[str | None, Option(help="La frase di conferma dell'anteprima.", metavar="FRASE")] = None,
+    json: Annotated[bool, Option("--json", help="Un oggetto JSON.")] = False,
+) -> None:
+    """Esegue un servizio adesso e dice com'è andata."""
+    service = BY_KEY.get(key)
+    if service is None:
+        known = ", ".join(BY_KEY)
+        raise typer.BadParameter(say(f"servizio «{key}» sconosciuto; ci sono: {known}", f"unknown: {key}; {known}"))
+    _check_instant(as_of)
+    options = {
+        "full": full or None,
+        "everyone": everyone or None,
+        "reconcile": reconcile or None,
+        "plan": plan,
+        "past_guard": past_guard,
+        "reason": reason,
+        "confirm": confirm,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    strange = set(given) - set(service.options)
+    if strange:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(strange))
+        raise typer.BadParameter(say(f"{names} non serve a «{key}»", f"{names} means nothing to {key}"))
+    config = {"as_of": as_of, "preview": preview or None, **given}
+    started, clock = datetime.now(UTC), monotonic()
+    if not service.available:
+        report = Report.refused("not_available", _not_available(service))
+        report_by_clinic = [(clinic, report)]
+    else:
+        with opened() as installation:
+            report_by_clinic = run_service(installation, service, clinic, config, progress=_progress(json))
+            report = combine(each for _, each in report_by_clinic)
+    result = as_object(service, clinic, report, started, monotonic() - clock)
+    if len(report_by_clinic) > 1:
+        result["clinics"] = [
+            {"clinic": code, "outcome": each.outcome, "counts": each.counts.as_dict()}
+            for code, each in report_by_clinic
+        ]
+    if json:
+        show.as_json(result)
+    else:
+        tell(service, result)
+    raise typer.Exit(EXIT_STATUS[report.outcome])
+
+
+def _check_instant(as_of: str | None) -> None:
+    if as_of is None:
+        return
+    try:
+        aware = datetime.fromisoformat(as_of).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise typer.BadParameter(
+            say(
+                f"--as-of «{as_of}»: serve un istante RFC 3339 con il fuso, per esempio 2026-03-29T01:30:00+01:00",
+                f"--as-of {as_of}: an RFC 3339 instant with an offset is needed",
+            )
+        )
+
+
+def _not_available(service: Service) -> str:
+    return say(
+        f"«{service.name}» non è ancora disponibile in questa versione ({service.cadence.sentence} quando lo sarà).",
+        f"{service.key} is not available in this version yet.",
+    )
+
+
+def _progress(quiet: bool) -> Callable[[str], None] | None:
+    console = show.err()
+    return None if quiet or not console.is_terminal else lambda text: console.print(f"[dim]{text}[/]")
+
+
+def run_service(
+    installation: Installation,
+    service: Service,
+    clinic: str | None,
+    config: dict[str, Any],
+    progress: Callable[[str], None] | None = None,
+) -> list[tuple[str | None, Report]]:
+    """Run a service for one clinic or all, each clinic with a studiolab in a run of its own; returns their reports."""
+    with installation.engine.connect() as connection:
+        known = set(connection.scalars(sa.text("SELECT code FROM clinic")))
+        active = list(
+            connection.scalars(
+                sa.text("""SELECT c.code FROM clinic c JOIN integration i ON i.clinic_id = c.id
+                           WHERE c.active AND i.active ORDER BY c.code""")
+            )
+        )
+    if clinic is not None and clinic not in known:
+        listed = ", ".join(sorted(known)) or say("nessuna", "none")
+        raise typer.BadParameter(
+            say(f"clinica «{clinic}» sconosciuta; ci sono: {listed}", f"unknown clinic {clinic}; there are: {listed}")
+        )
+    if not service.per_clinic:
+        return [(clinic, _execute(installation, service, None, {**config, "clinic": clinic}, progress))]
+    wanted = active if clinic is None else [code for code in active if code == clinic]
+    if not wanted:
+        who = say(f"Clinica {clinic}", f"Clinic {clinic}") if clinic else say("Nessuna clinica", "No clinic")
+        message = say(
+            f"{who}: integrazione con studiolab non attiva"
+            if clinic
+            else f"{who} ha l'integrazione con studiolab attiva",
+            f"{who}: the studiolab integration is off",
+        )
+        return [(clinic, Report.skipped("integration_off", f"{message}.", clinic))]
+    return [(code, _execute(installation, service, code, config, progress)) for code in wanted]
+
+
+def _execute(
+    installation: Installation,
+    service: Service,
+    partition: str | None,
+    config: dict[str, Any],
+    progress: Callable[[str], None] | None,
+) -> Report:
+    from polydesk_dagster.running import recorded
+    from polydesk_dagster.runtime.submit import execute
+
+    given = {name: value for name, value in config.items() if value is not None}
+    ops = [key.replace("/", "__") for key in service.assets] or [service.key]
+    run_id, status = execute(
+        installation.settings,
+        service.key,
+        {"ops": {op: {"config": given} for op in ops}},
+        tags={"polydesk/service": service.key},
+        location=service.place.value,
+        partition=partition,
+        on_event=progress,
+    )
+    with installation.engine.connect() as connection:
+        reports = recorded(connection, run_id, service.key)
+    if reports:
+        return combine(report for _, report in reports)
+    return Report.failed(
+        "no_report",
+        say(
+            f"L'esecuzione {run_id} è finita ({status}) senza un esito: guarda il suo log nell'interfaccia.",
+            f"Run {run_id} ended ({status}) without an outcome: see its log in the UI.",
+        ),
+        partition,
+    )
+
+
+def as_object(
+    service: Service, clinic: str | None, report: Report, started: datetime, seconds: float
+) -> dict[str, Any]:
+    """The one object that ``run --json`` prints."""
+    return {
+        "service": service.key,
+        "clinic": clinic,
+        "outcome": report.outcome,
+        "counts": report.counts.as_dict(),
+        "reasons": [reason.as_dict() for reason in report.reasons],
+        "plan_id": report.plan_id,
+        "started_at": started.isoformat(),
+        "seconds": round(seconds, 3),
+    }
+
+
+def tell(service: Service, result: dict[str, Any]) -> None:
+    console = show.out()
+    console.print(f"[bold]{service.name}[/]: {show.outcome(result['outcome'])}  {show.counts(result['counts'])}")
+    for reason in result["reasons"]:
+        where = f"{reason['clinic']}: " if reason["clinic"] else ""
+        times = f" ({reason['count']})" if reason["count"] != 1 else ""
+        console.print(f"  · {where}{reason['message']}{times}", markup=False)
+    if result["plan_id"] is not None:
+        plan = result["plan_id"]
+        console.print(
+            say(
+                f"  Piano {plan}: guardalo con «polydesk plan show {plan}».",
+                f"  Plan {plan}: polydesk plan show {plan}",
+            )
+        )

@@ -1,0 +1,80 @@
+"""How the command speaks: Italian for people (English with ``--lang en``), one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_language = "it"
+
+
+def speak(language: str) -> None:
+    """Choose the language of everything that is printed from now on: ``it`` or ``en``."""
+    global _language  # noqa: PLW0603 - one process serves one person
+    _language = language
+
+
+def say(italian: str, english: str) -> str:
+    """The wording in the chosen language."""
+    return english if _language == "en" else italian
+
+
+def out() -> Console:
+    """Standard output; wide enough for a table when nobody's terminal says otherwise."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def err() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def as_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    shown = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+    out().print(shown)
+
+
+OUTCOMES = {
+    "ok": ("riuscito", "ok"),
+    "nothing_to_do": ("niente da fare", "nothing to do"),
+    "skipped": ("saltato", "skipped"),
+    "partial": ("riuscito in parte", "partial"),
+    "refused": ("rifiutato", "refused"),
+    "failed": ("fallito", "failed"),
+}
+COLOURS = {
+    "ok": "green",
+    "nothing_to_do": "green",
+    "skipped": "yellow",
+    "partial": "yellow",
+    "refused": "red",
+    "failed": "red",
+}
+COUNTS = {
+    "created": ("creati", "created"),
+    "updated": ("modificati", "updated"),
+    "retired": ("ritirati", "retired"),
+    "skipped": ("saltati", "skipped"),
+    "failed": ("falliti", "failed"),
+    "unchanged": ("invariati", "unchanged"),
+}
+
+
+def outcome(key: str) -> str:
+    """The outcome in words, coloured for a terminal."""
+    return f"[{COLOURS[key]}]{say(*OUTCOMES[key])}[/]"
+
+
+def counts(values: dict[str, int]) -> str:
+    return ", ".join(f"{n} {say(*COUNTS[key])}" for key, n in values.items() if n)
