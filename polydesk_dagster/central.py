@@ -1,0 +1,81 @@
+"""The chain's central server: its default closures, a full set for each year."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import ValidationInfo, model_validator
+
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.remote import Policy, Remote
+from polydesk_dagster.wire import IsoDate, OptionalCadastral, OptionalText, Record, Rejected, Text, sort_records
+
+SYSTEM = "Server centrale"
+
+
+class Closure(Record):
+    """One default closure; both dates are inclusive."""
+
+    id: Text
+    name: Text
+    date_from: IsoDate
+    date_to: IsoDate
+    part: Literal["day", "morning", "afternoon"] = "day"
+    """Morning ends and afternoon starts at 13:00 in the clinic's zone."""
+    scope: Literal["national", "region", "municipality"]
+    region: OptionalText = None
+    municipality: OptionalCadastral = None
+
+    @model_validator(mode="after")
+    def _check(self, info: ValidationInfo) -> Self:
+        if self.date_from > self.date_to:
+            raise ValueError("date_from viene dopo date_to")
+        if self.scope == "region" and self.region is None:
+            raise ValueError("scope è region ma region manca")
+        if self.scope == "municipality" and self.municipality is None:
+            raise ValueError("scope è municipality ma municipality manca")
+        if self.scope == "national" and (self.region or self.municipality):
+            raise ValueError("scope è national ma region o municipality dice altro")
+        year = (info.context or {}).get("year")
+        if year is not None and not self.date_from.year <= year <= self.date_to.year:
+            raise ValueError(f"nessun giorno cade nel {year}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ClosureSet:
+    """All default closures of ``year``. Ids can repeat: whoever takes the set decides what that means."""
+
+    year: int
+    version: str
+    items: tuple[Closure, ...]
+    rejected: tuple[Rejected, ...]
+    """A rejected item's ``key`` is its id, if it had one: it is not gone from the set, only unreadable."""
+
+
+class Central:
+    """The client; close it, or use ``with``."""
+
+    def __init__(self, url: str, token: str, policy: Policy | None = None) -> None:
+        self.remote = Remote(SYSTEM, url, token, policy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remote.close()
+
+    def closures(self, year: int) -> ClosureSet:
+        """The full set of ``year``. Raises TransientError, or PermanentError where the answer has another shape or
+        speaks of another year: an answer that cannot be trusted whole is no answer."""
+        body = self.remote.get("/closures", {"year": year}).body
+        if not isinstance(body, dict) or not isinstance(body.get("items"), list):
+            raise PermanentError(f"{SYSTEM}: l'elenco delle chiusure {year} non ha la forma prevista")
+        if body.get("year") != year or isinstance(body["year"], bool):
+            raise PermanentError(f"{SYSTEM}: chieste le chiusure {year}, risposto con un altro anno")
+        version = body.get("version")
+        if not isinstance(version, str) or not version.strip():
+            raise PermanentError(f"{SYSTEM}: le chiusure {year} non dicono la loro versione")
+        records = sort_records(Closure, body["items"], "id", {"year": year})
+        return ClosureSet(year, version.strip(), records.valid, records.rejected)

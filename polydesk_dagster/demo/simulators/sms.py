@@ -1,0 +1,127 @@
+"""The SMS gateway: takes a text once for each Idempotency-Key, and tells what became of it.
+
+Numbers decide how a message ends, as with a real operator's test numbers: one that ends in ``0000`` is refused with
+400, one that ends in ``0001`` is accepted and never delivered.
+
+- ``GET /admin/messages``   every text that really went out, oldest first; ``DELETE`` forgets all messages and keys;
+- fault ``timeout``         accepts the message, then says nothing: the caller cannot know;
+- fault ``deaf``            says nothing and accepts nothing: the caller cannot know either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, main, problem
+
+REFUSED, UNDELIVERABLE = "0000", "0001"
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+@dataclass(slots=True)
+class Message:
+    """One accepted text; ``times`` counts how often it was asked for with its key."""
+
+    id: str
+    key: str
+    to: str
+    sender: str
+    text: str
+    status: str
+    at: float
+    reason: str | None = None
+    times: int = 1
+
+    def answer(self) -> dict[str, Any]:
+        return {"id": self.id, "status": self.status, "reason": self.reason}
+
+
+class SmsSimulator(Simulator):
+    """``state`` is a folder that keeps keys and messages across restarts."""
+
+    name = "sms"
+
+    def __init__(self, token: str = DEMO_TOKEN, state: Path | None = None) -> None:
+        super().__init__(token)
+        self.messages: dict[str, Message] = {}
+        self._journal = state / "messages.jsonl" if state else None
+        if self._journal and self._journal.exists():
+            for line in self._journal.read_text().splitlines():
+                message = Message(**json.loads(line))
+                self.messages[message.key] = message
+
+    @property
+    def sent(self) -> list[Message]:
+        """The texts that went out, oldest first: one for each key."""
+        return list(self.messages.values())
+
+    def handlers(self) -> dict[tuple[str, str], Handler]:
+        return {("POST", "/messages"): self._send, ("GET", "/messages"): self._look_up}
+
+    def admin(self) -> list[Route]:
+        return [Route("/admin/messages", self._messages, methods=["GET", "DELETE"])]
+
+    async def _send(self, request: Request) -> Reply:
+        key = request.headers.get("Idempotency-Key", "").strip()
+        if not key:
+            return problem(400, "Idempotency-Key is required")
+        try:
+            body = json.loads(await request.body())
+            to, sender, text = (body[name] for name in ("to", "from", "text"))
+        except (ValueError, KeyError, TypeError):
+            return problem(400, "to, from and text are required")
+        if not all(isinstance(value, str) for value in (to, sender, text)):
+            return problem(400, "to, from and text are texts")
+        known = self.messages.get(key)
+        if known is not None:
+            if (known.to, known.sender, known.text) != (to, sender, text):
+                return problem(409, "the key was used with another body")
+            known.times += 1
+            return Reply(known.answer(), 202)
+        if not _E164.fullmatch(to) or to.endswith(REFUSED):
+            return problem(400, "bad number", reason="numero non valido")
+        if not text.strip() or not sender.strip():
+            return problem(400, "empty text", reason="testo o mittente vuoto")
+        message = Message(uuid.uuid4().hex, key, to, sender, text, "accepted", time.time())
+        if to.endswith(UNDELIVERABLE):
+            message.status, message.reason = "undeliverable", "numero inesistente"
+        self.messages[key] = message
+        if self._journal:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            with self._journal.open("a") as journal:
+                journal.write(json.dumps(asdict(message)) + "\n")
+        return Reply(message.answer(), 202)
+
+    async def _look_up(self, request: Request) -> Reply:
+        message = self.messages.get(request.query_params.get("idempotency_key", ""))
+        if message is None:
+            return problem(404, "the gateway never accepted that key")
+        if message.status == "accepted":
+            message.status = "delivered"
+        return Reply(message.answer())
+
+    async def _messages(self, request: Request) -> Response:
+        if request.method == "DELETE":
+            self.messages.clear()
+            if self._journal:
+                self._journal.unlink(missing_ok=True)
+        return JSONResponse([asdict(message) for message in self.messages.values()])
+
+
+def _build(arguments: argparse.Namespace) -> Simulator:
+    return SmsSimulator(arguments.token, arguments.state)
+
+
+if __name__ == "__main__":
+    main("Simulatore del gateway SMS", _build, 8083)

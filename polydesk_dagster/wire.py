@@ -1,0 +1,194 @@
+"""What the records of outside systems share: how their text, dates and money are read, and how a bad one is set aside.
+
+A record is judged alone: a bad one is rejected with its reason and the rest is kept. Reasons name fields and what is
+wrong with them, never their values, which may be a patient's.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
+_MONEY = re.compile(r"\d{1,8}(\.\d{1,2})?")
+_CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class Record(BaseModel):
+    """Base of wire records: unknown fields are ignored, wrong types are refused rather than converted."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+def clean(value: str) -> str:
+    """Text without BOM, zero-width characters and outer blanks, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", value.translate(_INVISIBLE)).strip() if value else value
+
+
+def comparable(value: str | None) -> str:
+    """A key under which spellings of one name meet: accents, apostrophes for accents, case and spacing are dropped."""
+    if not value:
+        return ""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", clean(value)) if not unicodedata.combining(c))
+    return " ".join(re.sub(r"['’`´\-.]", " ", bare).casefold().split())
+
+
+def _bad(what: str) -> PydanticCustomError:
+    return PydanticCustomError("wire", what)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _bad("non è un testo")
+    cleaned = clean(value)
+    if "\0" in cleaned:
+        raise _bad("contiene caratteri di controllo")
+    return cleaned
+
+
+def _optional(read: Callable[[object], object]) -> Callable[[object], object]:
+    def optional(value: object) -> object:
+        blank = value is None or (isinstance(value, str) and not clean(value))
+        return None if blank else read(value)
+
+    return optional
+
+
+def _iso_date(value: object) -> date:
+    if not isinstance(value, str) or not _DATE.fullmatch(cleaned := clean(value)):
+        raise _bad("non è una data ISO (aaaa-mm-gg)")
+    try:
+        return date.fromisoformat(cleaned)
+    except ValueError:
+        raise _bad("non è una data del calendario") from None
+
+
+def _instant(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise _bad("non è un istante RFC 3339")
+    try:
+        moment = datetime.fromisoformat(clean(value))
+    except ValueError:
+        raise _bad("non è un istante RFC 3339") from None
+    if moment.tzinfo is None:
+        raise _bad("è un istante senza fuso orario")
+    return moment
+
+
+def _money(value: object) -> Decimal:
+    if not isinstance(value, str):
+        raise _bad("non è un importo in forma di testo")
+    if not _MONEY.fullmatch(cleaned := clean(value)):
+        raise _bad("non è un importo con il punto e al più due decimali")
+    return Decimal(cleaned)
+
+
+def _cadastral(value: object) -> str:
+    if not _CADASTRAL.fullmatch(text := _text(value)):
+        raise _bad("non è un codice catastale")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
+IsoDate = Annotated[date, BeforeValidator(_iso_date)]
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Money = Annotated[Decimal, BeforeValidator(_money)]
+Cadastral = Annotated[str, BeforeValidator(_cadastral)]
+# A blank where a value is optional is an absent value.
+OptionalText = Annotated[str | None, BeforeValidator(_optional(_text))]
+OptionalDate = Annotated[date | None, BeforeValidator(_optional(_iso_date))]
+OptionalCadastral = Annotated[str | None, BeforeValidator(_optional(_cadastral))]
+OptionalMoney = Annotated[Decimal | None, BeforeValidator(_optional(_money))]
+Whole = StrictInt
+Flag = StrictBool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record set aside. ``key`` is its identity where that could be read: what we hold under it must not be taken
+    for gone."""
+
+    position: int
+    key: str | None
+    reason: str
+    raw: Any
+    """As it came; for the database, never for a log."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted(Generic[R]):
+    valid: tuple[R, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def sort_records(
+    model: type[R], items: Sequence[Any], key: str | None = None, context: Mapping[str, Any] | None = None
+) -> Sorted[R]:
+    """Each item as ``model``, or rejected with an Italian reason. ``key`` names the identifying field, if one does;
+    ``context`` is handed to the model's validators."""
+    valid: list[R] = []
+    rejected: list[Rejected] = []
+    validate = model.model_validate
+    for position, item in enumerate(items):
+        try:
+            valid.append(validate(item, context=context))
+        except ValidationError as error:
+            rejected.append(Rejected(position, _key(item, key), _reason(error), item))
+    return Sorted(tuple(valid), tuple(rejected))
+
+
+def _key(item: object, key: str | None) -> str | None:
+    value = item.get(key) if key is not None and isinstance(item, Mapping) else None
+    return clean(value) or None if isinstance(value, str) else None
+
+
+_PLAIN = {
+    "missing": "manca",
+    "model_type": "non è un oggetto",
+    "dict_type": "non è un oggetto",
+    "list_type": "non è un elenco",
+    "int_type": "non è un numero intero",
+    "bool_type": "non è vero/falso",
+    "string_too_short": "è vuoto",
+    "string_unicode": "contiene caratteri non validi",
+    "string_pattern_mismatch": "non ha la forma prevista",
+    "literal_error": "non è uno dei valori previsti",
+    "enum": "non è uno dei valori previsti",
+    "greater_than_equal": "è troppo piccolo",
+    "less_than_equal": "è troppo grande",
+}
+
+
+def _reason(error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(step) for step in problem["loc"])
+        what = (
+            str(problem["ctx"]["error"])
+            if problem["type"] == "value_error"
+            else problem["msg"]
+            if problem["type"] == "wire"
+            else _PLAIN.get(problem["type"], "non è valido")
+        )
+        parts.append(f"{where} {what}" if where else what)
+    return "; ".join(parts)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from polydesk_dagster import remote
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, in_thread
+from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.remote import Policy, Remote, UncertainError
+
+FAST = Policy(connect=1, read=0.5, request=1, attempts=3, total=5, wait_first=0.01, wait_longest=1.2)
+ITEMS = [{"id": str(n), "name": f"Forlì {n}"} for n in range(50)]
+
+
+async def _list(_: Request) -> Reply:
+    return Reply({"items": ITEMS}, etag=True)
+
+
+async def _take_one(_: Request) -> Reply:
+    return Reply({"taken": True})
+
+
+class Echo(Simulator):
+    name = "echo"
+
+    def handlers(self) -> dict[tuple[str, str], Handler]:
+        return {("GET", "/list"): _list, ("POST", "/take"): _take_one}
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[Echo, Remote]]:
+    simulator = Echo()
+    with in_thread(simulator) as url, Remote("Prova", url, DEMO_TOKEN, FAST) as client:
+        yield simulator, client
+
+
+def asked(simulator: Simulator) -> int:
+    return len(simulator.requests)
+
+
+def test_a_good_answer_and_its_etag(echo: tuple[Echo, Remote]) -> None:
+    _, client = echo
+    answer = client.get("/list")
+    assert answer.body == {"items": ITEMS}
+    again = client.get("/list", etag=answer.etag)
+    assert again.not_modified
+    assert again.body is None
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_transient_status_is_asked_again(echo: tuple[Echo, Remote], status: int) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=status, html=status == 502, times=2)
+    assert client.get("/list").body == {"items": ITEMS}
+    assert asked(simulator) == 3
+
+
+def test_a_transient_status_is_given_up_in_the_end(echo: tuple[Echo, Remote]) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=500, times=None)
+    with pytest.raises(TransientError, match="500"):
+        client.get("/list")
+    assert asked(simulator) == FAST.attempts
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 410, 422])
+def test_a_permanent_status_is_asked_once(echo: tuple[Echo, Remote], status: int) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=status, times=None)
+    with pytest.raises(PermanentError, match=str(status)):
+        client.get("/list")
+    assert asked(simulator) == 1
+
+
+def test_an_expected_status_is_an_answer(echo: tuple[Echo, Remote]) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=410)
+    answer = client.get("/list", expected=frozenset({410}))
+    assert (answer.status, answer.body["status"]) == (410, 410)
+    simulator.fail("status", status=410, html=True)
+    assert client.get("/list", expected=frozenset({410})).body is None
+
+
+def test_a_wrong_token_is_permanent(echo: tuple[Echo, Remote]) -> None:
+    simulator, client = echo
+    with Remote("Prova", client.url, "another", FAST) as stranger, pytest.raises(PermanentError, match="token"):
+        stranger.get("/list")
+    assert asked(simulator) == 1
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_waited_out(echo: tuple[Echo, Remote], as_date: bool) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=429, retry_after=1, retry_date=as_date)
+    started = time.monotonic()
+    client.get("/list")
+    waited = time.monotonic() - started
+    # A date has whole seconds, so it can mean up to one second less than was meant.
+    assert waited < 2
+    assert as_date or waited >= 1
+
+
+@pytest.mark.parametrize(("asked_for", "told"), [(600, 600.0), (9_999_999, 3600.0)])
+def test_a_long_retry_after_is_left_to_the_caller(echo: tuple[Echo, Remote], asked_for: int, told: float) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=429, retry_after=asked_for)
+    with pytest.raises(TransientError) as caught:
+        client.get("/list")
+    assert caught.value.retry_after == told
+    assert asked(simulator) == 1
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-3", "Wed, 99 Foo 2026", "١٢"])
+def test_a_meaningless_retry_after_is_none(value: str) -> None:
+    import httpx
+
+    assert remote.retry_after(httpx.Response(429, headers={"Retry-After": value.encode()})) is None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "html"},
+        {"kind": "cut", "share": 0.4},
+        {"kind": "cut", "share": 0},
+        {"kind": "cut_encoding", "encoding": "gzip"},
+        {"kind": "cut_encoding", "encoding": "zstd"},
+        {"kind": "timeout", "seconds": 1},
+        {"kind": "trickle", "seconds": 4},
+    ],
+    ids=lambda fault: "-".join(str(value) for value in fault.values()),
+)
+def test_an_answer_that_is_not_whole_is_never_taken_for_one(echo: tuple[Echo, Remote], fault: dict[str, Any]) -> None:
+    simulator, client = echo
+    simulator.faults.append(_fault(fault))
+    assert client.get("/list").body == {"items": ITEMS}
+    assert asked(simulator) == 2
+    simulator.faults.append(_fault(fault | {"times": None}))
+    with pytest.raises(UncertainError):
+        client.post("/take", {}, headers={})
+
+
+def _fault(fault: dict[str, Any]) -> Any:
+    from polydesk_dagster.demo.simulators.server import Fault
+
+    return Fault.model_validate(fault)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_compressed_bodies(echo: tuple[Echo, Remote], encoding: str) -> None:
+    simulator, client = echo
+    simulator.fail("encoding", encoding=encoding)
+    assert client.get("/list").body == {"items": ITEMS}
+    assert asked(simulator) == 1
+
+
+def test_a_byte_order_mark_is_no_matter_and_another_encoding_is_refused(echo: tuple[Echo, Remote]) -> None:
+    simulator, client = echo
+    simulator.fail("bom")
+    assert client.get("/list").body == {"items": ITEMS}
+    simulator.fail("not_utf8")
+    with pytest.raises(PermanentError, match="UTF-8"):
+        client.get("/list")
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip", "zstd"])
+def test_a_body_beyond_the_bound_is_refused(echo: tuple[Echo, Remote], encoding: str | None) -> None:
+    simulator, client = echo
+    if encoding:
+        simulator.fail("encoding", encoding=encoding)
+    with (
+        Remote("Prova", client.url, DEMO_TOKEN, replace(FAST, largest_body=500)) as small,
+        pytest.raises(PermanentError, match="oltre"),
+    ):
+        small.get("/list")
+    assert asked(simulator) == 1
+
+
+@pytest.mark.parametrize("body", [b'{"a": NaN}', b"", b"null garbage", b'{"a": 1'])
+def test_what_is_no_json_is_no_answer(body: bytes) -> None:
+    with pytest.raises(TransientError):
+        remote.decode("Prova", body)
+
+
+def test_endless_nesting_is_refused() -> None:
+    with pytest.raises(PermanentError):
+        remote.decode("Prova", b"[" * 200_000)
+
+
+def test_a_server_that_is_not_there(echo: tuple[Echo, Remote]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with Remote("Prova", url, DEMO_TOKEN, FAST) as client, pytest.raises(TransientError) as caught:
+        client.post("/take", {}, headers={})
+    assert not isinstance(caught.value, UncertainError)
+
+
+def test_a_post_is_asked_once(echo: tuple[Echo, Remote]) -> None:
+    simulator, client = echo
+    simulator.fail("status", status=503, times=None)
+    with pytest.raises(UncertainError):
+        client.post("/take", {}, headers={})
+    assert asked(simulator) == 1
+    simulator.faults.clear()
+    simulator.fail("status", status=429, retry_after=7)
+    with pytest.raises(TransientError) as caught:
+        client.post("/take", {}, headers={})
+    assert caught.value.retry_after == 7
+    assert not isinstance(caught.value, UncertainError)
+
+
+def test_looks_go_side_by_side(echo: tuple[Echo, Remote]) -> None:
+    simulator, client = echo
+    simulator.fail("slow", seconds=0.3, times=None)
+
+    async def all_of_them() -> list[int]:
+        async with remote.looking(FAST, 20) as pool:
+            looks = [
+                remote.look(pool, "Prova", client.url, "/list", token=DEMO_TOKEN, query={}, policy=FAST)
+                for _ in range(20)
+            ]
+            return [answer.status for answer in await asyncio.gather(*looks)]
+
+    started = time.monotonic()
+    assert asyncio.run(all_of_them()) == [200] * 20
+    assert time.monotonic() - started < 2
+
+
+def test_an_address_without_a_path_means_the_contract() -> None:
+    assert remote.base_url("http://127.0.0.1:8081/") == "http://127.0.0.1:8081/api/v1"
+    assert remote.base_url("https://lab.example/bo/api/v1/") == "https://lab.example/bo/api/v1"
