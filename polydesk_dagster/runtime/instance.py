@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
 TEMPLATE = Path(__file__).with_name("embedded.yaml")
 _SOCKET_PATH_LIMIT = 100
@@ -31,10 +33,17 @@ class Location:
     name: str
     module: str
 
+    @property
+    def pointer(self) -> str:
+        """Dagster's serialized code pointer to its definitions, as its code server has it too."""
+        return json.dumps(
+            {"__class__": "ModuleCodePointer", "fn_name": "defs", "module": self.module, "working_directory": None}
+        )
+
 
 LOCATIONS = (
-    Location("polydesk", "polydesk_dagster.definitions"),
-    Location("polydesk_emergency", "polydesk_dagster.emergency"),
+    Location(Place.ORDINARY, "polydesk_dagster.definitions"),
+    Location(Place.EMERGENCY, "polydesk_dagster.emergency"),
 )
 
 
@@ -47,25 +56,40 @@ def workspace_file(home: Path) -> Path:
     return dagster_home(home) / "workspace.yaml"
 
 
-def sockets(home: Path) -> Path:
-    """The folder of this installation's unix sockets, made private; a short one elsewhere if the home's path is long.
+def sockets(dagster_home: Path) -> Path:
+    """The folder of an instance's unix sockets, made private; a short one elsewhere if the path is long.
 
     Raises:
         PermanentError: if the short folder belongs to somebody else.
     """
-    folder = home / "run"
+    folder = dagster_home / "run"
     if len(os.fsencode(folder)) + 32 > _SOCKET_PATH_LIMIT:
-        digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode(dagster_home)).hexdigest()[:12]
         folder = Path(tempfile.gettempdir()) / f"polydesk-{os.getuid()}-{digest}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise PermanentError(f"La cartella {folder} appartiene a un altro utente: eliminala o cambia POLYDESK_HOME.")
     folder.chmod(0o700)
     return folder
 
 
 def code_socket(home: Path, location: str) -> Path:
-    return sockets(home) / f"{location}.code"
+    """Where the code server of a location listens under `polydesk up`."""
+    return sockets(dagster_home(home)) / f"{location}.code"
+
+
+def runs_socket(dagster_home: Path, location: str) -> Path:
+    """Where the fork server of a location listens."""
+    return sockets(dagster_home) / f"{location}.runs"
+
+
+def origin(home: Path, location: str) -> GrpcServerCodeLocationOrigin:
+    """A location as the workspace of `polydesk up` names it, so that a run recorded elsewhere belongs to it too."""
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+
+    return GrpcServerCodeLocationOrigin(
+        host="localhost", socket=str(code_socket(home, location)), location_name=location
+    )
 
 
 def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -79,6 +103,7 @@ def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> d
         "POLYDESK_HOME": str(settings.home),
         "DAGSTER_HOME": str(dagster_home(settings.home)),
         "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
+        "DAGSTER_COMPUTE_LOGS": str(dagster_home(settings.home) / "storage"),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,14 +1,14 @@
-"""The processes of `polydesk up`, as the supervisor's children: code servers, web UI and daemon."""
+"""The processes of `polydesk up`, as the supervisor's children: code servers, fork server, web UI and daemon."""
 
 from __future__ import annotations
 
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime import forks, instance
 from polydesk_dagster.runtime.supervisor import Child
 from polydesk_dagster.settings import Settings
 
@@ -38,9 +38,12 @@ def serves(url: str) -> Callable[[], bool]:
 def dagster_children(
     settings: Settings,
     environment: Mapping[str, str],
-    locations: Iterable[instance.Location] = instance.LOCATIONS,
+    locations: Sequence[instance.Location] = instance.LOCATIONS,
 ) -> list[Child]:
-    """Dagster's processes; the instance must be prepared and ``environment`` be that of ``instance.environment``."""
+    """Dagster's processes; the instance must be prepared and ``environment`` be that of ``instance.environment``.
+
+    The first location's fork server is among them; another's is started with its first run.
+    """
     python = (sys.executable, "-m")
     home = settings.home
     children = []
@@ -73,5 +76,21 @@ def dagster_children(
             listens=(host, port),
         )
     )
-    children.append(Child("daemon", (*python, "dagster._daemon", "run", *workspace), environment, after=code_servers))
+    main = locations[0]
+    runs = instance.runs_socket(instance.dagster_home(home), main.name)
+    children += [
+        Child(
+            "launcher",
+            forks.command(runs, main.name, main.pointer, home / "logs" / "runs.log"),
+            environment,
+            ready=lambda: bool(forks.ask(runs, {"do": "status"}, timeout=1)),
+            stop_seconds=15,
+        ),
+        Child(
+            "daemon",
+            (*python, "dagster._daemon", "run", *workspace),
+            environment,
+            after=(*code_servers, "launcher"),
+        ),
+    ]
     return children

@@ -1,0 +1,560 @@
+"""The fork server: a process that has a code location loaded and forks a child for each run, which so starts at once.
+
+It stays fit to be forked: one thread, no connection, nothing executed. It executes itself anew, with its sockets and
+its children, when the code has changed on disk or it has grown; a child that dies without recording its run's end has
+that recorded for it.
+
+Clients speak JSON, a line each way, over a unix socket in a private folder: ``launch`` a recorded run, ``execute`` a
+job (record it, run it, and stream its events), ``terminate`` a run, or ask for the ``status``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+    from dagster._core.code_pointer import CodePointer
+
+_STATE = "POLYDESK_FORKS_STATE"
+_LOG_BYTES = 10_000_000
+_ANSWER_SECONDS = 60.0
+_REPORT_SECONDS = 90.0
+_STOP_SECONDS = 8.0
+_TRY_AGAIN_SECONDS = 30.0
+"""Code that did not load is loaded again for a request after so long, whether we saw it change or not."""
+_LAUNCHES_PER_LIFE = 2000
+_OUR_SOCKETS = 3
+"""The one that listens and the pair that wakes us."""
+_GROWTH = 1.3
+"""Grown by this factor since it loaded the code, it executes itself anew at the next quiet moment."""
+_MODULES = (
+    "dagster._cli.api",
+    "dagster._core.execution.api",
+    "dagster._core.execution.plan.execute_plan",
+    "dagster._core.executor.in_process",
+    "dagster_postgres",
+    "polydesk_dagster.runtime.compute_logs",
+    "polydesk_dagster.runtime.launcher",
+    "psycopg2.extensions",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql",
+)
+"""What nearly every run imports besides the definitions."""
+
+log = logging.getLogger("polydesk.forks")
+
+
+@dataclass(slots=True)
+class _Child:
+    run_id: str
+    instance: str | None
+    """The serialized reference of the instance that the run is recorded in (no secret is in it); None: our own."""
+    reporter: bool = False
+    """Whether it only records the end of a run whose process died."""
+    kill_at: float | None = None
+    """When it is killed, having been asked to stop; seconds of the monotonic clock."""
+
+
+class ForkServer:
+    """Serves ``socket_path`` until its parent ends or it is told to stop."""
+
+    def __init__(
+        self, socket_path: Path, location: str, pointer: str, output: Path, idle_seconds: float | None
+    ) -> None:
+        self._path = socket_path
+        self._location = location
+        self._pointer = pointer
+        self._output = output
+        self._idle_seconds = idle_seconds
+        self._children: dict[int, _Child] = {}
+        self._launches = 0
+        self._last_use = time.monotonic()
+        self._stop_at: float | None = None
+        self._lock, self._listener = self._take_over() or self._begin()
+        self._selector = selectors.DefaultSelector()
+        self._owner = os.getppid()
+        self._problem: str | None = None
+        self._loaded_at = 0.0
+        self._wake = socket.socketpair()
+        self._files: dict[Path, tuple[int, int]] = {}
+        self._size = 0
+
+    # Birth, and birth again.
+
+    def _begin(self) -> tuple[int, socket.socket]:
+        lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second server of the same location waits in reserve
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self._path))
+        listener.listen(128)
+        return lock, listener
+
+    def _take_over(self) -> tuple[int, socket.socket] | None:
+        """The sockets and the children of this process's former life."""
+        text = os.environ.pop(_STATE, None)
+        if text is None:
+            return None
+        state = json.loads(text)
+        self._children = {int(pid): _Child(**child) for pid, child in state["children"].items()}
+        return state["lock"], socket.socket(fileno=state["listener"])
+
+    def _be_born_again(self, why: str) -> None:
+        log.info("starting anew: %s", why)
+        for descriptor in (self._lock, self._listener.fileno()):
+            os.set_inheritable(descriptor, True)
+        state = {
+            "lock": self._lock,
+            "listener": self._listener.fileno(),
+            "children": {pid: asdict(child) for pid, child in self._children.items()},
+        }
+        os.environ[_STATE] = json.dumps(state)
+        os.execv(sys.executable, [sys.executable, "-m", "polydesk_dagster.runtime.forks", *sys.argv[1:]])  # noqa: S606
+
+    def _load(self) -> None:
+        """Import the code location; what went wrong is kept and told to whoever wants a run."""
+        import importlib
+
+        try:
+            for module in _MODULES:
+                importlib.import_module(module)
+            repository = code(self._pointer).get_definition()
+            repository.load_all_definitions()
+        except Exception as error:
+            log.exception("the code location does not load")
+            self._problem = f"il codice non si carica: {type(error).__name__}: {error}"
+        else:
+            self._problem = _unfit()
+        if self._problem:
+            log.error("%s", self._problem)
+        self._files = _own_files(self._pointer)
+        gc.collect()
+        gc.freeze()
+        self._size = _resident()
+        self._loaded_at = time.monotonic()
+
+    # The loop.
+
+    def serve(self) -> None:
+        wake_read, wake_write = self._wake
+        for end in self._wake:
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._stop())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._load()
+        self._selector.register(wake_read, selectors.EVENT_READ, lambda: _drain(wake_read))
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        with contextlib.suppress(ProcessLookupError):
+            self._selector.register(os.pidfd_open(self._owner), selectors.EVENT_READ, self._stop)
+        log.info("ready, process %d, %d MB", os.getpid(), self._size // 1_000_000)
+        self._reap()
+        while self._stop_at is None or self._children:
+            events = self._selector.select(self._pause())
+            for key, _ in events:
+                key.data()
+            self._reap()
+            self._kill_late()
+            if not events:
+                self._when_quiet()
+        self._path.unlink(missing_ok=True)
+
+    def _pause(self) -> float:
+        deadlines = [child.kill_at for child in self._children.values() if child.kill_at is not None]
+        return max(0.0, min(deadlines, default=time.monotonic() + 30.0) - time.monotonic())
+
+    def _when_quiet(self) -> None:
+        if self._children or self._stop_at is not None:
+            return
+        if self._launches >= _LAUNCHES_PER_LIFE or _resident() > _GROWTH * self._size:
+            self._be_born_again("it has grown")
+        if self._idle_seconds is not None and time.monotonic() - self._last_use > self._idle_seconds:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Take no more runs, ask those that run to end, and kill them if they do not."""
+        if self._stop_at is not None:
+            return
+        self._stop_at = time.monotonic()
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(self._listener)
+        self._listener.close()
+        for key in list(self._selector.get_map().values()):
+            if key.data == self._stop:
+                self._selector.unregister(key.fileobj)
+        for pid, child in self._children.items():
+            if child.reporter:
+                child.kill_at = self._stop_at + _STOP_SECONDS
+            else:
+                self._ask_to_end(pid, _STOP_SECONDS)
+
+    def _ask_to_end(self, pid: int, grace: float) -> None:
+        self._children[pid].kill_at = time.monotonic() + grace
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+    def _kill_late(self) -> None:
+        now = time.monotonic()
+        for pid, child in self._children.items():
+            if child.kill_at is not None and now >= child.kill_at:
+                child.kill_at = now + 5.0
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.pop(pid, None)
+            code = os.waitstatus_to_exitcode(status)
+            if child is None or child.reporter or code == 0:
+                continue
+            how = f"segnale {signal.Signals(-code).name}" if code < 0 else f"uscita {code}"
+            log.warning("the process %d of run %s ended: %s", pid, child.run_id, how)
+            reporter = _Child(child.run_id, child.instance, reporter=True)
+            if self._stop_at is not None:
+                reporter.kill_at = time.monotonic() + _STOP_SECONDS
+            self._fork(partial(_report_dead, child.instance, child.run_id, how), reporter)
+
+    # Requests.
+
+    def _accept(self) -> None:
+        self._last_use = time.monotonic()
+        client, _ = self._listener.accept()
+        with client:
+            client.settimeout(5.0)
+            try:
+                request = json.loads(_line(client))
+                answer = self._answer(request, client)
+                if answer is not None:
+                    client.sendall(json.dumps(answer).encode() + b"\n")
+            except (OSError, ValueError) as error:
+                log.warning("a request was not served: %s", type(error).__name__)
+
+    def _answer(self, request: Mapping[str, Any], client: socket.socket) -> Mapping[str, object] | None:
+        match request["do"]:
+            case "status":
+                runs = {child.run_id: pid for pid, child in self._children.items() if not child.reporter}
+                return {"pid": os.getpid(), "problem": self._problem, "runs": runs, "bytes": _resident()}
+            case "terminate":
+                for pid, child in self._children.items():
+                    if child.run_id == request["run_id"] and not child.reporter:
+                        self._ask_to_end(pid, request["grace"])
+                        return {"pid": pid}
+                return {"pid": None}
+            case "launch" | "execute":
+                if self._outdated():
+                    client.close()  # unanswered: the client asks again, and waits for the new life
+                    self._be_born_again("the code changed on disk")
+                if self._problem:
+                    return {"problem": self._problem}
+                if request["do"] == "launch":
+                    return self._launch(request, client)
+                self._execute(request, client)
+                return None
+            case other:
+                raise ValueError(other)
+
+    def _outdated(self) -> bool:
+        if self._problem and time.monotonic() - self._loaded_at > _TRY_AGAIN_SECONDS:
+            return True
+        return _seen(self._files) != self._files
+
+    def _launch(self, request: Mapping[str, Any], client: socket.socket) -> Mapping[str, object]:
+        run_id, instance = request["run_id"], request["instance"]
+        work = partial(_run, instance, run_id, self._owner)
+        return {"pid": self._fork(work, _Child(run_id, instance), client)}
+
+    def _execute(self, request: Mapping[str, Any], client: socket.socket) -> None:
+        from dagster._core.utils import make_new_run_id
+
+        run_id = make_new_run_id()
+        order = _Executed(run_id, request["order"], self._location, self._pointer, self._owner, client)
+        self._fork(order, _Child(run_id, None))
+
+    def _fork(self, work: Callable[[], bool], child: _Child, client: socket.socket | None = None) -> int:
+        """Run ``work`` in a child of its own session, its output in the log of runs. Returns its process id.
+
+        ``client`` is a connection that the child has no business with.
+        """
+        self._launches += 1
+        with _opened(self._output) as output:
+            pid = os.fork()
+            if pid:
+                self._children[pid] = child
+                return pid
+            ours = [self._lock, self._listener.fileno(), self._selector.fileno(), *(end.fileno() for end in self._wake)]
+            if client is not None:
+                ours.append(client.fileno())
+            _in_child(work, output, ours)
+        raise AssertionError("unreachable")
+
+
+def _in_child(work: Callable[[], bool], output: int, inherited: Sequence[int]) -> None:
+    """The child's whole life; it never returns."""
+    status = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        for descriptor in inherited:
+            if descriptor >= 0:
+                os.close(descriptor)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+        random.seed()
+        gc.unfreeze()
+        status = 0 if work() else 1
+    except BaseException:
+        log.exception("the run's process failed")
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Executed:
+    """Record a run of a job, execute it, and tell the client each event; a client that went away changes nothing."""
+
+    run_id: str
+    order: Mapping[str, Any]
+    location: str
+    pointer: str
+    owner: int
+    client: socket.socket
+
+    def __call__(self) -> bool:
+        from polydesk_dagster.runtime import submit
+
+        self.client.settimeout(None)
+        with _guarded_run(self.owner), _instance(None) as instance:
+            order = submit.Order(**self.order)
+            return submit.carry_out(
+                instance, order, self._tell, code=code(self.pointer), location=self.location, run_id=self.run_id
+            )
+
+    def _tell(self, message: Mapping[str, object]) -> None:
+        with contextlib.suppress(OSError):
+            self.client.sendall(json.dumps(message, ensure_ascii=False).encode() + b"\n")
+
+
+def _run(instance_ref: str, run_id: str, owner: int) -> bool:
+    from polydesk_dagster.runtime import work
+
+    with _guarded_run(owner), _instance(instance_ref) as instance:
+        return work.execute(instance, run_id, lambda _event: None)
+
+
+def _instance(reference: str | None) -> DagsterInstance:
+    from dagster import DagsterInstance
+    from dagster._core.instance.ref import InstanceRef
+    from dagster._serdes import deserialize_value
+
+    if reference is None:
+        return DagsterInstance.get()
+    return DagsterInstance.from_ref(deserialize_value(reference, InstanceRef))
+
+
+@contextlib.contextmanager
+def _guarded_run(owner: int) -> Iterator[None]:
+    from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
+
+    from polydesk_dagster.runtime import work
+
+    setup_interrupt_handlers()
+    work.end_with(owner)
+    with capture_interrupts():
+        yield
+
+
+def _report_dead(instance_ref: str | None, run_id: str, how: str) -> bool:
+    """Record that a run's process is gone, unless its end is recorded already; tried for a while if the database is
+    away, after which run monitoring is left to find out."""
+    from dagster import DagsterRunStatus
+
+    deadline = time.monotonic() + _REPORT_SECONDS
+    while True:
+        try:
+            with _instance(instance_ref) as instance:
+                run = instance.get_run_by_id(run_id)
+                if run is None or run.is_finished:
+                    return True
+                if run.status is DagsterRunStatus.CANCELING:
+                    instance.report_run_canceled(run, f"Il processo dell'esecuzione è stato chiuso ({how}).")
+                else:
+                    instance.report_run_failed(
+                        run,
+                        f"Il processo dell'esecuzione è morto ({how}) prima di finire. Nessuna modifica a metà: ciò "
+                        "che era in una transazione aperta è stato annullato.",
+                    )
+                return True
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2.0)
+
+
+def code(pointer: str) -> Any:
+    """The ``ReconstructableRepository`` that a serialized code pointer names."""
+    from dagster._core.definitions.reconstruct import ReconstructableRepository
+    from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT
+    from dagster._serdes import deserialize_value
+
+    return ReconstructableRepository(
+        cast("CodePointer", deserialize_value(pointer)),
+        executable_path=sys.executable,
+        entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
+    )
+
+
+def _unfit() -> str | None:
+    """Why this process cannot be forked safely: a second thread or a socket would be shared with every child."""
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads > 1:
+        return f"il codice avvia {threads - 1} thread mentre si carica"
+    sockets = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets += str(descriptor.readlink()).startswith("socket:")
+    return f"il codice apre {sockets - _OUR_SOCKETS} connessioni mentre si carica" if sockets > _OUR_SOCKETS else None
+
+
+def _own_files(pointer: str) -> dict[Path, tuple[int, int]]:
+    """The files of the loaded code that may be edited while we run, with time and size: our package, the location's
+    package, and whatever is not installed."""
+    module = json.loads(pointer).get("module") or ""
+    packages = {"polydesk_dagster", str(module).partition(".")[0]}
+    installed = (sys.prefix, sys.base_prefix)
+    return _seen(
+        Path(file)
+        for name, loaded in list(sys.modules.items())
+        if (file := getattr(loaded, "__file__", None))
+        and (name.partition(".")[0] in packages or not file.startswith(installed))
+    )
+
+
+def _seen(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    seen = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            seen[path] = (status.st_mtime_ns, status.st_size)
+    return seen
+
+
+def _resident() -> int:
+    """Memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The log of the runs' output, set aside once it is long."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _LOG_BYTES:
+        path.replace(path.with_suffix(path.suffix + ".1"))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _drain(wake: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        wake.recv(4096)
+
+
+def _line(client: socket.socket) -> bytes:
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        part = client.recv(65536)
+        if not part:
+            raise ConnectionError("cut short")
+        received += part
+    return bytes(received)
+
+
+def ask(path: Path, request: Mapping[str, object], timeout: float = _ANSWER_SECONDS) -> Mapping[str, Any]:
+    """One request to a fork server and its answer.
+
+    Raises:
+        TimeoutError: no answer in time.
+        OSError: nobody listens, or it went before it had answered.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(timeout)
+        client.connect(str(path))
+        client.sendall(json.dumps(request).encode() + b"\n")
+        with client.makefile("rb") as stream:
+            line = stream.readline()
+    if not line:
+        raise ConnectionResetError
+    answer: Mapping[str, Any] = json.loads(line)
+    return answer
+
+
+def being_served(path: Path) -> bool:
+    """Whether a fork server holds this socket's lock, be it still loading."""
+    try:
+        with path.with_suffix(".lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def command(path: Path, location: str, pointer: str, output: Path, idle_seconds: float | None = None) -> list[str]:
+    """The command line of a fork server; ``pointer`` is the serialized code pointer of the location."""
+    words = [sys.executable, "-m", "polydesk_dagster.runtime.forks", "--socket", str(path), "--location", location]
+    words += ["--pointer", pointer, "--output", str(output)]
+    if idle_seconds is not None:
+        words += ["--idle-seconds", str(idle_seconds)]
+    return words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--location", required=True)
+    parser.add_argument("--pointer", required=True, help="the serialized code pointer of the location's definitions")
+    parser.add_argument("--output", type=Path, required=True, help="where the runs' own output goes")
+    parser.add_argument("--idle-seconds", type=float, help="end after so long without a request")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.stdin.close()
+    sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - it stays open as long as the process
+    ForkServer(given.socket, given.location, given.pointer, given.output, given.idle_seconds).serve()
+
+
+if __name__ == "__main__":
+    main()
