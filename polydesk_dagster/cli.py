@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polydesk_dagster.commands import clinics, db, run, services, show
+from polydesk_dagster.commands import clinics, db, demo, run, services, show, up
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(up.up)
+app.command()(demo.demo)
 app.command()(services.services)
 app.command()(run.run)
 app.command()(clinics.clinics)

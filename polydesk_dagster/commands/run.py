@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Annotated, Any
@@ -17,6 +17,8 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
 
 Option = typer.Option
+Message = Mapping[str, Any]
+"""What a run tells on its way; see ``runtime.submit``."""
 
 
 def run(
@@ -98,9 +100,17 @@ def _not_available(service: Service) -> str:
     )
 
 
-def _progress(quiet: bool) -> Callable[[str], None] | None:
+def _progress(quiet: bool) -> Callable[[Message], object] | None:
+    """Tells how far a run has come, where a person is watching."""
     console = show.err()
-    return None if quiet or not console.is_terminal else lambda text: console.print(f"[dim]{text}[/]")
+    if quiet or not console.is_terminal:
+        return None
+
+    def tell(message: Message) -> None:
+        if message["kind"] == "progress":
+            console.print(f"[dim]  {message['what']}: {message['done']}/{message['total']}[/]")
+
+    return tell
 
 
 def run_service(
@@ -108,7 +118,7 @@ def run_service(
     service: Service,
     clinic: str | None,
     config: dict[str, Any],
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[Message], object] | None = None,
 ) -> list[tuple[str | None, Report]]:
     """Run a service for one clinic or all, each clinic with a studiolab in a run of its own; returns their reports."""
     with installation.engine.connect() as connection:
@@ -128,12 +138,10 @@ def run_service(
         return [(clinic, _execute(installation, service, None, {**config, "clinic": clinic}, progress))]
     wanted = active if clinic is None else [code for code in active if code == clinic]
     if not wanted:
-        who = say(f"Clinica {clinic}", f"Clinic {clinic}") if clinic else say("Nessuna clinica", "No clinic")
-        message = say(
-            f"{who}: integrazione con studiolab non attiva"
+        message = (
+            say(f"Clinica {clinic}: integrazione con studiolab non attiva", f"Clinic {clinic}: studiolab is off")
             if clinic
-            else f"{who} ha l'integrazione con studiolab attiva",
-            f"{who}: the studiolab integration is off",
+            else say("Nessuna clinica ha l'integrazione con studiolab attiva", "No clinic has its studiolab on")
         )
         return [(clinic, Report.skipped("integration_off", f"{message}.", clinic))]
     return [(code, _execute(installation, service, code, config, progress)) for code in wanted]
@@ -144,31 +152,29 @@ def _execute(
     service: Service,
     partition: str | None,
     config: dict[str, Any],
-    progress: Callable[[str], None] | None,
+    progress: Callable[[Message], object] | None,
 ) -> Report:
     from polydesk_dagster.running import recorded
-    from polydesk_dagster.runtime.submit import execute
+    from polydesk_dagster.runtime.submit import Order, execute
 
     given = {name: value for name, value in config.items() if value is not None}
     ops = [key.replace("/", "__") for key in service.assets] or [service.key]
-    run_id, status = execute(
-        installation.settings,
+    order = Order(
         service.key,
         {"ops": {op: {"config": given} for op in ops}},
-        tags={"polydesk/service": service.key},
-        location=service.place.value,
-        partition=partition,
-        on_event=progress,
+        {"polydesk/service": service.key},
+        partition,
     )
+    finished = execute(installation.settings, service.place.value, order, progress or (lambda _: None))
     with installation.engine.connect() as connection:
-        reports = recorded(connection, run_id, service.key)
+        reports = recorded(connection, finished.run_id, service.key)
     if reports:
         return combine(report for _, report in reports)
     return Report.failed(
         "no_report",
         say(
-            f"L'esecuzione {run_id} è finita ({status}) senza un esito: guarda il suo log nell'interfaccia.",
-            f"Run {run_id} ended ({status}) without an outcome: see its log in the UI.",
+            f"Esecuzione {finished.run_id} finita ({finished.status}) senza esito: guarda il suo log nell'interfaccia.",
+            f"Run {finished.run_id} ended ({finished.status}) without an outcome: see its log in the UI.",
         ),
         partition,
     )

@@ -18,7 +18,7 @@ from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, L
 from dagster._serdes import ConfigurableClassData
 
 
-class FileComputeLogManager(LocalComputeLogManager):  # type: ignore[misc]
+class FileComputeLogManager(LocalComputeLogManager):
     """Configured like ``LocalComputeLogManager``: ``base_dir``, ``polling_timeout``."""
 
     @classmethod
@@ -40,4 +40,4 @@ class FileComputeLogManager(LocalComputeLogManager):  # type: ignore[misc]
             redirect_to_file(sys.stderr, str(paths[ComputeIOType.STDERR])),
         ):
             yield CapturedLogContext(log_key)
-        Path(self.complete_artifact_path(log_key)).touch()
+        Path(self.complete_artifact_path(log_key)).touch()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,8 @@ def _here(settings: Settings, location: str, order: Order, on_message: Callable[
                 return
         on_message(message)
 
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # a terminal is for the desk
+    order = replace(order, run_config={**order.run_config, **quiet})
     setup_interrupt_handlers()
     with instances.open_instance(settings) as instance, capture_interrupts():
         carry_out(instance, order, tell, code=forks.code(pointer), location=location)

@@ -1,0 +1,66 @@
+"""``polydesk demo``: the demonstration chain and its whole night, once, in the foreground."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.commands import night, show, simulators
+from polydesk_dagster.commands.installation import Installation, opened
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.demo import chain
+from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.runtime import supervisor
+
+
+def demo(
+    size: Annotated[str, typer.Option(help="Quanto è grande la catena: small, chain o large.")] = "chain",
+    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON con gli esiti.")] = False,
+) -> None:
+    """Carica la catena dimostrativa se il database è vuoto, esegue la notte intera e ne mostra gli esiti."""
+    if size not in chain.SIZES:
+        raise typer.BadParameter(f"--size {size}: {', '.join(chain.SIZES)}")
+    if not configuration.load().embedded:
+        raise ConfigurationError(
+            say(
+                "POLYDESK_DATABASE_URL è impostata: la catena dimostrativa va solo nel database incorporato.",
+                "POLYDESK_DATABASE_URL is set: the demo goes only into the embedded database.",
+            )
+        )
+    with opened() as installation:
+        loaded = load_if_empty(installation, size, quiet=json)
+        settings = installation.settings
+        up = supervisor.running(settings.home) is not None
+        played, environment = ([], {}) if up else simulators.unconfigured(settings)
+        with simulators.playing(played, environment):
+            if simulators.is_demo(installation.engine) and not up:
+                simulators.point_studiolab(installation.engine, played)
+            pointed = Installation(configuration.load(), installation.engine)
+            results = night.run(pointed)
+    well = night.went_well(results)
+    if json:
+        show.as_json({"size": size, "loaded": loaded, "well": well, "services": results})
+    else:
+        night.tell(results)
+        if not well:
+            show.out().print(say("Non tutto è andato bene: guarda i motivi qui sopra.", "Not all is well: see above."))
+    raise typer.Exit(0 if well else 1)
+
+
+def load_if_empty(installation: Installation, size: str, *, quiet: bool) -> bool:
+    """Load the demo chain into an empty database. Returns whether it was loaded now."""
+    with installation.engine.connect() as connection:
+        if not chain.is_empty(connection):
+            return False
+    console = show.err()
+    if not quiet:
+        console.print(say(f"Carico la catena dimostrativa ({size})…", f"Loading the demo chain ({size})…"))
+    summary = chain.load(installation.engine, size, as_of=datetime.now(UTC))
+    simulators.mark_demo(installation.engine)
+    if not quiet:
+        rows = sum(summary.rows.values())
+        console.print(say(f"  {rows} righe in {summary.seconds:.0f} s.", f"  {rows} rows in {summary.seconds:.0f} s."))
+    return True

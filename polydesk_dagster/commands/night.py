@@ -1,0 +1,97 @@
+"""The demo's night: every scheduled service once, in the order of the night, with a table of how each ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from polydesk_dagster.catalog import Daily, OnDemand, Service, available
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import Installation
+from polydesk_dagster.commands.run import as_object, run_service
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.outcome import Outcome, Report, combine
+
+WELL = {Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.SKIPPED}
+
+
+def order() -> list[Service]:
+    """The scheduled services as the night runs them: the nightly ones by the clock, then the frequent ones."""
+    scheduled = [service for service in available() if not isinstance(service.cadence, OnDemand)]
+    nightly = [service for service in scheduled if isinstance(service.cadence, Daily)]
+    nightly.sort(key=lambda service: service.cadence.at if isinstance(service.cadence, Daily) else None)  # type: ignore[arg-type, return-value]
+    return nightly + [service for service in scheduled if not isinstance(service.cadence, Daily)]
+
+
+def run(installation: Installation) -> list[dict[str, Any]]:
+    """Run the night, showing progress on a terminal; returns one object a service, as ``run --json`` prints it."""
+    results = []
+    services = order()
+    with _progress(len(services)) as advance:
+        for service in services:
+            advance(service.name)
+            started, clock = datetime.now(UTC), monotonic()
+            try:
+                reports = run_service(installation, service, None, {})
+                report = combine(each for _, each in reports)
+            except Exception as error:  # noqa: BLE001 - one service that breaks must not hide how the others ended
+                report = Report.failed("unexpected", f"Errore imprevisto: {type(error).__name__}.")
+            results.append(as_object(service, None, report, started, monotonic() - clock))
+    return results
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=show.err(), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        shown = 0
+
+        def advance(name: str) -> None:
+            nonlocal shown
+            progress.update(task, description=name, completed=shown)
+            shown += 1
+
+        yield advance
+
+
+def tell(results: list[dict[str, Any]]) -> None:
+    """The table of outcomes, with the first reason where something is not simply well."""
+    columns = (
+        say("Servizio", "Service"),
+        say("Esito", "Outcome"),
+        say("Che cosa", "What"),
+        say("Perché", "Why"),
+        "s",
+    )
+    show.table(
+        say("La notte", "The night"),
+        columns,
+        [
+            (
+                row["service"],
+                show.outcome(row["outcome"]),
+                show.counts(row["counts"]),
+                _why(row),
+                f"{row['seconds']:.1f}",
+            )
+            for row in results
+        ],
+    )
+
+
+def _why(row: dict[str, Any]) -> str:
+    reasons = row["reasons"]
+    if not reasons or Outcome(row["outcome"]) in {Outcome.OK, Outcome.NOTHING_TO_DO}:
+        return ""
+    more = say(f" (e altri {len(reasons) - 1})", f" (and {len(reasons) - 1} more)") if len(reasons) > 1 else ""
+    return f"{reasons[0]['message']}{more}"
+
+
+def went_well(results: list[dict[str, Any]]) -> bool:
+    return all(Outcome(row["outcome"]) in WELL for row in results)

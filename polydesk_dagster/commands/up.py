@@ -1,0 +1,95 @@
+"""``polydesk up``: the whole installation in the foreground, until Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.commands import demo, night, show, simulators
+from polydesk_dagster.commands.installation import Installation, migrated
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.database import embedded
+from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime import instance, processes, supervisor
+from polydesk_dagster.settings import Settings
+
+
+def up(
+    empty: Annotated[bool, typer.Option("--empty", help="Non caricare la catena dimostrativa.")] = False,
+    size: Annotated[str, typer.Option(help="Grandezza della catena dimostrativa.")] = "chain",
+) -> None:
+    """Avvia tutto: database, simulatori di ciò che non è configurato, interfaccia web, orari. Ctrl-C ferma tutto."""
+    settings = configuration.load()
+    holder = supervisor.running(settings.home)
+    if holder is not None:
+        raise PermanentError(
+            say(
+                f"Polydesk è già avviato in {settings.home} (processo {holder}): usa quello, o fermalo prima.",
+                f"Polydesk is already up in {settings.home} (process {holder}).",
+            )
+        )
+    if settings.embedded:
+        embedded.start(settings.home)
+    try:
+        reason = _up(settings, empty, size)
+    finally:
+        if settings.embedded:
+            embedded.stop(settings.home, patience=5)
+    if reason is not None:
+        show.err().print(reason, style="red", markup=False)
+        raise typer.Exit(4)
+
+
+def _up(settings: Settings, empty: bool, size: str) -> str | None:
+    migrated(settings)
+    engine = create_engine(business_url(settings))
+    installation = Installation(settings, engine)
+    fresh = settings.embedded and not empty and demo.load_if_empty(installation, size, quiet=False)
+    # Nobody's real patients are ever served by a simulator: it plays only beside the embedded database.
+    played, environment = simulators.unconfigured(settings) if settings.embedded else ([], {})
+    if simulators.is_demo(engine):
+        simulators.point_studiolab(engine, played)
+    instance.prepare(settings)
+    everything = instance.environment(settings, environment)
+    children = [
+        *(
+            supervisor.Child(p.name, p.command, everything, ready=p.answers, listens=("127.0.0.1", p.port))
+            for p in played
+        ),
+        *processes.dagster_children(settings, everything),
+    ]
+    running = supervisor.Supervisor(settings.home, children, database=settings.embedded, say=_say)
+    reason = running.run(lambda: _ready(installation, played, fresh))
+    engine.dispose()
+    return reason
+
+
+def _say(text: str) -> None:
+    show.out().print(text, markup=False)
+
+
+def _ready(installation: Installation, played: list[simulators.Played], fresh: bool) -> None:
+    settings = installation.settings
+    console = show.out()
+    for system in played:
+        console.print(
+            say(
+                f"  {system.what}: simulatore su http://127.0.0.1:{system.port} (non configurato)",
+                f"  {system.name}: simulator on http://127.0.0.1:{system.port} (not configured)",
+            )
+        )
+    if fresh:
+        console.print(say("Eseguo la notte…", "Running the night…"))
+        night.tell(night.run(installation))
+    host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
+    console.print(
+        say(
+            f"Polydesk è pronto: http://{host}:{settings.web_port}  (Ctrl-C ferma tutto)",
+            f"Polydesk is ready: http://{host}:{settings.web_port}  (Ctrl-C stops everything)",
+        ),
+        style="bold green",
+        markup=False,
+    )
