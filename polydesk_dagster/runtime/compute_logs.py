@@ -40,4 +40,4 @@ class FileComputeLogManager(LocalComputeLogManager):
             redirect_to_file(sys.stderr, str(paths[ComputeIOType.STDERR])),
         ):
             yield CapturedLogContext(log_key)
-        Path(self.complete_artifact_path(log_key)).touch()  # type: ignore[no-untyped-call]
+        Path(self.get_captured_local_path(log_key, "complete")).touch()

@@ -41,8 +41,6 @@ _STOP_SECONDS = 8.0
 _TRY_AGAIN_SECONDS = 30.0
 """Code that did not load is loaded again for a request after so long, whether we saw it change or not."""
 _LAUNCHES_PER_LIFE = 2000
-_OUR_SOCKETS = 3
-"""The one that listens and the pair that wakes us."""
 _GROWTH = 1.3
 """Grown by this factor since it loaded the code, it executes itself anew at the next quiet moment."""
 _MODULES = (
@@ -88,9 +86,11 @@ class ForkServer:
         self._launches = 0
         self._last_use = time.monotonic()
         self._stop_at: float | None = None
-        self._lock, self._listener = self._take_over() or self._begin()
+        self._listener: socket.socket | None = None
+        self._lock = self._take_over() or self._begin()
         self._selector = selectors.DefaultSelector()
         self._owner = os.getppid()
+        self._owner_alive = -1
         self._problem: str | None = None
         self._loaded_at = 0.0
         self._wake = socket.socketpair()
@@ -99,25 +99,31 @@ class ForkServer:
 
     # Birth, and birth again.
 
-    def _begin(self) -> tuple[int, socket.socket]:
+    def _begin(self) -> int:
+        """Take the location for ourselves; a second server of the same one waits here in reserve."""
         lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second server of the same location waits in reserve
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
+
+    def _listen(self) -> socket.socket:
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self._path))
         listener.listen(128)
-        return lock, listener
+        return listener
 
-    def _take_over(self) -> tuple[int, socket.socket] | None:
-        """The sockets and the children of this process's former life."""
+    def _take_over(self) -> int | None:
+        """The lock, the socket and the children of this process's former life, if it had one."""
         text = os.environ.pop(_STATE, None)
         if text is None:
             return None
         state = json.loads(text)
         self._children = {int(pid): _Child(**child) for pid, child in state["children"].items()}
-        return state["lock"], socket.socket(fileno=state["listener"])
+        self._listener = socket.socket(fileno=state["listener"])
+        return int(state["lock"])
 
     def _be_born_again(self, why: str) -> None:
+        assert self._listener is not None
         log.info("starting anew: %s", why)
         for descriptor in (self._lock, self._listener.fileno()):
             os.set_inheritable(descriptor, True)
@@ -142,7 +148,7 @@ class ForkServer:
             log.exception("the code location does not load")
             self._problem = f"il codice non si carica: {type(error).__name__}: {error}"
         else:
-            self._problem = _unfit()
+            self._problem = _unfit(2 if self._listener is None else 3)
         if self._problem:
             log.error("%s", self._problem)
         self._files = _own_files(self._pointer)
@@ -162,10 +168,11 @@ class ForkServer:
             signal.signal(number, lambda *_: self._stop())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._load()
+        self._listener = self._listener or self._listen()
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: _drain(wake_read))
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        with contextlib.suppress(ProcessLookupError):
-            self._selector.register(os.pidfd_open(self._owner), selectors.EVENT_READ, self._stop)
+        self._owner_alive = os.pidfd_open(self._owner)
+        self._selector.register(self._owner_alive, selectors.EVENT_READ, self._stop)
         log.info("ready, process %d, %d MB", os.getpid(), self._size // 1_000_000)
         self._reap()
         while self._stop_at is None or self._children:
@@ -195,12 +202,11 @@ class ForkServer:
         if self._stop_at is not None:
             return
         self._stop_at = time.monotonic()
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(self._listener)
-        self._listener.close()
-        for key in list(self._selector.get_map().values()):
-            if key.data == self._stop:
-                self._selector.unregister(key.fileobj)
+        if self._listener is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(self._listener)
+            self._listener.close()
+        self._selector.unregister(self._owner_alive)
         for pid, child in self._children.items():
             if child.reporter:
                 child.kill_at = self._stop_at + _STOP_SECONDS
@@ -242,12 +248,16 @@ class ForkServer:
     # Requests.
 
     def _accept(self) -> None:
+        assert self._listener is not None
         self._last_use = time.monotonic()
         client, _ = self._listener.accept()
         with client:
             client.settimeout(5.0)
             try:
-                request = json.loads(_line(client))
+                line = _line(client)
+                if not line:  # only to see whether we are there
+                    return
+                request = json.loads(line)
                 answer = self._answer(request, client)
                 if answer is not None:
                     client.sendall(json.dumps(answer).encode() + b"\n")
@@ -306,9 +316,8 @@ class ForkServer:
             if pid:
                 self._children[pid] = child
                 return pid
-            ours = [self._lock, self._listener.fileno(), self._selector.fileno(), *(end.fileno() for end in self._wake)]
-            if client is not None:
-                ours.append(client.fileno())
+            holders = [self._listener, self._selector, *self._wake, client]
+            ours = [self._lock, self._owner_alive, *(each.fileno() for each in holders if each is not None)]
             _in_child(work, output, ours)
         raise AssertionError("unreachable")
 
@@ -434,16 +443,17 @@ def code(pointer: str) -> Any:
     )
 
 
-def _unfit() -> str | None:
-    """Why this process cannot be forked safely: a second thread or a socket would be shared with every child."""
+def _unfit(ours: int) -> str | None:
+    """Why this process cannot be forked safely: a second thread, or a socket besides our own, would be shared with
+    every child."""
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         return f"il codice avvia {threads - 1} thread mentre si carica"
-    sockets = 0
+    sockets = -ours
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             sockets += str(descriptor.readlink()).startswith("socket:")
-    return f"il codice apre {sockets - _OUR_SOCKETS} connessioni mentre si carica" if sockets > _OUR_SOCKETS else None
+    return f"il codice apre {sockets} connessioni mentre si carica" if sockets > 0 else None
 
 
 def _own_files(pointer: str) -> dict[Path, tuple[int, int]]:
@@ -497,7 +507,7 @@ def _line(client: socket.socket) -> bytes:
     while not received.endswith(b"\n"):
         part = client.recv(65536)
         if not part:
-            raise ConnectionError("cut short")
+            break
         received += part
     return bytes(received)
 
@@ -550,7 +560,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="where the runs' own output goes")
     parser.add_argument("--idle-seconds", type=float, help="end after so long without a request")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    log.setLevel(logging.INFO)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - it stays open as long as the process
     ForkServer(given.socket, given.location, given.pointer, given.output, given.idle_seconds).serve()

@@ -83,7 +83,7 @@ def dagster_children(
             "launcher",
             forks.command(runs, main.name, main.pointer, home / "logs" / "runs.log"),
             environment,
-            ready=lambda: bool(forks.ask(runs, {"do": "status"}, timeout=1)),
+            ready=answers(runs),
             stop_seconds=15,
         ),
         Child(
