@@ -7,11 +7,13 @@ import pytest
 import sqlalchemy as sa
 from codicefiscale import codicefiscale
 
+from polydesk_dagster.clinic import slots
 from polydesk_dagster.demo import chain
 from polydesk_dagster.demo.closures import central_closures
 from polydesk_dagster.demo.places import SEATS
 from polydesk_dagster.demo.services import WITHDRAWN, all_offers
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Outcome
 from tests import world
 
 AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
@@ -342,3 +344,39 @@ def test_the_whole_chain(engine: sa.Engine) -> None:
         )
         assert digest > 0, "somebody comes twice on one day"
         assert _number(connection, "SELECT count(*) FROM package") > 50
+
+
+def test_the_first_night_keeps_what_is_booked(engine: sa.Engine) -> None:
+    chain.load(engine, "small", as_of=AS_OF)
+    first = slots.generate(engine, AS_OF)
+    again = slots.generate(engine, AS_OF)
+    assert (first.outcome, first.counts.failed) == (Outcome.OK, 0)
+    assert first.counts.created > 500
+    assert again.outcome is Outcome.NOTHING_TO_DO
+    with engine.begin() as connection:
+        retired = _rows(
+            connection,
+            """SELECT s.id FROM slot s WHERE s.state = 'retired' AND NOT EXISTS (
+                   SELECT FROM closure c WHERE c.agenda_id = s.agenda_id AND s.local_date = c.date_from)""",
+        )
+        assert retired == [], "only the day that a doctor took off"
+        before = _rows(connection, "SELECT cause, count(*) AS n FROM orphan GROUP BY 1 ORDER BY 1")
+        assert {row.cause for row in before} == {"closure", "rule_changed"}
+        assert sum(row.n for row in before) < 15
+        for item in (*central_closures(2026), *central_closures(2027)):
+            hours = {"day": (None, None), "morning": ("00:00", "13:00"), "afternoon": ("13:00", "23:59")}
+            start, until = hours[str(item["part"])]
+            values = item | {"start": start, "until": until, "year": int(str(item["date_from"])[:4])}
+            connection.execute(
+                sa.text(
+                    """INSERT INTO closure (layer, name, date_from, date_to, from_time, to_time, region,
+                                            municipality_code, source, source_year, source_id)
+                       VALUES (:scope, :name, :date_from, :date_to, :start, :until, :region, :municipality,
+                               'central', :year, :id)"""
+                ),
+                values,
+            )
+    closed = slots.generate(engine, AS_OF)
+    assert closed.counts.retired > 0
+    with engine.connect() as connection:
+        assert _rows(connection, "SELECT cause, count(*) AS n FROM orphan GROUP BY 1 ORDER BY 1") == before
