@@ -29,8 +29,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.database.locks import lock_key
-
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -162,44 +160,45 @@ def hashed(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-# The visitor's lock makes the limit per visitor exact; the slot's row is where all who want a seat queue up.
-_QUEUE_FOR_SLOT = sa.text("""
-    WITH visitor AS MATERIALIZED (SELECT pg_advisory_xact_lock(:visitor_lock))
-    SELECT s.capacity, s.state, s.starts_at, a.min_notice_minutes, a.clinic_id,
-           a.online AND a.active AND c.active AS offered
-    FROM visitor, slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-    WHERE s.id = :slot
-    FOR NO KEY UPDATE OF s""")
-
-# A free unit if there is one, else one whose hold has expired. Nothing is written unless the seat is.
+# One statement a request, so that a hold costs little more than the bare insert. A statement's snapshot is older than
+# the locks that it waits for: rows that it locks are re-read, and what it writes is tested against the newest row by
+# ON CONFLICT or by UPDATE. A unit that was lost that way leaves ``hold_id`` null although one seemed free; with the
+# slot's row now ours, looking once more is final.
 _PLACE = sa.text("""
-    WITH again AS (
-        SELECT id, state, expires_at, appointment_id FROM hold WHERE token_hash = :token
-    ), others AS (
-        SELECT count(*) AS held FROM hold
-        WHERE visitor_hash = :visitor AND (state = 'confirming' OR state = 'live' AND expires_at > :as_of)
+    WITH visitor AS MATERIALIZED (
+        SELECT held, known FROM holds_of_visitor(:visitor, :token, :as_of)
+    ), wanted AS MATERIALIZED (
+        SELECT s.id, a.clinic_id, s.capacity, visitor.held, visitor.known,
+               s.state = 'free' AND a.online AND a.active AND c.active AS offered,
+               s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute' AS in_time,
+               least(:as_of + :lifetime, s.starts_at) AS expires_at
+        FROM visitor, slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
+        WHERE s.id = :slot
+        FOR NO KEY UPDATE OF s
     ), unit AS (
         SELECT u.unit
-        FROM generate_series(1, CAST(:capacity AS integer)) AS u (unit)
+        FROM wanted CROSS JOIN LATERAL generate_series(1, wanted.capacity) AS u (unit)
         LEFT JOIN seat ON seat.slot_id = :slot AND seat.unit = u.unit
-        WHERE seat.unit IS NULL OR seat.held_until <= :as_of
+        WHERE wanted.offered AND wanted.in_time AND wanted.known IS NULL AND wanted.held < :per_visitor
+          AND (seat.unit IS NULL OR seat.held_until <= :as_of)
         ORDER BY seat.unit IS NOT NULL, u.unit
         LIMIT 1
     ), seated AS (
         INSERT INTO seat (slot_id, unit, hold_id, held_until)
-        SELECT :slot, unit.unit, nextval('hold_id_seq'), :expires_at
-        FROM unit, others
-        WHERE others.held < :per_visitor AND NOT EXISTS (SELECT FROM again)
+        SELECT wanted.id, unit.unit, nextval('hold_id_seq'), wanted.expires_at FROM unit, wanted
         ON CONFLICT (slot_id, unit) DO UPDATE SET hold_id = EXCLUDED.hold_id, held_until = EXCLUDED.held_until
             WHERE seat.held_until <= :as_of
         RETURNING hold_id
     ), placed AS (
         INSERT INTO hold (id, clinic_id, slot_id, token_hash, visitor_hash, created_at, expires_at, last_activity_at)
-        SELECT hold_id, :clinic, :slot, :token, :visitor, :as_of, :expires_at, :as_of FROM seated
+        SELECT seated.hold_id, wanted.clinic_id, wanted.id, :token, :visitor, :as_of, wanted.expires_at, :as_of
+        FROM seated, wanted
         RETURNING id
     )
-    SELECT placed.id AS hold_id, others.held, again.id AS again_id, again.state, again.expires_at, again.appointment_id
-    FROM others LEFT JOIN placed ON true LEFT JOIN again ON true""")
+    SELECT wanted.offered, wanted.in_time, wanted.held, wanted.known, wanted.expires_at, placed.id AS hold_id
+    FROM wanted LEFT JOIN placed ON true""")
+
+_KNOWN = sa.text("SELECT state, expires_at, appointment_id FROM hold WHERE id = :hold")
 
 
 def place(
@@ -212,66 +211,77 @@ def place(
 
     Answers: PLACED, FULL, TOO_MANY, TOO_SOON, NOT_OFFERED; for a known token its hold's state.
     """
-    visitor_hash = hashed(visitor)
-    slot = connection.execute(
-        _QUEUE_FOR_SLOT, {"visitor_lock": lock_key("hold", visitor_hash.hex()), "slot": slot_id}
-    ).one_or_none()
-    if slot is None or not slot.offered or slot.state != "free":
-        return Reply(Answer.NOT_OFFERED)
-    if slot.starts_at <= as_of + timedelta(minutes=slot.min_notice_minutes):
-        return Reply(Answer.TOO_SOON)
-    expires_at = min(as_of + terms.lifetime, slot.starts_at)
-    row = connection.execute(
-        _PLACE,
-        {
-            "slot": slot_id,
-            "clinic": slot.clinic_id,
-            "capacity": slot.capacity,
-            "token": hashed(token),
-            "visitor": visitor_hash,
-            "as_of": as_of,
-            "expires_at": expires_at,
-            "per_visitor": terms.per_visitor,
-        },
-    ).one()
-    if row.hold_id is not None:
-        return Reply(Answer.PLACED, row.hold_id, expires_at)
-    if row.again_id is not None:
-        answer = _ended(row.state, row.expires_at, as_of) or Answer.PLACED
-        return Reply(answer, row.again_id, row.expires_at if answer is Answer.PLACED else None, row.appointment_id)
-    return Reply(Answer.TOO_MANY if row.held >= terms.per_visitor else Answer.FULL)
+    wanted = {
+        "slot": slot_id,
+        "token": hashed(token),
+        "visitor": hashed(visitor),
+        "as_of": as_of,
+        "lifetime": terms.lifetime,
+        "per_visitor": terms.per_visitor,
+    }
+    for _ in range(2):
+        row = connection.execute(_PLACE, wanted).one_or_none()
+        if row is None or (row.known is None and not row.offered):
+            return Reply(Answer.NOT_OFFERED)
+        if row.hold_id is not None:
+            return Reply(Answer.PLACED, row.hold_id, row.expires_at)
+        if row.known is not None:
+            hold = connection.execute(_KNOWN, {"hold": row.known}).one()
+            over = _over(hold.state, hold.expires_at, as_of)
+            return Reply(over or Answer.PLACED, row.known, None if over else hold.expires_at, hold.appointment_id)
+        if not row.in_time:
+            return Reply(Answer.TOO_SOON)
+        if row.held >= terms.per_visitor:
+            return Reply(Answer.TOO_MANY)
+    return Reply(Answer.FULL)
 
 
-_LOCK_HOLD = sa.text("""
-    SELECT h.id, h.slot_id, h.state, h.created_at, h.expires_at, h.renewals, h.appointment_id,
-           s.state AS slot_state, s.starts_at
-    FROM hold h JOIN slot s ON s.id = h.slot_id
-    WHERE h.token_hash = :token
-    FOR NO KEY UPDATE OF h, s""")
+# The hold and its slot, locked, so that nobody ends the one or gives the other's seat away meanwhile; ``kept`` is the
+# one test of whether a hold still keeps its seat. A payment under way does not expire.
+_LOCKED = """
+    locked AS MATERIALIZED (
+        SELECT h.id, h.slot_id, h.state, h.created_at, h.expires_at, h.renewals, h.appointment_id,
+               s.starts_at, s.state = 'free' AND s.starts_at > :as_of AS open,
+               h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of AS kept
+        FROM hold h JOIN slot s ON s.id = h.slot_id
+        WHERE h.token_hash = :token
+        FOR NO KEY UPDATE OF h, s
+    )"""
 
 
-def _lock(connection: sa.Connection, token: str) -> sa.Row[Any] | None:
-    """The hold of a token with its row and its slot's locked, so that nobody ends it or gives its seat away now."""
-    return connection.execute(_LOCK_HOLD, {"token": hashed(token)}).one_or_none()
-
-
-def _ended(state: str, expires_at: datetime, as_of: datetime) -> Answer | None:
-    """Why a hold no longer keeps its seat, or None while it does: the one test of renew, confirm and release.
-
-    A hold whose payment is under way does not expire.
-    """
+def _over(state: str, expires_at: datetime, as_of: datetime) -> Answer | None:
+    """Why a hold no longer keeps its seat, or None while it does."""
     if state in _ENDED:
         return _ENDED[state]
     return Answer.EXPIRED if state == "live" and expires_at <= as_of else None
 
 
-_EXTEND = sa.text("""
-    WITH kept AS (
-        UPDATE seat SET held_until = :expires_at WHERE hold_id = :hold RETURNING hold_id
+def _ask(
+    connection: sa.Connection, statement: sa.TextClause, token: str, as_of: datetime, **values: object
+) -> tuple[sa.Row[Any] | None, Reply]:
+    """Run the statement of one request. Returns its row while the hold keeps its seat, else None and the refusal."""
+    row = connection.execute(statement, {"token": hashed(token), "as_of": as_of, **values}).one_or_none()
+    if row is None:
+        return None, Reply(Answer.UNKNOWN)
+    over = _over(row.state, row.expires_at, as_of)
+    if over is not None:
+        return None, Reply(over, row.id, appointment_id=row.appointment_id)
+    return row, Reply(Answer.EXPIRED, row.id)
+
+
+_RENEW = sa.text(f"""
+    WITH {_LOCKED}, extended AS (
+        UPDATE seat SET held_until = least(:as_of + :lifetime, locked.created_at + :longest, locked.starts_at)
+        FROM locked
+        WHERE seat.hold_id = locked.id AND locked.kept AND locked.state = 'live' AND locked.renewals < :renewals
+          AND least(:as_of + :lifetime, locked.created_at + :longest, locked.starts_at) > locked.expires_at
+        RETURNING seat.hold_id, seat.held_until
+    ), renewed AS (
+        UPDATE hold SET expires_at = extended.held_until, last_activity_at = :as_of, renewals = hold.renewals + 1
+        FROM extended WHERE hold.id = extended.hold_id
     )
-    UPDATE hold SET expires_at = :expires_at, last_activity_at = :as_of, renewals = renewals + 1
-    FROM kept WHERE hold.id = kept.hold_id
-    RETURNING hold.id""")
+    SELECT locked.*, extended.held_until, EXISTS (SELECT FROM seat WHERE hold_id = locked.id) AS seated
+    FROM locked LEFT JOIN extended ON true""")
 
 
 def renew(connection: sa.Connection, *, token: str, as_of: datetime, terms: Terms = TERMS) -> Reply:
@@ -279,29 +289,35 @@ def renew(connection: sa.Connection, *, token: str, as_of: datetime, terms: Term
 
     Answers: RENEWED, NO_MORE_RENEWALS, CONFIRMING (needs no renewal); EXPIRED, REVOKED, RELEASED, CONFIRMED, UNKNOWN.
     """
-    hold = _lock(connection, token)
+    hold, lost = _ask(
+        connection,
+        _RENEW,
+        token,
+        as_of,
+        lifetime=terms.lifetime,
+        longest=terms.longest,
+        renewals=terms.renewals,
+    )
     if hold is None:
-        return Reply(Answer.UNKNOWN)
-    over = _ended(hold.state, hold.expires_at, as_of)
-    if over is not None:
-        return Reply(over, hold.id, appointment_id=hold.appointment_id)
+        return lost
     if hold.state == "confirming":
         return Reply(Answer.CONFIRMING, hold.id)
-    until = min(as_of + terms.lifetime, hold.created_at + terms.longest, hold.starts_at)
-    if hold.renewals >= terms.renewals or until <= hold.expires_at:
-        return Reply(Answer.NO_MORE_RENEWALS, hold.id, hold.expires_at)
-    kept = connection.execute(_EXTEND, {"hold": hold.id, "expires_at": until, "as_of": as_of}).one_or_none()
-    return Reply(Answer.RENEWED, hold.id, until) if kept else Reply(Answer.EXPIRED, hold.id)
+    if hold.held_until is not None:
+        return Reply(Answer.RENEWED, hold.id, hold.held_until)
+    return Reply(Answer.NO_MORE_RENEWALS, hold.id, hold.expires_at) if hold.seated else lost
 
 
 # A payment that is under way must not lose its slot: the seat is kept until somebody says how it went.
-_BEGIN = sa.text("""
-    WITH kept AS (
-        UPDATE seat SET held_until = 'infinity' WHERE hold_id = :hold RETURNING hold_id
+_BEGIN = sa.text(f"""
+    WITH {_LOCKED}, pinned AS (
+        UPDATE seat SET held_until = 'infinity'
+        FROM locked WHERE seat.hold_id = locked.id AND locked.kept AND locked.state = 'live' AND locked.open
+        RETURNING seat.hold_id
+    ), begun AS (
+        UPDATE hold SET state = 'confirming', confirming_since = :as_of, last_activity_at = :as_of
+        FROM pinned WHERE hold.id = pinned.hold_id
     )
-    UPDATE hold SET state = 'confirming', confirming_since = :as_of, last_activity_at = :as_of
-    FROM kept WHERE hold.id = kept.hold_id
-    RETURNING hold.id""")
+    SELECT locked.*, pinned.hold_id FROM locked LEFT JOIN pinned ON true""")
 
 
 def begin_confirming(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
@@ -311,48 +327,50 @@ def begin_confirming(connection: sa.Connection, *, token: str, as_of: datetime) 
 
     Answers: CONFIRMING, SLOT_CLOSED; EXPIRED, REVOKED, RELEASED, CONFIRMED, UNKNOWN.
     """
-    hold = _lock(connection, token)
+    hold, lost = _ask(connection, _BEGIN, token, as_of)
     if hold is None:
-        return Reply(Answer.UNKNOWN)
-    over = _ended(hold.state, hold.expires_at, as_of)
-    if over is not None:
-        return Reply(over, hold.id, appointment_id=hold.appointment_id)
-    if hold.state == "confirming":
+        return lost
+    if hold.hold_id is not None or hold.state == "confirming":
         return Reply(Answer.CONFIRMING, hold.id)
-    if hold.slot_state != "free" or hold.starts_at <= as_of:
-        return Reply(Answer.SLOT_CLOSED, hold.id)
-    kept = connection.execute(_BEGIN, {"hold": hold.id, "as_of": as_of}).one_or_none()
-    return Reply(Answer.CONFIRMING if kept else Answer.EXPIRED, hold.id)
+    return lost if hold.open else Reply(Answer.SLOT_CLOSED, hold.id)
 
 
 # The seat passes from the hold to the appointment; nothing is written unless it does. A seat that somebody took over
 # after the expiry, by a clock a moment ahead of ours, is no longer the hold's.
-_CONFIRM = sa.text("""
-    WITH booked AS (
+_CONFIRM = sa.text(f"""
+    WITH {_LOCKED}, offered AS (
+        SELECT locked.id AS hold_id, locked.slot_id, a.clinic_id, a.id AS agenda_id, a.specialist_id, s.starts_at,
+               s.ends_at, least(:as_of + :verification, s.starts_at - :before_start) AS verify_by
+        FROM locked JOIN slot s ON s.id = locked.slot_id JOIN agenda a ON a.id = s.agenda_id
+        JOIN service v ON v.id = :service AND v.clinic_id = a.clinic_id
+                      AND v.active AND v.deleted_at IS NULL AND v.bookable_online
+        WHERE locked.kept AND (locked.open OR locked.state = 'confirming')
+          AND (v.id = a.service_id
+               OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id))
+    ), seated AS (
         UPDATE seat SET hold_id = NULL, held_until = NULL, appointment_id = nextval('appointment_id_seq')
-        WHERE hold_id = :hold
-          AND EXISTS (SELECT FROM service v JOIN slot s ON s.id = :slot JOIN agenda a ON a.id = s.agenda_id
-                      WHERE v.id = :service AND v.clinic_id = a.clinic_id
-                        AND v.active AND v.deleted_at IS NULL AND v.bookable_online
-                        AND (a.service_id = v.id
-                             OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id)))
-        RETURNING appointment_id
+        FROM offered
+        WHERE seat.hold_id = offered.hold_id
+          AND (CAST(:patient AS bigint) IS NOT NULL OR :paid OR offered.verify_by >= :as_of + :shortest)
+        RETURNING seat.appointment_id
     ), written AS (
         INSERT INTO appointment (id, clinic_id, agenda_id, slot_id, service_id, specialist_id, patient_id, agreement_id,
                                  starts_at, ends_at, status, channel, quoted_price, contact_email, contact_phone,
                                  verification_expires_at, paid_at, created_at, updated_at)
-        SELECT booked.appointment_id, a.clinic_id, a.id, s.id, :service, a.specialist_id, :patient, :agreement,
-               s.starts_at, s.ends_at, :status, 'online', :price, :email, :phone,
-               :verify_by, :paid_at, :as_of, :as_of
-        FROM booked, slot s JOIN agenda a ON a.id = s.agenda_id
-        WHERE s.id = :slot
+        SELECT seated.appointment_id, o.clinic_id, o.agenda_id, o.slot_id, :service, o.specialist_id, :patient,
+               :agreement, o.starts_at, o.ends_at,
+               CASE WHEN CAST(:patient AS bigint) IS NULL THEN 'unverified' ELSE 'booked' END, 'online', :price, :email,
+               :phone, CASE WHEN CAST(:patient AS bigint) IS NULL THEN o.verify_by END,
+               CASE WHEN :paid THEN CAST(:as_of AS timestamptz) END, :as_of, :as_of
+        FROM seated, offered o
         RETURNING id
     ), consumed AS (
         UPDATE hold SET state = 'confirmed', ended_at = :as_of, last_activity_at = :as_of, appointment_id = written.id
-        FROM written WHERE hold.id = :hold
+        FROM written, locked WHERE hold.id = locked.id
     )
-    SELECT written.id AS appointment_id, EXISTS (SELECT FROM seat WHERE hold_id = :hold) AS seated
-    FROM (VALUES (1)) AS one LEFT JOIN written ON true""")
+    SELECT locked.id, locked.state, locked.expires_at, locked.appointment_id, locked.open, written.id AS booked,
+           offered.verify_by
+    FROM locked LEFT JOIN offered ON true LEFT JOIN written ON true""")
 
 
 def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: datetime, terms: Terms = TERMS) -> Reply:
@@ -364,46 +382,42 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
 
     Answers: CONFIRMED, SLOT_CLOSED, SERVICE_NOT_OFFERED, TOO_LATE_TO_VERIFY; EXPIRED, REVOKED, RELEASED, UNKNOWN.
     """
-    hold = _lock(connection, token)
-    if hold is None:
-        return Reply(Answer.UNKNOWN)
-    over = _ended(hold.state, hold.expires_at, as_of)
-    if over is not None:
-        return Reply(over, hold.id, appointment_id=hold.appointment_id)
-    if hold.state == "live" and (hold.slot_state != "free" or hold.starts_at <= as_of):
-        return Reply(Answer.SLOT_CLOSED, hold.id)
-    verify_by = None
-    if booking.patient_id is None:
-        verify_by = min(as_of + terms.verification, hold.starts_at - terms.verification_before_start)
-        if not booking.paid and verify_by < as_of + terms.shortest_verification:
-            return Reply(Answer.TOO_LATE_TO_VERIFY, hold.id)
-    row = connection.execute(
+    hold, lost = _ask(
+        connection,
         _CONFIRM,
-        {
-            "hold": hold.id,
-            "slot": hold.slot_id,
-            "service": booking.service_id,
-            "patient": booking.patient_id,
-            "agreement": booking.agreement_id,
-            "price": booking.quoted_price,
-            "email": booking.contact_email,
-            "phone": booking.contact_phone,
-            "status": "booked" if verify_by is None else "unverified",
-            "verify_by": verify_by,
-            "paid_at": as_of if booking.paid else None,
-            "as_of": as_of,
-        },
-    ).one()
-    if row.appointment_id is None:
-        return Reply(Answer.SERVICE_NOT_OFFERED if row.seated else Answer.EXPIRED, hold.id)
-    return Reply(Answer.CONFIRMED, hold.id, appointment_id=row.appointment_id)
-
-
-_END = """
-    WITH freed AS (
-        DELETE FROM seat WHERE hold_id = ANY(:holds)
+        token,
+        as_of,
+        service=booking.service_id,
+        patient=booking.patient_id,
+        agreement=booking.agreement_id,
+        price=booking.quoted_price,
+        email=booking.contact_email,
+        phone=booking.contact_phone,
+        paid=booking.paid,
+        verification=terms.verification,
+        before_start=terms.verification_before_start,
+        shortest=terms.shortest_verification,
     )
-    UPDATE hold SET state = :state, ended_at = :as_of WHERE id = ANY(:holds)"""
+    if hold is None:
+        return lost
+    if hold.booked is not None:
+        return Reply(Answer.CONFIRMED, hold.id, appointment_id=hold.booked)
+    if hold.state == "live" and not hold.open:
+        return Reply(Answer.SLOT_CLOSED, hold.id)
+    if hold.verify_by is None:
+        return Reply(Answer.SERVICE_NOT_OFFERED, hold.id)
+    too_late = booking.patient_id is None and not booking.paid and hold.verify_by < as_of + terms.shortest_verification
+    return Reply(Answer.TOO_LATE_TO_VERIFY, hold.id) if too_late else lost
+
+
+_RELEASE = sa.text(f"""
+    WITH {_LOCKED}, freed AS (
+        DELETE FROM seat USING locked WHERE seat.hold_id = locked.id AND locked.kept
+    ), ended AS (
+        UPDATE hold SET state = 'released', ended_at = :as_of, last_activity_at = :as_of
+        FROM locked WHERE hold.id = locked.id AND locked.kept
+    )
+    SELECT * FROM locked""")
 
 
 def release(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
@@ -411,11 +425,5 @@ def release(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
 
     Answers: RELEASED; EXPIRED, REVOKED, CONFIRMED, UNKNOWN.
     """
-    hold = _lock(connection, token)
-    if hold is None:
-        return Reply(Answer.UNKNOWN)
-    over = _ended(hold.state, hold.expires_at, as_of)
-    if over is not None:
-        return Reply(over, hold.id, appointment_id=hold.appointment_id)
-    connection.execute(sa.text(_END), {"holds": [hold.id], "state": "released", "as_of": as_of})
-    return Reply(Answer.RELEASED, hold.id)
+    hold, lost = _ask(connection, _RELEASE, token, as_of)
+    return lost if hold is None else Reply(Answer.RELEASED, hold.id)

@@ -1,0 +1,155 @@
+"""Holds under 16 clients: placed and confirmed, beside as many bare single-row transactions on the same server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from multiprocessing.synchronize import Barrier
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from benchmarks.harness import Bench, Figure, peak_mb
+from polydesk_dagster.clinic import holds
+from polydesk_dagster.database.engine import create_engine
+
+CLIENTS = 16
+ROUNDS = 3
+WARM_UP = 20
+"""Pairs of each client before the clock starts: connections made, statements prepared."""
+AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
+
+Work = Callable[[sa.Engine, int, int], None]
+"""Does its share: an engine, the first number of the share, how many."""
+
+
+def _place_and_confirm(engine: sa.Engine, first: int, share: int) -> None:
+    for slot in range(first, first + share):
+        token = holds.new_token()
+        booking = holds.Booking(service_id=1 + (slot + 1) % 5, patient_id=1 + slot % 2000)
+        with engine.begin() as connection:
+            placed = holds.place(connection, slot_id=slot, token=token, visitor=f"visitor {slot}", as_of=AS_OF)
+        with engine.begin() as connection:
+            confirmed = holds.confirm(connection, token=token, booking=booking, as_of=AS_OF)
+        if confirmed.answer is not holds.Answer.CONFIRMED:
+            raise RuntimeError(f"slot {slot}: {placed.answer}, then {confirmed.answer}")
+
+
+def _bare(engine: sa.Engine, first: int, share: int) -> None:
+    insert = sa.text("INSERT INTO bare (id, token, at) VALUES (:id, :token, :at)")
+    update = sa.text("UPDATE bare SET at = :at WHERE id = :id")
+    for number in range(first, first + share):
+        with engine.begin() as connection:
+            connection.execute(insert, {"id": number, "token": holds.new_token(), "at": AS_OF})
+        with engine.begin() as connection:
+            connection.execute(update, {"id": number, "at": AS_OF})
+
+
+def _client(url: URL, work: Work, first: int, share: int, start: Barrier) -> None:
+    engine = create_engine(url, pool_size=1)
+    work(engine, first, WARM_UP)
+    start.wait()
+    work(engine, first + WARM_UP, share)
+    engine.dispose()
+
+
+def _throughput(url: URL, work: Work, first: int, pairs: int) -> float:
+    """Transactions a second of all clients together, two for each pair."""
+    context = multiprocessing.get_context("fork")
+    share = pairs // CLIENTS
+    start = context.Barrier(CLIENTS + 1)
+    clients = [
+        context.Process(target=_client, args=(url, work, first + n * (WARM_UP + share), share, start))
+        for n in range(CLIENTS)
+    ]
+    for client in clients:
+        client.start()
+    start.wait()
+    clock = time.perf_counter()
+    for client in clients:
+        client.join()
+    elapsed = time.perf_counter() - clock
+    if any(client.exitcode for client in clients):
+        raise RuntimeError("un client del banco di prova è fallito")
+    return 2 * share * CLIENTS / elapsed
+
+
+# Five clinics of ten agendas each: agenda n is of clinic and of service 1 + n % 5, and of specialist n.
+_WORLD = """
+    INSERT INTO clinic (id, code, name, region, municipality_code)
+    SELECT n, 'BO0' || n, 'Banco di prova', 'Emilia-Romagna', 'A944' FROM generate_series(1, 5) n;
+    INSERT INTO location (id, clinic_id, name) SELECT n, n, 'Sede' FROM generate_series(1, 5) n;
+    INSERT INTO specialist (id, clinic_id, last_name, first_name)
+    SELECT n, 1 + n % 5, 'Bianchi', 'Elena' FROM generate_series(1, 50) n;
+    INSERT INTO service (id, clinic_id, code, name, duration_minutes, bookable_online)
+    SELECT n, n, '89.7', 'Visita', 30, true FROM generate_series(1, 5) n;
+    INSERT INTO patient (id, last_name, first_name) SELECT n, 'Rossi', 'Mario' FROM generate_series(1, 2000) n;
+    INSERT INTO agenda (id, clinic_id, location_id, specialist_id, name, slot_minutes, online)
+    SELECT n, 1 + n % 5, 1 + n % 5, n, 'Agenda ' || n, 30, true FROM generate_series(1, 50) n;
+    INSERT INTO agenda_service (clinic_id, agenda_id, service_id)
+    SELECT 1 + n % 5, n, 1 + n % 5 FROM generate_series(1, 50) n;
+    CREATE TABLE bare (id bigint PRIMARY KEY, token text NOT NULL, at timestamptz NOT NULL)
+"""
+
+# A month that has been: tables as a running clinic has them, so that plans are those of a running clinic.
+_PAST = """
+    WITH past AS (
+        INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
+        SELECT 1 + n % 50, s, s + interval '30 minutes', CAST(s AS date), 1
+        FROM generate_series(1, 20000) n,
+             LATERAL (SELECT CAST(:as_of AS timestamptz) - (1 + n / 50) * interval '1 hour' AS s) t
+        RETURNING id, agenda_id, starts_at, ends_at
+    ), booked AS (
+        INSERT INTO appointment (clinic_id, agenda_id, slot_id, service_id, patient_id, starts_at, ends_at, status,
+                                 channel)
+        SELECT 1 + agenda_id % 5, agenda_id, id, 1 + agenda_id % 5, 1 + id % 2000, starts_at, ends_at, 'completed', 'online'
+        FROM past
+        RETURNING id, clinic_id, slot_id, starts_at
+    ), seated AS (
+        INSERT INTO seat (slot_id, unit, appointment_id) SELECT slot_id, 1, id FROM booked
+    )
+    INSERT INTO hold (clinic_id, slot_id, token_hash, visitor_hash, state, created_at, expires_at, last_activity_at,
+                      ended_at, appointment_id)
+    SELECT clinic_id, slot_id, sha256(CAST('t' || id AS bytea)), sha256(CAST('v' || id AS bytea)), 'confirmed',
+           starts_at - interval '1 day', starts_at - interval '1430 minutes', starts_at - interval '1 day',
+           starts_at - interval '1435 minutes', id
+    FROM booked
+"""
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    """Alternate ours and the reference, and compare the medians."""
+    pairs = max(CLIENTS, bench.size(8_000))
+    numbers = pairs + CLIENTS * WARM_UP
+    with bench.engine() as engine:
+        with engine.begin() as connection:
+            for statement in _WORLD.split(";\n"):
+                connection.execute(sa.text(statement))
+            connection.execute(sa.text(_PAST), {"as_of": AS_OF})
+            connection.execute(
+                sa.text("""
+                    INSERT INTO slot (id, agenda_id, starts_at, ends_at, local_date, capacity)
+                    SELECT 1000000 + n, n % 50 + 1, s, s + interval '30 minutes', CAST(s AS date), 1
+                    FROM generate_series(1, CAST(:slots AS integer)) n,
+                         LATERAL (SELECT CAST(:as_of AS timestamptz) + (1 + n / 50) * interval '1 day' AS s) t"""),
+                {"slots": numbers * ROUNDS, "as_of": AS_OF},
+            )
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
+        url = engine.url
+        ours, bare = [], []
+        for turn in range(ROUNDS):
+            bare.append(_throughput(url, _bare, 1_000_001 + turn * numbers, pairs))
+            ours.append(_throughput(url, _place_and_confirm, 1_000_001 + turn * numbers, pairs))
+        yield Figure(
+            "holds",
+            "place and confirm, 16 clients",
+            sorted(ours)[ROUNDS // 2],
+            sorted(bare)[ROUNDS // 2],
+            "transactions/s",
+            0.6,
+            at_least=True,
+            peak_mb=peak_mb(),
+        )
