@@ -1,0 +1,366 @@
+"""Apply exactly a plan's rows, or say why not; and take an applied plan back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from polydesk_dagster.changes import audit, plans, registry
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.propose import finish
+from polydesk_dagster.changes.show import row_names
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
+
+NAMED = 20
+"""How many rows a refusal names; the rest are counted."""
+
+KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
+
+
+class _Moved(Exception):  # noqa: N818 -- unwinds the savepoint, never leaves this module
+    """The plan's rows are no longer as it saw them; holds the Italian reasons."""
+
+    def __init__(self, reasons: Iterable[Reason]) -> None:
+        super().__init__("plan is stale")
+        self.reasons = tuple(reasons)
+
+
+def apply(
+    connection: sa.Connection,
+    plan_id: int,
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None = None,
+    past_guards: Collection[str] = (),
+) -> Report:
+    """Write the plan's rows, its undo record and its audit line in the caller's transaction.
+
+    Refused, with nothing written, when the plan is unknown, used up, expired, altered, stopped by a guard that
+    ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan that is not volatile, when any row has
+    moved since: the report names the rows. The rows of a volatile plan that have moved are skipped, each with its
+    reason.
+    """
+    try:
+        plan = plans.load(connection, plan_id, lock=True)
+    except LookupError:
+        return Report.refused("unknown_plan", f"Non esiste il piano {plan_id}.")
+    refusal = _unfit(connection, plan, reason, past_guards)
+    if refusal is not None:
+        return Report(Outcome.REFUSED, plan.counts, (refusal,), plan_id=plan.id)
+    kind = registry.kind(plan.kind)
+    try:
+        with connection.begin_nested():
+            report = _write(connection, plan, kind, as_of) if plan.rows_kept else Report(done(plan.counts), plan.counts)
+            connection.execute(
+                sa.text("""
+                    UPDATE plan SET state = 'applied', applied_at = now(), applied_by = :actor, reason = :reason,
+                                    past_guards = :past WHERE id = :id
+                """),
+                {
+                    "id": plan.id,
+                    "actor": actor,
+                    "reason": reason,
+                    "past": sorted(set(past_guards) & {guard.name for guard in plan.failed_guards}),
+                },
+            )
+            if plan.undoes is not None:
+                connection.execute(sa.text("UPDATE plan SET state = 'undone' WHERE id = :id"), {"id": plan.undoes})
+            if report.counts.changed:
+                _record(connection, plan, report, as_of, actor, reason, past_guards)
+    except _Moved as moved:
+        return Report(Outcome.REFUSED, Counts(unchanged=plan.tally.get("unchanged", 0)), moved.reasons, plan_id=plan.id)
+    return Report(report.outcome, report.counts, report.reasons, report.figures, report.tables, plan.id)
+
+
+def undo(
+    connection: sa.Connection,
+    plan_id: int,
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None = None,
+    preview: bool = False,
+) -> Report:
+    """Take back what plan ``plan_id`` did, as a plan of its own that is made and (without ``preview``) applied here.
+
+    Rows that were edited or came into use since stay as they are and are named; the others are taken back.
+    """
+    try:
+        plan = plans.load(connection, plan_id, lock=True)
+    except LookupError:
+        return Report.refused("unknown_plan", f"Non esiste il piano {plan_id}.")
+    if plan.state != "applied" or plan.undoes is not None or not plan.rows_kept:
+        why = (
+            "è già stato annullato"
+            if plan.state == "undone"
+            else "è a sua volta un annullamento"
+            if plan.undoes is not None
+            else "non è stato applicato"
+            if plan.state == "ready"
+            else "non ha scritto nulla o è troppo vecchio"
+        )
+        return Report(Outcome.REFUSED, reasons=(Reason("not_undoable", f"Il piano {plan.id} {why}."),), plan_id=plan.id)
+    kind = registry.kind(plan.kind)
+    back = _reverse(connection, plan, kind, as_of)
+    reasons = tuple(named(connection, back, kind, "changed_since", "action = 'conflict'"))
+    if preview:
+        return Report(done(back.counts), back.counts, reasons, plan_id=back.id)
+    report = apply(connection, back.id, as_of=as_of, actor=actor, reason=reason)
+    if report.outcome is Outcome.REFUSED or not reasons:
+        return report
+    outcome = Outcome.PARTIAL if report.counts.changed else Outcome.REFUSED
+    return Report(outcome, report.counts, reasons + report.reasons, report.figures, report.tables, back.id)
+
+
+def named(connection: sa.Connection, plan: Plan, kind: Kind, code: str, where: str) -> list[Reason]:
+    """A reason for each of the first rows that satisfy ``where``, and one for how many more there are."""
+    found = row_names(connection, plan, kind, where, NAMED)
+    reasons = [Reason(code, f"{row.name}: {row.reason or 'modificato dopo'}", plan.clinic) for row in found.rows]
+    if found.total > len(reasons):
+        rest = found.total - len(reasons)
+        reasons.append(Reason(code, f"… e altre {rest} righe del piano {plan.id}", plan.clinic, rest))
+    return reasons
+
+
+def _unfit(
+    connection: sa.Connection, plan: Plan, reason: str | None, past_guards: Collection[str]
+) -> Reason | None:
+    if plan.state != "ready":
+        return Reason("already_applied", f"Il piano {plan.id} è già stato applicato: rifai l'anteprima.", plan.clinic)
+    if plan.expired:
+        return Reason("expired", f"Il piano {plan.id} è scaduto: rifai l'anteprima.", plan.clinic)
+    stopping = [guard for guard in plan.failed_guards if guard.name not in past_guards]
+    if stopping:
+        said = "; ".join(f"{guard.name}: {guard.message}" for guard in stopping)
+        return Reason("guard", f"Il piano {plan.id} è fermato da un controllo ({said}).", plan.clinic, len(stopping))
+    if plan.failed_guards and len(reason or "") < 10:
+        message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo di almeno 10 caratteri."
+        return Reason("reason_missing", message, plan.clinic)
+    now = plans.fingerprint(connection, plan.id, plan.kind, _scope(plan), plan.snapshot, rows=plan.rows_kept)
+    if now != plan.fingerprint:
+        return Reason("altered", f"Le righe del piano {plan.id} non sono più quelle calcolate: rifai l'anteprima.")
+    return None
+
+
+def _scope(plan: Plan) -> Scope:
+    return Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope)
+
+
+def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -> Report:
+    values = {**plans.parameters(_scope(plan), as_of, plan.id), "undoes": plan.undoes}
+    types = plans.column_types(connection, plan.rows)
+    was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
+    if kind.volatile and plan.undoes is None:
+        _skip_moved(connection, plan, kind, was, values)
+    rows = f"(SELECT * FROM {plan.rows} WHERE {KEPT.format(plan=plan.id)})" if kind.volatile else plan.rows
+    before, after = (kind.before, kind.after) if plan.undoes is None else (kind.undo_before, kind.undo_after)
+    for statement in before:
+        connection.execute(sa.text(statement.format(rows=rows)), values)
+    counts = Counts(skipped=plan.tally.get("conflict", 0), unchanged=plan.tally.get("unchanged", 0))
+    counts += Counts(retired=_delete(connection, plan, kind, rows, was))
+    # Closing before changing before adding: what replaces a row must find its place free.
+    counts += Counts(retired=_update(connection, plan, kind, rows, was, "retire", values))
+    counts += Counts(updated=_update(connection, plan, kind, rows, was, "update", values))
+    counts += Counts(created=_create(connection, plan, kind, rows))
+    counts += Counts(updated=plan.tally.get("link", 0))
+    for statement in after:
+        connection.execute(sa.text(statement.format(rows=rows)), values)
+    report = Report(done(counts), counts, tuple(_skipped(connection, plan, kind)))
+    counts += Counts(skipped=len(report.reasons) and sum(reason.count for reason in report.reasons))
+    report = Report(done(counts), counts, report.reasons)
+    more = kind.effect(connection, rows, as_of) if kind.effect is not None else None
+    if more is None:
+        return report
+    whole = combine([report, more])
+    return Report(whole.outcome, report.counts, whole.reasons, whole.figures, whole.tables)
+
+
+def _same(left: str, right: str, columns: Iterable[str], prefix: str = "") -> str:
+    ours = ", ".join(f"{left}.{name}" for name in columns)
+    theirs = ", ".join(f"{right}.{prefix}{name}" for name in columns)
+    return f"(ROW({ours}) IS NOT DISTINCT FROM ROW({theirs}))" if ours else "true"
+
+
+def _on(kind: Kind, left: str = "t", right: str = "r") -> str:
+    return " AND ".join(f"{left}.{name} = {right}.{name}" for name in kind.identity)
+
+
+def _update(
+    connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: list[str], action: str, values: Mapping[str, Any]
+) -> int:
+    expected = plan.tally.get(action, 0)
+    if not expected:
+        return 0
+    assigned = [f"{name} = r.{name}" for name in was]
+    if "updated_at" in plans.column_types(connection, kind.table) and "updated_at" not in was:
+        assigned.append("updated_at = :as_of")
+    done_ = connection.execute(
+        sa.text(f"""
+            UPDATE {kind.table} t SET {", ".join(assigned)} FROM {rows} r
+            WHERE r.action = :action AND {_on(kind)} AND {_same("t", "r", was, "was_")}
+        """),
+        {**values, "action": action},
+    ).rowcount
+    if not kind.volatile and done_ != expected:
+        raise _Moved(_stale(connection, plan, kind, was, action))
+    return done_
+
+
+def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: list[str]) -> int:
+    expected = plan.tally.get("delete", 0)
+    if not expected:
+        return 0
+    done_ = connection.execute(
+        sa.text(f"""
+            DELETE FROM {kind.table} t USING {rows} r
+            WHERE r.action = 'delete' AND {_on(kind)} AND {_same("t", "r", was, "was_")}
+        """)
+    ).rowcount
+    if not kind.volatile and done_ != expected:
+        raise _Moved(_stale(connection, plan, kind, was, "delete"))
+    return done_
+
+
+def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int:
+    if not plan.tally.get("create"):
+        return 0
+    if kind.taken is not None and not kind.volatile:
+        where = f"action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {kind.taken})"
+        taken = named(connection, plan, kind, "exists_already", where)
+        if taken:
+            raise _Moved(taken)
+    columns = ", ".join((*kind.identity, *kind.written))
+    try:
+        with connection.begin_nested():
+            return connection.execute(
+                sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
+            ).rowcount
+    except IntegrityError as error:
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        message = f"Il piano {plan.id} non si può applicare: il vincolo {constraint} della tabella {kind.table} lo vieta."
+        raise _Moved([Reason("constraint", message, plan.clinic)]) from None
+
+
+def _stale(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str], action: str) -> list[Reason]:
+    where = f"""action = '{action}' AND NOT EXISTS (
+        SELECT FROM {kind.table} t WHERE {_on(kind)} AND {_same("t", "r", was, "was_")})"""
+    return named(connection, plan, kind, "moved", where)
+
+
+def _skip_moved(
+    connection: sa.Connection, plan: Plan, kind: Kind, was: list[str], values: Mapping[str, Any]
+) -> None:
+    """Lock what still is as the plan saw it, in a steady order, and note every other row as skipped."""
+    taken = f"OR r.action = 'create' AND NOT EXISTS (SELECT FROM {kind.table} t WHERE {kind.taken or 'false'})"
+    connection.execute(
+        sa.text(f"""
+            WITH held AS MATERIALIZED (
+                SELECT r.ordinal FROM {plan.rows} r JOIN {kind.table} t ON {_on(kind)}
+                WHERE r.action <> 'create' AND {_same("t", "r", was, "was_")} AND ({kind.still})
+                ORDER BY {", ".join(f"t.{name}" for name in kind.identity)} FOR UPDATE OF t)
+            INSERT INTO plan_skip (plan_id, ordinal, reason)
+            SELECT :plan_id, r.ordinal, 'cambiato dopo l''anteprima' FROM {plan.rows} r
+            WHERE r.action <> 'conflict' AND NOT (r.ordinal IN (SELECT ordinal FROM held) {taken})
+        """),
+        values,
+    )
+
+
+def _skipped(connection: sa.Connection, plan: Plan, kind: Kind) -> list[Reason]:
+    if not kind.volatile:
+        return []
+    return named(
+        connection, plan, kind, "moved", f"ordinal IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan.id})"
+    )
+
+
+def _record(
+    connection: sa.Connection,
+    plan: Plan,
+    report: Report,
+    as_of: datetime,
+    actor: str,
+    reason: str | None,
+    past_guards: Collection[str],
+) -> None:
+    detail = {
+        "kind": plan.kind,
+        "fingerprint": plan.fingerprint,
+        "snapshot": plan.snapshot,
+        "counts": report.counts.as_dict(),
+        "reason": reason,
+        "past_guards": sorted(set(past_guards) & {guard.name for guard in plan.failed_guards}),
+        "undoes": plan.undoes,
+    }
+    audit.append(
+        connection,
+        as_of=as_of,
+        actor=actor,
+        action="apply" if plan.undoes is None else "undo",
+        service=plan.service,
+        clinic=plan.clinic,
+        plan_id=plan.id,
+        detail=detail,
+    )
+
+
+def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -> Plan:
+    """The plan that takes ``plan`` back: what was edited or came into use since is a conflict."""
+    scope = _scope(plan)
+    plan_id = plans.next_id(connection)
+    types = plans.column_types(connection, plan.rows)
+    was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
+    kept = [name for name in kind.written if name not in was]
+    created = f"r.action = 'create' AND NOT {_same('t', 'r', kind.written)}"
+    changed = f"r.action IN ('update', 'retire') AND NOT {_same('t', 'r', was)}"
+    gone = " OR ".join(f"t.{name} IS NULL" for name in kind.identity)
+    identity = ", ".join(f"r.{name}" for name in kind.identity)
+    columns = [identity, *(f"r.{name}" for name in kept), *(f"r.{name}" for name in kind.carried)]
+    columns += [f"CASE WHEN r.action = 'create' THEN r.{name} ELSE r.was_{name} END AS {name}" for name in was]
+    why = f"""CASE WHEN r.action <> 'delete' AND r.action <> 'link' AND ({gone}) THEN 'non c''è più'
+                   WHEN {created} OR {changed} THEN 'modificato dopo l''applicazione'
+                   WHEN r.action = 'create' THEN coalesce({kind.held}, {_in_use(connection, kind)})
+                   WHEN r.action = 'delete' AND NOT ({gone}) THEN 'c''è di nuovo' END"""
+    query = f"""
+        SELECT CASE WHEN why IS NOT NULL THEN 'conflict'
+                    WHEN action = 'create' THEN 'delete' WHEN action = 'delete' THEN 'create'
+                    WHEN action = 'link' THEN 'link' ELSE 'update' END AS action,
+               CAST(NULL AS text) AS finding, why AS reason, back.*
+        FROM (SELECT r.action AS done, {", ".join(columns)}, {why} AS why, r.action
+              FROM {plan.rows} r LEFT JOIN {kind.table} t ON {_on(kind)}
+              WHERE r.action <> 'conflict' AND {KEPT.format(plan=plan.id)}) back
+    """
+    query = query.replace("back.*", ", ".join(f"back.{name}" for name in (*kind.identity, *kind.written, *kind.carried)))
+    values = {**plans.parameters(scope, as_of, plan_id), "undoes": plan.id}
+    rows = plans.create_rows(connection, kind, values, plan_id, query, kind.written)
+    counted = plans.tally(connection, plan_id)
+    return finish(connection, kind, scope, as_of, plan_id, counted, snapshot=plan.snapshot, rows=rows, undoes=plan.id)
+
+
+def _in_use(connection: sa.Connection, kind: Kind) -> str:
+    """SQL over ``t``: the Italian reason why a row cannot be deleted because others refer to it, or null."""
+    if kind.identity != ("id",):
+        return "CAST(NULL AS text)"
+    found = connection.execute(
+        sa.text("""
+            SELECT CAST(CAST(c.conrelid AS regclass) AS text) AS table_name, a.attname AS column_name
+            FROM pg_constraint c
+            CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k(own, other)
+            JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
+            JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other AND f.attname = 'id'
+            WHERE c.contype = 'f' AND c.confrelid = CAST(:table AS regclass) ORDER BY 1, 2
+        """),
+        {"table": kind.table},
+    )
+    tests = [
+        f"WHEN EXISTS (SELECT FROM {row.table_name} f WHERE f.{row.column_name} = t.id) THEN 'in uso: {row.table_name}'"
+        for row in found
+        if row.table_name not in kind.dependents
+    ]
+    return f"CASE {' '.join(tests)} END" if tests else "CAST(NULL AS text)"

@@ -1,0 +1,174 @@
+"""What a record kind declares so that the engine can plan, show, apply and undo its changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.outcome import Report
+
+ACTIONS = ("create", "update", "retire", "delete", "link", "conflict")
+"""``link``: nothing of the target changes, the kind's effects do the work; ``conflict``: never written."""
+
+FINDINGS = ("missing_here", "missing_there", "differs", "invalid", "duplicate", "unmapped", "overlapping", "replaced")
+
+ACTION_NAMES = {
+    "create": "creazione",
+    "update": "modifica",
+    "retire": "chiusura",
+    "delete": "eliminazione",
+    "link": "collegamento",
+    "conflict": "conflitto",
+}
+FINDING_NAMES = {
+    "missing_here": "mancano da noi",
+    "missing_there": "mancano alla fonte",
+    "differs": "diversi",
+    "invalid": "non validi",
+    "duplicate": "doppioni",
+    "unmapped": "senza corrispondenza",
+    "overlapping": "validità sovrapposta",
+    "replaced": "sostituiti",
+}
+
+
+class Reject(Exception):  # noqa: N818 -- a verdict on one record, not a fault of the program
+    """A record that cannot be staged. ``message`` is Italian and holds no patient data."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may change before a person must look. Shares are of 1; counts up to ``few`` never stop a run."""
+
+    minimum: int = 1
+    """A source with fewer records than this is taken for broken."""
+    shrink: float = 0.3
+    """Largest share of the records of last time that may be missing."""
+    rejected: float = 0.05
+    """Largest share of records that may be unreadable before the shape is taken to have changed."""
+    retired: float | None = 0.1
+    """Largest share of our records in force that one plan may retire."""
+    changed: float | None = None
+    """Largest share of our records in force that one plan may change."""
+    few: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A further limit of one kind: ``query`` gives one number (of ``{rows}``, the plan's rows); above ``limit`` the
+    plan is not applied without a person's word. ``message`` is Italian, with ``{value}`` and ``{limit}``."""
+
+    name: str
+    query: str
+    limit: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How records from outside become comparable with ours.
+
+    ``columns`` are the staged columns and their SQL types, in COPY order; the engine adds ``n`` (record number from
+    1), ``problem`` (a finding) and ``reason`` (Italian). ``prepare`` turns one wire record into values in that order
+    (text, or None), optionally followed by problem and reason; it raises :class:`Reject`.
+
+    ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed`` and
+    ``owned`` columns; ``current`` a query giving our rows in scope; ``match`` the expressions (``{}`` is the alias)
+    that make two rows the same thing. ``retire`` assigns, by column, what a row gone from the source becomes
+    (aliases ``c`` and none of ``d``), where ``retirable`` holds; None: being absent means nothing.
+    ``blocked`` gives an Italian reason, or null, why a change of ``c`` into ``d`` must not be written.
+
+    With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``.
+    """
+
+    columns: Mapping[str, str]
+    prepare: Callable[[Any], Sequence[str | None]]
+    label: Callable[[Any], str]
+    """The record's key for the quarantine, e.g. its id."""
+    match: tuple[str, ...]
+    desired: str | None = None
+    current: str | None = None
+    retire: Mapping[str, str] | None = None
+    retirable: str = "true"
+    blocked: str = "CAST(NULL AS text)"
+    reason: str = "CAST(NULL AS text)"
+    """Why, as SQL over ``d`` and ``c``; null is the plain reason of the action."""
+    finding: str = "CAST(NULL AS text)"
+    query: str | None = None
+    text: tuple[str, ...] = ()
+    """Staged columns of free text, looked through for a broken encoding."""
+
+
+Effect = Callable[[sa.Connection, str, datetime], Report | None]
+"""Called inside apply with the connection, a FROM item that yields the applied rows, and as_of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of record: its table, and whose each column is.
+
+    ``fixed`` columns are written when a row is created, ``owned`` ones also when it changes; ``kept`` ones are the
+    clinic's and never written. ``carried`` columns (name → SQL type) travel with the plan's rows without being the
+    table's. Where ``identity`` is ``("id",)`` the engine gives new rows their id when it plans them.
+
+    A ``volatile`` kind's rows are tested one by one when applied (``still``, SQL over ``t``, must hold too) and those
+    that changed are skipped; any other plan is applied whole or not at all.
+
+    ``before`` and ``after`` are SQL statements of the same transaction, run on the applied rows ``{rows}``;
+    ``undo_before`` and ``undo_after`` likewise when a plan is undone. They may name :plan_id, :clinic_id and :as_of;
+    in an undo ``:undoes`` is the plan that is taken back.
+    """
+
+    name: str
+    label: str
+    table: str
+    key: str
+    """SQL over ``r`` that names a row for people, e.g. ``r.external_id``."""
+    owned: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    carried: Mapping[str, str] = field(default_factory=dict)
+    identity: tuple[str, ...] = ("id",)
+    private: bool = False
+    """Rows hold patient data: shown only by ``polydesk plan show``."""
+    volatile: bool = False
+    still: str = "true"
+    taken: str | None = None
+    """SQL over ``t`` and ``r``: when it holds for some ``t``, the row ``r`` to create exists already."""
+    source: Source | None = None
+    dependents: tuple[str, ...] = ()
+    """Tables that refer to this one and whose rows ``undo_before`` takes away with a creation."""
+    held: str = "CAST(NULL AS text)"
+    """An Italian reason, SQL over ``t``, why a creation can no longer be undone; null if it can."""
+    limits: Limits = Limits()
+    guards: tuple[Guard, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    undo_before: tuple[str, ...] = ()
+    undo_after: tuple[str, ...] = ()
+    effect: Effect | None = None
+    expires: timedelta = timedelta(minutes=30)
+
+    def __post_init__(self) -> None:
+        twice = set(self.owned) & set(self.kept) | set(self.fixed) & set(self.kept) | set(self.fixed) & set(self.owned)
+        if twice:
+            raise ValueError(f"kind {self.name}: whose are {', '.join(sorted(twice))}?")
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The columns of a plan row that are the table's, identity aside."""
+        return tuple(column for column in (*self.fixed, *self.owned) if column not in self.identity)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The columns that must still be as the plan saw them."""
+        return tuple(column for column in self.owned if column not in self.identity)

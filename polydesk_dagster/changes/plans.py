@@ -1,0 +1,301 @@
+"""A plan as it is stored: its head in ``plan``, its rows in a typed table of its own, and the guards over them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes.kind import FINDINGS, Kind
+from polydesk_dagster.outcome import Counts
+
+RULES = "1"
+"""Version of how plans are made: part of every fingerprint."""
+
+PRUNE_AFTER = "30 days"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a plan may touch. ``parameters`` bind in the kind's SQL beside :clinic_id and :as_of."""
+
+    service: str
+    clinic: str | None = None
+    clinic_id: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Tells apart the sources of one service."""
+        return "/".join([self.clinic or "", *(str(value) for value in self.parameters.values())]).strip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one guard said."""
+
+    name: str
+    passed: bool
+    message: str
+    value: float
+    limit: float
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "message": self.message,
+            "value": self.value,
+            "limit": self.limit,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A stored plan. ``tally`` counts rows by action and finding, and ``unchanged`` and ``rejected`` records."""
+
+    id: int
+    service: str
+    kind: str
+    volatile: bool
+    clinic: str | None
+    clinic_id: int | None
+    scope: Mapping[str, Any]
+    snapshot: str | None
+    fingerprint: str
+    tally: Mapping[str, int]
+    guards: tuple[Verdict, ...]
+    state: str
+    undoes: int | None
+    as_of: datetime
+    created_at: datetime
+    expires_at: datetime
+    applied_at: datetime | None
+    applied_by: str | None
+    reason: str | None
+    rows_kept: bool
+    expired: bool
+
+    @property
+    def rows(self) -> str:
+        """The table of its rows."""
+        return rows_table(self.id)
+
+    @property
+    def failed_guards(self) -> tuple[Verdict, ...]:
+        return tuple(guard for guard in self.guards if not guard.passed)
+
+    @property
+    def writes(self) -> int:
+        """How many rows applying it would write."""
+        return sum(self.tally.get(action, 0) for action in ("create", "update", "retire", "delete", "link"))
+
+    @property
+    def counts(self) -> Counts:
+        tally = self.tally
+        return Counts(
+            created=tally.get("create", 0),
+            updated=tally.get("update", 0) + tally.get("link", 0),
+            retired=tally.get("retire", 0) + tally.get("delete", 0),
+            skipped=tally.get("conflict", 0),
+            failed=tally.get("rejected", 0),
+            unchanged=tally.get("unchanged", 0),
+        )
+
+
+def rows_table(plan_id: int) -> str:
+    return f"plan_rows.p{plan_id:d}"
+
+
+def column_types(connection: sa.Connection, table: str) -> dict[str, str]:
+    """The SQL type of each column of ``table``."""
+    found = connection.execute(
+        sa.text("""
+            SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute
+            WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
+        """),
+        {"table": table},
+    )
+    return {row.attname: row.type for row in found}
+
+
+def parameters(scope: Scope, as_of: datetime, plan_id: int) -> dict[str, Any]:
+    """What a kind's SQL may bind."""
+    return {**scope.parameters, "clinic_id": scope.clinic_id, "as_of": as_of, "plan_id": plan_id}
+
+
+def fingerprint(
+    connection: sa.Connection, plan_id: int, kind: str, scope: Scope, snapshot: str | None, *, rows: bool = True
+) -> str:
+    """Over the rules' version, the scope, the source's snapshot and every row with its precondition.
+
+    The rows count as a set: their 64-bit hashes are added up, so that a million rows need no sort.
+    """
+    digest = ""
+    if rows:
+        digest = str(
+            connection.scalar(
+                sa.text(f"SELECT count(*) || ':' || sum(hash_record_extended(r, 0)) FROM {rows_table(plan_id)} r")
+            )
+        )
+    given = json.dumps(
+        [RULES, kind, scope.service, scope.clinic, dict(scope.parameters), snapshot, digest], default=str
+    )
+    return hashlib.sha256(given.encode()).hexdigest()
+
+
+def tally(connection: sa.Connection, plan_id: int) -> dict[str, int]:
+    """Rows of a plan by action, and findings by class."""
+    found = connection.execute(
+        sa.text(f"""
+            SELECT action, coalesce(finding, CASE action WHEN 'create' THEN 'missing_here'
+                                                         WHEN 'retire' THEN 'missing_there'
+                                                         WHEN 'update' THEN 'differs' END) AS finding, count(*) AS rows
+            FROM {rows_table(plan_id)} GROUP BY 1, 2
+        """)
+    )
+    counted: dict[str, int] = {}
+    for row in found:
+        counted[row.action] = counted.get(row.action, 0) + row.rows
+        if row.finding in FINDINGS:
+            counted[row.finding] = counted.get(row.finding, 0) + row.rows
+    return counted
+
+
+def create_rows(
+    connection: sa.Connection,
+    kind: Kind,
+    values: Mapping[str, Any],
+    plan_id: int,
+    query: str,
+    was: Sequence[str],
+) -> int:
+    """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now: its
+    precondition, and what undo restores. Returns how many rows there are."""
+    types = column_types(connection, kind.table)
+    columns = []
+    for name in kind.identity:
+        given = f"CAST(q.{name} AS {types[name]})"
+        if kind.identity == ("id",):
+            sequence = f"pg_get_serial_sequence('{kind.table}', 'id')"
+            given = f"coalesce({given}, CASE WHEN q.action = 'create' THEN nextval({sequence}) END)"
+        columns.append(f"{given} AS {name}")
+    columns += [f"CAST(q.{name} AS {types[name]}) AS {name}" for name in kind.written]
+    columns += [f"CAST(q.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
+    columns += [f"t.{name} AS was_{name}" for name in was]
+    same = " AND ".join(f"t.{name} = q.{name}" for name in kind.identity)
+    target = f"LEFT JOIN {kind.table} t ON {same}" if was else ""
+    created = connection.execute(
+        sa.text(f"""
+            CREATE TABLE {rows_table(plan_id)} AS
+            SELECT row_number() OVER () AS ordinal, CAST(q.action AS text) AS action,
+                   CAST(q.finding AS text) AS finding, CAST(q.reason AS text) AS reason, {", ".join(columns)}
+            FROM ({query}) q {target}
+        """),
+        values,
+    )
+    if created.rowcount > 1000:
+        connection.execute(sa.text(f"ANALYZE {rows_table(plan_id)}"))
+    return created.rowcount
+
+
+def store(
+    connection: sa.Connection,
+    kind: Kind,
+    scope: Scope,
+    as_of: datetime,
+    plan_id: int,
+    counted: Mapping[str, int],
+    *,
+    snapshot: str | None,
+    guards: Sequence[Verdict] = (),
+    undoes: int | None = None,
+    rows: bool,
+) -> Plan:
+    """Write the plan's head over rows that stand already."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO plan (id, service, kind, volatile, clinic_id, scope, snapshot, fingerprint, tally, guards,
+                              undoes, as_of, expires_at, rows_kept)
+            VALUES (:id, :service, :kind, :volatile, :clinic_id, CAST(:scope AS jsonb), :snapshot, :fingerprint,
+                    CAST(:tally AS jsonb), CAST(:guards AS jsonb), :undoes, :as_of, now() + :expires, :rows)
+        """),
+        {
+            "id": plan_id,
+            "service": scope.service,
+            "kind": kind.name,
+            "volatile": kind.volatile,
+            "clinic_id": scope.clinic_id,
+            "scope": json.dumps(dict(scope.parameters), default=str),
+            "snapshot": snapshot,
+            "fingerprint": fingerprint(connection, plan_id, kind.name, scope, snapshot, rows=rows),
+            "tally": json.dumps(dict(counted)),
+            "guards": json.dumps([guard.as_dict() for guard in guards]),
+            "undoes": undoes,
+            "as_of": as_of,
+            "expires": kind.expires,
+            "rows": rows,
+        },
+    )
+    return load(connection, plan_id)
+
+
+def next_id(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.text("SELECT nextval(pg_get_serial_sequence('plan', 'id'))")).scalar_one())
+
+
+LOAD = """
+    SELECT plan.*, clinic.code AS clinic, now() > plan.expires_at AS expired
+    FROM plan LEFT JOIN clinic ON clinic.id = plan.clinic_id
+"""
+
+
+def load(connection: sa.Connection, plan_id: int, *, lock: bool = False) -> Plan:
+    """The plan ``plan_id``; LookupError if there is none. ``lock`` keeps everybody else from applying it."""
+    found = connection.execute(
+        sa.text(f"{LOAD} WHERE plan.id = :id {'FOR UPDATE OF plan' if lock else ''}"), {"id": plan_id}
+    ).one_or_none()
+    if found is None:
+        raise LookupError(f"non esiste il piano {plan_id}")
+    return _plan(found)
+
+
+def latest(connection: sa.Connection, *, service: str | None = None, limit: int = 20) -> list[Plan]:
+    """The newest plans first."""
+    found = connection.execute(
+        sa.text(f"{LOAD} WHERE :service IS NULL OR plan.service = :service ORDER BY plan.id DESC LIMIT :limit").bindparams(
+            sa.bindparam("service", type_=sa.Text)
+        ),
+        {"service": service, "limit": limit},
+    )
+    return [_plan(row) for row in found]
+
+
+def _plan(row: sa.Row[Any]) -> Plan:
+    values = row._mapping
+    names = [name for name in Plan.__slots__ if name != "guards"]
+    return Plan(guards=tuple(Verdict(**guard) for guard in values["guards"]), **{name: values[name] for name in names})
+
+
+def prune(connection: sa.Connection, *, most: int = 20) -> int:
+    """Drop the rows of plans that can be neither applied nor undone any more; their heads stay. Returns how many."""
+    gone = connection.scalars(
+        sa.text(f"""
+            UPDATE plan SET rows_kept = false
+            WHERE id IN (SELECT id FROM plan
+                         WHERE rows_kept AND expires_at < now()
+                           AND (state = 'ready' AND expires_at < now() - interval '7 days'
+                                OR applied_at < now() - interval '{PRUNE_AFTER}')
+                         ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED)
+            RETURNING id
+        """),
+        {"most": most},
+    ).all()
+    for plan_id in gone:
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {rows_table(plan_id)}"))
+    return len(gone)

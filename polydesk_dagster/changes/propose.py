@@ -1,0 +1,86 @@
+"""Make a plan from a rule's own query: which rows, what they become, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Plan, Scope, Verdict
+
+
+def propose(
+    connection: sa.Connection,
+    kind: Kind,
+    scope: Scope,
+    query: str,
+    *,
+    as_of: datetime,
+    unchanged: int = 0,
+) -> Plan:
+    """Store what ``query`` finds as a plan, in the caller's transaction; nothing else is written.
+
+    The query gives one row for each change: ``action`` (create, update, retire, delete, link or conflict),
+    ``finding`` (or null), ``reason`` (Italian, or null), the kind's identity (null for what is created with an id),
+    and its ``fixed``, ``owned`` and ``carried`` columns as they shall be. It may bind :clinic_id, :as_of, :plan_id
+    and the scope's parameters. A plan without rows is stored too, and says so.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: when the query does not give those columns.
+    """
+    plan_id = plans.next_id(connection)
+    values = plans.parameters(scope, as_of, plan_id)
+    rows = plans.create_rows(connection, kind, values, plan_id, query, kind.compared)
+    counted = {**plans.tally(connection, plan_id), "unchanged": unchanged}
+    return finish(connection, kind, scope, as_of, plan_id, counted, snapshot=None, rows=rows)
+
+
+def finish(
+    connection: sa.Connection,
+    kind: Kind,
+    scope: Scope,
+    as_of: datetime,
+    plan_id: int,
+    counted: Mapping[str, int],
+    *,
+    snapshot: str | None,
+    rows: int,
+    stage: str = "",
+    verdicts: tuple[Verdict, ...] = (),
+    undoes: int | None = None,
+) -> Plan:
+    """Ask the kind's guards and store the plan's head; a plan without rows keeps no table."""
+    values = plans.parameters(scope, as_of, plan_id)
+    if undoes is None:
+        verdicts += tuple(_ask(connection, kind, plan_id, values, stage))
+    if not rows:
+        connection.execute(sa.text(f"DROP TABLE {plans.rows_table(plan_id)}"))
+    plan = plans.store(
+        connection,
+        kind,
+        scope,
+        as_of,
+        plan_id,
+        counted,
+        snapshot=snapshot,
+        guards=verdicts,
+        undoes=undoes,
+        rows=bool(rows),
+    )
+    plans.prune(connection)
+    return plan
+
+
+def _ask(
+    connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str, object], stage: str
+) -> list[Verdict]:
+    verdicts = []
+    for guard in kind.guards:
+        query = guard.query.format(rows=plans.rows_table(plan_id), stage=stage)
+        value = float(connection.scalar(sa.text(query), values) or 0)
+        message = guard.message.format(value=f"{value:g}", limit=f"{guard.limit:g}")
+        verdicts.append(Verdict(guard.name, value <= guard.limit, message, value, guard.limit))
+    return verdicts

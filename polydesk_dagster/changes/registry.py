@@ -1,0 +1,25 @@
+"""Which record kinds exist, by name; loaded when a plan of theirs is applied or shown."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from polydesk_dagster.changes.kind import Kind
+
+WHERE = {
+    "closure": "polydesk_dagster.clinic.closures:CLOSURE",
+    "municipality": "polydesk_dagster.studiolab.kinds:MUNICIPALITY",
+    "service": "polydesk_dagster.studiolab.kinds:SERVICE",
+    "collaborator": "polydesk_dagster.studiolab.kinds:COLLABORATOR",
+    "agreement": "polydesk_dagster.studiolab.kinds:AGREEMENT",
+    "price": "polydesk_dagster.studiolab.kinds:PRICE",
+    "patient": "polydesk_dagster.clinic.patients:PATIENT",
+}
+
+
+def kind(name: str) -> Kind:
+    """The kind called ``name``; KeyError if there is none."""
+    module, _, attribute = WHERE[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    assert isinstance(found, Kind)
+    return found
