@@ -1,0 +1,230 @@
+"""The engine of plans, shown on two small kinds that are none of its own: a stable and a volatile one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import audit, plans, registry, show
+from polydesk_dagster.changes.kind import Guard, Kind
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.outcome import Outcome
+from tests import world
+
+SORT_NAME = Kind(
+    name="test_sort_name",
+    label="nomi di ordinamento",
+    table="specialist",
+    key="r.last_name",
+    owned=("sort_name",),
+    carried={"last_name": "text"},
+    guards=(
+        Guard(
+            "many",
+            "SELECT count(*) FROM {rows}",
+            2,
+            "cambierebbero {value} nomi, più di {limit}",
+        ),
+    ),
+)
+GROUP = Kind(
+    name="test_group",
+    label="gruppi",
+    table="service_group",
+    key="r.name",
+    fixed=("clinic_id",),
+    owned=("name",),
+    taken="t.clinic_id = r.clinic_id AND t.name = r.name",
+)
+HOLD = Kind(
+    name="test_hold",
+    label="blocchi",
+    table="hold",
+    key="r.id",
+    owned=("state", "ended_at"),
+    volatile=True,
+    still="t.expires_at <= :as_of",
+    after=("DELETE FROM seat WHERE hold_id IN (SELECT id FROM {rows} r WHERE action = 'update')",),
+    expires=timedelta(minutes=2),
+)
+UPPER = """SELECT 'update' AS action, NULL AS finding, 'maiuscole' AS reason, id, last_name,
+                  upper(last_name) AS sort_name
+           FROM specialist WHERE sort_name IS DISTINCT FROM upper(last_name) ORDER BY id"""
+SWEEP = """SELECT 'update' AS action, NULL AS finding, 'scaduto' AS reason, id, 'expired' AS state,
+                  CAST(:as_of AS timestamptz) AS ended_at
+           FROM hold WHERE state = 'live' AND expires_at <= :as_of"""
+LATER = world.AS_OF + timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SORT_NAME", "GROUP", "HOLD"):
+        monkeypatch.setitem(registry.WHERE, f"test_{name.lower()}", f"{__name__}:{name}")
+
+
+def _specialists(connection: sa.Connection, *names: str) -> list[int]:
+    clinic = world.clinic(connection)
+    return [world.specialist(connection, clinic, last_name=name, first_name="Ada") for name in names]
+
+
+def _propose(connection: sa.Connection) -> changes.Plan:
+    return changes.propose(connection, SORT_NAME, Scope("refresh_sort_names"), UPPER, as_of=world.AS_OF)
+
+
+def _apply(connection: sa.Connection, plan: int, **more: object) -> changes.plans.Report:
+    return changes.apply(connection, plan, as_of=world.AS_OF, actor="desk:anna", **more)
+
+
+def _sort_names(connection: sa.Connection) -> list[str | None]:
+    return list(connection.scalars(sa.text("SELECT sort_name FROM specialist ORDER BY id")))
+
+
+def test_a_plan_is_seen_applied_exactly_and_undone(connection: sa.Connection) -> None:
+    _specialists(connection, "Neri", "Verdi")
+    plan = _propose(connection)
+    assert _sort_names(connection) == [None, None]
+    seen = list(show.rows(connection, plan, SORT_NAME))
+    assert [(row.key, row.before, row.after) for row in seen] == [
+        ("Neri", {"sort_name": None}, {"sort_name": "NERI"}),
+        ("Verdi", {"sort_name": None}, {"sort_name": "VERDI"}),
+    ]
+    report = _apply(connection, plan.id)
+    assert (report.outcome, report.counts.updated) == (Outcome.OK, 2)
+    assert _sort_names(connection) == ["NERI", "VERDI"]
+    again = _propose(connection)
+    assert not again.writes
+    assert _apply(connection, again.id).outcome is Outcome.NOTHING_TO_DO
+
+    back = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
+    assert (back.outcome, back.counts.updated) == (Outcome.OK, 2)
+    assert _sort_names(connection) == [None, None]
+    assert plans.load(connection, plan.id).state == "undone"
+    assert changes.undo(connection, plan.id, as_of=LATER, actor="x").reasons[0].code == "not_undoable"
+    assert [row.action for row in connection.execute(sa.text("SELECT action FROM audit ORDER BY id"))] == [
+        "apply",
+        "undo",
+    ]
+
+
+def test_a_stable_plan_refuses_whole_and_names_what_moved(connection: sa.Connection) -> None:
+    first, _ = _specialists(connection, "Neri", "Verdi")
+    plan = _propose(connection)
+    connection.execute(sa.text("UPDATE specialist SET sort_name = 'altro' WHERE id = :id"), {"id": first})
+    report = _apply(connection, plan.id)
+    assert report.outcome is Outcome.REFUSED
+    assert [(reason.code, "Neri" in reason.message) for reason in report.reasons] == [("moved", True)]
+    assert _sort_names(connection) == ["altro", None]
+    assert plans.load(connection, plan.id).state == "ready"
+    assert connection.scalar(sa.text("SELECT count(*) FROM audit")) == 0
+
+
+def test_undo_leaves_and_names_what_was_edited_later(connection: sa.Connection) -> None:
+    first, _ = _specialists(connection, "Neri", "Verdi")
+    plan = _propose(connection)
+    _apply(connection, plan.id)
+    connection.execute(sa.text("UPDATE specialist SET sort_name = 'altro' WHERE id = :id"), {"id": first})
+    report = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
+    assert (report.outcome, report.counts.updated) == (Outcome.PARTIAL, 1)
+    assert [reason.code for reason in report.reasons] == ["changed_since"]
+    assert "Neri" in report.reasons[0].message
+    assert _sort_names(connection) == ["altro", None]
+
+
+def test_a_guard_stops_until_a_person_names_it_and_says_why(connection: sa.Connection) -> None:
+    _specialists(connection, "Neri", "Verdi", "Bianchi")
+    plan = _propose(connection)
+    assert [guard.name for guard in plan.failed_guards] == ["many"]
+    assert _apply(connection, plan.id).reasons[0].code == "guard"
+    assert _apply(connection, plan.id, past_guards=["many"]).reasons[0].code == "reason_missing"
+    assert _apply(connection, plan.id, past_guards=["other"], reason="visto con Anna").reasons[0].code == "guard"
+    report = _apply(connection, plan.id, past_guards=["many"], reason="visto con Anna")
+    assert report.outcome is Outcome.OK
+    line = connection.execute(sa.text("SELECT actor, detail FROM audit")).one()
+    assert (line.actor, line.detail["past_guards"], line.detail["reason"]) == ("desk:anna", ["many"], "visto con Anna")
+
+
+def test_altered_expired_used_up_and_unknown_plans_are_refused(connection: sa.Connection) -> None:
+    _specialists(connection, "Neri")
+    plan = _propose(connection)
+    connection.execute(sa.text(f"UPDATE {plan.rows} SET sort_name = 'PIPPO'"))
+    assert _apply(connection, plan.id).reasons[0].code == "altered"
+    connection.execute(sa.text("UPDATE plan SET expires_at = now() - interval '1 second'"))
+    assert _apply(connection, plan.id).reasons[0].code == "expired"
+    plan = _propose(connection)
+    _apply(connection, plan.id)
+    assert _apply(connection, plan.id).reasons[0].code == "already_applied"
+    assert _apply(connection, 999).reasons[0].code == "unknown_plan"
+
+
+def test_what_is_created_is_taken_back_unless_in_use(connection: sa.Connection) -> None:
+    clinic = world.clinic(connection)
+    service = world.service(connection, clinic)
+    query = f"""SELECT 'create' AS action, NULL AS finding, NULL AS reason, NULL AS id, {clinic} AS clinic_id, name
+                FROM (VALUES ('Cuore'), ('Occhi')) v(name)"""
+    plan = changes.propose(connection, GROUP, Scope("groups", "BO01", clinic), query, as_of=world.AS_OF)
+    rival = changes.propose(connection, GROUP, Scope("groups", "BO01", clinic), query, as_of=world.AS_OF)
+    assert _apply(connection, plan.id).counts.created == 2
+    refused = _apply(connection, rival.id)
+    assert (refused.outcome, {reason.code for reason in refused.reasons}) == (Outcome.REFUSED, {"exists_already"})
+    connection.execute(
+        sa.text("""INSERT INTO service_group_member (clinic_id, service_group_id, service_id)
+                   SELECT clinic_id, id, :service FROM service_group WHERE name = 'Occhi'"""),
+        {"service": service},
+    )
+    report = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
+    assert (report.outcome, report.counts.retired) == (Outcome.PARTIAL, 1)
+    assert report.reasons[0].message == "Occhi: in uso: service_group_member"
+    assert list(connection.scalars(sa.text("SELECT name FROM service_group"))) == ["Occhi"]
+
+
+def test_a_volatile_plan_skips_what_changed_and_touches_nothing_else(connection: sa.Connection) -> None:
+    practice = world.practice(connection)
+    slots = [world.slot(connection, practice.agenda, world.AS_OF + timedelta(hours=hour)) for hour in (1, 2, 3)]
+    holds = [world.hold(connection, practice.clinic, slot) for slot in slots]
+    later = world.AS_OF + timedelta(hours=1)
+    connection.execute(
+        sa.text("UPDATE hold SET expires_at = created_at + interval '30 minutes' WHERE id = :i"), {"i": holds[2]}
+    )
+    plan = changes.propose(connection, HOLD, Scope("release_expired_holds"), SWEEP, as_of=later)
+    assert plan.writes == 3
+    connection.execute(
+        sa.text("UPDATE hold SET state = 'released', ended_at = :now WHERE id = :id"), {"now": later, "id": holds[0]}
+    )
+    report = changes.apply(connection, plan.id, as_of=later, actor="dagster")
+    assert (report.counts.updated, report.counts.skipped) == (2, 1)
+    assert [reason.code for reason in report.reasons] == ["moved"]
+    assert list(connection.scalars(sa.text("SELECT state FROM hold ORDER BY id"))) == ["released", "expired", "expired"]
+    assert connection.scalar(sa.text("SELECT count(*) FROM seat")) == 1
+
+
+def test_the_audit_trail_shows_tampering(connection: sa.Connection) -> None:
+    for number in range(4):
+        audit.append(
+            connection, as_of=world.AS_OF, actor="desk:anna", action="apply", service="s", detail={"n": number}
+        )
+    assert audit.verify(connection) == []
+    with pytest.raises(sa.exc.ProgrammingError, match="append-only"), connection.begin_nested():
+        connection.execute(sa.text("DELETE FROM audit"))
+    connection.execute(sa.text("ALTER TABLE audit DISABLE TRIGGER USER"))
+    with connection.begin_nested() as altered:
+        connection.execute(sa.text("UPDATE audit SET actor = 'nessuno' WHERE id = 2"))
+        assert audit.verify(connection) == [audit.Fault(2, "altered")]
+        altered.rollback()
+    with connection.begin_nested() as cut:
+        connection.execute(sa.text("DELETE FROM audit WHERE id = 4"))
+        assert [fault.fault for fault in audit.verify(connection)] == ["cut off"]
+        cut.rollback()
+    connection.execute(sa.text("DELETE FROM audit WHERE id = 2"))
+    assert audit.verify(connection) == [audit.Fault(3, "unlinked")]
+
+
+def test_rows_of_old_plans_are_dropped_and_their_heads_stay(connection: sa.Connection) -> None:
+    _specialists(connection, "Neri")
+    old = _propose(connection)
+    connection.execute(sa.text("UPDATE plan SET expires_at = now() - interval '8 days'"))
+    _propose(connection)
+    assert not plans.load(connection, old.id).rows_kept
+    assert connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": old.rows}) is None
