@@ -1,0 +1,170 @@
+"""Bring a source's pages into a temporary table by COPY, page by page, and set aside what cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from polydesk_dagster.changes.kind import Reject, Source
+from polydesk_dagster.errors import PermanentError
+
+STAGE = "staged"
+UNREADABLE = "unreadable"
+
+RESTARTS = 3
+"""How many times a source may change its snapshot while it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that was set aside. ``key`` is its identity where that could be read; ``message`` is Italian and holds
+    no patient data; ``record`` is kept in the database only."""
+
+    key: str | None
+    code: str
+    message: str
+    record: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records of a source. A page of another ``snapshot`` than the one before starts the list anew; ``total`` is
+    what the source says the whole list holds."""
+
+    records: Sequence[Any]
+    unreadable: Sequence[Unreadable] = ()
+    snapshot: str | None = None
+    total: int | None = None
+
+
+@dataclass(slots=True)
+class Staged:
+    """What came: readable records, those set aside, and the state of the source."""
+
+    records: int = 0
+    unreadable: list[Unreadable] = field(default_factory=list)
+    snapshot: str | None = None
+    total: int | None = None
+
+    @property
+    def seen(self) -> int:
+        return self.records + len(self.unreadable)
+
+
+def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> Staged:
+    """Fill the temporary tables ``staged`` and ``unreadable`` of this transaction from ``pages``.
+
+    Raises:
+        PermanentError: when the source changed its snapshot again and again.
+        TransientError: whatever the pages raise.
+    """
+    for table in (STAGE, UNREADABLE):
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
+    columns = ", ".join(f"{name} {type_}" for name, type_ in source.columns.items())
+    connection.execute(
+        sa.text(f"CREATE TEMP TABLE {STAGE} (n bigint, {columns}, problem text, reason text) ON COMMIT DROP")
+    )
+    connection.execute(sa.text(f"CREATE TEMP TABLE {UNREADABLE} (key text) ON COMMIT DROP"))
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    width = len(source.columns) + 3
+    coming = iter(pages)
+    page = next(coming, None)
+    staged = Staged()
+    for _ in range(RESTARTS + 1):
+        staged = Staged(snapshot=page.snapshot if page else None)
+        with driver.cursor() as cursor:
+            cursor.execute(f"TRUNCATE {STAGE}")
+            with cursor.copy(f"COPY {STAGE} FROM STDIN") as copy:
+                while page is not None and page.snapshot == staged.snapshot:
+                    copy.write(_block(_prepared(source, page, staged), width))
+                    staged.total = page.total
+                    page = next(coming, None)
+        if page is None:
+            break
+    else:
+        raise PermanentError("La fonte cambia di continuo mentre la si legge: riprova più tardi.")
+    with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
+        for record in staged.unreadable:
+            copy.write_row((record.key,))
+    connection.execute(sa.text(f"ANALYZE {STAGE}"))
+    return staged
+
+
+def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[str | None]]:
+    staged.unreadable.extend(page.unreadable)
+    rows: list[Sequence[str | None]] = []
+    number = staged.seen - len(page.unreadable)
+    prepare = source.prepare
+    short = len(source.columns)
+    for record in page.records:
+        number += 1
+        try:
+            values = prepare(record)
+        except Reject as reject:
+            staged.unreadable.append(Unreadable(source.label(record), reject.code, reject.message, record))
+            continue
+        rows.append((str(number), *values) if len(values) > short else (str(number), *values, None, None))
+    staged.records += len(rows)
+    return rows
+
+
+def _block(rows: list[Sequence[str | None]], width: int) -> str:
+    """COPY's text format. Escaping is rare, so it is looked for once a block."""
+    if not rows:
+        return ""
+    block = "\n".join(["\t".join(["\\N" if value is None else value for value in row]) for row in rows]) + "\n"
+    absent = sum([row.count(None) for row in rows])
+    plain = (
+        block.count("\t") == len(rows) * (width - 1)
+        and block.count("\n") == len(rows)
+        and block.count("\\") == absent
+        and "\r" not in block
+    )
+    if plain:
+        return block
+    return "".join(["\t".join(["\\N" if value is None else _escape(value) for value in row]) + "\n" for row in rows])
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def quarantine(
+    connection: sa.Connection, service: str, clinic_id: int | None, unreadable: Sequence[Unreadable]
+) -> None:
+    """Keep the records that were set aside until the source mends them; each is listed once."""
+    values = {"service": service, "clinic_id": clinic_id}
+    rows = [
+        {
+            "record_key": record.key or "?",
+            "code": record.code,
+            "message": record.message,
+            "record": json.loads(json.dumps(_plain(record.record), default=str)),
+        }
+        for record in unreadable
+    ]
+    typed = sa.text("""
+        WITH seen AS (SELECT DISTINCT ON (record_key, code) *
+                      FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+                           AS s(record_key text, code text, message text, record jsonb)),
+        mended AS (
+            UPDATE quarantine q SET resolved_at = now()
+            WHERE service = :service AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
+              AND resolved_at IS NULL
+              AND NOT EXISTS (SELECT FROM seen s WHERE s.record_key = q.record_key AND s.code = q.code))
+        INSERT INTO quarantine (service, clinic_id, record_key, code, message, record, first_seen_at, last_seen_at)
+        SELECT :service, CAST(:clinic_id AS bigint), record_key, code, message, record, now(), now() FROM seen
+        ON CONFLICT (service, coalesce(clinic_id, 0), record_key, code) WHERE resolved_at IS NULL
+        DO UPDATE SET last_seen_at = excluded.last_seen_at, message = excluded.message, record = excluded.record
+    """)
+    connection.execute(typed, {**values, "rows": json.dumps(rows, ensure_ascii=False)})
+
+
+def _plain(record: Any) -> Any:
+    return record.model_dump(mode="json") if hasattr(record, "model_dump") else record

@@ -1,0 +1,341 @@
+"""Keep our records in step with a source: stage it, compare, plan, and (unless it is a preview) apply the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes import stage as staging
+from polydesk_dagster.changes.apply import apply
+from polydesk_dagster.changes.kind import Kind, Source
+from polydesk_dagster.changes.plans import Plan, Scope, Verdict
+from polydesk_dagster.changes.propose import finish
+from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
+from polydesk_dagster.outcome import Outcome, Reason, Report
+
+BROKEN_TEXT = "[\u00c3\u00c2][\u0080-\u00bf]|\ufffd|\u00e2\u20ac"
+"""UTF-8 read as Windows-1252, or what could not be read at all."""
+
+BROKEN_SHARE = 0.01
+
+
+def synchronise(
+    engine: sa.Engine,
+    kind: Kind,
+    scope: Scope,
+    pages: Iterable[Page],
+    *,
+    as_of: datetime,
+    actor: str = "dagster",
+    preview: bool = False,
+    etag: Callable[[], str | None] = lambda: None,
+) -> Report:
+    """Plan from ``pages`` and apply the plan at once; the plan stays where a guard or a moved row stops it.
+
+    ``etag`` is asked once the pages are read, and kept when we are in step with the source.
+    """
+    with engine.begin() as connection:
+        plan = compare(connection, kind, scope, pages, as_of=as_of)
+        seen = show.preview(connection, plan, kind)
+        if not plan.writes:
+            remember(connection, kind, scope, plan, as_of=as_of, etag=etag())
+    if preview:
+        return seen
+    return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag())
+
+
+def settle(
+    engine: sa.Engine,
+    kind: Kind,
+    scope: Scope,
+    plan: Plan,
+    *,
+    as_of: datetime,
+    actor: str,
+    etag: str | None = None,
+    reason: str | None = None,
+    past_guards: Collection[str] = (),
+) -> Report:
+    """Apply ``plan`` in a transaction of its own and give the whole account: what was written, what was set aside."""
+    with engine.begin() as connection:
+        report = apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
+        if report.outcome is not Outcome.REFUSED and plan.writes:
+            remember(connection, kind, scope, plan, as_of=as_of, etag=etag)
+        seen = show.preview(connection, plan, kind)
+    if report.outcome is Outcome.REFUSED:
+        return replace(report, figures=seen.figures, tables=seen.tables)
+    rejected = plan.tally.get("rejected", 0)
+    counts = replace(report.counts, failed=report.counts.failed + rejected)
+    reasons = report.reasons + tuple(reason for reason in seen.reasons if not reason.code.startswith("guard:"))
+    if rejected:
+        message = f"{rejected} record della fonte non leggibili: sono in quarantena, il resto è stato trattato."
+        reasons += (Reason("rejected", message, plan.clinic, rejected),)
+    outcome = Outcome.PARTIAL if rejected else report.outcome
+    figures = {**report.figures, **{k: v for k, v in seen.figures.items() if k != "Che cosa fare"}}
+    return replace(
+        report, outcome=outcome, counts=counts, reasons=reasons, figures=figures, tables=report.tables + seen.tables
+    )
+
+
+def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable[Page], *, as_of: datetime) -> Plan:
+    """Stage ``pages`` and store the plan that would bring us in step, in the caller's transaction."""
+    source = kind.source
+    assert source is not None
+    plan_id = plans.next_id(connection)
+    values = plans.parameters(scope, as_of, plan_id)
+    staged = staging.stage(connection, source, pages)
+    staging.quarantine(connection, scope.service, scope.clinic_id, staged.unreadable)
+    wanted = _wanted(connection, kind, source, values)
+    duplicates, repeated = _mark_duplicates(connection, kind, source, wanted)
+    ours = _count_ours(connection, source, values)
+    query = source.query.format(stage=STAGE) if source.query else _difference(kind, source, wanted, staged)
+    rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
+    counted = plans.tally(connection, plan_id)
+    touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
+    counted["unchanged"] = max(0, staged.records - repeated - touched)
+    counted["seen"] = staged.seen
+    counted["rejected"] = len(staged.unreadable)
+    if staged.unreadable:
+        counted["invalid"] = counted.get("invalid", 0) + len(staged.unreadable)
+    verdicts = [
+        *_source_guards(connection, kind, scope, staged, ours),
+        _text_guard(connection, source, staged),
+        Verdict(
+            "duplicate_keys", not duplicates, f"{duplicates} record con la stessa chiave e dati diversi", duplicates, 0
+        ),
+        *_change_guards(kind, counted, ours),
+    ]
+    return finish(
+        connection,
+        kind,
+        scope,
+        plan_id,
+        as_of=as_of,
+        counted=counted,
+        snapshot=staged.snapshot,
+        rows=rows,
+        stage=STAGE,
+        verdicts=tuple(verdicts),
+    )
+
+
+def _wanted(connection: sa.Connection, kind: Kind, source: Source, values: dict[str, Any]) -> str:
+    """The table of what the source says, in our columns and types."""
+    if source.desired is None:
+        return STAGE
+    types = plans.column_types(connection, kind.table)
+    columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
+    given = ", ".join(f"CAST(d.{name} AS {types[name]}) AS {name}" for name in columns)
+    carried = "".join(f", CAST(d.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items())
+    connection.execute(sa.text("DROP TABLE IF EXISTS wanted"))
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMP TABLE wanted ON COMMIT DROP AS
+            SELECT d.n, CAST(d.problem AS text) AS problem, CAST(d.reason AS text) AS reason, {given}{carried}
+            FROM ({source.desired.format(stage=STAGE)}) d
+        """),
+        values,
+    )
+    if source.indexed:
+        key = ", ".join(f"({part.format('wanted')})" for part in source.key)
+        connection.execute(sa.text(f"CREATE INDEX ON wanted ({key})"))
+    connection.execute(sa.text("ANALYZE wanted"))
+    return "wanted"
+
+
+def _mark_duplicates(connection: sa.Connection, kind: Kind, source: Source, wanted: str) -> tuple[list[int], int]:
+    """Keep one of records that repeat each other word for word, and set aside all of those that contradict each other
+    under one key. Returns the numbers of the latter, and how many repetitions were dropped."""
+    key = ", ".join(part.format("d") for part in source.key)
+    columns = [name for name in (*kind.identity, *kind.written) if name != "id"] if source.desired else source.columns
+    content = ", ".join(f"d.{name}" for name in columns)
+    connection.execute(sa.text("DROP TABLE IF EXISTS doubled"))
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMP TABLE doubled ON COMMIT DROP AS
+            SELECT n, same, number FROM (
+                SELECT d.n, min(hash) OVER w = max(hash) OVER w AS same, row_number() OVER (w ORDER BY n) AS number
+                FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {wanted} d
+                      WHERE ({key}) IN (SELECT {key} FROM {wanted} d WHERE problem IS NULL
+                                        GROUP BY {key} HAVING count(*) > 1) AND problem IS NULL) d
+                WINDOW w AS (PARTITION BY {key})) twice
+        """)
+    )
+    repeated = connection.execute(
+        sa.text(f"DELETE FROM {wanted} WHERE n IN (SELECT n FROM doubled WHERE same AND number > 1)")
+    ).rowcount
+    contradicting = connection.scalars(
+        sa.text(f"""
+            UPDATE {wanted} SET problem = 'duplicate', reason = 'stessa chiave, dati diversi (record ' || n || ')'
+            WHERE n IN (SELECT n FROM doubled WHERE NOT same) RETURNING n
+        """)
+    )
+    return sorted(contradicting), repeated
+
+
+def _duplicate_guard(numbers: list[int]) -> Verdict:
+    first = ", ".join(str(number) for number in numbers[:10]) + (", …" if len(numbers) > 10 else "")
+    message = f"{len(numbers)} record con la stessa chiave e dati diversi (numero {first})"
+    return Verdict("duplicate_keys", not numbers, message, len(numbers), 0)
+
+
+def _count_ours(connection: sa.Connection, source: Source, values: dict[str, Any]) -> int:
+    if source.current is None:
+        return 0
+    counted = connection.execute(
+        sa.text(f"SELECT count(*) FROM ({source.current}) c WHERE {source.retirable}"), values
+    ).scalar_one()
+    return int(counted)
+
+
+def _difference(kind: Kind, source: Source, wanted: str, staged: Staged) -> str:
+    columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
+    on = source.join or " AND ".join(f"{part.format('d')} = {part.format('c')}" for part in source.key)
+    differs = ", ".join(f"d.{name}" for name in kind.compared), ", ".join(f"c.{name}" for name in kind.compared)
+    retire = source.retire or {}
+    values = []
+    for name in columns:
+        ours = retire.get(name, f"c.{name}")
+        kept = f"coalesce(c.{name}, d.{name})" if name in kind.fixed else f"d.{name}"
+        values.append(f"CASE WHEN d.n IS NULL THEN {ours} ELSE {kept} END AS {name}")
+    values += [
+        f"CASE WHEN d.n IS NULL THEN {retire.get(name, 'NULL')} ELSE d.{name} END AS {name}" for name in kind.carried
+    ]
+    identity = "c.id, " if kind.identity == ("id",) else ""
+    ours = f"c.{kind.identity[0]}"
+    # An unreadable record that does not say which it is could be any of those that seem to be gone.
+    hidden = any(record.key is None for record in staged.unreadable)
+    gone = f"({source.retirable}) AND c.source_key NOT IN (SELECT key FROM {UNREADABLE} WHERE key IS NOT NULL)"
+    withheld = "'forse è un record illeggibile della fonte'" if hidden else "CAST(NULL AS text)"
+    if source.retire is None:
+        gone = "false"
+    return f"""
+        SELECT CASE WHEN problem IS NOT NULL OR stopped IS NOT NULL THEN 'conflict' WHEN known IS NULL THEN 'create'
+                    WHEN n IS NULL THEN 'retire' ELSE 'update' END AS action,
+               coalesce(problem, special) AS finding, coalesce(why, stopped, usual) AS reason, change.*
+        FROM (SELECT d.n, d.problem, d.reason AS why, {ours} AS known, {source.finding} AS special,
+                     {source.reason} AS usual,
+                     CASE WHEN {ours} IS NOT NULL THEN
+                          coalesce({source.blocked}, CASE WHEN d.n IS NULL THEN {withheld} END) END AS stopped,
+                     {identity}{", ".join(values)}
+              FROM {wanted} d FULL JOIN ({source.current}) c ON d.problem IS NULL AND {on}
+              WHERE d.problem IS NOT NULL OR {ours} IS NULL OR d.n IS NULL AND {gone}
+                 OR d.n IS NOT NULL AND ROW({differs[0]}) IS DISTINCT FROM ROW({differs[1]})) change
+    """
+
+
+def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: Staged, ours: int) -> Iterator[Verdict]:
+    limits = kind.limits
+    least = limits.minimum
+    message = f"la fonte ha dato {staged.seen} record, se ne aspettano almeno {least}"
+    yield Verdict("source_empty", staged.seen >= least, message, staged.seen, least)
+    before = connection.scalar(
+        sa.text("SELECT records FROM source_state WHERE service = :service AND scope = :scope"),
+        {"service": _source_name(kind, scope), "scope": scope.name},
+    )
+    reference = int(before) if before is not None else ours
+    least = round(reference * (1 - limits.shrink))
+    message = f"la fonte ha dato {staged.seen} record, l'ultima volta {reference}: ne mancano troppi"
+    yield Verdict("source_short", staged.seen >= least, message, staged.seen, least)
+    if staged.total is not None:
+        message = f"la fonte annuncia {staged.total} record e ne ha dati {staged.seen}"
+        yield Verdict("source_incomplete", staged.seen >= staged.total, message, staged.seen, staged.total)
+    most = max(limits.rejected * staged.seen, min(limits.few, staged.records))
+    message = f"{len(staged.unreadable)} record illeggibili su {staged.seen}: la forma dei dati è cambiata?"
+    yield Verdict("source_shape", len(staged.unreadable) <= most, message, len(staged.unreadable), most)
+
+
+def _text_guard(connection: sa.Connection, source: Source, staged: Staged) -> Verdict:
+    broken = 0
+    if source.text:
+        tests = " OR ".join(f"{name} ~ :broken" for name in source.text)
+        broken = connection.execute(
+            sa.text(f"SELECT count(*) FROM {STAGE} WHERE {tests}"), {"broken": BROKEN_TEXT}
+        ).scalar_one()
+    most = max(1.0, BROKEN_SHARE * staged.records)
+    message = f"{broken} record con lettere accentate rovinate: la codifica è cambiata?"
+    return Verdict("source_encoding", broken <= most, message, broken, most)
+
+
+def _change_guards(kind: Kind, counted: dict[str, int], ours: int) -> Iterator[Verdict]:
+    limits = kind.limits
+    for name, share, number, word in (
+        ("too_many_retired", limits.retired, counted.get("missing_there", 0), "chiuderebbe"),
+        ("too_many_changed", limits.changed, counted.get("differs", 0), "cambierebbe"),
+    ):
+        if share is not None:
+            most = max(share * ours, limits.few)
+            message = f"{word} {number} {kind.label} su {ours}, il limite è {most:.0f}"
+            yield Verdict(name, number <= most, message, number, most)
+
+
+def _source_name(kind: Kind, scope: Scope) -> str:
+    return f"{scope.service}:{kind.name}"
+
+
+def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]) -> str:
+    """Changes with any write to our rows in scope."""
+    current = kind.source.current if kind.source and kind.source.current else f"SELECT * FROM {kind.table}"
+    # The system column of a row is its last writer; it survives vacuum, and a restored backup only costs one reading.
+    table = current.replace("SELECT t.*", "SELECT t.xmin AS writer, t.*", 1)
+    keys = ", ".join(f"c.{name}" for name in kind.identity)
+    return str(
+        connection.scalar(
+            sa.text(f"""
+                SELECT count(*) || ':' || coalesce(sum(hash_record_extended(ROW({keys}), CAST(CAST(writer AS text)
+                       AS bigint))), 0) FROM ({table}) c
+            """),
+            values,
+        )
+    )
+
+
+def remember(
+    connection: sa.Connection, kind: Kind, scope: Scope, plan: Plan, *, as_of: datetime, etag: str | None
+) -> None:
+    """Note what the source looked like now that we are in step; its ETag only if nothing of it was left out."""
+    if plan.failed_guards and not plan.writes:
+        return
+    left_out = plan.tally.get("conflict", 0) + plan.tally.get("rejected", 0)
+    values = plans.parameters(scope, as_of, plan.id)
+    connection.execute(
+        sa.text("""
+            INSERT INTO source_state (service, scope, records, snapshot, etag, local_version, plan_id, seen_at)
+            VALUES (:service, :scope, :records, :snapshot, :etag, :version, :plan_id, now())
+            ON CONFLICT (service, scope) DO UPDATE SET records = excluded.records, snapshot = excluded.snapshot,
+                etag = excluded.etag, local_version = excluded.local_version, plan_id = excluded.plan_id,
+                seen_at = excluded.seen_at
+        """),
+        {
+            "service": _source_name(kind, scope),
+            "scope": scope.name,
+            "records": plan.tally.get("seen", 0),
+            "snapshot": plan.snapshot,
+            "etag": None if left_out else etag,
+            "version": _local_version(connection, kind, values),
+            "plan_id": plan.id,
+        },
+    )
+
+
+def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: datetime) -> str | None:
+    """The ETag of the source's state that our rows are in step with; None when they, or what we know, have moved."""
+    known = connection.execute(
+        sa.text("SELECT etag, local_version FROM source_state WHERE service = :service AND scope = :scope"),
+        {"service": _source_name(kind, scope), "scope": scope.name},
+    ).one_or_none()
+    if known is None or known.etag is None:
+        return None
+    version = _local_version(connection, kind, plans.parameters(scope, as_of, 0))
+    return str(known.etag) if version == known.local_version else None
+
+
+def in_step(kind: Kind, scope: Scope) -> Report:
+    """The report where the source says that it has not changed since we were last in step with it."""
+    message = f"{kind.label.capitalize()}: la fonte non è cambiata dall'ultima volta e siamo allineati."
+    return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("not_modified", message, scope.clinic),))

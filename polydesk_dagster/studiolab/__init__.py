@@ -1,0 +1,1 @@
+"""What studiolab says and what it means to us."""

@@ -1,0 +1,427 @@
+"""What studiolab's lists become here: one record kind for each, with whose each field is and how much may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
+
+IN_USE = """EXISTS (SELECT FROM appointment f WHERE f.{column} = c.id AND f.starts_at > :as_of
+                    AND f.status IN ('unverified', 'booked', 'accepted'))"""
+
+
+OVERLAPS = """(max(coalesce(s.valid_to, 'infinity')) OVER earlier > s.valid_from
+                 OR min(s.valid_from) OVER later < coalesce(s.valid_to, 'infinity'))"""
+OTHERS = """WINDOW earlier AS (PARTITION BY {0} ORDER BY s.valid_from
+                                   RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP),
+                       later AS (PARTITION BY {0} ORDER BY s.valid_from
+                                 RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING EXCLUDE GROUP)"""
+"""Whether a record's validity overlaps that of another start; records of the same start are a matter of duplicates."""
+
+
+def array(values: Iterable[str]) -> str:
+    """PostgreSQL's text form of a text array."""
+    quoted = ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
+    return "{" + ",".join(quoted) + "}"
+
+
+def text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def flag(value: bool) -> str:
+    return "t" if value else "f"
+
+
+def record_id(record: Any) -> str:
+    return str(record.id)
+
+
+# --- Municipalities
+
+
+def one_layout(name: str, other_name: str | None) -> tuple[str, str | None]:
+    """The Italian name and the other one, however the source lays them out: ``Aldino/Aldein`` and ``Aldein``, or the
+    two apart. A hyphen inside an Italian name stays."""
+    if other_name:
+        head, tail = name[: -len(other_name)], name[-len(other_name) :]
+        if tail == other_name and head != head.rstrip(" /-"):
+            return head.rstrip(" /-"), other_name
+        return name, other_name
+    if "/" in name:
+        first, _, second = name.partition("/")
+        return first.strip(), second.strip() or None
+    return name, None
+
+
+def _municipality(record: Any) -> tuple[str | None, ...]:
+    name, other_name = one_layout(record.name, record.other_name)
+    return (
+        record.cadastral_code,
+        text(record.valid_from),
+        text(record.valid_to),
+        record.istat_code,
+        name,
+        other_name,
+        record.province,
+        record.region,
+        array(sorted(record.postal_codes or ())),
+        record.successor,
+    )
+
+
+# An interval that the source has moved is closed empty here, so that the right one finds its place free.
+_MOVED = """EXISTS (SELECT FROM wanted w WHERE w.cadastral_code = c.cadastral_code AND w.problem IS NULL
+                    AND w.valid_from <> c.valid_from
+                    AND daterange(w.valid_from, w.valid_to) && daterange(c.valid_from, c.valid_to))"""
+
+MUNICIPALITY = Kind(
+    name="municipality",
+    label="comuni",
+    table="municipality",
+    key="r.cadastral_code || ' ' || r.name || ' dal ' || r.valid_from",
+    identity=("cadastral_code", "valid_from"),
+    owned=("valid_to", "istat_code", "name", "other_name", "province", "region", "postal_codes", "successor"),
+    taken="t.cadastral_code = r.cadastral_code AND t.valid_from = r.valid_from",
+    limits=Limits(minimum=7500, shrink=0.05, retired=0.05, changed=0.05),
+    source=Source(
+        columns={
+            "cadastral_code": "text",
+            "valid_from": "date",
+            "valid_to": "date",
+            "istat_code": "text",
+            "name": "text",
+            "other_name": "text",
+            "province": "text",
+            "region": "text",
+            "postal_codes": "text[]",
+            "successor": "text",
+        },
+        prepare=_municipality,
+        label=lambda record: str(record.cadastral_code),
+        text=("name", "other_name"),
+        key=("{}.cadastral_code", "{}.valid_from"),
+        indexed=True,
+        desired=f"""
+            SELECT s.n, s.cadastral_code, s.valid_from, s.valid_to, s.istat_code, s.name, s.other_name, s.province,
+                   s.region, s.postal_codes, s.successor,
+                   CASE WHEN s.fault IS NOT NULL THEN coalesce(s.problem, s.failing) END AS problem, s.fault AS reason
+            FROM (
+                SELECT s.*, CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE 'overlapping' END AS failing,
+                       CASE WHEN s.problem IS NOT NULL THEN s.reason
+                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                            WHEN {OVERLAPS} THEN 'due periodi di validità si sovrappongono' END AS fault
+                FROM {{stage}} s
+                {OTHERS.format("s.cadastral_code")}
+            ) s
+        """,
+        current="SELECT t.*, t.cadastral_code AS source_key FROM municipality t",
+        retire={"valid_to": f"CASE WHEN {_MOVED} THEN c.valid_from ELSE greatest(c.valid_from, :today) END"},
+        retirable=f"(c.valid_to IS NULL OR c.valid_to > c.valid_from AND {_MOVED})",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco'
+                       WHEN d.name <> c.name OR d.other_name IS DISTINCT FROM c.other_name THEN 'ha cambiato nome'
+                       WHEN d.valid_to IS NOT NULL AND c.valid_to IS NULL THEN 'soppresso' END""",
+    ),
+)
+
+# --- Services
+
+SERVICE = Kind(
+    name="service",
+    label="servizi",
+    table="service",
+    key="r.code || ' ' || r.name",
+    fixed=("clinic_id",),
+    owned=("external_id", "code", "name", "duration_minutes", "preparation", "active", "deleted_at"),
+    kept=("price", "preparation_lead_days", "preparation_last_hours", "sensitive", "bookable_online"),
+    carried={"target": "bigint"},
+    taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    limits=Limits(retired=0.1, changed=0.3),
+    source=Source(
+        columns={
+            "external_id": "text",
+            "code": "text",
+            "name": "text",
+            "duration_minutes": "integer",
+            "preparation": "text",
+            "active": "boolean",
+        },
+        prepare=lambda record: (
+            record.id,
+            record.code,
+            record.name,
+            text(record.duration_minutes),
+            record.preparation,
+            flag(record.active),
+        ),
+        label=record_id,
+        text=("name", "preparation"),
+        key=("{}.external_id",),
+        join="d.target = c.id",
+        # A renamed service is the same one: found by its external id, or else by the code of one that has none.
+        desired="""
+            SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.code, s.name, s.duration_minutes,
+                   s.preparation, s.active, CAST(NULL AS timestamptz) AS deleted_at,
+                   coalesce(known.id, ours.id) AS target,
+                   CASE WHEN s.problem IS NULL AND count(*) OVER (PARTITION BY s.code) > 1 THEN 'duplicate'
+                        ELSE s.problem END AS problem,
+                   CASE WHEN s.problem IS NULL AND count(*) OVER (PARTITION BY s.code) > 1
+                        THEN 'più servizi con lo stesso codice' ELSE s.reason END AS reason
+            FROM {stage} s
+            LEFT JOIN service known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
+            LEFT JOIN service ours ON known.id IS NULL AND ours.clinic_id = :clinic_id AND ours.code = s.code
+                 AND ours.external_id IS NULL AND ours.deleted_at IS NULL
+        """,
+        current="""SELECT t.*, t.external_id AS source_key FROM service t
+                   WHERE t.clinic_id = :clinic_id""",
+        retire={"active": "false", "deleted_at": ":as_of"},
+        retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
+        blocked=f"""CASE WHEN (d.n IS NULL OR NOT d.active AND c.active) AND {IN_USE.format(column="service_id")}
+                         THEN 'ha appuntamenti prenotati' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
+                       WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'è tornato in studiolab'
+                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stesso codice: collegato a studiolab'
+                       WHEN d.code <> c.code THEN 'ha cambiato codice' WHEN d.name <> c.name THEN 'rinominato' END""",
+    ),
+)
+
+# --- Collaborators
+
+COLLABORATOR = Kind(
+    name="collaborator",
+    label="collaboratori",
+    table="specialist",
+    key="concat_ws(' ', r.title, r.last_name, r.first_name)",
+    fixed=("clinic_id",),
+    owned=(
+        "external_id",
+        "title",
+        "last_name",
+        "first_name",
+        "fiscal_code",
+        "specialties",
+        "email",
+        "active",
+        "ends_on",
+        "deleted_at",
+    ),
+    kept=("sort_name", "sort_name_manual"),
+    masked=("fiscal_code", "email"),
+    carried={"target": "bigint"},
+    taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    limits=Limits(retired=0.2, changed=0.5),
+    source=Source(
+        columns={
+            "external_id": "text",
+            "title": "text",
+            "last_name": "text",
+            "first_name": "text",
+            "fiscal_code": "text",
+            "specialties": "text[]",
+            "email": "text",
+            "active": "boolean",
+            "ends_on": "date",
+        },
+        prepare=lambda record: (
+            record.id,
+            record.title,
+            record.last_name,
+            record.first_name,
+            record.fiscal_code.upper() if record.fiscal_code else None,
+            array(record.specialties or ()),
+            record.email,
+            flag(record.active),
+            text(record.ends_on),
+        ),
+        label=record_id,
+        text=("last_name", "first_name"),
+        key=("{}.external_id",),
+        join="d.target = c.id",
+        desired="""
+            SELECT s.n, s.problem, s.reason, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.title,
+                   s.last_name, s.first_name, s.fiscal_code, s.specialties, s.email, s.active, s.ends_on,
+                   CAST(NULL AS timestamptz) AS deleted_at, coalesce(known.id, ours.id) AS target
+            FROM {stage} s
+            LEFT JOIN specialist known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
+            LEFT JOIN LATERAL (
+                SELECT min(o.id) AS id FROM specialist o
+                WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.fiscal_code = s.fiscal_code
+                  AND o.external_id IS NULL AND o.deleted_at IS NULL HAVING count(*) = 1) ours ON true
+        """,
+        current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
+        retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
+        retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
+        blocked=f"""CASE WHEN (d.n IS NULL OR NOT d.active AND c.active) AND {IN_USE.format(column="specialist_id")}
+                         THEN 'ha appuntamenti prenotati: vanno spostati prima' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
+                       WHEN c.deleted_at IS NOT NULL THEN 'è tornato in studiolab'
+                       WHEN NOT d.active AND c.active THEN 'ha cessato la collaborazione' END""",
+    ),
+)
+
+# --- Agreements
+
+AGREEMENT = Kind(
+    name="agreement",
+    label="convenzioni",
+    table="agreement",
+    key="r.name",
+    fixed=("clinic_id", "external_id"),
+    owned=("name", "kind", "valid_from", "valid_to"),
+    taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    limits=Limits(retired=0.2, changed=0.5),
+    source=Source(
+        columns={"external_id": "text", "name": "text", "kind": "text", "valid_from": "date", "valid_to": "date"},
+        prepare=lambda record: (record.id, record.name, record.kind, text(record.valid_from), text(record.valid_to)),
+        label=record_id,
+        text=("name",),
+        key=("{}.external_id",),
+        desired="""
+            SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.name, s.kind, s.valid_from,
+                   s.valid_to,
+                   CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE s.problem END AS problem,
+                   CASE WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare' ELSE s.reason END AS reason
+            FROM {stage} s
+        """,
+        current="""SELECT t.*, t.external_id AS source_key FROM agreement t
+                   WHERE t.clinic_id = :clinic_id AND t.external_id IS NOT NULL""",
+        retire={"valid_to": "greatest(c.valid_from, :today)"},
+        retirable="(c.valid_to IS NULL OR c.valid_to > :today)",
+        reason="CASE WHEN d.n IS NULL THEN 'non è più in studiolab' END",
+    ),
+)
+
+# --- Prices
+
+_SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
+                AND coalesce({w}.specialist_id, 0) = coalesce({c}.specialist_id, 0)"""
+_NEXT = f"""(SELECT min(w.valid_from) FROM wanted w
+             WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL AND w.valid_from > c.valid_from)"""
+_FORCE = "daterange({a}.valid_from, {a}.valid_to)"
+
+
+PRICE = Kind(
+    name="price",
+    label="prezzi",
+    table="price",
+    key="r.item || ' dal ' || r.valid_from",
+    fixed=("clinic_id", "service_id", "agreement_id", "specialist_id", "valid_from"),
+    owned=("amount", "patient_share", "currency", "vat_rate", "valid_to"),
+    carried={"item": "text", "previous_amount": "numeric(10,2)"},
+    taken=f"{_SAME_ITEM.format(w='t', c='r')} AND t.valid_from = r.valid_from",
+    limits=Limits(retired=0.1, changed=0.1),
+    guards=(
+        Guard(
+            "price_jump",
+            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND previous_amount > 0
+               AND abs(amount - previous_amount) > 0.3 * previous_amount""",
+            0,
+            "{value} prezzi cambierebbero di più del 30 %",
+        ),
+        Guard(
+            "code_reused",
+            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND previous_amount > 0
+               AND (amount >= 10 * previous_amount OR amount * 10 <= previous_amount)""",
+            0,
+            "{value} prezzi cambierebbero di dieci volte o più: forse il codice ora indica un'altra prestazione",
+        ),
+        Guard(
+            "zero_price",
+            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND amount = 0
+               AND previous_amount IS DISTINCT FROM 0""",
+            0,
+            "{value} prezzi diventerebbero zero",
+        ),
+    ),
+    source=Source(
+        columns={
+            "service": "text",
+            "agreement": "text",
+            "collaborator": "text",
+            "amount": "numeric(10,2)",
+            "patient_share": "numeric(10,2)",
+            "currency": "text",
+            "vat_rate": "numeric(5,2)",
+            "valid_from": "date",
+            "valid_to": "date",
+        },
+        prepare=lambda record: (
+            record.service_id,
+            record.agreement_id,
+            record.collaborator_id,
+            text(record.amount),
+            text(record.patient_share),
+            record.currency,
+            text(record.vat_rate),
+            text(record.valid_from),
+            text(record.valid_to),
+        ),
+        label=lambda record: str(record.service_id),
+        key=(
+            "{}.service_id",
+            "coalesce({}.agreement_id, 0)",
+            "coalesce({}.specialist_id, 0)",
+            "{}.valid_from",
+        ),
+        indexed=True,
+        # A price that is in force already with the same amount is not a new one for being said again with a later
+        # start: it keeps the start that we know, if the source has no other interval for it.
+        desired=f"""
+            SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id, m.service_id, m.agreement_id, m.specialist_id,
+                   m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item,
+                   CASE WHEN m.intervals = 1 AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
+                             IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
+                        THEN now.valid_from ELSE m.valid_from END AS valid_from,
+                   now.amount AS previous_amount,
+                   CASE WHEN m.reason IS NOT NULL THEN coalesce(m.problem, m.fault) END AS problem, m.reason
+            FROM (
+                SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id, s.amount,
+                       s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
+                       concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
+                                 coalesce(spe.last_name, s.collaborator)) AS item,
+                       count(*) OVER item AS intervals,
+                       CASE WHEN svc.id IS NULL OR agr.id IS NULL AND s.agreement IS NOT NULL
+                                 OR spe.id IS NULL AND s.collaborator IS NOT NULL THEN 'unmapped'
+                            WHEN s.valid_to < s.valid_from OR s.patient_share > s.amount THEN 'invalid'
+                            ELSE 'overlapping' END AS fault,
+                       CASE WHEN s.problem IS NOT NULL THEN s.reason
+                            WHEN svc.id IS NULL THEN 'il servizio ' || s.service || ' non è collegato'
+                            WHEN agr.id IS NULL AND s.agreement IS NOT NULL
+                            THEN 'la convenzione ' || s.agreement || ' non è collegata'
+                            WHEN spe.id IS NULL AND s.collaborator IS NOT NULL
+                            THEN 'il collaboratore ' || s.collaborator || ' non è collegato'
+                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                            WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
+                            WHEN {OVERLAPS}
+                            THEN 'due periodi di validità si sovrappongono' END AS reason
+                FROM {{stage}} s
+                LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
+                LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
+                LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
+                {OTHERS.format("s.service, s.agreement, s.collaborator")},
+                       item AS (PARTITION BY s.service, s.agreement, s.collaborator)
+            ) m
+            LEFT JOIN price now ON {_SAME_ITEM.format(w="now", c="m")} AND now.valid_from <= m.valid_from
+                 AND (now.valid_to IS NULL OR now.valid_to > m.valid_from)
+        """,
+        current="""
+            SELECT t.*, s.external_id AS source_key,
+                   concat_ws(' · ', s.code, coalesce(a.name, 'privato'), p.last_name) AS item
+            FROM price t JOIN service s ON s.id = t.service_id AND s.external_id IS NOT NULL
+            LEFT JOIN agreement a ON a.id = t.agreement_id
+            LEFT JOIN specialist p ON p.id = t.specialist_id
+            WHERE t.clinic_id = :clinic_id AND (a.id IS NULL OR a.external_id IS NOT NULL)
+              AND (p.id IS NULL OR p.external_id IS NOT NULL)
+        """,
+        retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": "c.item"},
+        retirable="(c.valid_to IS NULL OR c.valid_to > :today)",
+        finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
+                         WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
+                              AND d.previous_amount IS NOT NULL THEN 'differs' END""",
+        reason=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'sostituito dal ' || {_NEXT}
+                        WHEN d.n IS NULL THEN 'non è più in studiolab'
+                        WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
+                        THEN 'sostituisce ' || d.previous_amount END""",
+    ),
+)
