@@ -12,7 +12,7 @@ from polydesk_dagster.catalog import ROME, SERVICES, OnDemand, next_run
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.errors import ConfigurationError, PermanentError
 
 LAST = """
     SELECT DISTINCT ON (service, coalesce(clinic_id, 0)) service, outcome, started_at
@@ -83,6 +83,8 @@ def _last_outcomes() -> dict[str, tuple[str, datetime]]:
     try:
         with opened(create=False) as installation, installation.engine.connect() as connection:
             rows = connection.execute(sa.text(LAST)).all()
+    except ConfigurationError:
+        raise
     except PermanentError:
         return {}
     found: dict[str, tuple[str, datetime]] = {}

@@ -1,0 +1,229 @@
+"""The command as a person and a program use it, on a real installation of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from polydesk_dagster.catalog import SERVICES
+from polydesk_dagster.database import embedded
+
+pytestmark = pytest.mark.slow
+
+CONFIGURED = ("DATABASE_URL", "CENTRAL_URL", "CENTRAL_TOKEN", "SMS_URL", "SMS_TOKEN", "SMS_SENDER", "SMTP_URL")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Installation:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = _free_port()
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if k.removeprefix("POLYDESK_") not in CONFIGURED},
+            "POLYDESK_HOME": str(home),
+            "POLYDESK_WEB_PORT": str(self.port),
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "polydesk_dagster.cli", *arguments]
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    def json(self, *arguments: str) -> tuple[int, Any]:
+        done = self.run(*arguments, "--json")
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs for this home."""
+        found = []
+        for process in psutil.process_iter(["pid"]):
+            try:
+                mine = str(self.home) in " ".join(process.cmdline()) or (
+                    process.environ().get("POLYDESK_HOME") == str(self.home)
+                )
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Installation]:
+    home = Path(tempfile.mkdtemp(prefix="polydesk-cli-", dir="/tmp"))
+    home.chmod(0o755)
+    yield Installation(home)
+    for process in Installation(home).processes():
+        process.kill()
+    subprocess.run(["rm", "-rf", str(home)], check=False)
+
+
+@pytest.fixture(scope="module")
+def night(installation: Installation) -> dict[str, Any]:
+    """The demonstration's night, run once for the tests that look at what it leaves."""
+    status, result = installation.json("demo", "--size", "small")
+    assert status == 0, result
+    return dict(result)
+
+
+def test_the_demo_runs_the_whole_night_well(night: dict[str, Any], installation: Installation) -> None:
+    assert night["loaded"]
+    assert night["well"]
+    ran = {row["service"]: row["outcome"] for row in night["services"]}
+    assert ran["generate_slots"] == "ok"
+    assert set(ran.values()) <= {"ok", "nothing_to_do", "skipped"}
+    assert not embedded.running(installation.home), "nothing is left running"
+
+
+@pytest.mark.usefixtures("night")
+def test_a_run_prints_one_object_and_a_second_changes_nothing(installation: Installation) -> None:
+    status, first = installation.json("run", "generate_slots")
+    assert status == 0
+    assert set(first) == {
+        "service", "clinic", "outcome", "counts", "reasons", "plan_id", "started_at", "seconds",
+    }  # fmt: skip
+    assert set(first["counts"]) == {"created", "updated", "retired", "skipped", "failed", "unchanged"}
+    status, second = installation.json("run", "generate_slots", "--clinic", "BO01")
+    assert (status, second["outcome"], second["clinic"]) == (0, "nothing_to_do", "BO01")
+    done = installation.run("run", "generate_slots")
+    assert "niente da fare" in done.stdout
+    assert "dagster" not in (done.stdout + done.stderr).lower(), "a receptionist reads this"
+
+
+@pytest.mark.usefixtures("night")
+def test_both_nights_of_the_clocks_change(installation: Installation) -> None:
+    for instant in ("2027-03-27T23:00:00+01:00", "2027-10-30T23:00:00+02:00"):
+        status, result = installation.json("run", "generate_slots", "--preview", "--as-of", instant)
+        assert (status, result["outcome"]) == (0, "ok")
+    status, result = installation.json("run", "generate_slots")
+    assert result["counts"]["created"] == 0, "a preview writes nothing"
+
+
+@pytest.mark.usefixtures("night")
+def test_services_and_clinics(installation: Installation) -> None:
+    status, rows = installation.json("services")
+    assert status == 0
+    assert [row["key"] for row in rows] == [service.key for service in SERVICES]
+    slots = next(row for row in rows if row["key"] == "generate_slots")
+    assert slots["last_outcome"] in {"ok", "nothing_to_do"}
+    assert slots["next_run"]
+    status, clinics = installation.json("clinics")
+    assert "BO01" in {clinic["code"] for clinic in clinics}
+
+
+@pytest.mark.usefixtures("night")
+def test_wrong_usage_is_told_and_ends_with_two(installation: Installation) -> None:
+    for arguments, word in (
+        (("run", "generate_slot"), "generate_slots"),
+        (("run", "generate_slots", "--as-of", "domani"), "RFC 3339"),
+        (("run", "generate_slots", "--as-of", "2026-03-29T02:00:00"), "fuso"),
+        (("run", "generate_slots", "--clinic", "XX99"), "BO01"),
+        (("run", "generate_slots", "--everyone"), "--everyone"),
+        (("integration", "XX99", "--on"), "BO01"),
+        (("integration", "BO01", "--token-env", "il mio token"), "nome"),
+        (("--lang", "fr", "services"), "it, en"),
+    ):
+        done = installation.run(*arguments)
+        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
+        assert word in " ".join(done.stderr.replace("│", " ").split()), (arguments, done.stderr)
+
+
+def test_wrong_configuration_is_refused_by_name(installation: Installation) -> None:
+    done = installation.run("services", POLYDESK_SMS_URL="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "POLYDESK_SMS_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("night")
+def test_the_database_answers_at_the_address_that_is_printed(installation: Installation) -> None:
+    url = installation.run("db", "url").stdout.strip()
+    assert url.startswith("postgresql://")
+    asked = installation.run("db", "psql", "-At", "-c", "SELECT count(*) > 0 FROM slot")
+    assert asked.stdout.strip() == "t", asked.stderr
+    assert installation.run("db", "migrate").returncode == 0
+    assert installation.run("db", "stop").returncode == 0
+    assert not embedded.running(installation.home)
+
+
+def test_a_configured_database_never_gets_the_demo(installation: Installation) -> None:
+    done = installation.run("demo", POLYDESK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/x")
+    assert done.returncode == 2
+    assert "POLYDESK_DATABASE_URL" in done.stderr
+
+
+def _start(installation: Installation, log: Path) -> subprocess.Popen[bytes]:
+    """Start ``up`` and wait until it says that it is ready."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            installation.command("up", "--size", "small"),
+            env=installation.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 120
+    while "Polydesk è pronto" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    return process
+
+
+def _none_left(installation: Installation, but: str = "") -> bool:
+    deadline = time.monotonic() + 15
+    left: list[psutil.Process] = []
+    while time.monotonic() < deadline:
+        left = [p for p in installation.processes() if not but or but not in " ".join(p.cmdline() or [p.name()])]
+        if not left:
+            return True
+        time.sleep(0.2)
+    raise AssertionError([process.cmdline() for process in left])
+
+
+@pytest.mark.usefixtures("night")
+def test_up_serves_alone_in_its_home_survives_sigkill_and_leaves_nothing(
+    installation: Installation, tmp_path: Path
+) -> None:
+    first = _start(installation, tmp_path / "first.log")
+    with urllib.request.urlopen(f"http://127.0.0.1:{installation.port}/server_info", timeout=10) as answer:
+        assert answer.status == 200
+    second = installation.run("up")
+    assert second.returncode == 4
+    assert "già avviato" in second.stderr
+    status, result = installation.json("run", "generate_slots")
+    assert (status, result["outcome"]) == (0, "nothing_to_do")
+    first.send_signal(signal.SIGKILL)
+    first.wait(10)
+    assert _none_left(installation, but="postgres")
+    again = _start(installation, tmp_path / "again.log")
+    again.send_signal(signal.SIGINT)
+    assert again.wait(60) == 0, (tmp_path / "again.log").read_text()
+    assert _none_left(installation)
