@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
+import gzip
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -270,18 +273,23 @@ def test_people_are_plausible(engine: sa.Engine) -> None:
         assert states == {"never_invited", "invited", "active", "disabled", "bounced"}
 
 
-def test_the_towns_stand() -> None:
-    codes = codicefiscale.get_indexed_data()["codes"]
+def test_the_towns_are_those_of_istat(shared_data: Path) -> None:
+    with gzip.open(shared_data / "comuni" / "gi_comuni_cap_2025-10-14.csv.gz", "rt", encoding="utf-8-sig") as file:
+        known = {
+            (row["codice_belfiore"], row["codice_istat"], row["denominazione_ita"].lower(), row["sigla_provincia"])
+            for row in csv.DictReader(file)
+        }
     for seat in SEATS:
         for place in seat.places:
-            assert any(
-                known["active"] and known["name"].lower() == place.name.lower() for known in codes[place.cadastral_code]
-            ), place
+            assert (place.cadastral_code, place.istat_code, place.name.lower(), seat.code) in known, place
 
 
-def test_services_have_codes_of_the_nomenclature() -> None:
+def test_services_have_codes_of_the_nomenclature(shared_data: Path) -> None:
+    with gzip.open(shared_data / "listino" / "umbria_nomenclatore_v05_2024-09-17.csv.gz", "rt") as file:
+        known = {row["CODICE_NOMENCLATORE"] for row in csv.DictReader(file)}
     offers = (*all_offers(), *WITHDRAWN)
     assert len({offer.code for offer in offers}) == len(offers) >= 60
+    assert {offer.code for offer in offers} <= known
     for offer in offers:
         if offer.preparation:
             assert offer.preparation.last_hours <= 24 * offer.preparation.lead_days

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from importlib import resources
 
 from polydesk_dagster.demo import fiscal, names
 from polydesk_dagster.demo.draft import Draft
+from polydesk_dagster.demo.places import standing_since
 from polydesk_dagster.demo.practice import Clinic
 
 _DAYS_OF_LIFE = 95 * 365
@@ -58,7 +57,7 @@ class _Guardian:
 def build(draft: Draft, clinics: Sequence[Clinic], number: int) -> People:
     """Fill the sheets of ``number`` patients, spread over the clinics, and of the users of the chain."""
     people = People({clinic.id: Patients() for clinic in clinics}, {})
-    birth_places = _municipalities()
+    birth_places = sorted(code for code, since in standing_since().items() if since.year < 1920)
     codes: set[str] = set()
     guardians: dict[int, _Guardian] = {}
     for at in range(number):
@@ -81,12 +80,6 @@ def build(draft: Draft, clinics: Sequence[Clinic], number: int) -> People:
             (group.women if person.sex == "F" else group.men).append(id_)
     _staff(draft, clinics)
     return people
-
-
-def _municipalities() -> list[str]:
-    """Cadastral codes of municipalities that have stood since before anybody here was born."""
-    packaged = (resources.files("codicefiscale") / "data" / "municipalities.json").read_text(encoding="utf-8")
-    return sorted(place["code"] for place in json.loads(packaged) if place["active"] and place["date_created"] < "1920")
 
 
 def _person(draft: Draft, clinic: Clinic, birth_places: Sequence[str], guardian: _Guardian | None) -> _Person:

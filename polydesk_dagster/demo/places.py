@@ -1,13 +1,21 @@
 """Where the demo's clinics stand and their patients live: real municipalities with their codes."""
 
+from __future__ import annotations
+
+import json
 from dataclasses import dataclass
+from datetime import date
+from importlib import resources
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     cadastral_code: str
+    istat_code: str
     name: str
     postal_code: str
+    other_name: str | None = None
+    """In the town's second language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +39,14 @@ SEATS = (
         "051",
         (("Centro", "Via Indipendenza 44"), ("Mazzini", "Via Mazzini 120")),
         (
-            Place("A944", "Bologna", "40121"),
-            Place("B880", "Casalecchio di Reno", "40033"),
-            Place("H945", "San Lazzaro di Savena", "40068"),
-            Place("E289", "Imola", "40026"),
-            Place("C204", "Castel Maggiore", "40013"),
-            Place("M185", "Zola Predosa", "40069"),
-            Place("B249", "Budrio", "40054"),
-            Place("C292", "Castenaso", "40055"),
+            Place("A944", "037006", "Bologna", "40121"),
+            Place("B880", "037011", "Casalecchio di Reno", "40033"),
+            Place("H945", "037054", "San Lazzaro di Savena", "40068"),
+            Place("E289", "037032", "Imola", "40026"),
+            Place("C204", "037019", "Castel Maggiore", "40013"),
+            Place("M185", "037060", "Zola Predosa", "40069"),
+            Place("B249", "037008", "Budrio", "40054"),
+            Place("C292", "037021", "Castenaso", "40055"),
         ),
     ),
     Seat(
@@ -47,14 +55,14 @@ SEATS = (
         "0471",
         (("Centro / Zentrum", "Via Museo 12 / Museumstraße 12"),),
         (
-            Place("A952", "Bolzano", "39100"),
-            Place("F132", "Merano", "39012"),
-            Place("B160", "Bressanone", "39042"),
-            Place("E421", "Laives", "39055"),
-            Place("A332", "Appiano sulla strada del vino", "39057"),
-            Place("B220", "Brunico", "39031"),
-            Place("B397", "Caldaro sulla strada del vino", "39052"),
-            Place("H236", "Renon", "39054"),
+            Place("A952", "021008", "Bolzano", "39100", "Bozen"),
+            Place("F132", "021051", "Merano", "39012", "Meran"),
+            Place("B160", "021011", "Bressanone", "39042", "Brixen"),
+            Place("E421", "021040", "Laives", "39055", "Leifers"),
+            Place("A332", "021004", "Appiano sulla strada del vino", "39057", "Eppan an der Weinstraße"),
+            Place("B220", "021013", "Brunico", "39031", "Bruneck"),
+            Place("B397", "021015", "Caldaro sulla strada del vino", "39052", "Kaltern an der Weinstraße"),
+            Place("H236", "021072", "Renon", "39054", "Ritten"),
         ),
         language="de",
     ),
@@ -64,14 +72,14 @@ SEATS = (
         "02",
         (("Porta Venezia", "Corso Buenos Aires 33"), ("Navigli", "Viale Gorizia 8")),
         (
-            Place("F205", "Milano", "20121"),
-            Place("I690", "Sesto San Giovanni", "20099"),
-            Place("C707", "Cinisello Balsamo", "20092"),
-            Place("H264", "Rho", "20017"),
-            Place("C895", "Cologno Monzese", "20093"),
-            Place("E514", "Legnano", "20025"),
-            Place("I577", "Segrate", "20054"),
-            Place("D045", "Corsico", "20094"),
+            Place("F205", "015146", "Milano", "20121"),
+            Place("I690", "015209", "Sesto San Giovanni", "20099"),
+            Place("C707", "015077", "Cinisello Balsamo", "20092"),
+            Place("H264", "015182", "Rho", "20017"),
+            Place("C895", "015081", "Cologno Monzese", "20093"),
+            Place("E514", "015118", "Legnano", "20025"),
+            Place("I577", "015205", "Segrate", "20054"),
+            Place("D045", "015093", "Corsico", "20094"),
         ),
     ),
     Seat(
@@ -80,14 +88,14 @@ SEATS = (
         "081",
         (("Chiaia", "Via dei Mille 16"), ("Vomero", "Via Scarlatti 88")),
         (
-            Place("F839", "Napoli", "80121"),
-            Place("G964", "Pozzuoli", "80078"),
-            Place("G902", "Portici", "80055"),
-            Place("H243", "Ercolano", "80056"),
-            Place("B990", "Casoria", "80026"),
-            Place("E054", "Giugliano in Campania", "80014"),
-            Place("H892", "San Giorgio a Cremano", "80046"),
-            Place("C129", "Castellammare di Stabia", "80053"),
+            Place("F839", "063049", "Napoli", "80121"),
+            Place("G964", "063060", "Pozzuoli", "80078"),
+            Place("G902", "063059", "Portici", "80055"),
+            Place("H243", "063064", "Ercolano", "80056"),
+            Place("B990", "063023", "Casoria", "80026"),
+            Place("E054", "063034", "Giugliano in Campania", "80014"),
+            Place("H892", "063067", "San Giorgio a Cremano", "80046"),
+            Place("C129", "063024", "Castellammare di Stabia", "80053"),
         ),
     ),
     Seat(
@@ -95,14 +103,22 @@ SEATS = (
         "Piemonte",
         "011",
         (("Crocetta", "Corso Duca degli Abruzzi 40"),),
-        (Place("L219", "Torino", "10121"), Place("F335", "Moncalieri", "10024"), Place("H355", "Rivoli", "10098")),
+        (
+            Place("L219", "001272", "Torino", "10121"),
+            Place("F335", "001156", "Moncalieri", "10024"),
+            Place("H355", "001219", "Rivoli", "10098"),
+        ),
     ),
     Seat(
         "RM",
         "Lazio",
         "06",
         (("Prati", "Via Cola di Rienzo 200"), ("Eur", "Viale Europa 55")),
-        (Place("H501", "Roma", "00118"), Place("M297", "Fiumicino", "00054"), Place("L182", "Tivoli", "00019")),
+        (
+            Place("H501", "058091", "Roma", "00118"),
+            Place("M297", "058120", "Fiumicino", "00054"),
+            Place("L182", "058104", "Tivoli", "00019"),
+        ),
     ),
     Seat(
         "FI",
@@ -110,9 +126,9 @@ SEATS = (
         "055",
         (("Novoli", "Viale Guidoni 10"),),
         (
-            Place("D612", "Firenze", "50121"),
-            Place("B962", "Scandicci", "50018"),
-            Place("I684", "Sesto Fiorentino", "50019"),
+            Place("D612", "048017", "Firenze", "50121"),
+            Place("B962", "048041", "Scandicci", "50018"),
+            Place("I684", "048043", "Sesto Fiorentino", "50019"),
         ),
     ),
     Seat(
@@ -120,14 +136,22 @@ SEATS = (
         "Liguria",
         "010",
         (("Brignole", "Via XX Settembre 30"),),
-        (Place("D969", "Genova", "16121"), Place("H183", "Rapallo", "16035"), Place("C621", "Chiavari", "16043")),
+        (
+            Place("D969", "010025", "Genova", "16121"),
+            Place("H183", "010046", "Rapallo", "16035"),
+            Place("C621", "010015", "Chiavari", "16043"),
+        ),
     ),
     Seat(
         "BA",
         "Puglia",
         "080",
         (("Murat", "Via Sparano 60"),),
-        (Place("A662", "Bari", "70121"), Place("A225", "Altamura", "70022"), Place("A893", "Bitonto", "70032")),
+        (
+            Place("A662", "072006", "Bari", "70121"),
+            Place("A225", "072004", "Altamura", "70022"),
+            Place("A893", "072011", "Bitonto", "70032"),
+        ),
     ),
     Seat(
         "VR",
@@ -135,10 +159,20 @@ SEATS = (
         "045",
         (("Borgo Trento", "Via Mameli 25"),),
         (
-            Place("L781", "Verona", "37121"),
-            Place("L949", "Villafranca di Verona", "37069"),
-            Place("H783", "San Bonifacio", "37047"),
+            Place("L781", "023091", "Verona", "37121"),
+            Place("L949", "023096", "Villafranca di Verona", "37069"),
+            Place("H783", "023069", "San Bonifacio", "37047"),
         ),
     ),
 )
 """In the order in which a chain of n clinics takes them; a larger chain begins again from the first."""
+
+
+def standing_since() -> dict[str, date]:
+    """Every municipality in force by its cadastral code, and the day from which it has been as it is now."""
+    packaged = (resources.files("codicefiscale") / "data" / "municipalities.json").read_text(encoding="utf-8")
+    return {
+        place["code"]: date.fromisoformat(place["date_created"][:10])
+        for place in json.loads(packaged)
+        if place["active"]
+    }

@@ -19,6 +19,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 Cell = str | int | Decimal | date | datetime | time | bytes | Sequence[str] | None
 
 TABLES: Mapping[str, str] = {
+    "municipality": "cadastral_code valid_from istat_code name other_name province region postal_codes",
     "clinic": "id code name language region municipality_code phone email horizon_days created_at",
     "location": "id clinic_id name address postal_code municipality_code phone",
     "specialist": "id clinic_id external_id title last_name first_name fiscal_code specialties email sort_name "
