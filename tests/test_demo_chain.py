@@ -13,7 +13,7 @@ from codicefiscale import codicefiscale
 from polydesk_dagster.clinic import slots
 from polydesk_dagster.demo import chain
 from polydesk_dagster.demo.closures import central_closures
-from polydesk_dagster.demo.places import SEATS
+from polydesk_dagster.demo.places import SEATS, municipalities
 from polydesk_dagster.demo.services import WITHDRAWN, all_offers
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
@@ -282,6 +282,11 @@ def test_the_towns_are_those_of_istat(shared_data: Path) -> None:
     for seat in SEATS:
         for place in seat.places:
             assert (place.cadastral_code, place.istat_code, place.name.lower(), seat.code) in known, place
+    provinces = {(code, istat[:3], province) for code, istat, _, province in known}
+    towns = municipalities()
+    assert len(towns) > 7_850
+    agreeing = [town for town in towns if (town.cadastral_code, town.istat_code[:3], town.province) in provinces]
+    assert len(agreeing) > len(towns) - 5
 
 
 def test_services_have_codes_of_the_nomenclature(shared_data: Path) -> None:

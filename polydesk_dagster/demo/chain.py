@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.demo import diary, people, practice
 from polydesk_dagster.demo.draft import Draft
+from polydesk_dagster.demo.places import municipalities
 from polydesk_dagster.demo.sheets import Sheets
 from polydesk_dagster.demo.time_line import TimeLine
 from polydesk_dagster.errors import PermanentError
@@ -75,8 +76,11 @@ def load(engine: sa.Engine, size: str | Size = "chain", seed: int = 2026, *, as_
             )
         rng = random.Random(f"{seed}/chain")  # noqa: S311 - repeatable on purpose
         draft = Draft(sheets, TimeLine(as_of, size.history_days, _AHEAD), rng)
+        towns = municipalities()
+        for town in towns:
+            sheets["municipality"].add(**town._asdict())
         clinics = practice.build(draft, size.clinics, size.specialists, size.agendas)
-        population = people.build(draft, clinics.clinics, size.patients)
+        population = people.build(draft, clinics.clinics, towns, size.patients)
         diary.fill(draft, clinics, population, seed)
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 
 from polydesk_dagster.demo import fiscal, names
 from polydesk_dagster.demo.draft import Draft
-from polydesk_dagster.demo.places import standing_since
+from polydesk_dagster.demo.places import Municipality
 from polydesk_dagster.demo.practice import Clinic
 
 _DAYS_OF_LIFE = 95 * 365
@@ -54,10 +54,10 @@ class _Guardian:
     language: str
 
 
-def build(draft: Draft, clinics: Sequence[Clinic], number: int) -> People:
+def build(draft: Draft, clinics: Sequence[Clinic], towns: Sequence[Municipality], number: int) -> People:
     """Fill the sheets of ``number`` patients, spread over the clinics, and of the users of the chain."""
     people = People({clinic.id: Patients() for clinic in clinics}, {})
-    birth_places = sorted(code for code, since in standing_since().items() if since.year < 1920)
+    birth_places = [town.cadastral_code for town in towns if town.valid_from.year < 1920]
     codes: set[str] = set()
     guardians: dict[int, _Guardian] = {}
     for at in range(number):

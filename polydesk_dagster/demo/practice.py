@@ -11,7 +11,7 @@ from itertools import islice
 from polydesk_dagster.demo import fiscal, names
 from polydesk_dagster.demo.closures import central_closures
 from polydesk_dagster.demo.draft import Draft
-from polydesk_dagster.demo.places import SEATS, Seat, standing_since
+from polydesk_dagster.demo.places import SEATS, Seat
 from polydesk_dagster.demo.services import (
     BRANCHES,
     DESK_SERVICES,
@@ -93,7 +93,6 @@ class Practice:
 def build(draft: Draft, clinics: int, specialists: int, agendas: int) -> Practice:
     """Fill the sheets of ``clinics`` clinics with ``specialists`` and ``agendas`` spread evenly over them."""
     practice = Practice([], [])
-    _municipalities(draft)
     for number in range(clinics):
         clinic = _clinic(draft, number)
         practice.clinics.append(clinic)
@@ -114,23 +113,6 @@ def build(draft: Draft, clinics: int, specialists: int, agendas: int) -> Practic
             doctor = at % doctors
             practice.agendas.append(_doctor(draft, clinic, staff[doctor], diaries[doctor], nth=at))
     return practice
-
-
-def _municipalities(draft: Draft) -> None:
-    """The towns around the clinics; the rest of Italy is for studiolab to bring."""
-    since = standing_since()
-    for seat in SEATS:
-        for place in seat.places:
-            draft.sheets["municipality"].add(
-                cadastral_code=place.cadastral_code,
-                valid_from=since[place.cadastral_code],
-                istat_code=place.istat_code,
-                name=place.name,
-                other_name=place.other_name,
-                province=seat.code,
-                region=seat.region,
-                postal_codes=(place.postal_code,),
-            )
 
 
 def _share(agendas: int, in_thirty: int, most: int) -> int:
