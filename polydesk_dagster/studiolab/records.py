@@ -1,0 +1,162 @@
+"""The records of studiolab as they come over the wire; fields have the contract's names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from polydesk_dagster.wire import (
+    Cadastral,
+    Flag,
+    Instant,
+    IsoDate,
+    Money,
+    OptionalCadastral,
+    OptionalDate,
+    OptionalMoney,
+    OptionalText,
+    Record,
+    Text,
+    Whole,
+)
+
+
+class Listed(Record):
+    """A record of one of the paged lists: where the list is, and which field identifies a record if one does."""
+
+    PATH: ClassVar[str]
+    KEY: ClassVar[str | None] = "id"
+
+
+def _in_order(first: Any, last: Any) -> None:
+    if last is not None and last < first:
+        raise PydanticCustomError("wire", "valid_to viene prima di valid_from")
+
+
+class Municipality(Listed):
+    PATH = "/municipalities"
+    KEY = "cadastral_code"
+
+    cadastral_code: Cadastral
+    istat_code: Annotated[Text, Field(pattern=r"^[0-9]{6}$")]
+    name: Text
+    other_name: OptionalText = None
+    province: Annotated[Text, Field(pattern=r"^[A-Z]{2}$")]
+    region: Text
+    postal_codes: tuple[Annotated[Text, Field(pattern=r"^[0-9]{5}$")], ...] = ()
+    valid_from: IsoDate
+    valid_to: OptionalDate = None
+    """Exclusive; None while in force."""
+    successor: OptionalCadastral = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(self.valid_from, self.valid_to)
+        return self
+
+
+class Patient(Listed):
+    PATH = "/patients"
+
+    id: Text
+    fiscal_code: OptionalText = None
+    """Codice fiscale, STP or ENI as studiolab has it: may be wrong."""
+    last_name: Text
+    first_name: Text
+    sex: Annotated[Literal["M", "F"] | None, BeforeValidator(lambda value: value or None)] = None
+    birth_date: OptionalDate = None
+    birth_place: OptionalCadastral = None
+    residence: OptionalCadastral = None
+    address: OptionalText = None
+    postal_code: OptionalText = None
+    email: OptionalText = None
+    phone: OptionalText = None
+    """As typed by the desk."""
+    mobile: OptionalText = None
+    deceased_on: OptionalDate = None
+    updated_at: Instant
+
+
+class Collaborator(Listed):
+    PATH = "/collaborators"
+
+    id: Text
+    title: OptionalText = None
+    last_name: Text
+    first_name: Text
+    fiscal_code: OptionalText = None
+    specialties: tuple[Text, ...] = ()
+    email: OptionalText = None
+    active: Flag
+    ends_on: OptionalDate = None
+
+
+class Service(Listed):
+    PATH = "/services"
+
+    id: Text
+    code: Text
+    name: Text
+    duration_minutes: Annotated[Whole, Field(ge=1, le=480)]
+    preparation: OptionalText = None
+    active: Flag
+
+
+class Agreement(Listed):
+    PATH = "/agreements"
+
+    id: Text
+    name: Text
+    kind: Literal["insurance", "fund", "company", "public"]
+    valid_from: IsoDate
+    valid_to: OptionalDate = None
+    """Exclusive."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(self.valid_from, self.valid_to)
+        return self
+
+
+class Price(Listed):
+    PATH = "/prices"
+    KEY = None
+
+    service_id: Text
+    agreement_id: OptionalText = None
+    """None: private."""
+    collaborator_id: OptionalText = None
+    """None: any."""
+    amount: Money
+    patient_share: OptionalMoney = None
+    currency: Literal["EUR"]
+    vat_rate: OptionalMoney = None
+    valid_from: IsoDate
+    valid_to: OptionalDate = None
+    """Exclusive."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _in_order(self.valid_from, self.valid_to)
+        if self.patient_share is not None and self.patient_share > self.amount:
+            raise PydanticCustomError("wire", "patient_share supera amount")
+        return self
+
+
+class Entity(Record):
+    type: Text
+    id: Text
+
+
+class Event(Record):
+    """The envelope of one piece of news; what ``data`` must be depends on ``type`` and ``version``."""
+
+    id: Annotated[Text, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
+    sequence: Annotated[Whole, Field(ge=1, le=2**62)]
+    type: Text
+    version: Annotated[Whole, Field(ge=-(2**31), lt=2**31)]
+    occurred_at: Instant
+    entity: Entity
+    data: dict[str, Any]
