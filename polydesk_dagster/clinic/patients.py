@@ -1,0 +1,440 @@
+"""Who a patient is: fiscal codes that must agree with the person, and adding who is missing without ever merging two.
+
+A record of studiolab is somebody we know when its link says so, or when its fiscal code is letter by letter that of a
+patient with the same name and date of birth. Whatever is merely likely (an omocodia variant, one code for two people,
+a name and a date without a code) waits in ``patient_review`` for a person. Nothing of a patient is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date, datetime
+from functools import cache, lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from codicefiscale import codicefiscale
+
+from polydesk_dagster.changes import audit
+from polydesk_dagster.changes.kind import Kind, Limits, Reject, Source
+from polydesk_dagster.changes.stage import Page
+
+SUBSTITUTES = "LMNPQRSTUV"
+"""The letters that stand for 0 to 9 where two people would have the same code."""
+
+_FOLD = str.maketrans(SUBSTITUTES, "0123456789")
+_DIGIT_PLACES = (6, 7, 9, 10, 12, 13, 14)
+_FISCAL_CODE = re.compile(
+    rf"[A-Z]{{6}}[0-9{SUBSTITUTES}]{{2}}[ABCDEHLMPRST][0-9{SUBSTITUTES}]{{2}}[A-Z][0-9{SUBSTITUTES}]{{3}}[A-Z]"
+)
+_REGIONAL = re.compile(r"(STP|ENI)[0-9]{13}")
+_CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
+_EMAIL = re.compile(r"[^@\s\"<>(),;:]+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}")
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
+
+_last_name = lru_cache(65_536)(codicefiscale.encode_lastname)
+_first_name = lru_cache(65_536)(codicefiscale.encode_firstname)
+
+
+@lru_cache(131_072)
+def _birth(day: str, sex: str) -> str:
+    return str(codicefiscale.encode_birthdate(date.fromisoformat(day).strftime("%d/%m/%Y"), "F" if sex == "F" else "M"))
+
+
+@cache
+def _check_values() -> tuple[bytes, bytes]:
+    """What each character is worth in an odd and in an even place, as tables for ``bytes.translate``; the values of
+    the odd places are asked of the library once."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    odd, even = bytearray(256), bytearray(256)
+    base = ord(codicefiscale.encode_cin("A" * 15)) - 1
+    for character in letters + "0123456789":
+        even[ord(character)] = int(character) if character.isdigit() else letters.index(character)
+        odd[ord(character)] = (ord(codicefiscale.encode_cin(character + "A" * 14)) - base) % 26
+    return bytes(odd), bytes(even)
+
+
+def check_letter(code: str) -> str:
+    """The last letter of a fiscal code from its first fifteen characters."""
+    odd, even = _check_values()
+    characters = code.encode("ascii")
+    return chr(65 + (sum(characters[0:15:2].translate(odd)) + sum(characters[1:15:2].translate(even))) % 26)
+
+
+def fold(code: str) -> str:
+    """The code without omocodia: digits where substitutes stand, and the check letter that then belongs to it."""
+    characters = list(code[:15])
+    for place in _DIGIT_PLACES:
+        characters[place] = characters[place].translate(_FOLD)
+    folded = "".join(characters)
+    return folded + check_letter(folded)
+
+
+def examine(
+    code: str, *, last_name: str, first_name: str, sex: str | None, birth_date: str | None, birth_place: str | None
+) -> tuple[str, str, str | None]:
+    """The code's kind, its canonical form, and an Italian reason why it cannot be this person's, or None.
+
+    Only what is known of the person is compared. Raises ValueError for what is no code at all.
+    """
+    if _REGIONAL.fullmatch(code):
+        return code[:3], code, None
+    if not _FISCAL_CODE.fullmatch(code):
+        raise ValueError("non ha la forma di un codice fiscale, STP o ENI")
+    if code[15] != check_letter(code):
+        raise ValueError("la lettera di controllo del codice fiscale non torna")
+    canonical = fold(code)
+    wrong = []
+    if canonical[:3] != _last_name(last_name):
+        wrong.append("il cognome")
+    if canonical[3:6] != _first_name(first_name):
+        wrong.append("il nome")
+    if birth_date is not None and canonical[6:11] not in {_birth(birth_date, s) for s in ([sex] if sex else "MF")}:
+        wrong.append("la data di nascita o il sesso")
+    elif birth_date is None and sex is not None and (int(canonical[9:11]) > 40) != (sex == "F"):
+        wrong.append("il sesso")
+    if birth_place is not None and canonical[11:15] != birth_place:
+        wrong.append("il luogo di nascita")
+    return "CF", canonical, f"il codice fiscale non concorda con {' e '.join(wrong)}" if wrong else None
+
+
+@cache
+def _national() -> tuple[re.Pattern[str], ...]:
+    from phonenumbers import PhoneMetadata
+
+    italy: Any = PhoneMetadata.metadata_for_region("IT", None)
+    return tuple(re.compile(kind.national_number_pattern) for kind in (italy.mobile, italy.fixed_line))
+
+
+_TYPED = re.compile(r"[\s./()-]+")
+
+
+def e164(typed: str) -> str | None:
+    """A telephone as the desk typed it, in international form; None if it cannot be one."""
+    digits = _TYPED.sub("", typed)
+    national = digits.removeprefix("+39")
+    mobile, fixed = _national()
+    if 8 <= len(national) <= 11 and (mobile.fullmatch(national) or fixed.fullmatch(national)):
+        return f"+39{national}"
+    return _foreign(typed)
+
+
+@lru_cache(65_536)
+def _foreign(typed: str) -> str | None:
+    import phonenumbers
+
+    try:
+        number = phonenumbers.parse(typed, "IT")
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise Reject("invalid", "un campo non è un testo")
+    if not (value.isascii() and value.isprintable()):
+        value = unicodedata.normalize("NFC", value.translate(_INVISIBLE))
+        if "\0" in value:
+            raise Reject("invalid", "un campo contiene caratteri di controllo")
+    return value.strip() or None
+
+
+@lru_cache(131_072)
+def _day(value: str) -> str:
+    try:
+        return date.fromisoformat(value.strip()).isoformat() if len(value.strip()) == 10 else ""
+    except ValueError:
+        return ""
+
+
+def _date(item: Mapping[str, Any], name: str) -> str | None:
+    value = item.get(name)
+    if value is None or value == "":
+        return None
+    day = _day(value) if type(value) is str else ""
+    if not day:
+        raise Reject("invalid", f"{name} non è una data")
+    return day
+
+
+def _required(item: Mapping[str, Any], name: str) -> str:
+    value = _text(item.get(name))
+    if value is None:
+        raise Reject("invalid", f"manca {name}")
+    return value
+
+
+def _place(item: Mapping[str, Any], name: str) -> str | None:
+    value = _text(item.get(name))
+    if value is not None and not _CADASTRAL.fullmatch(value):
+        raise Reject("invalid", f"{name} non è un codice catastale")
+    return value
+
+
+def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """One patient of studiolab as staged values, problem and reason last.
+
+    A record whose code is wrong or disagrees with the person is a problem for the review; a telephone or an address
+    that cannot be one is left empty. Raises Reject when the record cannot be read at all.
+    """
+    if not isinstance(item, Mapping):
+        raise Reject("invalid", "non è un oggetto")
+    external_id = _required(item, "id")
+    last_name, first_name = _required(item, "last_name"), _required(item, "first_name")
+    if not item.get("updated_at"):
+        raise Reject("invalid", "manca updated_at")
+    sex = item.get("sex") or None
+    if sex not in (None, "M", "F"):
+        raise Reject("invalid", "sex non è M né F")
+    birth_date, birth_place = _date(item, "birth_date"), _place(item, "birth_place")
+    code = _text(item.get("fiscal_code"))
+    canonical = kind = problem = reason = None
+    if code is not None:
+        code = code.upper().replace(" ", "")
+        expected = _expected(last_name, first_name, sex, birth_date, birth_place)
+        if expected == code[:15] and len(code) == 16 and check_letter(code) == code[15]:
+            canonical, kind = code, "CF"
+        else:
+            try:
+                kind, canonical, reason = examine(
+                    code,
+                    last_name=last_name,
+                    first_name=first_name,
+                    sex=sex,
+                    birth_date=birth_date,
+                    birth_place=birth_place,
+                )
+            except ValueError as wrong:
+                code, reason = None, str(wrong)
+            problem = "invalid" if reason else None
+    elif birth_date is None:
+        problem, reason = "invalid", "senza codice fiscale e senza data di nascita"
+    email = _text(item.get("email"))
+    if email is not None and not _EMAIL.fullmatch(email):
+        email = None
+    phone, mobile = _text(item.get("phone")), _text(item.get("mobile"))
+    return (
+        external_id,
+        code,
+        canonical,
+        kind,
+        last_name,
+        first_name,
+        sex,
+        birth_date,
+        birth_place,
+        _place(item, "residence"),
+        _text(item.get("address")),
+        _text(item.get("postal_code")),
+        email,
+        e164(phone) if phone else None,
+        e164(mobile) if mobile else None,
+        _date(item, "deceased_on"),
+        problem,
+        reason,
+    )
+
+
+def _expected(
+    last_name: str, first_name: str, sex: str | None, birth_date: str | None, birth_place: str | None
+) -> str | None:
+    """The first fifteen characters that the person's code has, where all is known that they are made of."""
+    if sex is None or birth_date is None or birth_place is None:
+        return None
+    return _last_name(last_name) + _first_name(first_name) + _birth(birth_date, sex) + birth_place
+
+
+COLUMNS = {
+    "fiscal_code": "text",
+    "fiscal_code_canonical": "text",
+    "fiscal_code_kind": "text",
+    "last_name": "text",
+    "first_name": "text",
+    "sex": "text",
+    "birth_date": "date",
+    "birth_place": "text",
+    "residence": "text",
+    "address": "text",
+    "postal_code": "text",
+    "email": "text",
+    "phone": "text",
+    "mobile": "text",
+    "deceased_on": "date",
+}
+
+_GIVEN = ", ".join(f"s.{name}" for name in COLUMNS)
+_SAME_NAME = """name_key({p}.last_name) = name_key(s.last_name) AND name_key({p}.first_name) = name_key(s.first_name)
+                AND {p}.birth_date = s.birth_date"""
+
+# A code that several records of this list carry, and names with a date that stand there more than once without one.
+_MATCH = f"""
+    WITH fresh AS MATERIALIZED (
+        SELECT s.* FROM {{stage}} s
+        WHERE NOT EXISTS (SELECT FROM patient_link l WHERE l.clinic_id = :clinic_id AND l.external_id = s.external_id)
+    ), twice AS MATERIALIZED (
+        SELECT fiscal_code_canonical, count(*) AS people, count(DISTINCT fiscal_code) AS codes,
+               count(DISTINCT (name_key(last_name), name_key(first_name), birth_date)) AS identities,
+               min(n) AS first
+        FROM fresh WHERE problem IS NULL AND fiscal_code_canonical IN (
+            SELECT fiscal_code_canonical FROM fresh WHERE problem IS NULL AND fiscal_code_canonical IS NOT NULL
+            GROUP BY 1 HAVING count(*) > 1)
+        GROUP BY 1
+    ), by_code AS MATERIALIZED (
+        SELECT s.n, array_agg(p.id ORDER BY p.id) AS candidates,
+               count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {_SAME_NAME.format(p="p")}) AS certain
+        FROM fresh s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY s.n
+    ), by_name AS MATERIALIZED (
+        SELECT s.n, array_agg(DISTINCT p.id ORDER BY p.id) AS candidates
+        FROM fresh s JOIN patient p ON {_SAME_NAME.format(p="p")}
+        WHERE s.fiscal_code_canonical IS NULL OR p.fiscal_code_canonical IS NULL GROUP BY s.n
+    ), without_code AS MATERIALIZED (
+        SELECT DISTINCT s.n FROM fresh s JOIN fresh o ON {_SAME_NAME.format(p="o")} AND o.n <> s.n
+        WHERE s.fiscal_code_canonical IS NULL AND s.problem IS NULL
+    ), judged AS (
+        SELECT s.*, c.candidates AS by_code, i.candidates AS by_name,
+               CASE WHEN s.problem IS NOT NULL THEN s.reason
+                    WHEN r.n IS NOT NULL THEN r.why
+                    WHEN t.identities > 1 OR t.codes > 1
+                    THEN 'più record con lo stesso codice fiscale e identità diverse'
+                    WHEN t.people > 1 AND s.n <> t.first THEN 'lo stesso codice fiscale di un altro record'
+                    WHEN c.certain IS FALSE 
+                    THEN 'codice fiscale di un paziente noto, ma identità o codice non coincidono'
+                    WHEN c.n IS NULL AND i.n IS NOT NULL THEN 'stesso nome e data di nascita di un paziente noto'
+                    WHEN w.n IS NOT NULL THEN 'stesso nome e data di nascita di un altro record, senza codice fiscale'
+               END AS doubt
+        FROM fresh s
+        LEFT JOIN twice t ON s.problem IS NULL AND t.fiscal_code_canonical = s.fiscal_code_canonical
+        LEFT JOIN by_code c ON c.n = s.n
+        LEFT JOIN by_name i ON i.n = s.n
+        LEFT JOIN without_code w ON w.n = s.n
+        LEFT JOIN (SELECT f.n, min(q.cause) AS why FROM patient_review q JOIN fresh f USING (external_id)
+                   WHERE q.clinic_id = :clinic_id AND q.state = 'open' GROUP BY f.n) r ON r.n = s.n
+    )
+    SELECT CASE WHEN doubt IS NOT NULL THEN 'conflict' WHEN by_code IS NOT NULL THEN 'link' ELSE 'create' END AS action,
+           CASE WHEN doubt IS NOT NULL THEN coalesce(problem, 'duplicate') END AS finding,
+           coalesce(doubt, CASE WHEN by_code IS NOT NULL THEN 'stesso codice fiscale, nome e data di nascita' END)
+               AS reason,
+           CASE WHEN doubt IS NULL THEN by_code[1] END AS id,
+           CASE WHEN doubt IS NOT NULL THEN coalesce(by_code, by_name, '{{{{}}}}') END AS candidates,
+           external_id, {_GIVEN.replace("s.", "judged.")}
+    FROM judged
+"""
+
+PATIENT = Kind(
+    name="patient",
+    label="pazienti",
+    table="patient",
+    key="r.external_id",
+    fixed=tuple(COLUMNS),
+    kept=("language", "preferred_channel", "guardian_id"),
+    carried={"external_id": "text", "candidates": "bigint[]"},
+    private=True,
+    taken="t.fiscal_code_canonical = r.fiscal_code_canonical",
+    dependents=("patient_link",),
+    held="""CASE WHEN EXISTS (SELECT FROM patient_link l
+                                WHERE l.patient_id = t.id AND l.plan_id IS DISTINCT FROM :undoes)
+                 THEN 'collegato anche altrove' END""",
+    limits=Limits(shrink=0.3, rejected=0.05, retired=None),
+    # Two imports that would create the same person wait for each other; the later one then finds the code taken.
+    before=("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",),
+    after=(
+        """INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, plan_id, made_at)
+           SELECT :clinic_id, external_id, id, CASE action WHEN 'create' THEN 'created' ELSE 'code' END,
+                  :plan_id, :as_of
+           FROM {rows} r WHERE action IN ('create', 'link')""",
+        """INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
+           SELECT :clinic_id, external_id, reason, candidates,
+                  to_jsonb(r) - 'ordinal' - 'action' - 'finding' - 'reason' - 'candidates' - 'id', :as_of
+           FROM {rows} r WHERE action = 'conflict'
+           ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING""",
+    ),
+    undo_before=(
+        """WITH ended AS (
+               DELETE FROM patient_link l USING {rows} r
+               WHERE l.clinic_id = :clinic_id AND l.external_id = r.external_id AND l.plan_id = :undoes
+                 AND r.action IN ('delete', 'link') RETURNING l.*)
+           INSERT INTO patient_link_ended (clinic_id, external_id, patient_id, made_by, made_at, ended_at, reason)
+           SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of, 'annullato il piano ' || :undoes
+           FROM ended""",
+    ),
+    source=Source(
+        columns={"external_id": "text", **COLUMNS},
+        prepare=prepare,
+        label=lambda item: str(item.get("id") or "?") if isinstance(item, Mapping) else "?",
+        text=("last_name", "first_name"),
+        key=("{}.external_id",),
+        query=_MATCH,
+    ),
+)
+
+
+def missing_only(pages: Iterable[Page], known: frozenset[str]) -> Iterator[Page]:
+    """``pages`` without the records that are linked already: of those nothing is looked at, whatever they say."""
+    for page in pages:
+        if known:
+            fresh = [item for item in page.records if not (isinstance(item, Mapping) and item.get("id") in known)]
+            yield replace(page, records=fresh, passed=len(page.records) - len(fresh))
+        else:
+            yield page
+
+
+def linked(connection: sa.Connection, clinic_id: int) -> frozenset[str]:
+    """The names by which the clinic's studiolab knows patients that are linked."""
+    found = connection.execute(
+        sa.text("SELECT external_id FROM patient_link WHERE clinic_id = :clinic_id"),
+        {"clinic_id": clinic_id},
+        execution_options={"stream_results": True, "max_row_buffer": 10_000},
+    )
+    return frozenset(found.scalars())
+
+
+def unlink(
+    connection: sa.Connection, clinic_id: int, external_id: str, *, as_of: datetime, actor: str, reason: str
+) -> bool:
+    """End a link that was wrong; the record then waits in the review. Returns whether there was one."""
+    values = {"clinic_id": clinic_id, "external_id": external_id, "as_of": as_of, "reason": reason}
+    ended = connection.execute(
+        sa.text("""
+            WITH ended AS (DELETE FROM patient_link WHERE clinic_id = :clinic_id AND external_id = :external_id
+                           RETURNING *),
+            kept AS (
+                INSERT INTO patient_link_ended (clinic_id, external_id, patient_id, made_by, made_at, ended_at, reason)
+                SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of, :reason FROM ended)
+            INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
+            SELECT clinic_id, external_id, 'collegamento sciolto', ARRAY[patient_id], '{}', :as_of FROM ended
+            ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING
+        """),
+        values,
+    )
+    if not ended.rowcount:
+        return False
+    audit.append(
+        connection, as_of=as_of, actor=actor, action="unlink", service="import_patients", detail={"reason": reason}
+    )
+    return True
+
+
+def link(connection: sa.Connection, review_id: int, patient_id: int, *, as_of: datetime, actor: str) -> bool:
+    """A person's verdict on an open review: it is this patient. Returns False if it was decided already."""
+    values = {"id": review_id, "patient_id": patient_id, "as_of": as_of, "actor": actor}
+    made = connection.execute(
+        sa.text("""
+            WITH decided AS (UPDATE patient_review SET state = 'linked', decided_by = :actor, decided_at = :as_of
+                             WHERE id = :id AND state = 'open' RETURNING clinic_id, external_id)
+            INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
+            SELECT clinic_id, external_id, :patient_id, 'person', :as_of FROM decided
+        """),
+        values,
+    )
+    if not made.rowcount:
+        return False
+    audit.append(connection, as_of=as_of, actor=actor, action="link", service="import_patients")
+    return True
