@@ -1,0 +1,1 @@
+"""Writing to patients: what is due is planned into a ledger, and a dispatcher sends it, once."""
