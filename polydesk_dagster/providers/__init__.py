@@ -1,0 +1,1 @@
+"""The carriers of messages: the SMS gateway and the mail relay."""
