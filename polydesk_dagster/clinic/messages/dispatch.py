@@ -204,7 +204,7 @@ class _Dispatch:
         with connection.begin():
             hour, self.wanted = connection.execute(
                 sa.text("""
-                    SELECT (SELECT count(*) FROM message WHERE sent_at > :since),
+                    SELECT (SELECT count(*) FROM message WHERE state = 'sent' AND changed_at > :since),
                            (SELECT count(*) FROM message
                             WHERE state IN ('planned', 'retry') AND send_after <= :at AND kind = ANY (:kinds))"""),
                 {"since": self.as_of - timedelta(hours=1), "at": self.now(), "kinds": self.kinds},
@@ -301,7 +301,7 @@ class _Dispatch:
             message.template_revision,
         )
         template = self.shelf.find(need)
-        if template is None or template.body is None:
+        if template is None:
             return Withheld(Why.TEMPLATE, failed=True)
         context, token = ready.context, None
         if message.kind == ACTIVATION.key:

@@ -229,10 +229,9 @@ def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mappin
     return connection.execute(statement, {**parameters, "kind": kind, "as_of": as_of}).rowcount
 
 
-def nothing_due(connection: sa.Connection, kinds: Sequence[str], as_of: datetime) -> str | None:
-    """Why no run of ``kinds`` needs to start now, in Italian; None where one does."""
-    clinics = hours.load(connection, as_of)
-    pending = connection.scalar(
+def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: datetime, clinics: Sequence[Hours]) -> bool:
+    """Whether no message of ``kinds`` wants the dispatcher now: to be sent, to be closed, or to be cleared up."""
+    return not connection.scalar(
         sa.text("""
             SELECT EXISTS (SELECT FROM message
                            WHERE state IN ('planned', 'retry') AND send_after <= :as_of AND kind = ANY (:kinds)
@@ -246,6 +245,13 @@ def nothing_due(connection: sa.Connection, kinds: Sequence[str], as_of: datetime
             "any_hour": [kind.key for kind in KINDS.values() if kind.any_hour],
         },
     )
-    if pending or any(kind in _PLAN and due_spans(connection, kind, as_of, clinics) for kind in kinds):
+
+
+def nothing_due(connection: sa.Connection, kinds: Sequence[str], as_of: datetime) -> str | None:
+    """Why no run of ``kinds`` needs to start now, in Italian; None where one does."""
+    clinics = hours.load(connection, as_of)
+    if not nothing_to_send(connection, kinds, as_of, clinics):
+        return None
+    if any(kind in _PLAN and due_spans(connection, kind, as_of, clinics) for kind in kinds):
         return None
     return "nessun messaggio da preparare o da inviare"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,10 +30,16 @@ class BrokenTemplateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A written message."""
+    """A template's source, or a written message."""
 
     subject: str | None
     body: str
+
+
+_FACTORY = {
+    (shipped.kind, shipped.variant, shipped.channel, shipped.language): Text(shipped.subject, shipped.body)
+    for shipped in FACTORY
+}
 
 
 @lru_cache(maxsize=1024)
@@ -146,34 +150,6 @@ def _plain(text: str) -> int:
     return segments("".join(c if not segments(c).culprits else "x" for c in text)).segments
 
 
-_PUBLISH = sa.text("""
-    WITH shipped AS (
-        SELECT * FROM jsonb_to_recordset(CAST(:factory AS jsonb))
-               AS t (kind text, variant text, channel text, language text, subject text, body text)
-    ), gone AS (
-        UPDATE message_template t SET retired_at = :as_of
-        WHERE t.layer = 'factory' AND t.retired_at IS NULL
-          AND NOT EXISTS (SELECT FROM shipped s WHERE (s.kind, s.variant, s.channel, s.language)
-                                                    = (t.kind, t.variant, t.channel, t.language))
-        RETURNING 1
-    ), written AS (
-        INSERT INTO message_template (layer, kind, variant, channel, language, subject, body)
-        SELECT 'factory', s.* FROM shipped s
-        ON CONFLICT (layer, clinic_id, kind, variant, channel, language) DO UPDATE
-            SET subject = excluded.subject, body = excluded.body, retired_at = NULL, updated_at = :as_of
-            WHERE (message_template.subject, message_template.body, message_template.retired_at IS NULL)
-                  IS DISTINCT FROM (excluded.subject, excluded.body, true)
-        RETURNING 1
-    )
-    SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM written)""")
-
-
-def publish_factory(connection: sa.Connection, as_of: datetime) -> int:
-    """Bring the factory layer to the texts of this version; returns how many changed."""
-    shipped = json.dumps([template._asdict() for template in FACTORY], ensure_ascii=False)
-    return int(connection.scalar(_PUBLISH, {"factory": shipped, "as_of": as_of}) or 0)
-
-
 @dataclass(frozen=True, slots=True)
 class Version:
     """One state of one template."""
@@ -208,7 +184,7 @@ class Shelf:
         for version in sorted(versions, key=lambda version: version.id, reverse=True):
             key = (version.kind, version.variant, version.channel, version.language, version.layer, version.clinic_id)
             self._versions.setdefault(key, []).append(version)
-        self._found: dict[Need, Version | None] = {}
+        self._found: dict[Need, Text | None] = {}
 
     @classmethod
     def load(cls, connection: sa.Connection) -> Shelf:
@@ -218,16 +194,19 @@ class Shelf:
         )
         return cls([Version(*row) for row in rows])
 
-    def find(self, need: Need) -> Version | None:
+    def find(self, need: Need) -> Text | None:
         """The text of the narrowest layer that had one at the revision; a language that lacks it falls to Italian."""
         if need not in self._found:
             self._found[need] = next(self._candidates(need), None)
         return self._found[need]
 
-    def _candidates(self, need: Need) -> Iterator[Version]:
+    def _candidates(self, need: Need) -> Iterator[Text]:
         for language in dict.fromkeys((need.language, "it")):
-            for layer, owner in (("clinic", need.clinic_id), ("chain", None), ("factory", None)):
+            for layer, owner in (("clinic", need.clinic_id), ("chain", None)):
                 key = (need.kind, need.variant, need.channel, language, layer, owner)
                 current = next((v for v in self._versions.get(key, []) if v.id <= need.revision), None)
                 if current is not None and current.body is not None:
-                    yield current
+                    yield Text(current.subject, current.body)
+            shipped = _FACTORY.get((need.kind, need.variant, need.channel, language))
+            if shipped is not None:
+                yield shipped
