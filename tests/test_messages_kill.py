@@ -71,7 +71,7 @@ def run_and_kill(database: URL, carrier: str, as_of: datetime, seconds: float) -
 def counted(engine: sa.Engine) -> Counter[str]:
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT state, count(*) FROM message GROUP BY state"))
-        return Counter({state: count for state, count in rows})
+        return Counter(dict(rows))
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def load_if_empty(installation: Installation, size: str, *, quiet: bool) -> bool
     if not quiet:
         console.print(say(f"Carico la catena dimostrativa ({size})…", f"Loading the demo chain ({size})…"))
     summary = chain.load(installation.engine, size, as_of=datetime.now(UTC))
-    simulators.mark_demo(installation.engine)
+    simulators.mark_demo(installation.engine, installation.settings.home)
     if not quiet:
         rows = sum(summary.rows.values())
         console.print(say(f"  {rows} righe in {summary.seconds:.0f} s.", f"  {rows} rows in {summary.seconds:.0f} s."))

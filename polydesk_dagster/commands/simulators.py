@@ -10,30 +10,40 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.demo import chain
+from polydesk_dagster.demo import chain, mailbox
+from polydesk_dagster.demo.simulators import dataset
+from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
+from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.settings import Settings
 
-DEMO_TOKEN = "demo-token"  # noqa: S105 - opens nothing but the simulators of this machine
 STUDIOLAB_TOKEN = "POLYDESK_DEMO_STUDIOLAB_TOKEN"  # noqa: S105 - a variable's name
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One outside system that a simulator plays."""
+    """One outside system that a simulator plays; what it was told lasts in ``state``."""
 
     name: str
     what: str
     module: str
     port: int
+    state: Path
 
     @property
     def command(self) -> tuple[str, ...]:
-        return (sys.executable, "-m", self.module, "--port", str(self.port), "--token", DEMO_TOKEN)
+        return (sys.executable, "-m", self.module, "--port", str(self.port), "--state", str(self.state))
+
+    @property
+    def where(self) -> str:
+        """Where to look at it: its address, and for mail the folder of what was sent."""
+        address = f"http://127.0.0.1:{self.port}" if self.name != "mail" else f"smtp://127.0.0.1:{self.port}"
+        return f"{address}, {say('posta in', 'mail in')} {self.state}" if self.name == "mail" else address
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -41,17 +51,53 @@ class Played:
         return False
 
 
-def _central(address: str) -> dict[str, str]:
-    return {"POLYDESK_CENTRAL_URL": address, "POLYDESK_CENTRAL_TOKEN": DEMO_TOKEN}
+def _central(system: Played) -> dict[str, str]:
+    return {"POLYDESK_CENTRAL_URL": f"http://127.0.0.1:{system.port}{API}", "POLYDESK_CENTRAL_TOKEN": DEMO_TOKEN}
 
 
-def _sms(address: str) -> dict[str, str]:
-    return {"POLYDESK_SMS_URL": address, "POLYDESK_SMS_TOKEN": DEMO_TOKEN, "POLYDESK_SMS_SENDER": "Polydesk"}
+def _sms(system: Played) -> dict[str, str]:
+    return {
+        "POLYDESK_SMS_URL": f"http://127.0.0.1:{system.port}{API}",
+        "POLYDESK_SMS_TOKEN": DEMO_TOKEN,
+        "POLYDESK_SMS_SENDER": "Polydesk",
+    }
 
 
-SYSTEMS: tuple[tuple[str, str, int, Callable[[Settings], bool], Callable[[str], dict[str, str]]], ...] = (
-    ("central", "server centrale", 8082, lambda s: s.central_url is None, _central),
-    ("sms", "gateway SMS", 8083, lambda s: s.sms_url is None, _sms),
+def _mail(system: Played) -> dict[str, str]:
+    certificate = system.state / mailbox.CERTIFICATE
+    login = f"{mailbox.USER}:{mailbox.PASSWORD}"
+    return {
+        "POLYDESK_SMTP_URL": f"smtp://{login}@127.0.0.1:{system.port}?starttls=require&ca={certificate}",
+        "POLYDESK_MAIL_FROM": "Polydesk <polydesk@polydesk.example>",
+    }
+
+
+def _studiolab(_: Played) -> dict[str, str]:
+    return {STUDIOLAB_TOKEN: DEMO_TOKEN}
+
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    name: str
+    what: str
+    module: str
+    port: int
+    missing: Callable[[Settings], bool]
+    variables: Callable[[Played], dict[str, str]]
+
+
+SYSTEMS = (
+    _System("studiolab", "studiolab", "polydesk_dagster.demo.simulators.studiolab", 8081, lambda _: True, _studiolab),
+    _System(
+        "central",
+        "server centrale",
+        "polydesk_dagster.demo.simulators.central",
+        8082,
+        lambda settings: settings.central_url is None,
+        _central,
+    ),
+    _System("sms", "gateway SMS", "polydesk_dagster.demo.simulators.sms", 8083, lambda s: s.sms_url is None, _sms),
+    _System("mail", "posta", "polydesk_dagster.demo.mailbox", 8025, lambda s: s.smtp_url is None, _mail),
 )
 
 
@@ -59,11 +105,12 @@ def unconfigured(settings: Settings) -> tuple[list[Played], dict[str, str]]:
     """What must be played here, on free ports, and the environment that points at it."""
     played = []
     environment: dict[str, str] = {}
-    for name, what, port, missing, variables in SYSTEMS:
-        if missing(settings):
-            system = Played(name, what, f"polydesk_dagster.demo.simulators.{name}", _free(port))
-            played.append(system)
-            environment |= variables(f"http://127.0.0.1:{system.port}/api/v1")
+    for system in SYSTEMS:
+        if system.missing(settings):
+            state = settings.home / "simulators" / system.name
+            playing = Played(system.name, system.what, system.module, _free(system.port), state)
+            played.append(playing)
+            environment |= system.variables(playing)
     return played, environment
 
 
@@ -107,9 +154,14 @@ def _wait(system: Played, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-def mark_demo(engine: sa.Engine) -> None:
-    """Give the demo's clinics their studiolab; its token's name also says from now on that this is the demo."""
-    chain.integrations(engine, "http://127.0.0.1:8081/{clinic}/api/v1", STUDIOLAB_TOKEN)
+def mark_demo(engine: sa.Engine, home: Path) -> None:
+    """Give the demo's clinics their studiolab, which holds what they hold and some that differs; its token's name also
+    says from now on that this is the demo."""
+    chain.integrations(engine, f"http://127.0.0.1:8081/{{clinic}}{API}", STUDIOLAB_TOKEN)
+    simulator = StudiolabSimulator(state=home / "simulators" / "studiolab")
+    with engine.connect() as connection:
+        for code in connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")).all():
+            simulator.hold(code.lower(), dataset.differing(connection, code))
 
 
 def is_demo(engine: sa.Engine) -> bool:

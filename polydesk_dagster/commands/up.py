@@ -77,8 +77,8 @@ def _ready(installation: Installation, played: list[simulators.Played], fresh: b
     for system in played:
         console.print(
             say(
-                f"  {system.what}: simulatore su http://127.0.0.1:{system.port} (non configurato)",
-                f"  {system.name}: simulator on http://127.0.0.1:{system.port} (not configured)",
+                f"  {system.what}: non configurato, simulatore su {system.where}",
+                f"  {system.name}: not configured, simulator on {system.where}",
             )
         )
     if fresh:

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-USER, PASSWORD = "polydesk", "demo"  # noqa: S105
+USER, PASSWORD = "polydesk", "demo"
 REFUSED, FULL, SILENT = "rifiutata", "piena", "muta"
 CERTIFICATE = "certificate.pem"
 
