@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,49 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from polydesk_dagster.demo.closures import central_closures
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, main, problem
+
+PATRONS = (
+    # (month, day, feast, cadastral code)
+    (10, 4, "San Petronio", "A944"),
+    (1, 31, "San Geminiano", "F257"),
+    (4, 25, "San Marco", "L736"),
+    (6, 24, "San Giovanni Battista", "D612"),
+    (6, 24, "San Giovanni Battista", "L219"),
+    (6, 29, "Santi Pietro e Paolo", "H501"),
+    (9, 19, "San Gennaro", "F839"),
+    (12, 6, "San Nicola", "A662"),
+    (12, 7, "Sant'Ambrogio", "F205"),
+)
+
+
+def holidays(year: int) -> list[dict[str, Any]]:
+    """National holidays, the half days before the great ones, one region's and the patron saints of some cities."""
+    from holidays import country_holidays
+
+    items: list[dict[str, Any]] = []
+
+    def add(key: str, name: str, first: date, **more: Any) -> None:
+        item = {"id": f"{key}-{year}", "name": name, "date_from": first.isoformat(), "date_to": first.isoformat()}
+        items.append(item | {"part": "day", "scope": "national", "region": None, "municipality": None} | more)
+
+    national = country_holidays("IT", years=year, language="it_IT")
+    for day, name in sorted(national.items()):
+        add(f"it-{day:%m%d}", name, day)
+    add("vigilia", "Vigilia di Natale", date(year, 12, 24), part="afternoon")
+    add("sansilvestro", "San Silvestro", date(year, 12, 31), part="afternoon")
+    easter_monday = next(day for day, name in national.items() if "Angelo" in name)
+    add(
+        "pentecoste",
+        "Lunedì di Pentecoste",
+        easter_monday + timedelta(days=49),
+        scope="region",
+        region="Trentino-Alto Adige",
+    )
+    for month, day_of_month, feast, municipality in PATRONS:
+        key = f"patrono-{municipality}"
+        add(key, feast, date(year, month, day_of_month), scope="municipality", municipality=municipality)
+    return items
 
 
 class CentralSimulator(Simulator):
@@ -39,7 +81,7 @@ class CentralSimulator(Simulator):
 
     def closures(self, year: int) -> list[Any]:
         told = self._told.get(str(year))
-        return central_closures(year) if told is None else told
+        return holidays(year) if told is None else told
 
     def tell(self, year: int, items: list[Any] | None) -> None:
         """Have ``items`` as the year's closures; None for the holidays again."""
