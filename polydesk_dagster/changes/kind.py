@@ -87,7 +87,8 @@ class Source:
     knows the row. ``key`` holds the expressions (``{}`` is the alias) that tell records apart; two rows are the same
     thing when their keys are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c`` that
     is gone from the source, where ``retirable`` holds; None: being absent means nothing. ``blocked`` gives an Italian
-    reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy.
+    reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy, and in
+    ``desired`` :snapshot the source's.
 
     With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``.
     """
