@@ -58,11 +58,11 @@ _APPOINTMENTS = Topic(
     counted="""
         SELECT clinic_id, day, agenda_id, specialist_id, service_id, agreement_id, channel, status,
                count(*) AS appointments,
-               sum(CAST(extract(epoch FROM ends_at - starts_at) AS integer) / 60) AS minutes,
+               sum(CAST(floor(date_part('epoch', ends_at - starts_at) / 60) AS integer)) AS minutes,
                coalesce(sum(quoted_price), 0) AS quoted,
                count(quoted_price) AS priced,
                count(*) FILTER (WHERE created_at <= starts_at) AS lead_known,
-               coalesce(sum(CAST(extract(epoch FROM starts_at - created_at) AS integer) / 60)
+               coalesce(sum(CAST(floor(date_part('epoch', starts_at - created_at) / 60) AS integer))
                         FILTER (WHERE created_at <= starts_at), 0) AS lead_minutes,
                count(*) FILTER (WHERE created_at <= starts_at AND starts_at - created_at <= '7 days')
                    AS within_7_days,
@@ -89,7 +89,7 @@ _OFFER = Topic(
     table="statistic_offer",
     columns=("clinic_id", "day", "agenda_id", "slots", "minutes"),
     counted="""
-        SELECT clinic_id, day, agenda_id, sum(slots) AS slots, sum(minutes) AS minutes
+        SELECT clinic_id, day, agenda_id, CAST(sum(slots) AS bigint) AS slots, CAST(sum(minutes) AS bigint) AS minutes
         FROM ({rows}) r GROUP BY clinic_id, day, agenda_id""",
     rows="""
         SELECT cell.clinic_id, cell.day, s.agenda_id, s.slots, s.minutes
@@ -106,7 +106,7 @@ _FUNNEL = Topic(
     table="statistic_funnel",
     columns=("clinic_id", "day", "held", "booked", "verified", "confirmed"),
     counted="""
-        SELECT clinic_id, day, sum(held) AS held, sum(booked) AS booked, sum(verified) AS verified,
+        SELECT clinic_id, day, CAST(sum(held) AS bigint) AS held, sum(booked) AS booked, sum(verified) AS verified,
                sum(confirmed) AS confirmed
         FROM ({rows}) r GROUP BY clinic_id, day""",
     rows=f"""

@@ -1,0 +1,350 @@
+"""Count again the cells that changed, publish them whole, and prove that this equals counting everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.statistics.topics import TOPICS, Topic
+from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, done
+
+NIGHT = ZoneInfo("Europe/Rome")
+"""The zone in which the nightly comparison has its business date."""
+
+NIGHT_BEGINS = timedelta(hours=4)
+"""When the night's own jobs are done and everything may be counted once more."""
+
+SAMPLE = 200
+"""Cells of each topic that a sample compares."""
+
+_BUSY = {"55P03", "40001", "40P01"}
+"""SQLSTATE of a lock not available, a serialization failure, a deadlock."""
+
+Progress = Callable[[int, int, str], None]
+
+
+def clinic_id(connection: sa.Connection, code: str | None) -> int | None:
+    """The clinic's id, or None for the whole chain.
+
+    Raises:
+        PermanentError: if no clinic has that code.
+    """
+    if code is None:
+        return None
+    found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
+    if found is None:
+        raise PermanentError(f"Nessuna clinica ha il codice «{code}»: controlla con «polydesk clinics».")
+    return int(found)
+
+
+@contextmanager
+def _snapshot(engine: sa.Engine, *, keep: bool) -> Iterator[sa.Connection]:
+    """One transaction that sees one state of the database; they take turns before they take their snapshot.
+
+    Raises:
+        TransientError: when the one before did not end in time.
+    """
+    try:
+        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            connection.execute(sa.text("LOCK TABLE statistic_publication IN EXCLUSIVE MODE"))
+            connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))
+            yield connection
+            if keep:
+                connection.commit()
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) in _BUSY:
+            raise TransientError("Un altro aggiornamento delle statistiche è in corso: riprova più tardi.") from None
+        raise
+
+
+def due(connection: sa.Connection, as_of: datetime) -> str | None:
+    """Why there is nothing to refresh or compare now, in Italian; None when there is."""
+    if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM statistic_change)")):
+        return None
+    if comparison_due(connection, as_of):
+        return None
+    return "Nessun dato è cambiato dall'ultimo aggiornamento delle statistiche."
+
+
+def refresh(
+    engine: sa.Engine,
+    as_of: datetime,
+    clinic: str | None = None,
+    *,
+    full: bool = False,
+    preview: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Recompute the cells named in the change log, or with ``full`` all of them, and publish them in one transaction.
+
+    Readers see the old numbers until the commit. Rows of the log are deleted only if this transaction's snapshot holds
+    them: what commits meanwhile stays for the next refresh. With ``preview`` nothing is kept.
+
+    Raises:
+        TransientError: when another refresh did not end in time.
+    """
+    with _snapshot(engine, keep=not preview) as connection:
+        return _refresh(connection, as_of, clinic_id(connection, clinic), full, progress or (lambda *_: None))
+
+
+def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, full: bool, progress: Progress) -> Report:
+    log = connection.execute(
+        sa.text("""
+            SELECT topic, max(changed_at) AS newest FROM statistic_change
+            WHERE CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic GROUP BY topic"""),
+        {"clinic": clinic},
+    ).all()
+    newest = {row.topic: row.newest for row in log}
+    topics = [topic for topic in TOPICS.values() if full or topic.key in newest]
+    if not topics:
+        return Report(Outcome.NOTHING_TO_DO, figures={"Celle ricalcolate": 0})
+    _collect_cells(connection, topics, clinic)
+    counts, cells, unlogged = Counts(), 0, 0
+    for done_so_far, topic in enumerate(topics):
+        progress(done_so_far, len(topics), topic.label)
+        published = _publish(connection, topic, clinic, full)
+        counts, cells = counts + published.counts, cells + published.cells
+        unlogged += published.unlogged
+        _record(connection, topic, published, as_of=as_of, watermark=newest.get(topic.key), full=full)
+    connection.execute(
+        sa.text("DELETE FROM statistic_change WHERE CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic"),
+        {"clinic": clinic},
+    )
+    progress(len(topics), len(topics), "Pubblicazione")
+    reasons: tuple[Reason, ...] = ()
+    if unlogged:
+        reasons = (
+            Reason(
+                "drift",
+                f"{unlogged} celle erano diverse dai dati senza che una modifica le avesse segnalate: ora sono giuste.",
+                count=unlogged,
+            ),
+        )
+    figures: dict[str, int | float | str] = {"Celle ricalcolate": cells, "Celle cambiate": counts.changed}
+    return Report(done(counts), counts, reasons, figures)
+
+
+def _collect_cells(connection: sa.Connection, topics: list[Topic], clinic: int | None) -> None:
+    """Put the log's cells into the temporary table ``dirty``; a row without a day stands for each of its clinic."""
+    connection.execute(
+        sa.text("""
+            CREATE TEMPORARY TABLE dirty ON COMMIT DROP AS
+            SELECT DISTINCT topic, clinic_id, day FROM statistic_change
+            WHERE day IS NOT NULL AND (CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic)"""),
+        {"clinic": clinic},
+    )
+    for topic in topics:
+        connection.execute(
+            sa.text(f"""
+                INSERT INTO dirty
+                SELECT :topic, x.clinic_id, d.day
+                FROM (SELECT DISTINCT clinic_id FROM statistic_change
+                      WHERE topic = :topic AND day IS NULL
+                        AND (CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic)) x
+                LEFT JOIN clinic c ON c.id = x.clinic_id
+                CROSS JOIN LATERAL (({topic.days}) UNION SELECT day FROM {topic.table} t
+                                    WHERE t.clinic_id = x.clinic_id) d (day)
+                EXCEPT TABLE dirty"""),
+            {"topic": topic.key, "clinic": clinic},
+        )
+    connection.execute(sa.text("ANALYZE dirty"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    counts: Counts
+    cells: int
+    unlogged: int
+    """Cells found different although the log did not name them."""
+    rows: int
+    """Rows that the topic gained or lost."""
+
+
+def _publish(connection: sa.Connection, topic: Topic, clinic: int | None, full: bool) -> _Published:
+    """Count the topic's cells and replace those whose numbers differ from the stored ones."""
+    connection.execute(
+        sa.text("CREATE TEMPORARY TABLE cell ON COMMIT DROP AS SELECT clinic_id, day FROM dirty WHERE topic = :topic"),
+        {"topic": topic.key},
+    )
+    _differences(connection, topic, clinic, full)
+    summary = connection.execute(
+        sa.text("""
+            SELECT count(*) AS cells,
+                   count(*) FILTER (WHERE differs AND rows_before = 0) AS created,
+                   count(*) FILTER (WHERE differs AND rows_before > 0 AND rows_now > 0) AS updated,
+                   count(*) FILTER (WHERE differs AND rows_now = 0) AS retired,
+                   count(*) FILTER (WHERE NOT differs) AS unchanged,
+                   count(*) FILTER (WHERE differs AND NOT logged) AS unlogged,
+                   coalesce(sum(rows_now - rows_before), 0) AS rows
+            FROM moved""")
+    ).one()
+    connection.execute(sa.text("DELETE FROM moved WHERE NOT differs"))
+    connection.execute(sa.text("ANALYZE moved"))
+    connection.execute(
+        sa.text(f"DELETE FROM {topic.table} t USING moved m WHERE t.clinic_id = m.clinic_id AND t.day = m.day")
+    )
+    columns = ", ".join(topic.columns)
+    fresh = "fresh JOIN moved USING (clinic_id, day)" if summary.unchanged else "fresh"
+    connection.execute(sa.text(f"INSERT INTO {topic.table} ({columns}) SELECT {columns} FROM {fresh}"))
+    connection.execute(sa.text("DROP TABLE cell, fresh, stored, moved"))
+    counts = Counts(
+        created=summary.created, updated=summary.updated, retired=summary.retired, unchanged=summary.unchanged
+    )
+    return _Published(counts, int(summary.cells), int(summary.unlogged), int(summary.rows))
+
+
+def _differences(connection: sa.Connection, topic: Topic, clinic: int | None, full: bool) -> None:
+    """Count the cells of ``cell`` (with ``full`` all) into ``fresh``; put them beside what they were in ``moved``.
+
+    Two cells are the same when they have as many rows and the 64-bit hashes of their rows have the same sum.
+    """
+    connection.execute(sa.text("ANALYZE cell"))
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMPORARY TABLE fresh ON COMMIT DROP AS
+            SELECT {", ".join(topic.columns)} FROM ({topic.for_all(clinic) if full else topic.for_cells}) n"""),
+        {"clinic": clinic},
+    )
+    connection.execute(sa.text("ANALYZE fresh (clinic_id, day)"))
+    scope = (
+        f"SELECT * FROM {topic.table} WHERE CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic"
+        if full
+        else f"SELECT t.* FROM cell JOIN {topic.table} t USING (clinic_id, day)"
+    )
+    digest = "count(*) AS rows, sum(hash_record_extended(ROW({}), 0)) AS digest".format(", ".join(topic.columns))
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMPORARY TABLE stored ON COMMIT DROP AS
+            SELECT clinic_id, day, {digest} FROM ({scope}) t GROUP BY clinic_id, day"""),
+        {"clinic": clinic},
+    )
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMPORARY TABLE moved ON COMMIT DROP AS
+            SELECT clinic_id, day, coalesce(f.rows, 0) AS rows_now, coalesce(s.rows, 0) AS rows_before,
+                   (f.rows, f.digest) IS DISTINCT FROM (s.rows, s.digest) AS differs, d.day IS NOT NULL AS logged
+            FROM (SELECT clinic_id, day, {digest} FROM fresh GROUP BY clinic_id, day) f
+            FULL JOIN stored s USING (clinic_id, day)
+            LEFT JOIN (SELECT clinic_id, day FROM dirty WHERE topic = :topic) d USING (clinic_id, day)"""),
+        {"topic": topic.key},
+    )
+
+
+def _record(
+    connection: sa.Connection,
+    topic: Topic,
+    published: _Published,
+    *,
+    as_of: datetime,
+    watermark: datetime | None,
+    full: bool,
+) -> None:
+    connection.execute(
+        sa.text("""
+            INSERT INTO statistic_publication AS p (topic, refreshed_at, watermark, whole, cells, moved, stored)
+            VALUES (:topic, :as_of, :watermark, :whole, :cells, :moved, :rows)
+            ON CONFLICT (topic) DO UPDATE
+            SET refreshed_at = excluded.refreshed_at, watermark = greatest(p.watermark, excluded.watermark),
+                whole = excluded.whole, cells = excluded.cells, moved = excluded.moved,
+                stored = p.stored + excluded.stored"""),
+        {
+            "topic": topic.key,
+            "as_of": as_of,
+            "watermark": watermark,
+            "whole": full,
+            "cells": published.cells,
+            "moved": published.counts.changed,
+            "rows": published.rows,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Stored numbers beside numbers counted afresh, in one snapshot; cells that wait for a refresh are left out."""
+
+    whole: bool
+    cells: int
+    drifted: tuple[tuple[str, str, date], ...]
+    """Topic, clinic's code and local day of cells that differ although no change had been logged."""
+
+
+def comparison_due(connection: sa.Connection, as_of: datetime) -> bool:
+    """Whether everything is still to be compared for this business date."""
+    return bool(
+        connection.scalar(
+            sa.text("SELECT NOT EXISTS (SELECT FROM statistic_comparison WHERE whole AND business_date = :night)"),
+            {"night": _business_date(as_of)},
+        )
+    )
+
+
+def _business_date(as_of: datetime) -> date:
+    return (as_of.astimezone(NIGHT) - NIGHT_BEGINS).date()
+
+
+def compare(engine: sa.Engine, as_of: datetime, *, whole: bool) -> Comparison:
+    """Count everything, or a sample, and compare with what is published.
+
+    The outcome is kept; cells that differ are logged, so that the next refresh puts them right.
+    """
+    with _snapshot(engine, keep=True) as connection:
+        topics = list(TOPICS.values())
+        _collect_cells(connection, topics, None)
+        cells, drifted = 0, []
+        for topic in topics:
+            connection.execute(sa.text("CREATE TEMPORARY TABLE cell (clinic_id bigint, day date) ON COMMIT DROP"))
+            if not whole:
+                _sample(connection, topic, as_of)
+            _differences(connection, topic, None, whole)
+            cells += connection.execute(sa.text("SELECT count(*) FROM moved WHERE NOT logged")).scalar_one()
+            found = connection.execute(
+                sa.text("""
+                    WITH d AS (SELECT clinic_id, day FROM moved WHERE differs AND NOT logged),
+                    again AS (INSERT INTO statistic_change (topic, clinic_id, day) SELECT :topic, clinic_id, day FROM d)
+                    SELECT coalesce(c.code, CAST(d.clinic_id AS text)) AS clinic, d.day
+                    FROM d LEFT JOIN clinic c ON c.id = d.clinic_id ORDER BY 1, 2"""),
+                {"topic": topic.key},
+            ).all()
+            drifted += [(topic.key, row.clinic, row.day) for row in found]
+            connection.execute(sa.text("DROP TABLE cell, fresh, stored, moved"))
+        connection.execute(
+            sa.text("""
+                INSERT INTO statistic_comparison (business_date, whole, cells, drifted, compared_at)
+                VALUES (:night, :whole, :cells, :drifted, :as_of)"""),
+            {
+                "night": _business_date(as_of),
+                "whole": whole,
+                "cells": cells,
+                "drifted": len(drifted),
+                "as_of": as_of,
+            },
+        )
+    return Comparison(whole, cells, tuple(drifted))
+
+
+def _sample(connection: sa.Connection, topic: Topic, as_of: datetime) -> None:
+    """Fill ``cell`` with days taken at random, the same for the same instant, in and a month around what is stored."""
+    connection.execute(
+        sa.text(f"""
+            INSERT INTO cell
+            SELECT DISTINCT c.id, b.first + CAST(floor(pick.y * (b.last - b.first + 1)) AS integer)
+            FROM (SELECT count(*) AS clinics FROM clinic) total
+            CROSS JOIN LATERAL (
+                SELECT abs(hashint8extended(n, :seed) % 1000003) / 1000003.0 AS x,
+                       abs(hashint8extended(n, :seed + 1) % 1000003) / 1000003.0 AS y
+                FROM generate_series(1, :sample) n) pick
+            JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place FROM clinic) c
+              ON c.place = 1 + floor(pick.x * total.clinics)
+            CROSS JOIN LATERAL (
+                SELECT coalesce(min(t.day), CAST(:today AS date)) - 30 AS first,
+                       coalesce(max(t.day), CAST(:today AS date)) + 30 AS last
+                FROM {topic.table} t WHERE t.clinic_id = c.id) b"""),
+        {"seed": int(as_of.timestamp() * 1000), "sample": SAMPLE, "today": as_of.astimezone(NIGHT).date()},
+    )
