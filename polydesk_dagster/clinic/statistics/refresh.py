@@ -108,7 +108,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ful
     counts, cells, unlogged = Counts(), 0, 0
     for done_so_far, topic in enumerate(topics):
         progress(done_so_far, len(topics), topic.label)
-        published = _publish(connection, topic, clinic, full)
+        published = _publish(connection, topic, clinic, full or _many(connection, topic, clinic))
         counts, cells = counts + published.counts, cells + published.cells
         unlogged += published.unlogged
         _record(connection, topic, published, as_of=as_of, watermark=newest.get(topic.key), full=full)
@@ -154,6 +154,20 @@ def _collect_cells(connection: sa.Connection, topics: list[Topic], clinic: int |
             {"topic": topic.key, "clinic": clinic},
         )
     connection.execute(sa.text("ANALYZE dirty"))
+
+
+def _many(connection: sa.Connection, topic: Topic, clinic: int | None) -> bool:
+    """Whether so many cells changed that going through them one by one costs more than counting everything."""
+    if clinic is not None:
+        return False
+    return bool(
+        connection.scalar(
+            sa.text("""
+                SELECT (SELECT count(*) FROM dirty WHERE topic = :topic)
+                       > 1000 + coalesce((SELECT days FROM statistic_publication WHERE topic = :topic), 0) / 3"""),
+            {"topic": topic.key},
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +261,12 @@ def _record(
 ) -> None:
     connection.execute(
         sa.text("""
-            INSERT INTO statistic_publication AS p (topic, refreshed_at, watermark, whole, cells, moved, stored)
-            VALUES (:topic, :as_of, :watermark, :whole, :cells, :moved, :rows)
+            INSERT INTO statistic_publication AS p (topic, refreshed_at, watermark, whole, cells, moved, stored, days)
+            VALUES (:topic, :as_of, :watermark, :whole, :cells, :moved, :rows, :days)
             ON CONFLICT (topic) DO UPDATE
             SET refreshed_at = excluded.refreshed_at, watermark = greatest(p.watermark, excluded.watermark),
                 whole = excluded.whole, cells = excluded.cells, moved = excluded.moved,
-                stored = p.stored + excluded.stored"""),
+                stored = p.stored + excluded.stored, days = p.days + excluded.days"""),
         {
             "topic": topic.key,
             "as_of": as_of,
@@ -261,6 +275,7 @@ def _record(
             "cells": published.cells,
             "moved": published.counts.changed,
             "rows": published.rows,
+            "days": published.counts.created - published.counts.retired,
         },
     )
 

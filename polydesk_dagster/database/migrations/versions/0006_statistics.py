@@ -119,13 +119,18 @@ BEGIN
             SELECT clinic_id, agenda_id, specialist_id, service_id, agreement_id, starts_at, ends_at, created_at,
                    status, channel, quoted_price, verified_at IS NOT NULL OR confirmed_by_staff_at IS NOT NULL AS verified
             FROM new_rows),
-        moved AS MATERIALIZED (
-            (TABLE before EXCEPT ALL TABLE after) UNION ALL (TABLE after EXCEPT ALL TABLE before))
+        moved AS ((TABLE before EXCEPT ALL TABLE after) UNION ALL (TABLE after EXCEPT ALL TABLE before)),
+        funnel_before AS (SELECT clinic_id, created_at, verified, status NOT IN ('unverified', 'expired') AS confirmed
+                          FROM before WHERE channel = 'online'),
+        funnel_after AS (SELECT clinic_id, created_at, verified, status NOT IN ('unverified', 'expired') AS confirmed
+                         FROM after WHERE channel = 'online'),
+        funnel_moved AS ((TABLE funnel_before EXCEPT ALL TABLE funnel_after)
+                         UNION ALL (TABLE funnel_after EXCEPT ALL TABLE funnel_before))
         SELECT DISTINCT 'appointments', r.clinic_id, CAST(r.starts_at AT TIME ZONE c.time_zone AS date)
         FROM moved r JOIN clinic c ON c.id = r.clinic_id
         UNION ALL
         SELECT DISTINCT 'funnel', r.clinic_id, CAST(r.created_at AT TIME ZONE c.time_zone AS date)
-        FROM moved r JOIN clinic c ON c.id = r.clinic_id WHERE r.channel = 'online';
+        FROM funnel_moved r JOIN clinic c ON c.id = r.clinic_id;
     END IF;
     RETURN NULL;
 END $$;
@@ -312,7 +317,8 @@ CREATE TABLE statistic_publication (
     whole        boolean NOT NULL,             -- whether it was a full recompute
     cells        bigint NOT NULL,              -- recomputed by that refresh
     moved        bigint NOT NULL,              -- of them, those whose numbers changed
-    stored       bigint NOT NULL               -- rows of the topic
+    stored       bigint NOT NULL,              -- rows of the topic
+    days         bigint NOT NULL               -- cells that have any
 );
 
 -- Every comparison of the stored numbers with numbers counted afresh.
