@@ -106,7 +106,9 @@ def figures(bench: Bench) -> Iterator[Figure]:
                 )
             return seconds(lambda: refresh(engine, AS_OF))
 
-        busy = "starts_at >= timestamptz '2025-01-05' AND starts_at < timestamptz '2025-01-05' + :days * interval '1 day'"
+        busy = (
+            "starts_at >= timestamptz '2025-01-05' AND starts_at < timestamptz '2025-01-05' + :days * interval '1 day'"
+        )
         yield _figure("1 % cambiato, giorni vicini", few(busy), whole, 1 / 20)
         yield _figure("1 % cambiato, ovunque", few("id % 100 = 0"), whole, 1)
         nothing = seconds(lambda: refresh(engine, AS_OF))

@@ -69,7 +69,6 @@ def slots(connection: sa.Connection, agenda: int, day: str, count: int) -> None:
             INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
             SELECT :agenda, s, s + interval '30 minutes', CAST(:day AS date), 1
             FROM generate_series(0, :count - 1) n,
-                 LATERAL (SELECT (CAST(:day AS date) + time '08:00' + n * interval '30 minutes') AT TIME ZONE 'UTC') t (s)
-            """),
+                 LATERAL (SELECT (CAST(:day AS date) + time '08:00' + n * interval '30 min') AT TIME ZONE 'UTC') t (s)"""),
         {"agenda": agenda, "day": day, "count": count},
     )

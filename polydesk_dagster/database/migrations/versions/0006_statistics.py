@@ -113,11 +113,13 @@ BEGIN
         INSERT INTO statistic_change (topic, clinic_id, day)
         WITH before AS (
             SELECT clinic_id, agenda_id, specialist_id, service_id, agreement_id, starts_at, ends_at, created_at,
-                   status, channel, quoted_price, verified_at IS NOT NULL OR confirmed_by_staff_at IS NOT NULL AS verified
+                   status, channel, quoted_price,
+                   verified_at IS NOT NULL OR confirmed_by_staff_at IS NOT NULL AS verified
             FROM old_rows),
         after AS (
             SELECT clinic_id, agenda_id, specialist_id, service_id, agreement_id, starts_at, ends_at, created_at,
-                   status, channel, quoted_price, verified_at IS NOT NULL OR confirmed_by_staff_at IS NOT NULL AS verified
+                   status, channel, quoted_price,
+                   verified_at IS NOT NULL OR confirmed_by_staff_at IS NOT NULL AS verified
             FROM new_rows),
         moved AS ((TABLE before EXCEPT ALL TABLE after) UNION ALL (TABLE after EXCEPT ALL TABLE before)),
         funnel_before AS (SELECT clinic_id, created_at, verified, status NOT IN ('unverified', 'expired') AS confirmed
