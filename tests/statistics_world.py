@@ -68,7 +68,9 @@ def slots(connection: sa.Connection, agenda: int, day: str, count: int) -> None:
         sa.text("""
             INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
             SELECT :agenda, s, s + interval '30 minutes', CAST(:day AS date), 1
-            FROM generate_series(0, :count - 1) n,
-                 LATERAL (SELECT (CAST(:day AS date) + time '08:00' + n * interval '30 min') AT TIME ZONE 'UTC') t (s)"""),
+            FROM generate_series(
+                (CAST(:day AS date) + time '08:00') AT TIME ZONE 'UTC',
+                (CAST(:day AS date) + time '08:00' + (:count - 1) * interval '30 minutes') AT TIME ZONE 'UTC',
+                interval '30 minutes') s"""),
         {"agenda": agenda, "day": day, "count": count},
     )

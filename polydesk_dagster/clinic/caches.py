@@ -12,19 +12,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.names import fold, order_key
-from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.clinic.turns import clinic_id, turn
 from polydesk_dagster.outcome import Counts, Outcome, Report, Table, combine, done
 
 CHANNEL = "polydesk_cache"
 """Listeners are told here, at commit, that some version was switched."""
-
-_BUSY = {"55P03", "40001", "40P01"}
-"""SQLSTATE of a lock not available, a serialization failure, a deadlock."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -108,7 +104,12 @@ def due(connection: sa.Connection, as_of: datetime) -> str | None:
 
 
 def refresh(
-    engine: sa.Engine, as_of: datetime, clinic: str | None = None, *, preview: bool = False, progress: Progress | None = None
+    engine: sa.Engine,
+    as_of: datetime,
+    clinic: str | None = None,
+    *,
+    preview: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Build the documents of the clinics whose records changed, and switch those whose content did.
 
@@ -122,7 +123,12 @@ def refresh(
 
 
 def clear(
-    engine: sa.Engine, as_of: datetime, clinic: str | None = None, *, preview: bool = False, progress: Progress | None = None
+    engine: sa.Engine,
+    as_of: datetime,
+    clinic: str | None = None,
+    *,
+    preview: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Build every document of the clinic (or of all) from the records, in a fresh generation, and switch to it.
 
@@ -135,26 +141,8 @@ def clear(
 def _run(
     engine: sa.Engine, as_of: datetime, clinic: str | None, *, anew: bool, preview: bool, progress: Progress | None
 ) -> Report:
-    try:
-        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            connection.execute(sa.text("LOCK TABLE cache_current IN EXCLUSIVE MODE"))  # before the snapshot is taken
-            report = _refresh(connection, as_of, _clinic_id(connection, clinic), anew, progress or (lambda *_: None))
-            if not preview:
-                connection.commit()
-        return report
-    except sa.exc.OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) in _BUSY:
-            raise TransientError("Un altro aggiornamento della cache è in corso: riprova più tardi.") from None
-        raise
-
-
-def _clinic_id(connection: sa.Connection, code: str | None) -> int | None:
-    if code is None:
-        return None
-    found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
-    if found is None:
-        raise PermanentError(f"Nessuna clinica ha il codice «{code}»: controlla con «polydesk clinics».")
-    return int(found)
+    with turn(engine, "cache_current", "della cache", keep=not preview) as connection:
+        return _refresh(connection, as_of, clinic_id(connection, clinic), anew, progress or (lambda *_: None))
 
 
 def _stale(connection: sa.Connection, as_of: datetime, clinic: int | None) -> list[int]:
@@ -174,9 +162,7 @@ def _stale(connection: sa.Connection, as_of: datetime, clinic: int | None) -> li
     )
 
 
-def _refresh(
-    connection: sa.Connection, as_of: datetime, clinic: int | None, anew: bool, progress: Progress
-) -> Report:
+def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, anew: bool, progress: Progress) -> Report:
     here = "CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic"
     changed = connection.scalars(
         sa.text(f"SELECT DISTINCT clinic_id FROM cache_change WHERE {here}"), {"clinic": clinic}

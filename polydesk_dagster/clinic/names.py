@@ -58,7 +58,7 @@ def sort_name(last_name: str, first_name: str) -> str:
 
 
 def order_key(stored: str | None, manual: bool, last_name: str, first_name: str) -> str:
-    """What lists are ordered by: the stored sort name, one set by hand folded, or what it would be where there is none."""
+    """What lists are ordered by: the stored sort name (folded if set by hand), or what it would be if there is none."""
     if not stored:
         return sort_name(last_name, first_name)
     return fold(stored) if manual else stored

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import uvicorn
@@ -109,7 +110,7 @@ class Store:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 30.0)
 
-    async def _load(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+    async def _load(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         """Fetch what is new, forget what is gone."""
         listed = await (await connection.execute(CURRENT)).fetchall()
         known = {key: held.etag for key, held in self.documents.items()}
@@ -128,7 +129,7 @@ class Documents:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         method = scope["method"]
         if method not in {"GET", "HEAD"}:
             await _problem(405, [(b"allow", b"GET, HEAD")], send)

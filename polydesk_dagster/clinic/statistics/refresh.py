@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.statistics.topics import TOPICS, Topic
-from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.clinic.turns import clinic_id, turn
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, done
 
 NIGHT = ZoneInfo("Europe/Rome")
@@ -23,44 +23,14 @@ NIGHT_BEGINS = timedelta(hours=4)
 SAMPLE = 200
 """Cells of each topic that a sample compares."""
 
-_BUSY = {"55P03", "40001", "40P01"}
-"""SQLSTATE of a lock not available, a serialization failure, a deadlock."""
-
 Progress = Callable[[int, int, str], None]
-
-
-def clinic_id(connection: sa.Connection, code: str | None) -> int | None:
-    """The clinic's id, or None for the whole chain.
-
-    Raises:
-        PermanentError: if no clinic has that code.
-    """
-    if code is None:
-        return None
-    found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
-    if found is None:
-        raise PermanentError(f"Nessuna clinica ha il codice «{code}»: controlla con «polydesk clinics».")
-    return int(found)
 
 
 @contextmanager
 def _snapshot(engine: sa.Engine, *, keep: bool) -> Iterator[sa.Connection]:
-    """One transaction that sees one state of the database; they take turns before they take their snapshot.
-
-    Raises:
-        TransientError: when the one before did not end in time.
-    """
-    try:
-        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            connection.execute(sa.text("LOCK TABLE statistic_publication IN EXCLUSIVE MODE"))
-            connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))
-            yield connection
-            if keep:
-                connection.commit()
-    except sa.exc.OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) in _BUSY:
-            raise TransientError("Un altro aggiornamento delle statistiche è in corso: riprova più tardi.") from None
-        raise
+    with turn(engine, "statistic_publication", "delle statistiche", keep=keep) as connection:
+        connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))
+        yield connection
 
 
 def due(connection: sa.Connection, as_of: datetime) -> str | None:
@@ -87,6 +57,7 @@ def refresh(
     them: what commits meanwhile stays for the next refresh. With ``preview`` nothing is kept.
 
     Raises:
+        PermanentError: if no clinic has the code ``clinic``.
         TransientError: when another refresh did not end in time.
     """
     with _snapshot(engine, keep=not preview) as connection:

@@ -1,0 +1,48 @@
+"""Writers that publish something whole: one snapshot each, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from polydesk_dagster.errors import PermanentError, TransientError
+
+_BUSY = {"55P03", "40001", "40P01"}
+"""SQLSTATE of a lock not available, a serialization failure, a deadlock."""
+
+
+@contextmanager
+def turn(engine: sa.Engine, table: str, what: str, *, keep: bool) -> Iterator[sa.Connection]:
+    """A transaction that sees one state of the database, taken when all writers of ``table`` before it have ended.
+
+    Committed at the end if ``keep``; readers of the table are never made to wait. ``what`` is Italian.
+
+    Raises:
+        TransientError: when the writer before did not end in time.
+    """
+    try:
+        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            connection.execute(sa.text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))  # takes no snapshot yet
+            yield connection
+            if keep:
+                connection.commit()
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) in _BUSY:
+            raise TransientError(f"Un altro aggiornamento {what} è in corso: riprova più tardi.") from None
+        raise
+
+
+def clinic_id(connection: sa.Connection, code: str | None) -> int | None:
+    """The clinic's id, or None for the whole chain.
+
+    Raises:
+        PermanentError: if no clinic has that code.
+    """
+    if code is None:
+        return None
+    found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
+    if found is None:
+        raise PermanentError(f"Nessuna clinica ha il codice «{code}»: controlla con «polydesk clinics».")
+    return int(found)
