@@ -1,0 +1,275 @@
+"""What the charts and the manager's report say of a period: figures with their numerators and denominators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+
+import sqlalchemy as sa
+
+from polydesk_dagster.outcome import Table
+
+SMALLEST = 5
+"""A count of a clinical breakdown below this is not told, nor one from which it could be worked out."""
+
+HIDDEN = f"<{SMALLEST}"
+WITHHELD = "n.d."
+
+STATUSES = {
+    "completed": "eseguiti",
+    "accepted": "accettati",
+    "booked": "prenotati",
+    "no_show": "assenti",
+    "cancelled": "disdetti",
+    "unverified": "da verificare",
+    "expired": "mai verificati",
+}
+CHANNELS = {"online": "online", "desk": "sportello", "phone": "telefono", "studiolab": "studiolab"}
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Local days from ``first`` to ``last``, both inclusive, of one clinic or of all."""
+
+    first: date
+    last: date
+    clinic_id: int | None = None
+
+    @property
+    def values(self) -> dict[str, object]:
+        return {"first": self.first, "last": self.last, "clinic": self.clinic_id}
+
+
+_WITHIN = "day BETWEEN :first AND :last AND (CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic)"
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How current a topic is."""
+
+    refreshed_at: datetime | None
+    watermark: datetime | None
+    """When the newest change that is counted was made."""
+    waiting: int
+    """Cells that changed since."""
+    rows: int
+
+
+def freshness(connection: sa.Connection) -> dict[str, Freshness]:
+    """By topic; a topic never refreshed is absent unless changes wait for it."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT topic, p.refreshed_at, p.watermark, coalesce(w.cells, 0) AS waiting, coalesce(p.stored, 0) AS rows
+            FROM statistic_publication p
+            FULL JOIN (SELECT topic, count(DISTINCT (clinic_id, day)) AS cells FROM statistic_change GROUP BY topic) w
+            USING (topic)""")
+    )
+    return {row.topic: Freshness(row.refreshed_at, row.watermark, row.waiting, row.rows) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A share that never goes without its parts."""
+
+    part: int
+    whole: int
+
+    def __str__(self) -> str:
+        return f"{self.part} su {self.whole}" + (f" ({self.percent:.1f} %)" if self.whole else "")
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.part / self.whole if self.whole else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The figures of a period; money in EUR, lead times in days."""
+
+    by_status: Mapping[str, int]
+    no_shows: Ratio
+    cancellations: Ratio
+    occupancy: Ratio
+    """Minutes."""
+    lead_days: float | None
+    within_7_days: Ratio
+    within_30_days: Ratio
+    revenue_booked: Decimal
+    revenue_accepted: Decimal
+    unpriced: int
+    held: int
+    booked_online: int
+    verified: int
+    confirmed: int
+
+    @property
+    def appointments(self) -> int:
+        return sum(self.by_status.values())
+
+
+def overview(connection: sa.Connection, period: Period) -> Overview:
+    """Everything about a period in one look."""
+
+    def one(columns: str, table: str) -> sa.Row[tuple[object, ...]]:
+        return connection.execute(sa.text(f"SELECT {columns} FROM {table} WHERE {_WITHIN}"), period.values).one()
+
+    statuses = connection.execute(
+        sa.text(f"""
+            SELECT status, CAST(sum(appointments) AS bigint) AS n FROM statistic_appointment
+            WHERE {_WITHIN} GROUP BY status"""),
+        period.values,
+    )
+    n = {row.status: int(row.n) for row in statuses}
+    lead = one(
+        "sum(appointments) AS known, sum(lead_minutes) AS minutes, sum(within_7_days) AS w7, sum(within_30_days) AS w30",
+        "statistic_lead_time",
+    )
+    money = one("sum(booked) AS booked, sum(accepted) AS accepted, sum(unpriced) AS unpriced", "statistic_revenue")
+    time = one("sum(booked_minutes) AS booked, sum(offered_minutes) AS offered", "statistic_occupancy")
+    funnel = one(
+        "sum(held) AS held, sum(booked) AS booked, sum(verified) AS verified, sum(confirmed) AS confirmed",
+        "statistic_funnel",
+    )
+    known = int(lead.known or 0)
+    no_shows, cancelled = n.get("no_show", 0), n.get("cancelled", 0)
+    return Overview(
+        by_status={status: n[status] for status in STATUSES if status in n},
+        no_shows=Ratio(no_shows, no_shows + n.get("accepted", 0) + n.get("completed", 0)),
+        cancellations=Ratio(cancelled, sum(n.values()) - n.get("unverified", 0) - n.get("expired", 0)),
+        occupancy=Ratio(int(time.booked or 0), int(time.offered or 0)),
+        lead_days=float(lead.minutes) / known / 1440 if known else None,
+        within_7_days=Ratio(int(lead.w7 or 0), known),
+        within_30_days=Ratio(int(lead.w30 or 0), known),
+        revenue_booked=Decimal(money.booked or 0),
+        revenue_accepted=Decimal(money.accepted or 0),
+        unpriced=int(money.unpriced or 0),
+        held=int(funnel.held or 0),
+        booked_online=int(funnel.booked or 0),
+        verified=int(funnel.verified or 0),
+        confirmed=int(funnel.confirmed or 0),
+    )
+
+
+def withheld(counts: Sequence[int]) -> list[bool]:
+    """Which of the counts of one breakdown must not be told.
+
+    Those from 1 to 4; and if these alone could be worked out from the total, the smallest of the others as well.
+    """
+    hidden = [0 < count < SMALLEST for count in counts]
+    rest = sorted((count, at) for at, count in enumerate(counts) if count >= SMALLEST)
+    while any(hidden) and (sum(hidden) == 1 or sum(c for c, h in zip(counts, hidden, strict=True) if h) < SMALLEST):
+        if not rest:
+            break
+        hidden[rest.pop(0)[1]] = True
+    return hidden
+
+
+def _clinical(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[object]]) -> Table:
+    """A breakdown whose second column and every further whole number are counts of patients' appointments."""
+    told = [list(row) for row in rows]
+    numbers = [at for at in range(1, len(columns)) if all(isinstance(row[at], int) for row in rows)]
+    masks = {at: withheld([int(str(row[at])) for row in rows]) for at in numbers}
+    for n, row in enumerate(told):
+        for at in range(1, len(columns)):
+            if masks[1][n]:
+                row[at] = HIDDEN if at == 1 else WITHHELD
+            elif at in masks and masks[at][n]:
+                row[at] = WITHHELD
+    return Table(title, columns, tuple(tuple(row) for row in told), len(told))
+
+
+_BREAKDOWN = ("Appuntamenti", "Attesi", "Assenti", "Disdetti", "Attesa media (giorni)")
+
+_BREAKDOWN_SQL = f"""
+    SELECT {{dimension}} AS dimension, CAST(sum(appointments) AS bigint) AS appointments,
+           coalesce(CAST(sum(appointments) FILTER (WHERE status IN ('no_show', 'accepted', 'completed')) AS bigint), 0)
+               AS due,
+           coalesce(CAST(sum(appointments) FILTER (WHERE status = 'no_show') AS bigint), 0) AS no_shows,
+           coalesce(CAST(sum(appointments) FILTER (WHERE status = 'cancelled') AS bigint), 0) AS cancelled,
+           round(sum(lead_minutes) / 1440.0 / nullif(sum(lead_known), 0), 1) AS lead
+    FROM statistic_appointment WHERE {_WITHIN} AND status NOT IN ('unverified', 'expired')
+    GROUP BY {{dimension}}
+"""
+
+
+def by_service(connection: sa.Connection, period: Period) -> Table:
+    """Appointments by service, small counts withheld. A deleted service keeps its name."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT coalesce(s.name, 'prestazione ' || b.dimension)
+                   || CASE WHEN s.deleted_at IS NOT NULL THEN ' (eliminata)' ELSE '' END,
+                   b.appointments, b.due, b.no_shows, b.cancelled, b.lead
+            FROM ({_BREAKDOWN_SQL.format(dimension="service_id")}) b LEFT JOIN service s ON s.id = b.dimension
+            ORDER BY b.appointments DESC, 1, b.dimension"""),
+        period.values,
+    ).all()
+    return _clinical("Per prestazione", ("Prestazione", *_BREAKDOWN), rows)
+
+
+def by_specialist(connection: sa.Connection, period: Period) -> Table:
+    """Appointments by specialist, small counts withheld: whom one sees can tell what for."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT coalesce(concat_ws(' ', s.title, s.last_name, s.first_name), 'senza specialista'),
+                   b.appointments, b.due, b.no_shows, b.cancelled, b.lead
+            FROM ({_BREAKDOWN_SQL.format(dimension="specialist_id")}) b LEFT JOIN specialist s ON s.id = b.dimension
+            ORDER BY b.appointments DESC, s.sort_name, b.dimension"""),
+        period.values,
+    ).all()
+    return _clinical("Per specialista", ("Specialista", *_BREAKDOWN), rows)
+
+
+def by_channel(connection: sa.Connection, period: Period) -> Table:
+    rows = connection.execute(
+        sa.text(f"{_BREAKDOWN_SQL.format(dimension='channel')} ORDER BY appointments DESC, channel"), period.values
+    ).all()
+    shown = tuple((CHANNELS[row.dimension], *row[1:]) for row in rows)
+    return Table("Per canale", ("Canale", *_BREAKDOWN), shown, len(shown))
+
+
+def by_agreement(connection: sa.Connection, period: Period) -> Table:
+    """Revenue by agreement, EUR; what carries no price is counted beside it."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT coalesce(a.name, 'privato'), CAST(coalesce(sum(r.booked_appointments), 0) AS bigint),
+                   sum(r.booked), CAST(coalesce(sum(r.accepted_appointments), 0) AS bigint), sum(r.accepted),
+                   CAST(coalesce(sum(r.unpriced), 0) AS bigint)
+            FROM statistic_revenue r LEFT JOIN agreement a ON a.id = r.agreement_id
+            WHERE r.{_WITHIN.replace("clinic_id =", "r.clinic_id =")}
+            GROUP BY r.agreement_id, a.name ORDER BY sum(r.booked) DESC, 1"""),
+        period.values,
+    ).all()
+    columns = ("Convenzione", "Prenotati", "Valore prenotato €", "Accettati", "Valore accettato €", "Senza prezzo")
+    return Table("Per convenzione", columns, tuple(tuple(row) for row in rows), len(rows))
+
+
+def by_agenda(connection: sa.Connection, period: Period) -> Table:
+    """Occupancy by agenda: booked and offered minutes."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT c.code, coalesce(a.name, 'agenda ' || o.agenda_id) AS name, CAST(o.booked AS bigint) AS booked,
+                   CAST(o.offered AS bigint) AS offered, round(100 * o.booked / nullif(o.offered, 0), 1) AS percent
+            FROM (SELECT clinic_id, agenda_id, sum(booked_minutes) AS booked, sum(offered_minutes) AS offered
+                  FROM statistic_occupancy WHERE {_WITHIN} GROUP BY clinic_id, agenda_id) o
+            JOIN clinic c ON c.id = o.clinic_id LEFT JOIN agenda a ON a.id = o.agenda_id
+            ORDER BY percent DESC NULLS LAST, 1, 2"""),
+        period.values,
+    ).all()
+    columns = ("Clinica", "Agenda", "Minuti prenotati", "Minuti offerti", "Occupazione %")
+    return Table("Occupazione per agenda", columns, tuple(tuple(row) for row in rows), len(rows))
+
+
+def daily(connection: sa.Connection, period: Period, columns: Mapping[str, str], table: str) -> dict[str, list[float]]:
+    """Day by day, days without data as zero: for each label the sum of its SQL expression over ``table``."""
+    sums = ", ".join(f"coalesce(sum({expression}), 0)" for expression in columns.values())
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT d.day, {sums}
+            FROM (SELECT CAST(x AS date) AS day
+                  FROM generate_series(CAST(:first AS timestamp), CAST(:last AS timestamp), interval '1 day') x) d
+            LEFT JOIN (SELECT * FROM {table} WHERE {_WITHIN}) t USING (day) GROUP BY d.day ORDER BY d.day"""),
+        period.values,
+    ).all()
+    return {label: [float(row[at]) for row in rows] for at, label in enumerate(columns, start=1)}

@@ -1,0 +1,144 @@
+"""Each statistic as it is shown: its plot, its figures and its tables for a period."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.statistics import pictures, reading
+from polydesk_dagster.clinic.statistics.reading import STATUSES, Overview, Period
+from polydesk_dagster.outcome import Table
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One statistic. ``figures`` picks from the overview, by Italian label."""
+
+    key: str
+    label: str
+    description: str
+    topics: tuple[str, ...]
+    picture: Callable[[sa.Connection, Period], bytes]
+    figures: Callable[[Overview], Mapping[str, str | int | float]]
+    tables: tuple[Callable[[sa.Connection, Period], Table], ...] = ()
+
+
+def _appointments(connection: sa.Connection, period: Period) -> bytes:
+    columns = {label: f"appointments * CAST(status = '{key}' AS integer)" for key, label in STATUSES.items()}
+    series = reading.daily(connection, period, columns, "statistic_appointment")
+    return pictures.stacked("Appuntamenti per giorno ed esito", period.first, series, "appuntamenti")
+
+
+def _share(part: list[float], whole: list[float]) -> list[float | None]:
+    return [100 * p / w if w else None for p, w in zip(part, whole, strict=True)]
+
+
+def _occupancy(connection: sa.Connection, period: Period) -> bytes:
+    sums = reading.daily(
+        connection, period, {"booked": "booked_minutes", "offered": "offered_minutes"}, "statistic_occupancy"
+    )
+    series = {"occupazione": _share(sums["booked"], sums["offered"])}
+    return pictures.lines("Minuti prenotati su minuti offerti", period.first, series, "%")
+
+
+def _attendance(connection: sa.Connection, period: Period) -> bytes:
+    columns = {"no_shows": "no_shows", "due": "due", "cancellations": "cancellations", "made": "made"}
+    sums = reading.daily(connection, period, columns, "statistic_attendance")
+    series = {
+        "assenti su attesi": _share(sums["no_shows"], sums["due"]),
+        "disdetti su presi": _share(sums["cancellations"], sums["made"]),
+    }
+    return pictures.lines("Assenze e disdette", period.first, series, "%")
+
+
+def _lead_time(connection: sa.Connection, period: Period) -> bytes:
+    columns = {"known": "appointments", "minutes": "lead_minutes"}
+    sums = reading.daily(connection, period, columns, "statistic_lead_time")
+    pairs = zip(sums["minutes"], sums["known"], strict=True)
+    series = {"attesa media": [minutes / known / 1440 if known else None for minutes, known in pairs]}
+    return pictures.lines("Giorni dalla prenotazione alla visita", period.first, series, "giorni")
+
+
+def _revenue(connection: sa.Connection, period: Period) -> bytes:
+    columns = {"accettato": "accepted", "ancora da accettare": "booked - accepted"}
+    series = reading.daily(connection, period, columns, "statistic_revenue")
+    return pictures.stacked("Valore prenotato", period.first, series, "€")
+
+
+def _funnel(connection: sa.Connection, period: Period) -> bytes:
+    columns = {"bloccati": "held", "prenotati": "booked", "verificati": "verified", "confermati": "confirmed"}
+    series = reading.daily(connection, period, columns, "statistic_funnel")
+    return pictures.lines("Prenotazione online, per giorno di inizio", period.first, dict(series), "richieste")
+
+
+VIEWS: Mapping[str, View] = {
+    view.key: view
+    for view in (
+        View(
+            "appointments",
+            "Appuntamenti",
+            "Gli appuntamenti per clinica, giorno, specialista, prestazione, canale ed esito.",
+            ("appointments",),
+            _appointments,
+            lambda o: {"Appuntamenti": o.appointments, **{STATUSES[s].capitalize(): n for s, n in o.by_status.items()}},
+            (reading.by_channel, reading.by_service, reading.by_specialist),
+        ),
+        View(
+            "occupancy",
+            "Occupazione",
+            "I minuti prenotati sui minuti offerti, per clinica, giorno e agenda.",
+            ("appointments", "offer"),
+            _occupancy,
+            lambda o: {"Minuti prenotati su offerti": str(o.occupancy)},
+            (reading.by_agenda,),
+        ),
+        View(
+            "attendance",
+            "Assenze e disdette",
+            "Quanti non si sono presentati e quanti hanno disdetto, con numeratore e denominatore.",
+            ("appointments",),
+            _attendance,
+            lambda o: {"Assenti su attesi": str(o.no_shows), "Disdetti su presi": str(o.cancellations)},
+        ),
+        View(
+            "lead_time",
+            "Tempi di attesa",
+            "I giorni dalla prenotazione alla visita.",
+            ("appointments",),
+            _lead_time,
+            lambda o: {
+                "Attesa media (giorni)": "n.d." if o.lead_days is None else round(o.lead_days, 1),
+                "Entro 7 giorni": str(o.within_7_days),
+                "Entro 30 giorni": str(o.within_30_days),
+            },
+        ),
+        View(
+            "revenue",
+            "Valore prenotato e accettato",
+            "Il valore degli appuntamenti prenotati e accettati, per convenzione, al prezzo comunicato.",
+            ("appointments",),
+            _revenue,
+            lambda o: {
+                "Valore prenotato €": f"{o.revenue_booked:.2f}",
+                "Valore accettato €": f"{o.revenue_accepted:.2f}",
+                "Appuntamenti senza prezzo": o.unpriced,
+            },
+            (reading.by_agreement,),
+        ),
+        View(
+            "online_funnel",
+            "Prenotazione online",
+            "Quanti orari bloccati online diventano prenotazioni, verificate e confermate.",
+            ("funnel",),
+            _funnel,
+            lambda o: {
+                "Bloccati": o.held,
+                "Prenotati": o.booked_online,
+                "Verificati": o.verified,
+                "Confermati": o.confirmed,
+            },
+        ),
+    )
+}
