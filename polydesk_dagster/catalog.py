@@ -119,6 +119,8 @@ class Service:
     assets: tuple[str, ...] = ()
     """Keys of the assets that it materialises, ``group/name``; empty for a job."""
     place: Place = Place.ORDINARY
+    together: bool = False
+    """Whether one step, named as the service, makes all of its assets at once."""
     per_clinic: bool = False
     """A run per clinic with an active studiolab, each its own partition."""
     changes_records: bool = True
@@ -186,8 +188,18 @@ SERVICES: tuple[Service, ...] = (
         Every(15),
         "Ricalcola i numeri dei grafici per i giorni che sono cambiati.",
         "statistics",
+        assets=(
+            "statistics/appointments",
+            "statistics/occupancy",
+            "statistics/attendance",
+            "statistics/lead_time",
+            "statistics/revenue",
+            "statistics/online_funnel",
+        ),
+        together=True,
         changes_records=False,
         options=("full",),
+        available=True,
     ),
     Service(
         "refresh_caches",
@@ -196,7 +208,9 @@ SERVICES: tuple[Service, ...] = (
         "Prepara gli elenchi di medici e sedi che il sito carica per primi.",
         "caches",
         assets=("caches/specialists", "caches/locations"),
+        together=True,
         changes_records=False,
+        available=True,
     ),
     Service(
         "clear_caches",
@@ -205,6 +219,7 @@ SERVICES: tuple[Service, ...] = (
         "Ricostruisce da zero gli elenchi temporanei, senza lasciarli mai vuoti.",
         "caches",
         changes_records=False,
+        available=True,
     ),
     Service(
         "refresh_sort_names",
@@ -212,6 +227,7 @@ SERVICES: tuple[Service, ...] = (
         ON_DEMAND,
         "Sistema l'ordine alfabetico dei medici nelle liste.",
         "caches",
+        available=True,
     ),
     Service(
         "nightly_cleanup",

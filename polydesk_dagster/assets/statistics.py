@@ -1,6 +1,7 @@
-"""Statistics: eight views of what happened, counted together and published together."""
+"""Statistics: one view for each question about what happened, counted together and published together."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -12,8 +13,9 @@ from polydesk_dagster.clinic.statistics.reading import Freshness, Period
 from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.clinic.statistics.views import VIEWS, View
 from polydesk_dagster.clinic.turns import clinic_id
+from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ServiceConfig, markdown, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
 
 ROME = ZoneInfo("Europe/Rome")
 BEFORE = timedelta(days=30)
@@ -30,7 +32,7 @@ class RefreshStatisticsConfig(ServiceConfig):
 
 
 @dg.multi_asset(
-    name="statistics",
+    name="refresh_statistics",
     specs=[
         dg.AssetSpec(
             ["statistics", view.key],
@@ -38,23 +40,23 @@ class RefreshStatisticsConfig(ServiceConfig):
             kinds={"postgres"},
             tags={"polydesk/records": "statistic"},
             description=f"{view.description} Si ricalcolano solo i giorni che sono cambiati.",
+            deps=[["calendar", "agenda_slots"]] if "offer" in view.topics else [],
             code_version="1",
         )
         for view in VIEWS.values()
     ],
 )
-def statistics(
+def refresh_statistics(
     context: dg.AssetExecutionContext, config: RefreshStatisticsConfig, polydesk: PolydeskResource
 ) -> Iterator[dg.MaterializeResult]:
-    at: list[datetime] = []
+    instants = []
 
-    def rule(run):
-        at.append(run.as_of)
+    def rule(run: Run) -> Report:
+        instants.append(run.as_of)
         return refresh(run.engine, run.as_of, run.clinic, full=config.full, preview=run.preview, progress=run.progress)
 
     report = serve(context, polydesk, "refresh_statistics", config, rule)
-    shared = metadata(report)
-    as_of = at[0] if at else polydesk.now()
+    as_of = instants[0] if instants else polydesk.now()
     with polydesk.engine().connect() as connection:
         today = as_of.astimezone(ROME).date()
         period = Period(today - BEFORE, today + AFTER, clinic_id(connection, config.clinic))
@@ -63,21 +65,20 @@ def statistics(
         for view in VIEWS.values():
             yield dg.MaterializeResult(
                 asset_key=["statistics", view.key],
-                metadata={**_shown(connection, view, period, overview, fresh), **shared},
+                metadata={
+                    **_current(connection, view, period, fresh),
+                    **metadata(_told(connection, view, period, overview, report)),
+                },
             )
 
 
-def _shown(
-    connection: sa.Connection,
-    view: View,
-    period: Period,
-    overview: reading.Overview,
-    fresh: dict[str, Freshness],
+def _current(
+    connection: sa.Connection, view: View, period: Period, fresh: dict[str, Freshness]
 ) -> dict[str, dg.MetadataValue]:
-    """The plot, how current it is, the figures and the tables of one view."""
+    """The plot of one view, and how current it is."""
     picture = pictures.data_uri(view.picture(connection, period))
     known = [fresh[topic] for topic in view.topics if topic in fresh]
-    shown: dict[str, dg.MetadataValue] = {
+    return {
         "Grafico": dg.MetadataValue.md(f"![{view.label}]({picture})"),
         "Periodo": dg.MetadataValue.text(f"dal {period.first:%d/%m/%Y} al {period.last:%d/%m/%Y}"),
         "Aggiornato alle": _moment([f.refreshed_at for f in known]),
@@ -85,12 +86,13 @@ def _shown(
         "Giorni che aspettano un aggiornamento": dg.MetadataValue.int(sum(f.waiting for f in known)),
         "Righe": dg.MetadataValue.int(sum(f.rows for f in known)),
     }
-    for label, value in view.figures(overview).items():
-        shown[label] = dg.MetadataValue.text(str(value).replace(".", ",") if isinstance(value, float) else str(value))
-    for table in view.tables:
-        found = table(connection, period)
-        shown[found.title] = markdown(found, SHOWN_ROWS)
-    return shown
+
+
+def _told(connection: sa.Connection, view: View, period: Period, overview: reading.Overview, report: Report) -> Report:
+    """The run's report with the figures and tables of one view."""
+    tables = [table(connection, period) for table in view.tables]
+    capped = tuple(replace(table, rows=table.rows[:SHOWN_ROWS]) for table in tables)
+    return replace(report, figures={**view.figures(overview), **report.figures}, tables=capped)
 
 
 def _moment(instants: list[datetime | None]) -> dg.MetadataValue:
@@ -100,4 +102,4 @@ def _moment(instants: list[datetime | None]) -> dg.MetadataValue:
     return dg.MetadataValue.text(f"{max(given).astimezone(ROME):%d/%m/%Y %H:%M:%S}")
 
 
-ASSETS = (statistics,)
+ASSETS = (refresh_statistics,)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import Kind
+from polydesk_dagster.clinic.turns import clinic_id
+from polydesk_dagster.outcome import Report
 
 _PLAIN_TITLES = {
     *("dott", "dottssa", "dottore", "dottoressa", "dr", "drssa", "dssa", "prof", "profssa"),
@@ -75,3 +83,54 @@ def _joined(folded: str, given: str) -> str:
             words.append(prefix + word)
             prefix = ""
     return " ".join([*words, prefix] if prefix else words)
+
+
+SORT_NAME = Kind(
+    name="sort_name",
+    label="nomi di ordinamento",
+    table="specialist",
+    key="r.specialist",
+    # the names that the key was made of, and whose it is, must still be what the plan saw
+    owned=("sort_name", "last_name", "first_name", "sort_name_manual"),
+    carried={"specialist": "text"},
+    after=("UPDATE specialist SET updated_at = :as_of WHERE id IN (SELECT id FROM {rows} r)",),
+)
+
+
+def refresh_sort_names(
+    engine: sa.Engine, as_of: datetime, clinic: str | None = None, *, preview: bool = False, actor: str = "dagster"
+) -> Report:
+    """Plan the sort names that differ from the rule, never one set by hand, and unless ``preview`` apply the plan.
+
+    Raises:
+        PermanentError: if no clinic has the code ``clinic``.
+    """
+    with engine.begin() as connection:
+        scope = changes.Scope("refresh_sort_names", clinic, clinic_id(connection, clinic))
+        where = "deleted_at IS NULL AND (CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic)"
+        found = connection.execute(
+            sa.text(f"SELECT id, last_name, first_name, sort_name, sort_name_manual FROM specialist WHERE {where}"),
+            {"clinic": scope.clinic_id},
+        ).all()
+        wanted = {row.id: sort_name(row.last_name, row.first_name) for row in found if not row.sort_name_manual}
+        different = [row.id for row in found if row.id in wanted and wanted[row.id] != row.sort_name]
+        connection.execute(
+            sa.text("""
+                CREATE TEMPORARY TABLE sort_name_wanted ON COMMIT DROP AS
+                SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:names AS text[])) w (id, sort_name)"""),
+            {"ids": different, "names": [wanted[id_] for id_ in different]},
+        )
+        plan = changes.propose(
+            connection,
+            SORT_NAME,
+            scope,
+            """
+            SELECT 'update' AS action, NULL AS finding, NULL AS reason, s.id, w.sort_name, s.last_name, s.first_name,
+                   s.sort_name_manual, concat_ws(' ', s.title, s.last_name, s.first_name) AS specialist
+            FROM sort_name_wanted w JOIN specialist s ON s.id = w.id""",
+            as_of=as_of,
+            unchanged=len(found) - len(different),
+        )
+        if preview:
+            return changes.preview(connection, plan, SORT_NAME)
+        return changes.apply(connection, plan.id, as_of=as_of, actor=actor)

@@ -158,7 +158,7 @@ def _execute(
     from polydesk_dagster.runtime.submit import Order, execute
 
     given = {name: value for name, value in config.items() if value is not None}
-    ops = [key.replace("/", "__") for key in service.assets] or [service.key]
+    ops = [service.key] if service.together else [key.replace("/", "__") for key in service.assets] or [service.key]
     order = Order(
         service.key,
         {"ops": {op: {"config": given} for op in ops}},

@@ -7,10 +7,16 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic import caches
+from polydesk_dagster.clinic.statistics import refresh
+
 Due = Callable[[sa.Connection, datetime], str | None]
 """Takes a connection and the instant; returns None if something is due, else why nothing is, in Italian."""
 
-DUE: Mapping[str, Due] = {}
+DUE: Mapping[str, Due] = {
+    "refresh_statistics": refresh.due,
+    "refresh_caches": caches.due,
+}
 """By service key; a service without an entry always runs."""
 
 HEARTBEAT = timedelta(hours=24)

@@ -61,8 +61,8 @@ def _png(figure, axes, drawn: bool) -> bytes:  # type: ignore[no-untyped-def]
     from PIL import Image
 
     if drawn:
-        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))
-        axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))
+        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))  # type: ignore[no-untyped-call]
         axes.legend(fontsize=7, frameon=False, ncols=4, loc="upper left")
         axes.margins(y=0.25)
     else:

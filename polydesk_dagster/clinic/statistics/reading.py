@@ -123,7 +123,8 @@ def overview(connection: sa.Connection, period: Period) -> Overview:
     )
     n = {row.status: int(row.n) for row in statuses}
     lead = one(
-        "sum(appointments) AS known, sum(lead_minutes) AS minutes, sum(within_7_days) AS w7, sum(within_30_days) AS w30",
+        "sum(appointments) AS known, sum(lead_minutes) AS minutes, sum(within_7_days) AS w7,"
+        " sum(within_30_days) AS w30",
         "statistic_lead_time",
     )
     money = one("sum(booked) AS booked, sum(accepted) AS accepted, sum(unpriced) AS unpriced", "statistic_revenue")
