@@ -104,7 +104,8 @@ _PAST = """
     ), booked AS (
         INSERT INTO appointment (clinic_id, agenda_id, slot_id, service_id, patient_id, starts_at, ends_at, status,
                                  channel)
-        SELECT 1 + agenda_id % 5, agenda_id, id, 1 + agenda_id % 5, 1 + id % 2000, starts_at, ends_at, 'completed', 'online'
+        SELECT 1 + agenda_id % 5, agenda_id, id, 1 + agenda_id % 5, 1 + id % 2000, starts_at, ends_at, 'completed',
+               'online'
         FROM past
         RETURNING id, clinic_id, slot_id, starts_at
     ), seated AS (

@@ -12,6 +12,7 @@ import dagster as dg
 from polydesk_dagster import assets, catalog, checks, jobs, sensors
 from polydesk_dagster.catalog import Daily, Every, OnDemand, Place, Service
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import job_tags
 from polydesk_dagster.schedules.due import HEARTBEAT
 from polydesk_dagster.schedules.services import schedule_for
 
@@ -54,17 +55,8 @@ def _asset_job(service: Service) -> Any:
         service.key,
         selection=dg.AssetSelection.assets(*service.assets),
         description=service.summary,
-        tags={"polydesk/service": service.key, "dagster/max_runtime": str(max_runtime(service))},
+        tags=job_tags(service),
     )
-
-
-def max_runtime(service: Service) -> int:
-    """Seconds after which run monitoring ends a run of this service: an hour by night, less for the frequent."""
-    match service.cadence:
-        case Every(minutes):
-            return max(600, minutes * 60)
-        case _:
-            return 3600
 
 
 def _with_policy(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:

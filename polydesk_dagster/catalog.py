@@ -120,7 +120,7 @@ class Service:
     """Keys of the assets that it materialises, ``group/name``; empty for a job."""
     place: Place = Place.ORDINARY
     together: bool = False
-    """Whether one step, named as the service, makes all of its assets at once."""
+    """Whether one step makes all of its assets at once."""
     per_clinic: bool = False
     """A run per clinic with an active studiolab, each its own partition."""
     changes_records: bool = True
@@ -129,6 +129,13 @@ class Service:
     """Further fields of its config that the command may set."""
     available: bool = False
     """Whether this version can run it."""
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of its job's steps, which take its config; a step may not be called like its job."""
+        if self.assets and not self.together:
+            return tuple(key.replace("/", "__") for key in self.assets)
+        return (f"run_{self.key}",)
 
     @property
     def dangerous(self) -> bool:

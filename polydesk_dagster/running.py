@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
 
-from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, TransientError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
@@ -96,6 +97,40 @@ def serve(
         raise dg.Failure(f"{name}: {summary(report)}", metadata=metadata(report), allow_retries=False)
     context.log.info("%s: %s", name, summary(report))
     return report
+
+
+def service_job(
+    key: str, rule: Callable[[Run, Any], Report], config_type: type[ServiceConfig] = ServiceConfig
+) -> dg.JobDefinition:
+    """The job of a service that keeps no asset, named and described by the catalogue; ``rule`` is given the run and
+    its config, a ``config_type``."""
+    service = BY_KEY[key]
+    (step,) = service.steps
+
+    @dg.op(name=step, description=service.summary)
+    def operation(
+        context: dg.OpExecutionContext,
+        config: config_type,  # type: ignore[valid-type]
+        polydesk: PolydeskResource,
+    ) -> None:
+        report = serve(context, polydesk, key, config, lambda run: rule(run, config))
+        context.add_output_metadata(metadata(report))
+
+    @dg.job(name=key, description=service.summary, tags=job_tags(service), executor_def=dg.in_process_executor)
+    def job() -> None:
+        operation()
+
+    return job
+
+
+def job_tags(service: Service) -> dict[str, str]:
+    """The tags of a service's runs: whose they are, and the seconds after which run monitoring ends them."""
+    match service.cadence:
+        case Every(minutes):
+            seconds = max(600, minutes * 60)
+        case _:
+            seconds = 3600
+    return {"polydesk/service": service.key, "dagster/max_runtime": str(seconds)}
 
 
 def _instant(text: str | None, now: datetime) -> datetime:

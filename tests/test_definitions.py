@@ -71,6 +71,14 @@ def test_every_available_service_has_its_job_and_schedule_where_it_belongs() -> 
         assert {schedule.execution_timezone for schedule in repository.schedule_defs} <= {ROME.key}
 
 
+@pytest.mark.parametrize("defs", [definitions.defs, emergency.defs], ids=["polydesk", "emergency"])
+def test_every_job_resolves_and_has_the_steps_that_the_catalogue_names(defs: dg.Definitions) -> None:
+    jobs = {job.name: job for job in defs.get_repository_def().get_all_jobs()}
+    for service in SERVICES:
+        if service.key in jobs:
+            assert set(service.steps) <= {node.name for node in jobs[service.key].nodes}
+
+
 def test_what_is_not_available_is_not_registered() -> None:
     jobs = {*definitions.defs.get_repository_def().job_names, *emergency.defs.get_repository_def().job_names}
     assert not jobs & {s.key for s in SERVICES if not s.available}

@@ -20,8 +20,10 @@ def test_a_reminder_goes_out_once_and_a_second_run_does_nothing(engine: sa.Engin
         report = service.send(engine, AS_OF, "reminder", providers)
         assert (report.outcome, report.counts.created, report.counts.updated) == (Outcome.OK, 1, 1)
         assert [message.text for message in simulator.sent] == [
-            ("Poliambulatorio BO01: Mario Rossi, le ricordiamo l'appuntamento di mercoledì 11 marzo, "
-            "ore 09:30 Prima visita cardiologica. Per disdire: +390510000000")
+            (
+                "Poliambulatorio BO01: Mario Rossi, le ricordiamo l'appuntamento di mercoledì 11 marzo, "
+                "ore 09:30 Prima visita cardiologica. Per disdire: +390510000000"
+            )
         ]
         again = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
         assert (again.outcome, again.counts.changed, len(simulator.sent)) == (Outcome.NOTHING_TO_DO, 0, 1)

@@ -16,7 +16,7 @@ DESCRIPTIONS = {
 
 
 @dg.multi_asset(
-    name="refresh_caches",
+    name="run_refresh_caches",
     specs=[
         dg.AssetSpec(
             ["caches", kind],

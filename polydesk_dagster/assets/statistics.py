@@ -32,7 +32,7 @@ class RefreshStatisticsConfig(ServiceConfig):
 
 
 @dg.multi_asset(
-    name="refresh_statistics",
+    name="run_refresh_statistics",
     specs=[
         dg.AssetSpec(
             ["statistics", view.key],

@@ -158,10 +158,9 @@ def _execute(
     from polydesk_dagster.runtime.submit import Order, execute
 
     given = {name: value for name, value in config.items() if value is not None}
-    ops = [service.key] if service.together else [key.replace("/", "__") for key in service.assets] or [service.key]
     order = Order(
         service.key,
-        {"ops": {op: {"config": given} for op in ops}},
+        {"ops": {step: {"config": given} for step in service.steps}},
         {"polydesk/service": service.key},
         partition,
     )
