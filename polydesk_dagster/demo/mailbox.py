@@ -60,8 +60,7 @@ class Mailbox:
 
 def received(folder: Path) -> list[EmailMessage]:
     """What has arrived in ``folder``, in order."""
-    parsed = (message_from_bytes(path.read_bytes(), policy=default) for path in sorted(folder.glob("*.eml")))
-    return [cast("EmailMessage", message) for message in parsed]
+    return [message_from_bytes(path.read_bytes(), policy=default) for path in sorted(folder.glob("*.eml"))]
 
 
 def _certificate(folder: Path) -> Path:

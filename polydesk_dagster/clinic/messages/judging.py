@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -64,8 +64,8 @@ class Person:
     shared_mobile: bool = False
     refusals: frozenset[tuple[str, str]] = frozenset()
     """(channel, kind or 'any') that the person does not want."""
-    blocked: frozenset[str] = frozenset()
-    """Channels whose address is blocked: a STOP, a bounce."""
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    """Channels whose address is blocked, with the cause: a STOP, a bounce, a refusal."""
     told_today: int = 0
 
 
@@ -188,7 +188,10 @@ def _channel(message: Candidate, person: Person) -> tuple[Channel, str] | Why:
     unwanted = False
     for channel in sorted(kind.channels, key=lambda channel: channel != (person.preferred or "sms")):
         address = person.mobile if channel == "sms" else person.email
-        if address is None or channel in message.refused_channels or channel in person.blocked:
+        if address is None or channel in message.refused_channels:
+            continue
+        if channel in person.blocked:
+            unwanted = unwanted or person.blocked[channel] == "stop"
             continue
         if kind.refusable and person.refusals & {(channel, kind.key), (channel, "any")}:
             unwanted = True
@@ -288,9 +291,9 @@ _PEOPLE = sa.text(rf"""
         FROM m JOIN appointment a ON a.id = m.recipient_id WHERE m.recipient_type = 'booking'
     )
     SELECT m.*, person.*, person.message_id IS NOT NULL AS known,
-           EXISTS (SELECT FROM message_block b WHERE b.channel = 'sms' AND b.address = person.mobile) AS sms_blocked,
-           EXISTS (SELECT FROM message_block b
-                   WHERE b.channel = 'email' AND b.address = lower(person.email)) AS email_blocked,
+           (SELECT cause FROM message_block b WHERE b.channel = 'sms' AND b.address = person.mobile) AS sms_blocked,
+           (SELECT cause FROM message_block b
+            WHERE b.channel = 'email' AND b.address = lower(person.email)) AS email_blocked,
            (SELECT count(*) FROM message t
             WHERE t.recipient_id = m.recipient_id AND t.recipient_type = m.recipient_type AND t.sent_at >= m.today
               AND t.kind = ANY (:capped)) AS told_today
@@ -369,6 +372,10 @@ def _person(row: Any) -> Person:
         row.user_state,
         row.shared,
         frozenset((channel, kind) for channel, kind in pairs),
-        frozenset(channel for channel, blocked in (("sms", row.sms_blocked), ("email", row.email_blocked)) if blocked),
+        {
+            channel: cause
+            for channel, cause in (("sms", row.sms_blocked), ("email", row.email_blocked))
+            if cause is not None
+        },
         row.told_today,
     )
