@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,9 +180,9 @@ def test_run_monitoring_learns_whether_the_process_lives(dagster: DagsterInstanc
     assert run is not None
     check = dagster.run_launcher.check_run_worker_health
     assert check(run).status is WorkerStatus.RUNNING
-    worker = work.Worker.of(pid)
-    elsewhere = run.with_tags({work.WORKER_TAG: json.dumps(asdict(replace(worker, host="altrove", pid=1)))})
-    later = run.with_tags({work.WORKER_TAG: json.dumps(asdict(replace(worker, start=worker.start - 1)))})
+    worker = work.Worker.of_process(run_id, pid)
+    elsewhere = run.with_tags(replace(worker, host="altrove", pid=1).tag())
+    later = run.with_tags(replace(worker, start=worker.start - 1).tag())
     assert check(elsewhere).status is WorkerStatus.RUNNING
     assert check(later).status is WorkerStatus.FAILED
     dagster.run_launcher.terminate(run_id)

@@ -54,7 +54,7 @@ def main(token: str, home: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() == FAREWELL:
         return
-    sweep(token, 10)
+    sweep(token, 6)
     if home:
         stop = "import sys, pathlib; from polydesk_dagster.database import embedded; "
         stop += "embedded.stop(pathlib.Path(sys.argv[1]), patience=10)"

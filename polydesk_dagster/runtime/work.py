@@ -28,19 +28,25 @@ _GRACE_SECONDS = 15.0
 class Worker:
     """The process that executes a run; ``start`` (clock ticks since boot) tells it from a later one with its id."""
 
+    run_id: str
     host: str
     pid: int
     start: int
 
     @classmethod
-    def of(cls, pid: int) -> Worker:
+    def of_process(cls, run_id: str, pid: int) -> Worker:
         """Raises ProcessLookupError if there is no such process."""
-        return cls(socket.gethostname(), pid, _start_of(pid))
+        return cls(run_id, socket.gethostname(), pid, _start_of(pid))
 
     @classmethod
     def of_run(cls, run: DagsterRun) -> Worker | None:
+        """The worker that took this run; a retried run bears its parent's tags, which say nothing of it."""
         text = run.tags.get(WORKER_TAG)
-        return cls(**json.loads(text)) if text else None
+        worker = cls(**json.loads(text)) if text else None
+        return worker if worker is not None and worker.run_id == run.run_id else None
+
+    def tag(self) -> dict[str, str]:
+        return {WORKER_TAG: json.dumps(asdict(self))}
 
     @property
     def local(self) -> bool:
@@ -75,7 +81,7 @@ def execute(instance: DagsterInstance, run_id: str, on_event: Callable[[DagsterE
     run = instance.get_run_by_id(run_id)
     if run is None or Worker.of_run(run) is not None:
         return True
-    instance.add_run_tags(run_id, {WORKER_TAG: json.dumps(asdict(Worker.of(os.getpid())))})
+    instance.add_run_tags(run_id, Worker.of_process(run_id, os.getpid()).tag())
     return _execute_run_command_body(run_id, instance, on_event, set_exit_code_on_failure=True) == 0
 
 
