@@ -42,8 +42,8 @@ class Location:
 
 
 LOCATIONS = (
-    Location(Place.ORDINARY, "polydesk_dagster.definitions"),
-    Location(Place.EMERGENCY, "polydesk_dagster.emergency"),
+    Location(Place.ORDINARY.value, "polydesk_dagster.definitions"),
+    Location(Place.EMERGENCY.value, "polydesk_dagster.emergency"),
 )
 
 

@@ -1,0 +1,180 @@
+"""What it costs to start a run: ours and Dagster's default launcher on the same job, and what 100 runs leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import psutil
+import sqlalchemy as sa
+from dagster import DagsterEventType, DagsterInstance, DefaultRunLauncher
+from dagster._grpc.client import DagsterGrpcClient
+from pydantic import SecretStr
+
+from benchmarks.harness import Bench, Figure
+from polydesk_dagster.database.engine import create_engine, dagster_url
+from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.runtime import forks, instance, work
+from polydesk_dagster.settings import Settings
+
+JOB = "generate_slots"
+"""A service of ours, on a database without clinics: all that is measured is what surrounds it."""
+RUNS = 20
+MANY = 100
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    with _installation(bench) as (dagster, settings, ours, default):
+        engine = create_engine(dagster_url(settings).set(drivername="postgresql+psycopg"), pool_size=1)
+        _timed(dagster, settings, ours.launch)
+        _timed(dagster, settings, default.launch)
+        lags: dict[_Launcher, list[float]] = {ours: [], default: []}
+        spent = {launcher: -launcher.cpu_seconds() for launcher in lags}
+        count = bench.size(RUNS)
+        for _ in range(count):
+            for launcher, lag in lags.items():
+                lag.append(_timed(dagster, settings, launcher.launch))
+        for launcher in lags:
+            launcher.settle()
+            spent[launcher] += launcher.cpu_seconds()
+        yield Figure("runtime", "start lag, median", median(lags[ours]), median(lags[default]), "s", 1 / 6)
+        yield Figure("runtime", "start lag, worst", max(lags[ours]), max(lags[default]), "s", 1 / 3)
+        yield Figure("runtime", "CPU a run", spent[ours] / count, spent[default] / count, "s", 1 / 4)
+        before, many = _held(ours, engine), bench.size(MANY)
+        for _ in range(many):
+            _timed(dagster, settings, ours.launch)
+        ours.settle()
+        after = _held(ours, engine)
+        for what, held in after.items():
+            yield Figure("runtime", f"{what} left by {many} runs", max(0, held - before[what]), many, "", 0.0)
+        yield Figure("runtime", f"memory grown in {many} runs", ours.grown(), ours.size, "B", 0.1)
+        engine.dispose()
+
+
+class _Launcher:
+    """A server process that starts runs, and what it and its runs have cost."""
+
+    def __init__(self, process: psutil.Process, launch: Callable[[str], object]) -> None:
+        self.process = process
+        self.launch = launch
+        self.size = process.memory_info().rss
+
+    def cpu_seconds(self) -> float:
+        """Of the server and of the children that it has waited for."""
+        spent = self.process.cpu_times()
+        return float(spent.user + spent.system + spent.children_user + spent.children_system)
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + 20
+        while self.process.children() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def grown(self) -> int:
+        return max(0, int(self.process.memory_info().rss) - self.size)
+
+
+def _timed(dagster: DagsterInstance, settings: Settings, launch: Callable[[str], object]) -> float:
+    """Seconds from a run's creation to its first step; returns once it has ended."""
+    location = instance.LOCATIONS[0]
+    run = work.create(
+        dagster,
+        code=forks.code(location.pointer),
+        job_name=JOB,
+        run_config={},
+        tags={},
+        location=instance.origin(settings.home, location.name),
+        run_id=None,
+    )
+    created = time.time()
+    launch(run.run_id)
+    while (current := dagster.get_run_by_id(run.run_id)) is None or not current.is_finished:
+        time.sleep(0.05)
+    steps = dagster.all_logs(run.run_id, of_type=DagsterEventType.STEP_START)
+    if not steps:
+        raise RuntimeError(f"the run {run.run_id} ended as {current.status.value} before its first step")
+    return steps[0].timestamp - created
+
+
+def _held(launcher: _Launcher, engine: sa.Engine) -> dict[str, int]:
+    """What a run could leave behind: processes, the server's descriptors, connections."""
+    with engine.connect() as connection:
+        connections = connection.scalar(
+            sa.text("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'client%'")
+        )
+    return {
+        "processes": len(launcher.process.children(recursive=True)),
+        "descriptors": launcher.process.num_fds(),
+        "connections": int(connections or 0),
+    }
+
+
+@contextmanager
+def _installation(bench: Bench) -> Iterator[tuple[DagsterInstance, Settings, _Launcher, _Launcher]]:
+    """An instance of its own, with a fork server and the code server that Dagster's launcher asks."""
+    with bench.engine() as business, TemporaryDirectory(prefix="polydesk-runtime-", dir="/tmp") as folder:
+        url = business.url.render_as_string(hide_password=False)
+        settings = Settings(home=Path(folder), database_url=SecretStr(url))
+        storage = dagster_url(settings)
+        create_database(storage.set(drivername="postgresql+psycopg"))
+        before = dict(os.environ)
+        os.environ.update(instance.environment(settings))
+        os.environ["POLYDESK_DATABASE_URL"] = url
+        instance.prepare(settings)
+        servers: list[subprocess.Popen[bytes]] = []
+        try:
+            with DagsterInstance.get() as dagster:
+                yield dagster, settings, *_launchers(dagster, settings, servers)
+        finally:
+            for server in servers:
+                server.send_signal(signal.SIGTERM)
+                server.wait(20)
+            os.environ.clear()
+            os.environ.update(before)
+            _drop(bench, str(storage.database))
+
+
+def _launchers(
+    dagster: DagsterInstance, settings: Settings, servers: list[subprocess.Popen[bytes]]
+) -> tuple[_Launcher, _Launcher]:
+    location = instance.LOCATIONS[0]
+    warm_socket = instance.runs_socket(instance.dagster_home(settings.home), location.name)
+    cold_socket = instance.code_socket(settings.home, location.name)
+    cold = [sys.executable, "-m", "dagster", "api", "grpc", "--socket", str(cold_socket), "--module-name"]
+    cold += [location.module, "--location-name", location.name, "--empty-working-directory", "--log-level", "warning"]
+    warm = forks.command(warm_socket, location.name, location.pointer, settings.home / "runs.log")
+    quiet = subprocess.DEVNULL
+    servers += [subprocess.Popen(each, stdin=quiet, stdout=quiet, stderr=quiet) for each in (warm, cold)]
+    deadline = time.monotonic() + 60
+    while not (warm_socket.exists() and cold_socket.exists()):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the servers did not start")
+        time.sleep(0.1)
+    client = DagsterGrpcClient(socket=str(cold_socket))
+
+    def start_cold(run_id: str) -> None:
+        run = dagster.get_run_by_id(run_id)
+        assert run is not None
+        DefaultRunLauncher.launch_run_from_grpc_client(dagster, run, client)
+
+    def start_warm(run_id: str) -> None:
+        dagster.launch_run(run_id, None)  # type: ignore[arg-type]
+
+    return (
+        _Launcher(psutil.Process(servers[0].pid), start_warm),
+        _Launcher(psutil.Process(servers[1].pid), start_cold),
+    )
+
+
+def _drop(bench: Bench, name: str) -> None:
+    admin = create_engine(bench.server.set(database="postgres"))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+    admin.dispose()
