@@ -65,8 +65,7 @@ def row_names(connection: sa.Connection, plan: Plan, kind: Kind, where: str, lim
     name = f"'riga ' || r.ordinal || ' del piano {plan.id}'" if kind.private else f"CAST({kind.key} AS text)"
     found = connection.execute(
         sa.text(f"""
-            SELECT {name} AS name, CASE WHEN r.action = 'conflict' THEN r.reason END AS reason,
-                   count(*) OVER () AS total
+            SELECT {name} AS name, CASE WHEN r.action = 'conflict' THEN r.reason END AS reason, count(*) OVER () AS total
             FROM {plan.rows} r WHERE {where} ORDER BY r.ordinal LIMIT :limit
         """),
         {"limit": limit},
@@ -82,12 +81,9 @@ def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None
     shown = [name for name in types if name in kind.written or name in kind.carried]
     if kind.identity != ("id",):
         shown = [*kind.identity, *shown]
-    found = connection.execute(
-        sa.text(f"""
-            SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r ORDER BY r.action, r.ordinal LIMIT :limit
-        """),
+    found = connection.execution_options(stream_results=True, max_row_buffer=1000).execute(
+        sa.text(f"SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r ORDER BY r.action, r.ordinal LIMIT :limit"),
         {"limit": limit},
-        execution_options={"stream_results": True, "max_row_buffer": 1000},
     )
     for row in found.mappings():
         after = {name: row[name] for name in shown}
@@ -114,29 +110,25 @@ def table(connection: sa.Connection, plan: Plan, kind: Kind, *, cap: int = CAP) 
         action = ACTION_NAMES[row.action]
         why = row.reason or FINDING_NAMES.get(row.finding or "", "")
         cells.append(
-            (row.ordinal, action, why)
-            if kind.private
-            else (row.ordinal, action, row.key, difference(row, kind.masked), why)
+            (row.ordinal, action, why) if kind.private else (row.ordinal, action, row.key, difference(row), why)
         )
     total = plan.writes + plan.tally.get("conflict", 0)
     return Table(f"Piano {plan.id}: {kind.label}", columns, tuple(cells), total)
 
 
-def difference(row: Row, masked: tuple[str, ...] = ()) -> str:
-    """``amount 23.00 → 25.00, …``; for what is created or deleted its filled fields."""
+def difference(row: Row) -> str:
+    """``amount 23.00 → 25.00, …``; for what is created its filled fields."""
+    if row.action in ("create", "conflict"):
+        return ", ".join(f"{name} {_cell(value)}" for name, value in row.after.items() if value not in (None, [], ""))
+    if row.action == "delete":
+        return ", ".join(f"{name} {_cell(value)}" for name, value in row.before.items() if value not in (None, [], ""))
+    return ", ".join(f"{name} {_cell(row.before.get(name))} → {_cell(value)}" for name, value in row.after.items())
 
-    def cell(name: str, value: object) -> str:
-        if value is None:
-            return "—"
-        if name in masked:
-            return "•••"
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    if row.action in {"update", "retire", "link"}:
-        changed = row.after.items()
-        return ", ".join(f"{name} {cell(name, row.before.get(name))} → {cell(name, value)}" for name, value in changed)
-    filled = (row.before if row.action == "delete" else row.after).items()
-    return ", ".join(f"{name} {cell(name, value)}" for name, value in filled if value not in (None, [], ""))
+def _cell(value: object) -> str:
+    if value is None:
+        return "—"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
@@ -166,10 +158,8 @@ def _next(plan: Plan) -> str:
         return "Niente da applicare: siamo allineati."
     if plan.failed_guards:
         names = " ".join(f"--past-guard {guard.name}" for guard in plan.failed_guards)
-        apply = f"polydesk plan apply {plan.id} {names} --reason '…'"
-        return f"Guarda le righe (polydesk plan show {plan.id}); se sono giuste: {apply}"
-    see = f"polydesk plan show {plan.id} --csv FILE"
-    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: {see}"
+        return f"Guarda le righe (polydesk plan show {plan.id}); se sono giuste: polydesk plan apply {plan.id} {names} --reason '…'"
+    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: polydesk plan show {plan.id} --csv FILE"
 
 
 def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO) -> int:
