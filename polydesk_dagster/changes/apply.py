@@ -23,11 +23,12 @@ KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
 
 class _Moved(Exception):  # noqa: N818 -- unwinds the savepoint, never leaves this module
-    """The plan's rows are no longer as it saw them; holds the Italian reasons."""
+    """The records are no longer as the plan saw them: those rows that satisfy ``where``, once unwound."""
 
-    def __init__(self, reasons: Iterable[Reason]) -> None:
-        super().__init__("plan is stale")
-        self.reasons = tuple(reasons)
+    def __init__(self, code: str, where: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.where = where
 
 
 def apply(
@@ -72,9 +73,15 @@ def apply(
             if plan.undoes is not None:
                 connection.execute(sa.text("UPDATE plan SET state = 'undone' WHERE id = :id"), {"id": plan.undoes})
             if report.counts.changed:
-                _record(connection, plan, report, as_of, actor, reason, past_guards)
+                _record(connection, plan, report, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
     except _Moved as moved:
-        return Report(Outcome.REFUSED, Counts(unchanged=plan.tally.get("unchanged", 0)), moved.reasons, plan_id=plan.id)
+        return Report(
+            Outcome.REFUSED, reasons=tuple(named(connection, plan, kind, moved.code, moved.where)), plan_id=plan.id
+        )
+    except IntegrityError as error:
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        message = f"Il piano {plan.id} non si può applicare: lo vieta il vincolo {constraint} di {kind.table}."
+        return Report(Outcome.REFUSED, reasons=(Reason("constraint", message, plan.clinic),), plan_id=plan.id)
     return Report(report.outcome, report.counts, report.reasons, report.figures, report.tables, plan.id)
 
 
@@ -128,9 +135,7 @@ def named(connection: sa.Connection, plan: Plan, kind: Kind, code: str, where: s
     return reasons
 
 
-def _unfit(
-    connection: sa.Connection, plan: Plan, reason: str | None, past_guards: Collection[str]
-) -> Reason | None:
+def _unfit(connection: sa.Connection, plan: Plan, reason: str | None, past_guards: Collection[str]) -> Reason | None:
     if plan.state != "ready":
         return Reason("already_applied", f"Il piano {plan.id} è già stato applicato: rifai l'anteprima.", plan.clinic)
     if plan.expired:
@@ -165,8 +170,8 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -
     counts = Counts(skipped=plan.tally.get("conflict", 0), unchanged=plan.tally.get("unchanged", 0))
     counts += Counts(retired=_delete(connection, plan, kind, rows, was))
     # Closing before changing before adding: what replaces a row must find its place free.
-    counts += Counts(retired=_update(connection, plan, kind, rows, was, "retire", values))
-    counts += Counts(updated=_update(connection, plan, kind, rows, was, "update", values))
+    counts += Counts(retired=_update(connection, plan, kind, rows, was, action="retire", values=values))
+    counts += Counts(updated=_update(connection, plan, kind, rows, was, action="update", values=values))
     counts += Counts(created=_create(connection, plan, kind, rows))
     counts += Counts(updated=plan.tally.get("link", 0))
     for statement in after:
@@ -208,7 +213,7 @@ def _update(
         {**values, "action": action},
     ).rowcount
     if not kind.volatile and done_ != expected:
-        raise _Moved(_stale(connection, plan, kind, was, action))
+        raise _Moved("moved", _stale(kind, was, action))
     return done_
 
 
@@ -223,7 +228,7 @@ def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: l
         """)
     ).rowcount
     if not kind.volatile and done_ != expected:
-        raise _Moved(_stale(connection, plan, kind, was, "delete"))
+        raise _Moved("moved", _stale(kind, was, "delete"))
     return done_
 
 
@@ -232,30 +237,20 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
         return 0
     if kind.taken is not None and not kind.volatile:
         where = f"action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {kind.taken})"
-        taken = named(connection, plan, kind, "exists_already", where)
-        if taken:
-            raise _Moved(taken)
+        if connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM {rows} r WHERE {where})")):
+            raise _Moved("exists_already", where)
     columns = ", ".join((*kind.identity, *kind.written))
-    try:
-        with connection.begin_nested():
-            return connection.execute(
-                sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
-            ).rowcount
-    except IntegrityError as error:
-        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        message = f"Il piano {plan.id} non si può applicare: il vincolo {constraint} della tabella {kind.table} lo vieta."
-        raise _Moved([Reason("constraint", message, plan.clinic)]) from None
+    return connection.execute(
+        sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
+    ).rowcount
 
 
-def _stale(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str], action: str) -> list[Reason]:
-    where = f"""action = '{action}' AND NOT EXISTS (
+def _stale(kind: Kind, was: list[str], action: str) -> str:
+    return f"""action = '{action}' AND NOT EXISTS (
         SELECT FROM {kind.table} t WHERE {_on(kind)} AND {_same("t", "r", was, "was_")})"""
-    return named(connection, plan, kind, "moved", where)
 
 
-def _skip_moved(
-    connection: sa.Connection, plan: Plan, kind: Kind, was: list[str], values: Mapping[str, Any]
-) -> None:
+def _skip_moved(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str], values: Mapping[str, Any]) -> None:
     """Lock what still is as the plan saw it, in a steady order, and note every other row as skipped."""
     taken = f"OR r.action = 'create' AND NOT EXISTS (SELECT FROM {kind.table} t WHERE {kind.taken or 'false'})"
     connection.execute(
@@ -284,6 +279,7 @@ def _record(
     connection: sa.Connection,
     plan: Plan,
     report: Report,
+    *,
     as_of: datetime,
     actor: str,
     reason: str | None,
@@ -336,11 +332,23 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
               FROM {plan.rows} r LEFT JOIN {kind.table} t ON {_on(kind)}
               WHERE r.action <> 'conflict' AND {KEPT.format(plan=plan.id)}) back
     """
-    query = query.replace("back.*", ", ".join(f"back.{name}" for name in (*kind.identity, *kind.written, *kind.carried)))
+    query = query.replace(
+        "back.*", ", ".join(f"back.{name}" for name in (*kind.identity, *kind.written, *kind.carried))
+    )
     values = {**plans.parameters(scope, as_of, plan_id), "undoes": plan.id}
-    rows = plans.create_rows(connection, kind, values, plan_id, query, kind.written)
+    rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.written)
     counted = plans.tally(connection, plan_id)
-    return finish(connection, kind, scope, as_of, plan_id, counted, snapshot=plan.snapshot, rows=rows, undoes=plan.id)
+    return finish(
+        connection,
+        kind,
+        scope,
+        plan_id,
+        as_of=as_of,
+        counted=counted,
+        snapshot=plan.snapshot,
+        rows=rows,
+        undoes=plan.id,
+    )
 
 
 def _in_use(connection: sa.Connection, kind: Kind) -> str:

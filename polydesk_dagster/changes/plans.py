@@ -170,9 +170,10 @@ def tally(connection: sa.Connection, plan_id: int) -> dict[str, int]:
 def create_rows(
     connection: sa.Connection,
     kind: Kind,
-    values: Mapping[str, Any],
     plan_id: int,
     query: str,
+    *,
+    values: Mapping[str, Any],
     was: Sequence[str],
 ) -> int:
     """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now: its
@@ -188,7 +189,7 @@ def create_rows(
     columns += [f"CAST(q.{name} AS {types[name]}) AS {name}" for name in kind.written]
     columns += [f"CAST(q.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
     columns += [f"t.{name} AS was_{name}" for name in was]
-    same = " AND ".join(f"t.{name} = q.{name}" for name in kind.identity)
+    same = " AND ".join(f"t.{name} = CAST(q.{name} AS {types[name]})" for name in kind.identity)
     target = f"LEFT JOIN {kind.table} t ON {same}" if was else ""
     created = connection.execute(
         sa.text(f"""
@@ -208,10 +209,10 @@ def store(
     connection: sa.Connection,
     kind: Kind,
     scope: Scope,
-    as_of: datetime,
     plan_id: int,
-    counted: Mapping[str, int],
     *,
+    as_of: datetime,
+    counted: Mapping[str, int],
     snapshot: str | None,
     guards: Sequence[Verdict] = (),
     undoes: int | None = None,
@@ -268,9 +269,9 @@ def load(connection: sa.Connection, plan_id: int, *, lock: bool = False) -> Plan
 def latest(connection: sa.Connection, *, service: str | None = None, limit: int = 20) -> list[Plan]:
     """The newest plans first."""
     found = connection.execute(
-        sa.text(f"{LOAD} WHERE :service IS NULL OR plan.service = :service ORDER BY plan.id DESC LIMIT :limit").bindparams(
-            sa.bindparam("service", type_=sa.Text)
-        ),
+        sa.text(
+            f"{LOAD} WHERE :service IS NULL OR plan.service = :service ORDER BY plan.id DESC LIMIT :limit"
+        ).bindparams(sa.bindparam("service", type_=sa.Text)),
         {"service": service, "limit": limit},
     )
     return [_plan(row) for row in found]

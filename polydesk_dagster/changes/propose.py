@@ -33,19 +33,19 @@ def propose(
     """
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
-    rows = plans.create_rows(connection, kind, values, plan_id, query, kind.compared)
+    rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
     counted = {**plans.tally(connection, plan_id), "unchanged": unchanged}
-    return finish(connection, kind, scope, as_of, plan_id, counted, snapshot=None, rows=rows)
+    return finish(connection, kind, scope, plan_id, as_of=as_of, counted=counted, snapshot=None, rows=rows)
 
 
 def finish(
     connection: sa.Connection,
     kind: Kind,
     scope: Scope,
-    as_of: datetime,
     plan_id: int,
-    counted: Mapping[str, int],
     *,
+    as_of: datetime,
+    counted: Mapping[str, int],
     snapshot: str | None,
     rows: int,
     stage: str = "",
@@ -62,9 +62,9 @@ def finish(
         connection,
         kind,
         scope,
-        as_of,
         plan_id,
-        counted,
+        as_of=as_of,
+        counted=counted,
         snapshot=snapshot,
         guards=verdicts,
         undoes=undoes,

@@ -65,7 +65,8 @@ def row_names(connection: sa.Connection, plan: Plan, kind: Kind, where: str, lim
     name = f"'riga ' || r.ordinal || ' del piano {plan.id}'" if kind.private else f"CAST({kind.key} AS text)"
     found = connection.execute(
         sa.text(f"""
-            SELECT {name} AS name, CASE WHEN r.action = 'conflict' THEN r.reason END AS reason, count(*) OVER () AS total
+            SELECT {name} AS name, CASE WHEN r.action = 'conflict' THEN r.reason END AS reason,
+                   count(*) OVER () AS total
             FROM {plan.rows} r WHERE {where} ORDER BY r.ordinal LIMIT :limit
         """),
         {"limit": limit},
@@ -81,9 +82,12 @@ def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None
     shown = [name for name in types if name in kind.written or name in kind.carried]
     if kind.identity != ("id",):
         shown = [*kind.identity, *shown]
-    found = connection.execution_options(stream_results=True, max_row_buffer=1000).execute(
-        sa.text(f"SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r ORDER BY r.action, r.ordinal LIMIT :limit"),
+    found = connection.execute(
+        sa.text(f"""
+            SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r ORDER BY r.action, r.ordinal LIMIT :limit
+        """),
         {"limit": limit},
+        execution_options={"stream_results": True, "max_row_buffer": 1000},
     )
     for row in found.mappings():
         after = {name: row[name] for name in shown}
@@ -158,8 +162,10 @@ def _next(plan: Plan) -> str:
         return "Niente da applicare: siamo allineati."
     if plan.failed_guards:
         names = " ".join(f"--past-guard {guard.name}" for guard in plan.failed_guards)
-        return f"Guarda le righe (polydesk plan show {plan.id}); se sono giuste: polydesk plan apply {plan.id} {names} --reason '…'"
-    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: polydesk plan show {plan.id} --csv FILE"
+        apply = f"polydesk plan apply {plan.id} {names} --reason '…'"
+        return f"Guarda le righe (polydesk plan show {plan.id}); se sono giuste: {apply}"
+    see = f"polydesk plan show {plan.id} --csv FILE"
+    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: {see}"
 
 
 def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO) -> int:
