@@ -170,8 +170,8 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -
     counts = Counts(skipped=plan.tally.get("conflict", 0), unchanged=plan.tally.get("unchanged", 0))
     counts += Counts(retired=_delete(connection, plan, kind, rows, was))
     # Closing before changing before adding: what replaces a row must find its place free.
-    counts += Counts(retired=_update(connection, plan, kind, rows, was, action="retire", values=values))
-    counts += Counts(updated=_update(connection, plan, kind, rows, was, action="update", values=values))
+    counts += Counts(retired=_update(connection, plan, kind, rows=rows, was=was, action="retire", values=values))
+    counts += Counts(updated=_update(connection, plan, kind, rows=rows, was=was, action="update", values=values))
     counts += Counts(created=_create(connection, plan, kind, rows))
     counts += Counts(updated=plan.tally.get("link", 0))
     for statement in after:

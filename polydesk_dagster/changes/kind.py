@@ -81,11 +81,13 @@ class Source:
     1), ``problem`` (a finding) and ``reason`` (Italian). ``prepare`` turns one wire record into values in that order
     (text, or None), optionally followed by problem and reason; it raises :class:`Reject`.
 
-    ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed`` and
-    ``owned`` columns; ``current`` a query giving our rows in scope; ``match`` the expressions (``{}`` is the alias)
-    that make two rows the same thing. ``retire`` assigns, by column, what a row gone from the source becomes
-    (aliases ``c`` and none of ``d``), where ``retirable`` holds; None: being absent means nothing.
-    ``blocked`` gives an Italian reason, or null, why a change of ``c`` into ``d`` must not be written.
+    ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed``, ``owned``
+    and ``carried`` columns; it becomes the temporary table ``wanted`` (d), indexed by the key if ``indexed``.
+    ``current`` gives our rows in scope (c): it begins with ``SELECT t.*`` and adds ``source_key``, by which the source
+    knows the row. ``key`` holds the expressions (``{}`` is the alias) that tell records apart; two rows are the same
+    thing when their keys are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c`` that
+    is gone from the source, where ``retirable`` holds; None: being absent means nothing. ``blocked`` gives an Italian
+    reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy.
 
     With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``.
     """
@@ -94,7 +96,9 @@ class Source:
     prepare: Callable[[Any], Sequence[str | None]]
     label: Callable[[Any], str]
     """The record's key for the quarantine, e.g. its id."""
-    match: tuple[str, ...]
+    key: tuple[str, ...]
+    join: str | None = None
+    indexed: bool = False
     desired: str | None = None
     current: str | None = None
     retire: Mapping[str, str] | None = None
@@ -138,6 +142,8 @@ class Kind:
     kept: tuple[str, ...] = ()
     carried: Mapping[str, str] = field(default_factory=dict)
     identity: tuple[str, ...] = ("id",)
+    masked: tuple[str, ...] = ()
+    """Columns that only ``polydesk plan show`` shows."""
     private: bool = False
     """Rows hold patient data: shown only by ``polydesk plan show``."""
     volatile: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
@@ -16,6 +17,8 @@ from polydesk_dagster.outcome import Counts
 
 RULES = "1"
 """Version of how plans are made: part of every fingerprint."""
+
+ITALY = ZoneInfo("Europe/Rome")
 
 PRUNE_AFTER = "30 days"
 
@@ -126,7 +129,8 @@ def column_types(connection: sa.Connection, table: str) -> dict[str, str]:
 
 def parameters(scope: Scope, as_of: datetime, plan_id: int) -> dict[str, Any]:
     """What a kind's SQL may bind."""
-    return {**scope.parameters, "clinic_id": scope.clinic_id, "as_of": as_of, "plan_id": plan_id}
+    today = as_of.astimezone(ITALY).date()
+    return {**scope.parameters, "clinic_id": scope.clinic_id, "as_of": as_of, "today": today, "plan_id": plan_id}
 
 
 def fingerprint(

@@ -114,25 +114,29 @@ def table(connection: sa.Connection, plan: Plan, kind: Kind, *, cap: int = CAP) 
         action = ACTION_NAMES[row.action]
         why = row.reason or FINDING_NAMES.get(row.finding or "", "")
         cells.append(
-            (row.ordinal, action, why) if kind.private else (row.ordinal, action, row.key, difference(row), why)
+            (row.ordinal, action, why)
+            if kind.private
+            else (row.ordinal, action, row.key, difference(row, kind.masked), why)
         )
     total = plan.writes + plan.tally.get("conflict", 0)
     return Table(f"Piano {plan.id}: {kind.label}", columns, tuple(cells), total)
 
 
-def difference(row: Row) -> str:
-    """``amount 23.00 → 25.00, …``; for what is created its filled fields."""
-    if row.action in ("create", "conflict"):
-        return ", ".join(f"{name} {_cell(value)}" for name, value in row.after.items() if value not in (None, [], ""))
-    if row.action == "delete":
-        return ", ".join(f"{name} {_cell(value)}" for name, value in row.before.items() if value not in (None, [], ""))
-    return ", ".join(f"{name} {_cell(row.before.get(name))} → {_cell(value)}" for name, value in row.after.items())
+def difference(row: Row, masked: tuple[str, ...] = ()) -> str:
+    """``amount 23.00 → 25.00, …``; for what is created or deleted its filled fields."""
 
+    def cell(name: str, value: object) -> str:
+        if value is None:
+            return "—"
+        if name in masked:
+            return "•••"
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "—"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if row.action in {"update", "retire", "link"}:
+        changed = row.after.items()
+        return ", ".join(f"{name} {cell(name, row.before.get(name))} → {cell(name, value)}" for name, value in changed)
+    filled = (row.before if row.action == "delete" else row.after).items()
+    return ", ".join(f"{name} {cell(name, value)}" for name, value in filled if value not in (None, [], ""))
 
 
 def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:

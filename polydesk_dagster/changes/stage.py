@@ -11,9 +11,13 @@ import psycopg
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Reject, Source
+from polydesk_dagster.errors import PermanentError
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
+
+RESTARTS = 3
+"""How many times a source may change its snapshot while it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +33,13 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some records of a source. ``number`` 1 begins the list, anew if it changed under the reader; ``total`` is what
-    the source says the whole list holds."""
+    """Some records of a source. A page of another ``snapshot`` than the one before starts the list anew; ``total`` is
+    what the source says the whole list holds."""
 
-    number: int
     records: Sequence[Any]
     unreadable: Sequence[Unreadable] = ()
     snapshot: str | None = None
     total: int | None = None
-    passed: int = 0
-    """Records of this page that were left out of ``records`` because nothing can come of them."""
 
 
 @dataclass(slots=True)
@@ -49,17 +50,18 @@ class Staged:
     unreadable: list[Unreadable] = field(default_factory=list)
     snapshot: str | None = None
     total: int | None = None
-    passed: int = 0
 
     @property
     def seen(self) -> int:
-        return self.records + len(self.unreadable) + self.passed
+        return self.records + len(self.unreadable)
 
 
 def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> Staged:
     """Fill the temporary tables ``staged`` and ``unreadable`` of this transaction from ``pages``.
 
-    Whatever the pages raise goes through; nothing of them then stays.
+    Raises:
+        PermanentError: when the source changed its snapshot again and again.
+        TransientError: whatever the pages raise.
     """
     for table in (STAGE, UNREADABLE):
         connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
@@ -74,18 +76,19 @@ def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> S
     coming = iter(pages)
     page = next(coming, None)
     staged = Staged()
-    while page is not None:
-        staged = Staged(snapshot=page.snapshot)
+    for _ in range(RESTARTS + 1):
+        staged = Staged(snapshot=page.snapshot if page else None)
         with driver.cursor() as cursor:
             cursor.execute(f"TRUNCATE {STAGE}")
             with cursor.copy(f"COPY {STAGE} FROM STDIN") as copy:
-                while page is not None:
+                while page is not None and page.snapshot == staged.snapshot:
                     copy.write(_block(_prepared(source, page, staged), width))
                     staged.total = page.total
-                    staged.passed += page.passed
                     page = next(coming, None)
-                    if page is not None and page.number == 1:
-                        break
+        if page is None:
+            break
+    else:
+        raise PermanentError("La fonte cambia di continuo mentre la si legge: riprova più tardi.")
     with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
         for record in staged.unreadable:
             copy.write_row((record.key,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -91,7 +90,6 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     values = plans.parameters(scope, as_of, plan_id)
     staged = staging.stage(connection, source, pages)
     staging.quarantine(connection, scope.service, scope.clinic_id, staged.unreadable)
-    values["snapshot"] = staged.snapshot
     wanted = _wanted(connection, kind, source, values)
     duplicates, repeated = _mark_duplicates(connection, kind, source, wanted)
     ours = _count_ours(connection, source, values)
@@ -99,7 +97,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
-    counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
+    counted["unchanged"] = max(0, staged.records - repeated - touched)
     counted["seen"] = staged.seen
     counted["rejected"] = len(staged.unreadable)
     if staged.unreadable:
@@ -107,7 +105,9 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     verdicts = [
         *_source_guards(connection, kind, scope, staged, ours),
         _text_guard(connection, source, staged),
-        _duplicate_guard(duplicates),
+        Verdict(
+            "duplicate_keys", not duplicates, f"{duplicates} record con la stessa chiave e dati diversi", duplicates, 0
+        ),
         *_change_guards(kind, counted, ours),
     ]
     return finish(
@@ -217,13 +217,13 @@ def _difference(kind: Kind, source: Source, wanted: str, staged: Staged) -> str:
     return f"""
         SELECT CASE WHEN problem IS NOT NULL OR stopped IS NOT NULL THEN 'conflict' WHEN known IS NULL THEN 'create'
                     WHEN n IS NULL THEN 'retire' ELSE 'update' END AS action,
-               coalesce(problem, CASE WHEN stopped IS NULL THEN special END) AS finding, coalesce(why, stopped, usual) AS reason, change.*
+               coalesce(problem, special) AS finding, coalesce(why, stopped, usual) AS reason, change.*
         FROM (SELECT d.n, d.problem, d.reason AS why, {ours} AS known, {source.finding} AS special,
                      {source.reason} AS usual,
                      CASE WHEN {ours} IS NOT NULL THEN
                           coalesce({source.blocked}, CASE WHEN d.n IS NULL THEN {withheld} END) END AS stopped,
                      {identity}{", ".join(values)}
-              FROM {wanted} d FULL JOIN ({source.current}) c ON {on}
+              FROM {wanted} d FULL JOIN ({source.current}) c ON d.problem IS NULL AND {on}
               WHERE d.problem IS NOT NULL OR {ours} IS NULL OR d.n IS NULL AND {gone}
                  OR d.n IS NOT NULL AND ROW({differs[0]}) IS DISTINCT FROM ROW({differs[1]})) change
     """
@@ -239,7 +239,7 @@ def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: 
         {"service": _source_name(kind, scope), "scope": scope.name},
     )
     reference = int(before) if before is not None else ours
-    least = math.ceil(reference * (1 - limits.shrink))
+    least = round(reference * (1 - limits.shrink))
     message = f"la fonte ha dato {staged.seen} record, l'ultima volta {reference}: ne mancano troppi"
     yield Verdict("source_short", staged.seen >= least, message, staged.seen, least)
     if staged.total is not None:

@@ -1,1 +1,1 @@
-"""The practice-management system: its client, its records, its events."""
+"""What studiolab says and what it means to us."""
