@@ -197,7 +197,14 @@ def _on(kind: Kind, left: str = "t", right: str = "r") -> str:
 
 
 def _update(
-    connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: list[str], action: str, values: Mapping[str, Any]
+    connection: sa.Connection,
+    plan: Plan,
+    kind: Kind,
+    *,
+    rows: str,
+    was: list[str],
+    action: str,
+    values: Mapping[str, Any],
 ) -> int:
     expected = plan.tally.get(action, 0)
     if not expected:

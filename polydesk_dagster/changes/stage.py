@@ -40,6 +40,8 @@ class Page:
     unreadable: Sequence[Unreadable] = ()
     snapshot: str | None = None
     total: int | None = None
+    passed: int = 0
+    """Records of this page that were left out of ``records`` because nothing can come of them."""
 
 
 @dataclass(slots=True)
@@ -50,10 +52,11 @@ class Staged:
     unreadable: list[Unreadable] = field(default_factory=list)
     snapshot: str | None = None
     total: int | None = None
+    passed: int = 0
 
     @property
     def seen(self) -> int:
-        return self.records + len(self.unreadable)
+        return self.records + len(self.unreadable) + self.passed
 
 
 def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> Staged:
@@ -84,6 +87,7 @@ def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> S
                 while page is not None and page.snapshot == staged.snapshot:
                     copy.write(_block(_prepared(source, page, staged), width))
                     staged.total = page.total
+                    staged.passed += page.passed
                     page = next(coming, None)
         if page is None:
             break

@@ -97,7 +97,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
-    counted["unchanged"] = max(0, staged.records - repeated - touched)
+    counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
     counted["seen"] = staged.seen
     counted["rejected"] = len(staged.unreadable)
     if staged.unreadable:
@@ -105,9 +105,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     verdicts = [
         *_source_guards(connection, kind, scope, staged, ours),
         _text_guard(connection, source, staged),
-        Verdict(
-            "duplicate_keys", not duplicates, f"{duplicates} record con la stessa chiave e dati diversi", duplicates, 0
-        ),
+        _duplicate_guard(duplicates),
         *_change_guards(kind, counted, ours),
     ]
     return finish(

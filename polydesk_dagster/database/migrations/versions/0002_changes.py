@@ -128,6 +128,10 @@ CREATE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
 """
 
 PATIENTS = """
+-- How two spellings of a name meet: case, accents, apostrophes for accents, hyphens and blanks do not count.
+CREATE FUNCTION name_key(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN translate(lower(name), 'àáâãäåèéêëìíîïòóôõöùúûüçñžšč''’`´-. ', 'aaaaaaeeeeiiiiooooouuuucnzsc');
+
 -- By which name a clinic's studiolab knows a patient. An ended link stays, so that it can be told and restored.
 CREATE TABLE patient_link (
     clinic_id   bigint NOT NULL REFERENCES clinic,
