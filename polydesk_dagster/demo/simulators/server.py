@@ -108,7 +108,6 @@ class Simulator:
     """Routes of one outside system; subclasses say which in ``handlers``."""
 
     name = ""
-    prefixes: tuple[str, ...] = (API,)
 
     def __init__(self, token: str = DEMO_TOKEN) -> None:
         self.token = token
@@ -116,7 +115,7 @@ class Simulator:
         self.requests: deque[dict[str, Any]] = deque(maxlen=10_000)
 
     def handlers(self) -> dict[tuple[str, str], Handler]:
-        """(method, path below a prefix) → handler."""
+        """(method, path below /api/v1) → handler."""
         raise NotImplementedError
 
     def admin(self) -> list[Route]:
@@ -125,9 +124,8 @@ class Simulator:
 
     def app(self) -> Starlette:
         routes = [
-            Route(prefix + path, self._endpoint(handler), methods=[method])
+            Route(API + path, self._endpoint(handler), methods=[method])
             for (method, path), handler in self.handlers().items()
-            for prefix in self.prefixes
         ]
         return Starlette(
             routes=[
