@@ -18,7 +18,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     StrictBool,
     StrictInt,
     ValidationError,
@@ -60,6 +59,8 @@ def _text(value: object) -> str:
     cleaned = clean(value)
     if "\0" in cleaned:
         raise _bad("contiene caratteri di controllo")
+    if not cleaned:
+        raise _bad("è vuoto")
     return cleaned
 
 
@@ -106,7 +107,7 @@ def _cadastral(value: object) -> str:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
+Text = Annotated[str, BeforeValidator(_text)]
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Money = Annotated[Decimal, BeforeValidator(_money)]
@@ -169,7 +170,6 @@ _PLAIN = {
     "list_type": "non è un elenco",
     "int_type": "non è un numero intero",
     "bool_type": "non è vero/falso",
-    "string_too_short": "è vuoto",
     "string_unicode": "contiene caratteri non validi",
     "string_pattern_mismatch": "non ha la forma prevista",
     "literal_error": "non è uno dei valori previsti",

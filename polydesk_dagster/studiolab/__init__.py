@@ -1,1 +1,1 @@
-"""What studiolab says and what it means to us."""
+"""The practice-management system: its client, its records, its events."""

@@ -108,6 +108,7 @@ class Simulator:
     """Routes of one outside system; subclasses say which in ``handlers``."""
 
     name = ""
+    prefixes: tuple[str, ...] = (API,)
 
     def __init__(self, token: str = DEMO_TOKEN) -> None:
         self.token = token
@@ -115,7 +116,7 @@ class Simulator:
         self.requests: deque[dict[str, Any]] = deque(maxlen=10_000)
 
     def handlers(self) -> dict[tuple[str, str], Handler]:
-        """(method, path below /api/v1) → handler."""
+        """(method, path below a prefix) → handler."""
         raise NotImplementedError
 
     def admin(self) -> list[Route]:
@@ -124,8 +125,9 @@ class Simulator:
 
     def app(self) -> Starlette:
         routes = [
-            Route(API + path, self._endpoint(handler), methods=[method])
+            Route(prefix + path, self._endpoint(handler), methods=[method])
             for (method, path), handler in self.handlers().items()
+            for prefix in self.prefixes
         ]
         return Starlette(
             routes=[
