@@ -162,6 +162,7 @@ SERVICES: tuple[Service, ...] = (
         "Prende le festività dal server centrale e chiude, nella stessa esecuzione, gli orari dei giorni toccati.",
         "calendar",
         assets=("calendar/closures",),
+        available=True,
     ),
     Service(
         "resend_activation_emails",
@@ -291,7 +292,12 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(2, 30)),
         "Allinea l'elenco dei comuni italiani a studiolab.",
         "studiolab",
-        assets=("studiolab/municipalities",),
+        assets=(
+            "studiolab/municipalities_preview",
+            "studiolab/municipalities",
+        ),
+        options=("plan", "past_guard", "reason"),
+        available=True,
     ),
     Service(
         "sync_prices",
@@ -299,8 +305,15 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(3, 30)),
         "Allinea listino e convenzioni a studiolab.",
         "studiolab",
-        assets=("studiolab/agreements", "studiolab/prices"),
+        assets=(
+            "studiolab/agreements_preview",
+            "studiolab/agreements",
+            "studiolab/prices_preview",
+            "studiolab/prices",
+        ),
         per_clinic=True,
+        options=("plan", "past_guard", "reason"),
+        available=True,
     ),
     Service(
         "import_patients",
@@ -308,8 +321,13 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(4, 0)),
         "Aggiunge le anagrafiche che mancano; non ne cambia nessuna.",
         "studiolab",
-        assets=("studiolab/patients",),
+        assets=(
+            "studiolab/patients_preview",
+            "studiolab/patients",
+        ),
         per_clinic=True,
+        options=("plan", "past_guard", "reason"),
+        available=True,
     ),
     Service(
         "sync_collaborators",
@@ -317,8 +335,13 @@ SERVICES: tuple[Service, ...] = (
         ON_DEMAND,
         "Allinea medici e tecnici a studiolab.",
         "studiolab",
-        assets=("studiolab/collaborators",),
+        assets=(
+            "studiolab/collaborators_preview",
+            "studiolab/collaborators",
+        ),
         per_clinic=True,
+        options=("plan", "past_guard", "reason"),
+        available=True,
     ),
     Service(
         "sync_services",
@@ -326,8 +349,13 @@ SERVICES: tuple[Service, ...] = (
         ON_DEMAND,
         "Allinea le prestazioni a studiolab.",
         "studiolab",
-        assets=("studiolab/services",),
+        assets=(
+            "studiolab/services_preview",
+            "studiolab/services",
+        ),
         per_clinic=True,
+        options=("plan", "past_guard", "reason"),
+        available=True,
     ),
     Service(
         "preview_prices",
@@ -335,8 +363,13 @@ SERVICES: tuple[Service, ...] = (
         ON_DEMAND,
         "Mostra che cosa cambierebbe nel listino, senza cambiare nulla.",
         "studiolab",
+        assets=(
+            "studiolab/agreements_preview",
+            "studiolab/prices_preview",
+        ),
         per_clinic=True,
         changes_records=False,
+        available=True,
     ),
     Service(
         "preview_collaborators",
@@ -344,8 +377,10 @@ SERVICES: tuple[Service, ...] = (
         ON_DEMAND,
         "Mostra che cosa cambierebbe tra medici e tecnici, senza cambiare nulla.",
         "studiolab",
+        assets=("studiolab/collaborators_preview",),
         per_clinic=True,
         changes_records=False,
+        available=True,
     ),
     Service(
         "preview_services",
@@ -353,8 +388,10 @@ SERVICES: tuple[Service, ...] = (
         ON_DEMAND,
         "Mostra che cosa cambierebbe tra le prestazioni, senza cambiare nulla.",
         "studiolab",
+        assets=("studiolab/services_preview",),
         per_clinic=True,
         changes_records=False,
+        available=True,
     ),
     Service(
         "release_all_holds",

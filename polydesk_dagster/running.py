@@ -270,12 +270,16 @@ def _markdown(table: Table) -> dg.MetadataValue:
 
 
 def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
-    """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic."""
+    """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic; what
+    was only a preview counts where the whole run was one."""
     rows = connection.execute(
         sa.text("""
             SELECT c.code, r.outcome, r.counts, r.reasons, r.plan_id
             FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
-            WHERE r.dagster_run = :run AND r.service = :service ORDER BY r.id"""),
+            WHERE r.dagster_run = :run AND r.service = :service
+              AND r.preview = (SELECT bool_and(preview) FROM service_run
+                               WHERE dagster_run = :run AND service = :service)
+            ORDER BY r.id"""),
         {"run": dagster_run, "service": service},
     )
     return [

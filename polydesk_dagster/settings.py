@@ -139,6 +139,12 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         raise ConfigurationError(_explain(error)) from None
 
 
+def secret(name: str) -> str | None:
+    """The value of the variable ``name`` that a clinic's integration names, from the environment or the home's
+    ``.env``; None if it is not set."""
+    return os.environ.get(name) or dotenv_values(load().home / ".env").get(name) or None
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_input=False, include_url=False):

@@ -23,7 +23,7 @@ def pages(
     records, bad = list(records), list(bad)
     total = len(records) + len(bad)
     cut = [records[first : first + size] for first in range(0, len(records), size)] or [[]]
-    return [Page(part, bad if not n else (), snapshot, total) for n, part in enumerate(cut)]
+    return [Page(n, part, bad if n == 1 else (), snapshot, total) for n, part in enumerate(cut, 1)]
 
 
 def read(path: Path, delimiter: str = ",") -> Iterator[dict[str, str]]:

@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from polydesk_dagster.clinic import slots
+from polydesk_dagster.clinic import closures, slots
+from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
 
 
 class GenerateSlotsConfig(ServiceConfig):
@@ -47,4 +48,25 @@ def agenda_slots(
     return dg.MaterializeResult(metadata=metadata(report))
 
 
-ASSETS = (agenda_slots,)
+@dg.asset(
+    key=["calendar", "closures"],
+    group_name="calendar",
+    kinds={"http", "postgres"},
+    tags={"polydesk/records": "closure"},
+    description=(
+        "Le festività e le altre chiusure del server centrale, di quest'anno e del prossimo; gli orari dei giorni che "
+        "una modifica tocca si rifanno nella stessa esecuzione."
+    ),
+    code_version="1",
+)
+def default_closures(
+    context: dg.AssetExecutionContext, config: ServiceConfig, polydesk: PolydeskResource
+) -> dg.MaterializeResult:
+    def rule(run: Run) -> Report:
+        with polydesk.central() as central:
+            return closures.import_closures(run.engine, central.closures, as_of=run.as_of, preview=run.preview)
+
+    return dg.MaterializeResult(metadata=metadata(serve(context, polydesk, "import_closures", config, rule)))
+
+
+ASSETS = (agenda_slots, default_closures)

@@ -82,12 +82,13 @@ class Source:
     (text, or None), optionally followed by problem and reason; it raises :class:`Reject`.
 
     ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed``, ``owned``
-    and ``carried`` columns; it becomes the temporary table ``wanted`` (d), indexed by the key if ``indexed``.
-    ``current`` gives our rows in scope (c): it begins with ``SELECT t.*`` and adds ``source_key``, by which the source
-    knows the row. ``key`` holds the expressions (``{}`` is the alias) that tell records apart; two rows are the same
-    thing when their keys are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c`` that
-    is gone from the source, where ``retirable`` holds; None: being absent means nothing. ``blocked`` gives an Italian
-    reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy.
+    and ``carried`` columns; it becomes the temporary table ``wanted`` (alias d), indexed by the key if ``indexed``.
+    ``current`` gives our rows in scope (alias c): it begins with ``SELECT t.*`` and adds ``source_key``, by which the
+    source knows the row. ``key`` holds the expressions (``{}`` is the alias) that tell records apart; two rows are the
+    same thing when their keys are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c``
+    that is gone from the source, where ``retirable`` holds; None: being absent means nothing. ``blocked`` gives an
+    Italian reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy, and in
+    ``desired`` :snapshot the source's.
 
     With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``.
     """

@@ -31,6 +31,8 @@ class Scope:
     clinic: str | None = None
     clinic_id: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
+    """The run that plans, by which a later step of it finds its plan."""
 
     @property
     def name(self) -> str:
@@ -226,9 +228,9 @@ def store(
     connection.execute(
         sa.text("""
             INSERT INTO plan (id, service, kind, volatile, clinic_id, scope, snapshot, fingerprint, tally, guards,
-                              undoes, as_of, expires_at, rows_kept)
+                              undoes, origin, as_of, expires_at, rows_kept)
             VALUES (:id, :service, :kind, :volatile, :clinic_id, CAST(:scope AS jsonb), :snapshot, :fingerprint,
-                    CAST(:tally AS jsonb), CAST(:guards AS jsonb), :undoes, :as_of, now() + :expires, :rows)
+                    CAST(:tally AS jsonb), CAST(:guards AS jsonb), :undoes, :origin, :as_of, now() + :expires, :rows)
         """),
         {
             "id": plan_id,
@@ -242,6 +244,7 @@ def store(
             "tally": json.dumps(dict(counted)),
             "guards": json.dumps([guard.as_dict() for guard in guards]),
             "undoes": undoes,
+            "origin": scope.origin,
             "as_of": as_of,
             "expires": kind.expires,
             "rows": rows,
@@ -268,6 +271,15 @@ def load(connection: sa.Connection, plan_id: int, *, lock: bool = False) -> Plan
     if found is None:
         raise LookupError(f"non esiste il piano {plan_id}")
     return _plan(found)
+
+
+def made_by(connection: sa.Connection, origin: str, kind: str) -> Plan | None:
+    """The newest plan of ``kind`` that the run ``origin`` made."""
+    found = connection.execute(
+        sa.text(f"{LOAD} WHERE plan.origin = :origin AND plan.kind = :kind ORDER BY plan.id DESC LIMIT 1"),
+        {"origin": origin, "kind": kind},
+    ).one_or_none()
+    return None if found is None else _plan(found)
 
 
 def latest(connection: sa.Connection, *, service: str | None = None, limit: int = 20) -> list[Plan]:

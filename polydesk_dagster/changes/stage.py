@@ -11,13 +11,9 @@ import psycopg
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Reject, Source
-from polydesk_dagster.errors import PermanentError
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
-
-RESTARTS = 3
-"""How many times a source may change its snapshot while it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +29,10 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some records of a source. A page of another ``snapshot`` than the one before starts the list anew; ``total`` is
-    what the source says the whole list holds."""
+    """Some records of a source. ``number`` 1 begins the list, anew if it changed under the reader; ``total`` is what
+    the source says the whole list holds."""
 
+    number: int
     records: Sequence[Any]
     unreadable: Sequence[Unreadable] = ()
     snapshot: str | None = None
@@ -62,9 +59,7 @@ class Staged:
 def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> Staged:
     """Fill the temporary tables ``staged`` and ``unreadable`` of this transaction from ``pages``.
 
-    Raises:
-        PermanentError: when the source changed its snapshot again and again.
-        TransientError: whatever the pages raise.
+    Whatever the pages raise goes through; nothing of them then stays.
     """
     for table in (STAGE, UNREADABLE):
         connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
@@ -79,20 +74,18 @@ def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> S
     coming = iter(pages)
     page = next(coming, None)
     staged = Staged()
-    for _ in range(RESTARTS + 1):
-        staged = Staged(snapshot=page.snapshot if page else None)
+    while page is not None:
+        staged = Staged(snapshot=page.snapshot)
         with driver.cursor() as cursor:
             cursor.execute(f"TRUNCATE {STAGE}")
             with cursor.copy(f"COPY {STAGE} FROM STDIN") as copy:
-                while page is not None and page.snapshot == staged.snapshot:
+                while page is not None:
                     copy.write(_block(_prepared(source, page, staged), width))
                     staged.total = page.total
                     staged.passed += page.passed
                     page = next(coming, None)
-        if page is None:
-            break
-    else:
-        raise PermanentError("La fonte cambia di continuo mentre la si legge: riprova più tardi.")
+                    if page is not None and page.number == 1:
+                        break
     with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
         for record in staged.unreadable:
             copy.write_row((record.key,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -90,6 +91,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     values = plans.parameters(scope, as_of, plan_id)
     staged = staging.stage(connection, source, pages)
     staging.quarantine(connection, scope.service, scope.clinic_id, staged.unreadable)
+    values["snapshot"] = staged.snapshot
     wanted = _wanted(connection, kind, source, values)
     duplicates, repeated = _mark_duplicates(connection, kind, source, wanted)
     ours = _count_ours(connection, source, values)
@@ -215,13 +217,14 @@ def _difference(kind: Kind, source: Source, wanted: str, staged: Staged) -> str:
     return f"""
         SELECT CASE WHEN problem IS NOT NULL OR stopped IS NOT NULL THEN 'conflict' WHEN known IS NULL THEN 'create'
                     WHEN n IS NULL THEN 'retire' ELSE 'update' END AS action,
-               coalesce(problem, special) AS finding, coalesce(why, stopped, usual) AS reason, change.*
+               coalesce(problem, CASE WHEN stopped IS NULL THEN special END) AS finding,
+               coalesce(why, stopped, usual) AS reason, change.*
         FROM (SELECT d.n, d.problem, d.reason AS why, {ours} AS known, {source.finding} AS special,
                      {source.reason} AS usual,
                      CASE WHEN {ours} IS NOT NULL THEN
                           coalesce({source.blocked}, CASE WHEN d.n IS NULL THEN {withheld} END) END AS stopped,
                      {identity}{", ".join(values)}
-              FROM {wanted} d FULL JOIN ({source.current}) c ON d.problem IS NULL AND {on}
+              FROM {wanted} d FULL JOIN ({source.current}) c ON {on}
               WHERE d.problem IS NOT NULL OR {ours} IS NULL OR d.n IS NULL AND {gone}
                  OR d.n IS NOT NULL AND ROW({differs[0]}) IS DISTINCT FROM ROW({differs[1]})) change
     """
@@ -237,7 +240,7 @@ def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: 
         {"service": _source_name(kind, scope), "scope": scope.name},
     )
     reference = int(before) if before is not None else ours
-    least = round(reference * (1 - limits.shrink))
+    least = math.ceil(reference * (1 - limits.shrink))
     message = f"la fonte ha dato {staged.seen} record, l'ultima volta {reference}: ne mancano troppi"
     yield Verdict("source_short", staged.seen >= least, message, staged.seen, least)
     if staged.total is not None:

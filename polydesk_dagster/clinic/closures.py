@@ -24,7 +24,7 @@ YEARS = 2
 NOON = "13:00"
 """Where a half day ends or begins."""
 
-HALVES = {"day": (None, None), "morning": ("00:00", NOON), "afternoon": (NOON, "24:00")}
+HALVES = {"day": (None, None), "morning": ("00:00", NOON), "afternoon": (NOON, "23:59:59")}
 
 
 def _prepare(closure: Any) -> tuple[str | None, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Self, TypeVar
@@ -19,7 +19,7 @@ from polydesk_dagster.studiolab.records import (
     Price,
     Service,
 )
-from polydesk_dagster.wire import Rejected, sort_records
+from polydesk_dagster.wire import Rejected, Sorted, sort_records
 
 RESTARTS = 3
 """How often a list that changes under the reader is read from its beginning again."""
@@ -91,6 +91,10 @@ class Studiolab:
     def patients(self, *, updated_since: datetime | None = None, etag: str | None = None) -> Iterator[Page[Patient]]:
         return self._pages(Patient, {} if updated_since is None else {"updated_since": updated_since.isoformat()}, etag)
 
+    def patient_items(self, *, etag: str | None = None) -> Iterator[Page[Any]]:
+        """Patients as they came: the import looks at a million of them, and only at those that it does not know."""
+        return self._pages(Patient, {}, etag, sort=lambda items: Sorted(tuple(items), ()))
+
     def collaborators(self, *, etag: str | None = None) -> Iterator[Page[Collaborator]]:
         return self._pages(Collaborator, {}, etag)
 
@@ -108,7 +112,14 @@ class Studiolab:
         answer = self.remote.get("/events", {"after": after, "limit": limit}, expected=GONE)
         return news(self.system, answer, after)
 
-    def _pages(self, model: type[L], query: dict[str, str | int], etag: str | None) -> Iterator[Page[L]]:
+    def _pages(
+        self,
+        model: type[L],
+        query: dict[str, str | int],
+        etag: str | None,
+        *,
+        sort: Callable[[list[Any]], Sorted[L]] | None = None,
+    ) -> Iterator[Page[L]]:
         """A whole list, one page in memory at a time.
 
         Raises:
@@ -116,15 +127,22 @@ class Studiolab:
             TransientError: where it keeps changing, or ends before its total.
             PermanentError: where an answer has another shape.
         """
+        sort = sort or (lambda items: sort_records(model, items, model.KEY))
         for restart in range(RESTARTS + 1):
             try:
-                yield from self._once(model, query, etag if restart == 0 else None)
+                yield from self._once(model, query, etag if restart == 0 else None, sort)
             except _Moved:
                 continue
             return
         raise TransientError(f"{self.system}: {model.PATH} continua a cambiare durante la lettura")
 
-    def _once(self, model: type[L], query: dict[str, str | int], etag: str | None) -> Iterator[Page[L]]:
+    def _once(
+        self,
+        model: type[L],
+        query: dict[str, str | int],
+        etag: str | None,
+        sort: Callable[[list[Any]], Sorted[L]],
+    ) -> Iterator[Page[L]]:
         snapshot: str | None = None
         following: str | None = None
         total = read = number = 0
@@ -142,7 +160,7 @@ class Studiolab:
                     raise PermanentError(f"{self.system}: {model.PATH} rimanda due volte alla stessa pagina")
                 seen.add(following)
             snapshot, total, number = state, here, number + 1
-            records = sort_records(model, items, model.KEY)
+            records = sort(items)
             rejected = tuple(Rejected(r.position + read, r.key, r.reason, r.raw) for r in records.rejected)
             read += len(items)
             if following is None and read != total:

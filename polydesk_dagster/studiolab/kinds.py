@@ -119,6 +119,9 @@ MUNICIPALITY = Kind(
         current="SELECT t.*, t.cadastral_code AS source_key FROM municipality t",
         retire={"valid_to": f"CASE WHEN {_MOVED} THEN c.valid_from ELSE greatest(c.valid_from, :today) END"},
         retirable=f"(c.valid_to IS NULL OR c.valid_to > c.valid_from AND {_MOVED})",
+        blocked="""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
+                                                        AND w.cadastral_code = c.cadastral_code)
+                        THEN 'la fonte si contraddice su questo comune' END""",
         reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco'
                        WHEN d.name <> c.name OR d.other_name IS DISTINCT FROM c.other_name THEN 'ha cambiato nome'
                        WHEN d.valid_to IS NOT NULL AND c.valid_to IS NULL THEN 'soppresso' END""",
@@ -246,8 +249,12 @@ COLLABORATOR = Kind(
             LEFT JOIN specialist known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
                 SELECT min(o.id) AS id FROM specialist o
-                WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.fiscal_code = s.fiscal_code
-                  AND o.external_id IS NULL AND o.deleted_at IS NULL HAVING count(*) = 1) ours ON true
+                WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL AND o.deleted_at IS NULL
+                  AND (o.fiscal_code = s.fiscal_code
+                       OR (o.fiscal_code IS NULL OR s.fiscal_code IS NULL)
+                          AND name_key(o.last_name) = name_key(s.last_name)
+                          AND name_key(o.first_name) = name_key(s.first_name))
+                HAVING count(*) = 1) ours ON true
         """,
         current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
         retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
@@ -256,6 +263,7 @@ COLLABORATOR = Kind(
                          THEN 'ha appuntamenti prenotati: vanno spostati prima' END""",
         reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
                        WHEN c.deleted_at IS NOT NULL THEN 'è tornato in studiolab'
+                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stessa persona: collegato a studiolab'
                        WHEN NOT d.active AND c.active THEN 'ha cessato la collaborazione' END""",
     ),
 )
@@ -267,8 +275,9 @@ AGREEMENT = Kind(
     label="convenzioni",
     table="agreement",
     key="r.name",
-    fixed=("clinic_id", "external_id"),
-    owned=("name", "kind", "valid_from", "valid_to"),
+    fixed=("clinic_id",),
+    owned=("external_id", "name", "kind", "valid_from", "valid_to"),
+    carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
     limits=Limits(retired=0.2, changed=0.5),
     source=Source(
@@ -277,17 +286,22 @@ AGREEMENT = Kind(
         label=record_id,
         text=("name",),
         key=("{}.external_id",),
+        join="d.target = c.id",
         desired="""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.name, s.kind, s.valid_from,
-                   s.valid_to,
+                   s.valid_to, coalesce(known.id, ours.id) AS target,
                    CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE s.problem END AS problem,
                    CASE WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare' ELSE s.reason END AS reason
             FROM {stage} s
+            LEFT JOIN agreement known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
+            LEFT JOIN LATERAL (
+                SELECT min(o.id) AS id FROM agreement o
+                WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL
+                  AND name_key(o.name) = name_key(s.name) HAVING count(*) = 1) ours ON true
         """,
-        current="""SELECT t.*, t.external_id AS source_key FROM agreement t
-                   WHERE t.clinic_id = :clinic_id AND t.external_id IS NOT NULL""",
+        current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
         retire={"valid_to": "greatest(c.valid_from, :today)"},
-        retirable="(c.valid_to IS NULL OR c.valid_to > :today)",
+        retirable="c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > :today)",
         reason="CASE WHEN d.n IS NULL THEN 'non è più in studiolab' END",
     ),
 )
@@ -416,6 +430,9 @@ PRICE = Kind(
         """,
         retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": "c.item"},
         retirable="(c.valid_to IS NULL OR c.valid_to > :today)",
+        blocked=f"""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
+                                                         AND {_SAME_ITEM.format(w="w", c="c")})
+                         THEN 'la fonte si contraddice su questo prezzo' END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",

@@ -31,6 +31,7 @@ CREATE TABLE plan (
     guards      jsonb NOT NULL DEFAULT '[]',   -- [{name, passed, message, value, limit}]
     state       text NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'applied', 'undone')),
     undoes      bigint REFERENCES plan,
+    origin      text,                          -- the run that made it
     as_of       timestamptz NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     expires_at  timestamptz NOT NULL,

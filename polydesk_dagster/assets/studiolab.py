@@ -1,0 +1,298 @@
+"""Studiolab's lists as assets: for each one what would change, and what then does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.schedules.services import CLINICS
+from polydesk_dagster.studiolab import sync
+
+BUILT_IN_GUARDS = {
+    "source_empty": "La fonte ha dato almeno i record che ci si aspetta.",
+    "source_short": "La fonte non si è accorciata troppo dall'ultima volta.",
+    "source_incomplete": "La fonte ha dato tutti i record che annuncia.",
+    "source_shape": "I record illeggibili sono pochi.",
+    "source_encoding": "Le lettere accentate sono intere.",
+    "duplicate_keys": "Nessun record contraddice un altro con la stessa chiave.",
+    "too_many_retired": "Le chiusure sono entro il limite.",
+    "too_many_changed": "Le modifiche sono entro il limite.",
+}
+
+
+class SyncConfig(ServiceConfig):
+    """What a synchronisation with studiolab can be asked."""
+
+    plan: int | None = None
+    """Apply exactly this plan, which a preview has made; default: make a new one and apply it."""
+    past_guard: str | None = None
+    """A failed guard of that plan that a person has looked at; several are separated by commas."""
+    reason: str | None = None
+    """Why a guard may be passed; needed with ``past_guard``."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One list of studiolab: its feed, the service that keeps it in step, and how it is told to the operator."""
+
+    feed: str
+    service: str
+    preview_service: str | None
+    title: str
+    describes: str
+    priority: int
+    per_clinic: bool = True
+
+
+LISTINGS = (
+    Listing(
+        "municipalities",
+        "import_municipalities",
+        None,
+        "I comuni",
+        "I comuni italiani di ieri e di oggi, con il periodo in cui ciascuno è valido.",
+        10,
+        per_clinic=False,
+    ),
+    Listing(
+        "collaborators",
+        "sync_collaborators",
+        "preview_collaborators",
+        "I collaboratori",
+        "I medici e i tecnici della clinica, come li tiene studiolab.",
+        10,
+    ),
+    Listing(
+        "services", "sync_services", "preview_services", "Le prestazioni", "Le prestazioni che la clinica offre.", 10
+    ),
+    Listing("agreements", "sync_prices", "preview_prices", "Le convenzioni", "Assicurazioni, fondi e convenzioni.", 20),
+    Listing(
+        "prices",
+        "sync_prices",
+        "preview_prices",
+        "I prezzi",
+        "Il listino della clinica, con le convenzioni; chi ha già prenotato tiene il prezzo che gli è stato detto.",
+        10,
+    ),
+    Listing(
+        "patients",
+        "import_patients",
+        None,
+        "I pazienti",
+        "Le anagrafiche che mancavano; nessuna viene mai cambiata, i casi dubbi attendono una persona.",
+        10,
+    ),
+)
+
+
+def _scope(run: Run, listing: Listing) -> Scope:
+    clinic_id = None
+    if run.clinic is not None and listing.per_clinic:
+        with run.engine.connect() as connection:
+            clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": run.clinic})
+    clinic = run.clinic if listing.per_clinic else None
+    return Scope(listing.service, clinic, clinic_id, origin=run.dagster_run)
+
+
+def _switched_off(run: Run, listing: Listing) -> Report | None:
+    """Why the list cannot be asked for, where the clinic has no active studiolab."""
+    with run.engine.connect() as connection:
+        active = connection.scalar(
+            sa.text("""SELECT count(*) FROM clinic c JOIN integration i ON i.clinic_id = c.id
+                       WHERE c.active AND i.active AND (:clinic IS NULL OR c.code = :clinic)""").bindparams(
+                sa.bindparam("clinic", type_=sa.Text)
+            ),
+            {"clinic": run.clinic if listing.per_clinic else None},
+        )
+    if active:
+        return None
+    return Report.skipped("integration_off", "L'integrazione con studiolab non è attiva.", run.clinic)
+
+
+def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
+    off = _switched_off(run, listing)
+    if off is not None:
+        return off
+    with run.polydesk.studiolab(run.clinic if listing.per_clinic else None) as studiolab:
+        return sync.synchronise(
+            run.engine, studiolab, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview
+        )
+
+
+def _show(run: Run, listing: Listing, plan_id: int) -> Report:
+    kind = sync.FEEDS[listing.feed].kind
+    with run.engine.connect() as connection:
+        return changes.preview(connection, plans.load(connection, plan_id), kind)
+
+
+def _plan_of(polydesk: PolydeskResource, listing: Listing, plan_id: int | None) -> Plan | None:
+    """The plan ``plan_id``, if it is one of this list."""
+    if plan_id is None:
+        return None
+    with polydesk.engine().connect() as connection:
+        try:
+            plan = plans.load(connection, plan_id)
+        except LookupError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+    return plan if plan.kind == sync.FEEDS[listing.feed].kind.name else None
+
+
+def _passed(config: SyncConfig) -> set[str]:
+    return {name.strip() for name in (config.past_guard or "").split(",") if name.strip()}
+
+
+def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
+    """Apply the plan that was named, or that the preview of this run has made; alone, plan and apply."""
+    kind = sync.FEEDS[listing.feed].kind
+    with run.engine.connect() as connection:
+        plan = (
+            plans.load(connection, config.plan)
+            if config.plan is not None
+            else plans.made_by(connection, run.dagster_run, kind.name)
+        )
+    if plan is None:
+        return _read(run, listing, preview=False)
+    if config.plan is None and listing.feed == "prices" and _agreements_changed(run):
+        # What the preview could not place may have its agreement now.
+        return _read(run, listing, preview=False)
+    actor = "dagster" if config.plan is None else "dagster:plan"
+    return settle(
+        run.engine,
+        kind,
+        Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
+        plan,
+        as_of=run.as_of,
+        actor=actor,
+        reason=config.reason,
+        past_guards=_passed(config),
+    )
+
+
+def _agreements_changed(run: Run) -> bool:
+    with run.engine.connect() as connection:
+        plan = plans.made_by(connection, run.dagster_run, "agreement")
+    return plan is not None and plan.state == "applied" and plan.writes > 0
+
+
+def _guards(listing: Listing) -> dict[str, str]:
+    own = {guard.name: guard.message for guard in sync.FEEDS[listing.feed].kind.guards}
+    return {**BUILT_IN_GUARDS, **{name: message.replace("{value}", "Nessuno dei") for name, message in own.items()}}
+
+
+def _results(plan: Plan | None, listing: Listing, key: dg.AssetKey, passed: set[str]) -> list[dg.AssetCheckResult]:
+    said = {guard.name: guard for guard in plan.guards} if plan is not None else {}
+    results = []
+    for name in _guards(listing):
+        guard = said.get(name)
+        shown = {"Che cosa dice": guard.message if guard else "non si applica"}
+        holds = guard is None or guard.passed or name in passed
+        results.append(dg.AssetCheckResult(passed=holds, asset_key=key, check_name=name, metadata=shown))
+    return results
+
+
+def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
+    key = dg.AssetKey(["studiolab", f"{listing.feed}_preview"])
+
+    @dg.asset(
+        key=key,
+        group_name="studiolab",
+        kinds={"http", "postgres"},
+        tags={"polydesk/records": "plan"},
+        description=f"{listing.title}: che cosa cambierebbe, con i controlli da superare. Non cambia nulla.",
+        partitions_def=CLINICS if listing.per_clinic else None,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, description=text, blocking=True)
+            for name, text in _guards(listing).items()
+        ],
+        op_tags={"dagster/priority": str(listing.priority + 5)},
+        pool="studiolab",
+        output_required=False,
+        code_version="1",
+    )
+    def preview(
+        context: dg.AssetExecutionContext, config: SyncConfig, polydesk: PolydeskResource
+    ) -> Iterator[dg.MaterializeResult]:
+        named = _plan_of(polydesk, listing, config.plan)
+        if config.plan is not None and named is None:
+            return
+        alone = context.run.job_name == listing.preview_service
+        service = listing.preview_service if alone and listing.preview_service else listing.service
+        only_look = SyncConfig(as_of=config.as_of, clinic=config.clinic, preview=True)
+        try:
+            report = serve(
+                context,
+                polydesk,
+                service,
+                only_look,
+                lambda run: _read(run, listing, preview=True) if named is None else _show(run, listing, named.id),
+            )
+        except dg.Failure as failure:
+            if not config.preview and not alone:
+                why = Report.failed("source", str(failure.description))
+                serve(context, polydesk, service, config, lambda _: why)
+            raise
+        if report.outcome is Outcome.SKIPPED:
+            return
+        plan = named or _plan_of(polydesk, listing, report.plan_id)
+        passed = _passed(config)
+        stopping = [guard for guard in plan.failed_guards if guard.name not in passed] if plan is not None else []
+        if stopping and not config.preview and not alone:
+            _record_refusal(context, polydesk, service, config, plan, [guard.message for guard in stopping])
+        yield dg.MaterializeResult(metadata=metadata(report), check_results=_results(plan, listing, key, passed))
+
+    return preview
+
+
+def _record_refusal(
+    context: dg.AssetExecutionContext,
+    polydesk: PolydeskResource,
+    service: str,
+    config: SyncConfig,
+    plan: Plan | None,
+    messages: list[str],
+) -> None:
+    """The service was stopped here, though it is the failed check that stops the run."""
+    assert plan is not None
+    reasons = tuple(Reason("guard", f"{message}: niente è stato scritto", plan.clinic) for message in messages)
+    refused = Report(Outcome.REFUSED, reasons=reasons, plan_id=plan.id)
+    try:
+        serve(context, polydesk, service, config, lambda _: refused)
+    except dg.Failure:
+        return
+
+
+def _real_asset(listing: Listing) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["studiolab", listing.feed],
+        group_name="studiolab",
+        kinds={"http", "postgres"},
+        tags={"polydesk/records": sync.FEEDS[listing.feed].kind.name},
+        description=listing.describes,
+        deps=[["studiolab", f"{listing.feed}_preview"]],
+        partitions_def=CLINICS if listing.per_clinic else None,
+        op_tags={"dagster/priority": str(listing.priority)},
+        pool="studiolab",
+        output_required=False,
+        code_version="1",
+    )
+    def real(
+        context: dg.AssetExecutionContext, config: SyncConfig, polydesk: PolydeskResource
+    ) -> Iterator[dg.MaterializeResult]:
+        if config.preview or (config.plan is not None and _plan_of(polydesk, listing, config.plan) is None):
+            return
+        report = serve(context, polydesk, listing.service, config, lambda run: _apply(run, listing, config))
+        if report.outcome is not Outcome.SKIPPED:
+            yield dg.MaterializeResult(metadata=metadata(report))
+
+    return real
+
+
+ASSETS = tuple(make(listing) for listing in LISTINGS for make in (_preview_asset, _real_asset))
