@@ -7,6 +7,11 @@ from importlib import import_module
 from polydesk_dagster.changes.kind import Kind
 
 WHERE = {
+    "expired_hold": "polydesk_dagster.clinic.holds:EXPIRED_HOLD",
+    "revoked_hold": "polydesk_dagster.clinic.holds:REVOKED_HOLD",
+    "unverified_booking": "polydesk_dagster.clinic.bookings:UNVERIFIED_BOOKING",
+    "cleanup": "polydesk_dagster.clinic.retention:CLEANUP",
+    "deleted_service": "polydesk_dagster.clinic.recovery:DELETED_SERVICE",
     "closure": "polydesk_dagster.clinic.closures:CLOSURE",
     "municipality": "polydesk_dagster.studiolab.kinds:MUNICIPALITY",
     "service": "polydesk_dagster.studiolab.kinds:SERVICE",

@@ -20,14 +20,20 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import Kind, Scope, propose
+from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.clinic.emergency import Press, press
+from polydesk_dagster.outcome import Report, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,3 +433,150 @@ def release(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
     """
     hold, lost = _ask(connection, _RELEASE, token, as_of)
     return lost if hold is None else Reply(Answer.RELEASED, hold.id)
+
+
+# What an operator reads for a hold: a visitor is nobody's name, so the slot names it.
+_NAMED = """
+    c.code || ', ' || a.name || ', ' || to_char(s.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI') AS what
+    FROM hold h JOIN slot s ON s.id = h.slot_id JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = h.clinic_id
+    WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)"""
+
+_FREE_SEATS = "DELETE FROM seat WHERE hold_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')"
+
+_GRACE = f"interval '{PAYMENT_GRACE.total_seconds():g} seconds'"
+
+_EXPIRED = """t.state = 'live' AND t.expires_at <= :as_of
+              OR t.state = 'confirming' AND t.id = ANY(CAST(:unpaid AS bigint[]))"""
+
+EXPIRED_HOLD = Kind(
+    name="expired_hold",
+    label="orari rimasti bloccati",
+    table="hold",
+    key="r.what",
+    owned=("state", "ended_at"),
+    carried={"what": "text"},
+    volatile=True,
+    still=f"({_EXPIRED})",
+    after=(_FREE_SEATS,),
+    expires=timedelta(minutes=2),
+)
+
+_EXPIRED_HOLDS = f"""
+    SELECT CASE WHEN {_EXPIRED.replace("t.", "h.")} THEN 'update' ELSE 'conflict' END AS action,
+           CAST(NULL AS text) AS finding,
+           CASE WHEN h.state = 'live' THEN 'scaduto'
+                WHEN h.id = ANY(CAST(:unpaid AS bigint[])) THEN 'pagamento verificato: non riuscito'
+                ELSE 'blocco ' || h.id || ': pagamento in corso da '
+                     || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - h.confirming_since) / 60 AS integer)
+                     || ' minuti, controlla se è riuscito' END AS reason,
+           h.id, CASE h.state WHEN 'live' THEN 'expired' ELSE 'released' END AS state, :as_of AS ended_at, {_NAMED}
+      AND (h.state = 'live' AND h.expires_at <= :as_of
+           OR h.state = 'confirming'
+              AND (h.id = ANY(CAST(:unpaid AS bigint[])) OR h.confirming_since <= :as_of - {_GRACE}))
+"""
+
+
+def nothing_expired(connection: sa.Connection, as_of: datetime) -> str | None:
+    """Why the sweeper has nothing to do, in Italian; None if some hold has expired."""
+    due = connection.scalar(
+        sa.text("SELECT EXISTS (SELECT FROM hold WHERE state = 'live' AND expires_at <= :as_of)"), {"as_of": as_of}
+    )
+    return None if due else "nessun orario è rimasto bloccato"
+
+
+def release_expired(
+    connection: sa.Connection,
+    as_of: datetime,
+    *,
+    clinic: str | None = None,
+    preview: bool = False,
+    unpaid: Sequence[int] = (),
+    actor: str = "dagster",
+) -> Report:
+    """Tidy the holds whose time has passed, as a volatile plan in the caller's transaction.
+
+    A payment that has been under way for longer than ``PAYMENT_GRACE`` is listed for a person and left alone, unless
+    ``unpaid`` names its hold: a person has looked and the payment did not go through.
+
+    Raises:
+        PermanentError: for an unknown clinic.
+    """
+    scope = Scope(
+        "release_expired_holds",
+        clinic,
+        clinic_id(connection, clinic),
+        {"unpaid": sorted(unpaid)},
+    )
+    plan = propose(connection, EXPIRED_HOLD, scope, _EXPIRED_HOLDS, as_of=as_of)
+    shown = changes.preview(connection, plan, EXPIRED_HOLD)
+    if preview:
+        return shown
+    report = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
+    return replace(report, reasons=(*report.reasons, *shown.reasons), tables=shown.tables)
+
+
+REVOKED_HOLD = Kind(
+    name="revoked_hold",
+    label="tutti gli orari bloccati",
+    table="hold",
+    key="r.what",
+    owned=("state", "ended_at"),
+    carried={"what": "text"},
+    volatile=True,
+    still="t.state = 'live'",
+    after=(_FREE_SEATS,),
+    expires=timedelta(minutes=5),
+)
+
+_ALL_HOLDS = f"""
+    SELECT CASE h.state WHEN 'live' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
+           CASE WHEN h.state = 'confirming' THEN 'pagamento in corso: non si tocca'
+                WHEN h.expires_at <= :as_of THEN 'scaduto'
+                ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - h.last_activity_at), 0)
+                                       AS integer) || ' secondi fa' END AS reason,
+           h.id, CASE WHEN h.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state, :as_of AS ended_at,
+           {_NAMED}
+"""
+
+_EXPOSURE = sa.text("""
+    SELECT c.code, count(*) FILTER (WHERE h.state = 'live' AND h.expires_at > :as_of) AS live,
+           count(*) FILTER (WHERE h.state = 'live' AND h.expires_at <= :as_of) AS expired,
+           count(*) FILTER (WHERE h.state = 'confirming') AS confirming,
+           CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - max(h.last_activity_at)) AS integer) AS quiet_seconds,
+           count(*) FILTER (WHERE h.state = 'live' AND h.expires_at > :as_of
+                              AND (SELECT count(*) FROM seat WHERE seat.slot_id = h.slot_id) >= s.capacity) AS exposed
+    FROM hold h JOIN clinic c ON c.id = h.clinic_id JOIN slot s ON s.id = h.slot_id
+    WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)
+    GROUP BY c.code ORDER BY c.code""")
+
+
+def release_all(
+    connection: sa.Connection, as_of: datetime, given: Press, *, clinic: str | None = None, preview: bool = False
+) -> Report:
+    """Take every hold away behind the gate of :mod:`clinic.emergency`, in the caller's transaction.
+
+    Holds whose payment is under way are refused. The others become tombstones: who confirms late is told that the
+    slot is no longer reserved, so nothing can be overbooked.
+
+    Raises:
+        PermanentError: for an unknown clinic.
+    """
+    scope = Scope("release_all_holds", clinic, clinic_id(connection, clinic))
+    report = press(
+        connection,
+        given,
+        verb="LIBERA",
+        scope=scope,
+        kind=REVOKED_HOLD,
+        propose=lambda: propose(connection, REVOKED_HOLD, scope, _ALL_HOLDS, as_of=as_of),
+        as_of=as_of,
+        preview=preview,
+    )
+    if not (preview or given.looks_only):
+        return report
+    rows = connection.execute(_EXPOSURE, {"as_of": as_of, "clinic_id": scope.clinic_id}).all()
+    columns = ("Clinica", "Attivi", "Scaduti", "In pagamento", "Secondi dall'ultima attività", "Di orari pieni")
+    exposure = Table("Chi sta prenotando adesso", columns, tuple(tuple(row) for row in rows), len(rows))
+    losing = sum(row.exposed for row in rows)
+    figures = {**report.figures, "Visitatori che potrebbero perdere l'ultimo posto": losing}
+    return replace(report, figures=figures, tables=(exposure, *report.tables))

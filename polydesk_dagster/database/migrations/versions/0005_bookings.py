@@ -28,6 +28,15 @@ BEGIN
     WHERE visitor_hash = visitor AND ended_at IS NULL AND (state = 'confirming' OR expires_at > as_of);
     SELECT id INTO known FROM hold WHERE token_hash = token;
 END $$;
+
+-- What has ended never holds a seat again: its seat may be somebody else's by now.
+CREATE FUNCTION hold_ends_once() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'hold % has ended', NEW.id
+        USING ERRCODE = 'check_violation', TABLE = 'hold', CONSTRAINT = 'hold_ends_once';
+END $$;
+CREATE TRIGGER hold_ends_once BEFORE UPDATE ON hold FOR EACH ROW
+    WHEN (OLD.ended_at IS NOT NULL AND NEW.state IS DISTINCT FROM OLD.state) EXECUTE FUNCTION hold_ends_once();
 """
 
 

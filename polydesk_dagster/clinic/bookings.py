@@ -1,0 +1,249 @@
+"""Online bookings that nobody has verified yet: they keep a seat for a while, then it is free again.
+
+Two stages. At its deadline an unverified booking expires: the seat is free, the row stays. Seven days later the row is
+deleted by the clean-up (``clinic.retention``). In between it can be brought back while the slot has a free unit, by
+the patient (:func:`verify`) or by the desk (:func:`restore`): "but I booked!".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import Guard, Kind, Scope, propose
+from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.outcome import Outcome, Report, combine
+
+MANY = 10
+"""From this many bookings on, their share of unverified ones says something about the gateway."""
+
+# Whoever is expected, has paid, has arrived or is known to studiolab is never touched, nor is what has started. What
+# staff booked is never unverified: the schema holds that.
+_DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t.starts_at > :as_of
+           AND t.confirmed_by_staff_at IS NULL AND t.paid_at IS NULL AND t.accepted_at IS NULL
+           AND t.verified_at IS NULL AND t.external_id IS NULL)"""
+
+# Undone: the seats that are still free are taken again, in the order of the bookings, and each booking gets a new
+# window; those whose slot has filled up meanwhile are named.
+_LOCK_SLOTS = """
+    SELECT s.id FROM slot s WHERE s.id IN (SELECT a.slot_id FROM appointment a JOIN {rows} r ON r.id = a.id
+                                           WHERE r.action = 'update')
+    ORDER BY s.id FOR NO KEY UPDATE"""
+
+_TAKE_SEATS = """
+    WITH back AS (
+        SELECT a.id, a.slot_id, row_number() OVER (PARTITION BY a.slot_id ORDER BY a.id) AS turn
+        FROM {rows} r JOIN appointment a ON a.id = r.id JOIN slot s ON s.id = a.slot_id AND s.state = 'free'
+        WHERE r.action = 'update' AND a.status = 'expired' AND a.starts_at > :as_of
+    ), unit AS (
+        SELECT s.id AS slot_id, u.unit,
+               row_number() OVER (PARTITION BY s.id ORDER BY seat.unit IS NOT NULL, u.unit) AS turn
+        FROM slot s CROSS JOIN LATERAL generate_series(1, s.capacity) AS u (unit)
+        LEFT JOIN seat ON seat.slot_id = s.id AND seat.unit = u.unit
+        WHERE s.id IN (SELECT slot_id FROM back) AND (seat.unit IS NULL OR seat.held_until <= :as_of)
+    )
+    INSERT INTO seat (slot_id, unit, appointment_id)
+    SELECT back.slot_id, unit.unit, back.id FROM back JOIN unit USING (slot_id, turn)
+    ON CONFLICT (slot_id, unit) DO UPDATE
+        SET appointment_id = EXCLUDED.appointment_id, hold_id = NULL, held_until = NULL
+        WHERE seat.held_until <= :as_of"""
+
+_LEAVE_THE_REST = """
+    INSERT INTO plan_skip (plan_id, ordinal, reason)
+    SELECT :plan_id, r.ordinal, 'l''orario non è più libero' FROM {rows} r
+    WHERE r.action = 'update' AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = r.id)"""
+
+UNVERIFIED_BOOKING = Kind(
+    name="unverified_booking",
+    label="prenotazioni online mai verificate",
+    table="appointment",
+    key="'prenotazione ' || r.id || ' del ' || r.day",
+    owned=("status", "expired_at"),
+    carried={"day": "text"},
+    volatile=True,
+    still=_DUE,
+    guards=(
+        Guard(
+            "many_unverified",
+            f"""SELECT CASE WHEN count(*) >= {MANY}
+                       THEN CAST(count(*) FILTER (WHERE t.status = 'expired' OR {_DUE}) AS numeric) / count(*)
+                       ELSE 0 END
+                FROM appointment t
+                WHERE t.clinic_id = :clinic_id AND t.verification_expires_at <= :as_of
+                  AND (t.verification_expires_at > :as_of - interval '24 hours' OR {_DUE})""",
+            0.5,
+            "più di metà delle prenotazioni online dell'ultimo giorno non è stata verificata (quota {value}, limite "
+            "{limit}): forse il gateway SMS o la posta non funziona. Controllalo prima di liberare gli orari.",
+        ),
+    ),
+    after=("DELETE FROM seat WHERE appointment_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')",),
+    undo_before=(_LOCK_SLOTS, _TAKE_SEATS, _LEAVE_THE_REST),
+    undo_after=(
+        """UPDATE appointment a SET verification_expires_at = least(:as_of + interval '2 hours',
+                                                                    a.starts_at - interval '1 hour')
+           FROM {rows} r WHERE r.action = 'update' AND a.id = r.id""",
+    ),
+    expires=timedelta(minutes=2),
+)
+
+_EXPIRING = f"""
+    SELECT 'update' AS action, CAST(NULL AS text) AS finding,
+           'né e-mail né telefono confermati entro il termine' AS reason, t.id, 'expired' AS status,
+           :as_of AS expired_at, to_char(t.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI') AS day
+    FROM appointment t JOIN clinic c ON c.id = t.clinic_id
+    WHERE t.clinic_id = :clinic_id AND {_DUE}"""
+
+
+def nothing_unverified(connection: sa.Connection, as_of: datetime) -> str | None:
+    """Why there is nothing to expire, in Italian; None if some booking is past its deadline."""
+    due = connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM appointment t WHERE {_DUE})"), {"as_of": as_of})
+    return None if due else "nessuna prenotazione online è rimasta senza verifica"
+
+
+def expire_unverified(
+    engine: sa.Engine,
+    as_of: datetime,
+    *,
+    clinic: str | None = None,
+    preview: bool = False,
+    past_guard: str | None = None,
+    reason: str | None = None,
+    actor: str = "dagster",
+) -> Report:
+    """Free the seats of bookings past their deadline: one volatile plan and one transaction a clinic.
+
+    A clinic where more than half of at least ten expire is stopped: the gateway is the likely culprit.
+    ``past_guard="many_unverified"`` with a ``reason`` goes past that.
+
+    Raises:
+        PermanentError: for an unknown clinic.
+    """
+    with engine.connect() as connection:
+        clinics = connection.execute(
+            sa.text(f"""
+                SELECT c.code, c.id FROM clinic c
+                WHERE (CAST(:clinic AS bigint) IS NULL OR c.id = :clinic)
+                  AND EXISTS (SELECT FROM appointment t WHERE t.clinic_id = c.id AND {_DUE})
+                ORDER BY c.code"""),
+            {"as_of": as_of, "clinic": clinic_id(connection, clinic)},
+        ).all()
+    reports = []
+    for code, number in clinics:
+        with engine.begin() as connection:
+            scope = Scope("delete_unverified_appointments", code, number)
+            plan = propose(connection, UNVERIFIED_BOOKING, scope, _EXPIRING, as_of=as_of)
+            shown = changes.preview(connection, plan, UNVERIFIED_BOOKING)
+            if preview:
+                reports.append(shown)
+                continue
+            past = [past_guard] if past_guard else []
+            report = changes.apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past)
+            reports.append(replace(report, tables=shown.tables))
+    return combine(reports) if reports else Report(Outcome.NOTHING_TO_DO)
+
+
+class Answer(StrEnum):
+    """What became of a request to verify or restore a booking."""
+
+    BOOKED = "booked"
+    TAKEN = "taken"
+    GONE = "gone"
+    TOO_LATE = "too_late"
+
+
+SENTENCES: Mapping[Answer, str] = {
+    Answer.BOOKED: "La prenotazione è confermata.",
+    Answer.TAKEN: "La prenotazione era scaduta e nel frattempo l'orario è stato preso: scegline un altro.",
+    Answer.GONE: "Questa prenotazione non c'è più: prenota di nuovo.",
+    Answer.TOO_LATE: "L'orario di questa prenotazione è già passato.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer, and for a slot that has been taken the next free ones of the same agenda."""
+
+    answer: Answer
+    alternatives: tuple[int, ...] = ()
+    """Ids of slots, nearest first, three at most."""
+
+    @property
+    def sentence(self) -> str:
+        return SENTENCES[self.answer]
+
+
+def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:
+    """The patient has proved an e-mail address or a telephone number: the booking stands, if its seat still is free.
+
+    Verifying again answers BOOKED. Call it for a POST only: mail scanners open links.
+
+    Answers: BOOKED, TAKEN with alternatives, TOO_LATE, GONE.
+    """
+    return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=False)
+
+
+def restore(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:
+    """The desk vouches for the booking; otherwise as :func:`verify`."""
+    return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=True)
+
+
+_LOCK_BOOKING = sa.text("""
+    SELECT id, status, starts_at, slot_id, agenda_id FROM appointment WHERE id = :id FOR NO KEY UPDATE""")
+
+_RESEAT = sa.text("""
+    INSERT INTO seat (slot_id, unit, appointment_id)
+    SELECT s.id, u.unit, :appointment
+    FROM slot s CROSS JOIN LATERAL generate_series(1, s.capacity) AS u (unit)
+    LEFT JOIN seat ON seat.slot_id = s.id AND seat.unit = u.unit
+    WHERE s.id = :slot AND s.state = 'free' AND (seat.unit IS NULL OR seat.held_until <= :as_of)
+    ORDER BY seat.unit IS NOT NULL, u.unit
+    LIMIT 1
+    ON CONFLICT (slot_id, unit) DO UPDATE
+        SET appointment_id = EXCLUDED.appointment_id, hold_id = NULL, held_until = NULL
+        WHERE seat.held_until <= :as_of
+    RETURNING unit""")
+
+_STAND = sa.text("""
+    UPDATE appointment
+    SET status = 'booked', expired_at = NULL, patient_id = :patient, updated_at = :as_of,
+        verified_at = CASE WHEN :by_staff THEN verified_at ELSE CAST(:as_of AS timestamptz) END,
+        confirmed_by_staff_at = CASE WHEN :by_staff THEN CAST(:as_of AS timestamptz) ELSE confirmed_by_staff_at END
+    WHERE id = :appointment""")
+
+_ALTERNATIVES = sa.text("""
+    SELECT s.id FROM slot s
+    WHERE s.agenda_id = :agenda AND s.state = 'free' AND s.starts_at > :as_of
+      AND (SELECT count(*) FROM seat
+           WHERE seat.slot_id = s.id AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) < s.capacity
+    ORDER BY abs(extract(epoch FROM s.starts_at - CAST(:starts_at AS timestamptz))), s.starts_at
+    LIMIT 3""")
+
+
+def _bring_back(
+    connection: sa.Connection, appointment_id: int, patient_id: int, as_of: datetime, *, by_staff: bool
+) -> Reply:
+    booking = connection.execute(_LOCK_BOOKING, {"id": appointment_id}).one_or_none()
+    if booking is None or booking.status == "cancelled":
+        return Reply(Answer.GONE)
+    if booking.status not in {"unverified", "expired"}:
+        return Reply(Answer.BOOKED)
+    if booking.starts_at <= as_of:
+        return Reply(Answer.TOO_LATE)
+    if booking.status == "expired":
+        # The slot's row is where all who want a seat queue up; only then is the seats' newest state read.
+        connection.execute(sa.text("SELECT 1 FROM slot WHERE id = :slot FOR NO KEY UPDATE"), {"slot": booking.slot_id})
+        seat = connection.execute(
+            _RESEAT, {"slot": booking.slot_id, "appointment": appointment_id, "as_of": as_of}
+        ).one_or_none()
+        if seat is None:
+            wanted = {"agenda": booking.agenda_id, "as_of": as_of, "starts_at": booking.starts_at}
+            return Reply(Answer.TAKEN, tuple(connection.scalars(_ALTERNATIVES, wanted)))
+    connection.execute(
+        _STAND, {"appointment": appointment_id, "patient": patient_id, "as_of": as_of, "by_staff": by_staff}
+    )
+    return Reply(Answer.BOOKED)

@@ -1,0 +1,21 @@
+"""Which clinic a code means."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from polydesk_dagster.errors import PermanentError
+
+
+def clinic_id(connection: sa.Connection, code: str | None) -> int | None:
+    """The id of the clinic ``code``; None for None, the whole chain.
+
+    Raises:
+        PermanentError: if there is no such clinic.
+    """
+    if code is None:
+        return None
+    found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
+    if found is None:
+        raise PermanentError(f"Non esiste la clinica «{code}»: i codici sono quelli di «polydesk clinics».")
+    return int(found)
