@@ -1,0 +1,128 @@
+"""Whether a generation answers as it should: the clinic's probe questions, and questions made of its own passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.knowledge import searching
+from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.store import Store
+from polydesk_dagster.knowledge.text import STOP_WORDS, words
+
+SAMPLED = 40
+"""Contents that are asked for with their own words."""
+
+OWN_WORDS = 8
+
+OWN_RECALL = 0.9
+"""Of the questions made of its own words, the share that an index in order answers."""
+
+LOST_RECALL = 0.05
+"""Of the clinic's questions, the share that may be lost against the generation before."""
+
+AT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    asked: int
+    recall: float | None
+    """At 5, of all questions; None without any."""
+    similarity: float | None
+    """The similarity that three in four of the sampled questions have with their passage; None without vectors."""
+    flaw: str | None
+    """Italian: why this generation must not answer."""
+
+
+def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, current: int | None) -> Result:
+    """Ask a generation its probe questions; compare the clinic's with how the current one answers them."""
+    with engine.connect() as connection:
+        asked = connection.execute(
+            sa.text("""
+                SELECT p.question, p.document_id FROM knowledge_probe p
+                JOIN knowledge_entry e ON e.document_id = p.document_id AND e.generation_id = :building
+                JOIN document d ON d.id = p.document_id
+                WHERE d.retracted_at IS NULL AND document_visible(d, CAST(:as_of AS date), :as_of)"""),
+            {"building": building, "as_of": as_of},
+        ).all()
+        own = _own_questions(connection, library, building)
+    answers = [searching.ask(engine, as_of, library, question, limit=AT, generation=building) for question, _ in own]
+    own_hits = [
+        any(key == source for source in _keys(engine, building, answer))
+        for (_, key), answer in zip(own, answers, strict=True)
+    ]
+
+    def answered(generation: int) -> int:
+        return sum(
+            any(source.document == document for passage in answer.passages for source in passage.sources)
+            for question, document in asked
+            if (answer := searching.ask(engine, as_of, library, question, limit=AT, generation=generation))
+        )
+
+    hits = answered(building)
+    before = hits if current is None else answered(current)
+    total = len(asked) + len(own_hits)
+    flaw = None
+    if own_hits and sum(own_hits) < OWN_RECALL * len(own_hits):
+        flaw = (
+            f"La nuova generazione trova {sum(own_hits)} dei suoi {len(own_hits)} passaggi di prova: resta quella di "
+            "prima."
+        )
+    elif before - hits > LOST_RECALL * len(asked):
+        flaw = (
+            f"La nuova generazione risponde a {hits} domande di prova su {len(asked)}, quella di prima a "
+            f"{before}: resta quella di prima."
+        )
+    near = sorted(
+        best for answer in answers if (best := max((p.why.get("vector", 0.0) for p in answer.passages), default=0.0))
+    )
+    return Result(
+        total,
+        (hits + sum(own_hits)) / total if total else None,
+        near[len(near) // 4] if near else None,
+        flaw,
+    )
+
+
+def _own_questions(connection: sa.Connection, library: Library, generation: int) -> list[tuple[str, str]]:
+    """The rarest words of one passage of each of some contents, and the content's key."""
+    keys: Sequence[str] = connection.scalars(
+        sa.text("""
+            SELECT c.key FROM knowledge_content c
+            WHERE c.generation_id = :generation AND c.state = 'ready' AND EXISTS (
+                SELECT FROM knowledge_entry e JOIN document d ON d.id = e.document_id
+                WHERE e.generation_id = c.generation_id AND e.key = c.key
+                  AND d.retracted_at IS NULL AND d.valid_from IS NULL AND d.valid_to IS NULL)
+            ORDER BY c.key LIMIT :sampled"""),
+        {"generation": generation, "sampled": SAMPLED},
+    ).all()
+    store = Store(library.uri)
+    passages = {key: next(iter(store.marked(generation, [key])), "") for key in keys}
+    told = {key: [w for w in dict.fromkeys(words(text)) if w not in STOP_WORDS] for key, text in passages.items()}
+    rows = connection.execute(
+        sa.text("SELECT term, passages FROM knowledge_term WHERE generation_id = :g AND term = ANY(:terms)"),
+        {"g": generation, "terms": [word for sequence in told.values() for word in sequence]},
+    )
+    holding = {row.term: row.passages for row in rows}
+    return [
+        (" ".join(sorted(sequence, key=lambda w: (holding.get(w, 0), w))[:OWN_WORDS]), key)
+        for key, sequence in told.items()
+        if sequence
+    ]
+
+
+def _keys(engine: sa.Engine, generation: int, answer: searching.Answer) -> set[str]:
+    documents = [source.document for passage in answer.passages for source in passage.sources]
+    with engine.connect() as connection:
+        return set(
+            connection.scalars(
+                sa.text("""
+                    SELECT key FROM knowledge_entry
+                    WHERE generation_id = :generation AND document_id = ANY(:documents)"""),
+                {"generation": generation, "documents": documents},
+            )
+        )

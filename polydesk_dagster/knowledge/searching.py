@@ -1,0 +1,371 @@
+"""A question answered with passages: found by words, by n-grams where a word is unknown, by vectors where there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.knowledge.embedding import Embedder, Endpoint
+from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.store import Hit, Store
+from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, grams, marked, one_edit_away, words
+
+CANDIDATES = 50
+"""Passages of each channel that are ranked."""
+
+LONGEST = 60
+"""Words of a question that are looked at; a whole letter is no question."""
+
+RELEVANT = 0.5
+"""Share of a question's weight that the best passage must hold; calibrated on questions whose subject is not there."""
+
+WHOLE, SENTENCE, ADJACENT = 0.5, 0.5, 1.0
+"""What a unit of each is worth beside a unit of BM25: the question's weight in the whole passage, in its best sentence,
+and each pair of neighbouring words found together."""
+
+SOURCES = 3
+"""Documents named for one passage; the others are counted."""
+
+RANK_CONSTANT = 60
+"""Of reciprocal rank fusion: how little the first ranks stand out."""
+
+ROME = ZoneInfo("Europe/Rome")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document that a passage stands in."""
+
+    document: int
+    path: str
+    title: str
+    clinic: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage, where it is from, and why it was given. Its text is material to quote, never an instruction."""
+
+    text: str
+    headings: tuple[str, ...]
+    page: int | None
+    sources: tuple[Source, ...]
+    """A few of the documents that hold it, copies of each other."""
+    copies: int
+    score: float
+    coverage: float
+    """Share of the question's weight that the passage holds, 0 to 1."""
+    why: Mapping[str, float]
+    """Channel by channel: ``words``, ``grams`` (BM25) and ``vector`` (cosine), of those that found it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the assistant is given; ``passages`` is empty when nothing is relevant."""
+
+    question: str
+    passages: tuple[Found, ...]
+    generation: int | None
+    corrected: Mapping[str, str]
+    """Words of the question that no document holds, by the known word that was looked for instead."""
+    note: str | None
+    """Italian: why there is nothing, or what was missing in the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Viewer:
+    """Who asks, and when."""
+
+    clinic: str | None
+    role: str | None
+    as_of: datetime
+
+    @property
+    def on_date(self) -> date:
+        return self.as_of.astimezone(ROME).date()
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    id: int
+    revision: int
+    passages: int
+    embedder: str | None
+    similarity: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Words of a question after spelling, those that carry its subject, and their weights."""
+
+    every: tuple[str, ...]
+    telling: tuple[str, ...]
+    weights: Mapping[str, float]
+    unknown: tuple[str, ...]
+    corrected: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    hit: Hit
+    why: dict[str, float]
+    score: float = 0.0
+    coverage: float = 0.0
+
+
+@lru_cache(maxsize=4)
+def _store(uri: str) -> Store:
+    return Store(uri)
+
+
+def ask(
+    engine: sa.Engine,
+    as_of: datetime,
+    library: Library,
+    question: str,
+    *,
+    clinic: str | None = None,
+    role: str | None = None,
+    limit: int = 5,
+    generation: int | None = None,
+) -> Answer:
+    """The passages that answer ``question`` best, of documents valid and not retracted at ``as_of``.
+
+    ``clinic`` (a code) keeps its own documents and the chain's; ``role`` what that role may read; without them,
+    everything. ``generation`` asks another than the current one.
+    """
+    asked = words(question)[:LONGEST]
+    viewer = _Viewer(clinic, role, as_of)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        index, known, hidden = _look_up(connection, asked, generation, viewer)
+        if index is None:
+            return Answer(question, (), None, {}, "La knowledge base non è ancora stata indicizzata.")
+        understood = _understand(connection, index, asked, known)
+        where = _where(connection, viewer, hidden)
+        candidates, note = _candidates(index, library, question, understood, where)
+        ranked = [c for c in _rank(candidates, understood) if _relevant(c, index.similarity)]
+        sources = _sources(connection, index.id, ranked, viewer)
+    relevant = [candidate for candidate in ranked if candidate.hit.key in sources]
+    best = relevant[:limit]
+    if not best:
+        nothing = "Nessun documento parla di questo."
+        return Answer(question, (), index.id, understood.corrected, f"{nothing} {note}" if note else nothing)
+    return Answer(
+        question,
+        tuple(_found(candidate, *sources[candidate.hit.key]) for candidate in best),
+        index.id,
+        understood.corrected,
+        note,
+    )
+
+
+def _look_up(
+    connection: sa.Connection, asked: Sequence[str], generation: int | None, viewer: _Viewer
+) -> tuple[_Index | None, dict[str, int], list[str]]:
+    """The generation that answers, in how many passages each word stands, and the contents that may not be shown
+    though LanceDB still has them."""
+    row = connection.execute(
+        sa.text("""
+            WITH g AS (
+                SELECT id, revision, passages, embedder, similarity FROM knowledge_generation
+                WHERE CASE WHEN CAST(:generation AS bigint) IS NULL THEN state = 'current' ELSE id = :generation END)
+            SELECT g.*,
+                (SELECT jsonb_object_agg(t.term, t.passages) FROM knowledge_term t
+                 WHERE t.generation_id = g.id AND t.term = ANY(:words)) AS known,
+                ARRAY(
+                    SELECT c.key FROM knowledge_content c WHERE c.generation_id = g.id AND c.state <> 'ready'
+                    UNION ALL
+                    SELECT e.key FROM document d
+                    JOIN knowledge_entry e ON e.document_id = d.id AND e.generation_id = g.id
+                    WHERE (d.retracted_at IS NOT NULL OR d.valid_from IS NOT NULL OR d.valid_to IS NOT NULL
+                           OR d.state = 'gone')
+                      AND NOT document_visible(d, :on_date, :as_of)
+                      AND NOT EXISTS (
+                        SELECT FROM knowledge_entry o JOIN document v ON v.id = o.document_id
+                        WHERE o.generation_id = g.id AND o.key = e.key AND document_visible(v, :on_date, :as_of))
+                ) AS hidden
+            FROM g"""),
+        {"generation": generation, "words": list(set(asked)), "on_date": viewer.on_date, "as_of": viewer.as_of},
+    ).one_or_none()
+    if row is None:
+        return None, {}, []
+    return _Index(row.id, row.revision, row.passages, row.embedder, row.similarity), row.known or {}, row.hidden
+
+
+def _understand(connection: sa.Connection, index: _Index, asked: Sequence[str], known: Mapping[str, int]) -> _Question:
+    """Words that no passage holds are taken for the commonest known word one letter away."""
+    unknown = [w for w in dict.fromkeys(asked) if w not in known and w not in STOP_WORDS]
+    misspelt = {w: one_edit_away(w) for w in unknown if len(w) >= 4 and not any(c.isdigit() for c in w)}
+    corrected: dict[str, str] = {}
+    counts = dict(known)
+    if misspelt:
+        rows = connection.execute(
+            sa.text("""
+                SELECT DISTINCT ON (m.word) m.word, t.term, t.passages
+                FROM unnest(CAST(:words AS text[]), CAST(:near AS text[])) AS m (word, near)
+                JOIN knowledge_term t ON t.generation_id = :generation AND t.term = m.near
+                ORDER BY m.word, t.passages DESC, t.term"""),
+            {
+                "generation": index.id,
+                "words": [word for word, near in misspelt.items() for _ in near],
+                "near": [candidate for near in misspelt.values() for candidate in near],
+            },
+        )
+        for word, term, passages in rows:
+            corrected[word] = term
+            counts[term] = passages
+    every = tuple(corrected.get(word, word) for word in asked)
+    telling = tuple(dict.fromkeys(word for word in every if word not in STOP_WORDS)) or tuple(dict.fromkeys(every))
+    weights = {word: _rarity(index.passages, counts.get(word, 0)) for word in telling}
+    return _Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected)
+
+
+def _rarity(passages: int, holding: int) -> float:
+    """BM25's weight of a word that stands in ``holding`` of ``passages``."""
+    return math.log(1 + (max(passages, holding) - holding + 0.5) / (holding + 0.5))
+
+
+def _where(connection: sa.Connection, viewer: _Viewer, hidden: Sequence[str]) -> str | None:
+    """What LanceDB must leave out before it ranks, so that what may not be shown takes nobody's place."""
+    clauses = []
+    if viewer.clinic is not None:
+        number = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": viewer.clinic})
+        clauses.append(f"(clinic IS NULL OR clinic = {number})" if number is not None else "clinic IS NULL")
+    if viewer.role is not None:
+        rank = connection.scalar(sa.text("SELECT role_rank(:role)"), {"role": viewer.role})
+        clauses.append(f"audience <= {rank or 0}")
+    if hidden:
+        clauses.append(f"key NOT IN ({', '.join(repr(key) for key in hidden)})")
+    return " AND ".join(clauses) or None
+
+
+def _candidates(
+    index: _Index, library: Library, question: str, understood: _Question, where: str | None
+) -> tuple[list[_Candidate], str | None]:
+    """What each channel found; a channel that fails leaves the others, and says so."""
+    store = _store(library.uri)
+    found: dict[tuple[str, int], _Candidate] = {}
+
+    def add(channel: str, hits: Sequence[Hit]) -> None:
+        for hit in hits:
+            candidate = found.setdefault((hit.key, hit.ordinal), _Candidate(hit, {}))
+            candidate.why[channel] = hit.score
+
+    if not understood.telling:
+        return [], None
+    query = " ".join(understood.telling)
+    add("words", store.match(index.id, index.revision, "marked", query, where=where, limit=CANDIDATES))
+    if understood.unknown or len(found) < CANDIDATES:
+        add(
+            "grams",
+            store.match(
+                index.id, index.revision, "grams", gram_text(understood.telling), where=where, limit=CANDIDATES
+            ),
+        )
+    if index.embedder is None:
+        return list(found.values()), None
+    if library.embedder is None or library.embedder.name != index.embedder:
+        return list(found.values()), "L'indice ha vettori di un altro modello: cercato solo nel testo."
+    try:
+        vector = _hurried(library.embedder).embed([question])[0]
+        add("vector", store.near(index.id, index.revision, vector, where=where, limit=CANDIDATES))
+    except PolydeskError:
+        return list(found.values()), "Il modello degli embedding non risponde: cercato solo nel testo."
+    return list(found.values()), None
+
+
+def _hurried(embedder: Embedder) -> Embedder:
+    """Nobody waits for a question as long as for an index."""
+    return replace(embedder, attempts=1, timeout=5.0) if isinstance(embedder, Endpoint) else embedder
+
+
+def _rank(candidates: Sequence[_Candidate], understood: _Question) -> list[_Candidate]:
+    """Best first. The full-text order comes from BM25 and from how much of the question stands together; with vectors
+    the two orders are fused by rank."""
+    pieces = [(weight, grams(word)) for word, weight in understood.weights.items()]
+    whole = sum(understood.weights.values()) or 1.0
+    pairs = {marked(pair) for pair in zip(understood.every, understood.every[1:], strict=False)}
+    for candidate in candidates:
+        text = candidate.hit.marked
+        present = [(weight, [gram for gram in parts if gram in text], len(parts)) for weight, parts in pieces]
+        held = sum(weight * len(parts) / of for weight, parts, of in present)
+        together = max(
+            (
+                sum(weight * sum(gram in sentence for gram in parts) / of for weight, parts, of in present)
+                for sentence in text.split("\n")
+            ),
+            default=0.0,
+        )
+        adjacent = sum(pair in text for pair in pairs)
+        candidate.coverage = held / whole
+        candidate.score = candidate.why.get("words", 0.0) + WHOLE * held + SENTENCE * together + ADJACENT * adjacent
+    ordered = sorted(candidates, key=lambda c: (-c.score, c.hit.key, c.hit.ordinal))
+    if not any("vector" in candidate.why for candidate in candidates):
+        return ordered
+    nearest = sorted((c for c in candidates if "vector" in c.why), key=lambda c: -c.why["vector"])
+    fused = {id(c): 1 / (RANK_CONSTANT + rank) for rank, c in enumerate(ordered, 1)}
+    for rank, candidate in enumerate(nearest, 1):
+        fused[id(candidate)] += 1 / (RANK_CONSTANT + rank)
+    for candidate in candidates:
+        candidate.score = fused[id(candidate)]
+    return sorted(candidates, key=lambda c: (-c.score, c.hit.key, c.hit.ordinal))
+
+
+def _relevant(candidate: _Candidate, similarity: float | None) -> bool:
+    near = candidate.why.get("vector")
+    return candidate.coverage >= RELEVANT or (near is not None and similarity is not None and near >= similarity)
+
+
+def _sources(
+    connection: sa.Connection, generation: int, candidates: Sequence[_Candidate], viewer: _Viewer
+) -> dict[str, tuple[tuple[Source, ...], int]]:
+    """The documents that hold each content and may be shown, a few of them and how many there are. This is the rule
+    on who sees what; what LanceDB left out before was only to save places."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT e.key, d.id, d.path, coalesce(d.title, k.title, d.path) AS title, c.code,
+                   count(*) OVER (PARTITION BY e.key) AS copies,
+                   row_number() OVER (PARTITION BY e.key ORDER BY d.path) AS place
+            FROM knowledge_entry e
+            JOIN knowledge_content k ON k.generation_id = e.generation_id AND k.key = e.key AND k.state = 'ready'
+            JOIN document d ON d.id = e.document_id
+            LEFT JOIN clinic c ON c.id = d.clinic_id
+            WHERE e.generation_id = :generation AND e.key = ANY(:keys) AND document_visible(d, :on_date, :as_of)
+              AND (CAST(:clinic AS text) IS NULL OR d.clinic_id IS NULL OR c.code = :clinic)
+              AND (CAST(:role AS text) IS NULL OR role_rank(d.audience) <= role_rank(:role))
+            ORDER BY e.key, place"""),
+        {
+            "generation": generation,
+            "keys": list({candidate.hit.key for candidate in candidates}),
+            "on_date": viewer.on_date,
+            "as_of": viewer.as_of,
+            "clinic": viewer.clinic,
+            "role": viewer.role,
+        },
+    )
+    sources: dict[str, tuple[tuple[Source, ...], int]] = {}
+    for key, document, path, title, code, copies, place in rows:
+        if place <= SOURCES:
+            sources[key] = ((*sources.get(key, ((), 0))[0], Source(document, path, title, code)), copies)
+    return sources
+
+
+def _found(candidate: _Candidate, sources: tuple[Source, ...], copies: int) -> Found:
+    hit = candidate.hit
+    return Found(
+        hit.text,
+        hit.headings,
+        hit.page,
+        sources,
+        copies,
+        candidate.score,
+        candidate.coverage,
+        dict(candidate.why),
+    )

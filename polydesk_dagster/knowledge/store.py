@@ -1,0 +1,238 @@
+"""The passages in LanceDB: a table a generation, with an Italian full-text index, one of n-grams, and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+from polydesk_dagster.errors import TransientError
+from polydesk_dagster.knowledge.splitting import Passage
+from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_sentences, words
+
+EXACT_UP_TO = 50_000
+"""Rows up to which vectors are compared one by one; beyond, an approximate index pays."""
+
+KEEP_VERSIONS = timedelta(hours=1)
+"""How long LanceDB keeps what a reader of the moment before may still be reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A passage as it is stored; the scope of its documents is copied on it."""
+
+    key: str
+    ordinal: int
+    passage: Passage
+    clinic: int | None
+    audience: int
+    valid_from: date | None
+    valid_to: date | None
+    marked: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "marked", marked_sentences("\n".join((*self.passage.headings, self.passage.text))))
+
+    @property
+    def context(self) -> str:
+        """The passage under its headings: what an embedder is given."""
+        return "\n".join((" › ".join(self.passage.headings), self.passage.text)).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that a channel found."""
+
+    key: str
+    ordinal: int
+    text: str
+    headings: tuple[str, ...]
+    page: int | None
+    marked: str
+    score: float
+    """BM25 of a full-text channel, cosine similarity of the vectors."""
+
+
+_FIELDS = ["key", "ordinal", "text", "headings", "page", "marked"]
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """LanceDB's failures to write, told as what they are to an operator."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise TransientError(
+            f"LanceDB non riesce a scrivere l'indice ({type(error).__name__}): controlla lo spazio e i permessi di "
+            "POLYDESK_KNOWLEDGE_URI. L'indice in uso non è cambiato."
+        ) from error
+
+
+class Store:
+    """The tables of one LanceDB; opened when first needed, so that a run with nothing new never loads it."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._database: Any = None
+        self._tables: dict[int, tuple[int, Any]] = {}
+
+    def _open(self) -> Any:
+        if self._database is None:
+            import lancedb
+
+            self._database = lancedb.connect(self.uri)
+        return self._database
+
+    def table(self, generation: int, revision: int | None = None) -> Any:
+        """A generation's table, read anew if ``revision`` is another than the last time."""
+        known = self._tables.get(generation)
+        if known is None:
+            table = self._open().open_table(_name(generation))
+        else:
+            table = known[1]
+            if revision is not None and revision != known[0]:
+                table.checkout_latest()
+        self._tables[generation] = (known[0] if known and revision is None else revision or 0, table)
+        return table
+
+    def create(self, generation: int, dimension: int | None) -> None:
+        import pyarrow as pa
+
+        columns = [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("ordinal", pa.int32(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("headings", pa.list_(pa.string())),
+            pa.field("page", pa.int32()),
+            pa.field("clinic", pa.int64()),
+            pa.field("audience", pa.int8(), nullable=False),
+            pa.field("valid_from", pa.date32()),
+            pa.field("valid_to", pa.date32()),
+            pa.field("marked", pa.string(), nullable=False),
+            pa.field("grams", pa.string(), nullable=False),
+        ]
+        if dimension is not None:
+            columns.append(pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False))
+        with _disk():
+            self._open().create_table(_name(generation), schema=pa.schema(columns), mode="overwrite")
+
+    def add(self, generation: int, rows: Sequence[Row], vectors: Sequence[list[float]] | None) -> None:
+        import pyarrow as pa
+
+        table = self.table(generation)
+        columns: dict[str, Any] = {
+            "key": [row.key for row in rows],
+            "ordinal": [row.ordinal for row in rows],
+            "text": [row.passage.text for row in rows],
+            "headings": [list(row.passage.headings) for row in rows],
+            "page": [row.passage.page for row in rows],
+            "clinic": [row.clinic for row in rows],
+            "audience": [row.audience for row in rows],
+            "valid_from": [row.valid_from for row in rows],
+            "valid_to": [row.valid_to for row in rows],
+            "marked": [row.marked for row in rows],
+            "grams": [gram_text(w for w in words(row.marked) if w not in STOP_WORDS) for row in rows],
+        }
+        if vectors is not None:
+            columns["vector"] = vectors
+        with _disk():
+            table.add(pa.table(columns, schema=table.schema))
+
+    def index(self, generation: int) -> None:
+        """Build what searches need, once a new generation's passages are all there."""
+        from lancedb.index import FTS, Bitmap
+
+        table = self.table(generation)
+        with _disk():
+            table.create_index(
+                "marked",
+                config=FTS(language="Italian", custom_stop_words=sorted(STOP_WORDS), ascii_folding=False),
+            )
+            table.create_index(
+                "grams",
+                config=FTS(
+                    base_tokenizer="whitespace",
+                    stem=False,
+                    remove_stop_words=False,
+                    ascii_folding=False,
+                    lower_case=False,
+                ),
+            )
+            table.create_index("clinic", config=Bitmap())
+            table.create_index("audience", config=Bitmap())
+            if "vector" in table.schema.names and table.count_rows() > EXACT_UP_TO:
+                from lancedb.index import IvfHnswSq
+
+                table.create_index("vector", config=IvfHnswSq(distance_type="cosine"))
+
+    def merge(self, generation: int) -> None:
+        """Bring the indexes up to what was added and deleted since, and let old versions go."""
+        with _disk():
+            self.table(generation).optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    def delete(self, generation: int, keys: Sequence[str]) -> None:
+        table = self.table(generation)
+        with _disk():
+            for start in range(0, len(keys), 500):
+                table.delete(_among(keys[start : start + 500]))
+
+    def marked(self, generation: int, keys: Sequence[str]) -> Iterator[str]:
+        """The marked text of the passages of some contents."""
+        table = self.table(generation)
+        for start in range(0, len(keys), 500):
+            found = table.search().where(_among(keys[start : start + 500])).select(["marked"]).limit(10**9).to_arrow()
+            yield from found["marked"].to_pylist()
+
+    def passages_by_key(self, generation: int) -> dict[str, int]:
+        from collections import Counter
+
+        found = self.table(generation).search().select(["key"]).limit(10**9).to_arrow()
+        return Counter(found["key"].to_pylist())
+
+    def drop(self, generations_kept: Sequence[int]) -> None:
+        """Drop every table of ours but those of these generations."""
+        kept = {_name(generation) for generation in generations_kept}
+        database = self._open()
+        with _disk():
+            for name in database.list_tables(limit=10_000).tables:
+                if name.startswith(_name("")) and name not in kept:
+                    database.drop_table(name, ignore_missing=True)
+
+    def match(
+        self, generation: int, revision: int, column: str, query: str, *, where: str | None, limit: int
+    ) -> list[Hit]:
+        """The best passages of one full-text channel, ``marked`` or ``grams``."""
+        from lancedb.query import MatchQuery
+
+        match = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are pydantic's
+        search = self.table(generation, revision).search(match, query_type="fts")
+        return _hits(search, where, limit, "_score")
+
+    def near(self, generation: int, revision: int, vector: list[float], *, where: str | None, limit: int) -> list[Hit]:
+        """The passages whose vectors are nearest."""
+        search = self.table(generation, revision).search(vector, vector_column_name="vector").distance_type("cosine")
+        return _hits(search, where, limit, "_distance")
+
+
+def _hits(search: Any, where: str | None, limit: int, score: str) -> list[Hit]:
+    if where is not None:
+        search = search.where(where, prefilter=True)
+    columns = search.select([*_FIELDS, score]).limit(limit).to_arrow().to_pydict()
+    scores = columns[score] if score == "_score" else [1 - distance for distance in columns[score]]
+    return [
+        Hit(key, ordinal, text, tuple(headings or ()), page, marked, value)
+        for key, ordinal, text, headings, page, marked, value in zip(
+            *(columns[name] for name in _FIELDS), scores, strict=True
+        )
+    ]
+
+
+def _name(generation: int | str) -> str:
+    return f"passages_{generation}"
+
+
+def _among(keys: Sequence[str]) -> str:
+    """Keys are hexadecimal, ours: nothing to escape."""
+    return f"key IN ({', '.join(repr(key) for key in keys)})"
