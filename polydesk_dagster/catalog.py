@@ -266,6 +266,8 @@ SERVICES: tuple[Service, ...] = (
         "knowledge",
         assets=("knowledge/index",),
         changes_records=False,
+        options=("past_guard",),
+        available=True,
     ),
     Service(
         "reindex_knowledge",
@@ -275,6 +277,8 @@ SERVICES: tuple[Service, ...] = (
         "knowledge",
         assets=("knowledge/index",),
         changes_records=False,
+        options=("past_guard", "rollback"),
+        available=True,
     ),
     Service(
         "sync_events",

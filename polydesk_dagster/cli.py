@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polydesk_dagster.commands import clinics, db, demo, run, services, show, up
+from polydesk_dagster.commands import ask, clinics, db, demo, run, services, show, up
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(demo.demo)
+app.command()(ask.ask)
 app.command()(services.services)
 app.command()(run.run)
 app.command()(clinics.clinics)

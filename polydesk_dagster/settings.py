@@ -93,7 +93,6 @@ class Settings(BaseModel):
             ("central_url", "central_token"),
             ("sms_url", "sms_token", "sms_sender"),
             ("smtp_url", "mail_from"),
-            ("embeddings_url", "embeddings_model"),
         ):
             missing = [variable(name) for name in group if getattr(self, name) is None]
             if missing and len(missing) < len(group):
@@ -101,12 +100,25 @@ class Settings(BaseModel):
                 problems.append(
                     f"{', '.join(missing)}: manca, ma {', '.join(present)} è impostata: impostale tutte o nessuna"
                 )
+        problems += self._embeddings_problems()
         if problems:
             raise ValueError("; ".join(problems))
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "home", self.home.expanduser().absolute())
         return self
+
+    def _embeddings_problems(self) -> list[str]:
+        """A model alone is a folder with the model in it; an address needs a model's name."""
+        if self.embeddings_model is None:
+            stray = [variable(n) for n in ("embeddings_url", "embeddings_key") if getattr(self, n) is not None]
+            missing = variable("embeddings_model")
+            return [f"{missing}: manca, ma {', '.join(stray)} è impostata: impostale tutte o nessuna"] if stray else []
+        if self.embeddings_url is None and not Path(self.embeddings_model).is_dir():
+            return [
+                f"{variable('embeddings_model')}: senza {variable('embeddings_url')} serve la cartella di un modello"
+            ]
+        return []
 
     @property
     def embedded(self) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import httpx
-import stamina
+from typing import TYPE_CHECKING, Any
 
 from polydesk_dagster.errors import PermanentError, TransientError
+
+if TYPE_CHECKING:
+    import httpx
 
 BATCH = 64
 """Texts a request."""
@@ -45,6 +45,9 @@ class Endpoint:
             TransientError: if the server cannot be reached, is busy or broken, after a few attempts.
             PermanentError: if it refuses, or answers something else than vectors of one length.
         """
+        import httpx
+        import stamina
+
         vectors: list[Vector] = []
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         with httpx.Client(timeout=self.timeout, headers=headers) as client:
@@ -57,6 +60,8 @@ class Endpoint:
         return vectors
 
     def _ask(self, client: httpx.Client, texts: Sequence[str]) -> list[Vector]:
+        import httpx
+
         try:
             answer = client.post(self._address, json={"model": self.model, "input": list(texts)})
         except httpx.HTTPError as error:

@@ -7,6 +7,7 @@ offer. Nothing of a document but its text leaves this process.
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
@@ -41,7 +42,7 @@ MIME = {
 _BINARY = (b"%PDF-", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"\x89PNG", b"\xff\xd8\xff", b"MZ", b"\x7fELF")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _FRONT_MATTER = re.compile(r"\A---\s*\n.*?\n---\s*\n", re.DOTALL)
-_HTML_TITLE = re.compile(r"\A---\s+## title: (.*)\n")
+_HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class UnreadableError(Exception):
@@ -77,9 +78,10 @@ def _read_text(data: bytes, suffix: str) -> dict[str, Any]:
     text = decode(data)
     title = None
     if suffix in {".html", ".htm"}:
-        text = _kreuzberg(text.encode(), MIME[".html"]).content
-        if found := _HTML_TITLE.match(text):
-            title, text = found.group(1).strip(), text[found.end() :]
+        if found := _HTML_TITLE.search(text):
+            title = " ".join(html.unescape(found.group(1)).split()) or None
+        result = _kreuzberg(_HTML_TITLE.sub("", text).encode(), MIME[".html"]).content
+        text = _FRONT_MATTER.sub("", result)
     elif suffix in {".rst", ".csv"}:
         text = _kreuzberg(text.encode(), MIME[suffix]).content
     elif suffix in {".md", ".markdown"}:

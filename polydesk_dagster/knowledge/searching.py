@@ -23,7 +23,7 @@ CANDIDATES = 50
 LONGEST = 60
 """Words of a question that are looked at; a whole letter is no question."""
 
-RELEVANT = 0.5
+RELEVANT = 0.48
 """Share of a question's weight that the best passage must hold; calibrated on questions whose subject is not there."""
 
 WHOLE, SENTENCE, ADJACENT = 0.5, 0.5, 1.0
@@ -150,11 +150,10 @@ def ask(
         understood = _understand(connection, index, asked, known)
         where = _where(connection, viewer, hidden)
         candidates, note = _candidates(index, library, question, understood, where)
-        ranked = [c for c in _rank(candidates, understood) if _relevant(c, index.similarity)]
+        ranked = _rank(candidates, understood)
         sources = _sources(connection, index.id, ranked, viewer)
-    relevant = [candidate for candidate in ranked if candidate.hit.key in sources]
-    best = relevant[:limit]
-    if not best:
+    best = [candidate for candidate in ranked if candidate.hit.key in sources][:limit]
+    if not any(_relevant(candidate, index.similarity) for candidate in best):
         nothing = "Nessun documento parla di questo."
         return Answer(question, (), index.id, understood.corrected, f"{nothing} {note}" if note else nothing)
     return Answer(

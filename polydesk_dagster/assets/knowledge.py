@@ -1,0 +1,85 @@
+"""The index of the clinic's documents, from which the assistant is given its passages."""
+
+import base64
+import io
+
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster.knowledge import indexing
+from polydesk_dagster.outcome import Report
+from polydesk_dagster.resources import knowledge
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+
+YELLOW = "reindex_knowledge"
+
+
+class KnowledgeConfig(ServiceConfig):
+    """What indexing can be asked; the job of the yellow icon reads everything from zero by itself."""
+
+    from_zero: bool = False
+    """Read every document again into a new generation."""
+    rollback: bool = False
+    """Only answer from the generation before the current one again."""
+    past_guard: str | None = None
+    """``too_many_removals`` retires what the guard would hold back; give it only after looking at the folder."""
+
+
+@dg.asset(
+    key=["knowledge", "index"],
+    group_name="knowledge",
+    kinds={"lancedb", "postgres"},
+    tags={"polydesk/records": "document"},
+    description=(
+        "L'indice dei documenti e delle guide, da cui l'assistente riceve i passaggi con cui rispondere. L'icona blu "
+        "legge solo i documenti nuovi, cambiati o spariti; quella gialla li rilegge tutti in una generazione nuova, "
+        "che risponde solo se è intera e buona quanto quella di prima."
+    ),
+    code_version="1",
+)
+def index(
+    context: dg.AssetExecutionContext, config: KnowledgeConfig, polydesk: PolydeskResource
+) -> dg.MaterializeResult:
+    from_zero = config.from_zero or config.rollback or context.run.job_name == YELLOW
+
+    def rule(run: Run) -> Report:
+        if config.rollback:
+            return indexing.roll_back(run.engine)
+        work = indexing.rebuild if from_zero else indexing.refresh
+        return work(
+            run.engine,
+            run.as_of,
+            knowledge.library(run.settings),
+            preview=run.preview,
+            past_guard=config.past_guard,
+            progress=run.progress,
+        )
+
+    report = serve(context, polydesk, YELLOW if from_zero else "index_knowledge", config, rule)
+    shown = metadata(report)
+    if from_zero and not config.preview:
+        with polydesk.engine().connect() as connection:
+            shown["Domande di prova per generazione"] = _plot(connection)
+    return dg.MaterializeResult(metadata=shown)
+
+
+def _plot(connection: sa.Connection) -> dg.MetadataValue:
+    from matplotlib.figure import Figure
+
+    rows = connection.execute(
+        sa.text("""
+            SELECT id, recall FROM knowledge_generation WHERE recall IS NOT NULL ORDER BY id DESC LIMIT 30""")
+    ).all()[::-1]
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([str(row.id) for row in rows], [float(row.recall) for row in rows], marker="o")
+    axes.set(ylim=(0, 1.05), xlabel="generazione", ylabel="con risposta tra i primi 5")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=90)
+    return dg.MetadataValue.md(
+        f"![Domande di prova](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
+    )
+
+
+ASSETS = (index,)

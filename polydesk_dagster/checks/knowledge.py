@@ -1,0 +1,43 @@
+"""What must hold in the index of documents after every run."""
+
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster.resources import knowledge
+from polydesk_dagster.resources.polydesk import PolydeskResource
+
+INDEX = dg.AssetKey(["knowledge", "index"])
+
+
+@dg.asset_check(asset=INDEX, description="LanceDB ha tutti e soli i passaggi che l'indice dichiara.")
+def every_passage_is_there(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    from polydesk_dagster.knowledge.store import Store
+
+    with polydesk.engine().connect() as connection:
+        rows = connection.execute(
+            sa.text("""
+                SELECT g.id, g.revision, c.key, c.passages FROM knowledge_generation g
+                LEFT JOIN knowledge_content c ON c.generation_id = g.id WHERE g.state = 'current'""")
+        ).all()
+    if not rows:
+        return dg.AssetCheckResult(passed=True, metadata={"Passaggi": 0})
+    declared = {row.key: row.passages for row in rows if row.key is not None}
+    stored = Store(knowledge.library(polydesk.settings()).uri).passages_by_key(rows[0].id)
+    wrong = {key for key in declared.keys() | stored.keys() if declared.get(key) != stored.get(key)}
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"Passaggi": sum(stored.values()), "Contenuti che non tornano": len(wrong)},
+    )
+
+
+@dg.asset_check(asset=INDEX, description="Nessun documento è in quarantena in attesa che qualcuno lo guardi.")
+def nothing_in_quarantine(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        count = connection.scalar(sa.text("SELECT count(*) FROM document WHERE state = 'quarantined'")) or 0
+    return dg.AssetCheckResult(
+        passed=count == 0, severity=dg.AssetCheckSeverity.WARN, metadata={"In quarantena": count}
+    )
+
+
+CHECKS = (every_passage_is_there, nothing_in_quarantine)

@@ -1,0 +1,37 @@
+"""The knowledge base of this installation: where its documents and its index are, and who makes its vectors."""
+
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.knowledge import indexing
+from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel
+from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.settings import Settings
+
+
+def library(settings: Settings) -> Library:
+    """As the settings say; the index is under the home unless they name another place."""
+    uri = settings.knowledge_uri or str(settings.home / "knowledge")
+    return Library(settings.documents_folder, uri, _embedder(settings))
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    if settings.embeddings_model is None:
+        return None
+    if settings.embeddings_url is None:
+        return LocalModel(Path(settings.embeddings_model))
+    key = settings.embeddings_key.get_secret_value() if settings.embeddings_key else None
+    return Endpoint(settings.embeddings_url, settings.embeddings_model, key)
+
+
+def why_no_indexing(connection: sa.Connection, as_of: datetime) -> str | None:
+    """Why a blue run need not start now, in Italian, or None if it should; what is wrong is left to the run to say."""
+    try:
+        due = indexing.anything_due(connection, library(configuration.load()), as_of)
+    except PolydeskError:
+        return None
+    return None if due else "Nessun documento nuovo, cambiato o sparito."
