@@ -42,7 +42,10 @@ def test_real_documents_keep_headings_tables_and_pages(reader: Reader, shared_da
 
 
 def test_scan_and_legacy_say_why(reader: Reader, shared_data: Path) -> None:
-    for name, code in (("modulo_richiesta_ige_2015.pdf", "scan"), ("flusso_c_specialistica_marche.doc", "legacy_format")):
+    for name, code in (
+        ("modulo_richiesta_ige_2015.pdf", "scan"),
+        ("flusso_c_specialistica_marche.doc", "legacy_format"),
+    ):
         file = shared_data / "kb" / name
         with pytest.raises(UnreadableError) as caught:
             reader.read(file.read_bytes(), file.suffix)

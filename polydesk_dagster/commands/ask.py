@@ -51,7 +51,9 @@ def ask(
         return
     console = show.out()
     for wrong, right in answer.corrected.items():
-        console.print(say(f"«{wrong}» non c'è: cercato «{right}».", f"No “{wrong}”: looked for “{right}”."), style="dim")
+        console.print(
+            say(f"«{wrong}» non c'è: cercato «{right}».", f"No “{wrong}”: looked for “{right}”."), style="dim"
+        )
     if answer.note:
         console.print(answer.note, style="yellow", markup=False)
     for number, found in enumerate(answer.passages, 1):

@@ -11,7 +11,7 @@ from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import night, show, simulators
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.demo import chain
+from polydesk_dagster.demo import chain, documents
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime import supervisor
 
@@ -60,6 +60,7 @@ def load_if_empty(installation: Installation, size: str, *, quiet: bool) -> bool
         console.print(say(f"Carico la catena dimostrativa ({size})…", f"Loading the demo chain ({size})…"))
     summary = chain.load(installation.engine, size, as_of=datetime.now(UTC))
     simulators.mark_demo(installation.engine, installation.settings.home)
+    documents.write(installation.settings.documents_folder)
     if not quiet:
         rows = sum(summary.rows.values())
         console.print(say(f"  {rows} righe in {summary.seconds:.0f} s.", f"  {rows} rows in {summary.seconds:.0f} s."))

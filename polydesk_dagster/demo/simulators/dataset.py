@@ -66,15 +66,18 @@ def agreeing(connection: sa.Connection, clinic: str) -> dict[str, Rows]:
     }
 
 
-def differing(connection: sa.Connection, clinic: str, seed: int = 1) -> dict[str, Rows]:
-    """The same with what a real neighbour would have otherwise: a few prices, services and collaborators that differ,
-    are missing or cannot be read, patients that we have not met, names typed with apostrophes for accents."""
+def differing(connection: sa.Connection, clinic: str, seed: int = 1, *, broken: bool = True) -> dict[str, Rows]:
+    """The same with what a real neighbour would have otherwise: a few prices, services and collaborators that differ
+    or are missing, patients that we have not met, names typed with apostrophes for accents; with ``broken``, also
+    records that cannot be read or mapped."""
     data = agreeing(connection, clinic)
     dice = random.Random(f"{seed}/{clinic}")  # noqa: S311
     _prices(data["prices"], dice)
     _services(data["services"], dice)
     _collaborators(data["collaborators"], dice)
     _patients(data["patients"], dice)
+    if broken:
+        _break(data, dice)
     return data
 
 
@@ -85,16 +88,11 @@ def _some(rows: Rows, dice: random.Random, share: float, change: Callable[[dict[
 
 def _prices(prices: Rows, dice: random.Random) -> None:
     _some(prices, dice, 0.02, lambda row: row.update(amount=str(Decimal(row["amount"]) + 2)))
-    _some(prices, dice, 0.005, lambda row: row.update(amount=row["amount"].replace(".", ",")))
-    _some(prices, dice, 0.005, lambda row: row.update(agreement_id="SCONOSCIUTA", patient_share=None))
     _some(prices, dice, 0.01, prices.remove)
-    if prices:
-        prices.append(dict(dice.choice(prices)))
 
 
 def _services(services: Rows, dice: random.Random) -> None:
     _some(services, dice, 0.02, lambda row: row.update(name=f"{row['name']} (nuova denominazione)"))
-    _some(services, dice, 0.01, lambda row: row.update(duration_minutes=0))
     services.append(
         {"id": "S-NUOVO", "code": "89.7X.1", "name": "Visita di nuova istituzione", "duration_minutes": 20,
          "preparation": None, "active": True}
@@ -110,12 +108,20 @@ def _patients(patients: Rows, dice: random.Random) -> None:
     accents = str.maketrans({"à": "a'", "è": "e'", "é": "e'", "ì": "i'", "ò": "o'", "ù": "u'"})
     _some(patients, dice, 0.02, lambda row: row.update(last_name=row["last_name"].translate(accents)))
     _some(patients, dice, 0.01, lambda row: row.update(email=f"nuovo.{row['id'].lower()}@example.org"))
-    _some(patients, dice, 0.005, lambda row: row.update(birth_date="31/02/1980"))
     for number, row in enumerate(dice.sample(patients, min(len(patients), 20))):
         stranger = dict(row)
         stranger.update(id=f"P-NUOVO-{number}", fiscal_code=None, first_name=f"{row['first_name']} Maria")
         stranger.update(email=None, mobile=None, phone=None)
         patients.append(stranger)
+
+
+def _break(data: dict[str, Rows], dice: random.Random) -> None:
+    _some(data["prices"], dice, 0.005, lambda row: row.update(amount=row["amount"].replace(".", ",")))
+    _some(data["prices"], dice, 0.005, lambda row: row.update(agreement_id="SCONOSCIUTA", patient_share=None))
+    if data["prices"]:
+        data["prices"].append(dict(dice.choice(data["prices"])))
+    _some(data["services"], dice, 0.01, lambda row: row.update(duration_minutes=0))
+    _some(data["patients"], dice, 0.005, lambda row: row.update(birth_date="31/02/1980"))
 
 
 def _plain(value: object) -> object:
