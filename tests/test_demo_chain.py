@@ -263,6 +263,8 @@ def test_people_are_plausible(engine: sa.Engine) -> None:
         assert kinds["STP"]
         assert kinds[None]
         assert any(person.fiscal_code != person.fiscal_code_canonical for person in codes), "an omocodia"
+        twice = Counter(person.fiscal_code_canonical for person in codes)
+        assert max(twice.values()) > 1, "a fiscal code alone is not a person"
         assert {person.language for person in people} == {"it", "de"}
         assert any(person.deceased_on for person in people)
         mothers = {person.id: person for person in people}
@@ -335,7 +337,6 @@ def test_the_whole_chain(engine: sa.Engine) -> None:
         "patient": 20_000,
     }
     assert summary.rows["appointment"] > 100_000
-    assert summary.seconds < 60
     with engine.connect() as connection:
         assert len(_rows(connection, OFF_RULES, as_of=AS_OF)) <= 2
         span = _rows(connection, "SELECT max(starts_at) - min(starts_at) AS span FROM appointment")[0].span

@@ -70,6 +70,8 @@ def _leave(draft: Draft, agenda: Agenda) -> None:
     """A day off approved after patients had been booked on it."""
     session = agenda.sessions[-1]
     index = _next(session, draft.line.today + 9)
+    while index in agenda.clinic.closed:
+        index = _next(session, index + 1)
     draft.sheets["closure"].add(
         layer="agenda",
         effect="closed",
@@ -214,7 +216,8 @@ class _Diary:
                 self._called_off(index, start, str(slot))
             elif agenda.online and days > 0:
                 self.tally.free += 1
-                state = {5: "live", 25: "stale", 45: "confirming"}.get(self.tally.free % 250)
+                state = {5: "live", 25: "stale"}.get(self.tally.free % 250)
+                state = "confirming" if self.tally.free % 1000 == 45 else state
                 if state:
                     slot = slot or self._slot(index, start)
                     unit += 1
@@ -308,9 +311,10 @@ class _Diary:
             if self._fits(coming, patient, start):
                 return patient
         patient = 0
+        alive_until = index if index < today else booked  # some have died since they booked
         for _ in range(20):
             patient = self.patients[int(rng.random() * rng.random() * len(self.patients))]
-            if self._fits(coming, patient, start) and self.died.get(patient, index + 1) > min(booked, index):
+            if self._fits(coming, patient, start) and self.died.get(patient, alive_until + 1) > alive_until:
                 break
         return patient
 

@@ -12,8 +12,6 @@ from polydesk_dagster.demo.draft import Draft
 from polydesk_dagster.demo.places import Municipality
 from polydesk_dagster.demo.practice import Clinic
 
-_DAYS_OF_LIFE = 95 * 365
-
 
 @dataclass(slots=True)
 class Patients:
@@ -60,11 +58,16 @@ def build(draft: Draft, clinics: Sequence[Clinic], towns: Sequence[Municipality]
     birth_places = [town.cadastral_code for town in towns if town.valid_from.year < 1920]
     codes: set[str] = set()
     guardians: dict[int, _Guardian] = {}
+    met: dict[int, _Person] = {}
     for at in range(number):
         clinic = clinics[at % len(clinics)]
         guardian = guardians.get(clinic.id)
         minor = guardian is not None and draft.rng.random() < 0.08
         person = _person(draft, clinic, birth_places, guardian if minor else None)
+        if not minor:
+            if clinic.id in met and draft.rng.random() < 0.004:
+                person = met[clinic.id]  # typed in a second time, or somebody else with the same names and birth
+            met[clinic.id] = person
         id_ = _patient(
             draft,
             people,
@@ -89,7 +92,7 @@ def _person(draft: Draft, clinic: Clinic, birth_places: Sequence[str], guardian:
     if guardian is not None:
         born = today - timedelta(days=rng.randrange(200, 17 * 365))
     else:
-        born = today - timedelta(days=18 * 365 + 30 + int((_DAYS_OF_LIFE - 18 * 365) * rng.random() ** 0.8))
+        born = today - timedelta(days=int(rng.triangular(18.1, 96, 55) * 365.25))
     chance = rng.random()
     if chance < 0.07 and guardian is None:
         country, last_name, his, hers = rng.choice(names.ABROAD)
@@ -160,7 +163,7 @@ def _patient(
 
 
 def _identity(draft: Draft, person: _Person, codes: set[str], at: int) -> tuple[str | None, str | None, str | None]:
-    """Fiscal code, its canonical form and its kind; now and then a temporary code, none, or a shared one."""
+    """Fiscal code, its canonical form and its kind; now and then a temporary code, none, or an omocodia."""
     chance = draft.rng.random()
     if chance < 0.012:
         return None, None, None
@@ -169,9 +172,9 @@ def _identity(draft: Draft, person: _Person, codes: set[str], at: int) -> tuple[
         code = f"{kind}{at:013d}"
         return code, code, kind
     canonical = fiscal.encode(person.last_name, person.first_name, person.sex, person.born, person.birth_place)
-    shared = canonical in codes or chance < 0.022
+    another_s = chance < 0.022 or (canonical in codes and chance < 0.5)
     codes.add(canonical)
-    return fiscal.omocodia(canonical) if shared else canonical, canonical, "CF"
+    return fiscal.omocodia(canonical) if another_s else canonical, canonical, "CF"
 
 
 def _ascii(name: str) -> str:
