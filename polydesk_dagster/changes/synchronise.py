@@ -19,8 +19,8 @@ from polydesk_dagster.changes.propose import finish
 from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
 from polydesk_dagster.outcome import Outcome, Reason, Report
 
-BROKEN_TEXT = "[\u00c3\u00c2][\u0080-\u00bf]|\ufffd|\u00e2\u20ac"
-"""UTF-8 read as Windows-1252, or what could not be read at all."""
+BROKEN_TEXT = "[\u00c3\u00c2]([\u0080-\u00bf ]|$)|\ufffd|\u00e2\u20ac"
+"""UTF-8 read as Windows-1252 (a hard blank may have become a plain one, or gone), or what could not be read."""
 
 BROKEN_SHARE = 0.01
 
@@ -161,8 +161,7 @@ def _mark_duplicates(connection: sa.Connection, kind: Kind, source: Source, want
             SELECT n, same, number FROM (
                 SELECT d.n, min(hash) OVER w = max(hash) OVER w AS same, row_number() OVER (w ORDER BY n) AS number
                 FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {wanted} d
-                      WHERE ({key}) IN (SELECT {key} FROM {wanted} d WHERE problem IS NULL
-                                        GROUP BY {key} HAVING count(*) > 1) AND problem IS NULL) d
+                      WHERE ({key}) IN (SELECT {key} FROM {wanted} d GROUP BY {key} HAVING count(*) > 1)) d
                 WINDOW w AS (PARTITION BY {key})) twice
         """)
     )
