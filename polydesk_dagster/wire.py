@@ -154,7 +154,7 @@ def sort_records(
         try:
             valid.append(validate(item, context=context))
         except ValidationError as error:
-            rejected.append(Rejected(position, _key(item, key), _reason(error), item))
+            rejected.append(Rejected(position, _key(item, key), reason(error), item))
     return Sorted(tuple(valid), tuple(rejected))
 
 
@@ -179,7 +179,8 @@ _PLAIN = {
 }
 
 
-def _reason(error: ValidationError) -> str:
+def reason(error: ValidationError) -> str:
+    """What is wrong, in Italian, by field; never a value."""
     parts = []
     for problem in error.errors(include_url=False, include_input=False):
         where = ".".join(str(step) for step in problem["loc"])
