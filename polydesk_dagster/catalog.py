@@ -171,6 +171,7 @@ SERVICES: tuple[Service, ...] = (
         "Riscrive a chi non ha ancora attivato il proprio account.",
         "notifications",
         options=("everyone",),
+        available=True,
     ),
     Service(
         "send_preparation_notices",
@@ -180,6 +181,8 @@ SERVICES: tuple[Service, ...] = (
         "notifications",
         assets=("notifications/preparation_notices",),
         changes_records=False,
+        options=("past_guard",),
+        available=True,
     ),
     Service(
         "send_reminders",
@@ -189,6 +192,8 @@ SERVICES: tuple[Service, ...] = (
         "notifications",
         assets=("notifications/appointment_reminders",),
         changes_records=False,
+        options=("past_guard",),
+        available=True,
     ),
     Service(
         "refresh_statistics",

@@ -24,7 +24,7 @@ from tests.messages_world import AS_OF
 _FILL = """
     WITH someone AS (
         INSERT INTO patient (last_name, first_name, mobile, email)
-        SELECT 'Rossi', 'Mario', :prefix || lpad(n::text, 7, '1'), 'p' || n || '@example.org'
+        SELECT 'Rossi', 'Mario', :prefix || lpad((n * 10 + 5)::text, 7, '0'), 'p' || n || '@example.org'
         FROM generate_series(1, :count) n RETURNING id
     ), wanted AS (
         INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, context, send_after, expires_at,
@@ -70,8 +70,8 @@ def run_and_kill(database: URL, carrier: str, as_of: datetime, seconds: float) -
 
 def counted(engine: sa.Engine) -> Counter[str]:
     with engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT state, count(*) FROM message GROUP BY state"))
-        return Counter(dict(rows))
+        rows = connection.execute(sa.text("SELECT state, count(*) AS count FROM message GROUP BY state"))
+        return Counter({row.state: row.count for row in rows})
 
 
 @pytest.mark.slow

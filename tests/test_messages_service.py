@@ -27,7 +27,7 @@ def test_a_reminder_goes_out_once_and_a_second_run_does_nothing(engine: sa.Engin
         again = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
         assert (again.outcome, again.counts.changed, len(simulator.sent)) == (Outcome.NOTHING_TO_DO, 0, 1)
     with engine.connect() as connection:
-        assert planning.nothing_due(connection, ["reminder"], AS_OF) is not None
+        assert planning.nothing_due(["reminder"], connection, AS_OF) is not None
 
 
 def test_each_run_looks_only_at_what_came_within_reach_or_changed(engine: sa.Engine) -> None:
@@ -38,9 +38,9 @@ def test_each_run_looks_only_at_what_came_within_reach_or_changed(engine: sa.Eng
         service.send(engine, AS_OF, "reminder", providers)
         assert simulator.sent == []
         with engine.begin() as connection:
-            assert planning.nothing_due(connection, ["reminder"], AS_OF)
+            assert planning.nothing_due(["reminder"], connection, AS_OF)
             move(connection, appointment, world.rome("2026-03-11", "12:00"))
-            assert planning.nothing_due(connection, ["reminder"], AS_OF) is None
+            assert planning.nothing_due(["reminder"], connection, AS_OF) is None
         service.send(engine, AS_OF, "reminder", providers)
         assert len(simulator.sent) == 1
         service.send(engine, AS_OF + timedelta(days=1), "reminder", providers)
@@ -101,7 +101,7 @@ def test_one_person_one_day_one_message(engine: sa.Engine) -> None:
             booked(connection, practice, "12:00", patient_id=practice.patient)
         service.send(engine, AS_OF, "reminder", providers)
         service.send(engine, AS_OF, "reminder", providers)
-        texts = [message.text for message in simulator.sent]
+        texts = sorted(message.text for message in simulator.sent)
     assert len(texts) == 2
     assert "ore 09:00 Prima" in texts[0]
     assert "11:00" not in texts[0]
@@ -276,10 +276,10 @@ def test_an_unusual_day_waits_for_a_person(engine: sa.Engine) -> None:
     with gateway() as (_, providers):
         report = service.send(engine, AS_OF, "reminder", providers)
         assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "unusual_volume")
-        allowed = service.send(engine, AS_OF, "reminder", providers, approved=201)
+        allowed = service.send(engine, AS_OF, "reminder", providers, past_guard="unusual_volume")
         assert allowed.outcome is not Outcome.REFUSED
     with engine.connect() as connection:
-        assert connection.scalar(sa.text("SELECT approved FROM message_approval")) == 201
+        assert connection.scalar(sa.text("SELECT wanted FROM message_approval")) == 201
 
 
 def test_a_preview_changes_nothing(engine: sa.Engine) -> None:

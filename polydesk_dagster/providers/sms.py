@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -38,12 +37,7 @@ class SmsGateway:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        value: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
     async def send(self, outgoing: Outgoing) -> Answer:

@@ -7,7 +7,6 @@ import ssl
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
 from email.utils import parseaddr
-from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -58,12 +57,7 @@ class MailRelay:
             raise ConfigurationError("POLYDESK_SMTP_URL: il file di ca= non si legge") from None
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        value: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         idle, self._idle = self._idle, []
         await asyncio.gather(*(_goodbye(client) for client, _ in idle))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic import caches
+from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDER
+from polydesk_dagster.clinic.messages.planning import nothing_due as messages_due
 from polydesk_dagster.clinic.statistics import refresh
 
 Due = Callable[[sa.Connection, datetime], str | None]
@@ -16,6 +19,8 @@ Due = Callable[[sa.Connection, datetime], str | None]
 DUE: Mapping[str, Due] = {
     "refresh_statistics": refresh.due,
     "refresh_caches": caches.due,
+    "send_reminders": partial(messages_due, [REMINDER.key, *PASSING]),
+    "send_preparation_notices": partial(messages_due, [PREPARATION.key, *PASSING]),
 }
 """By service key; a service without an entry always runs."""
 

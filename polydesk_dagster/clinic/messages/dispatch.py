@@ -366,8 +366,11 @@ class _Dispatch:
             case Fate.ACCEPTED:
                 result = replace(result, state="sent", answer=None)
             case Fate.REFUSED:
-                result = replace(result, state="retry", refused=True, send_after=now)
-                self.again = True
+                if set(KINDS[message.kind].channels) - message.refused_channels - {channel}:
+                    result = replace(result, state="retry", refused=True, send_after=now)
+                    self.again = True
+                else:
+                    result = replace(result, state="failed", reason=Why.REFUSED, refused=True)
                 if answer.bad_address:
                     self.dead_addresses.append(message.id)
             case Fate.LATER if message.attempts + 1 >= MOST_ATTEMPTS:
@@ -386,7 +389,7 @@ class _Dispatch:
             case Fate.CLOSED:
                 result = replace(result, counted=False, answer=answer.fate if answer.code else None)
         self.results.append(result)
-        if not result.refused:
+        if result.state != "retry" or not result.refused:
             self.tally.add(message.clinic, message.kind, result.state, result.reason)
 
     async def _recorder(self, done: asyncio.Event) -> None:

@@ -27,6 +27,16 @@ class Unknown:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What became of the messages of a day; ``lost`` failed or are in doubt."""
+
+    day: date
+    sent: int
+    withheld: int
+    lost: int
+
+
 def unknown(connection: sa.Connection, older_than: datetime | None = None) -> list[Unknown]:
     """Messages in doubt, oldest first."""
     rows = connection.execute(
@@ -84,8 +94,8 @@ def without_reminder(connection: sa.Connection, as_of: datetime) -> list[tuple[s
     return [(code, count) for code, count in rows]
 
 
-def days(connection: sa.Connection, kind: str, as_of: datetime, back: int = 14) -> list[tuple[date, int, int, int]]:
-    """(day, sent, withheld, failed or unknown) of the last ``back`` days, for a picture; every day has a row."""
+def days(connection: sa.Connection, kind: str, as_of: datetime, back: int = 14) -> list[Day]:
+    """The numbers of the last ``back`` days, for a picture; every day has a row."""
     rows = connection.execute(
         sa.text("""
             WITH counted AS (
@@ -104,4 +114,4 @@ def days(connection: sa.Connection, kind: str, as_of: datetime, back: int = 14) 
             GROUP BY d ORDER BY d"""),
         {"as_of": as_of, "back": back - 1, "kind": kind},
     )
-    return [(day, sent, withheld, lost) for day, sent, withheld, lost in rows]
+    return [Day(*row) for row in rows]

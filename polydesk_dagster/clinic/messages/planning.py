@@ -247,7 +247,7 @@ def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: date
     )
 
 
-def nothing_due(connection: sa.Connection, kinds: Sequence[str], as_of: datetime) -> str | None:
+def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime) -> str | None:
     """Why no run of ``kinds`` needs to start now, in Italian; None where one does."""
     clinics = hours.load(connection, as_of)
     if not nothing_to_send(connection, kinds, as_of, clinics):

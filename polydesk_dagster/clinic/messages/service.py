@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.provider import Provider
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 
+VOLUME_GUARD = "unusual_volume"
 UNUSUAL = 3
 """Times the usual volume of a day above which a person has to allow it."""
 _USUAL_DAYS = 28
@@ -43,12 +44,12 @@ def send(
     *,
     clinic: str | None = None,
     preview: bool = False,
-    approved: int = 0,
+    past_guard: str | None = None,
     progress: Progress = _silent,
 ) -> Report:
     """Plan and send the reminders or the preparation notices, and whatever other parts have put in the ledger.
 
-    ``approved``: how many messages a person has allowed today where the volume is unusual.
+    ``past_guard``: ``unusual_volume`` says that a person has allowed today's volume.
     """
     with engine.connect() as connection:
         clinics = hours.load(connection, as_of, clinic)
@@ -60,7 +61,7 @@ def send(
             connection.rollback()
             return report
         connection.commit()
-        held = hold_unusual(connection, kind, as_of, approved)
+        held = hold_unusual(connection, kind, as_of, allowed=past_guard == VOLUME_GUARD)
         connection.commit()
         kinds = [kind, *PASSING]
         idle = not planned.messages and planning.nothing_to_send(connection, kinds, as_of, clinics)
@@ -84,8 +85,8 @@ def unknown_clinic(clinic: str | None) -> Report:
     return Report.refused("unknown_clinic", f"Non esiste una clinica attiva con il codice «{clinic}».", clinic)
 
 
-def hold_unusual(connection: sa.Connection, kind: str, as_of: datetime, approved: int) -> Report | None:
-    """Stop a day that wants more than three times the usual messages of ``kind``, until a person allows so many."""
+def hold_unusual(connection: sa.Connection, kind: str, as_of: datetime, *, allowed: bool) -> Report | None:
+    """Stop a day that wants more than three times the usual messages of ``kind``, until a person allows it."""
     since = as_of - timedelta(hours=as_of.hour, minutes=as_of.minute, seconds=as_of.second)
     wanted = connection.scalar(
         sa.text("""
@@ -107,17 +108,16 @@ def hold_unusual(connection: sa.Connection, kind: str, as_of: datetime, approved
     ).one()
     if days < _FEWEST_DAYS or wanted <= UNUSUAL * usual:
         return None
-    if approved >= wanted:
+    if allowed:
         connection.execute(
-            sa.text("""INSERT INTO message_approval (kind, wanted, usual, approved, at)
-                       VALUES (:kind, :wanted, :usual, :approved, :at)"""),
-            {"kind": kind, "wanted": wanted, "usual": usual, "approved": approved, "at": as_of},
+            sa.text("INSERT INTO message_approval (kind, wanted, usual, at) VALUES (:kind, :wanted, :usual, :at)"),
+            {"kind": kind, "wanted": wanted, "usual": usual, "at": as_of},
         )
         return None
     return Report.refused(
-        "unusual_volume",
+        VOLUME_GUARD,
         f"{KINDS[kind].name}: oggi sarebbero {wanted} messaggi, di solito {usual}. Nessuno è partito: "
-        f"se è giusto così, ripeti approvandone {wanted}.",
+        f"se è giusto così, ripeti con la protezione «{VOLUME_GUARD}» tolta.",
     )
 
 

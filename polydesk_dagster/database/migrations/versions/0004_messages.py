@@ -203,7 +203,6 @@ CREATE TABLE message_approval (
     kind       text NOT NULL,
     wanted     integer NOT NULL,
     usual      integer NOT NULL,
-    approved   integer NOT NULL,
     at         timestamptz NOT NULL
 );
 
