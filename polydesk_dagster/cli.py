@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polydesk_dagster.commands import ask, clinics, db, demo, run, services, show, up
+from polydesk_dagster.commands import clinics, db, demo, report, run, services, show, up
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command()(demo.demo)
 app.command()(ask.ask)
 app.command()(services.services)
 app.command()(run.run)
+app.command()(report.report)
 app.command()(clinics.clinics)
 app.command()(clinics.integration)
 app.add_typer(db.app, name="db")

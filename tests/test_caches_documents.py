@@ -53,7 +53,8 @@ def test_documents_hold_what_is_in_use_in_italian_order(chain: sa.Engine) -> Non
         """
         INSERT INTO specialist (id, clinic_id, last_name, first_name, active, deleted_at, ends_on, sort_name,
                                 sort_name_manual) VALUES
-            (11, 1, 'Èrcoli', 'Ada', true, NULL, NULL, NULL, false), (12, 1, 'Fuori', 'Uso', false, NULL, NULL, NULL, false),
+            (11, 1, 'Èrcoli', 'Ada', true, NULL, NULL, NULL, false),
+            (12, 1, 'Fuori', 'Uso', false, NULL, NULL, NULL, false),
             (13, 1, 'Via', 'Andato', true, NULL, '2026-03-29', NULL, false),
             (14, 1, 'Cancellato', 'Ivo', true, now(), NULL, NULL, false),
             (15, 1, 'Zeta', 'Primo', true, NULL, NULL, 'aaa primo', true);

@@ -86,11 +86,8 @@ def test_follows_switches_and_outlives_the_database_connection(client: httpx.Cli
     cleared = client.get(path, headers={"if-none-match": etag})
     assert cleared.status_code == 200
     with engine.begin() as connection:
-        gone = connection.scalar(
-            sa.text(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'polydesk cache'"
-            )
-        )
+        ours = "application_name = 'polydesk cache'"
+        gone = connection.scalar(sa.text(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {ours}"))
         assert gone
     assert client.get(path).status_code == 200
     with engine.begin() as connection:

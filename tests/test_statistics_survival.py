@@ -23,9 +23,7 @@ SECONDS = 4.0
 
 CHANGES = (
     "UPDATE appointment SET status = 'no_show' WHERE id % 7 = :n % 7 AND id % 3 = :n % 3",
-    "UPDATE appointment SET starts_at = starts_at + INTERVAL, ends_at = ends_at + INTERVAL WHERE id % 9 = :n % 9".replace(
-        "INTERVAL", "interval '7 hours'"
-    ),
+    "UPDATE appointment SET starts_at = ends_at, ends_at = ends_at + interval '7 hours' WHERE id % 9 = :n % 9",
     "DELETE FROM appointment WHERE id % 13 = :n % 13 AND id % 2 = 0",
     "UPDATE appointment SET status = 'expired', expired_at = now() WHERE channel = 'online' AND id % 5 = :n % 5",
     "DELETE FROM appointment WHERE status = 'expired' AND id % 2 = :n % 2",

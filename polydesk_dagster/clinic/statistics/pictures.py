@@ -46,8 +46,9 @@ def _canvas(title: str, unit: str):  # type: ignore[no-untyped-def]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=_SIZE, dpi=_DPI)
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.09, right=0.99, top=0.89, bottom=0.12)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_ylabel(unit, fontsize=7)

@@ -73,6 +73,8 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ful
     ).all()
     newest = {row.topic: row.newest for row in log}
     topics = [topic for topic in TOPICS.values() if full or topic.key in newest]
+    if clinic is None:
+        _looked(connection, as_of)
     if not topics:
         return Report(Outcome.NOTHING_TO_DO, figures={"Celle ricalcolate": 0})
     _collect_cells(connection, topics, clinic)
@@ -221,6 +223,17 @@ def _differences(connection: sa.Connection, topic: Topic, clinic: int | None, fu
     )
 
 
+def _looked(connection: sa.Connection, as_of: datetime) -> None:
+    """Every topic is current as of this transaction's snapshot, also one with nothing to count."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO statistic_publication (topic, refreshed_at, whole, cells, moved, stored, days)
+            VALUES (:topic, :as_of, false, 0, 0, 0, 0)
+            ON CONFLICT (topic) DO UPDATE SET refreshed_at = excluded.refreshed_at"""),
+        [{"topic": topic, "as_of": as_of} for topic in TOPICS],
+    )
+
+
 def _record(
     connection: sa.Connection,
     topic: Topic,
@@ -235,7 +248,7 @@ def _record(
             INSERT INTO statistic_publication AS p (topic, refreshed_at, watermark, whole, cells, moved, stored, days)
             VALUES (:topic, :as_of, :watermark, :whole, :cells, :moved, :rows, :days)
             ON CONFLICT (topic) DO UPDATE
-            SET refreshed_at = excluded.refreshed_at, watermark = greatest(p.watermark, excluded.watermark),
+            SET watermark = greatest(p.watermark, excluded.watermark),
                 whole = excluded.whole, cells = excluded.cells, moved = excluded.moved,
                 stored = p.stored + excluded.stored, days = p.days + excluded.days"""),
         {

@@ -1,0 +1,40 @@
+"""``polydesk report``: a clinic's figures for a period, as a page or a spreadsheet for its manager."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import opened
+from polydesk_dagster.commands.show import say
+
+
+def report(
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="Primo giorno.", metavar="DATA")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Ultimo giorno.", metavar="DATA")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File .html o .xlsx.", metavar="FILE")],
+    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+) -> None:
+    """Scrive il resoconto di un periodo: appuntamenti, occupazione, assenze, attese, valore, prenotazione online."""
+    from polydesk_dagster.clinic.statistics import manager
+    from polydesk_dagster.clinic.statistics.reading import Period
+    from polydesk_dagster.clinic.turns import clinic_id
+
+    if output.suffix not in {".html", ".xlsx"}:
+        raise typer.BadParameter(say(f"«{output}»: serve un file .html o .xlsx", f"{output}: .html or .xlsx"))
+    days: tuple[date, date] = (first.date(), last.date())
+    if days[1] < days[0]:
+        raise typer.BadParameter(say("--to viene prima di --from", "--to comes before --from"))
+    if not output.parent.is_dir():
+        raise typer.BadParameter(say(f"la cartella {output.parent} non esiste", f"no folder {output.parent}"))
+    with opened(create=False) as installation, installation.engine.connect() as connection:
+        gathered = manager.gather(connection, Period(*days, clinic_id(connection, clinic)))
+    if output.suffix == ".html":
+        output.write_text(manager.as_html(gathered), encoding="utf-8")
+    else:
+        manager.write_xlsx(gathered, output)
+    show.out().print(say(f"Scritto {output}", f"Wrote {output}"), markup=False)
