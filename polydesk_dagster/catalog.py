@@ -208,6 +208,7 @@ SERVICES: tuple[Service, ...] = (
             "statistics/lead_time",
             "statistics/revenue",
             "statistics/online_funnel",
+            "statistics/messages",
         ),
         together=True,
         changes_records=False,

@@ -49,7 +49,15 @@ def test_each_statistic_shows_its_plot_beside_its_numbers(instance: dg.DagsterIn
         for event in result.get_asset_materialization_events()
         if event.asset_key is not None
     }
-    assert set(shown) == {"appointments", "occupancy", "attendance", "lead_time", "revenue", "online_funnel"}
+    assert set(shown) == {
+        "appointments",
+        "occupancy",
+        "attendance",
+        "lead_time",
+        "revenue",
+        "online_funnel",
+        "messages",
+    }
     for metadata in shown.values():
         picture = re.fullmatch(r"!\[[^\]]+\]\(data:image/png;base64,([^)]+)\)", str(metadata["Grafico"].value))
         assert picture

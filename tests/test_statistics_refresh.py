@@ -226,6 +226,35 @@ def test_occupancy_follows_slots_and_their_agenda(chain: sa.Engine) -> None:
     _agrees(chain)
 
 
+def test_messages_are_counted_through_their_states_and_their_clean_up(chain: sa.Engine) -> None:
+    _execute(
+        chain,
+        """
+        INSERT INTO message (id, clinic_id, kind, recipient_type, recipient_id, send_after, expires_at,
+                             template_revision, channel, created_at, changed_at)
+        SELECT n, 1, 'reminder', 'patient', 1, now(), now(), 1, 'sms', '2026-03-29 21:30Z', now()
+        FROM generate_series(1, 3) n;
+        INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
+                                    message_id, withheld, planned_at)
+        SELECT 'appointment', n, 1, 'reminder', 'patient', 1, 1, CASE WHEN n < 4 THEN n END,
+               CASE WHEN n = 4 THEN 'no_address' END, '2026-03-29 21:30Z'
+        FROM generate_series(1, 4) n""",
+    )
+    refresh(chain, AS_OF)
+    _execute(chain, "UPDATE message SET state = 'sent', sent_at = now() WHERE id = 1")
+    _execute(chain, "UPDATE message SET state = 'failed', reason = 'no_such_number' WHERE id = 2")
+    refresh(chain, AS_OF)
+    counted = {(1, date(2026, 3, 29), "reminder", "sms", state, 1) for state in ("sent", "failed", "planned")}
+    counted.add((1, date(2026, 3, 29), "reminder", None, "withheld", 1))
+    assert set(_published(chain)["messages"]) == counted
+    _agrees(chain)
+    _execute(chain, "DELETE FROM message_ledger")
+    _execute(chain, "DELETE FROM message")
+    assert refresh(chain, AS_OF).counts.changed == 0
+    assert set(_published(chain)["messages"]) == counted
+    _agrees(chain)
+
+
 def test_money_is_exact(chain: sa.Engine) -> None:
     with chain.begin() as connection:
         for status in ("booked", "completed", "cancelled"):

@@ -26,6 +26,15 @@ STATUSES = {
     "unverified": "da verificare",
     "expired": "mai verificati",
 }
+MESSAGE_STATES = {
+    "sent": "inviati",
+    "planned": "in programma",
+    "claimed": "in corso",
+    "retry": "da riprovare",
+    "withheld": "trattenuti",
+    "failed": "non riusciti",
+    "unknown": "esito ignoto",
+}
 CHANNELS = {"online": "online", "desk": "sportello", "phone": "telefono", "studiolab": "studiolab"}
 
 
@@ -103,6 +112,8 @@ class Overview:
     booked_online: int
     verified: int
     confirmed: int
+    messages: Mapping[str, int]
+    """By state."""
 
     @property
     def appointments(self) -> int:
@@ -133,6 +144,13 @@ def overview(connection: sa.Connection, period: Period) -> Overview:
         "sum(held) AS held, sum(booked) AS booked, sum(verified) AS verified, sum(confirmed) AS confirmed",
         "statistic_funnel",
     )
+    messages = connection.execute(
+        sa.text(f"""
+            SELECT state, CAST(sum(messages) AS bigint) AS n FROM statistic_message
+            WHERE {_WITHIN} GROUP BY state"""),
+        period.values,
+    )
+    told = {row.state: int(row.n) for row in messages}
     known = int(lead.known or 0)
     no_shows, cancelled = n.get("no_show", 0), n.get("cancelled", 0)
     return Overview(
@@ -150,6 +168,7 @@ def overview(connection: sa.Connection, period: Period) -> Overview:
         booked_online=int(funnel.booked or 0),
         verified=int(funnel.verified or 0),
         confirmed=int(funnel.confirmed or 0),
+        messages={state: told[state] for state in MESSAGE_STATES if state in told},
     )
 
 
@@ -244,6 +263,18 @@ def by_agreement(connection: sa.Connection, period: Period) -> Table:
     ).all()
     columns = ("Convenzione", "Prenotati", "Valore prenotato €", "Accettati", "Valore accettato €", "Senza prezzo")
     return Table("Per convenzione", columns, tuple(tuple(row) for row in rows), len(rows))
+
+
+def by_message_kind(connection: sa.Connection, period: Period) -> Table:
+    """Messages by kind, channel and state."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT kind, coalesce(channel, 'nessuno'), state, CAST(sum(messages) AS bigint) AS n
+            FROM statistic_message WHERE {_WITHIN} GROUP BY kind, channel, state ORDER BY kind, n DESC, 2, 3"""),
+        period.values,
+    ).all()
+    shown = tuple((row[0], row[1], MESSAGE_STATES[row[2]], row[3]) for row in rows)
+    return Table("Messaggi per tipo", ("Tipo", "Canale", "Stato", "Quanti"), shown, len(shown))
 
 
 def by_agenda(connection: sa.Connection, period: Period) -> Table:

@@ -136,4 +136,25 @@ _FUNNEL = Topic(
         FROM counted_appointment s WHERE s.channel = 'online' AND s.clinic_id = c.id""",
 )
 
-TOPICS: Mapping[str, Topic] = {topic.key: topic for topic in (_APPOINTMENTS, _OFFER, _FUNNEL)}
+_MESSAGES = Topic(
+    key="messages",
+    label="Messaggi",
+    table="statistic_message",
+    columns=("clinic_id", "day", "kind", "channel", "state", "messages"),
+    counted="""
+        SELECT clinic_id, day, kind, channel, state, CAST(sum(messages) AS bigint) AS messages
+        FROM ({rows}) r GROUP BY clinic_id, day, kind, channel, state""",
+    rows=f"""
+        SELECT cell.day, m.*
+        FROM cell JOIN clinic c ON c.id = cell.clinic_id
+        CROSS JOIN LATERAL (SELECT * FROM counted_message s
+                            WHERE s.clinic_id = cell.clinic_id AND {_around("s.created_at")} OFFSET 0) m""",
+    all_rows="""
+        SELECT CAST(m.created_at AT TIME ZONE c.time_zone AS date) AS day, m.*
+        FROM counted_message m JOIN clinic c ON c.id = m.clinic_id""",
+    days="""
+        SELECT CAST(s.created_at AT TIME ZONE c.time_zone AS date)
+        FROM counted_message s WHERE s.clinic_id = c.id""",
+)
+
+TOPICS: Mapping[str, Topic] = {topic.key: topic for topic in (_APPOINTMENTS, _OFFER, _FUNNEL, _MESSAGES)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.statistics import pictures, reading
-from polydesk_dagster.clinic.statistics.reading import STATUSES, Overview, Period
+from polydesk_dagster.clinic.statistics.reading import MESSAGE_STATES, STATUSES, Overview, Period
 from polydesk_dagster.outcome import Table
 
 
@@ -71,6 +71,12 @@ def _funnel(connection: sa.Connection, period: Period) -> bytes:
     columns = {"bloccati": "held", "prenotati": "booked", "verificati": "verified", "confermati": "confirmed"}
     series = reading.daily(connection, period, columns, "statistic_funnel")
     return pictures.lines("Prenotazione online, per giorno di inizio", period.first, dict(series), "richieste")
+
+
+def _messages(connection: sa.Connection, period: Period) -> bytes:
+    columns = {label: f"messages * CAST(state = '{key}' AS integer)" for key, label in MESSAGE_STATES.items()}
+    series = reading.daily(connection, period, columns, "statistic_message")
+    return pictures.stacked("Messaggi per giorno di programmazione", period.first, series, "messaggi")
 
 
 VIEWS: Mapping[str, View] = {
@@ -139,6 +145,15 @@ VIEWS: Mapping[str, View] = {
                 "Verificati": o.verified,
                 "Confermati": o.confirmed,
             },
+        ),
+        View(
+            "messages",
+            "Messaggi",
+            "I messaggi ai pazienti, per tipo, canale e stato.",
+            ("messages",),
+            _messages,
+            lambda o: {MESSAGE_STATES[state].capitalize(): n for state, n in o.messages.items()},
+            (reading.by_message_kind,),
         ),
     )
 }

@@ -17,7 +17,7 @@ depends_on = None
 CHANGE_LOG = """
 CREATE TABLE statistic_change (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    topic      text NOT NULL CHECK (topic IN ('appointments', 'offer', 'funnel')),
+    topic      text NOT NULL CHECK (topic IN ('appointments', 'offer', 'funnel', 'messages')),
     clinic_id  bigint NOT NULL,                -- no foreign key: the log must never stand in a writer's way
     day        date,                           -- local; null: every day of the clinic
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -57,6 +57,18 @@ CREATE TABLE removed_hold (
 );
 CREATE INDEX removed_hold_created ON removed_hold (clinic_id, created_at);
 
+CREATE TABLE removed_message (
+    clinic_id  bigint NOT NULL,
+    created_at timestamptz NOT NULL,           -- rounded likewise
+    kind       text NOT NULL,
+    channel    text,
+    state      text NOT NULL,
+    messages   bigint NOT NULL
+);
+CREATE INDEX removed_message_created ON removed_message (clinic_id, created_at);
+
+CREATE INDEX message_created ON message (clinic_id, created_at);
+CREATE INDEX message_ledger_alone ON message_ledger (clinic_id, planned_at) WHERE message_id IS NULL;
 CREATE INDEX appointment_online_created ON appointment (clinic_id, created_at) WHERE channel = 'online';
 CREATE INDEX hold_created ON hold (clinic_id, created_at);
 
@@ -81,6 +93,13 @@ CREATE VIEW counted_hold AS
 SELECT clinic_id, created_at, CAST(1 AS bigint) AS holds FROM hold
 UNION ALL
 SELECT clinic_id, created_at, holds FROM removed_hold;
+
+CREATE VIEW counted_message AS
+SELECT clinic_id, created_at, kind, channel, state, CAST(1 AS bigint) AS messages FROM message
+UNION ALL                                      -- withheld before there was a message at all
+SELECT clinic_id, planned_at, kind, NULL, 'withheld', 1 FROM message_ledger WHERE message_id IS NULL
+UNION ALL
+SELECT clinic_id, created_at, kind, channel, state, messages FROM removed_message;
 """
 
 # A plan made for one row is kept for the session and must serve five million, hence no nested loops; EXCEPT ALL
@@ -193,13 +212,62 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- Messages change state many times within their day, nearly always: their days are logged without comparing.
+CREATE FUNCTION message_changed() RETURNS trigger LANGUAGE plpgsql SET enable_nestloop = off AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO statistic_change (topic, clinic_id) SELECT 'messages', id FROM clinic;
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO removed_message
+        SELECT clinic_id, date_bin('15 minutes', created_at, 'epoch'), kind, channel, state, count(*)
+        FROM old_rows GROUP BY 1, 2, 3, 4, 5;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
+        INSERT INTO statistic_change (topic, clinic_id, day)
+        SELECT DISTINCT 'messages', r.clinic_id, CAST(r.created_at AT TIME ZONE c.time_zone AS date)
+        FROM old_rows r JOIN clinic c ON c.id = r.clinic_id;
+    END IF;
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        INSERT INTO statistic_change (topic, clinic_id, day)
+        SELECT DISTINCT 'messages', r.clinic_id, CAST(r.created_at AT TIME ZONE c.time_zone AS date)
+        FROM new_rows r JOIN clinic c ON c.id = r.clinic_id;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION message_ledger_changed() RETURNS trigger LANGUAGE plpgsql SET enable_nestloop = off AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO statistic_change (topic, clinic_id) SELECT 'messages', id FROM clinic;
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO removed_message
+        SELECT clinic_id, date_bin('15 minutes', planned_at, 'epoch'), kind, NULL, 'withheld', count(*)
+        FROM old_rows WHERE message_id IS NULL GROUP BY 1, 2, 3;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
+        INSERT INTO statistic_change (topic, clinic_id, day)
+        SELECT DISTINCT 'messages', r.clinic_id, CAST(r.planned_at AT TIME ZONE c.time_zone AS date)
+        FROM old_rows r JOIN clinic c ON c.id = r.clinic_id WHERE r.message_id IS NULL;
+    END IF;
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        INSERT INTO statistic_change (topic, clinic_id, day)
+        SELECT DISTINCT 'messages', r.clinic_id, CAST(r.planned_at AT TIME ZONE c.time_zone AS date)
+        FROM new_rows r JOIN clinic c ON c.id = r.clinic_id WHERE r.message_id IS NULL;
+    END IF;
+    RETURN NULL;
+END $$;
+
 -- A clinic's zone decides which day an instant belongs to: every day of the clinic is counted again. Writers under way
 -- logged days of the old zone, so the change waits for them; later ones see the new zone.
 CREATE FUNCTION clinic_zone_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    LOCK TABLE appointment, hold IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE appointment, hold, message, message_ledger IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO statistic_change (topic, clinic_id)
-    SELECT topic, NEW.id FROM unnest(ARRAY['appointments', 'funnel']) topic;
+    SELECT topic, NEW.id FROM unnest(ARRAY['appointments', 'funnel', 'messages']) topic;
     RETURN NEW;
 END $$;
 CREATE TRIGGER clinic_zone_changed BEFORE UPDATE ON clinic
@@ -276,6 +344,16 @@ CREATE TABLE statistic_funnel (
     confirmed bigint NOT NULL,
     PRIMARY KEY (clinic_id, day)
 );
+
+CREATE TABLE statistic_message (
+    clinic_id bigint NOT NULL,
+    day       date NOT NULL,                   -- local, of the planning
+    kind      text NOT NULL,
+    channel   text,                            -- null while none is chosen
+    state     text NOT NULL,
+    messages  bigint NOT NULL
+);
+CREATE INDEX statistic_message_cell ON statistic_message (clinic_id, day);
 
 CREATE VIEW statistic_attendance AS
 SELECT clinic_id, day, specialist_id, service_id, channel,
@@ -404,7 +482,7 @@ CACHE_SOURCES = ("clinic", "location", "specialist", "agenda", "service", "agend
 def upgrade() -> None:
     for ddl in (CHANGE_LOG, CHANGE_TRIGGERS, STATISTICS, CACHES):
         op.execute(ddl)
-    for table in ("appointment", "slot", "hold"):
+    for table in ("appointment", "slot", "hold", "message", "message_ledger"):
         op.execute(watch(table, f"{table}_changed"))
     for table in CACHE_SOURCES:
         op.execute(watch(table, "cache_source_changed"))
