@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polydesk_dagster.commands import clinics, db, demo, report, run, services, show, up
+from polydesk_dagster.commands import ask, clinics, db, demo, plan, report, run, services, show, up
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 
 app = typer.Typer(
@@ -18,9 +18,10 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(demo.demo)
-app.command()(ask.ask)
 app.command()(services.services)
 app.command()(run.run)
+app.add_typer(plan.app, name="plan")
+app.command()(ask.ask)
 app.command()(report.report)
 app.command()(clinics.clinics)
 app.command()(clinics.integration)

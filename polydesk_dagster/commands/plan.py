@@ -1,0 +1,272 @@
+"""``polydesk plan``: see what a service would change, apply exactly that, and take it back."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes import show as rows_of
+from polydesk_dagster.changes.apply import undo as take_back
+from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import Installation, opened
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.outcome import EXIT_STATUS, Report
+
+app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.", no_args_is_help=True)
+
+Id = Annotated[int, typer.Argument(help="Numero del piano.", metavar="ID")]
+Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+Why = Annotated[str | None, typer.Option(help="Perché; serve per passare oltre un controllo.", metavar="TESTO")]
+
+STATES = {
+    "ready": ("da applicare", "ready"),
+    "applied": ("applicato", "applied"),
+    "undone": ("annullato", "undone"),
+    "expired": ("scaduto", "expired"),
+}
+SHOWN = 200
+"""Rows that a terminal is given; a CSV holds them all."""
+
+
+@app.command("list")
+def list_(
+    service: Annotated[str | None, typer.Option(help="Solo di questo servizio.", metavar="CHIAVE")] = None,
+    limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = 20,
+    json: Json = False,
+) -> None:
+    """I piani, dal più recente."""
+    with opened() as installation, installation.engine.connect() as connection:
+        found = plans.latest(connection, service=service, limit=limit)
+    if json:
+        show.as_json([_as_object(plan) for plan in found])
+        return
+    columns = tuple(
+        say(*names)
+        for names in (
+            ("Piano", "Plan"),
+            ("Servizio", "Service"),
+            ("Clinica", "Clinic"),
+            ("Fatto il", "Made at"),
+            ("Stato", "State"),
+            ("Righe", "Rows"),
+            ("Controlli non superati", "Failed guards"),
+        )
+    )
+    show.table(
+        say("Piani", "Plans"),
+        columns,
+        [
+            (
+                plan.id,
+                BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service,
+                plan.clinic,
+                f"{plan.created_at.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
+                say(*STATES[_state(plan)]),
+                show.counts(plan.counts.as_dict()),
+                ", ".join(guard.name for guard in plan.failed_guards),
+            )
+            for plan in found
+        ],
+    )
+
+
+@app.command("show")
+def show_(
+    plan_id: Id,
+    csv: Annotated[Path | None, typer.Option(help="Scrive tutte le righe in questo file.", metavar="FILE")] = None,
+    json: Json = False,
+) -> None:
+    """Tutte le righe di un piano, prima e dopo."""
+    with opened() as installation, installation.engine.connect() as connection:
+        plan = _load(installation, plan_id)
+        kind = registry.kind(plan.kind)
+        if csv is not None:
+            with csv.open("w", encoding="utf-8", newline="") as file:
+                written = rows_of.write_csv(connection, plan, kind, file)
+            if not json:
+                show.out().print(say(f"{written} righe in {csv}", f"{written} rows in {csv}"))
+                return
+            show.as_json({**_as_object(plan), "csv": str(csv), "written": written})
+            return
+        if json:
+            rows = [row.as_dict() for row in rows_of.rows(connection, plan, kind)]
+            show.as_json({**_as_object(plan), "rows": rows})
+            return
+        _tell(plan)
+        first = list(rows_of.rows(connection, plan, kind, limit=SHOWN))
+        columns = tuple(
+            say(*names)
+            for names in (
+                ("Riga", "Row"),
+                ("Azione", "Action"),
+                ("Che cosa", "What"),
+                ("Prima → dopo", "Before → after"),
+                ("Perché", "Why"),
+            )
+        )
+        cells = [
+            (
+                row.ordinal,
+                say(ACTION_NAMES[row.action], row.action),
+                row.key,
+                rows_of.difference(row),
+                row.reason or FINDING_NAMES.get(row.finding or "", ""),
+            )
+            for row in first
+        ]
+        show.table(None, columns, cells)
+        rest = plan.writes + plan.tally.get("conflict", 0) - len(first)
+        if rest > 0:
+            show.out().print(say(f"… e altre {rest} righe: --csv FILE", f"… and {rest} more rows: --csv FILE"))
+
+
+@app.command("apply")
+def apply_(
+    plan_id: Id,
+    reason: Why = None,
+    past_guard: Annotated[
+        list[str] | None, typer.Option(help="Passa oltre questo controllo, che hai guardato.", metavar="NOME")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Applica esattamente le righe di un piano, o dice perché no."""
+    with opened() as installation:
+        plan = _load(installation, plan_id)
+        with _alone(installation, plan) as free:
+            if free:
+                report = settle(
+                    installation.engine,
+                    registry.kind(plan.kind),
+                    Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
+                    plan,
+                    as_of=datetime.now(UTC),
+                    actor=_actor(),
+                    reason=reason,
+                    past_guards=past_guard or (),
+                )
+            else:
+                report = _busy(plan)
+        _answer(plan, report, json=json)
+
+
+@app.command("undo")
+def undo_(
+    plan_id: Id,
+    reason: Why = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Solo il piano dell'annullamento.")] = False,
+    json: Json = False,
+) -> None:
+    """Riporta indietro ciò che un piano ha cambiato; ciò che è cambiato dopo resta e viene nominato."""
+    with opened() as installation:
+        plan = _load(installation, plan_id)
+        with _alone(installation, plan) as free:
+            if free:
+                with installation.engine.begin() as connection:
+                    report = take_back(
+                        connection,
+                        plan_id,
+                        as_of=datetime.now(UTC),
+                        actor=_actor(),
+                        reason=reason,
+                        preview=preview,
+                    )
+            else:
+                report = _busy(plan)
+        _answer(plan, report, json=json)
+
+
+def _load(installation: Installation, plan_id: int) -> Plan:
+    with installation.engine.connect() as connection:
+        try:
+            return plans.load(connection, plan_id)
+        except LookupError:
+            message = say(f"non esiste il piano {plan_id}", f"there is no plan {plan_id}")
+            raise typer.BadParameter(message) from None
+
+
+@contextmanager
+def _alone(installation: Installation, plan: Plan) -> Iterator[bool]:
+    """The lock that a run of the service would hold."""
+    with exclusive(installation.engine, plan.service, plan.clinic) as free:
+        yield free
+
+
+def _busy(plan: Plan) -> Report:
+    name = BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service
+    return Report.skipped("already_running", f"«{name}» è in esecuzione: riprova tra poco.", plan.clinic)
+
+
+def _actor() -> str:
+    return f"desk:{getpass.getuser()}"
+
+
+def _state(plan: Plan) -> str:
+    return "expired" if plan.state == "ready" and plan.expired else plan.state
+
+
+def _as_object(plan: Plan) -> dict[str, Any]:
+    return {
+        "plan_id": plan.id,
+        "service": plan.service,
+        "kind": plan.kind,
+        "clinic": plan.clinic,
+        "state": _state(plan),
+        "undoes": plan.undoes,
+        "counts": plan.counts.as_dict(),
+        "findings": {name: plan.tally[name] for name in FINDING_NAMES if plan.tally.get(name)},
+        "guards": [guard.as_dict() for guard in plan.guards],
+        "fingerprint": plan.fingerprint,
+        "snapshot": plan.snapshot,
+        "created_at": plan.created_at.isoformat(),
+        "expires_at": plan.expires_at.isoformat(),
+        "applied_at": plan.applied_at.isoformat() if plan.applied_at else None,
+        "applied_by": plan.applied_by,
+        "reason": plan.reason,
+    }
+
+
+def _tell(plan: Plan) -> None:
+    console = show.out()
+    name = BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service
+    state = say(*STATES[_state(plan)])
+    console.print(
+        f"[bold]{say('Piano', 'Plan')} {plan.id}[/] · {name} · {plan.clinic or say('catena', 'chain')} · {state}"
+    )
+    console.print(show.counts(plan.counts.as_dict()))
+    for finding, label in FINDING_NAMES.items():
+        if plan.tally.get(finding):
+            console.print(f"  {say(label, finding)}: {plan.tally[finding]}")
+    for guard in plan.failed_guards:
+        console.print(f"  [red]✗ {guard.name}[/]: {guard.message}")
+
+
+def _answer(plan: Plan, report: Report, *, json: bool) -> None:
+    if json:
+        show.as_json(
+            {
+                "plan_id": report.plan_id or plan.id,
+                "service": plan.service,
+                "clinic": plan.clinic,
+                "outcome": report.outcome,
+                "counts": report.counts.as_dict(),
+                "reasons": [reason.as_dict() for reason in report.reasons],
+            }
+        )
+    else:
+        console = show.out()
+        console.print(f"{show.outcome(report.outcome)}  {show.counts(report.counts.as_dict())}")
+        for reason in report.reasons:
+            console.print(f"  {reason.message}", markup=False)
+    raise typer.Exit(EXIT_STATUS[report.outcome])
