@@ -305,7 +305,7 @@ _MATCH = f"""
                     WHEN t.identities > 1 OR t.codes > 1
                     THEN 'più record con lo stesso codice fiscale e identità diverse'
                     WHEN t.people > 1 AND s.n <> t.first THEN 'lo stesso codice fiscale di un altro record'
-                    WHEN c.certain IS FALSE 
+                    WHEN c.certain IS FALSE
                     THEN 'codice fiscale di un paziente noto, ma identità o codice non coincidono'
                     WHEN c.n IS NULL AND i.n IS NOT NULL THEN 'stesso nome e data di nascita di un paziente noto'
                     WHEN w.n IS NOT NULL THEN 'stesso nome e data di nascita di un altro record, senza codice fiscale'
