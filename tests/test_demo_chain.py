@@ -278,17 +278,20 @@ def test_people_are_plausible(engine: sa.Engine) -> None:
 def test_the_towns_are_those_of_istat(shared_data: Path) -> None:
     with gzip.open(shared_data / "comuni" / "gi_comuni_cap_2025-10-14.csv.gz", "rt", encoding="utf-8-sig") as file:
         known = {
-            (row["codice_belfiore"], row["codice_istat"], row["denominazione_ita"].lower(), row["sigla_provincia"])
+            (row["codice_belfiore"], row["codice_istat"], row["denominazione_ita"], row["sigla_provincia"])
             for row in csv.DictReader(file)
         }
     for seat in SEATS:
         for place in seat.places:
-            assert (place.cadastral_code, place.istat_code, place.name.lower(), seat.code) in known, place
+            assert (place.cadastral_code, place.istat_code, place.name, seat.code) in known, place
     provinces = {(code, istat[:3], province) for code, istat, _, province in known}
     towns = municipalities()
     assert len(towns) > 7_850
     agreeing = [town for town in towns if (town.cadastral_code, town.istat_code[:3], town.province) in provinces]
     assert len(agreeing) > len(towns) - 5
+    names = {code: name for code, _, name, _ in known}
+    named = [town for town in towns if names.get(town.cadastral_code) == town.name]
+    assert len(named) > 0.99 * len(towns)
 
 
 def test_services_have_codes_of_the_nomenclature(shared_data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -198,6 +199,13 @@ _UNKNOWN_ISTAT = 401
 """Where the last three digits begin of towns whose ISTAT code is not told here; no province has so many."""
 
 
+_PARTICLES = re.compile(
+    r"(?<= )(?:(?:Di|Del|Della|Dei|Degli|Delle|Dello|In|Con|Sul|Sulla|Sullo|Al|Alla|Alle|Ai|Allo|A|E|Ed|Da|Dal|Nel"
+    r"|Nella|Nei|Nelle|Il|Per|Tra|Su|Sopra|Sotto|Presso)(?= )|(?:D|Dell|Sull|Nell|All|Dall)(?='))"
+)
+"""What the package writes with a capital letter inside a town's name and ISTAT does not."""
+
+
 class Municipality(NamedTuple):
     cadastral_code: str
     valid_from: date
@@ -207,6 +215,12 @@ class Municipality(NamedTuple):
     province: str
     region: str
     postal_codes: tuple[str, ...]
+
+
+def _name(name: str, other_name: str) -> str:
+    """The Italian name as ISTAT spells it; the package sometimes appends the other one with a hyphen."""
+    italian = name.removesuffix(f"-{other_name}") if other_name else name
+    return _PARTICLES.sub(lambda found: found.group().lower(), italian)
 
 
 @cache
@@ -230,7 +244,7 @@ def municipalities() -> tuple[Municipality, ...]:
                 item["code"],
                 date.fromisoformat(item["date_created"][:10]),
                 place.istat_code if place else f"{digits}{numbered[province]}",
-                place.name if place else item["name"],
+                place.name if place else _name(item["name"], item["name_alt"]),
                 (place.other_name if place else item["name_alt"]) or None,
                 province,
                 region,
