@@ -48,9 +48,10 @@ _MODULES = (
     "dagster._core.execution.api",
     "dagster._core.execution.plan.execute_plan",
     "dagster._core.executor.in_process",
-    "dagster_postgres",
+    "dagster._core.execution.plan.active",
     "polydesk_dagster.runtime.compute_logs",
     "polydesk_dagster.runtime.launcher",
+    "polydesk_dagster.runtime.storage",
     "psycopg2.extensions",
     "psycopg",
     "sqlalchemy.dialects.postgresql",
@@ -337,7 +338,6 @@ def _in_child(work: Callable[[], bool], output: int, inherited: Sequence[int]) -
         os.dup2(output, 2)
         os.close(output)
         random.seed()
-        gc.unfreeze()
         status = 0 if work() else 1
     except BaseException:
         log.exception("the run's process failed")

@@ -1,0 +1,140 @@
+"""Dagster's PostgreSQL storage on a small pool of connections shared by the whole process.
+
+Dagster's own opens a connection for each query, a hundred for a run, and reflects whole tables to see whether a column
+exists; both cost far more than the queries. What is stored, and its tables, are Dagster's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache, cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from dagster._core.storage.event_log.schema import AssetKeyTable, ConcurrencyLimitsTable
+from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable
+from dagster._core.storage.sql import create_engine
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
+from dagster_postgres.utils import pg_url_from_config, set_pg_statement_timeout
+
+
+@cache
+def _pool(url: str) -> sa.Engine:
+    """Connections are kept while they work: a server that was restarted costs nobody an error."""
+    engine: sa.Engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=2,
+        max_overflow=40,
+        pool_pre_ping=True,
+        pool_recycle=3600,
+        pool_use_lifo=True,
+    )
+    return engine
+
+
+# A forked run must never speak on its parent's connections.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+@cache
+def _created(url: str) -> bool:
+    """Whether Dagster's tables exist in this database."""
+    with _pool(url).connect() as connection:
+        return connection.scalar(sa.text("SELECT to_regclass('asset_check_executions')")) is not None
+
+
+_HAS_COLUMN = sa.text("""
+    SELECT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = to_regclass(:table) AND attname = :column AND NOT attisdropped)""")
+
+
+class _Pooled:
+    """Puts a storage of Dagster on the process's pool."""
+
+    _engine: sa.Engine
+    postgres_url: str
+
+    def _use_pool(self) -> None:
+        self._engine.dispose()
+        self._engine = _pool(self.postgres_url)
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:  # noqa: ARG002
+        """The pool is Dagster's optimisation already; what is left is that no page's query runs for ever."""
+        self._engine.dispose()
+        sa.event.listen(
+            self._engine, "connect", lambda connection, _: set_pg_statement_timeout(connection, statement_timeout)
+        )
+
+    def _has(self, table: sa.Table, *columns: str) -> bool:
+        with self._engine.connect() as connection:
+            return all(connection.scalar(_HAS_COLUMN, {"table": table.name, "column": column}) for column in columns)
+
+
+class PooledRunStorage(_Pooled, PostgresRunStorage):
+    """The history of runs."""
+
+    def has_run_stats_index_cols(self) -> bool:
+        return self._has(RunsTable, "start_time", "end_time")
+
+    def has_bulk_actions_selector_cols(self) -> bool:
+        return self._has(BulkActionsTable, "selector_id")
+
+    def has_backfill_id_column(self) -> bool:
+        return self._has(RunsTable, "backfill_id")
+
+    def has_bulk_action_job_name_column(self) -> bool:
+        return self._has(BulkActionsTable, "job_name")
+
+    def has_backfill_tags_table(self) -> bool:
+        return self._has(BackfillTagsTable, "id")
+
+
+class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
+    """The log of events."""
+
+    @cached_property
+    def _asset_key_columns(self) -> dict[str, bool]:
+        return {}
+
+    def _has_asset_key_col_on_connection(self, conn: sa.Connection, column_name: str) -> bool:
+        known = self._asset_key_columns
+        if not known.get(column_name):
+            known[column_name] = bool(conn.scalar(_HAS_COLUMN, {"table": AssetKeyTable.name, "column": column_name}))
+        return known[column_name]
+
+    @cached_property
+    def has_default_pool_limit_col(self) -> bool:
+        return self._has(ConcurrencyLimitsTable, ConcurrencyLimitsTable.c.using_default_limit.name)
+
+
+class PooledScheduleStorage(_Pooled, PostgresScheduleStorage):
+    """The state and the ticks of schedules and sensors."""
+
+
+class PooledPostgresStorage(DagsterPostgresStorage):
+    """Configured like Dagster's ``postgres`` storage."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        create = not _created(postgres_url)
+        super().__init__(postgres_url, should_autocreate_tables=create, inst_data=inst_data)
+        if create:
+            _created.cache_clear()
+        self._run_storage = PooledRunStorage(postgres_url, should_autocreate_tables=False)
+        self._event_log_storage = PooledEventLogStorage(postgres_url, should_autocreate_tables=False)
+        self._schedule_storage = PooledScheduleStorage(postgres_url, should_autocreate_tables=False)
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._use_pool()
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> PooledPostgresStorage:
+        return cls(pg_url_from_config(config_value), inst_data)
