@@ -1,0 +1,116 @@
+"""What the owner is told of failed runs: grouped by service, seldom enough to be read, without patient data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+
+from polydesk_dagster.catalog import BY_KEY, ROME
+
+QUIET = timedelta(minutes=30)
+"""After a mail nothing more for so long; while runs keep failing the pause doubles, up to :data:`LONGEST_QUIET`."""
+LONGEST_QUIET = timedelta(hours=6)
+_ADVICE = (
+    "Cosa fare: docs/runbook.md, alla voce del servizio. Ripetere un servizio è sempre sicuro: ciò che è già stato "
+    "fatto non viene fatto due volte."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that failed and will not be tried again by itself."""
+
+    run_id: str
+    service: str
+    """The service's key, or the job's name."""
+    clinic: str | None
+    at: datetime
+    reason: str | None = None
+    """Italian, as the service's outcome has it; None if the run ended before it had one."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What was told; kept as the sensor's cursor. Instants are RFC 3339."""
+
+    told_until: str
+    """Failures up to here have been told."""
+    mailed_at: str | None = None
+    quiet_seconds: float = QUIET.total_seconds()
+
+    @classmethod
+    def load(cls, cursor: str | None, now: datetime) -> State:
+        return cls(**json.loads(cursor)) if cursor else cls(now.isoformat())
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+    def since(self) -> datetime:
+        return datetime.fromisoformat(self.told_until)
+
+    def quiet_until(self) -> datetime | None:
+        if self.mailed_at is None:
+            return None
+        return datetime.fromisoformat(self.mailed_at) + timedelta(seconds=self.quiet_seconds)
+
+    def after_mail(self, failures: Sequence[Failure], now: datetime) -> State:
+        """The state once these failures were told: the pause doubles unless all was well for a long while."""
+        calm = self.mailed_at is None or now - datetime.fromisoformat(self.mailed_at) > 2 * LONGEST_QUIET
+        pause = QUIET.total_seconds() if calm else min(2 * self.quiet_seconds, LONGEST_QUIET.total_seconds())
+        last = max(failure.at for failure in failures)
+        return replace(self, told_until=last.isoformat(), mailed_at=now.isoformat(), quiet_seconds=pause)
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One message; ``key`` is the same for the same text, so that a repeated attempt is known as one."""
+
+    key: str
+    subject: str
+    body: str
+
+
+def compose(failures: Sequence[Failure], web: str) -> Mail:
+    """The message about these failures; ``web`` is the address of Dagster's page."""
+    ordered = sorted(failures, key=lambda failure: (failure.service, failure.at))
+    groups = {service: list(each) for service, each in groupby(ordered, key=lambda failure: failure.service)}
+    parts = [_paragraph(service, each, web) for service, each in groups.items()]
+    names = ", ".join(_name(service) for service in groups)
+    word = "esecuzione fallita" if len(failures) == 1 else "esecuzioni fallite"
+    body = "\n\n".join([*parts, _ADVICE])
+    return Mail(
+        hashlib.sha256(body.encode()).hexdigest()[:32], f"Polydesk: {len(failures)} {word} ({names})"[:200], body + "\n"
+    )
+
+
+def _paragraph(service: str, failures: Sequence[Failure], web: str) -> str:
+    last = failures[-1]
+    clinics = sorted({failure.clinic for failure in failures if failure.clinic})
+    when = f"{last.at.astimezone(ROME):%d/%m %H:%M}"
+    if len(failures) > 1:
+        when = f"{len(failures)} volte dal {failures[0].at.astimezone(ROME):%d/%m %H:%M} al {when}"
+    lines = [f"{_name(service)}: {when}{f', cliniche {chr(44).join(clinics)}' if clinics else ''}"]
+    lines.append(f"  {last.reason or 'Finita prima di un esito: il motivo è nel log della esecuzione.'}")
+    lines.append(f"  {web}/runs/{last.run_id}")
+    return "\n".join(lines)
+
+
+def _name(service: str) -> str:
+    return BY_KEY[service].name if service in BY_KEY else service
+
+
+def failure(
+    run_id: str, job: str, tags: Mapping[str, str], at: float | datetime, reasons: Mapping[str, str]
+) -> Failure | None:
+    """A failed run of Dagster's history as a failure to tell, or None if it is going to be tried again."""
+    if tags.get("dagster/will_retry") == "true":
+        return None
+    instant = at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
+    instant = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    return Failure(
+        run_id, tags.get("polydesk/service", job), tags.get("dagster/partition"), instant, reasons.get(run_id)
+    )

@@ -1,0 +1,101 @@
+"""Tells the owner by e-mail of runs that failed. No ``from __future__ import annotations``: Dagster reads them."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime import alerts
+from polydesk_dagster.settings import Settings
+
+_TICK_SECONDS = 60
+_MOST_RUNS = 500
+_SENT = {Fate.ACCEPTED, Fate.DOUBTFUL}
+_PATIENCE_SECONDS = 20.0
+
+
+@dg.sensor(
+    name="tell_operator",
+    minimum_interval_seconds=_TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Avvisa per e-mail (POLYDESK_OPERATOR_MAIL) delle esecuzioni fallite, raggruppate e senza insistere.",
+)
+def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResource) -> dg.SkipReason:
+    settings = polydesk.settings()
+    now = datetime.now(UTC)
+    state = alerts.State.load(context.cursor, now)
+    if context.cursor is None:
+        context.update_cursor(state.dump())
+    if settings.operator_mail is None or settings.smtp_url is None or settings.mail_from is None:
+        return dg.SkipReason("Nessuno da avvisare: POLYDESK_OPERATOR_MAIL e POLYDESK_SMTP_URL non sono impostate.")
+    failures = _failures(context.instance, polydesk, state)
+    if not failures:
+        return dg.SkipReason("Nessuna esecuzione fallita da comunicare.")
+    quiet_until = state.quiet_until()
+    if quiet_until is not None and now < quiet_until:
+        return dg.SkipReason(f"{len(failures)} esecuzioni fallite, nel prossimo avviso: per non insistere.")
+    mail = alerts.compose(failures, f"http://{settings.web_host}:{settings.web_port}")
+    answer = asyncio.run(_send(settings, mail))
+    if answer.fate not in _SENT:
+        raise dg.Failure(
+            f"L'avviso di {len(failures)} esecuzioni fallite non è partito ({answer.fate}, {answer.code}): sarà "
+            "ritentato al prossimo giro. Controlla POLYDESK_SMTP_URL e POLYDESK_OPERATOR_MAIL."
+        )
+    context.update_cursor(state.after_mail(failures, now).dump())
+    return dg.SkipReason(f"Avvisato l'operatore di {len(failures)} esecuzioni fallite.")
+
+
+def _failures(
+    instance: dg.DagsterInstance, polydesk: PolydeskResource, state: alerts.State
+) -> Sequence[alerts.Failure]:
+    records = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=state.since()), limit=_MOST_RUNS
+    )
+    reasons = _reasons(polydesk, [record.dagster_run.run_id for record in records]) if records else {}
+    found = (
+        alerts.failure(
+            record.dagster_run.run_id,
+            record.dagster_run.job_name,
+            record.dagster_run.tags,
+            record.update_timestamp,
+            reasons,
+        )
+        for record in records
+    )
+    return [failure for failure in found if failure is not None]
+
+
+def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, str]:
+    """What each run's service said last; empty where the clinics' database cannot say, for the mail must go all the
+    same."""
+    try:
+        with polydesk.engine().connect() as connection:
+            rows = connection.execute(
+                sa.text("""
+                    SELECT dagster_run, reasons -> 0 ->> 'message'
+                    FROM service_run
+                    WHERE dagster_run = ANY(:runs) AND outcome IN ('failed', 'refused') AND reasons <> '[]'
+                    ORDER BY id"""),
+                {"runs": list(run_ids)},
+            )
+            return {run: message for run, message in rows if message}
+    except sa.exc.SQLAlchemyError:
+        return {}
+
+
+async def _send(settings: Settings, mail: alerts.Mail) -> Answer:
+    from polydesk_dagster.providers.smtp import MailRelay
+
+    assert settings.smtp_url is not None
+    assert settings.mail_from is not None
+    assert settings.operator_mail is not None
+    url = settings.smtp_url.get_secret_value()
+    async with MailRelay(url, settings.mail_from, patience=_PATIENCE_SECONDS) as relay:
+        return await relay.send(Outgoing(mail.key, settings.operator_mail, mail.subject, mail.body))
+
+
+SENSORS = (tell_operator,)

@@ -1,0 +1,194 @@
+"""Health sees what an operator must: a dead daemon, a stuck run, a service overdue, a storage that grows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.catalog import BY_KEY, Every
+from polydesk_dagster.database.engine import create_engine, dagster_url
+from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.runtime import health, progress
+from polydesk_dagster.runtime.storage import PooledPostgresStorage
+from polydesk_dagster.settings import Settings
+
+NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(database: URL, tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, database_url=SecretStr(database.render_as_string(hide_password=False)))
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Iterator[sa.Engine]:
+    """Dagster's own storage of this installation, with daemons that beat."""
+    url = dagster_url(settings)
+    create_database(url.set(drivername="postgresql+psycopg"))
+    PooledPostgresStorage(url.render_as_string(hide_password=False)).run_storage._engine.dispose()  # type: ignore[attr-defined]
+    engine = create_engine(url.set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        for kind in health.DAEMONS:
+            _beats(connection, kind, NOW)
+    yield engine
+    engine.dispose()
+    admin = create_engine(url.set(drivername="postgresql+psycopg", database="postgres"))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f'DROP DATABASE "{url.database}" WITH (FORCE)'))
+    admin.dispose()
+
+
+def _beats(connection: sa.Connection, kind: str, at: datetime) -> None:
+    connection.execute(
+        sa.text("""
+            INSERT INTO daemon_heartbeats (daemon_type, daemon_id, timestamp) VALUES (:kind, :id, :at)
+            ON CONFLICT (daemon_type) DO UPDATE SET timestamp = excluded.timestamp"""),
+        {"kind": kind, "id": str(uuid.uuid4()), "at": at.replace(tzinfo=None)},
+    )
+
+
+def _ran(engine: sa.Engine, service: str, at: datetime, outcome: str = "ok") -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, outcome, counts, reasons, as_of, started_at, seconds)
+                VALUES (:service, :outcome, '{}', '[]', :at, :at, 1)"""),
+            {"service": service, "outcome": outcome, "at": at},
+        )
+
+
+def _bad(settings: Settings) -> list[tuple[str, str | None]]:
+    return [(finding.code, finding.subject) for finding in health.examine(settings, NOW) if not finding.ok]
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_fresh_installation_is_well(settings: Settings) -> None:
+    assert _bad(settings) == []
+
+
+def test_a_dead_daemon_is_seen(settings: Settings, storage: sa.Engine) -> None:
+    with storage.begin() as connection:
+        _beats(connection, "SENSOR", NOW - timedelta(minutes=4))
+        connection.execute(sa.text("DELETE FROM daemon_heartbeats WHERE daemon_type = 'SCHEDULER'"))
+    assert _bad(settings) == [("daemon", "SCHEDULER"), ("daemon", "SENSOR")]
+
+
+@pytest.mark.parametrize(
+    ("status", "minutes", "stuck"),
+    [("STARTED", 239, False), ("STARTED", 241, True), ("QUEUED", 31, True), ("SUCCESS", 9999, False)],
+)
+def test_a_stuck_run_is_seen(settings: Settings, storage: sa.Engine, status: str, minutes: int, stuck: bool) -> None:
+    with storage.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO runs (run_id, pipeline_name, status, run_body, create_timestamp, update_timestamp)
+                VALUES ('una', 'generate_slots', :status, '{}', :at, :at)"""),
+            {"status": status, "at": (NOW - timedelta(minutes=minutes)).replace(tzinfo=None)},
+        )
+    assert _bad(settings) == ([("stuck_run", "una")] if stuck else [])
+
+
+def test_a_nightly_service_overdue_by_two_intervals_is_seen(
+    settings: Settings, storage: sa.Engine, engine: sa.Engine
+) -> None:
+    _ran(engine, "generate_slots", NOW - timedelta(hours=47))
+    assert _bad(settings) == []
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE service_run SET started_at = started_at - interval '2 hours'"))
+    assert _bad(settings) == [("service_overdue", "generate_slots")]
+    with storage.begin() as connection:  # its schedule still looks, but it is a service that must run once a day
+        _looked(connection, "generate_slots", NOW - timedelta(hours=1))
+    assert _bad(settings) == []
+
+
+def _looked(connection: sa.Connection, name: str, at: datetime) -> None:
+    body = f'{{"tick_data": {{"instigator_name": "{name}"}}}}'
+    connection.execute(
+        sa.text("""
+            INSERT INTO job_ticks (job_origin_id, selector_id, status, type, timestamp, tick_body)
+            VALUES (:name, :name, 'SKIPPED', 'SCHEDULE', :at, :body)"""),
+        {"name": name, "at": at.replace(tzinfo=None), "body": body},
+    )
+
+
+def test_a_frequent_service_is_on_time_while_its_schedule_looks(
+    settings: Settings, storage: sa.Engine, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frequent = replace(BY_KEY["generate_slots"], cadence=Every(15))
+    monkeypatch.setattr(health, "SERVICES", (frequent,))
+    _ran(engine, "generate_slots", NOW - timedelta(hours=20))
+    assert _bad(settings) == [("service_overdue", "generate_slots")]
+    with storage.begin() as connection:
+        _looked(connection, "generate_slots", NOW - timedelta(minutes=29))
+    assert _bad(settings) == []
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE service_run SET started_at = started_at - interval '5 hours'"))
+    assert _bad(settings) == [("service_overdue", "generate_slots")]
+
+
+def test_the_last_failure_of_a_service_is_seen_until_it_succeeds(
+    settings: Settings, storage: sa.Engine, engine: sa.Engine
+) -> None:
+    _ran(engine, "generate_slots", NOW - timedelta(hours=2), "failed")
+    assert _bad(settings) == [("service_failed", "generate_slots")]
+    _ran(engine, "generate_slots", NOW - timedelta(hours=1))
+    assert _bad(settings) == []
+
+
+def test_a_database_that_does_not_answer_is_a_finding(settings: Settings) -> None:
+    assert _bad(settings) == [("dagster_database", None)]
+
+
+def test_a_large_storage_is_seen(settings: Settings, storage: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "LARGEST_STORAGE", 1000)
+    assert _bad(settings) == [("dagster_storage", None)]
+
+
+def test_the_endpoint_answers_200_or_503_with_what_it_found(settings: Settings, storage: sa.Engine) -> None:
+    transport = httpx.ASGITransport(health.application(settings))
+
+    def ask() -> httpx.Response:
+        async def get() -> httpx.Response:
+            async with httpx.AsyncClient(transport=transport, base_url="http://polydesk") as client:
+                return await client.get("/health")
+
+        return asyncio.run(get())
+
+    with storage.begin() as connection:
+        for kind in health.DAEMONS:
+            _beats(connection, kind, datetime.now(UTC))
+    well = ask()
+    assert well.status_code == 200
+    assert well.json()["ok"] is True
+    with storage.begin() as connection:
+        connection.execute(sa.text("DELETE FROM daemon_heartbeats"))
+    ill = ask()
+    assert ill.status_code == 503
+    assert {finding["subject"] for finding in ill.json()["findings"] if not finding["ok"]} == set(health.DAEMONS)
+
+
+def test_progress_is_told_to_the_log_and_to_who_watches(caplog: pytest.LogCaptureFixture) -> None:
+    shown: list[tuple[int, int, str]] = []
+    log = logging.getLogger("progress")
+    with caplog.at_level("INFO", "progress"), progress.shown(lambda *what: shown.append(what)):
+        report = progress.reporter(log)
+        for done in range(1, 1001):
+            report(done, 1000, "agende")
+    assert [record.message for record in caplog.records] == ["agende: 1 di 1000", "agende: 1000 di 1000"]
+    assert shown[0] == (1, 1000, "agende")
+    assert shown[-1] == (1000, 1000, "agende")
+    assert len(shown) < 20
+    with caplog.at_level("INFO", "progress"):
+        progress.reporter(log)(1, 1, "nessuno guarda")
+    assert len(shown) < 20
