@@ -49,6 +49,7 @@ class Listing:
     title: str
     describes: str
     priority: int
+    """Which list goes first in a run: prices are compared when the agreements that they name are ours already."""
     per_clinic: bool = True
 
 
@@ -160,9 +161,6 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         )
     if plan is None:
         return _read(run, listing, preview=False)
-    if config.plan is None and listing.feed == "prices" and _agreements_changed(run):
-        # What the preview could not place may have its agreement now.
-        return _read(run, listing, preview=False)
     actor = "dagster" if config.plan is None else "dagster:plan"
     return settle(
         run.engine,
@@ -174,12 +172,6 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         reason=config.reason,
         past_guards=_passed(config),
     )
-
-
-def _agreements_changed(run: Run) -> bool:
-    with run.engine.connect() as connection:
-        plan = plans.made_by(connection, run.dagster_run, "agreement")
-    return plan is not None and plan.state == "applied" and plan.writes > 0
 
 
 def _guards(listing: Listing) -> dict[str, str]:

@@ -90,7 +90,8 @@ class Source:
     Italian reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy, and in
     ``desired`` :snapshot the source's.
 
-    With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``.
+    With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``; it says by
+    ``version``, a query for one text, whether our side has moved.
     """
 
     columns: Mapping[str, str]
@@ -109,6 +110,7 @@ class Source:
     """Why, as SQL over ``d`` and ``c``; null is the plain reason of the action."""
     finding: str = "CAST(NULL AS text)"
     query: str | None = None
+    version: str | None = None
     text: tuple[str, ...] = ()
     """Staged columns of free text, looked through for a broken encoding."""
 

@@ -280,18 +280,15 @@ def _source_name(kind: Kind, scope: Scope) -> str:
 
 def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]) -> str:
     """Changes with any write to our rows in scope."""
-    current = kind.source.current if kind.source and kind.source.current else f"SELECT * FROM {kind.table}"
+    assert kind.source is not None
+    if kind.source.version is not None:
+        return str(connection.scalar(sa.text(kind.source.version), values))
     # The system column of a row is its last writer; it survives vacuum, and a restored backup only costs one reading.
-    table = current.replace("SELECT t.*", "SELECT t.xmin AS writer, t.*", 1)
+    current = str(kind.source.current).replace("SELECT t.*", "SELECT t.*, t.xmin AS writer", 1)
     keys = ", ".join(f"c.{name}" for name in kind.identity)
+    hashed = f"hash_record_extended(ROW({keys}), CAST(CAST(c.writer AS text) AS bigint))"
     return str(
-        connection.scalar(
-            sa.text(f"""
-                SELECT count(*) || ':' || coalesce(sum(hash_record_extended(ROW({keys}), CAST(CAST(writer AS text)
-                       AS bigint))), 0) FROM ({table}) c
-            """),
-            values,
-        )
+        connection.scalar(sa.text(f"SELECT count(*) || ':' || coalesce(sum({hashed}), 0) FROM ({current}) c"), values)
     )
 
 

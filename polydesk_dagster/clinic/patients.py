@@ -372,6 +372,7 @@ PATIENT = Kind(
         text=("last_name", "first_name"),
         key=("{}.external_id",),
         query=_MATCH,
+        version="SELECT concat_ws('/', count(*), max(made_at)) FROM patient_link WHERE clinic_id = :clinic_id",
     ),
 )
 

@@ -1,0 +1,243 @@
+"""Who a patient is: codes that agree with the person, links that are certain, and doubts that wait for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from codicefiscale import codicefiscale
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes.kind import Reject
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.synchronise import synchronise
+from polydesk_dagster.clinic import patients
+from polydesk_dagster.clinic.patients import PATIENT
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.studiolab.records import Patient
+from polydesk_dagster.wire import sort_records
+from tests import world
+
+MARIO = {
+    "id": "P1",
+    "last_name": "Rossi",
+    "first_name": "Mario",
+    "sex": "M",
+    "birth_date": "1980-01-01",
+    "birth_place": "H501",
+    "fiscal_code": "RSSMRA80A01H501U",
+    "mobile": "333 123 4567",
+    "updated_at": "2026-01-01T00:00:00Z",
+}
+OMOCODIA = "RSSMRA80A01H50MM"  # the same person's code with its last digit in letters
+
+
+def person(id_: str, **fields: Any) -> dict[str, Any]:
+    return {**MARIO, "id": id_, **fields}
+
+
+class Import:
+    def __init__(self, engine: sa.Engine, code: str = "BO01") -> None:
+        self.engine = engine
+        with engine.begin() as connection:
+            self.clinic = world.clinic(connection, code)
+        self.scope = Scope("import_patients", code, self.clinic)
+
+    def __call__(self, *items: dict[str, Any], **more: Any) -> Report:
+        page = Page(1, items, (), "s", len(items))
+        with self.engine.connect() as connection:
+            known = patients.linked(connection, self.clinic)
+        pages = patients.missing_only([page], known)
+        return synchronise(self.engine, PATIENT, self.scope, pages, as_of=world.AS_OF, **more)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query))]
+
+    def reviews(self) -> list[tuple[str, str]]:
+        return self.rows("SELECT external_id, cause FROM patient_review WHERE state = 'open' ORDER BY 1")
+
+    def links(self) -> list[tuple[str, str]]:
+        return self.rows("SELECT external_id, made_by FROM patient_link ORDER BY 1")
+
+
+@pytest.fixture
+def run(engine: sa.Engine) -> Import:
+    return Import(engine)
+
+
+@given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=15, max_size=15))
+def test_the_check_letter_is_the_librarys(code: str) -> None:
+    assert patients.check_letter(code) == codicefiscale.encode_cin(code)
+
+
+@pytest.mark.parametrize("variant", codicefiscale.decode(MARIO["fiscal_code"])["omocodes"][::9])
+def test_every_omocodia_variant_folds_to_the_same_person(variant: str) -> None:
+    row = patients.prepare(person("P1", fiscal_code=variant))
+    assert (row[1], row[2], row[-1]) == (variant, MARIO["fiscal_code"], None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"fiscal_code": "RSSMRA80A01H501X"}, "lettera di controllo"),
+        ({"fiscal_code": "PIPPO"}, "forma"),
+        ({"last_name": "Bianchi"}, "cognome"),
+        ({"first_name": "Luigi"}, "nome"),
+        ({"sex": "F"}, "sesso"),
+        ({"birth_date": "1980-01-02"}, "data di nascita"),
+        ({"birth_place": "F205"}, "luogo di nascita"),
+        ({"fiscal_code": None, "birth_date": None}, "senza codice fiscale"),
+    ],
+)
+def test_a_code_that_cannot_be_this_persons_is_a_doubt(fields: dict[str, Any], said: str) -> None:
+    row = patients.prepare(person("P1", **fields))
+    assert row[-2] == "invalid"
+    assert said in str(row[-1])
+
+
+def test_codes_of_foreigners_and_spellings() -> None:
+    assert patients.prepare(person("P1", fiscal_code="STP1234567890123"))[3] == "STP"
+    assert patients.prepare(person("P1", fiscal_code=" eni1234567890123 "))[1:4] == (
+        "ENI1234567890123", "ENI1234567890123", "ENI",
+    )  # fmt: skip
+    assert patients.prepare(person("P1", fiscal_code="rss mra 80a01 h501 u"))[1] == MARIO["fiscal_code"]
+    assert patients.prepare(person("P1", last_name="Nicolo'\ufeff ", fiscal_code=None))[4] == "Nicolo'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("333 123 4567", "+393331234567"),
+        ("+39 333.1234567", "+393331234567"),
+        ("0039 051/234567", "+39051234567"),
+        ("051-234567", "+39051234567"),
+        ("+41 44 668 18 00", "+41446681800"),
+        ("12", None),
+        ("casa della nonna", None),
+    ],
+)
+def test_telephones_in_one_form(typed: str, known: str | None) -> None:
+    assert patients.e164(typed) == known
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"last_name": None}, {"id": " "}, {"birth_date": "31/02/1980"}, {"birth_date": "1980-02-31"}, {"sex": "X"},
+     {"birth_place": "Roma"}, {"address": 7}, {"updated_at": None}, {"deceased_on": "ieri"}],
+)  # fmt: skip
+def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> None:
+    item = person("P1", **fault)
+    assert sort_records(Patient, [item]).rejected
+    with pytest.raises(Reject):
+        patients.prepare(item)
+
+
+def test_who_is_missing_is_added_once_and_never_overwritten(run: Import) -> None:
+    other = person("P2", fiscal_code=None, last_name="Verdi", birth_date="1990-05-05")
+    first = run(MARIO, other)
+    assert (first.outcome, first.counts.created) == (Outcome.OK, 2)
+    assert run.links() == [("P1", "created"), ("P2", "created")]
+    again = run(person("P1", last_name="Cambiato", mobile="3400000000"), other)
+    assert (again.outcome, again.counts.unchanged) == (Outcome.NOTHING_TO_DO, 2)
+    assert run.rows("SELECT last_name, mobile FROM patient ORDER BY id LIMIT 1") == [("Rossi", "+393331234567")]
+
+
+def test_same_code_same_person_is_linked_across_clinics(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    report = other(person("X9", last_name="ROSSI", first_name="MARIO"))
+    assert (report.counts.created, report.counts.updated) == (0, 1)
+    assert run.rows("SELECT count(*) FROM patient") == [(1,)]
+    assert run.rows("SELECT count(DISTINCT patient_id) FROM patient_link") == [(1,)]
+
+
+def test_the_same_code_alone_never_makes_one_of_two(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    report = other(
+        person("X1", fiscal_code=OMOCODIA),
+        person("X2", fiscal_code=None),
+        person("X3", fiscal_code=MARIO["fiscal_code"], birth_date=None, last_name="Rossi"),
+    )
+    assert (report.counts.changed, report.counts.skipped) == (0, 3)
+    assert [id_ for id_, _ in other.reviews()] == ["X1", "X2", "X3"]
+    assert other(person("X1", fiscal_code=OMOCODIA)).counts.changed == 0
+
+
+def test_two_records_with_one_code_in_one_list(run: Import) -> None:
+    report = run(MARIO, person("P2", fiscal_code=OMOCODIA), person("P3"))
+    assert report.counts.created == 0
+    assert len(run.reviews()) == 3
+
+
+def test_twice_the_same_person_is_created_once(run: Import) -> None:
+    report = run(MARIO, person("P3"))
+    assert (report.counts.created, report.counts.skipped) == (1, 1)
+    assert run.reviews() == [("P3", "lo stesso codice fiscale di un altro record")]
+    assert run(MARIO, person("P3")).counts.changed == 0
+
+
+def test_newborns_twins_and_a_married_name(run: Import) -> None:
+    born = {"fiscal_code": None, "last_name": "Neri", "birth_date": "2026-03-01", "birth_place": None}
+    twins = run(person("P1", first_name="Ada", **born), person("P2", first_name="Eva", **born))
+    assert twins.counts.created == 2
+    unnamed = run(person("P3", first_name="Neonato", **born), person("P4", first_name="Neonato", **born))
+    assert (unnamed.counts.created, unnamed.counts.skipped) == (0, 2)
+    # A married name disagrees with the code; a date corrected at the source is no new person for who is linked.
+    married = run(person("P5", last_name="Bianchi"))
+    assert married.counts.skipped == 1
+    assert run(person("P1", first_name="Ada", **{**born, "birth_date": "2026-03-02"})).counts.unchanged == 1
+
+
+def test_undo_takes_created_people_back_but_not_who_came_into_use(run: Import) -> None:
+    report = run(MARIO, person("P2", fiscal_code=None, last_name="Verdi"))
+    with run.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET mobile = '+393400000000' WHERE last_name = 'Verdi'"))
+        back = changes.undo(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert (back.outcome, back.counts.retired) == (Outcome.PARTIAL, 1)
+    assert "Verdi" not in str(back.reasons)
+    assert run.rows("SELECT last_name FROM patient") == [("Verdi",)]
+    assert run.links() == [("P2", "created")]
+    assert run.rows("SELECT external_id FROM patient_link_ended") == [("P1",)]
+
+
+def test_links_are_reversible_and_a_person_decides(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    other(person("X1"))
+    with engine.begin() as connection:
+        assert patients.unlink(
+            connection, other.clinic, "X1", as_of=world.AS_OF, actor="desk:anna", reason="persone diverse"
+        )
+    assert other(person("X1")).counts.changed == 0
+    (review,) = other.rows("SELECT id, candidates FROM patient_review WHERE state = 'open'")
+    with engine.begin() as connection:
+        assert patients.link(connection, review[0], review[1][0], as_of=world.AS_OF, actor="desk:anna")
+        assert not patients.link(connection, review[0], review[1][0], as_of=world.AS_OF, actor="desk:anna")
+    assert other.links()[-1] == ("X1", "person")
+    with engine.connect() as connection:
+        assert changes.audit.verify(connection) == []
+
+
+def test_the_plan_shows_every_row_to_who_may_see_it_and_nothing_to_others(run: Import) -> None:
+    report = run(MARIO, preview=True)
+    assert "Rossi" not in str(report)
+    assert MARIO["fiscal_code"] not in str(report)
+    with run.engine.connect() as connection:
+        (row,) = show.rows(connection, plans.load(connection, report.plan_id or 0), PATIENT)
+    assert (row.key, row.after["last_name"]) == ("P1", "Rossi")
+
+
+def test_a_record_that_cannot_be_read_waits_in_quarantine_until_mended(run: Import) -> None:
+    items = [person(f"P{n}", fiscal_code=None, last_name=f"Neri{'o' * n}") for n in range(2, 12)]
+    report = run(*items, person("P1", birth_date="1980-02-31"))
+    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
+    assert run.rows("SELECT record_key, resolved_at IS NULL FROM quarantine") == [("P1", True)]
+    assert run(*items, MARIO).counts.created == 1
+    assert run.rows("SELECT resolved_at IS NULL FROM quarantine") == [(False,)]
