@@ -132,13 +132,13 @@ def test_a_preview_changes_nothing_and_is_applied_undone_and_read_from_the_termi
 ) -> None:
     house.run("sync_services")
     house.run("sync_prices")
-    house.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.00"}, *PRICES[1:]]})
+    house.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
     seen = house.run("preview_prices")
     assert seen.success
     shown = _metadata(seen, "prices_preview")
-    assert (shown["Modificati"], "50.00 → 51.00" in str(shown)) == (1, True)
+    assert (shown["Modificati"], "50.00 → 51.50" in str(shown)) == (1, True)
     assert "polydesk plan apply" in shown["Che cosa fare"]
-    assert "51.00" not in house.amounts()
+    assert "51.50" not in house.amounts()
     plan = str(_plan(seen, "prices_preview"))
 
     runner = CliRunner()
@@ -151,14 +151,14 @@ def test_a_preview_changes_nothing_and_is_applied_undone_and_read_from_the_termi
     file = tmp_path / "plan.csv"
     assert polydesk("show", plan, "--csv", str(file))[1]["written"] == 1
     assert len(file.read_text().splitlines()) == 2
-    assert polydesk("show", plan)[1]["rows"][0]["after"] == {"amount": "51.00"}
+    assert polydesk("show", plan)[1]["rows"][0]["after"] == {"amount": "51.50"}
     code, answer = polydesk("apply", plan)
     assert (code, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
-    assert "51.00" in house.amounts()
+    assert "51.50" in house.amounts()
     assert polydesk("apply", plan)[0] == 3
     code, answer = polydesk("undo", plan)
     assert (code, answer["outcome"]) == (0, "ok")
-    assert "51.00" not in house.amounts()
+    assert "51.50" not in house.amounts()
     assert runner.invoke(app, ["plan", "show", "999"]).exit_code == 2
     for arguments in (["list"], ["show", plan]):
         assert runner.invoke(app, ["plan", *arguments]).exit_code == 0

@@ -1,0 +1,158 @@
+"""A million new patients from studiolab's pages to committed rows, beside plain COPY plus INSERT and beside dlt."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from codicefiscale import codicefiscale
+
+from benchmarks.harness import Bench, Figure, peak_mb, seconds
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.synchronise import synchronise
+from polydesk_dagster.clinic import patients
+from polydesk_dagster.database.engine import plain_url
+from polydesk_dagster.outcome import Report
+
+AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
+PAGE = 1000
+COLUMNS = ("id", "fiscal_code", "last_name", "first_name", "sex", "birth_date", "birth_place", "residence", "address",
+           "postal_code", "email", "phone", "mobile", "deceased_on")  # fmt: skip
+FIRST_NAMES = {"M": ("Marco", "Luca", "Paolo", "Giorgio", "Dario", "Enzo", "Sandro", "Ugo"),
+               "F": ("Anna", "Giulia", "Sara", "Chiara", "Elena", "Marta", "Irene", "Lucia")}  # fmt: skip
+SYLLABLES = ("ba", "cor", "del", "fer", "gal", "lom", "mar", "ner", "pel", "ros", "san", "tor", "ver", "zan", "bri")
+PLACES = ("A944", "H501", "F205", "L219", "D612", "F839", "G273", "D969", "A662", "L736", "Z129", "Z330")
+
+
+def _write_pages(folder: Path, count: int) -> None:
+    """Files of a thousand records each, as studiolab's bodies hold them; one in fifty without a fiscal code."""
+    dice = random.Random(7)
+    surnames = ["".join(parts).capitalize() + "i" for parts in product(SYLLABLES, repeat=3)]
+    codes = {name: codicefiscale.encode_lastname(name) for name in surnames}
+    firsts = {name: codicefiscale.encode_firstname(name) for names in FIRST_NAMES.values() for name in names}
+    days = [date(1930, 1, 1) + timedelta(days=n) for n in range(33_000)]
+    births = {(d, s): codicefiscale.encode_birthdate(d.strftime("%d/%m/%Y"), s) for d in days for s in ("M", "F")}
+    page: list[dict[str, Any]] = []
+    for number in range(count):
+        sex = "MF"[number % 2]
+        last, first = dice.choice(surnames), dice.choice(FIRST_NAMES[sex])
+        day, place = dice.choice(days), dice.choice(PLACES)
+        code = codes[last] + firsts[first] + births[day, sex] + place
+        page.append(
+            {
+                "id": f"P{number:07d}",
+                "fiscal_code": None if number % 50 == 0 else code + patients.check_letter(code),
+                "last_name": last,
+                "first_name": first,
+                "sex": sex,
+                "birth_date": day.isoformat(),
+                "birth_place": place,
+                "residence": "A944",
+                "address": f"Via Emilia Levante {number % 500}",
+                "postal_code": "40139",
+                "email": f"{first.lower()}.{last.lower()}{number}@example.it",
+                "phone": None,
+                "mobile": f"333{number % 10_000_000:07d}",
+                "deceased_on": None,
+                "updated_at": "2026-01-01T10:00:00+01:00",
+            }
+        )
+        if len(page) == PAGE or number == count - 1:
+            (folder / f"{number // PAGE:06d}.json").write_text(json.dumps({"items": page}))
+            page = []
+
+
+def _bodies(folder: Path) -> Iterator[list[dict[str, Any]]]:
+    for file in sorted(folder.iterdir()):
+        yield json.loads(file.read_bytes())["items"]
+
+
+def _import(engine: sa.Engine, clinic: int, folder: Path, count: int) -> Report:
+    with engine.connect() as connection:
+        known = patients.linked(connection, clinic)
+    pages = (Page(number, items, (), "s", count) for number, items in enumerate(_bodies(folder), 1))
+    scope = Scope("import_patients", "B1", clinic)
+    return synchronise(engine, patients.PATIENT, scope, patients.missing_only(pages, known), as_of=AS_OF)
+
+
+def _reference(engine: sa.Engine, folder: Path) -> None:
+    """The same records by COPY into an unlogged table, and one INSERT … SELECT into a table identical to ours."""
+    columns = ", ".join(COLUMNS)
+    with psycopg.connect(plain_url(engine.url)) as connection:
+        connection.execute(f"CREATE UNLOGGED TABLE incoming ({', '.join(f'{name} text' for name in COLUMNS)})")
+        with connection.cursor().copy(f"COPY incoming ({columns}) FROM STDIN") as copy:
+            for items in _bodies(folder):
+                for item in items:
+                    copy.write_row([item[name] for name in COLUMNS])
+        connection.execute("""
+            INSERT INTO reference (fiscal_code, fiscal_code_canonical, fiscal_code_kind, last_name, first_name, sex,
+                                   birth_date, birth_place, residence, address, postal_code, email, phone, mobile,
+                                   deceased_on)
+            SELECT fiscal_code, fiscal_code, CASE WHEN fiscal_code IS NOT NULL THEN 'CF' END, last_name, first_name,
+                   sex, CAST(birth_date AS date), birth_place, residence, address, postal_code, email, phone, mobile,
+                   CAST(deceased_on AS date)
+            FROM incoming""")
+
+
+def _dlt_rows_per_second(engine: sa.Engine, folder: Path, most: int) -> tuple[float, int]:
+    import dlt  # type: ignore[import-not-found, unused-ignore]
+
+    rows = 0
+
+    def some() -> Iterator[list[dict[str, Any]]]:
+        nonlocal rows
+        for items in _bodies(folder):
+            if rows >= most:
+                return
+            rows += len(items)
+            yield items
+
+    with TemporaryDirectory() as state:
+        pipeline = dlt.pipeline(
+            "patients",
+            pipelines_dir=state,
+            destination=dlt.destinations.postgres(plain_url(engine.url)),
+            dataset_name="peer",
+        )
+        taken = seconds(lambda: pipeline.run(some(), table_name="patient", write_disposition="merge", primary_key="id"))
+    return rows / taken, rows
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    count = bench.size(1_000_000)
+    with TemporaryDirectory() as place, bench.engine() as engine:
+        folder = Path(place)
+        _write_pages(folder, count)
+        with engine.begin() as connection:
+            clinic = connection.execute(
+                sa.text("""INSERT INTO clinic (code, name, region, municipality_code)
+                           VALUES ('B1', 'Prova', 'Emilia-Romagna', 'A944') RETURNING id""")
+            ).scalar_one()
+            connection.execute(sa.text("CREATE TABLE reference (LIKE patient INCLUDING ALL)"))
+            connection.execute(sa.text("ALTER TABLE reference ADD FOREIGN KEY (guardian_id) REFERENCES reference"))
+        reference = seconds(lambda: _reference(engine, folder))
+        peak = 0.0
+        reports: list[Report] = []
+        first = seconds(lambda: reports.append(_import(engine, clinic, folder, count)))
+        peak = peak_mb()
+        assert reports[0].counts.created > 0.99 * count, reports[0]
+        again = seconds(lambda: reports.append(_import(engine, clinic, folder, count)))
+        assert reports[1].counts.changed == 0, reports[1]
+        yield Figure("patients", f"{count} new, pages to committed rows", first, reference, "s", 1.5, peak_mb=peak)
+        yield Figure("patients", "second run, nothing missing, beside the first", again, first, "s", 0.4)
+        yield Figure("patients", "Python's memory, beside its bound", peak, 400.0, "MB", 1.0, peak_mb=peak)
+        try:
+            peer, rows = _dlt_rows_per_second(engine, folder, bench.size(50_000))
+        except ModuleNotFoundError:
+            return  # the peer is in the dependency group "bench"
+        name = f"rows a second, beside dlt's merge of {rows}"
+        yield Figure("patients", name, count / first, peer, "rows/s", 3.0, at_least=True)
