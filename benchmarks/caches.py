@@ -1,0 +1,155 @@
+"""Refreshing unchanged caches beside building them all; the endpoint's 304 beside a bare Starlette route."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from benchmarks.harness import Bench, Figure, peak_mb, seconds
+from polydesk_dagster.clinic import caches
+
+AS_OF = datetime(2026, 1, 12, 10, 0, tzinfo=UTC)
+CLINICS = 100
+SPECIALISTS = 200
+CONNECTIONS = 16
+SECONDS = 3.0
+ROUNDS = 3
+
+CHAIN = """
+    INSERT INTO clinic (id, code, name, region, municipality_code)
+    SELECT n, 'C' || n, 'Clinica ' || n, 'Lazio', 'H501' FROM generate_series(1, :clinics) n;
+    INSERT INTO location (clinic_id, id, name)
+    SELECT c.id, c.id * 10 + n, 'Sede ' || n FROM clinic c, generate_series(1, 4) n;
+    INSERT INTO service (id, clinic_id, code, name, duration_minutes)
+    SELECT c.id * 100 + n, c.id, 'S' || n, 'Visita ' || n, 20 FROM clinic c, generate_series(0, 29) n;
+    INSERT INTO specialist (id, clinic_id, title, last_name, first_name, specialties)
+    SELECT c.id * 1000 + n, c.id, 'Dott.ssa', 'De Cognome' || md5(CAST(n AS text)), 'Nome ' || n, '{Cardiologia}'
+    FROM clinic c, generate_series(1, :specialists) n;
+    INSERT INTO agenda (id, clinic_id, location_id, specialist_id, name, slot_minutes, online)
+    SELECT id, clinic_id, clinic_id * 10 + 1 + id % 4, id, last_name, 20, id % 2 = 0 FROM specialist;
+    INSERT INTO agenda_service (clinic_id, agenda_id, service_id)
+    SELECT clinic_id, id, clinic_id * 100 + (id + n) % 30 FROM agenda, generate_series(1, 3) n
+"""
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    """A refresh with nothing to do, one after one specialist changed; requests per second of the endpoint."""
+    with bench.engine() as engine:
+        sizes = {"clinics": bench.size(CLINICS), "specialists": SPECIALISTS}
+        with engine.begin() as connection:
+            for statement in CHAIN.split(";"):
+                connection.execute(sa.text(statement), sizes)
+            connection.execute(sa.text("ANALYZE"))
+        caches.refresh(engine, AS_OF)
+        whole = min(seconds(lambda: caches.clear(engine, AS_OF)) for _ in range(ROUNDS))
+        nothing = min(seconds(lambda: caches.refresh(engine, AS_OF)) for _ in range(ROUNDS))
+        yield Figure("caches", "nothing changed, beside building all", nothing, whole, "s", 0.1, peak_mb=peak_mb())
+        with engine.begin() as connection:
+            connection.execute(sa.text("UPDATE specialist SET first_name = 'Altro' WHERE id = 1001"))
+        one = seconds(lambda: caches.refresh(engine, AS_OF))
+        yield Figure("caches", "one specialist changed, beside building all", one, whole, "s", 0.1, peak_mb=peak_mb())
+        yield from _endpoint(engine)
+
+
+def _endpoint(engine: sa.Engine) -> Iterator[Figure]:
+    with engine.connect() as connection:
+        etag = connection.scalar(
+            sa.text("""
+                SELECT etag FROM cache_current JOIN cache_version USING (clinic_id, kind, version)
+                WHERE clinic_id = 1 AND kind = 'specialists'""")
+        )
+    not_modified = f'GET /clinics/C1/specialists HTTP/1.1\r\nHost: x\r\nIf-None-Match: W/"{etag}"\r\n\r\n'.encode()
+    constant = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    url = engine.url
+    with _serving(_serve_caches, url) as ours, _serving(_serve_constant, url) as bare:
+        _answers(ours, not_modified, b" 304 ")
+        _answers(bare, constant, b" 200 ")
+        pairs = [(_rate(ours, not_modified), _rate(bare, constant)) for _ in range(ROUNDS)]
+    fastest, reference = max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
+    yield Figure("caches", "304 beside a bare route", fastest, reference, "requests/s", 0.7, True, peak_mb())
+
+
+def _serve_caches(url: URL, listener: socket.socket) -> None:
+    from polydesk_dagster.runtime.cache_endpoint import create_app
+
+    _serve(create_app(url), listener)
+
+
+def _serve_constant(_: URL, listener: socket.socket) -> None:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    async def constant(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    _serve(Starlette(routes=[Route("/", constant)]), listener)
+
+
+def _serve(app: object, listener: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(app, access_log=False, log_level="error", server_header=False)  # type: ignore[arg-type]
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _serving(serve: Callable[[URL, socket.socket], None], url: URL) -> Iterator[tuple[str, int]]:
+    """A process of its own that serves; yields its address."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(url, listener))
+    process.start()
+    try:
+        yield listener.getsockname()
+    finally:
+        process.terminate()
+        process.join()
+        listener.close()
+
+
+def _answers(address: tuple[str, int], request: bytes, status: bytes) -> None:
+    """Wait until the server answers with ``status``; the client below then only counts answers."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(address, timeout=5) as client:
+                client.sendall(request)
+                if status in client.recv(4096):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(f"no{status.decode()}answer")
+
+
+def _rate(address: tuple[str, int], request: bytes) -> float:
+    """Answers per second over some kept connections, one request at a time on each; headers in one packet, no parsing,
+    so that the client is not what is measured."""
+    import selectors
+
+    with selectors.DefaultSelector() as selector:
+        clients = [socket.create_connection(address) for _ in range(CONNECTIONS)]
+        for client in clients:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(client, selectors.EVENT_READ)
+            client.sendall(request)
+        answers, start = 0, time.perf_counter()
+        while time.perf_counter() - start < SECONDS:
+            for key, _ in selector.select(timeout=1):
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                if connection.recv(65536).endswith((b"\r\n\r\n", b"ok")):
+                    answers += 1
+                    connection.sendall(request)
+        elapsed = time.perf_counter() - start
+        for client in clients:
+            client.close()
+    return answers / elapsed
