@@ -209,6 +209,7 @@ SERVICES: tuple[Service, ...] = (
             "statistics/revenue",
             "statistics/online_funnel",
             "statistics/messages",
+            "statistics/report_turnaround",
         ),
         together=True,
         changes_records=False,

@@ -57,6 +57,7 @@ def test_each_statistic_shows_its_plot_beside_its_numbers(instance: dg.DagsterIn
         "revenue",
         "online_funnel",
         "messages",
+        "report_turnaround",
     }
     for metadata in shown.values():
         picture = re.fullmatch(r"!\[[^\]]+\]\(data:image/png;base64,([^)]+)\)", str(metadata["Grafico"].value))

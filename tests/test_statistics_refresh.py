@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from datetime import UTC, date, datetime
 
 import pytest
@@ -252,6 +253,49 @@ def test_messages_are_counted_through_their_states_and_their_clean_up(chain: sa.
     _execute(chain, "DELETE FROM message")
     assert refresh(chain, AS_OF).counts.changed == 0
     assert set(_published(chain)["messages"]) == counted
+    _agrees(chain)
+
+
+REPORT = """
+    INSERT INTO report (clinic_id, external_id, patient_id, appointment_id, title, published_at, updated_at)
+    VALUES (1, :name, 1, :visit, 'Referto', CAST(CAST(:at AS text) AS timestamptz), now())"""
+
+
+def test_reports_are_timed_from_the_end_of_their_visit(chain: sa.Engine) -> None:
+    with chain.begin() as connection:
+        visit = world.appointment(connection, "2026-03-27 08:00Z", status="completed")
+    _execute(chain, REPORT, name="R1", visit=visit, at="2026-03-28 23:30Z")  # after midnight in Rome; 39 h later
+    _execute(chain, REPORT, name="R2", visit=None, at="2026-03-29 09:00Z")
+    refresh(chain, AS_OF)
+    row = (1, date(2026, 3, 29), 2, 0, 1, 39 * 60, 0, 1)
+    assert _published(chain)["reports"] == [row]
+    _execute(chain, "UPDATE appointment SET ends_at = '2026-03-28 08:30Z', starts_at = '2026-03-28 08:00Z'")
+    _execute(chain, "UPDATE report SET withdrawn_at = now() WHERE external_id = 'R2'")
+    refresh(chain, AS_OF)
+    assert _published(chain)["reports"] == [(*row[:3], 1, 1, 15 * 60, 1, 1)]
+    _agrees(chain)
+
+
+def test_a_visit_moved_while_its_report_arrives_is_not_lost(chain: sa.Engine) -> None:
+    with chain.begin() as connection:
+        visit = world.appointment(connection, "2026-03-27 08:00Z", status="completed")
+    refresh(chain, AS_OF)
+    moved, arrived = chain.connect(), threading.Event()
+
+    def arrive() -> None:
+        _execute(chain, REPORT, name="R1", visit=visit, at="2026-03-27 20:30Z")
+        arrived.set()
+
+    with moved:
+        moved.execute(sa.text("UPDATE appointment SET ends_at = ends_at + interval '2 hours'"))
+        arriving = threading.Thread(target=arrive)
+        arriving.start()
+        assert not arrived.wait(0.5)  # it waits for the one that moves the visit
+        refresh(chain, AS_OF)
+        moved.commit()
+    arriving.join()
+    refresh(chain, AS_OF)
+    assert _published(chain)["reports"] == [(1, date(2026, 3, 27), 1, 0, 1, 10 * 60, 1, 1)]
     _agrees(chain)
 
 

@@ -40,7 +40,7 @@ def test_a_page_that_needs_nothing_else(installation: Path) -> None:
     assert "Attività di Bologna" in page
     assert "672.00" in page
     assert "=1+1 &lt;b&gt;ECG" in page
-    assert page.count("data:image/png;base64,") == 7
+    assert page.count("data:image/png;base64,") == 8
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "Prova" not in page  # the patient's name
     whole = installation / "catena.html"
@@ -57,7 +57,7 @@ def test_a_spreadsheet_with_numbers_as_numbers(installation: Path) -> None:
     services = book["Per prestazione"]
     assert (services["A2"].value, services["A2"].data_type, services["B2"].value) == ("=1+1 <b>ECG</b>", "s", 20)
     assert float(book["Per convenzione"]["C2"].value) == 672.0
-    assert len(book["Riepilogo"]._images) == 7
+    assert len(book["Riepilogo"]._images) == 8
 
 
 @pytest.mark.parametrize(

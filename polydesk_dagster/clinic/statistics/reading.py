@@ -114,6 +114,12 @@ class Overview:
     confirmed: int
     messages: Mapping[str, int]
     """By state."""
+    reports: int
+    reports_withdrawn: int
+    turnaround_hours: float | None
+    """From the end of the visit to the publication of its report."""
+    reports_within_1_day: Ratio
+    reports_within_3_days: Ratio
 
     @property
     def appointments(self) -> int:
@@ -151,6 +157,12 @@ def overview(connection: sa.Connection, period: Period) -> Overview:
         period.values,
     )
     told = {row.state: int(row.n) for row in messages}
+    reports = one(
+        "sum(reports) AS n, sum(withdrawn) AS withdrawn, sum(timed) AS timed, sum(minutes) AS minutes,"
+        " sum(within_1_day) AS w1, sum(within_3_days) AS w3",
+        "statistic_report",
+    )
+    timed = int(reports.timed or 0)
     known = int(lead.known or 0)
     no_shows, cancelled = n.get("no_show", 0), n.get("cancelled", 0)
     return Overview(
@@ -169,6 +181,11 @@ def overview(connection: sa.Connection, period: Period) -> Overview:
         verified=int(funnel.verified or 0),
         confirmed=int(funnel.confirmed or 0),
         messages={state: told[state] for state in MESSAGE_STATES if state in told},
+        reports=int(reports.n or 0),
+        reports_withdrawn=int(reports.withdrawn or 0),
+        turnaround_hours=float(reports.minutes) / timed / 60 if timed else None,
+        reports_within_1_day=Ratio(int(reports.w1 or 0), timed),
+        reports_within_3_days=Ratio(int(reports.w3 or 0), timed),
     )
 
 

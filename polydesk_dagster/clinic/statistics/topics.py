@@ -157,4 +157,31 @@ _MESSAGES = Topic(
         FROM counted_message s WHERE s.clinic_id = c.id""",
 )
 
-TOPICS: Mapping[str, Topic] = {topic.key: topic for topic in (_APPOINTMENTS, _OFFER, _FUNNEL, _MESSAGES)}
+_REPORT_ROWS = """
+    SELECT s.clinic_id, s.published_at, s.withdrawn_at, s.published_at - a.ends_at AS turnaround
+    FROM report s LEFT JOIN appointment a ON a.id = s.appointment_id AND a.ends_at <= s.published_at"""
+
+_REPORTS = Topic(
+    key="reports",
+    label="Referti",
+    table="statistic_report",
+    columns=("clinic_id", "day", "reports", "withdrawn", "timed", "minutes", "within_1_day", "within_3_days"),
+    counted="""
+        SELECT clinic_id, day, count(*) AS reports, count(withdrawn_at) AS withdrawn, count(turnaround) AS timed,
+               coalesce(sum(CAST(floor(date_part('epoch', turnaround) / 60) AS integer)), 0) AS minutes,
+               count(*) FILTER (WHERE turnaround <= '24 hours') AS within_1_day,
+               count(*) FILTER (WHERE turnaround <= '72 hours') AS within_3_days
+        FROM ({rows}) r GROUP BY clinic_id, day""",
+    rows=f"""
+        SELECT cell.day, r.*
+        FROM cell JOIN clinic c ON c.id = cell.clinic_id
+        CROSS JOIN LATERAL ({_REPORT_ROWS}
+                            WHERE s.clinic_id = cell.clinic_id AND {_around("s.published_at")} OFFSET 0) r""",
+    all_rows=f"""
+        SELECT CAST(r.published_at AT TIME ZONE c.time_zone AS date) AS day, r.*
+        FROM ({_REPORT_ROWS}) r JOIN clinic c ON c.id = r.clinic_id""",
+    days="""
+        SELECT CAST(s.published_at AT TIME ZONE c.time_zone AS date) FROM report s WHERE s.clinic_id = c.id""",
+)
+
+TOPICS: Mapping[str, Topic] = {topic.key: topic for topic in (_APPOINTMENTS, _OFFER, _FUNNEL, _MESSAGES, _REPORTS)}

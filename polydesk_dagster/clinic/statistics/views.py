@@ -79,6 +79,13 @@ def _messages(connection: sa.Connection, period: Period) -> bytes:
     return pictures.stacked("Messaggi per giorno di programmazione", period.first, series, "messaggi")
 
 
+def _reports(connection: sa.Connection, period: Period) -> bytes:
+    sums = reading.daily(connection, period, {"timed": "timed", "minutes": "minutes"}, "statistic_report")
+    pairs = zip(sums["minutes"], sums["timed"], strict=True)
+    series = {"tempo medio": [minutes / timed / 60 if timed else None for minutes, timed in pairs]}
+    return pictures.lines("Ore dalla visita al referto, per giorno di pubblicazione", period.first, series, "ore")
+
+
 VIEWS: Mapping[str, View] = {
     view.key: view
     for view in (
@@ -154,6 +161,20 @@ VIEWS: Mapping[str, View] = {
             _messages,
             lambda o: {MESSAGE_STATES[state].capitalize(): n for state, n in o.messages.items()},
             (reading.by_message_kind,),
+        ),
+        View(
+            "report_turnaround",
+            "Tempi dei referti",
+            "Le ore dalla fine della visita alla pubblicazione del suo referto.",
+            ("reports",),
+            _reports,
+            lambda o: {
+                "Referti pubblicati": o.reports,
+                "Ritirati": o.reports_withdrawn,
+                "Tempo medio (ore)": "n.d." if o.turnaround_hours is None else round(o.turnaround_hours, 1),
+                "Entro 24 ore": str(o.reports_within_1_day),
+                "Entro 72 ore": str(o.reports_within_3_days),
+            },
         ),
     )
 }

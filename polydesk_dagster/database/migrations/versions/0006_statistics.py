@@ -17,7 +17,7 @@ depends_on = None
 CHANGE_LOG = """
 CREATE TABLE statistic_change (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    topic      text NOT NULL CHECK (topic IN ('appointments', 'offer', 'funnel', 'messages')),
+    topic      text NOT NULL CHECK (topic IN ('appointments', 'offer', 'funnel', 'messages', 'reports')),
     clinic_id  bigint NOT NULL,                -- no foreign key: the log must never stand in a writer's way
     day        date,                           -- local; null: every day of the clinic
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -69,6 +69,7 @@ CREATE INDEX removed_message_created ON removed_message (clinic_id, created_at);
 
 CREATE INDEX message_created ON message (clinic_id, created_at);
 CREATE INDEX message_ledger_alone ON message_ledger (clinic_id, planned_at) WHERE message_id IS NULL;
+CREATE INDEX report_published ON report (clinic_id, published_at);
 CREATE INDEX appointment_online_created ON appointment (clinic_id, created_at) WHERE channel = 'online';
 CREATE INDEX hold_created ON hold (clinic_id, created_at);
 
@@ -261,13 +262,46 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- A report's turnaround ends at its publication and begins at the end of its visit, so a visit that is moved counts as
+-- a change too. The shared lock makes one of the two wait for the other: whoever commits last has logged the day.
+CREATE FUNCTION report_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO statistic_change (topic, clinic_id) SELECT 'reports', id FROM clinic;
+        RETURN NULL;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
+        INSERT INTO statistic_change (topic, clinic_id, day)
+        SELECT DISTINCT 'reports', r.clinic_id, CAST(r.published_at AT TIME ZONE c.time_zone AS date)
+        FROM old_rows r JOIN clinic c ON c.id = r.clinic_id;
+    END IF;
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        PERFORM FROM appointment WHERE id = ANY (ARRAY(SELECT appointment_id FROM new_rows)) ORDER BY id FOR SHARE;
+        INSERT INTO statistic_change (topic, clinic_id, day)
+        SELECT DISTINCT 'reports', r.clinic_id, CAST(r.published_at AT TIME ZONE c.time_zone AS date)
+        FROM new_rows r JOIN clinic c ON c.id = r.clinic_id;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION appointment_end_moved() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO statistic_change (topic, clinic_id, day)
+    SELECT 'reports', r.clinic_id, CAST(r.published_at AT TIME ZONE c.time_zone AS date)
+    FROM report r JOIN clinic c ON c.id = r.clinic_id WHERE r.appointment_id = NEW.id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER appointment_end_moved AFTER UPDATE OF ends_at ON appointment
+    FOR EACH ROW WHEN (OLD.ends_at <> NEW.ends_at) EXECUTE FUNCTION appointment_end_moved();
+ALTER TABLE appointment ENABLE ALWAYS TRIGGER appointment_end_moved;
+
 -- A clinic's zone decides which day an instant belongs to: every day of the clinic is counted again. Writers under way
 -- logged days of the old zone, so the change waits for them; later ones see the new zone.
 CREATE FUNCTION clinic_zone_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    LOCK TABLE appointment, hold, message, message_ledger IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE appointment, hold, message, message_ledger, report IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO statistic_change (topic, clinic_id)
-    SELECT topic, NEW.id FROM unnest(ARRAY['appointments', 'funnel', 'messages']) topic;
+    SELECT topic, NEW.id FROM unnest(ARRAY['appointments', 'funnel', 'messages', 'reports']) topic;
     RETURN NEW;
 END $$;
 CREATE TRIGGER clinic_zone_changed BEFORE UPDATE ON clinic
@@ -354,6 +388,18 @@ CREATE TABLE statistic_message (
     messages  bigint NOT NULL
 );
 CREATE INDEX statistic_message_cell ON statistic_message (clinic_id, day);
+
+CREATE TABLE statistic_report (
+    clinic_id     bigint NOT NULL,
+    day           date NOT NULL,               -- local, of the publication
+    reports       bigint NOT NULL,
+    withdrawn     bigint NOT NULL,
+    timed         bigint NOT NULL,             -- published after the end of the visit that they belong to
+    minutes       bigint NOT NULL,             -- their sum, from that end
+    within_1_day  bigint NOT NULL,
+    within_3_days bigint NOT NULL,
+    PRIMARY KEY (clinic_id, day)
+);
 
 CREATE VIEW statistic_attendance AS
 SELECT clinic_id, day, specialist_id, service_id, channel,
@@ -482,7 +528,7 @@ CACHE_SOURCES = ("clinic", "location", "specialist", "agenda", "service", "agend
 def upgrade() -> None:
     for ddl in (CHANGE_LOG, CHANGE_TRIGGERS, STATISTICS, CACHES):
         op.execute(ddl)
-    for table in ("appointment", "slot", "hold", "message", "message_ledger"):
+    for table in ("appointment", "slot", "hold", "message", "message_ledger", "report"):
         op.execute(watch(table, f"{table}_changed"))
     for table in CACHE_SOURCES:
         op.execute(watch(table, "cache_source_changed"))
