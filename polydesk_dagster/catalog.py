@@ -421,6 +421,7 @@ SERVICES: tuple[Service, ...] = (
         "emergency",
         place=Place.EMERGENCY,
         options=("reason", "confirm"),
+        available=True,
     ),
     Service(
         "recover_deleted_services",

@@ -7,6 +7,7 @@ from importlib import import_module
 from polydesk_dagster.changes.kind import Kind
 
 WHERE = {
+    "message_template": "polydesk_dagster.clinic.messages.reset:MESSAGE_TEMPLATE",
     "expired_hold": "polydesk_dagster.clinic.holds:EXPIRED_HOLD",
     "revoked_hold": "polydesk_dagster.clinic.holds:REVOKED_HOLD",
     "unverified_booking": "polydesk_dagster.clinic.bookings:UNVERIFIED_BOOKING",
