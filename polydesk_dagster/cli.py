@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polydesk_dagster.commands import ask, clinics, db, demo, plan, report, run, services, show, up
+from polydesk_dagster.commands import ask, clinics, db, demo, messages, plan, report, run, services, show, up
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(report.report)
 app.command()(clinics.clinics)
 app.command()(clinics.integration)
 app.add_typer(db.app, name="db")
+app.add_typer(messages.app, name="messages")
 
 
 def main() -> None:

@@ -146,3 +146,22 @@ def test_reset_shows_applies_and_undoes(engine: sa.Engine) -> None:
         back = changes.undo(connection, done.plan_id, as_of=AS_OF, actor="desk:prova", reason=reason)
         assert back.counts.changed == 2
         assert connection.scalars(in_force).all() == ["{{ clinica }} catena", "{{ clinica }} nostro"]
+
+
+def test_samples_show_the_text_but_not_the_person(engine: sa.Engine) -> None:
+    from polydesk_dagster.clinic.messages.samples import samples
+    from tests.messages_world import booked, states
+
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booked(
+            connection, practice, "09:30", patient_id=world.patient(connection, first_name="Zeno", last_name="Wolff")
+        )
+    with engine.connect() as connection:
+        sms, email = samples(connection, "reminder", AS_OF, "BO01")
+    assert "Z. W., le ricordiamo" in sms.body
+    assert sms.size is not None
+    assert sms.size.segments == 1
+    assert "Gentile Z. W." in email.body
+    assert "Wolff" not in sms.body + email.body
+    assert states(engine) == []

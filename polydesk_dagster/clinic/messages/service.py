@@ -61,11 +61,11 @@ def send(
             connection.rollback()
             return report
         connection.commit()
-        held = hold_unusual(connection, kind, as_of, allowed=past_guard == VOLUME_GUARD)
-        connection.commit()
         kinds = [kind, *PASSING]
         idle = not planned.messages and planning.nothing_to_send(connection, kinds, as_of, clinics)
+        held = None if idle else hold_unusual(connection, kind, as_of, allowed=past_guard == VOLUME_GUARD)
         limits = None if idle else Limits.load(connection)
+        connection.commit()
     if held is not None:
         return held
     tally = Tally()

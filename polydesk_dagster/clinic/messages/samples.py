@@ -1,0 +1,113 @@
+"""What the texts look like on real appointments, with the people's names masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.messages import hours, judging, planning, templates
+from polydesk_dagster.clinic.messages.judging import Candidate, Ready
+from polydesk_dagster.clinic.messages.kinds import CHANNELS, Channel
+from polydesk_dagster.clinic.messages.templates import BrokenTemplateError, Need, Shelf
+from polydesk_dagster.clinic.messages.text import Segments, segments
+from polydesk_dagster.errors import PermanentError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One text as one patient would get it. ``problem`` instead, where it cannot be written."""
+
+    clinic: str
+    channel: Channel
+    subject: str | None
+    body: str
+    size: Segments | None
+    problem: str | None = None
+
+
+def samples(connection: sa.Connection, kind: str, as_of: datetime, clinic: str | None, many: int = 3) -> list[Sample]:
+    """The next appointments' texts of ``kind`` ('reminder' or 'preparation') over every channel; nothing is kept.
+
+    Raises:
+        PermanentError: where no active clinic has that code.
+    """
+    clinics = {each.clinic_id: each for each in hours.load(connection, as_of, clinic)}
+    if not clinics:
+        raise PermanentError(f"Non esiste una clinica attiva con il codice «{clinic}».")
+    attempt = connection.begin_nested()
+    try:
+        ids = _as_if_due(connection, kind, as_of, list(clinics), many)
+        shelf = Shelf.load(connection)
+        found = []
+        for message in judging.facts(connection, ids, as_of):
+            for channel in CHANNELS:
+                masked = _masked(message, channel)
+                verdict = judging.judge(masked, clinics[message.clinic_id], as_of, frozenset(CHANNELS))
+                if isinstance(verdict, Ready):
+                    found.append(_sample(masked, verdict, shelf))
+        return found
+    finally:
+        attempt.rollback()
+
+
+def _as_if_due(connection: sa.Connection, kind: str, as_of: datetime, clinics: list[int], many: int) -> list[int]:
+    """Messages for the next appointments, as if nobody had been told yet."""
+    chosen = connection.scalars(
+        sa.text("""
+            SELECT a.id FROM appointment a JOIN service s ON s.id = a.service_id
+            WHERE a.clinic_id = ANY (:clinics) AND a.status = 'booked' AND a.starts_at > :as_of
+              AND (:kind <> 'preparation' OR s.preparation IS NOT NULL)
+            ORDER BY a.starts_at, a.id LIMIT :many"""),
+        {"clinics": clinics, "as_of": as_of, "kind": kind, "many": many},
+    ).all()
+    connection.execute(
+        sa.text("""DELETE FROM message_ledger
+                   WHERE subject = 'appointment' AND subject_id = ANY (:ids) AND kind = :kind"""),
+        {"ids": list(chosen), "kind": kind},
+    )
+    before = connection.scalar(sa.text("SELECT coalesce(max(id), 0) FROM message"))
+    planning.enqueue(
+        connection,
+        kind,
+        """SELECT clinic_id, 'appointment' AS subject, id AS subject_id, start_version AS version,
+                  'patient' AS recipient_type, patient_id AS recipient_id, starts_at AS expires_at,
+                  CAST(NULL AS jsonb) AS context
+           FROM appointment WHERE id = ANY (:ids)""",
+        {"ids": list(chosen)},
+        as_of,
+    )
+    return list(connection.scalars(sa.text("SELECT id FROM message WHERE id > :before"), {"before": before}))
+
+
+def _masked(message: Candidate, channel: Channel) -> Candidate:
+    """The same message for somebody with initials only, who can be reached on ``channel`` alone."""
+    if message.person is None:
+        return message
+    person = replace(
+        message.person,
+        first_name=f"{message.person.first_name[:1]}.",
+        last_name=f"{message.person.last_name[:1]}.",
+        mobile="+393330000000" if channel == "sms" else None,
+        email="nessuno@example.org" if channel == "email" else None,
+        refusals=frozenset(),
+        blocked={},
+        told_today=0,
+    )
+    return replace(message, person=person)
+
+
+def _sample(message: Candidate, ready: Ready, shelf: Shelf) -> Sample:
+    need = Need(
+        message.kind, ready.variant, ready.channel, ready.language, message.clinic_id, message.template_revision
+    )
+    template = shelf.find(need)
+    try:
+        if template is None:
+            return Sample(message.clinic, ready.channel, None, "", None, "manca il testo")
+        text = templates.write(template.subject, template.body, ready.context)
+    except BrokenTemplateError as error:
+        return Sample(message.clinic, ready.channel, None, "", None, str(error))
+    size = segments(text.body) if ready.channel == "sms" else None
+    return Sample(message.clinic, ready.channel, text.subject, text.body, size)
