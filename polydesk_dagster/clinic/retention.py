@@ -1,0 +1,347 @@
+"""What is kept, for how long and why; and the nightly clean-up, which can touch nothing that is not listed here.
+
+A clean-up is a plan of orders, one for each data set with something old in it. Applying the plan writes the orders and
+its audit line; then each order is worked off in small batches, each its own transaction, so that nobody waits for
+long. A killed run leaves its orders open, and the next one works them off from where they stopped. When an order is
+done, its audit line holds how many rows went and a digest over their keys, never the data.
+
+Clinical records, invoices, access logs, the audit trail and the message ledger are not listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Counts, Outcome, Report, Table, done
+
+BATCH = 2_000
+"""Rows of one transaction."""
+
+Progress = Callable[[int, int, str], None]
+Rest = Callable[[], None]
+"""Called between batches, outside any transaction: gives the others their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """One kind of record that does not live for ever.
+
+    ``where`` is SQL over ``t`` for what may go at all. ``first`` are statements on the batch's :keys, run before it.
+    With ``blanked`` (column → SQL) rows stay and only lose those columns; else they are deleted.
+    """
+
+    key: str
+    name: str
+    table: str
+    age: str
+    days: int
+    why: str
+    where: str = "true"
+    first: tuple[str, ...] = ()
+    blanked: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def predicate(self) -> str:
+        return f"t.{self.age} < :cutoff AND ({self.where})"
+
+
+_EXPIRED_BOOKINGS = DataSet(
+    "expired_bookings",
+    "prenotazioni online mai verificate",
+    "appointment",
+    "expired_at",
+    7,
+    "il paziente ha avuto una settimana per farsi vivo; i suoi recapiti non servono più (GDPR art. 5.1.e)",
+    where="t.status = 'expired'",
+    first=("DELETE FROM hold WHERE appointment_id = ANY(:keys)",),
+)
+
+REGISTRY: tuple[DataSet, ...] = (
+    DataSet(
+        "ended_holds",
+        "orari bloccati già conclusi",
+        "hold",
+        "ended_at",
+        30,
+        "servono solo a rispondere a chi conferma in ritardo",
+    ),
+    _EXPIRED_BOOKINGS,
+    DataSet(
+        "booking_contacts",
+        "recapiti scritti nelle prenotazioni online",
+        "appointment",
+        "ends_at",
+        180,
+        "dopo la visita valgono i recapiti dell'anagrafica (GDPR art. 5.1.c)",
+        where="t.contact_email IS NOT NULL OR t.contact_phone IS NOT NULL",
+        blanked={"contact_email": "NULL", "contact_phone": "NULL"},
+    ),
+    DataSet(
+        "past_slots",
+        "orari passati delle agende",
+        "slot",
+        "ends_at",
+        400,
+        "l'appuntamento conserva data e ora; lo slot serviva a prenotarlo",
+        first=(
+            "DELETE FROM seat WHERE slot_id = ANY(:keys)",
+            "DELETE FROM hold WHERE slot_id = ANY(:keys)",
+            "DELETE FROM orphan WHERE slot_id = ANY(:keys)",
+            "UPDATE appointment SET slot_id = NULL WHERE slot_id = ANY(:keys)",
+        ),
+    ),
+    DataSet(
+        "settled_orphans",
+        "prenotazioni ricollocate",
+        "orphan",
+        "resolved_at",
+        400,
+        "la segreteria ha già risolto",
+    ),
+    DataSet(
+        "resolved_quarantine",
+        "record esterni scartati e poi corretti",
+        "quarantine",
+        "resolved_at",
+        90,
+        "la fonte li ha corretti; possono contenere dati di pazienti",
+    ),
+    DataSet(
+        "decided_reviews",
+        "anagrafiche simili già decise",
+        "patient_review",
+        "decided_at",
+        180,
+        "resta la decisione, non la copia dei dati del paziente",
+        where="t.record <> '{}'",
+        blanked={"record": "CAST('{}' AS jsonb)"},
+    ),
+    DataSet(
+        "service_runs",
+        "storico delle esecuzioni dei servizi",
+        "service_run",
+        "started_at",
+        400,
+        "oltre un anno non serve a confrontare; resta sempre l'ultima di ogni servizio",
+        where="""EXISTS (SELECT FROM service_run n WHERE n.service = t.service AND n.id > t.id AND NOT n.preview
+                         AND n.clinic_id IS NOT DISTINCT FROM t.clinic_id)""",
+    ),
+)
+
+UNVERIFIED_BOOKINGS = (_EXPIRED_BOOKINGS,)
+"""The second stage of :mod:`clinic.bookings`, which its own service works off as well."""
+
+
+def data_sets(keys: Iterable[str] = ()) -> tuple[DataSet, ...]:
+    """Those of the registry that are named; all of them for none.
+
+    Raises:
+        PermanentError: naming what is not in the registry.
+    """
+    known = {each.key: each for each in REGISTRY}
+    wanted = list(keys)
+    unknown = [key for key in wanted if key not in known]
+    if unknown:
+        raise PermanentError(
+            f"«{', '.join(unknown)}» non è nel registro di conservazione: la pulizia non può toccarlo. "
+            f"Ci sono: {', '.join(known)}."
+        )
+    return tuple(known[key] for key in wanted) or REGISTRY
+
+
+CLEANUP = Kind(
+    name="cleanup",
+    label="dati vecchi da pulire",
+    table="cleanup",
+    key="r.dataset",
+    fixed=("dataset", "cutoff", "expected", "oldest", "newest", "ordered_at"),
+    volatile=True,
+    taken="t.dataset = r.dataset AND t.finished_at IS NULL",
+    held="CASE WHEN t.removed > 0 OR t.finished_at IS NOT NULL THEN 'pulizia già eseguita' END",
+    guards=(
+        Guard(
+            "unusual_volume",
+            """SELECT count(*) FROM {rows} r
+               WHERE r.expected > 10000
+                 AND r.expected > 10 * (SELECT CASE WHEN count(*) >= 3 THEN avg(removed) END
+                                        FROM (SELECT c.removed FROM cleanup c
+                                              WHERE c.dataset = r.dataset AND c.finished_at IS NOT NULL
+                                              ORDER BY c.id DESC LIMIT 10) past)""",
+            0,
+            "per {value} insiemi di dati ci sarebbe da pulire più di dieci volte il solito: guardali prima",
+        ),
+    ),
+    expires=timedelta(hours=12),
+)
+
+
+def _orders(chosen: tuple[DataSet, ...]) -> str:
+    """The query of a plan: what is old in each data set. A bound in days is written out, since it is ours."""
+    return " UNION ALL ".join(
+        f"""SELECT 'create' AS action, CAST(NULL AS text) AS finding, '{each.name}: oltre {each.days} giorni' AS reason,
+                   CAST(NULL AS bigint) AS id, '{each.key}' AS dataset, o.cutoff, o.expected, o.oldest, o.newest,
+                   :as_of AS ordered_at
+            FROM (SELECT :as_of - interval '{each.days} days' AS cutoff, count(*) AS expected,
+                         min(t.{each.age}) AS oldest, max(t.{each.age}) AS newest
+                  FROM {each.table} t
+                  WHERE {each.predicate.replace(":cutoff", f"(:as_of - interval '{each.days} days')")}) o
+            WHERE o.expected > 0"""
+        for each in chosen
+    )
+
+
+def clean(
+    engine: sa.Engine,
+    as_of: datetime,
+    *,
+    service: str = "nightly_cleanup",
+    chosen: tuple[DataSet, ...] = REGISTRY,
+    preview: bool = False,
+    past_guard: str | None = None,
+    reason: str | None = None,
+    actor: str = "dagster",
+    batch: int = BATCH,
+    rest: Rest | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Order what is old and work the orders off; with ``preview`` only say how much there is.
+
+    Counts: ``retired`` rows deleted, ``updated`` rows that lost columns.
+    """
+    with engine.begin() as connection:
+        plan = propose(connection, CLEANUP, Scope(service), _orders(chosen), as_of=as_of)
+        shown = changes.preview(connection, plan, CLEANUP)
+        tables = (_what(connection, plan.rows),) if plan.rows_kept else ()
+        if preview:
+            return Report(shown.outcome, shown.counts, shown.reasons, shown.figures, tables, plan.id)
+        past = [past_guard] if past_guard else []
+        applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past)
+    if applied.outcome is Outcome.REFUSED:
+        return applied
+    counts = Counts()
+    for order, each in _open_orders(engine, chosen):
+        counts += _work_off(
+            engine, order, each, as_of, service=service, actor=actor, batch=batch, rest=rest, progress=progress
+        )
+    return Report(done(counts), counts, tables=tables, plan_id=plan.id)
+
+
+def _what(connection: sa.Connection, rows: str) -> Table:
+    found = connection.execute(
+        sa.text(f"SELECT dataset, expected, oldest, newest, cutoff FROM {rows} ORDER BY ordinal")
+    ).all()
+    known = {each.key: each for each in REGISTRY}
+    cells = tuple(
+        (
+            known[row.dataset].name,
+            "toglie i recapiti" if known[row.dataset].blanked else "elimina",
+            row.expected,
+            f"{row.oldest:%d/%m/%Y}",
+            f"{row.newest:%d/%m/%Y}",
+            known[row.dataset].days,
+            known[row.dataset].why,
+        )
+        for row in found
+    )
+    columns = ("Dati", "Che cosa fa", "Righe", "Dal", "Al", "Si tengono giorni", "Perché")
+    return Table("Da pulire", columns, cells, len(cells))
+
+
+def _open_orders(engine: sa.Engine, chosen: tuple[DataSet, ...]) -> list[tuple[int, DataSet]]:
+    known = {each.key: each for each in chosen}
+    with engine.connect() as connection:
+        found = connection.execute(
+            sa.text("""SELECT id, dataset FROM cleanup WHERE finished_at IS NULL AND dataset = ANY(:known)
+                       ORDER BY array_position(CAST(:known AS text[]), dataset)"""),
+            {"known": list(known)},
+        ).all()
+    return [(row.id, known[row.dataset]) for row in found]
+
+
+def _work_off(
+    engine: sa.Engine,
+    order: int,
+    each: DataSet,
+    as_of: datetime,
+    *,
+    service: str,
+    actor: str,
+    batch: int,
+    rest: Rest | None,
+    progress: Progress | None,
+) -> Counts:
+    removed = 0
+    while True:
+        with engine.begin() as connection:
+            found = connection.execute(
+                sa.text("SELECT * FROM cleanup WHERE id = :id AND finished_at IS NULL FOR UPDATE"), {"id": order}
+            ).one_or_none()
+            if found is None:
+                break
+            keys = _next_keys(connection, each, found.cutoff, found.last_key, batch)
+            if not keys:
+                _finish(connection, found, as_of, service=service, actor=actor)
+                break
+            rows = _remove(connection, each, keys)
+            connection.execute(
+                sa.text("""UPDATE cleanup SET removed = removed + :rows, last_key = :last, digest = :digest
+                           WHERE id = :id"""),
+                {"id": order, "rows": rows, "last": keys[-1], "digest": _digest(found.digest, keys)},
+            )
+        removed += rows
+        if progress is not None:
+            progress(found.removed + rows, found.expected, each.name)
+        if rest is not None:
+            rest()
+    return Counts(updated=removed) if each.blanked else Counts(retired=removed)
+
+
+def _next_keys(connection: sa.Connection, each: DataSet, cutoff: datetime, last: int, batch: int) -> list[int]:
+    """The next batch in the order of the primary key, so that no row is looked at twice; who is in use waits."""
+    return list(
+        connection.scalars(
+            sa.text(f"""
+                SELECT t.id FROM {each.table} t WHERE t.id > :last AND {each.predicate}
+                ORDER BY t.id LIMIT :batch FOR UPDATE OF t SKIP LOCKED"""),
+            {"last": last, "cutoff": cutoff, "batch": batch},
+        )
+    )
+
+
+def _remove(connection: sa.Connection, each: DataSet, keys: list[int]) -> int:
+    for statement in each.first:
+        connection.execute(sa.text(statement), {"keys": keys})
+    if each.blanked:
+        assigned = ", ".join(f"{column} = {value}" for column, value in each.blanked.items())
+        statement = f"UPDATE {each.table} SET {assigned} WHERE id = ANY(:keys)"
+    else:
+        statement = f"DELETE FROM {each.table} WHERE id = ANY(:keys)"
+    return connection.execute(sa.text(statement), {"keys": keys}).rowcount
+
+
+def _digest(before: bytes, keys: list[int]) -> bytes:
+    """A chain over the keys in the order in which they went."""
+    return hashlib.sha256(bytes(before) + ",".join(map(str, keys)).encode()).digest()
+
+
+def _finish(
+    connection: sa.Connection, order: sa.Row[tuple[object, ...]], as_of: datetime, *, service: str, actor: str
+) -> None:
+    connection.execute(sa.text("UPDATE cleanup SET finished_at = :at WHERE id = :id"), {"id": order.id, "at": as_of})
+    detail = {
+        "order": order.id,
+        "dataset": order.dataset,
+        "cutoff": order.cutoff.isoformat(),
+        "expected": order.expected,
+        "removed": order.removed,
+        "digest": bytes(order.digest).hex(),
+    }
+    audit.append(connection, as_of=as_of, actor=actor, action="cleanup", service=service, detail=detail)

@@ -1,0 +1,124 @@
+"""Bookings kept clean: holds left behind, bookings nobody verified, and the nightly clean-up."""
+
+import time
+
+import dagster as dg
+from pydantic import Field
+
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.clinic import bookings, holds, retention, temporary
+from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
+from polydesk_dagster.outcome import Report, combine
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import Run, ServiceConfig, job_tags, metadata, serve, service_job
+
+
+class ReleaseExpiredHoldsConfig(ServiceConfig):
+    """What the sweeper can be asked."""
+
+    unpaid: list[int] = Field(default_factory=list)
+    """Holds whose payment a person has looked up and found missing: they are released too."""
+
+
+def _release_expired_holds(run: Run, config: ReleaseExpiredHoldsConfig) -> Report:
+    with run.engine.begin() as connection:
+        return holds.release_expired(
+            connection, run.as_of, clinic=run.clinic, preview=run.preview, unpaid=config.unpaid
+        )
+
+
+class DeleteUnverifiedConfig(ServiceConfig):
+    """What the expiry of unverified bookings can be asked."""
+
+    past_guard: str | None = None
+    """``many_unverified`` goes past the stop of a clinic; only after looking at its gateway, and with a reason."""
+    reason: str | None = None
+    """Why the guard may be passed, at least 10 characters."""
+
+
+def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
+    expired = bookings.expire_unverified(
+        run.engine,
+        run.as_of,
+        clinic=run.clinic,
+        preview=run.preview,
+        past_guard=config.past_guard,
+        reason=config.reason,
+    )
+    if run.clinic is not None:  # the second stage is the chain's
+        return expired
+    deleted = retention.clean(
+        run.engine,
+        run.as_of,
+        service="delete_unverified_appointments",
+        chosen=retention.UNVERIFIED_BOOKINGS,
+        preview=run.preview,
+        rest=_rest,
+        progress=run.progress,
+    )
+    return combine([expired, deleted])
+
+
+class NightlyCleanupConfig(ServiceConfig):
+    """What the clean-up can be asked."""
+
+    only: list[str] = Field(default_factory=list)
+    """Data sets by key; default all of the retention registry. What is not in it is refused by name."""
+    files: str | None = None
+    """One folder under the temporary files; default all of them. What leads outside is refused by name."""
+    past_guard: str | None = None
+    """``unusual_volume`` lets a clean-up through that is ten times the usual; only after looking at the preview."""
+    reason: str | None = None
+    """Why the guard may be passed, at least 10 characters."""
+
+
+def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.DagsterInstance) -> Report:
+    chosen = retention.data_sets(config.only)
+    root = run.settings.home / "tmp"
+    since = running_since(instance, but_not=run.dagster_run)
+    files = temporary.tidy(root, run.as_of, inside=config.files, in_use_since=since, preview=run.preview)
+    records = retention.clean(
+        run.engine,
+        run.as_of,
+        chosen=chosen,
+        preview=run.preview,
+        past_guard=config.past_guard,
+        reason=config.reason,
+        rest=_rest,
+        progress=run.progress,
+    )
+    if config.only:
+        return combine([records, files])
+    history = clean_dagster(instance, run.engine, run.as_of, preview=run.preview, progress=run.progress)
+    return combine([records, files, history])
+
+
+def _rest() -> None:
+    """Between two batches, for everybody else."""
+    time.sleep(0.05)
+
+
+_CLEANUP = BY_KEY["nightly_cleanup"]
+
+
+@dg.op(name=_CLEANUP.steps[0], description=_CLEANUP.summary)
+def _cleanup_step(context: dg.OpExecutionContext, config: NightlyCleanupConfig, polydesk: PolydeskResource) -> None:
+    report = serve(context, polydesk, _CLEANUP.key, config, lambda run: _nightly_cleanup(run, config, context.instance))
+    context.add_output_metadata(metadata(report))
+
+
+@dg.job(
+    name=_CLEANUP.key,
+    description=_CLEANUP.summary,
+    tags=job_tags(_CLEANUP),
+    executor_def=dg.in_process_executor,
+)
+def nightly_cleanup() -> None:
+    _cleanup_step()
+
+
+JOBS = (
+    service_job("release_expired_holds", _release_expired_holds, ReleaseExpiredHoldsConfig),
+    service_job("delete_unverified_appointments", _delete_unverified, DeleteUnverifiedConfig),
+    nightly_cleanup,
+)

@@ -1,0 +1,42 @@
+"""The dangerous buttons: each shows its plan first and does nothing without a reason and a phrase with the count."""
+
+import getpass
+
+from polydesk_dagster.clinic import holds, recovery
+from polydesk_dagster.clinic.emergency import Press
+from polydesk_dagster.outcome import Report
+from polydesk_dagster.running import Run, ServiceConfig, service_job
+
+
+class EmergencyConfig(ServiceConfig):
+    """What a dangerous service asks for; the defaults only show the plan."""
+
+    reason: str = ""
+    """Why, at least 10 characters: it stays in the audit trail. It does not make up for a missing phrase."""
+    confirm: str = ""
+    """The phrase that the preview gave, e.g. «LIBERA 37». It is good for that plan alone, for a few minutes."""
+    plan: int | None = None
+    """The plan that was looked at; default the newest one that still stands."""
+    operator: str = ""
+    """Who is pressing; default the account that the run has."""
+
+
+def press_of(config: EmergencyConfig) -> Press:
+    """What was typed, and by whom, for the gate."""
+    return Press(config.reason, config.confirm, f"desk:{config.operator or getpass.getuser()}", config.plan)
+
+
+def _release_all_holds(run: Run, config: EmergencyConfig) -> Report:
+    with run.engine.begin() as connection:
+        return holds.release_all(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+
+
+def _recover_deleted_services(run: Run, config: EmergencyConfig) -> Report:
+    with run.engine.begin() as connection:
+        return recovery.recover(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+
+
+JOBS = (
+    service_job("release_all_holds", _release_all_holds, EmergencyConfig),
+    service_job("recover_deleted_services", _recover_deleted_services, EmergencyConfig),
+)
