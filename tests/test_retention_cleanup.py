@@ -1,0 +1,195 @@
+"""The nightly clean-up: only what the registry lists and only when old, in batches that survive being killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import audit
+from polydesk_dagster.clinic import retention
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Outcome
+from tests import world
+from tests.world import AS_OF
+
+DAY = timedelta(days=1)
+
+
+def count(engine: sa.Engine, table: str, where: str = "true") -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text(f"SELECT count(*) FROM {table} WHERE {where}")) or 0)
+
+
+def old_holds(connection: sa.Connection, practice: world.Practice, number: int, age: timedelta) -> None:
+    """Ended holds of one slot, set-based."""
+    slot = world.slot(connection, practice.agenda, AS_OF - age)
+    connection.execute(
+        sa.text("""
+            INSERT INTO hold (clinic_id, slot_id, token_hash, visitor_hash, state, created_at, expires_at,
+                              last_activity_at, ended_at)
+            SELECT :clinic, :slot, sha256(CAST(:slot || '/' || n AS bytea)), '\\x00', 'expired', :at,
+                   :at + interval '10 minutes', :at, :at + interval '10 minutes'
+            FROM generate_series(1, CAST(:number AS integer)) n"""),
+        {"clinic": practice.clinic, "slot": slot, "at": AS_OF - age, "number": number},
+    )
+
+
+def test_what_is_old_goes_and_what_is_young_stays(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        old_holds(connection, practice, 25, 40 * DAY)
+        old_holds(connection, practice, 5, 20 * DAY)
+    report = retention.clean(engine, AS_OF, batch=10)
+    assert (report.outcome, report.counts.retired) == (Outcome.OK, 25)
+    assert count(engine, "hold") == 5
+    again = retention.clean(engine, AS_OF, batch=10)
+    assert (again.outcome, again.counts.changed) == (Outcome.NOTHING_TO_DO, 0)
+    with engine.connect() as connection:
+        line = connection.execute(sa.text("SELECT detail FROM audit WHERE action = 'cleanup'")).scalar_one()
+        assert audit.verify(connection) == []
+    assert (line["dataset"], line["removed"]) == ("ended_holds", 25)
+    assert len(line["digest"]) == 64
+
+
+def test_a_preview_says_how_much_and_touches_nothing(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 25, 40 * DAY)
+    report = retention.clean(engine, AS_OF, preview=True)
+    (table,) = report.tables
+    assert table.rows[0][:3] == ("orari bloccati già conclusi", "elimina", 25)
+    assert count(engine, "hold") == 25
+    assert count(engine, "cleanup") == 0
+
+
+@pytest.mark.parametrize("name", ["patient", "audit", "appointment", "message_ledger", "invoice; DROP TABLE patient"])
+def test_a_table_outside_the_registry_is_refused_by_name(name: str) -> None:
+    with pytest.raises(PermanentError, match="non è nel registro di conservazione") as refusal:
+        retention.data_sets([name])
+    assert name in str(refusal.value)
+
+
+def test_the_registry_never_deletes_records_of_care_or_of_trust() -> None:
+    never = {"patient", "price", "service", "audit", "audit_head", "plan", "message_ledger", "clinic", "app_user"}
+    assert not never & {each.table for each in retention.REGISTRY}
+    deleting = [each for each in retention.REGISTRY if each.table == "appointment" and not each.blanked]
+    assert [each.where for each in deleting] == ["t.status = 'expired'"]
+    assert all(each.why and each.days >= 7 for each in retention.REGISTRY)
+
+
+def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        long_ago = world.slot(connection, practice.agenda, AS_OF - 500 * DAY)
+        kept = world.appointment(
+            connection, long_ago, service_id=practice.service, patient_id=practice.patient, status="completed",
+            contact_email="chi@example.org",
+        )  # fmt: skip
+        recent = world.slot(connection, practice.agenda, AS_OF - 9 * DAY)
+        never = world.appointment(
+            connection, recent, service_id=practice.service, patient_id=None, status="expired", channel="online",
+            expired_at=AS_OF - 8 * DAY, verification_expires_at=AS_OF - 8 * DAY,
+        )  # fmt: skip
+        world.hold(
+            connection, practice.clinic, recent, state="confirmed", appointment_id=never,
+            created_at=AS_OF - 9 * DAY, expires_at=AS_OF - 9 * DAY + timedelta(minutes=9), ended_at=AS_OF - 9 * DAY,
+        )  # fmt: skip
+        for days in (500, 450):
+            connection.execute(
+                sa.text("""INSERT INTO service_run (service, outcome, counts, reasons, as_of, started_at, seconds)
+                           VALUES ('send_reminders', 'ok', '{}', '[]', :at, :at, 1)"""),
+                {"at": AS_OF - days * DAY},
+            )
+        connection.execute(
+            sa.text("""INSERT INTO orphan (slot_id, cause, state, detected_at, resolved_at)
+                       VALUES (:slot, 'closure', 'moved', :at, :at)"""),
+            {"slot": recent, "at": AS_OF - 450 * DAY},
+        )
+        connection.execute(
+            sa.text("""INSERT INTO quarantine (service, record_key, code, message, first_seen_at, last_seen_at,
+                                               resolved_at) VALUES ('sync_prices', '1', 'x', 'x', :at, :at, :at)"""),
+            {"at": AS_OF - 100 * DAY},
+        )
+        connection.execute(
+            sa.text("""INSERT INTO patient_review (clinic_id, external_id, cause, record, state, found_at, decided_at)
+                       VALUES (:clinic, '1', 'x', '{"last_name": "x"}', 'linked', :at, :at)"""),
+            {"clinic": practice.clinic, "at": AS_OF - 200 * DAY},
+        )
+    report = retention.clean(engine, AS_OF)
+    assert report.outcome is Outcome.OK
+    assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(retention.REGISTRY) - 1
+    assert count(engine, "appointment", f"id = {kept} AND slot_id IS NULL AND contact_email IS NULL") == 1
+    assert count(engine, "appointment", f"id = {never}") == 0
+    assert count(engine, "service_run") == 1, "the last run of a service stays"
+    assert count(engine, "patient_review", "record = '{}'") == 1
+
+
+def test_ten_times_the_usual_waits_for_a_persons_word(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        old_holds(connection, practice, 10_001, 40 * DAY)
+        for number in range(3):
+            connection.execute(
+                sa.text("""INSERT INTO cleanup (dataset, cutoff, expected, oldest, newest, ordered_at, removed,
+                                                finished_at)
+                           VALUES ('ended_holds', :at, 100, :old, :old, :at, 100, :at)"""),
+                {"at": AS_OF - number * DAY, "old": AS_OF - 60 * DAY},
+            )
+    stopped = retention.clean(engine, AS_OF)
+    assert stopped.outcome is Outcome.REFUSED
+    assert count(engine, "hold") == 10_001
+    passed = retention.clean(engine, AS_OF, past_guard="unusual_volume", reason="campagna vaccinale di febbraio")
+    assert passed.counts.retired == 10_001
+
+
+def _clean_slowly(url: URL, ready: Any) -> None:
+    """Stops for good after the second batch."""
+    engine = create_engine(url)
+    batches = 0
+
+    def rest() -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            ready.set()
+            signal.pause()
+
+    retention.clean(engine, AS_OF, batch=10, rest=rest)
+
+
+def test_a_killed_clean_up_is_finished_by_the_next(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 45, 40 * DAY)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=_clean_slowly, args=(engine.url, ready))
+    process.start()
+    assert ready.wait(60)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert count(engine, "hold") == 25
+    report = retention.clean(engine, AS_OF, batch=10)
+    assert report.counts.retired == 25
+    assert count(engine, "hold") == 0
+    with engine.connect() as connection:
+        lines = connection.scalars(sa.text("SELECT detail FROM audit WHERE action = 'cleanup'")).all()
+    assert [line["removed"] for line in lines] == [45], "one line for the whole order, killed or not"
+
+
+def test_an_order_that_has_begun_cannot_be_undone(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 5, 40 * DAY)
+    plan = retention.clean(engine, AS_OF).plan_id
+    assert plan is not None
+    with engine.begin() as connection:
+        report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
+    assert report.counts.changed == 0
+    assert "già eseguita" in " ".join(reason.message for reason in report.reasons)
