@@ -250,6 +250,8 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(2, 30)),
         "Elimina registri vecchi e file temporanei secondo le regole di conservazione.",
         "maintenance",
+        options=("past_guard", "reason"),
+        available=True,
     ),
     Service(
         "delete_unverified_appointments",
@@ -257,6 +259,8 @@ SERVICES: tuple[Service, ...] = (
         Every(60),
         "Libera le prenotazioni online che il paziente non ha confermato.",
         "maintenance",
+        options=("past_guard", "reason"),
+        available=True,
     ),
     Service(
         "release_expired_holds",
@@ -264,6 +268,7 @@ SERVICES: tuple[Service, ...] = (
         Every(5),
         "Libera gli orari rimasti bloccati da una prenotazione online non conclusa.",
         "maintenance",
+        available=True,
     ),
     Service(
         "index_knowledge",
@@ -411,7 +416,8 @@ SERVICES: tuple[Service, ...] = (
         "Libera ogni orario in fase di prenotazione, senza mai creare un overbooking.",
         "emergency",
         place=Place.EMERGENCY,
-        options=("reason", "confirm"),
+        options=("reason", "confirm", "plan"),
+        available=True,
     ),
     Service(
         "reset_message_templates",
@@ -430,7 +436,8 @@ SERVICES: tuple[Service, ...] = (
         "Ripristina le prestazioni eliminate per errore.",
         "emergency",
         place=Place.EMERGENCY,
-        options=("reason", "confirm"),
+        options=("reason", "confirm", "plan"),
+        available=True,
     ),
 )
 

@@ -216,6 +216,7 @@ def _worker(url: URL, seed: int, clock: Synchronized[int], ids: dict[str, int], 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_path: Path) -> None:
     with engine.begin() as connection:
         practice = world.practice(connection, capacity=2, horizon_days=4)

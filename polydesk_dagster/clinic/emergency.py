@@ -7,7 +7,7 @@ why and what.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -16,6 +16,13 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope
 from polydesk_dagster.outcome import Report
+
+VERBS: Mapping[str, str] = {
+    "release_all_holds": "LIBERA",
+    "reset_message_templates": "RIPRISTINA",
+    "recover_deleted_services": "RECUPERA",
+}
+"""The services behind the gate, and the verb of each one's phrase."""
 
 REASON_LENGTH = 10
 PAUSE = timedelta(minutes=10)
@@ -37,16 +44,15 @@ class Press:
         return not self.reason.strip() and not self.confirm.strip()
 
 
-def phrase(verb: str, plan: Plan) -> str:
+def phrase(plan: Plan) -> str:
     """What must be typed to apply ``plan``, e.g. ``LIBERA 37``."""
-    return f"{verb} {plan.writes}"
+    return f"{VERBS[plan.service]} {plan.writes}"
 
 
 def press(
     connection: sa.Connection,
     given: Press,
     *,
-    verb: str,
     scope: Scope,
     kind: Kind,
     propose: Callable[[], Plan],
@@ -59,20 +65,20 @@ def press(
     button was pressed a moment ago; and for the reasons of :func:`changes.apply`.
     """
     if preview or given.looks_only:
-        return _show(connection, propose(), kind, verb)
+        return _show(connection, propose(), kind)
     plan = _standing(connection, scope, given.plan_id)
-    problem = _problem(connection, plan, given, verb, scope, as_of)
-    if problem is not None or plan is None:
-        return Report.refused(*(problem or ("no_plan", "Serve un'anteprima.")), scope.clinic)
+    refusal = check(connection, plan, given, as_of)
+    if refusal is not None or plan is None:
+        return refusal or _NO_PLAN
     return changes.apply(connection, plan.id, as_of=as_of, actor=given.actor, reason=given.reason.strip())
 
 
-def _show(connection: sa.Connection, plan: Plan, kind: Kind, verb: str) -> Report:
+def _show(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     report = changes.preview(connection, plan, kind)
     if not plan.writes:
         return report
     minutes = int(kind.expires.total_seconds() // 60)
-    todo = f"Entro {minutes} minuti: indica il motivo e come conferma scrivi «{phrase(verb, plan)}»."
+    todo = f"Entro {minutes} minuti: indica il motivo e come conferma scrivi «{phrase(plan)}»."
     return replace(report, figures={**report.figures, "Che cosa fare": todo})
 
 
@@ -88,29 +94,36 @@ def _standing(connection: sa.Connection, scope: Scope, plan_id: int | None) -> P
     return found[0] if found else None
 
 
-def _problem(
-    connection: sa.Connection, plan: Plan | None, given: Press, verb: str, scope: Scope, as_of: datetime
-) -> tuple[str, str] | None:
+_NO_PLAN = Report.refused(
+    "no_plan", "Non c'è un'anteprima valida: rifalla, guardala e poi conferma con la frase che indica."
+)
+
+
+def check(connection: sa.Connection, plan: Plan | None, given: Press, as_of: datetime) -> Report | None:
+    """Why ``plan`` must not be applied on what was typed, or None if it may; for whoever applies a plan by its id."""
+    clinic = plan.clinic if plan is not None else None
     if len(given.reason.strip()) < REASON_LENGTH:
-        return "reason_missing", f"Serve il motivo, di almeno {REASON_LENGTH} caratteri: resta nel registro."
+        message = f"Serve il motivo, di almeno {REASON_LENGTH} caratteri: resta nel registro."
+        return Report.refused("reason_missing", message, clinic)
     if plan is None:
-        return "no_plan", "Non c'è un'anteprima valida: rifalla, guardala e poi conferma con la frase che indica."
-    if " ".join(given.confirm.split()) != phrase(verb, plan):
-        return "wrong_phrase", (
-            f"La conferma «{given.confirm}» non è quella del piano {plan.id}: per applicarlo scrivi "
-            f"«{phrase(verb, plan)}»."
+        return _NO_PLAN
+    if " ".join(given.confirm.split()) != phrase(plan):
+        message = (
+            f"La conferma «{given.confirm}» non è quella del piano {plan.id}: per applicarlo scrivi «{phrase(plan)}»."
         )
+        return Report.refused("wrong_phrase", message, clinic)
     last = connection.scalar(
         sa.text("""
             SELECT max(as_of) FROM audit
             WHERE service = :service AND action = 'apply' AND clinic IS NOT DISTINCT FROM CAST(:clinic AS text)
               AND as_of > :as_of - CAST(:pause AS interval)"""),
-        {"service": scope.service, "clinic": scope.clinic, "as_of": as_of, "pause": PAUSE},
+        {"service": plan.service, "clinic": clinic, "as_of": as_of, "pause": PAUSE},
     )
-    if last is not None:
-        minutes = int(PAUSE.total_seconds() // 60)
-        return "too_soon", (
-            f"Lo stesso comando è stato eseguito alle {last:%H:%M} UTC: aspetta {minutes} minuti e guarda "
-            "prima che cosa ha fatto."
-        )
-    return None
+    if last is None:
+        return None
+    minutes = int(PAUSE.total_seconds() // 60)
+    message = (
+        f"Lo stesso comando è stato eseguito alle {last:%H:%M} UTC: aspetta {minutes} minuti e guarda prima che cosa "
+        "ha fatto."
+    )
+    return Report.refused("too_soon", message, clinic)

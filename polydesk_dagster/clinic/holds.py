@@ -565,7 +565,6 @@ def release_all(
     report = press(
         connection,
         given,
-        verb="LIBERA",
         scope=scope,
         kind=REVOKED_HOLD,
         propose=lambda: propose(connection, REVOKED_HOLD, scope, _ALL_HOLDS, as_of=as_of),

@@ -105,7 +105,6 @@ def recover(
     report = press(
         connection,
         given,
-        verb="RECUPERA",
         scope=scope,
         kind=DELETED_SERVICE,
         propose=propose_all,

@@ -18,6 +18,7 @@ from polydesk_dagster.changes.apply import undo as take_back
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.clinic import emergency
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
@@ -139,13 +140,18 @@ def apply_(
     past_guard: Annotated[
         list[str] | None, typer.Option(help="Passa oltre questo controllo, che hai guardato.", metavar="NOME")
     ] = None,
+    confirm: Annotated[
+        str | None, typer.Option(help="La frase dell'anteprima (servizi di emergenza).", metavar="FRASE")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Applica esattamente le righe di un piano, o dice perché no."""
     with opened() as installation:
         plan = _load(installation, plan_id)
         with _alone(installation, plan) as free:
-            if free:
+            if free and (refusal := _behind_the_gate(installation, plan, reason, confirm)) is not None:
+                report = refusal
+            elif free:
                 report = settle(
                     installation.engine,
                     registry.kind(plan.kind),
@@ -159,6 +165,15 @@ def apply_(
             else:
                 report = _busy(plan)
         _answer(plan, report, json=json)
+
+
+def _behind_the_gate(installation: Installation, plan: Plan, reason: str | None, confirm: str | None) -> Report | None:
+    """Why a plan of a dangerous service may not be applied on what was typed; None for every other plan."""
+    if plan.service not in emergency.VERBS or plan.undoes is not None:
+        return None
+    given = emergency.Press(reason or "", confirm or "", _actor(), plan.id)
+    with installation.engine.connect() as connection:
+        return emergency.check(connection, plan, given, datetime.now(UTC))
 
 
 @app.command("undo")

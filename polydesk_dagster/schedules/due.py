@@ -8,7 +8,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic import caches
+from polydesk_dagster.clinic import bookings, caches, holds
 from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDER
 from polydesk_dagster.clinic.messages.planning import nothing_due as messages_due
 from polydesk_dagster.clinic.statistics import refresh
@@ -20,6 +20,8 @@ DUE: Mapping[str, Due] = {
     "refresh_statistics": refresh.due,
     "refresh_caches": caches.due,
     "send_reminders": partial(messages_due, [REMINDER.key, *PASSING]),
+    "release_expired_holds": holds.nothing_expired,
+    "delete_unverified_appointments": bookings.nothing_unverified,
     "send_preparation_notices": partial(messages_due, [PREPARATION.key, *PASSING]),
 }
 """By service key; a service without an entry always runs."""

@@ -1,0 +1,143 @@
+"""The jobs that keep bookings clean, as Dagster runs them: recorded, refused by name, harmless by default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.clinic import holds
+from polydesk_dagster.database.engine import plain_url
+from polydesk_dagster.jobs import bookings as ordinary
+from polydesk_dagster.jobs import emergency
+from polydesk_dagster.jobs.dagster_storage import KEPT, clean_dagster
+from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from tests import world
+from tests.world import AS_OF, rome
+
+JOBS = {job.name: job for job in (*ordinary.JOBS, *emergency.JOBS)}
+Execute = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield instance
+
+
+@pytest.fixture
+def execute(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance) -> Execute:
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
+
+    def run(job: str, **config: object) -> dg.ExecuteInProcessResult:
+        return JOBS[job].execute_in_process(
+            run_config={"ops": {job: {"config": {"as_of": AS_OF.isoformat(), **config}}}},
+            resources={"polydesk": PolydeskResource()},
+            instance=instance,
+            raise_on_error=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def slot(engine: sa.Engine) -> int:
+    with engine.begin() as connection:
+        return world.slot(connection, world.practice(connection).agenda, rome("2026-03-11"))
+
+
+def last(engine: sa.Engine, service: str) -> tuple[str, str]:
+    """Outcome and first reason's code of the newest run of a service."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            sa.text("SELECT outcome, reasons FROM service_run WHERE service = :service ORDER BY id DESC LIMIT 1"),
+            {"service": service},
+        ).one()
+    return row.outcome, row.reasons[0]["code"] if row.reasons else ""
+
+
+def test_an_expired_hold_is_swept(execute: Execute, engine: sa.Engine, slot: int) -> None:
+    with engine.begin() as connection:
+        holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF - timedelta(minutes=11))
+    assert execute("release_expired_holds").success
+    assert last(engine, "release_expired_holds") == ("ok", "")
+    assert execute("delete_unverified_appointments").success
+    assert last(engine, "delete_unverified_appointments") == ("nothing_to_do", "")
+
+
+def test_a_dangerous_job_does_nothing_by_default(execute: Execute, engine: sa.Engine, slot: int) -> None:
+    with engine.begin() as connection:
+        holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF)
+    assert execute("release_all_holds").success
+    assert not execute("release_all_holds", reason="prova di un comando pericoloso", confirm="LIBERA 9").success
+    assert last(engine, "release_all_holds") == ("refused", "wrong_phrase")
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT state FROM hold")) == "live"
+    assert execute("release_all_holds", reason="prova di un comando pericoloso", confirm="LIBERA 1").success
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT state FROM hold")) == "revoked"
+        assert str(connection.scalar(sa.text("SELECT actor FROM audit"))).startswith("desk:")
+
+
+def test_the_nightly_clean_up_refuses_by_name(execute: Execute, engine: sa.Engine) -> None:
+    assert not execute("nightly_cleanup", only=["patient"]).success
+    assert last(engine, "nightly_cleanup")[0] == "failed"
+    result = execute("nightly_cleanup", files="../dagster")
+    assert not result.success
+    with engine.connect() as connection:
+        reasons = connection.scalars(sa.text("SELECT reasons FROM service_run ORDER BY id")).all()
+    assert "«patient»" in reasons[0][0]["message"]
+    assert "«../dagster»" in reasons[1][0]["message"]
+
+
+def test_the_nightly_clean_up_cleans_records_and_files(execute: Execute, engine: sa.Engine, tmp_path: Path) -> None:
+    old = tmp_path / "tmp" / "vecchio.csv"
+    old.parent.mkdir()
+    old.write_text("x")
+    os.utime(old, ((AS_OF - 2 * timedelta(days=1)).timestamp(),) * 2)
+    assert execute("nightly_cleanup", preview=True).success
+    assert old.exists()
+    assert execute("nightly_cleanup").success
+    assert not old.exists()
+    assert last(engine, "nightly_cleanup")[0] == "ok"
+
+
+@dg.asset
+def grown() -> None:
+    """An asset whose last making must be remembered."""
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def idle() -> None:
+    """Nothing but history."""
+
+
+def test_dagsters_old_runs_go_and_what_is_still_needed_stays(instance: dg.DagsterInstance, engine: sa.Engine) -> None:
+    first = dg.materialize([grown], instance=instance).run_id
+    newest = dg.materialize([grown], instance=instance).run_id
+    plain = idle.execute_in_process(instance=instance).run_id
+    tag = {"dagster/schedule_name": "every_night", "dagster/run_key": "2026-03-10"}
+    keyed = [idle.execute_in_process(instance=instance, tags=tag).run_id for _ in range(2)]
+    now = instance.get_run_records()[0].create_timestamp.replace(tzinfo=AS_OF.tzinfo)
+
+    assert clean_dagster(instance, engine, now).outcome is Outcome.NOTHING_TO_DO, "young runs stay"
+    later = now + KEPT + timedelta(days=1)
+    assert clean_dagster(instance, engine, later, preview=True).counts.retired == 3
+    assert {run.run_id for run in instance.get_runs()} == {first, newest, plain, *keyed}
+    assert clean_dagster(instance, engine, later).counts.retired == 3
+    assert {run.run_id for run in instance.get_runs()} == {newest, keyed[1]}
+    event = instance.get_latest_materialization_event(dg.AssetKey("grown"))
+    assert event is not None
+    assert event.run_id == newest
+    assert clean_dagster(instance, engine, later).outcome is Outcome.NOTHING_TO_DO
+    with engine.connect() as connection:
+        line = connection.execute(sa.text("SELECT detail FROM audit")).scalar_one()
+    assert (line["dataset"], line["removed"]) == ("dagster_runs", 3)

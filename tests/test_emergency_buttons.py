@@ -1,0 +1,228 @@
+"""The dangerous buttons: nothing without a plan, a reason and the phrase; and what each leaves behind."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.clinic import holds, recovery
+from polydesk_dagster.clinic.emergency import Press
+from polydesk_dagster.clinic.holds import Answer, Booking
+from polydesk_dagster.outcome import Outcome, Report
+from tests import world
+from tests.world import AS_OF, rome
+
+MINUTE = timedelta(minutes=1)
+WHY = "sala d'attesa bloccata da prove"
+
+
+@pytest.fixture
+def practice(engine: sa.Engine) -> world.Practice:
+    with engine.begin() as connection:
+        return world.practice(connection)
+
+
+def place(engine: sa.Engine, practice: world.Practice, *visitors: str) -> None:
+    """A live hold for each visitor, on a slot of its own; the token is made of the name."""
+    with engine.begin() as connection:
+        for number, who in enumerate(visitors):
+            slot = world.slot(connection, practice.agenda, rome("2026-03-11") + number * timedelta(minutes=30))
+            assert holds.place(connection, slot_id=slot, token=f"token {who}", visitor=who, as_of=AS_OF).done
+
+
+def press(engine: sa.Engine, given: Press, *, preview: bool = False, after: timedelta = MINUTE) -> Report:
+    with engine.begin() as connection:
+        return holds.release_all(connection, AS_OF + after, given, preview=preview)
+
+
+def confirm(engine: sa.Engine, practice: world.Practice, who: str) -> holds.Reply:
+    with engine.begin() as connection:
+        booking = Booking(practice.service, practice.patient)
+        return holds.confirm(connection, token=f"token {who}", booking=booking, as_of=AS_OF + 2 * MINUTE)
+
+
+def test_release_all_shows_who_would_lose_what(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada", "bice", "cleo")
+    with engine.begin() as connection:
+        holds.begin_confirming(connection, token="token cleo", as_of=AS_OF)
+    report = press(engine, Press(), after=3 * MINUTE)
+    assert report.tables[0].rows == (("BO01", 2, 0, 1, 180, 2),)
+    assert "«LIBERA 2»" in str(report.figures["Che cosa fare"])
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM hold WHERE ended_at IS NULL")) == 3
+
+
+def test_what_is_released_leaves_a_tombstone_and_payments_stay(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada", "bice", "cleo")
+    with engine.begin() as connection:
+        holds.begin_confirming(connection, token="token cleo", as_of=AS_OF)
+    press(engine, Press(), preview=True)
+    report = press(engine, Press(WHY, "LIBERA 2", "desk:anna"))
+    assert (report.outcome, report.counts.updated) == (Outcome.OK, 2)
+    late = confirm(engine, practice, "ada")
+    assert late.answer is Answer.REVOKED
+    assert "non è più riservato" in late.sentence
+    assert confirm(engine, practice, "cleo").answer is Answer.CONFIRMED
+    with engine.connect() as connection:
+        line = connection.execute(sa.text("SELECT actor, service, detail FROM audit")).one()
+        assert connection.scalar(sa.text("SELECT count(*) FROM seat WHERE hold_id IS NOT NULL")) == 0
+    assert (line.actor, line.service, line.detail["reason"]) == ("desk:anna", "release_all_holds", WHY)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (Press("breve", "LIBERA 1"), "reason_missing"),
+        (Press("", "LIBERA 1"), "reason_missing"),
+        (Press(WHY, ""), "wrong_phrase"),
+        (Press(WHY, "LIBERA 2"), "wrong_phrase"),
+        (Press(WHY, "libera 1"), "wrong_phrase"),
+        (Press(WHY, "LIBERA 1", plan_id=999), "no_plan"),
+    ],
+)
+def test_the_gate_stays_shut(engine: sa.Engine, practice: world.Practice, given: Press, code: str) -> None:
+    place(engine, practice, "ada")
+    press(engine, Press(), preview=True)
+    report = press(engine, given)
+    assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, code)
+    assert confirm(engine, practice, "ada").answer is Answer.CONFIRMED
+
+
+def test_nothing_is_applied_that_was_not_looked_at(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada")
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "no_plan"
+    press(engine, Press(), preview=True)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE plan SET expires_at = now()"))
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "no_plan"
+
+
+def test_a_hold_that_came_after_the_preview_is_left_alone(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada", "bice")
+    press(engine, Press(), preview=True)
+    assert confirm(engine, practice, "ada").answer is Answer.CONFIRMED
+    with engine.begin() as connection:
+        slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
+        holds.place(connection, slot_id=slot, token="token dora", visitor="dora", as_of=AS_OF)
+    report = press(engine, Press(WHY, "LIBERA 2"))
+    assert (report.counts.updated, report.counts.skipped) == (1, 1)
+    assert confirm(engine, practice, "dora").answer is Answer.CONFIRMED
+    assert confirm(engine, practice, "bice").answer is Answer.REVOKED
+
+
+def test_the_button_rests_between_two_uses(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada")
+    press(engine, Press(), preview=True)
+    assert press(engine, Press(WHY, "LIBERA 1")).outcome is Outcome.OK
+    with engine.begin() as connection:
+        slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
+        holds.place(connection, slot_id=slot, token="token bice", visitor="bice", as_of=AS_OF)
+    press(engine, Press(), preview=True)
+    assert press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).reasons[0].code == "too_soon"
+    assert press(engine, Press(WHY, "LIBERA 1"), after=12 * MINUTE).outcome is Outcome.OK
+
+
+def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada")
+    press(engine, Press(), preview=True)
+    plan = press(engine, Press(WHY, "LIBERA 1")).plan_id
+    assert plan is not None
+    with engine.begin() as connection:
+        report = changes.undo(connection, plan, as_of=AS_OF + 2 * MINUTE, actor="desk:anna")
+    assert report.outcome is Outcome.REFUSED
+    assert "hold_ends_once" in report.reasons[0].message
+
+
+def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada", "bice", "cleo")
+    with engine.begin() as connection:
+        paying = holds.begin_confirming(connection, token="token cleo", as_of=AS_OF).hold_id
+        holds.renew(connection, token="token bice", as_of=AS_OF + 5 * MINUTE)
+    with engine.begin() as connection:
+        assert holds.nothing_expired(connection, AS_OF + 9 * MINUTE)
+        assert holds.nothing_expired(connection, AS_OF + 11 * MINUTE) is None
+        report = holds.release_expired(connection, AS_OF + 11 * MINUTE)
+    assert (report.counts.updated, report.counts.skipped) == (1, 1)
+    assert any(f"blocco {paying}" in str(row) for row in report.tables[0].rows)
+    assert confirm(engine, practice, "ada").answer is Answer.EXPIRED
+    with engine.begin() as connection:
+        again = holds.release_expired(connection, AS_OF + 12 * MINUTE)
+        assert again.outcome is Outcome.NOTHING_TO_DO
+        settled = holds.release_expired(connection, AS_OF + 13 * MINUTE, unpaid=[paying or 0])
+    assert settled.counts.updated == 1
+    assert confirm(engine, practice, "cleo").answer is Answer.RELEASED
+
+
+def delete_service(connection: sa.Connection, service: int, price: str = "valid_to") -> None:
+    """As the desk deletes: the mark, and its open prices closed on that day."""
+    connection.execute(
+        sa.text("""UPDATE service SET deleted_at = :at, active = false WHERE id = :id"""),
+        {"at": AS_OF - timedelta(days=2), "id": service},
+    )
+    connection.execute(
+        sa.text(f"UPDATE price SET {price} = :day WHERE service_id = :id AND valid_to IS NULL"),
+        {"day": date(2026, 3, 8), "id": service},
+    )
+
+
+def recover(engine: sa.Engine, given: Press, *, preview: bool = False) -> Report:
+    with engine.begin() as connection:
+        return recovery.recover(connection, AS_OF, given, preview=preview)
+
+
+def test_a_deleted_service_comes_back_whole_but_not_online(engine: sa.Engine, practice: world.Practice) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO price (clinic_id, service_id, amount, valid_from, valid_to) VALUES
+                       (:clinic, :service, 100, '2025-01-01', '2026-01-01'),
+                       (:clinic, :service, 120, '2026-01-01', NULL)"""),
+            {"clinic": practice.clinic, "service": practice.service},
+        )
+        delete_service(connection, practice.service)
+    shown = recover(engine, Press(), preview=True)
+    assert [table.title for table in shown.tables] == ["Recuperabili", "In conflitto", "Non recuperabili"]
+    assert [len(table.rows) for table in shown.tables] == [1, 0, 0]
+    report = recover(engine, Press("eliminata per errore ieri", "RECUPERA 1"))
+    assert (report.outcome, report.counts.updated) == (Outcome.OK, 1)
+    state = sa.text("""
+        SELECT s.id, s.deleted_at, s.active, s.bookable_online,
+               (SELECT count(*) FROM agenda_service WHERE service_id = s.id) AS agendas,
+               ARRAY(SELECT valid_to FROM price WHERE service_id = s.id ORDER BY valid_from) AS closed
+        FROM service s""")
+    with engine.connect() as connection:
+        row = connection.execute(state).one()
+    assert tuple(row) == (practice.service, None, True, False, 1, [date(2026, 1, 1), None])
+    with engine.begin() as connection:
+        undone = changes.undo(connection, report.plan_id or 0, as_of=AS_OF, actor="desk:anna")
+        row = connection.execute(state).one()
+    assert undone.outcome is Outcome.OK
+    assert row.deleted_at is not None
+    assert row.closed == [date(2026, 1, 1), date(2026, 3, 8)]
+
+
+def test_what_cannot_come_back_is_listed_with_its_reason(engine: sa.Engine, practice: world.Practice) -> None:
+    with engine.begin() as connection:
+        reused = world.service(connection, practice.clinic, code="89.01", name="Visita A")
+        orphaned = world.service(connection, practice.clinic, code="89.02", name="Visita B")
+        lost = world.service(connection, practice.clinic, code="89.03", name="Visita C")
+        retired = world.specialist(connection, practice.clinic, deleted_at=AS_OF)
+        world.agenda(connection, practice.clinic, practice.location, specialist_id=retired, services=[orphaned])
+        connection.execute(
+            sa.text("INSERT INTO agenda_service (clinic_id, agenda_id, service_id) VALUES (:c, :a, :s)"),
+            {"c": practice.clinic, "a": practice.agenda, "s": reused},
+        )
+        for service in (reused, orphaned, lost):
+            delete_service(connection, service)
+        world.service(connection, practice.clinic, code="89.01", name="Visita nuova")
+    shown = recover(engine, Press(), preview=True)
+    restorable, conflicts, gone = (table.rows for table in shown.tables)
+    assert restorable == ()
+    assert ["codice 89.01" in conflicts[0][1], "nessun medico" in conflicts[1][1]] == [True, True]
+    assert "né agende né prezzi" in gone[0][1]
+    report = recover(engine, Press("eliminate per errore ieri", "RECUPERA 0"))
+    assert report.counts.changed == 0
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM service WHERE deleted_at IS NOT NULL")) == 3
