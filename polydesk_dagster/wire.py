@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
+_INVISIBLE = dict.fromkeys(map(ord, "\0\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
 _MONEY = re.compile(r"\d{1,8}(\.\d{1,2})?")
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -37,7 +37,7 @@ class Record(BaseModel):
 
 
 def clean(value: str) -> str:
-    """Text without BOM, zero-width characters and outer blanks, in Unicode's composed form."""
+    """Text without NUL, BOM, zero-width characters and outer blanks, in Unicode's composed form."""
     return unicodedata.normalize("NFC", value.translate(_INVISIBLE)).strip() if value else value
 
 
@@ -57,8 +57,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise _bad("non è un testo")
     cleaned = clean(value)
-    if "\0" in cleaned:
-        raise _bad("contiene caratteri di controllo")
     if not cleaned:
         raise _bad("è vuoto")
     return cleaned

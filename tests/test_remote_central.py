@@ -42,7 +42,7 @@ def test_a_year_of_closures(central: tuple[CentralSimulator, Central]) -> None:
         ("date_from", 20260101, "data ISO"),
         ("date_from", "1/5/2026", "data ISO"),
         ("name", "  ", "name"),
-        ("name", "a\0b", "controllo"),
+        ("name", "\0", "vuoto"),
         ("name", 7, "testo"),
         ("part", "evening", "previsti"),
         ("scope", "planet", "previsti"),

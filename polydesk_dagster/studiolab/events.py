@@ -451,3 +451,68 @@ def _reread(due: Sequence[Any]) -> Batch:
         (row,) = staging.batch(records.valid, records.rejected).rows.values()
         rows[str(event_id)] = (str(event_id), *row[1:])
     return Batch(rows, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """An event that waits for time or for a person; nothing of its payload."""
+
+    clinic: str
+    event_id: str
+    sequence: int | None
+    type: str
+    entity: str | None
+    state: str
+    reason: str | None
+    attempts: int
+    next_try_at: datetime | None
+    received_at: datetime
+
+
+def unsettled(connection: sa.Connection, clinic: str | None = None) -> list[Unsettled]:
+    """What is parked, waiting or dead, in one clinic or all, entity by entity in order."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.code, CAST(i.event_id AS text), i.sequence, i.type, i.entity, i.state, i.reason, i.attempts,
+                   i.next_try_at, i.received_at
+            FROM event_inbox i JOIN clinic c ON c.id = i.clinic_id
+            WHERE i.state IN ('parked', 'waiting', 'dead')
+              AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
+            ORDER BY c.code, min(i.sequence) OVER (PARTITION BY c.code, coalesce(i.entity, CAST(i.event_id AS text))),
+                     i.sequence, i.event_id"""),
+        {"clinic": clinic},
+    )
+    return [Unsettled(*row) for row in rows]
+
+
+def retry(connection: sa.Connection, clinic: str, event_id: str, as_of: datetime) -> None:
+    """Have a parked or dead event tried again by the next run, with all its attempts before it.
+
+    Raises:
+        PermanentError: no such event waits in that clinic.
+    """
+    _decide(connection, "state = 'parked', attempts = 0, next_try_at = :as_of", clinic, event_id, as_of)
+
+
+def skip(connection: sa.Connection, clinic: str, event_id: str, reason: str, as_of: datetime) -> None:
+    """Let a parked or dead event have no effect, for ``reason``; what waits behind it goes on with the next run.
+
+    Raises:
+        PermanentError: no such event waits in that clinic.
+    """
+    change = "state = 'skipped', reason = :reason, next_try_at = NULL, payload = NULL"
+    _decide(connection, change, clinic, event_id, as_of, reason=reason)
+
+
+def _decide(
+    connection: sa.Connection, change: str, clinic: str, event_id: str, as_of: datetime, **more: object
+) -> None:
+    changed = connection.execute(
+        sa.text(f"""
+            UPDATE event_inbox SET {change}, changed_at = :as_of
+            WHERE clinic_id = (SELECT id FROM clinic WHERE code = :clinic) AND CAST(event_id AS text) = lower(:event)
+              AND state IN ('parked', 'dead')"""),
+        {"clinic": clinic, "event": event_id, "as_of": as_of, **more},
+    )
+    if not changed.rowcount:
+        raise PermanentError(f"l'evento {event_id} della clinica {clinic} non è in attesa di una decisione")

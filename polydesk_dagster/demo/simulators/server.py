@@ -269,7 +269,10 @@ def _untidy(row: Any) -> Any:
 
 
 def _respond(reply: Reply, request: Request, faults: list[Fault]) -> Response:
-    data = json.dumps(reply.body, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        data = json.dumps(reply.body, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half a surrogate pair can only be written as an escape
+        data = json.dumps(reply.body, separators=(",", ":")).encode()
     headers = dict(reply.headers)
     if reply.etag:
         headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
