@@ -14,7 +14,7 @@ from polydesk_dagster.catalog import BY_KEY, Service
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
+from polydesk_dagster.outcome import EXIT_STATUS, Outcome, Report, combine
 
 Option = typer.Option
 Message = Mapping[str, Any]
@@ -167,12 +167,13 @@ def _execute(
     finished = execute(installation.settings, service.place.value, order, progress or (lambda _: None))
     with installation.engine.connect() as connection:
         reports = recorded(connection, finished.run_id, service.key)
-    if reports:
-        return combine(report for _, report in reports)
+    report = combine(report for _, report in reports)
+    if reports and (finished.status == "SUCCESS" or report.outcome in {Outcome.REFUSED, Outcome.FAILED}):
+        return report
     return Report.failed(
         "no_report",
         say(
-            f"Esecuzione {finished.run_id} finita ({finished.status}) senza esito: guarda il suo log nell'interfaccia.",
+            f"Esecuzione {finished.run_id} finita ({finished.status}) senza dirlo: guarda il suo log nell'interfaccia.",
             f"Run {finished.run_id} ended ({finished.status}) without an outcome: see its log in the UI.",
         ),
         partition,

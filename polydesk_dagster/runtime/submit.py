@@ -202,6 +202,7 @@ def carry_out(
     tags = dict(order.tags)
     if order.partition is not None:
         tags[PARTITION_NAME_TAG] = order.partition
+        _know_partition(instance, code, order)
     try:
         run = work.create(
             instance,
@@ -228,3 +229,12 @@ def carry_out(
     recorded = instance.get_run_by_id(run.run_id)
     tell({"kind": "end", "status": recorded.status.value if recorded else "FAILURE"})
     return succeeded
+
+
+def _know_partition(instance: DagsterInstance, code: Any, order: Order) -> None:
+    """A key of dynamic partitions exists once somebody has named it."""
+    from dagster import DynamicPartitionsDefinition
+
+    partitions = code.get_definition().get_job(order.job).partitions_def
+    if isinstance(partitions, DynamicPartitionsDefinition) and partitions.name and order.partition:
+        instance.add_dynamic_partitions(partitions.name, [order.partition])

@@ -16,7 +16,6 @@ from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.outcome import Report
 
 SERVICE = "reset_message_templates"
-VERB = "RIPRISTINA"
 
 MESSAGE_TEMPLATE = Kind(
     name="message_template",
@@ -70,7 +69,6 @@ def reset(
         return emergency.press(
             connection,
             given,
-            verb=VERB,
             scope=scope,
             kind=MESSAGE_TEMPLATE,
             propose=lambda: propose(connection, scope, as_of),
