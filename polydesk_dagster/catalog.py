@@ -301,6 +301,8 @@ SERVICES: tuple[Service, ...] = (
         assets=("studiolab/events",),
         per_clinic=True,
         changes_records=False,
+        options=("reconcile",),
+        available=True,
     ),
     Service(
         "import_municipalities",

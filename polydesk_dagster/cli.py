@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from polydesk_dagster.commands import ask, clinics, db, demo, messages, plan, report, run, services, show, up
+from polydesk_dagster.commands import (
+    ask,
+    clinics,
+    db,
+    demo,
+    doctor,
+    events,
+    messages,
+    plan,
+    report,
+    run,
+    services,
+    show,
+    up,
+)
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 
 app = typer.Typer(
@@ -27,6 +41,8 @@ app.command()(clinics.clinics)
 app.command()(clinics.integration)
 app.add_typer(db.app, name="db")
 app.add_typer(messages.app, name="messages")
+app.add_typer(events.app, name="events")
+app.command()(doctor.doctor)
 
 
 def main() -> None:

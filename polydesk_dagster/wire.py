@@ -37,8 +37,11 @@ class Record(BaseModel):
 
 
 def clean(value: str) -> str:
-    """Text without NUL, BOM, zero-width characters and outer blanks, in Unicode's composed form."""
-    return unicodedata.normalize("NFC", value.translate(_INVISIBLE)).strip() if value else value
+    """Text as it can be kept: without NUL, BOM, zero-width characters and outer blanks, in Unicode's composed form, a
+    question mark for half a surrogate pair."""
+    if value.isascii():
+        return value.replace("\0", "").strip()
+    return unicodedata.normalize("NFC", value.translate(_INVISIBLE).encode("utf-8", "replace").decode()).strip()
 
 
 def comparable(value: str | None) -> str:
@@ -168,7 +171,6 @@ _PLAIN = {
     "list_type": "non è un elenco",
     "int_type": "non è un numero intero",
     "bool_type": "non è vero/falso",
-    "string_unicode": "contiene caratteri non validi",
     "string_pattern_mismatch": "non ha la forma prevista",
     "literal_error": "non è uno dei valori previsti",
     "enum": "non è uno dei valori previsti",

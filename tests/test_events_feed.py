@@ -190,8 +190,8 @@ POISON = (
     (booking("X15") | {"occurred_at": "ieri"}, "occurred_at"),
     (booking("X16") | {"id": "not-a-uuid"}, "id"),
     (booking("X17") | {"type": 7}, "type"),
-    (booking("X18") | {"type": "a\0\ud800"}, "tipo di evento sconosciuto"),
-    (report("X19", title="\ud800"), "title contiene caratteri non validi"),
+    (booking("X18") | {"type": "a\0\ud800"}, "tipo di evento sconosciuto: a?"),
+    (report("X19", title="\0"), "title è vuoto"),
     (acceptance("X20"), "appuntamento sconosciuto"),
     (person("P2", birth_date="31/02/1980"), "birth_date"),
 )

@@ -46,9 +46,7 @@ class Played:
         return f"{address}, {say('posta in', 'mail in')} {self.state}" if self.name == "mail" else address
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
+        return listening(self.port)()
 
 
 def _central(system: Played) -> dict[str, str]:
@@ -108,13 +106,24 @@ def unconfigured(settings: Settings) -> tuple[list[Played], dict[str, str]]:
     for system in SYSTEMS:
         if system.missing(settings):
             state = settings.home / "simulators" / system.name
-            playing = Played(system.name, system.what, system.module, _free(system.port), state)
+            playing = Played(system.name, system.what, system.module, free_port(system.port), state)
             played.append(playing)
             environment |= system.variables(playing)
     return played, environment
 
 
-def _free(port: int) -> int:
+def listening(port: int) -> Callable[[], bool]:
+    """Whether somebody accepts connections on this machine's ``port``."""
+
+    def probe() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    return probe
+
+
+def free_port(port: int) -> int:
     """The usual port, or if somebody has it any free one."""
     for wanted in (port, 0):
         with contextlib.suppress(OSError), socket.socket() as probe:

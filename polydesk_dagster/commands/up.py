@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -52,6 +54,7 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
     played, environment = simulators.unconfigured(settings) if settings.embedded else ([], {})
     if simulators.is_demo(engine):
         simulators.point_studiolab(engine, played)
+    endpoints = [(name, module, simulators.free_port(port)) for name, module, port in ENDPOINTS]
     instance.prepare(settings)
     everything = instance.environment(settings, environment)
     children = [
@@ -60,18 +63,33 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
             for p in played
         ),
         *processes.dagster_children(settings, everything),
+        *(_endpoint(name, module, port, everything) for name, module, port in endpoints),
     ]
     running = supervisor.Supervisor(settings.home, children, database=settings.embedded, say=_say)
-    reason = running.run(lambda: _ready(installation, played, fresh))
+    reason = running.run(lambda: _ready(installation, played, endpoints, fresh))
     engine.dispose()
     return reason
+
+
+ENDPOINTS = (
+    ("health", "polydesk_dagster.runtime.health", 3001),
+    ("caches", "polydesk_dagster.runtime.cache_endpoint", 3002),
+)
+
+
+def _endpoint(name: str, module: str, port: int, environment: Mapping[str, str]) -> supervisor.Child:
+    """A small server of ours on this machine."""
+    command = (sys.executable, "-m", module, "--port", str(port))
+    return supervisor.Child(name, command, environment, ready=simulators.listening(port), listens=("127.0.0.1", port))
 
 
 def _say(text: str) -> None:
     show.out().print(text, markup=False)
 
 
-def _ready(installation: Installation, played: list[simulators.Played], fresh: bool) -> None:
+def _ready(
+    installation: Installation, played: list[simulators.Played], endpoints: list[tuple[str, str, int]], fresh: bool
+) -> None:
     settings = installation.settings
     console = show.out()
     for system in played:
@@ -81,6 +99,9 @@ def _ready(installation: Installation, played: list[simulators.Played], fresh: b
                 f"  {system.name}: not configured, simulator on {system.where}",
             )
         )
+    for name, _, port in endpoints:
+        paths = {"health": "/health", "caches": "/clinics/CODICE/specialists"}
+        console.print(f"  {name}: http://127.0.0.1:{port}{paths[name]}")
     if fresh:
         console.print(say("Eseguo la notte…", "Running the night…"))
         night.tell(night.run(installation))

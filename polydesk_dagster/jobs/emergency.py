@@ -4,6 +4,7 @@ import getpass
 
 from polydesk_dagster.clinic import holds, recovery
 from polydesk_dagster.clinic.emergency import Press
+from polydesk_dagster.clinic.messages import reset
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.running import Run, ServiceConfig, service_job
 
@@ -36,7 +37,12 @@ def _recover_deleted_services(run: Run, config: EmergencyConfig) -> Report:
         return recovery.recover(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
 
 
+def _reset_message_templates(run: Run, config: EmergencyConfig) -> Report:
+    return reset.reset(run.engine, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+
+
 JOBS = (
     service_job("release_all_holds", _release_all_holds, EmergencyConfig),
+    service_job("reset_message_templates", _reset_message_templates, EmergencyConfig),
     service_job("recover_deleted_services", _recover_deleted_services, EmergencyConfig),
 )

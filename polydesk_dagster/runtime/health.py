@@ -235,3 +235,26 @@ def application(settings: Settings) -> Starlette:
         return JSONResponse(answer, status_code=200 if answer["ok"] else 503)
 
     return Starlette(routes=[Route("/health", health)])
+
+
+PORT = 3001
+
+
+def main() -> None:
+    """Serve ``/health``: ``python -m polydesk_dagster.runtime.health [--host H] [--port N]``."""
+    import argparse
+
+    import uvicorn
+
+    from polydesk_dagster import settings
+
+    parser = argparse.ArgumentParser(description="Stato di salute dell'installazione")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=PORT)
+    arguments = parser.parse_args()
+    app = application(settings.load())
+    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False)
+
+
+if __name__ == "__main__":
+    main()

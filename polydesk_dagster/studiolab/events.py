@@ -6,6 +6,7 @@ that may still be filled. An event that fails is parked with its entity; the res
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
 from polydesk_dagster.studiolab import effects, staging
 from polydesk_dagster.studiolab.client import GoneError, News
 from polydesk_dagster.studiolab.records import Event
@@ -143,10 +144,10 @@ def _pages(feed: Feed, after: int, limit: int, pages: int) -> Iterator[News]:
 
 
 def _highest(news: News) -> int:
-    return max(_sequences(news), default=0)
+    return max(trusted_numbers(news), default=0)
 
 
-def _sequences(news: News) -> list[int]:
+def trusted_numbers(news: News) -> list[int]:
     """The numbers that came, but none beyond the last that studiolab itself declares: the cursor would run away."""
     readable = (staging.readable_sequence(rejected.raw) for rejected in news.rejected)
     numbers = [*(event.sequence for event in news.events), *(number for number in readable if number is not None)]
@@ -302,7 +303,7 @@ class _Round:
     def take(self, news: News) -> None:
         """One page, whole: effects, inbox, gaps and cursor."""
         staged = staging.batch(news.events, news.rejected, news.last_sequence + FAR)
-        sequences = _sequences(news)
+        sequences = trusted_numbers(news)
         highest = max(sequences, default=0)
         with self.engine.begin() as connection:
             self.run(connection, LOCK)
@@ -516,3 +517,50 @@ def _decide(
     )
     if not changed.rowcount:
         raise PermanentError(f"l'evento {event_id} della clinica {clinic} non è in attesa di una decisione")
+
+
+def preview(engine: sa.Engine, clinic: str, feed: Feed) -> Report:
+    """What the next run would read, by type; takes nothing in."""
+    with engine.begin() as connection:
+        cursor = _cursor(connection, clinic)
+    try:
+        news = feed.events(cursor.sequence, PAGE)
+    except GoneError as error:
+        return Report.refused("events_gone", f"{error}. {_remedy(clinic)}", clinic)
+    types = Counter(event.type for event in news.events)
+    rows = tuple(sorted(types.items())) + ((("illeggibili", len(news.rejected)),) if news.rejected else ())
+    behind = max(0, news.last_sequence - cursor.sequence)
+    return Report(
+        Outcome.OK if news.size else Outcome.NOTHING_TO_DO,
+        Counts(created=news.size),
+        figures={"Ultimo evento preso": cursor.sequence, "Numeri davanti": behind},
+        tables=(Table("Prossimi eventi", ("Tipo", "Quanti"), rows, len(rows)),),
+    )
+
+
+def dead_letters(connection: sa.Connection) -> dict[str, int]:
+    """How many events of each clinic (code) wait for a person."""
+    return _by_clinic(
+        connection, "SELECT clinic_id, count(*) AS value FROM event_inbox WHERE state = 'dead' GROUP BY 1"
+    )
+
+
+def stopped(connection: sa.Connection) -> dict[str, str]:
+    """Why the feed of a clinic (code) is stopped, for those that are."""
+    query = "SELECT clinic_id, stopped_reason AS value FROM event_cursor WHERE stopped_at IS NOT NULL"
+    return _by_clinic(connection, query)
+
+
+def lost(connection: sa.Connection, as_of: datetime) -> dict[str, int]:
+    """How many sequence numbers each clinic (code) lost in the week before ``as_of``."""
+    return _by_clinic(
+        connection,
+        """SELECT clinic_id, CAST(sum(upper(span) - lower(span)) AS bigint) AS value FROM event_gap
+           WHERE lost_at > CAST(:as_of AS timestamptz) - interval '7 days' GROUP BY 1""",
+        as_of=as_of,
+    )
+
+
+def _by_clinic(connection: sa.Connection, query: str, **parameters: object) -> dict[str, Any]:
+    joined = f"SELECT c.code, q.value FROM ({query}) q JOIN clinic c ON c.id = q.clinic_id ORDER BY c.code"
+    return {row.code: row.value for row in connection.execute(sa.text(joined), parameters)}

@@ -1,0 +1,85 @@
+"""``polydesk events``: the events of studiolab that wait, and what a person decides about them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import opened
+from polydesk_dagster.commands.show import say
+
+app = typer.Typer(no_args_is_help=True, help="Gli eventi di studiolab in attesa: elenco, nuovo tentativo, rinuncia.")
+
+Clinic = Annotated[str, typer.Option(help="Codice della clinica.", metavar="CODICE")]
+Event = Annotated[str, typer.Argument(help="Identificativo dell'evento (vedi «polydesk events parked»).")]
+
+
+@app.command()
+def parked(
+    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
+) -> None:
+    """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
+    from polydesk_dagster.studiolab.events import unsettled
+
+    with opened(create=False) as installation, installation.engine.connect() as connection:
+        waiting = unsettled(connection, clinic)
+    if json:
+        show.as_json([asdict(event) for event in waiting])
+        return
+    if not waiting:
+        show.out().print(say("Nessun evento in attesa.", "No event is waiting."))
+        return
+    columns = ("Clinica", "Evento", "Numero", "Tipo", "Pratica", "Stato", "Tentativi", "Prossimo", "Motivo")
+    if say("it", "en") == "en":
+        columns = ("Clinic", "Event", "Number", "Type", "Entity", "State", "Attempts", "Next", "Reason")
+    rows = [
+        (
+            event.clinic,
+            event.event_id,
+            event.sequence,
+            event.type,
+            event.entity,
+            _state(event.state),
+            event.attempts,
+            f"{event.next_try_at:%d/%m %H:%M} UTC" if event.next_try_at else "",
+            event.reason,
+        )
+        for event in waiting
+    ]
+    show.table(None, columns, rows)
+
+
+def _state(state: str) -> str:
+    words = {"parked": "parcheggiato", "waiting": "in attesa", "dead": "da decidere"}
+    return say(words[state], state)
+
+
+@app.command()
+def retry(event: Event, clinic: Clinic) -> None:
+    """Fa riprovare un evento parcheggiato al prossimo giro, con tutti i suoi tentativi davanti."""
+    from polydesk_dagster.studiolab import events
+
+    with opened(create=False) as installation, installation.engine.begin() as connection:
+        events.retry(connection, clinic, event, datetime.now(UTC))
+    show.out().print(say("Sarà riprovato al prossimo giro.", "It will be tried again by the next run."))
+
+
+@app.command()
+def skip(
+    event: Event,
+    clinic: Clinic,
+    reason: Annotated[str, typer.Option(help="Perché, almeno 10 caratteri.", metavar="TESTO")],
+) -> None:
+    """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
+    from polydesk_dagster.studiolab import events
+
+    if len(reason.strip()) < 10:
+        raise typer.BadParameter(say("--reason: almeno 10 caratteri", "--reason: at least 10 characters"))
+    with opened(create=False) as installation, installation.engine.begin() as connection:
+        events.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))
+    show.out().print(say("Saltato. Chi lo aspettava prosegue al prossimo giro.", "Skipped."))

@@ -1,0 +1,141 @@
+"""Every minute a look at each clinic's studiolab, a run where there is news, and the services that events ask for."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+
+import dagster as dg
+
+from polydesk_dagster import settings
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
+from polydesk_dagster.studiolab import asked, looking
+from polydesk_dagster.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
+from polydesk_dagster.studiolab.looking import Seen
+
+SERVICE = "sync_events"
+Attempts = Mapping[str, tuple[int, int]]
+"""By clinic: the newest number that a run was asked for, and how often."""
+
+
+def requests(
+    seen: Iterable[Seen], busy: set[str | None], attempts: Attempts
+) -> tuple[list[dg.RunRequest], dict[str, tuple[int, int]]]:
+    """A run for each clinic with news and none under way, and the attempts to remember.
+
+    A run's key holds the newest number seen and the attempt: the same news again with no run under way means that the
+    run before failed or left some, and a key that was used would block this one.
+    """
+    wanted: list[dg.RunRequest] = []
+    remembered: dict[str, tuple[int, int]] = {}
+    for look in seen:
+        code = look.clinic.code
+        newest, attempt = attempts.get(code, (-1, 0))
+        if look.news is None or code in busy:
+            remembered[code] = (newest, attempt)
+            continue
+        attempt = attempt + 1 if newest == look.news else 1
+        remembered[code] = (look.news, attempt)
+        key = f"{SERVICE}:{code}:{look.news}:{attempt}"
+        wanted.append(dg.RunRequest(run_key=key, partition_key=code, tags={"polydesk/service": SERVICE}))
+    return wanted, remembered
+
+
+def why_nothing(seen: Sequence[Seen], busy: set[str | None]) -> str:
+    """One Italian sentence for a tick without a run: who is unwell by name, the rest by number."""
+    ordinary: Counter[str] = Counter()
+    unwell = []
+    for look in seen:
+        if look.news is not None and look.clinic.code in busy:
+            ordinary["lettura già in corso"] += 1
+        elif look.why == looking.NOTHING:
+            ordinary[look.why] += 1
+        else:
+            unwell.append(f"{look.clinic.code}: {look.why}")
+    counted = [f"{count} {'clinica' if count == 1 else 'cliniche'}: {why}" for why, count in ordinary.items()]
+    return "; ".join([*unwell, *counted]) + "."
+
+
+def _busy(instance: dg.DagsterInstance) -> set[str | None]:
+    running = instance.get_run_records(dg.RunsFilter(job_name=SERVICE, statuses=UNFINISHED), limit=500)
+    return {record.dagster_run.tags.get("dagster/partition") for record in running}
+
+
+@dg.sensor(
+    name="studiolab_events",
+    job_name=SERVICE,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ogni minuto guarda se gli studiolab hanno novità; solo dove ce ne sono avvia la lettura.",
+)
+def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskResource) -> dg.SensorResult:
+    as_of = polydesk.now()
+    with polydesk.engine().connect() as connection:
+        known = looking.clinics(connection, as_of)
+    if not known:
+        return dg.SensorResult(skip_reason="Nessuna clinica ha l'integrazione con studiolab attiva.")
+    seen = looking.look(known, as_of, cache(settings.secret))
+    if looking.changed(seen, as_of):
+        with polydesk.engine().begin() as connection:
+            looking.remember(connection, seen, as_of)
+    busy = _busy(context.instance) if any(look.news is not None for look in seen) else set()
+    attempts = {code: (newest, attempt) for code, (newest, attempt) in json.loads(context.cursor or "{}").items()}
+    wanted, remembered = requests(seen, busy, attempts)
+    strangers = {request.partition_key for request in wanted} - set(context.instance.get_dynamic_partitions("clinic"))
+    return dg.SensorResult(
+        run_requests=wanted or None,
+        skip_reason=None if wanted else why_nothing(seen, busy),
+        cursor=json.dumps(remembered),
+        dynamic_partitions_requests=[CLINICS.build_add_request(sorted(filter(None, strangers)))] if strangers else None,
+    )
+
+
+def _asked_for(service: str) -> dg.SensorDefinition:
+    """What events ask for runs once a question: its key is the question's own."""
+
+    @dg.sensor(
+        name=f"asked_{service}",
+        job_name=service,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Avvia «{BY_KEY[service].name}» per le cliniche in cui un evento di studiolab lo chiede.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, polydesk: PolydeskResource
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        with polydesk.engine().connect() as connection:
+            questions = asked.open_questions(connection, service)
+        started = [question for question in questions if _has_run(context.instance, service, question.id)]
+        if started:
+            with polydesk.engine().begin() as connection:
+                asked.close(connection, [question.id for question in started], polydesk.now())
+        waiting = [question for question in questions if question not in started]
+        if not waiting:
+            yield dg.SkipReason("Nessun evento lo chiede.")
+            return
+        context.instance.add_dynamic_partitions("clinic", [question.clinic for question in waiting])
+        for question in waiting:
+            yield dg.RunRequest(
+                run_key=_key(service, question.id),
+                partition_key=question.clinic,
+                tags={"polydesk/service": service},
+            )
+
+    return sensor
+
+
+def _key(service: str, question: int) -> str:
+    return f"asked:{service}:{question}"
+
+
+def _has_run(instance: dg.DagsterInstance, service: str, question: int) -> bool:
+    wanted = dg.RunsFilter(job_name=service, tags={"dagster/run_key": _key(service, question)})
+    return bool(instance.get_run_records(wanted, limit=1))
+
+
+SENSORS = (
+    studiolab_events,
+    *(_asked_for(service) for service in (IMPORT_PATIENTS, PREVIEW_PRICES) if BY_KEY[service].available),
+)
