@@ -16,7 +16,13 @@ from tempfile import TemporaryDirectory
 import psutil
 import sqlalchemy as sa
 from dagster import DagsterEventType, DagsterInstance, DefaultRunLauncher
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
+from dagster._core.remote_origin import RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import TickData, TickStatus
 from dagster._grpc.client import DagsterGrpcClient
+from dagster._grpc.types import ExternalScheduleExecutionArgs
+from dagster._serdes import deserialize_value
 from pydantic import SecretStr
 
 from benchmarks.harness import Bench, Figure
@@ -29,6 +35,10 @@ JOB = "generate_slots"
 """A service of ours, on a database without clinics: all that is measured is what surrounds it."""
 RUNS = 20
 MANY = 100
+TICKS_A_DAY = 1440 + 96 + 144 + 72 + 58
+"""Events, statistics, caches, reminders, preparation notices."""
+DUE = 0.05
+"""The share of ticks that find something to do."""
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
@@ -48,6 +58,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
         yield Figure("runtime", "start lag, median", median(lags[ours]), median(lags[default]), "s", 1 / 6)
         yield Figure("runtime", "start lag, worst", max(lags[ours]), max(lags[default]), "s", 1 / 3)
         yield Figure("runtime", "CPU a run", spent[ours] / count, spent[default] / count, "s", 1 / 4)
+        yield from _day(bench, dagster, settings, engine, (ours, default), spent[ours] / count, spent[default] / count)
         before, many = _held(ours, engine), bench.size(MANY)
         for _ in range(many):
             _timed(dagster, settings, ours.launch)
@@ -59,11 +70,71 @@ def figures(bench: Bench) -> Iterator[Figure]:
         engine.dispose()
 
 
+def _day(
+    bench: Bench,
+    dagster: DagsterInstance,
+    settings: Settings,
+    engine: sa.Engine,
+    launchers: tuple[_Launcher, _Launcher],
+    run: float,
+    cold_run: float,
+) -> Iterator[Figure]:
+    """A day of the frequent services, from the measured cost of a look and of a run: ours looks first and starts a run
+    for what is due, the reference starts one at each tick with Dagster's launcher."""
+    ours, default = launchers
+    looks = bench.size(100)
+    clock, storage = default.cpu_seconds() + time.process_time(), _storage_bytes(engine)
+    for _ in range(looks):
+        _look(dagster, settings, default)
+    look = (default.cpu_seconds() + time.process_time() - clock) / looks
+    look_bytes = (_storage_bytes(engine) - storage) / looks
+    runs, storage = bench.size(20), _storage_bytes(engine)
+    for _ in range(runs):
+        _timed(dagster, settings, ours.launch)
+    run_bytes = (_storage_bytes(engine) - storage) / runs
+    work = TICKS_A_DAY * DUE
+    yield Figure("runtime", "CPU a look", look, cold_run, "s", 0.05)
+    yield Figure(
+        "runtime", "CPU a day of ticks", TICKS_A_DAY * look + work * run, TICKS_A_DAY * (look + cold_run), "s", 0.1
+    )
+    grown = TICKS_A_DAY * look_bytes + work * run_bytes
+    yield Figure("runtime", "storage a day", grown / 1e6, TICKS_A_DAY * (look_bytes + run_bytes) / 1e6, "MB", 0.25)
+
+
+def _look(dagster: DagsterInstance, settings: Settings, code_server: _Launcher) -> None:
+    """One tick as the daemon makes it: recorded, evaluated by the code server, recorded as skipped."""
+    now = time.time()
+    data = TickData(
+        instigator_origin_id=JOB,
+        instigator_name=JOB,
+        instigator_type=InstigatorType.SCHEDULE,
+        status=TickStatus.STARTED,
+        timestamp=now,
+        selector_id=JOB,
+    )
+    tick = dagster.create_tick(data)
+    origin = RemoteRepositoryOrigin(instance.origin(settings.home, instance.LOCATIONS[0].name), "__repository__")
+    answer = code_server.client.external_schedule_execution(
+        ExternalScheduleExecutionArgs(origin, dagster.get_ref(), JOB, now, "Europe/Rome")
+    )
+    if not isinstance(deserialize_value(answer), ScheduleExecutionData):
+        raise TypeError(f"the schedule {JOB} was not evaluated: {answer[:500]}")
+    dagster.update_tick(tick.with_status(TickStatus.SKIPPED))
+
+
+def _storage_bytes(storage: sa.Engine) -> int:
+    """Of Dagster's tables with their indexes."""
+    with storage.connect() as connection:
+        size = connection.scalar(sa.text("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r'"))
+    return int(size or 0)
+
+
 class _Launcher:
     """A server process that starts runs, and what it and its runs have cost."""
 
-    def __init__(self, process: psutil.Process, launch: Callable[[str], object]) -> None:
+    def __init__(self, process: psutil.Process, launch: Callable[[str], object], client: DagsterGrpcClient) -> None:
         self.process = process
+        self.client = client
         self.launch = launch
         self.size = process.memory_info().rss
 
@@ -168,8 +239,8 @@ def _launchers(
         dagster.launch_run(run_id, None)  # type: ignore[arg-type]
 
     return (
-        _Launcher(psutil.Process(servers[0].pid), start_warm),
-        _Launcher(psutil.Process(servers[1].pid), start_cold),
+        _Launcher(psutil.Process(servers[0].pid), start_warm, client),
+        _Launcher(psutil.Process(servers[1].pid), start_cold, client),
     )
 
 

@@ -21,14 +21,11 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, TransientError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.settings import Settings
 
 SHOWN_ROWS = 50
 """Rows of a table that the web page shows; the rest stays in the database."""
-
-Progress = Callable[[int, int, str], None]
-"""Called with what is done, how much there is, and an Italian word for it."""
-
 
 class ServiceConfig(dg.Config):
     """What every service can be asked; the defaults are what its schedule runs."""
@@ -85,7 +82,7 @@ def serve(
         context.run.run_id,
         context.log,
         polydesk,
-        lambda done, total, what: context.log.info("%s: %d di %d", what, done, total),
+        reporter(context.log),
     )
     with exclusive(engine, service, clinic) as alone:
         report = _run_safely(rule, run, service) if alone else _busy(service, clinic)
