@@ -27,6 +27,7 @@ from polydesk_dagster.settings import Settings
 SHOWN_ROWS = 50
 """Rows of a table that the web page shows; the rest stays in the database."""
 
+
 class ServiceConfig(dg.Config):
     """What every service can be asked; the defaults are what its schedule runs."""
 
