@@ -40,7 +40,7 @@ def _write_pages(folder: Path, count: int) -> None:
     codes = {name: codicefiscale.encode_lastname(name) for name in surnames}
     firsts = {name: codicefiscale.encode_firstname(name) for names in FIRST_NAMES.values() for name in names}
     days = [date(1930, 1, 1) + timedelta(days=n) for n in range(33_000)]
-    births = {(d, s): codicefiscale.encode_birthdate(d.strftime("%d/%m/%Y"), s) for d in days for s in ("M", "F")}
+    births = {(d, s): patients.birth_part(d.isoformat(), s) for d in days for s in ("M", "F")}
     page: list[dict[str, Any]] = []
     for number in range(count):
         sex = "MF"[number % 2]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from codicefiscale import codicefiscale
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polydesk_dagster import changes
@@ -74,6 +75,12 @@ def run(engine: sa.Engine) -> Import:
 @given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=15, max_size=15))
 def test_the_check_letter_is_the_librarys(code: str) -> None:
     assert patients.check_letter(code) == codicefiscale.encode_cin(code)
+
+
+@given(st.dates(date(1900, 1, 1), date(2040, 12, 31)), st.sampled_from("MF"))
+@settings(max_examples=50, deadline=None)
+def test_the_birth_part_is_the_librarys(day: date, sex: str) -> None:
+    assert patients.birth_part(day.isoformat(), sex) == codicefiscale.encode_birthdate(day.strftime("%d/%m/%Y"), sex)
 
 
 @pytest.mark.parametrize("variant", codicefiscale.decode(MARIO["fiscal_code"])["omocodes"][::9])
