@@ -144,6 +144,11 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
     spans = due_spans(connection, kind, as_of, clinics)
     if not spans:
         return Planned()
+    # One planner of a kind at a time, also where one works for a clinic and one for all; the second sees what the
+    # first wrote.
+    connection.execute(
+        sa.text("SELECT pg_advisory_xact_lock(hashtextextended('message planning ' || :kind, 0))"), {"kind": kind}
+    )
     columns = {
         "clinics": [span.clinic_id for span in spans],
         "leads": [span.lead_days for span in spans],
