@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.clinic import holds
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs import bookings as ordinary
@@ -28,6 +29,7 @@ Execute = Callable[..., dg.ExecuteInProcessResult]
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         yield instance
 
@@ -39,7 +41,7 @@ def execute(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inst
 
     def run(job: str, **config: object) -> dg.ExecuteInProcessResult:
         return JOBS[job].execute_in_process(
-            run_config={"ops": {job: {"config": {"as_of": AS_OF.isoformat(), **config}}}},
+            run_config={"ops": {BY_KEY[job].steps[0]: {"config": {"as_of": AS_OF.isoformat(), **config}}}},
             resources={"polydesk": PolydeskResource()},
             instance=instance,
             raise_on_error=False,

@@ -25,6 +25,9 @@ from polydesk_dagster.outcome import Counts, Outcome, Report, Table, done
 BATCH = 2_000
 """Rows of one transaction."""
 
+REST = 0.05
+"""Seconds between two batches of a real run, for everybody else."""
+
 Progress = Callable[[int, int, str], None]
 Rest = Callable[[], None]
 """Called between batches, outside any transaction: gives the others their turn."""
@@ -286,11 +289,11 @@ def _work_off(
             ).one_or_none()
             if found is None:
                 break
-            keys = _next_keys(connection, each, found.cutoff, found.last_key, batch)
+            keys = _remove(connection, each, found.cutoff, found.last_key, batch)
             if not keys:
                 _finish(connection, found, as_of, service=service, actor=actor)
                 break
-            rows = _remove(connection, each, keys)
+            rows = len(keys)
             connection.execute(
                 sa.text("""UPDATE cleanup SET removed = removed + :rows, last_key = :last, digest = :digest
                            WHERE id = :id"""),
@@ -304,27 +307,23 @@ def _work_off(
     return Counts(updated=removed) if each.blanked else Counts(retired=removed)
 
 
-def _next_keys(connection: sa.Connection, each: DataSet, cutoff: datetime, last: int, batch: int) -> list[int]:
-    """The next batch in the order of the primary key, so that no row is looked at twice; who is in use waits."""
-    return list(
-        connection.scalars(
-            sa.text(f"""
-                SELECT t.id FROM {each.table} t WHERE t.id > :last AND {each.predicate}
-                ORDER BY t.id LIMIT :batch FOR UPDATE OF t SKIP LOCKED"""),
-            {"last": last, "cutoff": cutoff, "batch": batch},
-        )
-    )
-
-
-def _remove(connection: sa.Connection, each: DataSet, keys: list[int]) -> int:
-    for statement in each.first:
-        connection.execute(sa.text(statement), {"keys": keys})
+def _remove(connection: sa.Connection, each: DataSet, cutoff: datetime, last: int, batch: int) -> list[int]:
+    """Take the next batch away, in the order of the primary key, so that no row is looked at twice. Returns its keys;
+    what somebody is working on just now waits for the next night."""
+    found = f"SELECT t.id FROM {each.table} t WHERE t.id > :last AND {each.predicate} ORDER BY t.id LIMIT :batch"
+    values: dict[str, object] = {"last": last, "cutoff": cutoff, "batch": batch}
+    chosen = f"({found} FOR UPDATE OF t SKIP LOCKED)"
+    if each.first:
+        values["keys"] = list(connection.scalars(sa.text(chosen), values))
+        for statement in each.first:
+            connection.execute(sa.text(statement), values)
+        chosen = "(SELECT unnest(CAST(:keys AS bigint[])) AS id)"
     if each.blanked:
         assigned = ", ".join(f"{column} = {value}" for column, value in each.blanked.items())
-        statement = f"UPDATE {each.table} SET {assigned} WHERE id = ANY(:keys)"
+        action = f"UPDATE {each.table} o SET {assigned} FROM {chosen} gone"
     else:
-        statement = f"DELETE FROM {each.table} WHERE id = ANY(:keys)"
-    return connection.execute(sa.text(statement), {"keys": keys}).rowcount
+        action = f"DELETE FROM {each.table} o USING {chosen} gone"
+    return sorted(connection.scalars(sa.text(f"{action} WHERE o.id = gone.id RETURNING o.id"), values))
 
 
 def _digest(before: bytes, keys: list[int]) -> bytes:

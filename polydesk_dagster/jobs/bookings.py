@@ -95,7 +95,7 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
 
 def _rest() -> None:
     """Between two batches, for everybody else."""
-    time.sleep(0.05)
+    time.sleep(retention.REST)
 
 
 _CLEANUP = BY_KEY["nightly_cleanup"]
