@@ -33,11 +33,11 @@ def instance(
         yield instance
 
 
-def _run(instance: dg.DagsterInstance, job: str, op: str | None = None, **config: object) -> dg.ExecuteInProcessResult:
+def _run(instance: dg.DagsterInstance, job: str, **config: object) -> dg.ExecuteInProcessResult:
     return (
         definitions.defs.get_repository_def()
         .get_job(job)
-        .execute_in_process(run_config={"ops": {op or job: {"config": config}}}, instance=instance)
+        .execute_in_process(run_config={"ops": {f"run_{job}": {"config": config}}}, instance=instance)
     )
 
 

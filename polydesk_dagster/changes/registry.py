@@ -20,6 +20,7 @@ WHERE = {
     "agreement": "polydesk_dagster.studiolab.kinds:AGREEMENT",
     "price": "polydesk_dagster.studiolab.kinds:PRICE",
     "patient": "polydesk_dagster.clinic.patients:PATIENT",
+    "sort_name": "polydesk_dagster.clinic.names:SORT_NAME",
 }
 
 
