@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 
 import sqlalchemy as sa
 
@@ -33,7 +34,7 @@ class Result:
     recall: float | None
     """At 5, of all questions; None without any."""
     similarity: float | None
-    """The similarity that three in four of the sampled questions have with their passage; None without vectors."""
+    """From which a vector alone speaks of relevance; None without vectors."""
     flaw: str | None
     """Italian: why this generation must not answer."""
 
@@ -51,10 +52,8 @@ def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, c
         ).all()
         own = _own_questions(connection, library, building)
     answers = [searching.ask(engine, as_of, library, question, limit=AT, generation=building) for question, _ in own]
-    own_hits = [
-        any(key == source for source in _keys(engine, building, answer))
-        for (_, key), answer in zip(own, answers, strict=True)
-    ]
+    own_keys = [_keys(engine, building, answer, key) for answer, (_, key) in zip(answers, own, strict=True)]
+    own_hits = [any(places) for places in own_keys]
 
     def answered(generation: int) -> int:
         return sum(
@@ -77,13 +76,10 @@ def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, c
             f"La nuova generazione risponde a {hits} domande di prova su {len(asked)}, quella di prima a "
             f"{before}: resta quella di prima."
         )
-    near = sorted(
-        best for answer in answers if (best := max((p.why.get("vector", 0.0) for p in answer.passages), default=0.0))
-    )
     return Result(
         total,
         (hits + sum(own_hits)) / total if total else None,
-        near[len(near) // 4] if near else None,
+        _similarity(answers, own_keys),
         flaw,
     )
 
@@ -115,14 +111,26 @@ def _own_questions(connection: sa.Connection, library: Library, generation: int)
     ]
 
 
-def _keys(engine: sa.Engine, generation: int, answer: searching.Answer) -> set[str]:
-    documents = [source.document for passage in answer.passages for source in passage.sources]
+def _keys(engine: sa.Engine, generation: int, answer: searching.Answer, key: str) -> list[bool]:
+    """Passage by passage of an answer, whether it is of this content."""
     with engine.connect() as connection:
-        return set(
+        documents = set(
             connection.scalars(
-                sa.text("""
-                    SELECT key FROM knowledge_entry
-                    WHERE generation_id = :generation AND document_id = ANY(:documents)"""),
-                {"generation": generation, "documents": documents},
+                sa.text("SELECT document_id FROM knowledge_entry WHERE generation_id = :generation AND key = :key"),
+                {"generation": generation, "key": key},
             )
         )
+    return [passage.sources[0].document in documents for passage in answer.passages]
+
+
+def _similarity(answers: Sequence[searching.Answer], own: Sequence[Sequence[bool]]) -> float | None:
+    """Half way between how near a question is to its own passage and how near to the best of the others."""
+    near: dict[bool, list[float]] = {True: [], False: []}
+    for answer, places in zip(answers, own, strict=True):
+        for mine in near:
+            pairs = zip(answer.passages, places, strict=True)
+            values = [p.why["vector"] for p, is_own in pairs if is_own is mine and "vector" in p.why]
+            near[mine] += [max(values)] if values else []
+    if not near[True]:
+        return None
+    return (median(near[True]) + (median(near[False]) if near[False] else 0.0)) / 2

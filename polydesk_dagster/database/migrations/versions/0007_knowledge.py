@@ -57,7 +57,7 @@ CREATE TABLE knowledge_generation (
     documents   integer NOT NULL DEFAULT 0,
     passages    integer NOT NULL DEFAULT 0,
     revision    integer NOT NULL DEFAULT 0,                        -- moves with every change, so readers look again
-    unmerged    boolean NOT NULL DEFAULT false,                    -- written but not yet in the text index
+    unmerged    boolean NOT NULL DEFAULT false,                    -- LanceDB has yet to index what was written
     similarity  real,                                              -- from which a vector alone speaks of relevance
     probes      integer,
     recall      numeric(5, 4),                                     -- of the probe questions, at 5
