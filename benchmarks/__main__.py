@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import pkgutil
@@ -14,17 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
-from benchmarks.harness import bench
+from benchmarks.harness import measure
 
 
 def names() -> list[str]:
     return [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in {"__main__", "harness"}]
-
-
-def _run(name: str, scale: float) -> list[dict[str, object]]:
-    with bench(scale) as where:
-        module = importlib.import_module(f"benchmarks.{name}")
-        return [figure.as_dict() for figure in module.figures(where)]
 
 
 def main() -> int:
@@ -41,7 +34,7 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     for name in given.names or names():
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            figures = pool.submit(_run, name, given.scale).result()
+            figures = pool.submit(measure, name, given.scale).result()
         for row in figures:
             if given.json:
                 sys.stdout.write(json.dumps(row) + "\n")

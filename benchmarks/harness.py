@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
 import time
 import uuid
@@ -82,6 +83,13 @@ def bench(scale: float = 1.0) -> Iterator[Bench]:
         home.chmod(0o755)
         yield Bench(make_url(embedded.start(home)).set(drivername="postgresql+psycopg"), scale)
         embedded.stop(home, patience=5)
+
+
+def measure(name: str, scale: float) -> list[dict[str, object]]:
+    """The figures of one benchmark, in this process; here, because a spawned child cannot import ``__main__``."""
+    with bench(scale) as where:
+        module = importlib.import_module(f"benchmarks.{name}")
+        return [figure.as_dict() for figure in module.figures(where)]
 
 
 def seconds(action: Callable[[], object]) -> float:
