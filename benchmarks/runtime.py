@@ -206,7 +206,12 @@ def _installation(bench: Bench) -> Iterator[tuple[DagsterInstance, Settings, _La
         finally:
             for server in servers:
                 server.send_signal(signal.SIGTERM)
-                server.wait(20)
+            for server in servers:
+                try:
+                    server.wait(20)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+                    server.wait()
             os.environ.clear()
             os.environ.update(before)
             _drop(bench, str(storage.database))

@@ -128,6 +128,7 @@ def test_a_killed_run_is_failed_at_once_with_its_reason(dagster: DagsterInstance
     assert "segnale SIGKILL" in messages(dagster, run_id)
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_killed_server_and_the_next_starts_another(
     dagster: DagsterInstance, settings: Settings
 ) -> None:
@@ -205,6 +206,7 @@ def _reference(dagster: DagsterInstance) -> str:
     return serialize_value(dagster.get_ref())
 
 
+@pytest.mark.slow
 def test_changed_code_is_loaded_by_the_same_server_which_keeps_its_children(
     dagster: DagsterInstance, settings: Settings
 ) -> None:
@@ -226,6 +228,7 @@ def test_changed_code_is_loaded_by_the_same_server_which_keeps_its_children(
     assert "segnale SIGKILL" in messages(dagster, doomed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line", "reason"),
     [
@@ -247,6 +250,7 @@ def test_code_that_cannot_be_forked_is_left_to_dagsters_launcher(
     assert reason in messages(dagster, run_id)
 
 
+@pytest.mark.slow
 def test_server_and_runs_end_with_the_process_that_started_them(dagster: DagsterInstance, settings: Settings) -> None:
     location = instance.Location("owned", "tests.runtime_jobs")
     run_id = recorded(dagster, settings, {"seconds": 60}, location)

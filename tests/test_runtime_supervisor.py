@@ -90,6 +90,7 @@ def test_being_stopped_leaves_nothing_running(brought_up: Callable[[str], Up], n
     assert running(up.home) is None
 
 
+@pytest.mark.slow
 def test_being_killed_leaves_nothing_running_grandchildren_included(brought_up: Callable[[str], Up]) -> None:
     deaf = "import signal,subprocess,sys,time; signal.signal(15, signal.SIG_IGN); "
     deaf += "subprocess.Popen([sys.executable,'-c','import time; time.sleep(600)'],start_new_session=True); "
