@@ -90,8 +90,10 @@ class Source:
     Italian reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy, and in
     ``desired`` :snapshot the source's.
 
-    With ``query`` (over ``{stage}``) the kind compares by itself and gives the plan's rows, see ``propose``; it says by
-    ``version``, a query for one text, whether our side has moved.
+    A kind that only ever adds (a million rows, perhaps) gives ``judge`` instead of ``desired`` and ``current``: its
+    records are copied straight into the plan's rows ``{rows}`` as creations, those with a problem as conflicts, and
+    the statements of ``judge`` take out or mark the few that are something else. It says by ``version``, a query for
+    one text, whether our side has moved.
     """
 
     columns: Mapping[str, str]
@@ -109,7 +111,7 @@ class Source:
     reason: str = "CAST(NULL AS text)"
     """Why, as SQL over ``d`` and ``c``; null is the plain reason of the action."""
     finding: str = "CAST(NULL AS text)"
-    query: str | None = None
+    judge: tuple[str, ...] = ()
     version: str | None = None
     text: tuple[str, ...] = ()
     """Staged columns of free text, looked through for a broken encoding."""

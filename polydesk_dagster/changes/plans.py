@@ -189,8 +189,7 @@ def create_rows(
     for name in kind.identity:
         given = f"CAST(q.{name} AS {types[name]})"
         if kind.identity == ("id",):
-            sequence = f"pg_get_serial_sequence('{kind.table}', 'id')"
-            given = f"coalesce({given}, CASE WHEN q.action = 'create' THEN nextval({sequence}) END)"
+            given = f"coalesce({given}, CASE WHEN q.action = 'create' THEN {_next_of(kind)} END)"
         columns.append(f"{given} AS {name}")
     columns += [f"CAST(q.{name} AS {types[name]}) AS {name}" for name in kind.written]
     columns += [f"CAST(q.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
@@ -209,6 +208,23 @@ def create_rows(
     if created.rowcount > 1000:
         connection.execute(sa.text(f"ANALYZE {rows_table(plan_id)}"))
     return created.rowcount
+
+
+def create_empty_rows(connection: sa.Connection, kind: Kind, plan_id: int) -> None:
+    """The table of a plan's rows for records that are copied straight into it, as creations with their ids."""
+    types = {**column_types(connection, kind.table), **kind.carried}
+    columns = ", ".join(f"{name} {types[name]}" for name in (*kind.written, *kind.carried))
+    connection.execute(
+        sa.text(f"""
+            CREATE TABLE {rows_table(plan_id)} (
+                ordinal bigint, action text NOT NULL DEFAULT 'create', finding text, reason text,
+                id bigint DEFAULT {_next_of(kind)}, {columns})
+        """)
+    )
+
+
+def _next_of(kind: Kind) -> str:
+    return f"nextval(pg_get_serial_sequence('{kind.table}', 'id'))"
 
 
 def store(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from polydesk_dagster.changes.kind import Reject, Source
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
+
+
+_SUSPECT = re.compile("[\u00c3\u00c2\ufffd\u00e2]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +54,31 @@ class Staged:
     snapshot: str | None = None
     total: int | None = None
     passed: int = 0
+    suspect: bool = False
+    """Whether any text holds letters that a broken encoding leaves."""
 
     @property
     def seen(self) -> int:
         return self.records + len(self.unreadable) + self.passed
 
 
-def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> Staged:
-    """Fill the temporary tables ``staged`` and ``unreadable`` of this transaction from ``pages``.
+def stage(
+    connection: sa.Connection, source: Source, pages: Iterable[Page], *, table: str = STAGE, columns: str | None = None
+) -> Staged:
+    """Fill ``table`` of this transaction from ``pages``, and the temporary table ``unreadable``.
 
-    Whatever the pages raise goes through; nothing of them then stays.
+    The table ``staged`` is made here; another one is the caller's, who names its ``columns`` for record number, staged
+    columns, problem and reason. Whatever the pages raise goes through; nothing of them then stays.
     """
-    for table in (STAGE, UNREADABLE):
-        connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
-    columns = ", ".join(f"{name} {type_}" for name, type_ in source.columns.items())
-    connection.execute(
-        sa.text(f"CREATE TEMP TABLE {STAGE} (n bigint, {columns}, problem text, reason text) ON COMMIT DROP")
-    )
+    connection.execute(sa.text(f"DROP TABLE IF EXISTS {UNREADABLE}"))
     connection.execute(sa.text(f"CREATE TEMP TABLE {UNREADABLE} (key text) ON COMMIT DROP"))
+    if columns is None:
+        typed = ", ".join(f"{name} {type_}" for name, type_ in source.columns.items())
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
+        connection.execute(
+            sa.text(f"CREATE TEMP TABLE {table} (n bigint, {typed}, problem text, reason text) ON COMMIT DROP")
+        )
+    target = table if columns is None else f"{table} ({columns})"
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     width = len(source.columns) + 3
@@ -77,10 +88,12 @@ def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> S
     while page is not None:
         staged = Staged(snapshot=page.snapshot)
         with driver.cursor() as cursor:
-            cursor.execute(f"TRUNCATE {STAGE}")
-            with cursor.copy(f"COPY {STAGE} FROM STDIN") as copy:
+            cursor.execute(f"TRUNCATE {table}")
+            with cursor.copy(f"COPY {target} FROM STDIN") as copy:
                 while page is not None:
-                    copy.write(_block(_prepared(source, page, staged), width))
+                    block = _block(_prepared(source, page, staged), width)
+                    staged.suspect |= not block.isascii() and _SUSPECT.search(block) is not None
+                    copy.write(block)
                     staged.total = page.total
                     staged.passed += page.passed
                     page = next(coming, None)
@@ -89,7 +102,7 @@ def stage(connection: sa.Connection, source: Source, pages: Iterable[Page]) -> S
     with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
         for record in staged.unreadable:
             copy.write_row((record.key,))
-    connection.execute(sa.text(f"ANALYZE {STAGE}"))
+    connection.execute(sa.text(f"ANALYZE {table}"))
     return staged
 
 

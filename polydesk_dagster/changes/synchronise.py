@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import plans, show
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
-from polydesk_dagster.changes.kind import Kind, Source
+from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
 from polydesk_dagster.changes.plans import Plan, Scope, Verdict
 from polydesk_dagster.changes.propose import finish
 from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
@@ -89,14 +89,19 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     assert source is not None
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
-    staged = staging.stage(connection, source, pages)
+    if source.judge:
+        staged, numbers, repeated = _judge(connection, kind, source, plan_id, pages, values)
+        ours, stage = 0, plans.rows_table(plan_id)
+    else:
+        staged = staging.stage(connection, source, pages)
+        values["snapshot"] = staged.snapshot
+        _want(connection, kind, source, values)
+        columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
+        numbers, repeated = _mark_duplicates(connection, source, "wanted", columns, number="n", problem="problem")
+        ours, stage = _count_ours(connection, source, values), STAGE
+        query = _difference(kind, source, staged)
+        plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
     staging.quarantine(connection, scope.service, scope.clinic_id, staged.unreadable)
-    values["snapshot"] = staged.snapshot
-    wanted = _wanted(connection, kind, source, values)
-    duplicates, repeated = _mark_duplicates(connection, kind, source, wanted)
-    ours = _count_ours(connection, source, values)
-    query = source.query.format(stage=STAGE) if source.query else _difference(kind, source, wanted, staged)
-    rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
@@ -106,8 +111,8 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         counted["invalid"] = counted.get("invalid", 0) + len(staged.unreadable)
     verdicts = [
         *_source_guards(connection, kind, scope, staged, ours),
-        _text_guard(connection, source, staged),
-        _duplicate_guard(duplicates),
+        _text_guard(connection, source, staged, stage),
+        _duplicate_guard(numbers),
         *_change_guards(kind, counted, ours),
     ]
     return finish(
@@ -118,16 +123,32 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         as_of=as_of,
         counted=counted,
         snapshot=staged.snapshot,
-        rows=rows,
-        stage=STAGE,
+        rows=sum(counted.get(action, 0) for action in ACTIONS),
+        stage=stage,
         verdicts=tuple(verdicts),
     )
 
 
-def _wanted(connection: sa.Connection, kind: Kind, source: Source, values: dict[str, Any]) -> str:
+def _judge(
+    connection: sa.Connection, kind: Kind, source: Source, plan_id: int, pages: Iterable[Page], values: dict[str, Any]
+) -> tuple[Staged, list[int], int]:
+    """Copy the records into the plan's rows as creations, then mark and take out those that are none."""
+    rows = plans.rows_table(plan_id)
+    plans.create_empty_rows(connection, kind, plan_id)
+    columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
+    staged = staging.stage(connection, source, pages, table=rows, columns=columns)
+    numbers, repeated = _mark_duplicates(
+        connection, source, rows, list(source.columns), number="ordinal", problem="finding"
+    )
+    connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))
+    for statement in source.judge:
+        connection.execute(sa.text(statement.format(rows=rows)), values)
+    return staged, numbers, repeated
+
+
+def _want(connection: sa.Connection, kind: Kind, source: Source, values: dict[str, Any]) -> None:
     """The table of what the source says, in our columns and types."""
-    if source.desired is None:
-        return STAGE
+    assert source.desired is not None
     types = plans.column_types(connection, kind.table)
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     given = ", ".join(f"CAST(d.{name} AS {types[name]}) AS {name}" for name in columns)
@@ -145,33 +166,35 @@ def _wanted(connection: sa.Connection, kind: Kind, source: Source, values: dict[
         key = ", ".join(f"({part.format('wanted')})" for part in source.key)
         connection.execute(sa.text(f"CREATE INDEX ON wanted ({key})"))
     connection.execute(sa.text("ANALYZE wanted"))
-    return "wanted"
 
 
-def _mark_duplicates(connection: sa.Connection, kind: Kind, source: Source, wanted: str) -> tuple[list[int], int]:
+def _mark_duplicates(
+    connection: sa.Connection, source: Source, table: str, columns: list[str], *, number: str, problem: str
+) -> tuple[list[int], int]:
     """Keep one of records that repeat each other word for word, and set aside all of those that contradict each other
     under one key. Returns the numbers of the latter, and how many repetitions were dropped."""
     key = ", ".join(part.format("d") for part in source.key)
-    columns = [name for name in (*kind.identity, *kind.written) if name != "id"] if source.desired else source.columns
     content = ", ".join(f"d.{name}" for name in columns)
     connection.execute(sa.text("DROP TABLE IF EXISTS doubled"))
     connection.execute(
         sa.text(f"""
             CREATE TEMP TABLE doubled ON COMMIT DROP AS
-            SELECT n, same, number FROM (
-                SELECT d.n, min(hash) OVER w = max(hash) OVER w AS same, row_number() OVER (w ORDER BY n) AS number
-                FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {wanted} d
-                      WHERE ({key}) IN (SELECT {key} FROM {wanted} d GROUP BY {key} HAVING count(*) > 1)) d
+            SELECT n, same, turn FROM (
+                SELECT d.{number} AS n, min(hash) OVER w = max(hash) OVER w AS same,
+                       row_number() OVER (w ORDER BY d.{number}) AS turn
+                FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {table} d
+                      WHERE ({key}) IN (SELECT {key} FROM {table} d GROUP BY {key} HAVING count(*) > 1)) d
                 WINDOW w AS (PARTITION BY {key})) twice
         """)
     )
     repeated = connection.execute(
-        sa.text(f"DELETE FROM {wanted} WHERE n IN (SELECT n FROM doubled WHERE same AND number > 1)")
+        sa.text(f"DELETE FROM {table} WHERE {number} IN (SELECT n FROM doubled WHERE same AND turn > 1)")
     ).rowcount
     contradicting = connection.scalars(
         sa.text(f"""
-            UPDATE {wanted} SET problem = 'duplicate', reason = 'stessa chiave, dati diversi (record ' || n || ')'
-            WHERE n IN (SELECT n FROM doubled WHERE NOT same) RETURNING n
+            UPDATE {table}
+            SET {problem} = 'duplicate', reason = 'stessa chiave, dati diversi (record ' || {number} || ')'
+            WHERE {number} IN (SELECT n FROM doubled WHERE NOT same) RETURNING {number}
         """)
     )
     return sorted(contradicting), repeated
@@ -192,7 +215,7 @@ def _count_ours(connection: sa.Connection, source: Source, values: dict[str, Any
     return int(counted)
 
 
-def _difference(kind: Kind, source: Source, wanted: str, staged: Staged) -> str:
+def _difference(kind: Kind, source: Source, staged: Staged) -> str:
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     on = source.join or " AND ".join(f"{part.format('d')} = {part.format('c')}" for part in source.key)
     differs = ", ".join(f"d.{name}" for name in kind.compared), ", ".join(f"c.{name}" for name in kind.compared)
@@ -223,7 +246,7 @@ def _difference(kind: Kind, source: Source, wanted: str, staged: Staged) -> str:
                      CASE WHEN {ours} IS NOT NULL THEN
                           coalesce({source.blocked}, CASE WHEN d.n IS NULL THEN {withheld} END) END AS stopped,
                      {identity}{", ".join(values)}
-              FROM {wanted} d FULL JOIN ({source.current}) c ON {on}
+              FROM wanted d FULL JOIN ({source.current}) c ON {on}
               WHERE d.problem IS NOT NULL OR {ours} IS NULL OR d.n IS NULL AND {gone}
                  OR d.n IS NOT NULL AND ROW({differs[0]}) IS DISTINCT FROM ROW({differs[1]})) change
     """
@@ -250,12 +273,12 @@ def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: 
     yield Verdict("source_shape", len(staged.unreadable) <= most, message, len(staged.unreadable), most)
 
 
-def _text_guard(connection: sa.Connection, source: Source, staged: Staged) -> Verdict:
+def _text_guard(connection: sa.Connection, source: Source, staged: Staged, stage: str) -> Verdict:
     broken = 0
-    if source.text:
+    if source.text and staged.suspect:
         tests = " OR ".join(f"{name} ~ :broken" for name in source.text)
         broken = connection.execute(
-            sa.text(f"SELECT count(*) FROM {STAGE} WHERE {tests}"), {"broken": BROKEN_TEXT}
+            sa.text(f"SELECT count(*) FROM {stage} WHERE {tests}"), {"broken": BROKEN_TEXT}
         ).scalar_one()
     most = max(1.0, BROKEN_SHARE * staged.records)
     message = f"{broken} record con lettere accentate rovinate: la codifica è cambiata?"

@@ -157,28 +157,49 @@ def _day(value: str) -> str:
         return ""
 
 
-def _date(item: Mapping[str, Any], name: str) -> str | None:
-    value = item.get(name)
+def _all_plain(texts: list[Any]) -> bool:
+    """Whether nothing has to be done to any of these: one look for all, because nearly all are so."""
+    try:
+        joined = "|".join([text for text in texts if text is not None])
+    except TypeError:
+        return False
+    return (
+        joined.isascii()
+        and joined.isprintable()
+        and " |" not in joined
+        and "| " not in joined
+        and "" not in texts
+        and joined == joined.strip()
+    )
+
+
+def _date(value: object) -> str | None:
     if value is None or value == "":
         return None
     day = _day(value) if type(value) is str else ""
     if not day:
-        raise Reject("invalid", f"{name} non è una data")
+        raise Reject("invalid", "una data non è una data")
     return day
 
 
-def _required(item: Mapping[str, Any], name: str) -> str:
-    value = _text(item.get(name))
-    if value is None:
-        raise Reject("invalid", f"manca {name}")
-    return value
+@lru_cache(65_536)
+def _is_place(value: str | None) -> bool:
+    return value is None or _CADASTRAL.fullmatch(value) is not None
 
 
-def _place(item: Mapping[str, Any], name: str) -> str | None:
-    value = _text(item.get(name))
-    if value is not None and not _CADASTRAL.fullmatch(value):
-        raise Reject("invalid", f"{name} non è un codice catastale")
-    return value
+_TEXTS = (
+    "id",
+    "last_name",
+    "first_name",
+    "fiscal_code",
+    "birth_place",
+    "residence",
+    "address",
+    "postal_code",
+    "email",
+    "phone",
+    "mobile",
+)
 
 
 def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
@@ -189,15 +210,19 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     """
     if not isinstance(item, Mapping):
         raise Reject("invalid", "non è un oggetto")
-    external_id = _required(item, "id")
-    last_name, first_name = _required(item, "last_name"), _required(item, "first_name")
-    if not item.get("updated_at"):
-        raise Reject("invalid", "manca updated_at")
-    sex = item.get("sex") or None
-    if sex not in (None, "M", "F"):
+    get = item.get
+    texts = [get(name) for name in _TEXTS]
+    if not _all_plain(texts):
+        texts = [_text(value) for value in texts]
+    external_id, last_name, first_name, code, birth_place, residence, address, postal_code, email, phone, mobile = texts
+    if not (external_id and last_name and first_name and get("updated_at")):
+        raise Reject("invalid", "manca id, last_name, first_name o updated_at")
+    sex = get("sex") or None
+    if sex not in {None, "M", "F"}:
         raise Reject("invalid", "sex non è M né F")
-    birth_date, birth_place = _date(item, "birth_date"), _place(item, "birth_place")
-    code = _text(item.get("fiscal_code"))
+    birth_date, deceased_on = _date(get("birth_date")), _date(get("deceased_on"))
+    if not (_is_place(birth_place) and _is_place(residence)):
+        raise Reject("invalid", "birth_place o residence non è un codice catastale")
     canonical = kind = problem = reason = None
     if code is not None:
         code = code.upper().replace(" ", "")
@@ -219,10 +244,8 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
             problem = "invalid" if reason else None
     elif birth_date is None:
         problem, reason = "invalid", "senza codice fiscale e senza data di nascita"
-    email = _text(item.get("email"))
     if email is not None and not _EMAIL.fullmatch(email):
         email = None
-    phone, mobile = _text(item.get("phone")), _text(item.get("mobile"))
     return (
         external_id,
         code,
@@ -233,13 +256,13 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         sex,
         birth_date,
         birth_place,
-        _place(item, "residence"),
-        _text(item.get("address")),
-        _text(item.get("postal_code")),
+        residence,
+        address,
+        postal_code,
         email,
         e164(phone) if phone else None,
         e164(mobile) if mobile else None,
-        _date(item, "deceased_on"),
+        deceased_on,
         problem,
         reason,
     )
@@ -272,62 +295,79 @@ COLUMNS = {
     "deceased_on": "date",
 }
 
-_GIVEN = ", ".join(f"s.{name}" for name in COLUMNS)
-_SAME_NAME = """name_key({p}.last_name) = name_key(s.last_name) AND name_key({p}.first_name) = name_key(s.first_name)
-                AND {p}.birth_date = s.birth_date"""
+_SAME_NAME = """(name_key({p}.last_name) = name_key(s.last_name)
+                 AND name_key({p}.first_name) = name_key(s.first_name))"""
 
-# A code that several records of this list carry, and names with a date that stand there more than once without one.
-_MATCH = f"""
-    WITH fresh AS MATERIALIZED (
-        SELECT s.* FROM {{stage}} s
-        WHERE NOT EXISTS (SELECT FROM patient_link l WHERE l.clinic_id = :clinic_id AND l.external_id = s.external_id)
-    ), twice AS MATERIALIZED (
-        SELECT fiscal_code_canonical, count(*) AS people, count(DISTINCT fiscal_code) AS codes,
+_KNOWN = """
+    DELETE FROM {rows} s USING patient_link l WHERE l.clinic_id = :clinic_id AND l.external_id = s.external_id
+"""
+
+# Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
+# where the date of birth agrees, hence IS TRUE: their keys are not worked out for everybody else.
+_DOUBTS = f"""
+    CREATE TEMP TABLE doubt ON COMMIT DROP AS
+    WITH twice AS MATERIALIZED (
+        SELECT fiscal_code_canonical AS code, count(*) AS people, count(DISTINCT fiscal_code) AS codes,
                count(DISTINCT (name_key(last_name), name_key(first_name), birth_date)) AS identities,
-               min(n) AS first
-        FROM fresh WHERE problem IS NULL AND fiscal_code_canonical IN (
-            SELECT fiscal_code_canonical FROM fresh WHERE problem IS NULL AND fiscal_code_canonical IS NOT NULL
+               min(ordinal) AS first
+        FROM {{rows}} WHERE finding IS NULL AND fiscal_code_canonical IN (
+            SELECT fiscal_code_canonical FROM {{rows}} WHERE finding IS NULL AND fiscal_code_canonical IS NOT NULL
             GROUP BY 1 HAVING count(*) > 1)
         GROUP BY 1
+    ), sharing AS MATERIALIZED (
+        SELECT s.ordinal, t.people, t.codes, t.identities, t.first
+        FROM {{rows}} s JOIN twice t ON t.code = s.fiscal_code_canonical WHERE s.finding IS NULL
     ), by_code AS MATERIALIZED (
-        SELECT s.n, array_agg(p.id ORDER BY p.id) AS candidates,
-               count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {_SAME_NAME.format(p="p")}) AS certain
-        FROM fresh s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY s.n
+        SELECT s.ordinal, array_agg(p.id ORDER BY p.id) AS candidates,
+               count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {_SAME_NAME.format(p="p")}
+                                         AND p.birth_date = s.birth_date) AS certain
+        FROM {{rows}} s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY 1
     ), by_name AS MATERIALIZED (
-        SELECT s.n, array_agg(DISTINCT p.id ORDER BY p.id) AS candidates
-        FROM fresh s JOIN patient p ON {_SAME_NAME.format(p="p")}
-        WHERE s.fiscal_code_canonical IS NULL OR p.fiscal_code_canonical IS NULL GROUP BY s.n
+        SELECT ordinal, array_agg(DISTINCT id ORDER BY id) AS candidates
+        FROM (SELECT s.ordinal, p.id FROM {{rows}} s
+              JOIN patient p ON p.birth_date = s.birth_date AND {_SAME_NAME.format(p="p")} IS TRUE
+              WHERE s.fiscal_code_canonical IS NULL
+              UNION ALL
+              SELECT s.ordinal, p.id FROM {{rows}} s
+              JOIN patient p ON p.birth_date = s.birth_date AND {_SAME_NAME.format(p="p")} IS TRUE
+              WHERE p.fiscal_code_canonical IS NULL) same
+        GROUP BY 1
     ), without_code AS MATERIALIZED (
-        SELECT DISTINCT s.n FROM fresh s JOIN fresh o ON {_SAME_NAME.format(p="o")} AND o.n <> s.n
-        WHERE s.fiscal_code_canonical IS NULL AND s.problem IS NULL
-    ), judged AS (
-        SELECT s.*, c.candidates AS by_code, i.candidates AS by_name,
-               CASE WHEN s.problem IS NOT NULL THEN s.reason
-                    WHEN r.n IS NOT NULL THEN r.why
-                    WHEN t.identities > 1 OR t.codes > 1
-                    THEN 'più record con lo stesso codice fiscale e identità diverse'
-                    WHEN t.people > 1 AND s.n <> t.first THEN 'lo stesso codice fiscale di un altro record'
-                    WHEN c.certain IS FALSE
-                    THEN 'codice fiscale di un paziente noto, ma identità o codice non coincidono'
-                    WHEN c.n IS NULL AND i.n IS NOT NULL THEN 'stesso nome e data di nascita di un paziente noto'
-                    WHEN w.n IS NOT NULL THEN 'stesso nome e data di nascita di un altro record, senza codice fiscale'
-               END AS doubt
-        FROM fresh s
-        LEFT JOIN twice t ON s.problem IS NULL AND t.fiscal_code_canonical = s.fiscal_code_canonical
-        LEFT JOIN by_code c ON c.n = s.n
-        LEFT JOIN by_name i ON i.n = s.n
-        LEFT JOIN without_code w ON w.n = s.n
-        LEFT JOIN (SELECT f.n, min(q.cause) AS why FROM patient_review q JOIN fresh f USING (external_id)
-                   WHERE q.clinic_id = :clinic_id AND q.state = 'open' GROUP BY f.n) r ON r.n = s.n
+        SELECT DISTINCT s.ordinal FROM {{rows}} s
+        JOIN {{rows}} o ON o.birth_date = s.birth_date AND {_SAME_NAME.format(p="o")} IS TRUE AND o.ordinal <> s.ordinal
+        WHERE s.fiscal_code_canonical IS NULL AND s.finding IS NULL
+    ), waiting AS MATERIALIZED (
+        SELECT s.ordinal, min(q.cause) AS cause FROM patient_review q JOIN {{rows}} s USING (external_id)
+        WHERE q.clinic_id = :clinic_id AND q.state = 'open' GROUP BY 1
     )
-    SELECT CASE WHEN doubt IS NOT NULL THEN 'conflict' WHEN by_code IS NOT NULL THEN 'link' ELSE 'create' END AS action,
-           CASE WHEN doubt IS NOT NULL THEN coalesce(problem, 'duplicate') END AS finding,
-           coalesce(doubt, CASE WHEN by_code IS NOT NULL THEN 'stesso codice fiscale, nome e data di nascita' END)
-               AS reason,
-           CASE WHEN doubt IS NULL THEN by_code[1] END AS id,
-           CASE WHEN doubt IS NOT NULL THEN coalesce(by_code, by_name, '{{{{}}}}') END AS candidates,
-           external_id, {_GIVEN.replace("s.", "judged.")}
-    FROM judged
+    SELECT ordinal, coalesce(c.candidates, i.candidates) AS candidates, c.candidates[1] AS known,
+           CASE WHEN r.ordinal IS NOT NULL THEN r.cause
+                WHEN t.identities > 1 OR t.codes > 1 THEN 'più record con lo stesso codice fiscale e identità diverse'
+                WHEN t.people > 1 AND ordinal <> t.first THEN 'lo stesso codice fiscale di un altro record'
+                WHEN c.certain IS NOT TRUE AND c.ordinal IS NOT NULL
+                THEN 'codice fiscale di un paziente noto, ma identità o codice non coincidono'
+                WHEN c.ordinal IS NULL AND i.ordinal IS NOT NULL
+                THEN 'stesso nome e data di nascita di un paziente noto'
+                WHEN w.ordinal IS NOT NULL
+                THEN 'stesso nome e data di nascita di un altro record, senza codice fiscale'
+           END AS doubt
+    FROM (SELECT ordinal FROM sharing UNION SELECT ordinal FROM by_code UNION SELECT ordinal FROM by_name
+          UNION SELECT ordinal FROM without_code UNION SELECT ordinal FROM waiting) special
+    LEFT JOIN sharing t USING (ordinal)
+    LEFT JOIN by_code c USING (ordinal)
+    LEFT JOIN by_name i USING (ordinal)
+    LEFT JOIN without_code w USING (ordinal)
+    LEFT JOIN waiting r USING (ordinal)
+"""
+
+_MARK = """
+    UPDATE {rows} s
+    SET action = CASE WHEN doubt IS NULL AND finding IS NULL THEN 'link' ELSE 'conflict' END,
+        finding = CASE WHEN doubt IS NULL THEN finding ELSE coalesce(finding, 'duplicate') END,
+        reason = coalesce(s.reason, doubt, 'stesso codice fiscale, nome e data di nascita'),
+        id = CASE WHEN doubt IS NULL AND finding IS NULL THEN d.known END,
+        candidates = d.candidates
+    FROM doubt d WHERE d.ordinal = s.ordinal AND (d.doubt IS NOT NULL OR d.known IS NOT NULL)
 """
 
 PATIENT = Kind(
@@ -353,7 +393,7 @@ PATIENT = Kind(
                   :plan_id, :as_of
            FROM {rows} r WHERE action IN ('create', 'link')""",
         """INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
-           SELECT :clinic_id, external_id, reason, candidates,
+           SELECT :clinic_id, external_id, reason, coalesce(candidates, '{{}}'),
                   to_jsonb(r) - 'ordinal' - 'action' - 'finding' - 'reason' - 'candidates' - 'id', :as_of
            FROM {rows} r WHERE action = 'conflict'
            ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING""",
@@ -373,7 +413,7 @@ PATIENT = Kind(
         label=lambda item: str(item.get("id") or "?") if isinstance(item, Mapping) else "?",
         text=("last_name", "first_name"),
         key=("{}.external_id",),
-        query=_MATCH,
+        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DOUBTS, _MARK),
         version="SELECT concat_ws('/', count(*), max(made_at)) FROM patient_link WHERE clinic_id = :clinic_id",
     ),
 )

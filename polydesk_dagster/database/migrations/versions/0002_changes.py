@@ -139,7 +139,7 @@ CREATE TABLE patient_link (
     external_id text NOT NULL,
     patient_id  bigint NOT NULL REFERENCES patient,
     made_by     text NOT NULL CHECK (made_by IN ('created', 'code', 'person')),
-    plan_id     bigint REFERENCES plan,
+    plan_id     bigint,                        -- no foreign key: plans are never deleted, and a check a row costs
     made_at     timestamptz NOT NULL,
     PRIMARY KEY (clinic_id, external_id)
 );
