@@ -154,7 +154,7 @@ class _Published:
 
 
 def _publish(connection: sa.Connection, topic: Topic, clinic: int | None, full: bool) -> _Published:
-    """Count the topic's cells and replace those whose numbers differ from the stored ones."""
+    """Count the topic's cells and replace the rows that differ from the stored ones."""
     connection.execute(
         sa.text("CREATE TEMPORARY TABLE cell ON COMMIT DROP AS SELECT clinic_id, day FROM dirty WHERE topic = :topic"),
         {"topic": topic.key},
@@ -171,19 +171,45 @@ def _publish(connection: sa.Connection, topic: Topic, clinic: int | None, full: 
                    coalesce(sum(rows_now - rows_before), 0) AS rows
             FROM moved""")
     ).one()
-    connection.execute(sa.text("DELETE FROM moved WHERE NOT differs"))
-    connection.execute(sa.text("ANALYZE moved"))
-    connection.execute(
-        sa.text(f"DELETE FROM {topic.table} t USING moved m WHERE t.clinic_id = m.clinic_id AND t.day = m.day")
-    )
-    columns = ", ".join(topic.columns)
-    fresh = "fresh JOIN moved USING (clinic_id, day)" if summary.unchanged else "fresh"
-    connection.execute(sa.text(f"INSERT INTO {topic.table} ({columns}) SELECT {columns} FROM {fresh}"))
+    if summary.unchanged:
+        connection.execute(sa.text("DELETE FROM moved WHERE NOT differs"))
+    _replace(connection, topic)
     connection.execute(sa.text("DROP TABLE cell, fresh, stored, moved"))
     counts = Counts(
         created=summary.created, updated=summary.updated, retired=summary.retired, unchanged=summary.unchanged
     )
     return _Published(counts, int(summary.cells), int(summary.unlogged), int(summary.rows))
+
+
+def _replace(connection: sa.Connection, topic: Topic) -> None:
+    """In the cells of ``moved``, delete the stored rows that are not in ``fresh`` and insert those that are new."""
+    connection.execute(sa.text("ANALYZE moved"))
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMPORARY TABLE before ON COMMIT DROP AS
+            SELECT t.ctid AS place, clinic_id, day, {_digest(topic)} AS digest
+            FROM moved JOIN {topic.table} t USING (clinic_id, day)""")
+    )
+    connection.execute(sa.text("ANALYZE before (clinic_id, day, digest)"))
+    same = "o.clinic_id = n.clinic_id AND o.day = n.day AND o.digest = n.digest"
+    connection.execute(
+        sa.text(f"""
+            DELETE FROM {topic.table} WHERE ctid = ANY (ARRAY(
+                SELECT place FROM before o WHERE NOT EXISTS (SELECT FROM fresh n WHERE {same})))""")
+    )
+    columns = ", ".join(topic.columns)
+    connection.execute(
+        sa.text(f"""
+            INSERT INTO {topic.table} ({columns})
+            SELECT {columns} FROM fresh n JOIN moved USING (clinic_id, day)
+            WHERE NOT EXISTS (SELECT FROM before o WHERE {same})""")
+    )
+    connection.execute(sa.text("DROP TABLE before"))
+
+
+def _digest(topic: Topic) -> str:
+    """The 64-bit hash of one of the topic's rows, as SQL."""
+    return f"hash_record_extended(ROW({', '.join(topic.columns)}), 0)"
 
 
 def _differences(connection: sa.Connection, topic: Topic, clinic: int | None, full: bool) -> None:
@@ -195,28 +221,29 @@ def _differences(connection: sa.Connection, topic: Topic, clinic: int | None, fu
     connection.execute(
         sa.text(f"""
             CREATE TEMPORARY TABLE fresh ON COMMIT DROP AS
-            SELECT {", ".join(topic.columns)} FROM ({topic.for_all(clinic) if full else topic.for_cells}) n"""),
+            SELECT {", ".join(topic.columns)}, {_digest(topic)} AS digest
+            FROM ({topic.for_all(clinic) if full else topic.for_cells}) n"""),
         {"clinic": clinic},
     )
-    connection.execute(sa.text("ANALYZE fresh (clinic_id, day)"))
+    connection.execute(sa.text("ANALYZE fresh (clinic_id, day, digest)"))
     scope = (
         f"SELECT * FROM {topic.table} WHERE CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic"
         if full
         else f"SELECT t.* FROM cell JOIN {topic.table} t USING (clinic_id, day)"
     )
-    digest = "count(*) AS rows, sum(hash_record_extended(ROW({}), 0)) AS digest".format(", ".join(topic.columns))
     connection.execute(
         sa.text(f"""
             CREATE TEMPORARY TABLE stored ON COMMIT DROP AS
-            SELECT clinic_id, day, {digest} FROM ({scope}) t GROUP BY clinic_id, day"""),
+            SELECT clinic_id, day, count(*) AS rows, sum({_digest(topic)}) AS digest
+            FROM ({scope}) t GROUP BY clinic_id, day"""),
         {"clinic": clinic},
     )
     connection.execute(
-        sa.text(f"""
+        sa.text("""
             CREATE TEMPORARY TABLE moved ON COMMIT DROP AS
             SELECT clinic_id, day, coalesce(f.rows, 0) AS rows_now, coalesce(s.rows, 0) AS rows_before,
                    (f.rows, f.digest) IS DISTINCT FROM (s.rows, s.digest) AS differs, d.day IS NOT NULL AS logged
-            FROM (SELECT clinic_id, day, {digest} FROM fresh GROUP BY clinic_id, day) f
+            FROM (SELECT clinic_id, day, count(*) AS rows, sum(digest) AS digest FROM fresh GROUP BY clinic_id, day) f
             FULL JOIN stored s USING (clinic_id, day)
             LEFT JOIN (SELECT clinic_id, day FROM dirty WHERE topic = :topic) d USING (clinic_id, day)"""),
         {"topic": topic.key},
