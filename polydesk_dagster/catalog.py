@@ -250,7 +250,7 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(2, 30)),
         "Elimina registri vecchi e file temporanei secondo le regole di conservazione.",
         "maintenance",
-        options=("past_guard", "reason"),
+        options=("past_guard", "reason", "only"),
         available=True,
     ),
     Service(
@@ -268,6 +268,7 @@ SERVICES: tuple[Service, ...] = (
         Every(5),
         "Libera gli orari rimasti bloccati da una prenotazione online non conclusa.",
         "maintenance",
+        options=("unpaid",),
         available=True,
     ),
     Service(
@@ -418,7 +419,7 @@ SERVICES: tuple[Service, ...] = (
         "Libera ogni orario in fase di prenotazione, senza mai creare un overbooking.",
         "emergency",
         place=Place.EMERGENCY,
-        options=("reason", "confirm", "plan"),
+        options=("reason", "confirm", "plan", "operator"),
         available=True,
     ),
     Service(
@@ -428,7 +429,7 @@ SERVICES: tuple[Service, ...] = (
         "Riporta i testi di SMS ed email a quelli di fabbrica, conservando una copia.",
         "emergency",
         place=Place.EMERGENCY,
-        options=("reason", "confirm"),
+        options=("reason", "confirm", "plan", "operator"),
         available=True,
     ),
     Service(
@@ -438,7 +439,7 @@ SERVICES: tuple[Service, ...] = (
         "Ripristina le prestazioni eliminate per errore.",
         "emergency",
         place=Place.EMERGENCY,
-        options=("reason", "confirm", "plan"),
+        options=("reason", "confirm", "plan", "operator"),
         available=True,
     ),
 )

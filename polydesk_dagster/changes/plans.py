@@ -150,7 +150,9 @@ def fingerprint(
             )
         )
     given = json.dumps(
-        [RULES, kind, scope.service, scope.clinic, dict(scope.parameters), snapshot, digest], default=str
+        [RULES, kind, scope.service, scope.clinic, dict(scope.parameters), snapshot, digest],
+        default=str,
+        sort_keys=True,  # the database keeps parameters in an order of its own
     )
     return hashlib.sha256(given.encode()).hexdigest()
 

@@ -128,6 +128,16 @@ REGISTRY: tuple[DataSet, ...] = (
         blanked={"record": "CAST('{}' AS jsonb)"},
     ),
     DataSet(
+        "message_texts",
+        "testi e recapiti dei messaggi inviati",
+        "message",
+        "sent_at",
+        180,
+        "resta nel registro che il messaggio è partito, non che cosa diceva né a chi (GDPR art. 5.1.c)",
+        where="num_nonnulls(t.body, t.subject, t.address, t.context) > 0",
+        blanked={"body": "NULL", "subject": "NULL", "address": "NULL", "context": "NULL"},
+    ),
+    DataSet(
         "service_runs",
         "storico delle esecuzioni dei servizi",
         "service_run",

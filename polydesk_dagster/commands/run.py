@@ -33,6 +33,14 @@ def run(
     past_guard: Annotated[str | None, Option(help="Passa oltre questa protezione.", metavar="NOME")] = None,
     reason: Annotated[str | None, Option(help="Perché (servizi di emergenza).", metavar="TESTO")] = None,
     confirm: Annotated[str | None, Option(help="La frase di conferma dell'anteprima.", metavar="FRASE")] = None,
+    operator: Annotated[str | None, Option(help="Chi lo chiede (servizi di emergenza).", metavar="NOME")] = None,
+    unpaid: Annotated[
+        list[int] | None, Option(help="Blocco il cui pagamento risulta mai avvenuto; ripetibile.", metavar="ID")
+    ] = None,
+    only: Annotated[
+        list[str] | None, Option(help="Solo questo insieme di dati (pulizia); ripetibile.", metavar="CHIAVE")
+    ] = None,
+    rollback: Annotated[bool, Option("--rollback", help="Torna alla generazione precedente (indice).")] = False,
     json: Annotated[bool, Option("--json", help="Un oggetto JSON.")] = False,
 ) -> None:
     """Esegue un servizio adesso e dice com'è andata."""
@@ -49,6 +57,10 @@ def run(
         "past_guard": past_guard,
         "reason": reason,
         "confirm": confirm,
+        "operator": operator,
+        "unpaid": unpaid or None,
+        "only": only or None,
+        "rollback": rollback or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     strange = set(given) - set(service.options)
