@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import httpx
 import sqlalchemy as sa
@@ -22,6 +23,9 @@ from polydesk_dagster.providers.sms import SmsGateway
 AS_OF = datetime(2026, 3, 10, 9, 30, tzinfo=UTC)
 CLINICS = 12
 AT_ONCE = 16
+TRIES = 3
+"""The best counts, of ours and of the reference."""
+ROUNDS = 5
 
 _APPOINTMENTS = """
     WITH house AS (
@@ -51,19 +55,21 @@ def figures(bench: Bench) -> Iterator[Figure]:
     with bench.engine() as engine:
         with engine.begin() as connection:
             connection.execute(sa.text(_APPOINTMENTS), {"clinics": CLINICS, "count": count, "as_of": AS_OF})
+        planning_seconds = min(_plan(engine, count, keep=attempt == TRIES) for attempt in range(1, TRIES + 1))
+        bare_planning = _bare_insert(engine)
         _vacuum(engine)
-        planning_seconds = seconds(lambda: _plan(engine, count))
-        _vacuum(engine)
+        sending = bare_sending = 0.0
         with _gateway() as url:
-            sending = count / seconds(lambda: _send(engine, url, count))
-            bare_sending = count / seconds(lambda: asyncio.run(_bare_loop(url, count)))
+            for turn in range(ROUNDS):  # in turns, so that whatever else the machine does weighs on both
+                share = count * (turn + 1) // ROUNDS - count * turn // ROUNDS
+                sending += seconds(partial(_send, engine, url, share))
+                bare_sending += seconds(partial(_send_bare, url, share))
         _vacuum(engine)
         idle = min(seconds(lambda: service.send(engine, AS_OF, "reminder", {})) for _ in range(5))
-        bare_planning = _bare_insert(engine)
     yield Figure("messages", f"plan {count} reminders", planning_seconds, bare_planning, "s", 3.0, peak_mb=peak_mb())
     yield Figure("messages", "a run with nothing due", idle, planning_seconds, "s", 1 / 50, peak_mb=peak_mb())
     yield Figure(
-        *("messages", f"send {count} texts, ledger included", sending, bare_sending, "messages/s", 0.6),
+        *("messages", f"send {count} texts, ledger included", count / sending, count / bare_sending, "messages/s", 0.6),
         at_least=True,
         peak_mb=peak_mb(),
     )
@@ -75,34 +81,52 @@ def _vacuum(engine: sa.Engine) -> None:
         connection.execute(sa.text("VACUUM ANALYZE"))
 
 
-def _plan(engine: sa.Engine, count: int) -> None:
-    with engine.begin() as connection:
-        planned = planning.plan(connection, "reminder", AS_OF, hours.load(connection, AS_OF))
-    if planned.messages != count:
-        raise RuntimeError(f"{planned.messages} of {count} planned")
+def _plan(engine: sa.Engine, count: int, *, keep: bool) -> float:
+    """Seconds to plan everything; rolled back unless ``keep``."""
+    _vacuum(engine)
+    with engine.connect() as connection:
+        clinics = hours.load(connection, AS_OF)
+        planned = []
+
+        def work() -> None:
+            planned.append(planning.plan(connection, "reminder", AS_OF, clinics))
+            if keep:
+                connection.commit()
+
+        taken = seconds(work)
+    if planned[0].messages != count:
+        raise RuntimeError(f"{planned[0].messages} of {count} planned")
+    return taken
 
 
 def _bare_insert(engine: sa.Engine) -> float:
-    """The same ledger rows, as planning left them, by one plain INSERT … SELECT into the same tables."""
-    as_planned = """
-        CREATE TABLE kept_message AS SELECT * FROM message;
-        UPDATE kept_message SET state = 'planned', sent_at = NULL, channel = NULL, address = NULL, body = NULL,
-               idempotency_key = NULL, provider_reference = NULL, segments = NULL;
-        CREATE TABLE kept_ledger AS SELECT * FROM message_ledger;
-        TRUNCATE message, message_ledger CASCADE"""
+    """Seconds for the same ledger rows, just planned, by one plain INSERT … SELECT into empty tables of the same
+    definition."""
     with engine.begin() as connection:
-        for statement in as_planned.split(";"):
-            connection.execute(sa.text(statement))
-    _vacuum(engine)
+        for table in ("message", "message_ledger"):
+            connection.execute(sa.text(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}"))
+            connection.execute(sa.text(f"CREATE TABLE bare_{table} (LIKE {table} INCLUDING ALL)"))
+        for clause in (
+            "bare_message ADD FOREIGN KEY (clinic_id) REFERENCES clinic",
+            "bare_message_ledger ADD FOREIGN KEY (clinic_id) REFERENCES clinic",
+            "bare_message_ledger ADD FOREIGN KEY (message_id) REFERENCES bare_message",
+        ):
+            connection.execute(sa.text(f"ALTER TABLE {clause}"))
     bare = sa.text("""
-        WITH written AS (INSERT INTO message SELECT * FROM kept_message)
-        INSERT INTO message_ledger SELECT * FROM kept_ledger""")
+        WITH written AS (INSERT INTO bare_message SELECT * FROM kept_message)
+        INSERT INTO bare_message_ledger SELECT * FROM kept_message_ledger""")
+    taken = []
+    for attempt in range(1, TRIES + 1):
+        _vacuum(engine)
+        with engine.connect() as connection:
 
-    def insert() -> None:
-        with engine.begin() as connection:
-            connection.execute(bare)
+            def work(connection: sa.Connection = connection, *, keep: bool = attempt == TRIES) -> None:
+                connection.execute(bare)
+                if keep:
+                    connection.commit()
 
-    return seconds(insert)
+            taken.append(seconds(work))
+    return min(taken)
 
 
 @contextmanager
@@ -116,13 +140,17 @@ def _gateway() -> Iterator[str]:
 
 
 def _send(engine: sa.Engine, url: str, count: int) -> None:
-    limits = Limits(run_cap=10**6, hourly_cap=10**6, sms_per_second=1e6, mail_per_second=1e6, sms_at_once=AT_ONCE)
+    limits = Limits(run_cap=count, hourly_cap=10**6, sms_per_second=1e6, mail_per_second=1e6, sms_at_once=AT_ONCE)
     with engine.connect() as connection:
         clinics = hours.load(connection, AS_OF)
     gateway = SmsGateway(url, DEMO_TOKEN, "Polydesk", at_once=AT_ONCE)
     tally = dispatch(engine, AS_OF, providers={"sms": gateway}, clinics=clinics, kinds=["reminder"], limits=limits)
     if tally.total("sent") != count:
         raise RuntimeError(f"{tally.total('sent')} of {count} sent")
+
+
+def _send_bare(url: str, count: int) -> None:
+    asyncio.run(_bare_loop(url, count))
 
 
 async def _bare_loop(url: str, count: int) -> None:
