@@ -23,6 +23,7 @@ def test_text() -> None:
     assert grams("via") == ("_via", "via_")
     assert grams("e") == ("_e_",)
     assert marked_sentences("Uno due. Tre!\n\nQuattro") == "_uno_due_\n_tre_\n_quattro_"
+    assert marked_sentences("una riga\nche continua\n- voce\n| a | b |") == "_una_riga_che_continua_\n_voce_\n_a_b_"
     near = one_edit_away("cane")
     assert {"cnae", "can", "canne", "cave"} <= set(near)
     assert "cane" not in near

@@ -82,7 +82,7 @@ def _instant(text: str | None) -> datetime:
 def _citation(found: Any) -> str:
     source = found.sources[0]
     place = [source.title if source.title == source.path else f"{source.title} ({source.path})"]
-    place += found.headings
+    place += [heading for heading in found.headings if heading != source.title]
     if found.page is not None:
         place.append(say(f"pagina {found.page}", f"page {found.page}"))
     if found.copies > 1:

@@ -33,7 +33,7 @@ class Row:
     marked: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "marked", marked_sentences("\n".join((*self.passage.headings, self.passage.text))))
+        object.__setattr__(self, "marked", marked_sentences("\n\n".join((*self.passage.headings, self.passage.text))))
 
     @property
     def context(self) -> str:

@@ -27,7 +27,7 @@ STOP_WORDS = frozenset(
 """Italian words that say nothing of the subject, question words included; folded."""
 
 _WORD = re.compile(r"[^\W_]+")
-_SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n{2,}|\n(?=\s*(?:[-*+•·|]|\d+[.)]\s))")  # a line's end alone is none
 
 
 def fold(text: str) -> str:

@@ -12,6 +12,7 @@ from polydesk_dagster.clinic import bookings, caches, holds
 from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDER
 from polydesk_dagster.clinic.messages.planning import nothing_due as messages_due
 from polydesk_dagster.clinic.statistics import refresh
+from polydesk_dagster.resources.knowledge import why_no_indexing
 
 Due = Callable[[sa.Connection, datetime], str | None]
 """Takes a connection and the instant; returns None if something is due, else why nothing is, in Italian."""
@@ -22,6 +23,7 @@ DUE: Mapping[str, Due] = {
     "send_reminders": partial(messages_due, [REMINDER.key, *PASSING]),
     "release_expired_holds": holds.nothing_expired,
     "delete_unverified_appointments": bookings.nothing_unverified,
+    "index_knowledge": why_no_indexing,
     "send_preparation_notices": partial(messages_due, [PREPARATION.key, *PASSING]),
 }
 """By service key; a service without an entry always runs."""
