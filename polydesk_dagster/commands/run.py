@@ -41,7 +41,6 @@ def run(
     only: Annotated[
         list[str] | None, Option(help="Solo questo insieme di dati (pulizia); ripetibile.", metavar="CHIAVE")
     ] = None,
-    rollback: Annotated[bool, Option("--rollback", help="Torna alla generazione precedente (indice).")] = False,
     json: Annotated[bool, Option("--json", help="Un oggetto JSON.")] = False,
 ) -> None:
     """Esegue un servizio adesso e dice com'è andata."""
@@ -62,7 +61,6 @@ def run(
         "operator": operator,
         "unpaid": unpaid or None,
         "only": only or None,
-        "rollback": rollback or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     strange = set(given) - set(service.options)
