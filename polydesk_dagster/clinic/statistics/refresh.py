@@ -171,9 +171,12 @@ def _publish(connection: sa.Connection, topic: Topic, clinic: int | None, full: 
                    coalesce(sum(rows_now - rows_before), 0) AS rows
             FROM moved""")
     ).one()
-    if summary.unchanged:
+    if summary.created == summary.cells:
+        columns = ", ".join(topic.columns)
+        connection.execute(sa.text(f"INSERT INTO {topic.table} ({columns}) SELECT {columns} FROM fresh"))
+    elif summary.unchanged < summary.cells:
         connection.execute(sa.text("DELETE FROM moved WHERE NOT differs"))
-    _replace(connection, topic)
+        _replace(connection, topic)
     connection.execute(sa.text("DROP TABLE cell, fresh, stored, moved"))
     counts = Counts(
         created=summary.created, updated=summary.updated, retired=summary.retired, unchanged=summary.unchanged
