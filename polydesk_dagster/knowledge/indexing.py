@@ -24,7 +24,7 @@ from polydesk_dagster.knowledge.reader import TEXT, UnreadableError
 from polydesk_dagster.knowledge.reading import LARGEST, PATIENCE, Reader, ReaderDiedError, objection
 from polydesk_dagster.knowledge.splitting import Passage, split, title_of
 from polydesk_dagster.knowledge.store import Row, Store
-from polydesk_dagster.knowledge.text import words
+from polydesk_dagster.knowledge.text import marked_words
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 
 LANGUAGE = "it-1"
@@ -129,13 +129,13 @@ class _Generation:
     pipeline: str
     dimension: int | None
     unmerged: bool
-    revision: int
+    building: bool = False
 
 
 def _generation(connection: sa.Connection, state: str) -> _Generation | None:
     row = connection.execute(
         sa.text("""
-            SELECT id, pipeline, dimension, unmerged, revision FROM knowledge_generation WHERE state = :state"""),
+            SELECT id, pipeline, dimension, unmerged FROM knowledge_generation WHERE state = :state"""),
         {"state": state},
     ).one_or_none()
     return None if row is None else _Generation(*row)
@@ -207,6 +207,8 @@ class _Run:
         self.reasons: list[Reason] = []
         self.changes: list[tuple[object, ...]] = []
         self.counts: Counter[str] = Counter()
+        self.words: Counter[str] = Counter()
+        """Of a generation that is being built: written once, at its end."""
 
     # What is asked for
 
@@ -339,7 +341,7 @@ class _Run:
                 },
             ).scalar_one()
         self.store.create(generation, dimension)
-        return _Generation(generation, self.pipeline, dimension, False, 0)
+        return _Generation(generation, self.pipeline, dimension, unmerged=False, building=True)
 
     def _take_in(self, generation: _Generation, files: dict[str, File], wanted: Sequence[Task]) -> None:
         """Read, split and write documents, a batch at a time."""
@@ -481,7 +483,10 @@ class _Run:
                 )
             self.store.add(generation.id, batch.rows, self._vectors(generation, batch.rows))
         with self.engine.begin() as connection:
-            _count_words(connection, generation.id, (row.marked for row in batch.rows), +1)
+            if generation.building:
+                self.words.update(_words(row.marked for row in batch.rows))
+            else:
+                _add_words(connection, generation.id, _words(row.marked for row in batch.rows))
             connection.execute(
                 sa.text("""
                     UPDATE knowledge_content c SET state = 'ready', title = n.title, passages = n.passages
@@ -589,9 +594,9 @@ class _Run:
         if not unsettled:
             return
         if retired := unsettled.get("retired"):
-            texts = self.store.marked(generation, retired)
+            counted = _words(self.store.marked(generation, retired))
             with self.engine.begin() as connection:
-                _count_words(connection, generation, texts, -1)
+                _take_words(connection, generation, counted)
                 connection.execute(
                     sa.text("""
                         UPDATE knowledge_content SET state = 'dropping'
@@ -627,6 +632,7 @@ class _Run:
     def _flaw(self, building: _Generation, current: _Generation | None, files: dict[str, File]) -> Report | None:
         """Why the new generation must not answer: documents lost, passages missing, probe questions unanswered."""
         with self.engine.begin() as connection:
+            _add_words(connection, building.id, self.words)
             _moved(connection, building.id)
             contents = connection.execute(
                 sa.text("SELECT key, passages FROM knowledge_content WHERE generation_id = :id"), {"id": building.id}
@@ -823,30 +829,39 @@ def _moved(connection: sa.Connection, generation: int) -> None:
     )
 
 
-def _count_words(connection: sa.Connection, generation: int, texts: Iterable[str], sign: int) -> None:
+def _words(texts: Iterable[str]) -> Counter[str]:
+    """In how many of these marked texts each word stands."""
     counted: Counter[str] = Counter()
     for text in texts:
-        counted.update(set(words(text)))
+        counted.update(set(marked_words(text)))
+    return counted
+
+
+def _add_words(connection: sa.Connection, generation: int, counted: Counter[str]) -> None:
     if not counted:
         return
     connection.execute(
         sa.text("""
             INSERT INTO knowledge_term AS t (generation_id, term, passages)
-            SELECT :generation, term, :sign * passages
+            SELECT :generation, term, passages
             FROM unnest(CAST(:terms AS text[]), CAST(:passages AS integer[])) AS n (term, passages)
             ON CONFLICT (generation_id, term) DO UPDATE SET passages = t.passages + excluded.passages"""),
-        {
-            "generation": generation,
-            "sign": sign,
-            "terms": list(counted),
-            "passages": list(counted.values()),
-        },
+        {"generation": generation, "terms": list(counted), "passages": list(counted.values())},
     )
-    if sign < 0:
-        connection.execute(
-            sa.text("DELETE FROM knowledge_term WHERE generation_id = :generation AND passages <= 0"),
-            {"generation": generation},
-        )
+
+
+def _take_words(connection: sa.Connection, generation: int, counted: Counter[str]) -> None:
+    connection.execute(
+        sa.text("""
+            UPDATE knowledge_term t SET passages = t.passages - n.passages
+            FROM unnest(CAST(:terms AS text[]), CAST(:passages AS integer[])) AS n (term, passages)
+            WHERE t.generation_id = :generation AND t.term = n.term"""),
+        {"generation": generation, "terms": list(counted), "passages": list(counted.values())},
+    )
+    connection.execute(
+        sa.text("DELETE FROM knowledge_term WHERE generation_id = :generation AND passages <= 0"),
+        {"generation": generation},
+    )
 
 
 def _bytes(file: File) -> tuple[bytes, str | None]:

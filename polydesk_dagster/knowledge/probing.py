@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from polydesk_dagster.knowledge import searching
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.store import Store
-from polydesk_dagster.knowledge.text import STOP_WORDS, words
+from polydesk_dagster.knowledge.text import STOP_WORDS, marked_words
 
 SAMPLED = 40
 """Contents that are asked for with their own words."""
@@ -98,7 +98,9 @@ def _own_questions(connection: sa.Connection, library: Library, generation: int)
     ).all()
     store = Store(library.uri)
     passages = {key: next(iter(store.marked(generation, [key])), "") for key in keys}
-    told = {key: [w for w in dict.fromkeys(words(text)) if w not in STOP_WORDS] for key, text in passages.items()}
+    told = {
+        key: [w for w in dict.fromkeys(marked_words(text)) if w not in STOP_WORDS] for key, text in passages.items()
+    }
     rows = connection.execute(
         sa.text("SELECT term, passages FROM knowledge_term WHERE generation_id = :g AND term = ANY(:terms)"),
         {"g": generation, "terms": [word for sequence in told.values() for word in sequence]},

@@ -10,7 +10,7 @@ from typing import Any
 
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.knowledge.splitting import Passage
-from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_sentences, words
+from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_sentences, marked_words
 
 EXACT_UP_TO = 50_000
 """Rows up to which vectors are compared one by one; beyond, an approximate index pays."""
@@ -133,7 +133,7 @@ class Store:
             "valid_from": [row.valid_from for row in rows],
             "valid_to": [row.valid_to for row in rows],
             "marked": [row.marked for row in rows],
-            "grams": [gram_text(w for w in words(row.marked) if w not in STOP_WORDS) for row in rows],
+            "grams": [gram_text(w for w in marked_words(row.marked) if w not in STOP_WORDS) for row in rows],
         }
         if vectors is not None:
             columns["vector"] = vectors

@@ -26,13 +26,15 @@ STOP_WORDS = frozenset(
 )
 """Italian words that say nothing of the subject, question words included; folded."""
 
+_MARKS = re.compile(r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n{2,}|\n(?=\s*(?:[-*+•·|]|\d+[.)]\s))")  # a line's end alone is none
 
 
 def fold(text: str) -> str:
     """Lower case, no accents, compatibility forms unified."""
-    return "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    lower = text.lower()
+    return lower if lower.isascii() else _MARKS.sub("", unicodedata.normalize("NFKD", lower))
 
 
 def words(text: str) -> list[str]:
@@ -48,6 +50,11 @@ def marked(sequence: Iterable[str]) -> str:
 def marked_sentences(text: str) -> str:
     """One line a sentence, each ``marked``; what the ranking compares a question with."""
     return "\n".join(marked(found) for sentence in _SENTENCE_END.split(text) if (found := words(sentence)))
+
+
+def marked_words(text: str) -> list[str]:
+    """The words of a ``marked`` text, without looking at its letters again."""
+    return [word for word in text.replace("\n", EDGE).split(EDGE) if word]
 
 
 @lru_cache(maxsize=65_536)
