@@ -84,7 +84,7 @@ class Reader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # it may quote the document
-            env={"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/")},
+            env={"PATH": os.defpath, "HOME": os.devnull},  # it inherits nothing and keeps nothing
             bufsize=0,
         )
         return self._process
