@@ -107,8 +107,15 @@ SELECT DISTINCT b.event_id FROM booking b JOIN slot s
 
 # Of two bookings over each other the earlier event has its place; one whose rival falls here is looked at again.
 RIVALS = f"""
-WITH rival AS (
-    SELECT b.event_id, o.event_id AS first FROM booking b JOIN booking o
+WITH clash AS MATERIALIZED (
+    SELECT DISTINCT agenda_id
+    FROM (SELECT b.agenda_id, b.starts_at, max(b.ends_at) OVER (
+                     PARTITION BY b.agenda_id ORDER BY b.starts_at GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                     AS busy_until
+          FROM booking b WHERE {WANTS_SEAT}) w
+    WHERE w.starts_at < w.busy_until),
+rival AS (
+    SELECT b.event_id, o.event_id AS first FROM clash JOIN booking b USING (agenda_id) JOIN booking o
         ON o.agenda_id = b.agenda_id AND o.status = 'booked' AND o.seated IS NOT TRUE AND o.sequence < b.sequence
        AND o.starts_at <> b.starts_at AND o.starts_at < b.ends_at AND o.ends_at > b.starts_at
     WHERE {WANTS_SEAT})

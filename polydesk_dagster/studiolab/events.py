@@ -287,7 +287,6 @@ class _Round:
     def read(self, pages: int, progress: Callable[[int, int, str], None] | None) -> int:
         """Page through the news; returns how many numbers are left for the next run where ``pages`` were not enough."""
         with self.engine.begin() as connection:
-            self.lose_gaps(connection)
             sequence, after = self.run(connection, START).one()
         left = 0
         for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
@@ -298,6 +297,10 @@ class _Round:
             left = ahead if number == pages and news.size >= self.page else 0
             if progress:
                 progress(self.tally.read, self.tally.read + ahead, "eventi letti")
+        if not left:
+            # Only now: what was late may have come while nobody looked.
+            with self.engine.begin() as connection:
+                self.lose_gaps(connection)
         return left
 
     def take(self, news: News) -> None:

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self, cast
 
 import psycopg
@@ -166,7 +166,7 @@ def _payload(event: Event) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_storable(value), ensure_ascii=False, sort_keys=True, default=str)
+    return json.dumps(_storable(value), ensure_ascii=False, sort_keys=True, default=datetime.isoformat)
 
 
 def _storable(value: Any) -> Any:

@@ -286,7 +286,7 @@ def _respond(reply: Reply, request: Request, faults: list[Fault]) -> Response:
             data = data.decode().encode("cp1252", "replace")
         elif fault.kind == "bom":
             data = b"\xef\xbb\xbf" + data
-        elif fault.kind in {"encoding", "cut_encoding"}:
+        elif fault.kind in {"encoding", "cut_encoding"} and "Content-Encoding" not in headers:
             data = _compress(data, fault.encoding)
             headers["Content-Encoding"] = fault.encoding
             if fault.kind == "cut_encoding":
