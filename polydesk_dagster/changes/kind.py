@@ -78,17 +78,17 @@ class Source:
     """How records from outside become comparable with ours.
 
     ``columns`` are the staged columns and their SQL types, in COPY order; the engine adds ``n`` (record number from
-    1), ``problem`` (a finding) and ``reason`` (Italian). ``prepare`` turns one wire record into values in that order
-    (text, or None), optionally followed by problem and reason; it raises :class:`Reject`.
+    1), ``problem`` (a finding) and ``reason`` (Italian). ``prepare`` turns one wire record into values in that
+    order, optionally followed by problem and reason; it raises :class:`Reject`.
 
     ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed``, ``owned``
-    and ``carried`` columns; it becomes the temporary table ``wanted`` (alias d), indexed by the key if ``indexed``.
-    ``current`` gives our rows in scope (alias c): it begins with ``SELECT t.*`` and adds ``source_key``, by which the
-    source knows the row. ``key`` holds the expressions (``{}`` is the alias) that tell records apart; two rows are the
-    same thing when their keys are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c``
-    that is gone from the source, where ``retirable`` holds; None: being absent means nothing. ``blocked`` gives an
-    Italian reason, or null, why a change of ``c`` into ``d`` must not be written. :today is the date in Italy, and in
-    ``desired`` :snapshot the source's.
+    and ``carried`` columns; it becomes the temporary table ``wanted`` (alias d), with an index on ``indexed``.
+    ``current`` gives our rows in scope (alias c), with their ``source_key``, by which the source knows the row. ``key``
+    holds the expressions (``{}`` is the alias) that tell records apart; two rows are the same thing when their keys
+    are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c`` that is gone from the source,
+    where ``retirable`` holds; None: being absent means nothing. ``blocked`` gives an Italian reason, or null, why a
+    change of ``c`` into ``d`` must not be written. :today is the date in Italy, and in ``desired`` :snapshot the
+    source's.
 
     A kind that only ever adds (a million rows, perhaps) gives ``judge`` instead of ``desired`` and ``current``: its
     records are copied straight into the plan's rows ``{rows}`` as creations, those with a problem as conflicts, and
@@ -97,12 +97,12 @@ class Source:
     """
 
     columns: Mapping[str, str]
-    prepare: Callable[[Any], Sequence[str | None]]
+    prepare: Callable[[Any], Sequence[Any]]
     label: Callable[[Any], str]
     """The record's key for the quarantine, e.g. its id."""
     key: tuple[str, ...]
     join: str | None = None
-    indexed: bool = False
+    indexed: str | None = None
     desired: str | None = None
     current: str | None = None
     retire: Mapping[str, str] | None = None

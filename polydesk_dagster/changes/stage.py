@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +14,6 @@ from polydesk_dagster.changes.kind import Reject, Source
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
-
-
-_SUSPECT = re.compile("[\u00c3\u00c2\ufffd\u00e2]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,6 @@ class Staged:
     snapshot: str | None = None
     total: int | None = None
     passed: int = 0
-    suspect: bool = False
-    """Whether any text holds letters that a broken encoding leaves."""
 
     @property
     def seen(self) -> int:
@@ -81,7 +75,6 @@ def stage(
     target = table if columns is None else f"{table} ({columns})"
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    width = len(source.columns) + 3
     coming = iter(pages)
     page = next(coming, None)
     staged = Staged()
@@ -91,9 +84,8 @@ def stage(
             cursor.execute(f"TRUNCATE {table}")
             with cursor.copy(f"COPY {target} FROM STDIN") as copy:
                 while page is not None:
-                    block = _block(_prepared(source, page, staged), width)
-                    staged.suspect |= not block.isascii() and _SUSPECT.search(block) is not None
-                    copy.write(block)
+                    for row in _prepared(source, page, staged):
+                        copy.write_row(row)
                     staged.total = page.total
                     staged.passed += page.passed
                     page = next(coming, None)
@@ -102,13 +94,12 @@ def stage(
     with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
         for record in staged.unreadable:
             copy.write_row((record.key,))
-    connection.execute(sa.text(f"ANALYZE {table}"))
     return staged
 
 
-def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[str | None]]:
+def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]:
     staged.unreadable.extend(page.unreadable)
-    rows: list[Sequence[str | None]] = []
+    rows: list[Sequence[Any]] = []
     number = staged.seen - len(page.unreadable)
     prepare = source.prepare
     short = len(source.columns)
@@ -119,30 +110,9 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[str |
         except Reject as reject:
             staged.unreadable.append(Unreadable(source.label(record), reject.code, reject.message, record))
             continue
-        rows.append((str(number), *values) if len(values) > short else (str(number), *values, None, None))
+        rows.append((number, *values) if len(values) > short else (number, *values, None, None))
     staged.records += len(rows)
     return rows
-
-
-def _block(rows: list[Sequence[str | None]], width: int) -> str:
-    """COPY's text format. Escaping is rare, so it is looked for once a block."""
-    if not rows:
-        return ""
-    block = "\n".join(["\t".join(["\\N" if value is None else value for value in row]) for row in rows]) + "\n"
-    absent = sum([row.count(None) for row in rows])
-    plain = (
-        block.count("\t") == len(rows) * (width - 1)
-        and block.count("\n") == len(rows)
-        and block.count("\\") == absent
-        and "\r" not in block
-    )
-    if plain:
-        return block
-    return "".join(["\t".join(["\\N" if value is None else _escape(value) for value in row]) + "\n" for row in rows])
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def quarantine(

@@ -137,6 +137,7 @@ def _judge(
     plans.create_empty_rows(connection, kind, plan_id)
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
+    connection.execute(sa.text(f"ANALYZE {rows}"))
     numbers, repeated = _mark_duplicates(
         connection, source, rows, list(source.columns), number="ordinal", problem="finding"
     )
@@ -163,9 +164,8 @@ def _want(connection: sa.Connection, kind: Kind, source: Source, values: dict[st
         values,
     )
     if source.indexed:
-        key = ", ".join(f"({part.format('wanted')})" for part in source.key)
-        connection.execute(sa.text(f"CREATE INDEX ON wanted ({key})"))
-    connection.execute(sa.text("ANALYZE wanted"))
+        connection.execute(sa.text(f"CREATE INDEX ON wanted ({source.indexed})"))
+    connection.execute(sa.text(f"ANALYZE wanted {f'({source.indexed})' if source.indexed else ''}"))
 
 
 def _mark_duplicates(
@@ -275,8 +275,9 @@ def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: 
 
 def _text_guard(connection: sa.Connection, source: Source, staged: Staged, stage: str) -> Verdict:
     broken = 0
-    if source.text and staged.suspect:
-        tests = " OR ".join(f"{name} ~ :broken" for name in source.text)
+    if source.text:
+        # Plain letters, which nearly all are, are told by their length alone.
+        tests = " OR ".join(f"octet_length({name}) <> length({name}) AND {name} ~ :broken" for name in source.text)
         broken = connection.execute(
             sa.text(f"SELECT count(*) FROM {stage} WHERE {tests}"), {"broken": BROKEN_TEXT}
         ).scalar_one()
@@ -307,12 +308,10 @@ def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]
     if kind.source.version is not None:
         return str(connection.scalar(sa.text(kind.source.version), values))
     # The system column of a row is its last writer; it survives vacuum, and a restored backup only costs one reading.
-    current = str(kind.source.current).replace("SELECT t.*", "SELECT t.*, t.xmin AS writer", 1)
-    keys = ", ".join(f"c.{name}" for name in kind.identity)
-    hashed = f"hash_record_extended(ROW({keys}), CAST(CAST(c.writer AS text) AS bigint))"
-    return str(
-        connection.scalar(sa.text(f"SELECT count(*) || ':' || coalesce(sum({hashed}), 0) FROM ({current}) c"), values)
-    )
+    hashed = f"hash_record_extended(ROW({', '.join(f't.{name}' for name in kind.identity)}, t.xmin), 0)"
+    where = "WHERE t.clinic_id = :clinic_id" if "clinic_id" in kind.fixed else ""
+    version = sa.text(f"SELECT count(*) || ':' || coalesce(bit_xor({hashed}), 0) FROM {kind.table} t {where}")
+    return str(connection.scalar(version, values))
 
 
 def remember(

@@ -27,13 +27,13 @@ NOON = "13:00"
 HALVES = {"day": (None, None), "morning": ("00:00", NOON), "afternoon": (NOON, "23:59:59")}
 
 
-def _prepare(closure: Any) -> tuple[str | None, ...]:
+def _prepare(closure: Any) -> tuple[Any, ...]:
     from_time, to_time = HALVES[closure.part]
     return (
         closure.id,
         closure.name,
-        str(closure.date_from),
-        str(closure.date_to),
+        closure.date_from,
+        closure.date_to,
         from_time,
         to_time,
         closure.scope,

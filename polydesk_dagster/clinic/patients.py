@@ -116,7 +116,7 @@ _TYPED = re.compile(r"[\s./()-]+")
 
 def e164(typed: str) -> str | None:
     """A telephone as the desk typed it, in international form; None if it cannot be one."""
-    digits = _TYPED.sub("", typed)
+    digits = typed if typed.isdigit() else _TYPED.sub("", typed)
     national = digits.removeprefix("+39")
     mobile, fixed = _national()
     if 8 <= len(national) <= 11 and (mobile.fullmatch(national) or fixed.fullmatch(national)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
@@ -18,20 +17,6 @@ OTHERS = """WINDOW earlier AS (PARTITION BY {0} ORDER BY s.valid_from
                        later AS (PARTITION BY {0} ORDER BY s.valid_from
                                  RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING EXCLUDE GROUP)"""
 """Whether a record's validity overlaps that of another start; records of the same start are a matter of duplicates."""
-
-
-def array(values: Iterable[str]) -> str:
-    """PostgreSQL's text form of a text array."""
-    quoted = ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
-    return "{" + ",".join(quoted) + "}"
-
-
-def text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def flag(value: bool) -> str:
-    return "t" if value else "f"
 
 
 def record_id(record: Any) -> str:
@@ -55,18 +40,18 @@ def one_layout(name: str, other_name: str | None) -> tuple[str, str | None]:
     return name, None
 
 
-def _municipality(record: Any) -> tuple[str | None, ...]:
+def _municipality(record: Any) -> tuple[Any, ...]:
     name, other_name = one_layout(record.name, record.other_name)
     return (
         record.cadastral_code,
-        text(record.valid_from),
-        text(record.valid_to),
+        record.valid_from,
+        record.valid_to,
         record.istat_code,
         name,
         other_name,
         record.province,
         record.region,
-        array(sorted(record.postal_codes or ())),
+        sorted(record.postal_codes or ()),
         record.successor,
     )
 
@@ -102,7 +87,7 @@ MUNICIPALITY = Kind(
         label=lambda record: str(record.cadastral_code),
         text=("name", "other_name"),
         key=("{}.cadastral_code", "{}.valid_from"),
-        indexed=True,
+        indexed="cadastral_code",
         desired=f"""
             SELECT s.n, s.cadastral_code, s.valid_from, s.valid_to, s.istat_code, s.name, s.other_name, s.province,
                    s.region, s.postal_codes, s.successor,
@@ -154,9 +139,9 @@ SERVICE = Kind(
             record.id,
             record.code,
             record.name,
-            text(record.duration_minutes),
+            record.duration_minutes,
             record.preparation,
-            flag(record.active),
+            record.active,
         ),
         label=record_id,
         text=("name", "preparation"),
@@ -232,10 +217,10 @@ COLLABORATOR = Kind(
             record.last_name,
             record.first_name,
             record.fiscal_code.upper() if record.fiscal_code else None,
-            array(record.specialties or ()),
+            list(record.specialties or ()),
             record.email,
-            flag(record.active),
-            text(record.ends_on),
+            record.active,
+            record.ends_on,
         ),
         label=record_id,
         text=("last_name", "first_name"),
@@ -282,7 +267,7 @@ AGREEMENT = Kind(
     limits=Limits(retired=0.2, changed=0.5),
     source=Source(
         columns={"external_id": "text", "name": "text", "kind": "text", "valid_from": "date", "valid_to": "date"},
-        prepare=lambda record: (record.id, record.name, record.kind, text(record.valid_from), text(record.valid_to)),
+        prepare=lambda record: (record.id, record.name, record.kind, record.valid_from, record.valid_to),
         label=record_id,
         text=("name",),
         key=("{}.external_id",),
@@ -310,10 +295,11 @@ AGREEMENT = Kind(
 
 _SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
                 AND coalesce({w}.specialist_id, 0) = coalesce({c}.specialist_id, 0)"""
+_ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_id),
+                     coalesce((SELECT name FROM agreement a WHERE a.id = c.agreement_id), 'privato'),
+                     (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
 _NEXT = f"""(SELECT min(w.valid_from) FROM wanted w
              WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL AND w.valid_from > c.valid_from)"""
-_FORCE = "daterange({a}.valid_from, {a}.valid_to)"
-
 
 PRICE = Kind(
     name="price",
@@ -364,12 +350,12 @@ PRICE = Kind(
             record.service_id,
             record.agreement_id,
             record.collaborator_id,
-            text(record.amount),
-            text(record.patient_share),
+            record.amount,
+            record.patient_share,
             record.currency,
-            text(record.vat_rate),
-            text(record.valid_from),
-            text(record.valid_to),
+            record.vat_rate,
+            record.valid_from,
+            record.valid_to,
         ),
         label=lambda record: str(record.service_id),
         key=(
@@ -378,13 +364,16 @@ PRICE = Kind(
             "coalesce({}.specialist_id, 0)",
             "{}.valid_from",
         ),
-        indexed=True,
+        indexed="service_id",
         # A price that is in force already with the same amount is not a new one for being said again with a later
         # start: it keeps the start that we know, if the source has no other interval for it.
         desired=f"""
+            WITH several AS MATERIALIZED (
+                SELECT service, coalesce(agreement, '') AS agreement, coalesce(collaborator, '') AS collaborator
+                FROM {{stage}} GROUP BY 1, 2, 3 HAVING count(*) > 1)
             SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id, m.service_id, m.agreement_id, m.specialist_id,
                    m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item,
-                   CASE WHEN m.intervals = 1 AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
+                   CASE WHEN m.alone AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
                              IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
                    now.amount AS previous_amount,
@@ -394,7 +383,7 @@ PRICE = Kind(
                        s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
                        concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
                                  coalesce(spe.last_name, s.collaborator)) AS item,
-                       count(*) OVER item AS intervals,
+                       several.service IS NULL AS alone,
                        CASE WHEN svc.id IS NULL OR agr.id IS NULL AND s.agreement IS NOT NULL
                                  OR spe.id IS NULL AND s.collaborator IS NOT NULL THEN 'unmapped'
                             WHEN s.valid_to < s.valid_from OR s.patient_share > s.amount THEN 'invalid'
@@ -407,28 +396,34 @@ PRICE = Kind(
                             THEN 'il collaboratore ' || s.collaborator || ' non è collegato'
                             WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
                             WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
-                            WHEN {OVERLAPS}
-                            THEN 'due periodi di validità si sovrappongono' END AS reason
+                            WHEN clash.n IS NOT NULL THEN 'due periodi di validità si sovrappongono' END AS reason
                 FROM {{stage}} s
+                LEFT JOIN several ON several.service = s.service
+                     AND several.agreement = coalesce(s.agreement, '')
+                     AND several.collaborator = coalesce(s.collaborator, '')
+                LEFT JOIN (
+                    SELECT n FROM (
+                        SELECT s.n, {OVERLAPS} AS clashes FROM {{stage}} s JOIN several
+                          ON several.service = s.service AND several.agreement = coalesce(s.agreement, '')
+                             AND several.collaborator = coalesce(s.collaborator, '')
+                        {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
+                    WHERE clashes) clash ON clash.n = s.n
                 LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
                 LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
-                {OTHERS.format("s.service, s.agreement, s.collaborator")},
-                       item AS (PARTITION BY s.service, s.agreement, s.collaborator)
             ) m
             LEFT JOIN price now ON {_SAME_ITEM.format(w="now", c="m")} AND now.valid_from <= m.valid_from
                  AND (now.valid_to IS NULL OR now.valid_to > m.valid_from)
         """,
         current="""
-            SELECT t.*, s.external_id AS source_key,
-                   concat_ws(' · ', s.code, coalesce(a.name, 'privato'), p.last_name) AS item
+            SELECT t.*, s.external_id AS source_key
             FROM price t JOIN service s ON s.id = t.service_id AND s.external_id IS NOT NULL
             LEFT JOIN agreement a ON a.id = t.agreement_id
             LEFT JOIN specialist p ON p.id = t.specialist_id
             WHERE t.clinic_id = :clinic_id AND (a.id IS NULL OR a.external_id IS NOT NULL)
               AND (p.id IS NULL OR p.external_id IS NOT NULL)
         """,
-        retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": "c.item"},
+        retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": _ITEM},
         retirable="(c.valid_to IS NULL OR c.valid_to > :today)",
         blocked=f"""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
                                                          AND {_SAME_ITEM.format(w="w", c="c")})
