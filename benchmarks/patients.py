@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import sqlalchemy as sa
@@ -135,7 +136,15 @@ def _dlt_rows_per_second(engine: sa.Engine, folder: Path, most: int) -> tuple[fl
         pipeline = dlt.pipeline(
             "patients",
             pipelines_dir=state,
-            destination=dlt.destinations.postgres(plain_url(engine.url)),
+            destination=dlt.destinations.postgres(
+                credentials={
+                    "database": engine.url.database,
+                    "username": engine.url.username,
+                    "password": engine.url.password or "none",
+                    "host": quote(str(engine.url.query.get("host") or engine.url.host), safe=""),
+                    "port": engine.url.port or 5432,
+                }
+            ),
             dataset_name="peer",
         )
         taken = seconds(lambda: pipeline.run(some(), table_name="patient", write_disposition="merge", primary_key="id"))
