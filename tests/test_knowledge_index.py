@@ -106,6 +106,23 @@ def test_yellow_builds_beside_swaps_and_can_be_rolled_back_one_step(shelf: Shelf
     assert sorted(tables) == sorted(f"passages_{row.id}" for row in states)
 
 
+def test_another_pipeline_rebuilds_unless_a_person_went_back(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    assert shelf.ask("a digiuno per il prelievo?") == []
+    shelf.topics()
+    shelf.blue()
+    monkeypatch.setattr(indexing, "LANGUAGE", "it-2")
+    rebuilt = shelf.blue()
+    assert (rebuilt.reasons[0].code, rebuilt.counts.updated) == ("pipeline_changed", 10)
+    indexing.roll_back(shelf.engine)
+    assert shelf.blue().outcome is Outcome.REFUSED
+    with shelf.engine.connect() as connection:
+        assert not indexing.anything_due(connection, shelf.library, AS_OF)
+    assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+    shelf.yellow()
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+
+
 def test_many_documents_missing_stop_everything_until_a_person_says_so(shelf: Shelf) -> None:
     shelf.topics()
     shelf.blue()

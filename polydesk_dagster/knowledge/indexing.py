@@ -108,8 +108,10 @@ def roll_back(engine: sa.Engine) -> Report:
 def anything_due(connection: sa.Connection, library: Library, as_of: datetime) -> bool:
     """Whether a blue run would find something to do; cheap, and never opens the index."""
     current = _generation(connection, "current")
-    if current is None or current.pipeline != pipeline(library):
+    if current is None:
         return library.folder.is_dir()
+    if current.pipeline != pipeline(library):
+        return not _rolled_back(connection, library)
     if current.unmerged or _unsettled(connection, current.id):
         return True
     return bool(tasks(connection, listing(library.folder), current.id, current.pipeline, as_of))
@@ -139,6 +141,12 @@ def _generation(connection: sa.Connection, state: str) -> _Generation | None:
         {"state": state},
     ).one_or_none()
     return None if row is None else _Generation(*row)
+
+
+def _rolled_back(connection: sa.Connection, library: Library) -> bool:
+    """Whether a person went back from a generation made the way that is configured; blue must not undo that."""
+    previous = _generation(connection, "previous")
+    return previous is not None and previous.pipeline == pipeline(library)
 
 
 def _unsettled(connection: sa.Connection, generation: int) -> dict[str, list[str]]:
@@ -215,11 +223,11 @@ class _Run:
     def blue(self) -> Report:
         with self.engine.begin() as connection:
             current = _generation(connection, "current")
-            previous = _generation(connection, "previous")
+            rolled_back = _rolled_back(connection, self.library)
         if current is None:
             return self.yellow()
         if current.pipeline != self.pipeline:
-            if previous is not None and previous.pipeline == self.pipeline:
+            if rolled_back:
                 return Report.refused(
                     "rolled_back",
                     "Si risponde con una generazione precedente, fatta in un altro modo: per aggiornare usa l'icona "
