@@ -182,6 +182,27 @@ def test_reports_are_listed_withdrawn_and_published_again(bo: Lab) -> None:
     assert bo.rows("SELECT withdrawn_at IS NOT NULL FROM report") == [(True,)]
 
 
+def test_a_new_report_is_told_once_where_the_clinic_wants_it(bo: Lab) -> None:
+    fresh = {"published_at": NOW.isoformat()}
+    bo.publish(report("X", **fresh))
+    bo.sync()
+    assert bo.rows("SELECT count(*) FROM message") == [(0,)]
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE integration SET report_messages = true"))
+    bo.publish(report("Y", **fresh), report("Z", published_at="2026-02-01T09:00:00+01:00"))
+    bo.sync()
+    bo.publish(report("Y", **fresh, title="Referto (seconda lettura)"))
+    bo.sync()
+    told = "SELECT l.version, m.kind, m.state FROM message m JOIN message_ledger l ON l.message_id = m.id ORDER BY m.id"
+    assert bo.rows(told) == [(1, "report_ready", "planned")]
+    bo.publish(report("Y", "withdrawn", **fresh))
+    bo.sync()
+    assert bo.rows(told) == [(1, "report_ready", "withheld")]
+    bo.publish(report("Y", **fresh))
+    bo.sync()
+    assert bo.rows(told) == [(1, "report_ready", "withheld"), (2, "report_ready", "planned")]
+
+
 def test_a_patients_own_fields_are_findings_and_the_others_follow(bo: Lab) -> None:
     bo.publish(
         person(address="Via Nuova 2", email="altro@example.org", mobile="347 000 0001", last_name="ROSSI'"),

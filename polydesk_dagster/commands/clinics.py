@@ -51,6 +51,9 @@ def integration(
         str | None, typer.Option(help="NOME della variabile d'ambiente che contiene il token.")
     ] = None,
     active: Annotated[bool | None, typer.Option("--on/--off", help="Accende o spegne il collegamento.")] = None,
+    reports: Annotated[
+        bool | None, typer.Option("--tell-reports/--no-tell-reports", help="Scrive ai pazienti dei referti pronti.")
+    ] = None,
 ) -> None:
     """Configura, accende o spegne il collegamento di una clinica a studiolab; senza opzioni lo mostra."""
     if url is not None and not re.match(r"^https?://[^/\s]+", url):
@@ -69,33 +72,36 @@ def integration(
             raise typer.BadParameter(
                 say(f"clinica «{code}» sconosciuta; ci sono: {known}", f"unknown clinic {code}; there are: {known}")
             )
-        _change(connection, clinic_id, url, token_env, active)
+        _change(
+            connection,
+            clinic_id,
+            {"url": url and url.rstrip("/"), "token": token_env, "active": active, "reports": reports},
+        )
         row = connection.execute(sa.text(f"SELECT * FROM ({CLINICS}) c WHERE code = :code"), {"code": code}).mappings()
         show.out().print(f"{code}: studiolab {_state(row.one())}")
 
 
-def _change(
-    connection: sa.Connection, clinic_id: int, url: str | None, token_env: str | None, active: bool | None
-) -> None:
-    values = {"clinic": clinic_id, "url": url and url.rstrip("/"), "token": token_env, "active": active}
+def _change(connection: sa.Connection, clinic_id: int, wanted: dict[str, str | bool | None]) -> None:
+    values = wanted | {"clinic": clinic_id}
     known = connection.scalar(sa.text("SELECT 1 FROM integration WHERE clinic_id = :clinic"), values)
     if known:
         connection.execute(
             sa.text("""
                 UPDATE integration SET base_url = coalesce(:url, base_url), token_env = coalesce(:token, token_env),
-                       active = coalesce(:active, active), updated_at = now()
+                       active = coalesce(:active, active), report_messages = coalesce(:reports, report_messages),
+                       updated_at = now()
                 WHERE clinic_id = :clinic AND num_nonnulls(CAST(:url AS text), CAST(:token AS text),
-                                                           CAST(:active AS boolean)) > 0"""),
+                                                           CAST(:active AS boolean), CAST(:reports AS boolean)) > 0"""),
             values,
         )
-    elif url and token_env:
+    elif wanted["url"] and wanted["token"]:
         connection.execute(
             sa.text("""
-                INSERT INTO integration (clinic_id, base_url, token_env, active)
-                VALUES (:clinic, :url, :token, coalesce(:active, false))"""),
+                INSERT INTO integration (clinic_id, base_url, token_env, active, report_messages)
+                VALUES (:clinic, :url, :token, coalesce(:active, false), coalesce(:reports, false))"""),
             values,
         )
-    elif url or token_env or active is not None:
+    elif any(value is not None for value in wanted.values()):
         raise typer.BadParameter(
             say("la prima volta servono --url e --token-env insieme", "--url and --token-env are both needed first")
         )

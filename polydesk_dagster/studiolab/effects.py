@@ -13,6 +13,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages.kinds import REPORT_READY
+from polydesk_dagster.clinic.messages.planning import enqueue
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.wire import comparable
 
@@ -205,6 +207,26 @@ SET patient_id = excluded.patient_id, appointment_id = excluded.appointment_id, 
     url = excluded.url, published_at = excluded.published_at, withdrawn_at = excluded.withdrawn_at,
     version = r.version + excluded.version - 1, updated_at = excluded.updated_at"""
 
+REPORT_NEWS_DAYS = 7
+"""A report published longer ago is no news to its patient."""
+
+ANNOUNCE = f"""
+SELECT r.clinic_id, 'report' AS subject, r.id AS subject_id, r.version, 'patient' AS recipient_type,
+       r.patient_id AS recipient_id, r.published_at + interval '{REPORT_NEWS_DAYS} days' AS expires_at,
+       CAST(NULL AS jsonb) AS context
+FROM report r JOIN integration i ON i.clinic_id = r.clinic_id
+WHERE r.clinic_id = :clinic AND i.report_messages AND r.withdrawn_at IS NULL
+  AND r.published_at > CAST(:as_of AS timestamptz) - interval '{REPORT_NEWS_DAYS} days'
+  AND r.external_id IN (SELECT target FROM news WHERE verdict = 'apply' AND facet = 'report')"""
+
+# A message that was sent stays sent; one that still waits must not speak of a report that is gone.
+HUSH = """
+UPDATE message m SET state = 'withheld', reason = 'report_withdrawn', changed_at = :as_of
+FROM message_ledger l JOIN report r ON r.id = l.subject_id
+WHERE l.subject = 'report' AND m.id = l.message_id AND m.state IN ('planned', 'retry')
+  AND r.clinic_id = :clinic AND r.withdrawn_at IS NOT NULL
+  AND r.external_id IN (SELECT target FROM news WHERE verdict = 'apply' AND facet = 'report')"""
+
 # Where a patient lives, and that one has died, is the desk's to know; studiolab is where the desk writes it.
 PATIENTS = f"""
 UPDATE patient p
@@ -265,6 +287,7 @@ def settle(connection: sa.Connection, clinic_id: int, as_of: datetime) -> None:
 class _Settling:
     def __init__(self, connection: sa.Connection, clinic_id: int, as_of: datetime) -> None:
         self.connection = connection
+        self.as_of = as_of
         self.parameters = {"clinic": clinic_id, "as_of": as_of}
 
     def run(self, statement: str, **more: object) -> sa.CursorResult[object]:
@@ -344,6 +367,8 @@ class _Settling:
             return problems
         if "report" in facets:
             self.run(REPORTS)
+            enqueue(self.connection, REPORT_READY.key, ANNOUNCE, self.parameters, self.as_of)
+            self.run(HUSH)
         if "patient" in facets:
             self.run(PATIENTS)
             self.compare_patients()

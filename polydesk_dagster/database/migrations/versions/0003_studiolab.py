@@ -92,6 +92,8 @@ CREATE TABLE report (
 CREATE INDEX report_patient ON report (patient_id, published_at);
 CREATE INDEX report_appointment ON report (appointment_id) WHERE appointment_id IS NOT NULL;
 
+ALTER TABLE integration ADD COLUMN report_messages boolean NOT NULL DEFAULT false;  -- tell patients of new reports
+
 -- Slots that exist only because studiolab booked outside the rules; they go when their last booking does.
 CREATE TABLE event_slot (
     slot_id bigint PRIMARY KEY REFERENCES slot ON DELETE CASCADE
