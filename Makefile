@@ -17,7 +17,7 @@ up: setup
 	$(BIN)/polydesk up
 
 test: setup check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

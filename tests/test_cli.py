@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,18 +61,16 @@ class Installation:
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
-    def processes(self) -> list[psutil.Process]:
-        """Everything that runs for this home."""
-        found = []
-        for process in psutil.process_iter(["pid"]):
-            try:
-                mine = str(self.home) in " ".join(process.cmdline()) or (
-                    process.environ().get("POLYDESK_HOME") == str(self.home)
-                )
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+    def processes(self) -> dict[psutil.Process, str]:
+        """Everything that runs for this home, with its command line."""
+        found = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # a zombie counts as gone
+                command = " ".join(process.cmdline())
+                if process.pid != os.getpid() and (
+                    str(self.home) in command or process.environ().get("POLYDESK_HOME") == str(self.home)
+                ):
+                    found[process] = command
         return found
 
 
@@ -197,15 +196,16 @@ def _start(installation: Installation, log: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def _none_left(installation: Installation, but: str = "") -> bool:
+def _none_left(installation: Installation, but: str | None = None) -> bool:
+    """Whether within seconds nothing runs for this home but what has ``but`` in its command line."""
     deadline = time.monotonic() + 15
-    left: list[psutil.Process] = []
+    left: list[str] = []
     while time.monotonic() < deadline:
-        left = [p for p in installation.processes() if not but or but not in " ".join(p.cmdline() or [p.name()])]
+        left = [command for command in installation.processes().values() if but is None or but not in command]
         if not left:
             return True
         time.sleep(0.2)
-    raise AssertionError([process.cmdline() for process in left])
+    raise AssertionError(left)
 
 
 @pytest.mark.usefixtures("night")
