@@ -65,7 +65,8 @@ def settle(
     """Apply ``plan`` in a transaction of its own and give the whole account: what was written, what was set aside."""
     with engine.begin() as connection:
         report = apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
-        if report.outcome is not Outcome.REFUSED and plan.writes:
+        in_step_now = kind.source is not None and plan.undoes is None and plan.writes
+        if in_step_now and report.outcome is not Outcome.REFUSED:
             remember(connection, kind, scope, plan, as_of=as_of, etag=etag)
         seen = show.preview(connection, plan, kind)
     if report.outcome is Outcome.REFUSED:
