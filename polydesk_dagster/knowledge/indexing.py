@@ -720,6 +720,8 @@ class _Run:
                     SET finished_at = :as_of, unmerged = false, revision = revision + 1 WHERE id = :id"""),
                 {"id": generation, "as_of": self.as_of},
             )
+        with self.engine.begin() as connection:  # questions come before the server's own statistics do
+            connection.execute(sa.text("ANALYZE document, knowledge_content, knowledge_entry, knowledge_term"))
 
     def _discard(self, generation: int, why: str) -> None:
         with self.engine.begin() as connection:

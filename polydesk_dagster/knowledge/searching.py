@@ -50,6 +50,48 @@ RANK_CONSTANT = 60
 ROME = ZoneInfo("Europe/Rome")
 
 
+LOOK_UP = sa.text("""
+    WITH g AS (
+        SELECT id, revision, passages, embedder, dimension, similarity FROM knowledge_generation
+        WHERE CASE WHEN CAST(:generation AS bigint) IS NULL THEN state = 'current' ELSE id = :generation END)
+    SELECT g.*,
+        (SELECT jsonb_object_agg(t.term, t.passages) FROM knowledge_term t
+         WHERE t.generation_id = g.id AND t.term = ANY(:words)) AS known,
+        ARRAY(
+            SELECT c.key FROM knowledge_content c WHERE c.generation_id = g.id AND c.state <> 'ready'
+            UNION ALL
+            SELECT e.key FROM document d
+            JOIN knowledge_entry e ON e.document_id = d.id AND e.generation_id = g.id
+            WHERE (d.retracted_at IS NOT NULL OR d.valid_from IS NOT NULL OR d.valid_to IS NOT NULL
+                   OR d.state = 'gone')
+              AND NOT document_visible(d, :on_date, :as_of)
+              AND NOT EXISTS (
+                SELECT FROM knowledge_entry o JOIN document v ON v.id = o.document_id
+                WHERE o.generation_id = g.id AND o.key = e.key AND document_visible(v, :on_date, :as_of))
+        ) AS hidden
+    FROM g
+""")
+"""The generation that answers, in how many passages each word stands, and the contents that may not be shown though
+LanceDB still has them."""
+
+
+CITED = sa.text("""
+    SELECT e.key, d.id, d.path, coalesce(d.title, k.title, d.path) AS title, c.code,
+           count(*) OVER (PARTITION BY e.key) AS copies,
+           row_number() OVER (PARTITION BY e.key ORDER BY d.path) AS place
+    FROM knowledge_entry e
+    JOIN knowledge_content k ON k.generation_id = e.generation_id AND k.key = e.key AND k.state = 'ready'
+    JOIN document d ON d.id = e.document_id
+    LEFT JOIN clinic c ON c.id = d.clinic_id
+    WHERE e.generation_id = :generation AND e.key = ANY(:keys) AND document_visible(d, :on_date, :as_of)
+      AND (CAST(:clinic AS text) IS NULL OR d.clinic_id IS NULL OR c.code = :clinic)
+      AND (CAST(:role AS text) IS NULL OR role_rank(d.audience) <= role_rank(:role))
+    ORDER BY e.key, place
+""")
+"""The documents that hold each content and may be shown, a few of them and how many there are. This is the rule on who
+sees what; what LanceDB left out before was only to save places."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A document that a passage stands in."""
@@ -181,29 +223,8 @@ def ask(
 def _look_up(
     connection: sa.Connection, asked: Sequence[str], generation: int | None, viewer: _Viewer
 ) -> tuple[_Index | None, dict[str, int], list[str]]:
-    """The generation that answers, in how many passages each word stands, and the contents that may not be shown
-    though LanceDB still has them."""
     row = connection.execute(
-        sa.text("""
-            WITH g AS (
-                SELECT id, revision, passages, embedder, dimension, similarity FROM knowledge_generation
-                WHERE CASE WHEN CAST(:generation AS bigint) IS NULL THEN state = 'current' ELSE id = :generation END)
-            SELECT g.*,
-                (SELECT jsonb_object_agg(t.term, t.passages) FROM knowledge_term t
-                 WHERE t.generation_id = g.id AND t.term = ANY(:words)) AS known,
-                ARRAY(
-                    SELECT c.key FROM knowledge_content c WHERE c.generation_id = g.id AND c.state <> 'ready'
-                    UNION ALL
-                    SELECT e.key FROM document d
-                    JOIN knowledge_entry e ON e.document_id = d.id AND e.generation_id = g.id
-                    WHERE (d.retracted_at IS NOT NULL OR d.valid_from IS NOT NULL OR d.valid_to IS NOT NULL
-                           OR d.state = 'gone')
-                      AND NOT document_visible(d, :on_date, :as_of)
-                      AND NOT EXISTS (
-                        SELECT FROM knowledge_entry o JOIN document v ON v.id = o.document_id
-                        WHERE o.generation_id = g.id AND o.key = e.key AND document_visible(v, :on_date, :as_of))
-                ) AS hidden
-            FROM g"""),
+        LOOK_UP,
         {"generation": generation, "words": list(set(asked)), "on_date": viewer.on_date, "as_of": viewer.as_of},
     ).one_or_none()
     if row is None:
@@ -344,21 +365,8 @@ def _counts(candidate: _Candidate, coverage: float, similarity: float | None) ->
 def _sources(
     connection: sa.Connection, generation: int, candidates: Sequence[_Candidate], viewer: _Viewer
 ) -> dict[str, tuple[tuple[Source, ...], int]]:
-    """The documents that hold each content and may be shown, a few of them and how many there are. This is the rule
-    on who sees what; what LanceDB left out before was only to save places."""
     rows = connection.execute(
-        sa.text("""
-            SELECT e.key, d.id, d.path, coalesce(d.title, k.title, d.path) AS title, c.code,
-                   count(*) OVER (PARTITION BY e.key) AS copies,
-                   row_number() OVER (PARTITION BY e.key ORDER BY d.path) AS place
-            FROM knowledge_entry e
-            JOIN knowledge_content k ON k.generation_id = e.generation_id AND k.key = e.key AND k.state = 'ready'
-            JOIN document d ON d.id = e.document_id
-            LEFT JOIN clinic c ON c.id = d.clinic_id
-            WHERE e.generation_id = :generation AND e.key = ANY(:keys) AND document_visible(d, :on_date, :as_of)
-              AND (CAST(:clinic AS text) IS NULL OR d.clinic_id IS NULL OR c.code = :clinic)
-              AND (CAST(:role AS text) IS NULL OR role_rank(d.audience) <= role_rank(:role))
-            ORDER BY e.key, place"""),
+        CITED,
         {
             "generation": generation,
             "keys": list({candidate.hit.key for candidate in candidates}),
