@@ -45,7 +45,7 @@ FAULTS: tuple[dict[str, Any], ...] = (
     {"kind": "slow", "seconds": 0.2},
 )
 
-BATCHES = 45
+BATCHES = 24
 """The day's events come in this many lots; in between studiolab only delivers what is late."""
 LATE = timedelta(seconds=20)
 
@@ -74,7 +74,12 @@ class Worker:
     """A process that takes events in, one run at a time, until it is killed."""
 
     def __init__(self, target: URL, address: str) -> None:
-        arguments = [target.render_as_string(hide_password=False), address, DEMO_TOKEN, str(max(20, EVENTS // 90))]
+        arguments = [
+            target.render_as_string(hide_password=False),
+            address,
+            DEMO_TOKEN,
+            str(min(1000, max(20, EVENTS // 90))),
+        ]
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
