@@ -83,6 +83,7 @@ ENCRYPTED_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "Encrypted
         (b"GIF89a", ".gif", "unsupported"),
         (b"testo", "", "unsupported"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "data",
 )
 def test_what_cannot_be_read_says_why(reader: Reader, data: bytes, suffix: str, code: str) -> None:
     with pytest.raises(UnreadableError) as caught:
