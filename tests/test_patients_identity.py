@@ -136,13 +136,19 @@ def test_telephones_in_one_form(typed: str, known: str | None) -> None:
 @pytest.mark.parametrize(
     "fault",
     [{"last_name": None}, {"id": " "}, {"birth_date": "31/02/1980"}, {"birth_date": "1980-02-31"}, {"sex": "X"},
-     {"birth_place": "Roma"}, {"address": 7}, {"updated_at": None}, {"deceased_on": "ieri"}],
+     {"birth_place": "Roma"}, {"sex": ["M"]}, {"id": ["P1"]}, {"birth_date": {}}, {"address": 7},
+     {"updated_at": None}, {"deceased_on": "ieri"}],
 )  # fmt: skip
 def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> None:
     item = person("P1", **fault)
     assert sort_records(Patient, [item]).rejected
     with pytest.raises(Reject):
         patients.prepare(item)
+
+
+def test_what_is_no_text_at_all_is_rejected() -> None:
+    with pytest.raises(Reject):
+        patients.prepare(person("P1", first_name="\ud800"))
 
 
 def test_who_is_missing_is_added_once_and_never_overwritten(run: Import) -> None:

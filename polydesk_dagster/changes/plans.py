@@ -191,7 +191,7 @@ def create_rows(
     for name in kind.identity:
         given = f"CAST(q.{name} AS {types[name]})"
         if kind.identity == ("id",):
-            given = f"coalesce({given}, CASE WHEN q.action = 'create' THEN {_next_of(kind)} END)"
+            given = f"coalesce({given}, CASE WHEN q.action = 'create' THEN {_next_of(connection, kind)} END)"
         columns.append(f"{given} AS {name}")
     columns += [f"CAST(q.{name} AS {types[name]}) AS {name}" for name in kind.written]
     columns += [f"CAST(q.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
@@ -220,13 +220,15 @@ def create_empty_rows(connection: sa.Connection, kind: Kind, plan_id: int) -> No
         sa.text(f"""
             CREATE TABLE {rows_table(plan_id)} (
                 ordinal bigint, action text NOT NULL DEFAULT 'create', finding text, reason text,
-                id bigint DEFAULT {_next_of(kind)}, {columns})
+                id bigint DEFAULT {_next_of(connection, kind)}, {columns})
         """)
     )
 
 
-def _next_of(kind: Kind) -> str:
-    return f"nextval(pg_get_serial_sequence('{kind.table}', 'id'))"
+def _next_of(connection: sa.Connection, kind: Kind) -> str:
+    """The expression for a new id. The sequence is looked up here: by name it would be looked up for every row."""
+    sequence = connection.scalar(sa.text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": kind.table})
+    return f"nextval(CAST('{sequence}' AS regclass))"
 
 
 def store(

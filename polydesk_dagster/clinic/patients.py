@@ -34,6 +34,7 @@ _FISCAL_CODE = re.compile(
 _REGIONAL = re.compile(r"(STP|ENI)[0-9]{13}")
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
 _EMAIL = re.compile(r"[^@\s\"<>(),;:]+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
 
 _last_name = lru_cache(65_536)(codicefiscale.encode_lastname)
@@ -144,8 +145,8 @@ def _text(value: object) -> str | None:
         raise Reject("invalid", "un campo non è un testo")
     if not (value.isascii() and value.isprintable()):
         value = unicodedata.normalize("NFC", value.translate(_INVISIBLE))
-        if "\0" in value:
-            raise Reject("invalid", "un campo contiene caratteri di controllo")
+        if "\0" in value or _SURROGATE.search(value):
+            raise Reject("invalid", "un campo contiene caratteri che non sono un testo")
     return value.strip() or None
 
 
@@ -218,7 +219,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     if not (external_id and last_name and first_name and get("updated_at")):
         raise Reject("invalid", "manca id, last_name, first_name o updated_at")
     sex = get("sex") or None
-    if sex not in {None, "M", "F"}:
+    if sex is not None and (type(sex) is not str or sex not in "MF"):
         raise Reject("invalid", "sex non è M né F")
     birth_date, deceased_on = _date(get("birth_date")), _date(get("deceased_on"))
     if not (_is_place(birth_place) and _is_place(residence)):
@@ -423,10 +424,15 @@ def missing_only(pages: Iterable[Page], known: frozenset[str]) -> Iterator[Page]
     """``pages`` without the records that are linked already: of those nothing is looked at, whatever they say."""
     for page in pages:
         if known:
-            fresh = [item for item in page.records if not (isinstance(item, Mapping) and item.get("id") in known)]
+            fresh = [item for item in page.records if not _is_known(item, known)]
             yield replace(page, records=fresh, passed=len(page.records) - len(fresh))
         else:
             yield page
+
+
+def _is_known(item: object, known: frozenset[str]) -> bool:
+    external_id = item.get("id") if isinstance(item, Mapping) else None
+    return isinstance(external_id, str) and external_id in known
 
 
 def linked(connection: sa.Connection, clinic_id: int) -> frozenset[str]:
