@@ -82,7 +82,8 @@ class Source:
     order, optionally followed by problem and reason; it raises :class:`Reject`.
 
     ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed``, ``owned``
-    and ``carried`` columns; it becomes the temporary table ``wanted`` (alias d), with an index on ``indexed``.
+    and ``carried`` columns; it becomes the temporary table ``wanted`` (alias d), with an index on ``indexed``
+    (column names; only of these the planner is then told the spread).
     ``current`` gives our rows in scope (alias c), with their ``source_key``, by which the source knows the row. ``key``
     holds the expressions (``{}`` is the alias) that tell records apart; two rows are the same thing when their keys
     are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c`` that is gone from the source,

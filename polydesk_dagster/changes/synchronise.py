@@ -138,7 +138,7 @@ def _judge(
     plans.create_empty_rows(connection, kind, plan_id)
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
-    connection.execute(sa.text(f"ANALYZE {rows}"))
+    connection.execute(sa.text(f"ANALYZE {rows} ({source.indexed or ', '.join(source.columns)})"))
     numbers, repeated = _mark_duplicates(
         connection, source, rows, list(source.columns), number="ordinal", problem="finding"
     )

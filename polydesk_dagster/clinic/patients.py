@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -175,7 +176,7 @@ def _all_plain(texts: list[Any]) -> bool:
 
 
 def _date(value: object) -> str | None:
-    if value is None or value == "":
+    if value == "":
         return None
     day = _day(value) if type(value) is str else ""
     if not day:
@@ -188,7 +189,7 @@ def _is_place(value: str | None) -> bool:
     return value is None or _CADASTRAL.fullmatch(value) is not None
 
 
-_TEXTS = (
+_TEXT_FIELDS = (
     "id",
     "last_name",
     "first_name",
@@ -201,6 +202,9 @@ _TEXTS = (
     "phone",
     "mobile",
 )
+_OTHER_FIELDS = ("sex", "birth_date", "deceased_on", "updated_at")
+_TEXTS, _OTHERS = itemgetter(*_TEXT_FIELDS), itemgetter(*_OTHER_FIELDS)
+_ABSENT = dict.fromkeys((*_TEXT_FIELDS, *_OTHER_FIELDS))
 
 
 def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
@@ -211,24 +215,31 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     """
     if not isinstance(item, Mapping):
         raise Reject("invalid", "non è un oggetto")
-    get = item.get
-    texts = [get(name) for name in _TEXTS]
+    try:
+        texts, (sex, born, died, updated_at) = list(_TEXTS(item)), _OTHERS(item)
+    except KeyError:
+        whole = {**_ABSENT, **item}
+        texts, (sex, born, died, updated_at) = list(_TEXTS(whole)), _OTHERS(whole)
     if not _all_plain(texts):
         texts = [_text(value) for value in texts]
     external_id, last_name, first_name, code, birth_place, residence, address, postal_code, email, phone, mobile = texts
-    if not (external_id and last_name and first_name and get("updated_at")):
+    if not (external_id and last_name and first_name and updated_at):
         raise Reject("invalid", "manca id, last_name, first_name o updated_at")
-    sex = get("sex") or None
+    if sex == "":
+        sex = None
     if sex is not None and (type(sex) is not str or sex not in "MF"):
         raise Reject("invalid", "sex non è M né F")
-    birth_date, deceased_on = _date(get("birth_date")), _date(get("deceased_on"))
+    birth_date = None if born is None else _date(born)
+    deceased_on = None if died is None else _date(died)
     if not (_is_place(birth_place) and _is_place(residence)):
         raise Reject("invalid", "birth_place o residence non è un codice catastale")
     canonical = kind = problem = reason = None
     if code is not None:
         code = code.upper().replace(" ", "")
-        expected = _expected(last_name, first_name, sex, birth_date, birth_place)
-        if expected == code[:15] and len(code) == 16 and check_letter(code) == code[15]:
+        expected = None
+        if sex and birth_date and birth_place:
+            expected = _last_name(last_name) + _first_name(first_name) + birth_part(birth_date, sex) + birth_place
+        if len(code) == 16 and expected == code[:15] and check_letter(expected) == code[15]:
             canonical, kind = code, "CF"
         else:
             try:
@@ -267,15 +278,6 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         problem,
         reason,
     )
-
-
-def _expected(
-    last_name: str, first_name: str, sex: str | None, birth_date: str | None, birth_place: str | None
-) -> str | None:
-    """The first fifteen characters that the person's code has, where all is known that they are made of."""
-    if sex is None or birth_date is None or birth_place is None:
-        return None
-    return _last_name(last_name) + _first_name(first_name) + birth_part(birth_date, sex) + birth_place
 
 
 COLUMNS = {
@@ -414,6 +416,7 @@ PATIENT = Kind(
         label=lambda item: str(item.get("id") or "?") if isinstance(item, Mapping) else "?",
         text=("last_name", "first_name"),
         key=("{}.external_id",),
+        indexed="external_id, fiscal_code_canonical, birth_date",
         judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DOUBTS, _MARK),
         version="SELECT concat_ws('/', count(*), max(made_at)) FROM patient_link WHERE clinic_id = :clinic_id",
     ),
