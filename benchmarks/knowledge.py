@@ -238,9 +238,9 @@ def _langchain(
     first = seconds(lambda: run(files[:-added]))
     again = seconds(lambda: run(files[:-added]))
     then = seconds(lambda: run(files))
-    for figure, ours, theirs, target in (
+    for figure, ours, theirs, bound in (
         ("everything, beside LangChain", yellow, first, 2.0),  # it opens no file in a process and proves nothing
         ("nothing new, beside LangChain", nothing, again, 1.0),
         (f"{added} new, beside LangChain", few, then, 1.0),
     ):
-        yield Figure("knowledge", figure, ours, theirs, "s", target, peak_mb=peak_mb())
+        yield Figure("knowledge", figure, ours, theirs, "s", bound, peak_mb=peak_mb())
