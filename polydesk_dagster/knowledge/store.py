@@ -146,7 +146,7 @@ class Store:
 
         table = self.table(generation)
         with _disk():
-            table.optimize(cleanup_older_than=timedelta(0))  # nobody reads it yet; later runs have less to put together
+            table.optimize()  # put the batches together first: done later it would be every index's work again
             table.create_index(
                 "marked",
                 config=FTS(language="Italian", custom_stop_words=sorted(STOP_WORDS), ascii_folding=False),
