@@ -123,6 +123,13 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
                        VALUES (:clinic, '1', 'x', '{"last_name": "x"}', 'linked', :at, :at)"""),
             {"clinic": practice.clinic, "at": AS_OF - 200 * DAY},
         )
+        connection.execute(
+            sa.text("""INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, state, send_after,
+                           expires_at, template_revision, channel, address, body, sent_at, created_at, changed_at)
+                       VALUES (:clinic, 'reminder', 'patient', :patient, 'sent', :at, :at, 0, 'sms', 'x', 'x',
+                               :at, :at, :at)"""),
+            {"clinic": practice.clinic, "patient": practice.patient, "at": AS_OF - 200 * DAY},
+        )
     report = retention.clean(engine, AS_OF)
     assert report.outcome is Outcome.OK
     assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(retention.REGISTRY) - 1

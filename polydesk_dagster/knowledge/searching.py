@@ -47,7 +47,14 @@ SOURCES = 3
 RANK_CONSTANT = 60
 """Of reciprocal rank fusion: how little the first ranks stand out."""
 
+ATTEMPTS = 3
+"""How often a question without an answer is put again because the index moved while it was looked up."""
+
 ROME = ZoneInfo("Europe/Rome")
+
+NOW_AT = sa.text("""
+    SELECT NOT EXISTS (SELECT FROM knowledge_generation
+                       WHERE id = :id AND revision = :revision AND state IN ('current', 'building'))""")
 
 
 LOOK_UP = sa.text("""
@@ -195,29 +202,37 @@ def ask(
     ``clinic`` (a code) keeps its own documents and the chain's; ``role`` what that role may read; without them,
     everything. ``generation`` asks another than the current one.
     """
-    asked = words(question)[:LONGEST]
     viewer = _Viewer(clinic, role, as_of)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        index, known, hidden = _look_up(connection, asked, generation, viewer)
-        if index is None:
-            return Answer(question, (), None, {}, "La knowledge base non è ancora stata indicizzata.")
-        understood = _understand(connection, index, asked, known)
-        where = _where(connection, viewer, hidden)
-        candidates, note = _candidates(index, library, question, understood, where)
-        ranked = [c for c in _rank(candidates, understood) if _counts(c, MARGINAL, index.similarity)]
-        ranked = ranked[: limit + SPARE]
-        sources = _sources(connection, index.id, ranked, viewer)
+        for _ in range(ATTEMPTS):
+            answer, moved = _answer(connection, library, question, viewer, limit, generation)
+            if answer.passages or not moved:
+                break
+    return answer
+
+
+def _answer(
+    connection: sa.Connection, library: Library, question: str, viewer: _Viewer, limit: int, generation: int | None
+) -> tuple[Answer, bool]:
+    """The answer as the index stood, and whether it has moved since: then passages found may be nobody's any more."""
+    asked = words(question)[:LONGEST]
+    index, known, hidden = _look_up(connection, asked, generation, viewer)
+    if index is None:
+        return Answer(question, (), None, {}, "La knowledge base non è ancora stata indicizzata."), False
+    understood = _understand(connection, index, asked, known)
+    where = _where(connection, viewer, hidden)
+    candidates, note = _candidates(index, library, question, understood, where)
+    ranked = [c for c in _rank(candidates, understood) if _counts(c, MARGINAL, index.similarity)]
+    ranked = ranked[: limit + SPARE]
+    sources = _sources(connection, index.id, ranked, viewer)
     best = [candidate for candidate in ranked if candidate.hit.key in sources][:limit]
     if not any(_counts(candidate, RELEVANT, index.similarity) for candidate in best):
         nothing = "Nessun documento parla di questo."
-        return Answer(question, (), index.id, understood.corrected, f"{nothing} {note}" if note else nothing)
-    return Answer(
-        question,
-        tuple(_found(candidate, *sources[candidate.hit.key]) for candidate in best),
-        index.id,
-        understood.corrected,
-        note,
-    )
+        message = f"{nothing} {note}" if note else nothing
+        moved = connection.execute(NOW_AT, {"id": index.id, "revision": index.revision}).scalar_one()
+        return Answer(question, (), index.id, understood.corrected, message), bool(moved)
+    found = tuple(_found(candidate, *sources[candidate.hit.key]) for candidate in best)
+    return Answer(question, found, index.id, understood.corrected, note), False
 
 
 def _look_up(
