@@ -76,6 +76,16 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Installation]:
+    yield from _installed()
+
+
+@pytest.fixture
+def fresh() -> Iterator[Installation]:
+    """A home in which nothing was ever started."""
+    yield from _installed()
+
+
+def _installed() -> Iterator[Installation]:
     home = Path(tempfile.mkdtemp(prefix="polydesk-cli-", dir="/tmp"))
     home.chmod(0o755)
     yield Installation(home)
@@ -188,7 +198,7 @@ def _start(installation: Installation, log: Path) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "Polydesk è pronto" not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -208,11 +218,16 @@ def _none_left(installation: Installation, but: str | None = None) -> bool:
     raise AssertionError(left)
 
 
-@pytest.mark.usefixtures("night")
-def test_up_serves_alone_in_its_home_survives_sigkill_and_leaves_nothing(
-    installation: Installation, tmp_path: Path
+@pytest.mark.timeout(600)
+def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothing(
+    fresh: Installation, tmp_path: Path
 ) -> None:
+    installation = fresh
     first = _start(installation, tmp_path / "first.log")
+    night = (tmp_path / "first.log").read_text()
+    assert "generate_slots" in night
+    assert "fallito" not in night, night
+    assert "rifiutato" not in night, night
     with urllib.request.urlopen(f"http://127.0.0.1:{installation.port}/server_info", timeout=10) as answer:
         assert answer.status == 200
     second = installation.run("up")

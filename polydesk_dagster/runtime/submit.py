@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -122,7 +123,13 @@ def _there(
 
 @contextlib.contextmanager
 def _passing_on_interrupts(pid: Callable[[], int]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the run's process, whose end we then still wait for; a second one ends us."""
+    """Ctrl-C and SIGTERM go to the run's process, whose end we then still wait for; a second one ends us.
+
+    Only the main thread is told of signals: elsewhere they are somebody else's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def pass_on(number: int, _frame: object) -> None:
         signal.signal(number, before[signal.Signals(number)])
