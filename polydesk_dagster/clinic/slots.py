@@ -422,11 +422,11 @@ WANTED = """
 
 # --- the three kinds of agenda-days -----------------------------------------------------------------------------
 
-# Order does not matter to xor, and no two slots of an agenda start together, so the count and this say whether two
-# sets of slots are the same.
+# Order does not matter to xor, and slots of an agenda do not overlap, so that their starts and their ends, each as a
+# set, say which they are. Hashing the instants themselves is several times cheaper than taking their epoch.
 _DIGEST = """
-    bit_xor(hashint8extended(CAST(extract(epoch FROM starts_at) AS bigint),
-                             CAST(extract(epoch FROM ends_at - starts_at) AS bigint) * 128 + capacity))"""
+    bit_xor(timestamp_hash_extended(starts_at AT TIME ZONE 'UTC', capacity)
+            # timestamp_hash_extended(ends_at AT TIME ZONE 'UTC', -1))"""
 
 PRESENT_CELLS = f"""
     CREATE TEMP TABLE present_cell ON COMMIT DROP AS
