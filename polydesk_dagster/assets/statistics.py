@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.statistics import pictures, reading
 from polydesk_dagster.clinic.statistics.reading import Freshness, Period
 from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.clinic.statistics.views import VIEWS, View
-from polydesk_dagster.clinic.turns import clinic_id
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, metadata, serve

@@ -15,8 +15,9 @@ from datetime import date, datetime, timedelta
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.names import fold, order_key
-from polydesk_dagster.clinic.turns import clinic_id, turn
+from polydesk_dagster.clinic.turns import turn
 from polydesk_dagster.outcome import Counts, Outcome, Report, Table, combine, done
 
 CHANNEL = "polydesk_cache"

@@ -1,10 +1,15 @@
-"""Which clinic a code means."""
+"""Which clinic a code means, and which clinics have a studiolab."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
+
+ACTIVE_CLINICS = sa.text("""
+    SELECT c.code FROM clinic c JOIN integration i ON i.clinic_id = c.id
+    WHERE c.active AND i.active ORDER BY c.code""")
+"""Codes of the clinics whose integration with studiolab is on."""
 
 
 def clinic_id(connection: sa.Connection, code: str | None) -> int | None:

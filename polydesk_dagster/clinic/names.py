@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind
-from polydesk_dagster.clinic.turns import clinic_id
+from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Report
 
 _PLAIN_TITLES = {

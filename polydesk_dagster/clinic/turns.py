@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.errors import TransientError
 
 _BUSY = {"55P03", "40001", "40P01"}
 """SQLSTATE of a lock not available, a serialization failure, a deadlock."""
@@ -32,17 +32,3 @@ def turn(engine: sa.Engine, table: str, what: str, *, keep: bool) -> Iterator[sa
         if getattr(error.orig, "sqlstate", None) in _BUSY:
             raise TransientError(f"Un altro aggiornamento {what} è in corso: riprova più tardi.") from None
         raise
-
-
-def clinic_id(connection: sa.Connection, code: str | None) -> int | None:
-    """The clinic's id, or None for the whole chain.
-
-    Raises:
-        PermanentError: if no clinic has that code.
-    """
-    if code is None:
-        return None
-    found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
-    if found is None:
-        raise PermanentError(f"Nessuna clinica ha il codice «{code}»: controlla con «polydesk clinics».")
-    return int(found)

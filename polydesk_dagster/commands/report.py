@@ -20,9 +20,9 @@ def report(
     clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
 ) -> None:
     """Scrive il resoconto di un periodo: appuntamenti, occupazione, assenze, attese, valore, prenotazione online."""
+    from polydesk_dagster.clinic.clinics import clinic_id
     from polydesk_dagster.clinic.statistics import manager
     from polydesk_dagster.clinic.statistics.reading import Period
-    from polydesk_dagster.clinic.turns import clinic_id
 
     if output.suffix not in {".html", ".xlsx"}:
         raise typer.BadParameter(say(f"«{output}»: serve un file .html o .xlsx", f"{output}: .html or .xlsx"))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import typer
 
 from polydesk_dagster.catalog import BY_KEY, Service
+from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
@@ -135,12 +136,7 @@ def run_service(
     """Run a service for one clinic or all, each clinic with a studiolab in a run of its own; returns their reports."""
     with installation.engine.connect() as connection:
         known = set(connection.scalars(sa.text("SELECT code FROM clinic")))
-        active = list(
-            connection.scalars(
-                sa.text("""SELECT c.code FROM clinic c JOIN integration i ON i.clinic_id = c.id
-                           WHERE c.active AND i.active ORDER BY c.code""")
-            )
-        )
+        active = list(connection.scalars(ACTIVE_CLINICS))
     if clinic is not None and clinic not in known:
         listed = ", ".join(sorted(known)) or say("nessuna", "none")
         raise typer.BadParameter(

@@ -4,18 +4,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
-import sqlalchemy as sa
 
 from polydesk_dagster.catalog import ROME, Daily, Every, Service
+from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.schedules.due import why_not
 
 CLINICS = dg.DynamicPartitionsDefinition(name="clinic")
 """Clinics with an active studiolab, by code."""
-
-ACTIVE_CLINICS = sa.text("""
-    SELECT c.code FROM clinic c JOIN integration i ON i.clinic_id = c.id
-    WHERE c.active AND i.active ORDER BY c.code""")
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.statistics.topics import TOPICS, Topic
-from polydesk_dagster.clinic.turns import clinic_id, turn
+from polydesk_dagster.clinic.turns import turn
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, done
 
 NIGHT = ZoneInfo("Europe/Rome")
