@@ -45,11 +45,15 @@ DIFFERENCE = """
 """
 
 
+AGREEMENTS = 50
+"""Each service has a private price and one for each of these."""
+
+
 def _records(count: int, changed: int, offset: int) -> list[Price]:
     return [
         Price.model_construct(
-            service_id=f"S{n}",
-            agreement_id=None,
+            service_id=f"S{n // (AGREEMENTS + 1)}",
+            agreement_id=f"A{n % (AGREEMENTS + 1)}" if n % (AGREEMENTS + 1) else None,
             collaborator_id=None,
             amount=Decimal(50 + n % 90 + (offset if n < changed else 0)),
             patient_share=None,
@@ -125,9 +129,16 @@ def _unchanged(engine: sa.Engine, scope: Scope) -> tuple[float, float]:
     """Seconds of a synchronisation whose list has not changed, and of its HTTP round trip alone."""
     with engine.connect() as connection:
         held: list[dict[str, Any]] = [
-            {"service_id": row.external_id, "amount": str(row.amount), "currency": "EUR", "valid_from": "2026-01-01"}
+            {
+                "service_id": row.service,
+                "agreement_id": row.agreement,
+                "amount": str(row.amount),
+                "currency": "EUR",
+                "valid_from": "2026-01-01",
+            }
             for row in connection.execute(
-                sa.text("SELECT s.external_id, p.amount FROM price p JOIN service s ON s.id = p.service_id")
+                sa.text("""SELECT s.external_id AS service, a.external_id AS agreement, p.amount FROM price p
+                           JOIN service s ON s.id = p.service_id LEFT JOIN agreement a ON a.id = p.agreement_id""")
             )
         ]
     simulator = StudiolabSimulator()
@@ -160,7 +171,13 @@ def figures(bench: Bench) -> Iterator[Figure]:
             connection.execute(
                 sa.text("""INSERT INTO service (clinic_id, external_id, code, name, duration_minutes)
                            SELECT :clinic, 'S' || n, 'C' || n, 'Visita', 20 FROM generate_series(0, :last) n"""),
-                {"clinic": clinic, "last": count - 1},
+                {"clinic": clinic, "last": count // (AGREEMENTS + 1)},
+            )
+            connection.execute(
+                sa.text("""INSERT INTO agreement (clinic_id, external_id, name, kind, valid_from)
+                           SELECT :clinic, 'A' || n, 'Fondo ' || n, 'fund', '2026-01-01'
+                           FROM generate_series(1, :agreements) n"""),
+                {"clinic": clinic, "agreements": AGREEMENTS},
             )
         scope = Scope("sync_prices", "B1", clinic)
         first = synchronise(engine, PRICE, scope, _pages(_records(count, 0, 0)), as_of=AS_OF)

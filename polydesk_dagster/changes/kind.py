@@ -83,7 +83,7 @@ class Source:
 
     ``desired`` is a query over ``{stage}`` giving ``n``, ``problem``, ``reason`` and the kind's ``fixed``, ``owned``
     and ``carried`` columns; it becomes the temporary table ``wanted`` (alias d), with an index on ``indexed``
-    (column names; only of these the planner is then told the spread).
+    (column names; for ``judge`` these are what the planner is told the spread of).
     ``current`` gives our rows in scope (alias c), with their ``source_key``, by which the source knows the row. ``key``
     holds the expressions (``{}`` is the alias) that tell records apart; two rows are the same thing when their keys
     are equal, or as ``join`` says. ``retire`` assigns, by column, what becomes of a ``c`` that is gone from the source,
@@ -105,6 +105,8 @@ class Source:
     join: str | None = None
     indexed: str | None = None
     desired: str | None = None
+    alone: bool = False
+    """Whether ``desired`` has a boolean column ``alone``, true where no other record can have the same key."""
     current: str | None = None
     retire: Mapping[str, str] | None = None
     retirable: str = "true"

@@ -155,18 +155,18 @@ def _want(connection: sa.Connection, kind: Kind, source: Source, values: dict[st
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     given = ", ".join(f"CAST(d.{name} AS {types[name]}) AS {name}" for name in columns)
     carried = "".join(f", CAST(d.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items())
+    alone = ", d.alone" if source.alone else ""
     connection.execute(sa.text("DROP TABLE IF EXISTS wanted"))
     connection.execute(
         sa.text(f"""
             CREATE TEMP TABLE wanted ON COMMIT DROP AS
-            SELECT d.n, CAST(d.problem AS text) AS problem, CAST(d.reason AS text) AS reason, {given}{carried}
+            SELECT d.n, CAST(d.problem AS text) AS problem, CAST(d.reason AS text) AS reason, {given}{carried}{alone}
             FROM ({source.desired.format(stage=STAGE)}) d
         """),
         values,
     )
-    if source.indexed:
-        connection.execute(sa.text(f"CREATE INDEX ON wanted ({source.indexed})"))
-    connection.execute(sa.text(f"ANALYZE wanted {f'({source.indexed})' if source.indexed else ''}"))
+    # Building an index counts the rows, which is all that the comparison's plan needs.
+    connection.execute(sa.text(f"CREATE INDEX ON wanted ({source.indexed})" if source.indexed else "ANALYZE wanted"))
 
 
 def _mark_duplicates(
@@ -175,6 +175,7 @@ def _mark_duplicates(
     """Keep one of records that repeat each other word for word, and set aside all of those that contradict each other
     under one key. Returns the numbers of the latter, and how many repetitions were dropped."""
     key = ", ".join(part.format("d") for part in source.key)
+    several = "NOT d.alone" if source.alone else "true"
     content = ", ".join(f"d.{name}" for name in columns)
     connection.execute(sa.text("DROP TABLE IF EXISTS doubled"))
     connection.execute(
@@ -184,7 +185,9 @@ def _mark_duplicates(
                 SELECT d.{number} AS n, min(hash) OVER w = max(hash) OVER w AS same,
                        row_number() OVER (w ORDER BY d.{number}) AS turn
                 FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {table} d
-                      WHERE ({key}) IN (SELECT {key} FROM {table} d GROUP BY {key} HAVING count(*) > 1)) d
+                      WHERE {several}
+                        AND ({key}) IN (SELECT {key} FROM {table} d WHERE {several}
+                                        GROUP BY {key} HAVING count(*) > 1)) d
                 WINDOW w AS (PARTITION BY {key})) twice
         """)
     )

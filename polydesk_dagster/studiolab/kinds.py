@@ -295,6 +295,8 @@ AGREEMENT = Kind(
 
 _SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
                 AND coalesce({w}.specialist_id, 0) = coalesce({c}.specialist_id, 0)"""
+# IS TRUE keeps it a look into a hash table, which is nearly always empty, rather than a join of two sorted lists.
+_SEVERAL = """((s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, '')) IN (TABLE several) IS TRUE)"""
 _ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_id),
                      coalesce((SELECT name FROM agreement a WHERE a.id = c.agreement_id), 'privato'),
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
@@ -365,14 +367,19 @@ PRICE = Kind(
             "{}.valid_from",
         ),
         indexed="service_id",
+        alone=True,
         # A price that is in force already with the same amount is not a new one for being said again with a later
         # start: it keeps the start that we know, if the source has no other interval for it.
         desired=f"""
             WITH several AS MATERIALIZED (
                 SELECT service, coalesce(agreement, '') AS agreement, coalesce(collaborator, '') AS collaborator
-                FROM {{stage}} GROUP BY 1, 2, 3 HAVING count(*) > 1)
+                FROM {{stage}} GROUP BY 1, 2, 3 HAVING count(*) > 1),
+            clash AS MATERIALIZED (
+                SELECT n FROM (SELECT s.n, {OVERLAPS} AS clashes FROM {{stage}} s WHERE {_SEVERAL}
+                               {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
+                WHERE clashes)
             SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id, m.service_id, m.agreement_id, m.specialist_id,
-                   m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item,
+                   m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item, m.alone,
                    CASE WHEN m.alone AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
                              IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
@@ -383,7 +390,7 @@ PRICE = Kind(
                        s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
                        concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
                                  coalesce(spe.last_name, s.collaborator)) AS item,
-                       several.service IS NULL AS alone,
+                       NOT {_SEVERAL} AS alone,
                        CASE WHEN svc.id IS NULL OR agr.id IS NULL AND s.agreement IS NOT NULL
                                  OR spe.id IS NULL AND s.collaborator IS NOT NULL THEN 'unmapped'
                             WHEN s.valid_to < s.valid_from OR s.patient_share > s.amount THEN 'invalid'
@@ -396,18 +403,8 @@ PRICE = Kind(
                             THEN 'il collaboratore ' || s.collaborator || ' non è collegato'
                             WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
                             WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
-                            WHEN clash.n IS NOT NULL THEN 'due periodi di validità si sovrappongono' END AS reason
+                            WHEN s.n IN (TABLE clash) THEN 'due periodi di validità si sovrappongono' END AS reason
                 FROM {{stage}} s
-                LEFT JOIN several ON several.service = s.service
-                     AND several.agreement = coalesce(s.agreement, '')
-                     AND several.collaborator = coalesce(s.collaborator, '')
-                LEFT JOIN (
-                    SELECT n FROM (
-                        SELECT s.n, {OVERLAPS} AS clashes FROM {{stage}} s JOIN several
-                          ON several.service = s.service AND several.agreement = coalesce(s.agreement, '')
-                             AND several.collaborator = coalesce(s.collaborator, '')
-                        {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
-                    WHERE clashes) clash ON clash.n = s.n
                 LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
                 LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
