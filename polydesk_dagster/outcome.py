@@ -32,6 +32,27 @@ EXIT_STATUS: Mapping[Outcome, int] = {
 """The command's exit status for each outcome; 2 is kept for wrong usage."""
 
 
+OUTCOME_WORDS: Mapping[str, tuple[str, str]] = {
+    Outcome.OK: ("riuscito", "ok"),
+    Outcome.NOTHING_TO_DO: ("niente da fare", "nothing to do"),
+    Outcome.SKIPPED: ("saltato", "skipped"),
+    Outcome.PARTIAL: ("riuscito in parte", "partial"),
+    Outcome.REFUSED: ("rifiutato", "refused"),
+    Outcome.FAILED: ("fallito", "failed"),
+}
+"""Each outcome in Italian and in English."""
+
+COUNT_WORDS: Mapping[str, tuple[str, str]] = {
+    "created": ("creati", "created"),
+    "updated": ("modificati", "updated"),
+    "retired": ("ritirati", "retired"),
+    "skipped": ("saltati", "skipped"),
+    "failed": ("falliti", "failed"),
+    "unchanged": ("invariati", "unchanged"),
+}
+"""Each count in Italian and in English."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Records by what became of them."""

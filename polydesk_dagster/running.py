@@ -3,7 +3,6 @@
 Rules do not come here; they return reports. No ``from __future__ import annotations``: Dagster reads the annotations.
 """
 
-import json
 import logging
 import time
 import traceback
@@ -17,9 +16,10 @@ import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster.catalog import BY_KEY, Every, Service
+from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, TransientError
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
+from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, Outcome, Reason, Report, Table
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.settings import Settings
@@ -87,7 +87,18 @@ def serve(
     )
     with exclusive(engine, service, clinic) as alone:
         report = _run_safely(rule, run, service) if alone else _busy(service, clinic)
-    _record(run, service, report, started, time.monotonic() - clock)
+    with engine.begin() as connection:
+        service_runs.record(
+            connection,
+            service,
+            report,
+            clinic=clinic,
+            preview=run.preview,
+            dagster_run=run.dagster_run,
+            as_of=as_of,
+            started=started,
+            seconds=time.monotonic() - clock,
+        )
     name = BY_KEY[service].name
     for reason in report.reasons[:SHOWN_ROWS]:
         context.log.info("%s: %s", reason.clinic or "tutte le cliniche", reason.message)
@@ -181,61 +192,18 @@ def where(error: BaseException) -> str:
     return "\n".join([type(error).__name__, *lines])
 
 
-def _record(run: Run, service: str, report: Report, started: datetime, seconds: float) -> None:
-    with run.engine.begin() as connection:
-        connection.execute(
-            sa.text("""
-                INSERT INTO service_run (service, clinic_id, preview, dagster_run, outcome, counts, reasons, plan_id,
-                                         as_of, started_at, seconds)
-                VALUES (:service, (SELECT id FROM clinic WHERE code = :clinic), :preview, :dagster_run, :outcome,
-                        CAST(:counts AS jsonb), CAST(:reasons AS jsonb), :plan_id, :as_of, :started, :seconds)"""),
-            {
-                "service": service,
-                "clinic": run.clinic,
-                "preview": run.preview,
-                "dagster_run": run.dagster_run,
-                "outcome": report.outcome,
-                "counts": json.dumps(report.counts.as_dict()),
-                "reasons": json.dumps([reason.as_dict() for reason in report.reasons], ensure_ascii=False),
-                "plan_id": report.plan_id,
-                "as_of": run.as_of,
-                "started": started,
-                "seconds": seconds,
-            },
-        )
-
-
-OUTCOME_WORDS = {
-    Outcome.OK: "riuscito",
-    Outcome.NOTHING_TO_DO: "niente da fare",
-    Outcome.SKIPPED: "saltato",
-    Outcome.PARTIAL: "riuscito in parte",
-    Outcome.REFUSED: "rifiutato",
-    Outcome.FAILED: "fallito",
-}
-
-COUNT_WORDS = {
-    "created": "creati",
-    "updated": "modificati",
-    "retired": "ritirati",
-    "skipped": "saltati",
-    "failed": "falliti",
-    "unchanged": "invariati",
-}
-
-
 def summary(report: Report) -> str:
     """One Italian line: the outcome, the counts that are not zero, the first reason."""
-    counts = ", ".join(f"{n} {COUNT_WORDS[key]}" for key, n in report.counts.as_dict().items() if n)
+    counts = ", ".join(f"{n} {COUNT_WORDS[key][0]}" for key, n in report.counts.as_dict().items() if n)
     first = f" — {report.reasons[0].message}" if report.reasons else ""
-    return f"{OUTCOME_WORDS[report.outcome]}{f' ({counts})' if counts else ''}{first}"
+    return f"{OUTCOME_WORDS[report.outcome][0]}{f' ({counts})' if counts else ''}{first}"
 
 
 def metadata(report: Report) -> dict[str, dg.MetadataValue]:
     """The report as an operator reads it on Dagster's page."""
-    shown: dict[str, dg.MetadataValue] = {"Esito": dg.MetadataValue.text(OUTCOME_WORDS[report.outcome])}
+    shown: dict[str, dg.MetadataValue] = {"Esito": dg.MetadataValue.text(OUTCOME_WORDS[report.outcome][0])}
     for key, value in report.counts.as_dict().items():
-        shown[COUNT_WORDS[key].capitalize()] = dg.MetadataValue.int(value)
+        shown[COUNT_WORDS[key][0].capitalize()] = dg.MetadataValue.int(value)
     for label, figure in report.figures.items():
         shown[label] = dg.MetadataValue.text(figure) if isinstance(figure, str) else _number(figure)
     if report.plan_id is not None:
@@ -265,30 +233,3 @@ def _markdown(table: Table) -> dg.MetadataValue:
     if table.total > min(len(table.rows), SHOWN_ROWS):
         lines.append(f"\n… e altre {table.total - min(len(table.rows), SHOWN_ROWS)} righe.")
     return dg.MetadataValue.md("\n".join(lines))
-
-
-def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
-    """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic; what
-    was only a preview counts where the whole run was one."""
-    rows = connection.execute(
-        sa.text("""
-            SELECT c.code, r.outcome, r.counts, r.reasons, r.plan_id
-            FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
-            WHERE r.dagster_run = :run AND r.service = :service
-              AND r.preview = (SELECT bool_and(preview) FROM service_run
-                               WHERE dagster_run = :run AND service = :service)
-            ORDER BY r.id"""),
-        {"run": dagster_run, "service": service},
-    )
-    return [
-        (
-            code,
-            Report(
-                Outcome(outcome),
-                Counts(**counts),
-                tuple(Reason(**reason) for reason in reasons),
-                plan_id=plan_id,
-            ),
-        )
-        for code, outcome, counts, reasons, plan_id in rows
-    ]

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from polydesk_dagster.catalog import SERVICES
-from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.running import OUTCOME_WORDS
+from polydesk_dagster.outcome import OUTCOME_WORDS, Outcome
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "servizi.md").read_text(encoding="utf-8")
 SECTION = re.compile(
@@ -27,4 +26,4 @@ def test_every_service_is_explained() -> None:
 
 def test_every_outcome_is_explained() -> None:
     for outcome in Outcome:
-        assert re.search(rf"^\| {OUTCOME_WORDS[outcome]} \| `{outcome}` \|", GUIDE, re.MULTILINE), outcome
+        assert re.search(rf"^\| {OUTCOME_WORDS[outcome][0]} \| `{outcome}` \|", GUIDE, re.MULTILINE), outcome

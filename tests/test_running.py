@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import running
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.database.service_runs import recorded
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -99,7 +100,7 @@ def test_a_report_is_recorded_and_shown(run: Callable[..., dg.ExecuteInProcessRe
         "… e altre 7 righe.",
     ]
     with engine.connect() as connection:
-        ((clinic, read),) = running.recorded(connection, result.run_id, "generate_slots")
+        ((clinic, read),) = recorded(connection, result.run_id, "generate_slots")
     assert clinic is None
     assert (read.outcome, read.counts, read.reasons, read.plan_id) == (
         report.outcome,

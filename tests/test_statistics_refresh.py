@@ -211,6 +211,26 @@ def test_clean_up_leaves_the_numbers_as_they_were(chain: sa.Engine) -> None:
     assert refresh(chain, AS_OF).counts.retired == 1
 
 
+def test_a_hold_counts_on_the_day_of_its_creation_however_it_ends(chain: sa.Engine) -> None:
+    with chain.begin() as connection:
+        world.slots(connection, 1, "2026-01-12", 1)
+        connection.execute(
+            sa.text("""
+                INSERT INTO hold (clinic_id, slot_id, token_hash, visitor_hash, created_at, expires_at,
+                                  last_activity_at)
+                SELECT 1, id, sha256('t'), sha256('v'), '2026-01-02 08:00Z', '2026-01-02 08:10Z', '2026-01-02 08:00Z'
+                FROM slot""")
+        )
+    refresh(chain, AS_OF)
+    _execute(chain, "UPDATE hold SET state = 'expired', ended_at = '2026-01-02 08:10Z'")
+    with chain.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM statistic_change")) == 0
+    _execute(chain, "UPDATE hold SET created_at = '2026-01-03 08:00Z', expires_at = '2026-01-03 08:10Z'")
+    refresh(chain, AS_OF)
+    assert [row[1] for row in _published(chain)["funnel"]] == [date(2026, 1, 3)]
+    _agrees(chain)
+
+
 def test_occupancy_follows_slots_and_their_agenda(chain: sa.Engine) -> None:
     with chain.begin() as connection:
         world.slots(connection, 1, "2026-04-07", 4)

@@ -162,7 +162,7 @@ def _execute(
     config: dict[str, Any],
     progress: Callable[[Message], object] | None,
 ) -> Report:
-    from polydesk_dagster.running import recorded
+    from polydesk_dagster.database.service_runs import recorded
     from polydesk_dagster.runtime.submit import Order, execute
 
     given = {name: value for name, value in config.items() if value is not None}

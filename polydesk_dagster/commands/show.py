@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS
+
 _language = "it"
 
 
@@ -45,14 +47,6 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any
     out().print(shown)
 
 
-OUTCOMES = {
-    "ok": ("riuscito", "ok"),
-    "nothing_to_do": ("niente da fare", "nothing to do"),
-    "skipped": ("saltato", "skipped"),
-    "partial": ("riuscito in parte", "partial"),
-    "refused": ("rifiutato", "refused"),
-    "failed": ("fallito", "failed"),
-}
 COLOURS = {
     "ok": "green",
     "nothing_to_do": "green",
@@ -61,20 +55,12 @@ COLOURS = {
     "refused": "red",
     "failed": "red",
 }
-COUNTS = {
-    "created": ("creati", "created"),
-    "updated": ("modificati", "updated"),
-    "retired": ("ritirati", "retired"),
-    "skipped": ("saltati", "skipped"),
-    "failed": ("falliti", "failed"),
-    "unchanged": ("invariati", "unchanged"),
-}
 
 
 def outcome(key: str) -> str:
     """The outcome in words, coloured for a terminal."""
-    return f"[{COLOURS[key]}]{say(*OUTCOMES[key])}[/]"
+    return f"[{COLOURS[key]}]{say(*OUTCOME_WORDS[key])}[/]"
 
 
 def counts(values: dict[str, int]) -> str:
-    return ", ".join(f"{n} {say(*COUNTS[key])}" for key, n in values.items() if n)
+    return ", ".join(f"{n} {say(*COUNT_WORDS[key])}" for key, n in values.items() if n)

@@ -1,0 +1,72 @@
+"""The record of every service's runs: how each ended, its counts and its reasons, told apart by Dagster's run."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+
+
+def record(
+    connection: sa.Connection,
+    service: str,
+    report: Report,
+    *,
+    clinic: str | None,
+    preview: bool,
+    dagster_run: str,
+    as_of: datetime,
+    started: datetime,
+    seconds: float,
+) -> None:
+    """Keep what a run of ``service`` for ``clinic`` (a code; None is the whole chain) came to."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO service_run (service, clinic_id, preview, dagster_run, outcome, counts, reasons, plan_id,
+                                     as_of, started_at, seconds)
+            VALUES (:service, (SELECT id FROM clinic WHERE code = :clinic), :preview, :dagster_run, :outcome,
+                    CAST(:counts AS jsonb), CAST(:reasons AS jsonb), :plan_id, :as_of, :started, :seconds)"""),
+        {
+            "service": service,
+            "clinic": clinic,
+            "preview": preview,
+            "dagster_run": dagster_run,
+            "outcome": report.outcome,
+            "counts": json.dumps(report.counts.as_dict()),
+            "reasons": json.dumps([reason.as_dict() for reason in report.reasons], ensure_ascii=False),
+            "plan_id": report.plan_id,
+            "as_of": as_of,
+            "started": started,
+            "seconds": seconds,
+        },
+    )
+
+
+def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
+    """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic; what
+    was only a preview counts where the whole run was one."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.code, r.outcome, r.counts, r.reasons, r.plan_id
+            FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
+            WHERE r.dagster_run = :run AND r.service = :service
+              AND r.preview = (SELECT bool_and(preview) FROM service_run
+                               WHERE dagster_run = :run AND service = :service)
+            ORDER BY r.id"""),
+        {"run": dagster_run, "service": service},
+    )
+    return [
+        (
+            code,
+            Report(
+                Outcome(outcome),
+                Counts(**counts),
+                tuple(Reason(**reason) for reason in reasons),
+                plan_id=plan_id,
+            ),
+        )
+        for code, outcome, counts, reasons, plan_id in rows
+    ]
