@@ -24,9 +24,24 @@ MANY = 10
 
 # Whoever is expected, has paid, has arrived or is known to studiolab is never touched, nor is what has started. What
 # staff booked is never unverified: the schema holds that.
-_DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t.starts_at > :as_of
+_UNPROVED = """t.status = 'unverified' AND t.starts_at > :as_of
            AND t.confirmed_by_staff_at IS NULL AND t.paid_at IS NULL AND t.accepted_at IS NULL
-           AND t.verified_at IS NULL AND t.external_id IS NULL)"""
+           AND t.verified_at IS NULL AND t.external_id IS NULL"""
+
+_DUE = f"({_UNPROVED} AND t.verification_expires_at <= :as_of)"
+
+HALF_TIME = f"""
+    SELECT t.clinic_id, 'appointment' AS subject, t.id AS subject_id, 1 AS version, 'booking' AS recipient_type,
+           t.id AS recipient_id, t.verification_expires_at AS expires_at, CAST(NULL AS jsonb) AS context
+    FROM appointment t JOIN clinic c ON c.id = t.clinic_id AND c.active
+    WHERE {_UNPROVED} AND t.verification_expires_at > :as_of
+      AND t.created_at + (t.verification_expires_at - t.created_at) / 2 <= :as_of
+      AND num_nonnulls(t.contact_email, t.contact_phone) > 0
+      AND NOT EXISTS (SELECT FROM message_ledger l
+                      WHERE l.subject_id = t.id AND l.kind = 'verification_nudge' AND l.version = 1
+                        AND l.subject = 'appointment')"""
+"""The bookings to be nudged at :as_of, as ``messages.planning.enqueue`` takes them: half of their time to verify has
+passed and nobody has been nudged. One nudge a booking, also where an undone expiry gave it a new window."""
 
 # Undone: the seats that are still free are taken again, in the order of the bookings, and each booking gets a new
 # window; those whose slot has filled up meanwhile are named.
@@ -148,12 +163,24 @@ def expire_unverified(
 
 
 class Answer(StrEnum):
-    """What became of a request to verify or restore a booking."""
+    """What became of a request to verify or restore a booking, or for what that takes (``clinic.verification``)."""
 
     BOOKED = "booked"
     TAKEN = "taken"
     GONE = "gone"
     TOO_LATE = "too_late"
+
+    ISSUED = "issued"
+    NO_CONTACT = "no_contact"
+    TOO_MANY_SECRETS = "too_many_secrets"
+
+    READY = "ready"
+    WRONG_CODE = "wrong_code"
+    TOO_MANY_TRIES = "too_many_tries"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+    USED = "used"
+    UNKNOWN = "unknown"
 
 
 SENTENCES: Mapping[Answer, str] = {
@@ -161,6 +188,17 @@ SENTENCES: Mapping[Answer, str] = {
     Answer.TAKEN: "La prenotazione era scaduta e nel frattempo l'orario è stato preso: scegline un altro.",
     Answer.GONE: "Questa prenotazione non c'è più: prenota di nuovo.",
     Answer.TOO_LATE: "L'orario di questa prenotazione è già passato.",
+    Answer.ISSUED: "Ti abbiamo inviato come confermare la prenotazione: controlla i messaggi.",
+    Answer.NO_CONTACT: "Questa prenotazione non ha quel recapito: usa l'altro o telefona in segreteria.",
+    Answer.TOO_MANY_SECRETS: "Hai già chiesto troppi codici per questa prenotazione: telefona in segreteria.",
+    Answer.READY: "Premi il pulsante per confermare la prenotazione.",
+    Answer.WRONG_CODE: "Il codice non è giusto: puoi provare ancora {tries}.",
+    Answer.TOO_MANY_TRIES: "Il codice è stato sbagliato troppe volte e non vale più: chiedine un altro.",
+    Answer.EXPIRED: "Il codice o il collegamento è scaduto: chiedine uno nuovo.",
+    Answer.REPLACED: "Ti abbiamo inviato un collegamento più recente: usa quello.",
+    Answer.USED: "Questo collegamento o codice è già stato usato e la prenotazione non è più in programma: "
+    "prenota di nuovo.",
+    Answer.UNKNOWN: "Questo collegamento o codice non vale: chiedine uno nuovo o prenota di nuovo.",
 }
 
 
@@ -171,16 +209,22 @@ class Reply:
     answer: Answer
     alternatives: tuple[int, ...] = ()
     """Ids of slots, nearest first, three at most."""
+    appointment_id: int | None = None
+    """The booking that a token is about."""
+    tries_left: int = 0
+    """After a wrong code."""
 
     @property
     def sentence(self) -> str:
-        return SENTENCES[self.answer]
+        tries = "una volta" if self.tries_left == 1 else f"{self.tries_left} volte"
+        return SENTENCES[self.answer].format(tries=tries)
 
 
 def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:
     """The patient has proved an e-mail address or a telephone number: the booking stands, if its seat still is free.
 
-    Verifying again answers BOOKED. Call it for a POST only: mail scanners open links.
+    It believes its caller: a front end calls ``clinic.verification``, which checks the proof. Verifying again answers
+    BOOKED.
 
     Answers: BOOKED, TAKEN with alternatives, TOO_LATE, GONE.
     """

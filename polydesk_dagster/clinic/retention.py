@@ -118,6 +118,14 @@ REGISTRY: tuple[DataSet, ...] = (
         "la fonte li ha corretti; possono contenere dati di pazienti",
     ),
     DataSet(
+        "verification_secrets",
+        "codici e collegamenti per confermare le prenotazioni online",
+        "verification",
+        "expires_at",
+        30,
+        "non valgono più; finché ci sono, chi riapre il collegamento legge che cosa è successo",
+    ),
+    DataSet(
         "decided_reviews",
         "anagrafiche simili già decise",
         "patient_review",
