@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -130,6 +130,17 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
                                :at, :at, :at)"""),
             {"clinic": practice.clinic, "patient": practice.patient, "at": AS_OF - 200 * DAY},
         )
+        events(connection, practice.clinic, AS_OF - 91 * DAY, "applied")
+        connection.execute(
+            sa.text("""INSERT INTO event_gap (clinic_id, span, noticed_at, lost_at)
+                       VALUES (:clinic, '[7,8)', :at, :at)"""),
+            {"clinic": practice.clinic, "at": AS_OF - 91 * DAY},
+        )
+        connection.execute(
+            sa.text("""INSERT INTO verification (appointment_id, channel, secret_hash, created_at, expires_at)
+                       VALUES (:booking, 'email', sha256('x'), CAST(:at AS timestamptz) - interval '1 day', :at)"""),
+            {"booking": kept, "at": AS_OF - 31 * DAY},
+        )
     report = retention.clean(engine, AS_OF)
     assert report.outcome is Outcome.OK
     assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(retention.REGISTRY) - 1
@@ -137,6 +148,43 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
     assert count(engine, "appointment", f"id = {never}") == 0
     assert count(engine, "service_run") == 1, "the last run of a service stays"
     assert count(engine, "patient_review", "record = '{}'") == 1
+
+
+def events(connection: sa.Connection, clinic: int, changed_at: datetime, *states: str) -> None:
+    """One event of each state, numbered from 1."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO event_inbox (clinic_id, event_id, sequence, type, state, reason, next_try_at, payload,
+                                     received_at, changed_at)
+            SELECT :clinic, gen_random_uuid(), n, 'appointment.created', state, 'x',
+                   CASE state WHEN 'parked' THEN CAST(:at AS timestamptz) END,
+                   CASE WHEN state IN ('parked', 'waiting', 'dead') THEN CAST('{}' AS jsonb) END, :at, :at
+            FROM unnest(CAST(:states AS text[])) WITH ORDINALITY AS s (state, n)"""),
+        {"clinic": clinic, "at": changed_at, "states": list(states)},
+    )
+
+
+def test_settled_events_go_and_what_waits_for_a_person_stays(engine: sa.Engine) -> None:
+    states = ("applied", "superseded", "skipped", "parked", "waiting", "dead")
+    with engine.begin() as connection:
+        quiet, behind, young = (world.clinic(connection, code) for code in ("BO01", "MO01", "RE01"))
+        events(connection, quiet, AS_OF - 91 * DAY, *states)
+        events(connection, behind, AS_OF - 91 * DAY, *["applied"] * 4)
+        events(connection, young, AS_OF - 89 * DAY, *states)
+        connection.execute(
+            sa.text("""INSERT INTO event_gap (clinic_id, span, noticed_at, lost_at)
+                       VALUES (:quiet, '[1,2)', :old, :old), (:quiet, '[7,8)', :old, NULL),
+                              (:behind, '[3,4)', :old, NULL), (:young, '[7,8)', :old, :recent)"""),
+            {
+                "quiet": quiet, "behind": behind, "young": young, "old": AS_OF - 91 * DAY, "recent": AS_OF - 89 * DAY,
+            },
+        )  # fmt: skip
+    report = retention.clean(engine, AS_OF, chosen=retention.data_sets(["settled_events", "lost_events"]), batch=2)
+    assert report.counts.retired == 3 + 2 + 1
+    assert count(engine, "event_inbox", f"clinic_id = {quiet}") == 3, "parked, waiting, dead"
+    assert count(engine, "event_inbox", f"clinic_id = {behind} AND sequence >= 3") == 2, "they may be read again"
+    assert count(engine, "event_inbox", f"clinic_id = {young}") == 6
+    assert count(engine, "event_gap") == 3
 
 
 def test_ten_times_the_usual_waits_for_a_persons_word(engine: sa.Engine) -> None:

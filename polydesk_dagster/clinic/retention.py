@@ -118,6 +118,25 @@ REGISTRY: tuple[DataSet, ...] = (
         "la fonte li ha corretti; possono contenere dati di pazienti",
     ),
     DataSet(
+        "settled_events",
+        "eventi di studiolab già conclusi",
+        "event_inbox",
+        "changed_at",
+        90,
+        "servono solo a riconoscere un evento che arriva di nuovo: studiolab non ne ripete di così vecchi",
+        where="""t.state IN ('applied', 'superseded', 'skipped')
+                 AND NOT EXISTS (SELECT FROM event_gap g WHERE g.clinic_id = t.clinic_id AND g.lost_at IS NULL
+                                                           AND lower(g.span) <= t.sequence)""",
+    ),
+    DataSet(
+        "lost_events",
+        "numeri di eventi di studiolab mai arrivati",
+        "event_gap",
+        "lost_at",
+        90,
+        "la segreteria lo ha saputo per una settimana e li ha confrontati",
+    ),
+    DataSet(
         "verification_secrets",
         "codici e collegamenti per confermare le prenotazioni online",
         "verification",

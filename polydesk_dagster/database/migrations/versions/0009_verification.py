@@ -1,4 +1,4 @@
-"""The secrets by which an online booking is verified.
+"""The secrets by which an online booking is verified, and a number to clean the event inbox by.
 
 Revision ID: 0009
 """
@@ -36,6 +36,12 @@ CREATE UNIQUE INDEX verification_newest ON verification (appointment_id, channel
 CREATE INDEX verification_appointment ON verification (appointment_id);
 """
 
+INBOX = """
+-- The clean-up goes through a table by one number, batch by batch.
+ALTER TABLE event_inbox ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY UNIQUE;
+"""
+
 
 def upgrade() -> None:
     op.execute(VERIFICATION)
+    op.execute(INBOX)
