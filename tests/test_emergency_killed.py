@@ -1,4 +1,4 @@
-"""SIGKILL at any instant of the jobs that free seats: each has done all of its work or none."""
+"""SIGKILL at any instant of the jobs that free seats or bring services back: each has done all of its work or none."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import os
 import random
 import signal
 import time
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic import bookings, holds
+from polydesk_dagster.clinic import bookings, holds, recovery
 from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.outcome import Outcome, Report
 from tests import world
+from tests.kill_world import killed_at
 from tests.world import AS_OF, rome
 
 LATER = AS_OF + timedelta(minutes=12)
@@ -82,3 +84,109 @@ def _whole(engine: sa.Engine) -> None:
         )
         assert (holds_without, bookings_without, applied) == (0, 0, 0)
         assert audit.verify(connection) == []
+
+
+SERVICES = 12
+DELETED = AS_OF - timedelta(hours=20)
+GIVEN = Press("eliminate per errore", f"RECUPERA {SERVICES}")
+
+
+@pytest.fixture
+def deleted(engine: sa.Engine) -> world.Practice:
+    """Services that were deleted by mistake, each with the price that was closed for it."""
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        ids = [
+            world.service(
+                connection, practice.clinic, name=f"Visita {n}", active=False, deleted_at=DELETED,
+                bookable_online=False,
+            )
+            for n in range(SERVICES)
+        ]  # fmt: skip
+        world.insert(
+            connection,
+            "agenda_service",
+            [{"clinic_id": practice.clinic, "agenda_id": practice.agenda, "service_id": each} for each in ids],
+        )
+        world.insert(
+            connection,
+            "price",
+            [
+                {
+                    "clinic_id": practice.clinic,
+                    "service_id": each,
+                    "amount": "120.00",
+                    "valid_from": date(2026, 1, 1),
+                    "valid_to": DELETED.date(),
+                }
+                for each in ids
+            ],
+        )
+    return practice
+
+
+def _recover(engine: sa.Engine, given: Press) -> Report:
+    with engine.begin() as connection:
+        return recovery.recover(connection, AS_OF, given, clinic="BO01")
+
+
+def _recover_in_a_process(url: URL) -> None:
+    engine = create_engine(url)
+    _recover(engine, GIVEN)
+    os.kill(os.getpid(), signal.SIGKILL)  # it has committed and never says so
+
+
+def _back(engine: sa.Engine) -> tuple[int, int, int]:
+    """Services that are back, prices that are open again, and audit lines."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            sa.text("""
+                SELECT (SELECT count(*) FROM service WHERE name LIKE 'Visita%' AND deleted_at IS NULL AND active
+                                                       AND NOT bookable_online) AS services,
+                       (SELECT count(*) FROM price WHERE valid_to IS NULL) AS prices,
+                       (SELECT count(*) FROM audit WHERE action = 'apply') AS lines""")
+        ).one()
+        assert audit.verify(connection) == []
+    return row.services, row.prices, row.lines
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("deleted")
+@pytest.mark.parametrize(
+    "row",
+    [
+        "SELECT id FROM service WHERE deleted_at IS NOT NULL ORDER BY id DESC LIMIT 1 FOR UPDATE",
+        "SELECT id FROM price ORDER BY id DESC LIMIT 1 FOR UPDATE",
+        "SELECT * FROM audit_head FOR UPDATE",
+    ],
+    ids=["services", "prices", "audit"],
+)
+def test_a_killed_recovery_has_brought_nothing_back_and_the_next_brings_all(engine: sa.Engine, row: str) -> None:
+    shown = _recover(engine, Press())
+    assert f"«{GIVEN.confirm}»" in str(shown.figures["Che cosa fare"])
+    killed_at(engine, row, _recover_in_a_process, engine.url)
+    assert _back(engine) == (0, 0, 0)
+    again = _recover(engine, GIVEN)
+    assert (again.outcome, again.counts.updated) == (Outcome.OK, SERVICES)
+    assert _back(engine) == (SERVICES, SERVICES, 1)
+    assert _recover(engine, Press()).counts.changed == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("deleted")
+def test_a_recovery_killed_at_any_instant_is_whole_or_not_there(engine: sa.Engine) -> None:
+    context = multiprocessing.get_context("fork")
+    choose = random.Random(11)
+    _recover(engine, Press())
+    for _ in range(12):
+        process = context.Process(target=_recover_in_a_process, args=(engine.url,))
+        process.start()
+        time.sleep(choose.uniform(0.01, 0.15))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        assert _back(engine) in {(0, 0, 0), (SERVICES, SERVICES, 1)}
+    process = context.Process(target=_recover_in_a_process, args=(engine.url,))
+    process.start()
+    process.join()
+    assert _back(engine) == (SERVICES, SERVICES, 1), "once, however often it was asked for"
+    assert _recover(engine, GIVEN).outcome is Outcome.REFUSED

@@ -14,6 +14,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic.retention import Progress
 from polydesk_dagster.outcome import Counts, Report, done
+from polydesk_dagster.runtime.retention import forget
 
 KEPT = timedelta(days=60)
 PAGE = 200
@@ -60,8 +61,7 @@ def clean_dagster(
             )
         _forget_checks(instance, gone)
         for run_id in gone:
-            instance.delete_run(run_id)
-            instance.compute_log_manager.delete_logs(prefix=[run_id])
+            forget(instance, run_id)
         if progress is not None:
             progress(deleted, deleted, "esecuzioni di Dagster")
     counts = Counts(retired=deleted)

@@ -39,7 +39,14 @@ def prune(instance: DagsterInstance, now: datetime, *, at_most: int, seconds: fl
                 return deleted
             run_id = record.dagster_run.run_id
             if run_id not in shown:
-                instance.compute_log_manager.delete_logs(prefix=[run_id])
-                instance.delete_run(run_id)
+                forget(instance, run_id)
                 deleted += 1
     return deleted
+
+
+def forget(instance: DagsterInstance, run_id: str) -> None:
+    """Delete a run with its logs and events. Its own row goes last: whoever is killed halfway finds it again by that,
+    while Dagster's own order would leave events and logs that nothing leads to."""
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    instance.event_log_storage.delete_events(run_id)
+    instance.run_storage.delete_run(run_id)

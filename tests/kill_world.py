@@ -1,0 +1,42 @@
+"""SIGKILL in the middle of a transaction, at a place that a test chooses: where it waits for a row that we hold."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+_WAITING = sa.text("""
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()""")
+_OTHERS = sa.text("""
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()""")
+
+
+def killed_at(engine: sa.Engine, row: str, target: Callable[..., Any], *arguments: object) -> None:
+    """Run ``target(*arguments)`` in a process until it waits for the row that the statement ``row`` locks, and kill it
+    there. Returns once PostgreSQL has taken back what that process had written."""
+    context = multiprocessing.get_context("fork")
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as holder, alone.connect() as watcher:
+        assert holder.execute(sa.text(row)).all(), f"no such row: {row}"
+        process = context.Process(target=target, args=arguments)
+        process.start()
+        _until(lambda: watcher.scalar(_WAITING), f"never waited for: {row}")
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        holder.rollback()
+        _until(lambda: not watcher.scalar(_OTHERS), "the killed process's transaction is still there")
+
+
+def _until(what: Callable[[], Any], otherwise: str) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)
