@@ -1,4 +1,4 @@
-"""The proof behind a verification: single-use tokens and codes, counted tries, replays, and the nudge at half time."""
+"""The proof behind a verification: single-use tokens and codes, counted tries, and replays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic import bookings, holds, retention, verification
 from polydesk_dagster.clinic.bookings import SENTENCES, Answer, Reply
-from polydesk_dagster.clinic.messages import planning
-from polydesk_dagster.clinic.messages.kinds import VERIFICATION
 from polydesk_dagster.clinic.verification import CODE_LIFE, MOST, TRIES, Channel, Issued
 from tests import world
 from tests.world import AS_OF, rome
@@ -325,52 +323,3 @@ def test_secrets_go_with_their_booking_or_a_month_after_their_time(engine: sa.En
         assert connection.scalar(sa.text("SELECT count(*) FROM verification")) == 0
     assert by_token(engine, practice, tokens[1]).answer is Answer.UNKNOWN
     assert status(engine, stands) == "booked"
-
-
-def nudge(engine: sa.Engine, as_of: datetime) -> list[int]:
-    """The bookings nudged just now."""
-    with engine.begin() as connection:
-        planning.enqueue(connection, VERIFICATION.key, bookings.HALF_TIME, {}, as_of)
-        found = connection.scalars(
-            sa.text("SELECT recipient_id FROM message WHERE created_at = :at ORDER BY 1"), {"at": as_of}
-        )
-        return list(found)
-
-
-@pytest.mark.parametrize("now", [AS_OF, *NIGHTS.values()], ids=["day", *NIGHTS])
-def test_one_nudge_when_half_of_the_time_has_passed(engine: sa.Engine, practice: world.Practice, now: datetime) -> None:
-    start = now + 24 * HOUR
-    fresh = {"created_at": now, "verification_expires_at": now + 2 * HOUR}
-    long = book(engine, practice, start, **fresh)
-    short = book(engine, practice, start + HOUR, created_at=now, verification_expires_at=now + HOUR)
-    assert nudge(engine, now + 30 * MINUTE - timedelta(seconds=1)) == []
-    assert nudge(engine, now + 30 * MINUTE) == [short]
-    assert nudge(engine, now + HOUR - timedelta(seconds=1)) == []
-    assert nudge(engine, now + HOUR) == [long]
-    assert nudge(engine, now + 90 * MINUTE) == []
-
-
-@pytest.mark.parametrize(
-    "exempt",
-    [
-        {"contact_email": None, "contact_phone": None},
-        {"confirmed_by_staff_at": AS_OF},
-        {"paid_at": AS_OF},
-        {"external_id": "studiolab-1"},
-        {"verification_expires_at": AS_OF + HOUR},
-    ],
-    ids=lambda exempt: next(iter(exempt)),
-)
-def test_nobody_is_nudged_in_vain(engine: sa.Engine, practice: world.Practice, exempt: dict[str, Any]) -> None:
-    book(engine, practice, **exempt)
-    assert nudge(engine, AS_OF + HOUR) == []
-
-
-def test_who_has_verified_is_not_nudged_and_a_new_window_brings_no_second_nudge(
-    engine: sa.Engine, practice: world.Practice
-) -> None:
-    verified, waits = book(engine, practice, START), book(engine, practice, START + HOUR)
-    by_token(engine, practice, issue(engine, verified, "email").secret)
-    assert nudge(engine, AS_OF + HOUR) == [waits]
-    change(engine, "UPDATE appointment SET verification_expires_at = :at WHERE id = :id", at=AS_OF + 5 * HOUR, id=waits)
-    assert nudge(engine, AS_OF + 3 * HOUR) == []

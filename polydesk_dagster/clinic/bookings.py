@@ -24,24 +24,9 @@ MANY = 10
 
 # Whoever is expected, has paid, has arrived or is known to studiolab is never touched, nor is what has started. What
 # staff booked is never unverified: the schema holds that.
-_UNPROVED = """t.status = 'unverified' AND t.starts_at > :as_of
+_DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t.starts_at > :as_of
            AND t.confirmed_by_staff_at IS NULL AND t.paid_at IS NULL AND t.accepted_at IS NULL
-           AND t.verified_at IS NULL AND t.external_id IS NULL"""
-
-_DUE = f"({_UNPROVED} AND t.verification_expires_at <= :as_of)"
-
-HALF_TIME = f"""
-    SELECT t.clinic_id, 'appointment' AS subject, t.id AS subject_id, 1 AS version, 'booking' AS recipient_type,
-           t.id AS recipient_id, t.verification_expires_at AS expires_at, CAST(NULL AS jsonb) AS context
-    FROM appointment t JOIN clinic c ON c.id = t.clinic_id AND c.active
-    WHERE {_UNPROVED} AND t.verification_expires_at > :as_of
-      AND t.created_at + (t.verification_expires_at - t.created_at) / 2 <= :as_of
-      AND num_nonnulls(t.contact_email, t.contact_phone) > 0
-      AND NOT EXISTS (SELECT FROM message_ledger l
-                      WHERE l.subject_id = t.id AND l.kind = 'verification_nudge' AND l.version = 1
-                        AND l.subject = 'appointment')"""
-"""The bookings to be nudged at :as_of, as ``messages.planning.enqueue`` takes them: half of their time to verify has
-passed and nobody has been nudged. One nudge a booking, also where an undone expiry gave it a new window."""
+           AND t.verified_at IS NULL AND t.external_id IS NULL)"""
 
 # Undone: the seats that are still free are taken again, in the order of the bookings, and each booking gets a new
 # window; those whose slot has filled up meanwhile are named.
