@@ -14,6 +14,7 @@ from polydesk_dagster.commands import (
     doctor,
     events,
     messages,
+    patients,
     plan,
     report,
     run,
@@ -40,6 +41,7 @@ app.command()(report.report)
 app.command()(clinics.clinics)
 app.command()(clinics.integration)
 app.add_typer(db.app, name="db")
+app.add_typer(patients.app, name="patients")
 app.add_typer(messages.app, name="messages")
 app.add_typer(events.app, name="events")
 app.command()(doctor.doctor)

@@ -220,24 +220,6 @@ def test_undo_takes_created_people_back_but_not_who_came_into_use(run: Import) -
     assert run.rows("SELECT external_id FROM patient_link_ended") == [("P1",)]
 
 
-def test_links_are_reversible_and_a_person_decides(run: Import, engine: sa.Engine) -> None:
-    run(MARIO)
-    other = Import(engine, "MI01")
-    other(person("X1"))
-    with engine.begin() as connection:
-        assert patients.unlink(
-            connection, other.clinic, "X1", as_of=world.AS_OF, actor="desk:anna", reason="persone diverse"
-        )
-    assert other(person("X1")).counts.changed == 0
-    (review,) = other.rows("SELECT id, candidates FROM patient_review WHERE state = 'open'")
-    with engine.begin() as connection:
-        assert patients.link(connection, review[0], review[1][0], as_of=world.AS_OF, actor="desk:anna")
-        assert not patients.link(connection, review[0], review[1][0], as_of=world.AS_OF, actor="desk:anna")
-    assert other.links()[-1] == ("X1", "person")
-    with engine.connect() as connection:
-        assert changes.audit.verify(connection) == []
-
-
 def test_the_plan_shows_every_row_to_who_may_see_it_and_nothing_to_others(run: Import) -> None:
     report = run(MARIO, preview=True)
     assert "Rossi" not in str(report)

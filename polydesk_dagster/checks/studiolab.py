@@ -52,7 +52,11 @@ def no_doubtful_patient_waits_too_long(polydesk: PolydeskResource) -> dg.AssetCh
     return dg.AssetCheckResult(
         passed=late == 0,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"In attesa": int(waiting), "Da più di una settimana": int(late)},
+        metadata={
+            "In attesa": int(waiting),
+            "Da più di una settimana": int(late),
+            "Che cosa fare": "polydesk patients review" if waiting else "Niente.",
+        },
     )
 
 

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date
 from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any
@@ -19,9 +19,10 @@ from typing import Any
 import sqlalchemy as sa
 from codicefiscale import codicefiscale
 
-from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.kind import Kind, Limits, Reject, Source
 from polydesk_dagster.changes.stage import Page
+
+SERVICE = "import_patients"
 
 SUBSTITUTES = "LMNPQRSTUV"
 """The letters that stand for 0 to 9 where two people would have the same code."""
@@ -305,6 +306,12 @@ _KNOWN = """
     DELETE FROM {rows} s USING patient_link l WHERE l.clinic_id = :clinic_id AND l.external_id = s.external_id
 """
 
+# Dismissed while the list was being read; those from before are not even read.
+_DISMISSED = """
+    DELETE FROM {rows} s USING patient_review q
+    WHERE q.clinic_id = :clinic_id AND q.external_id = s.external_id AND q.state = 'dismissed'
+"""
+
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
 # where the date of birth agrees, hence IS TRUE: their keys are not worked out for everybody else.
 _DOUBTS = f"""
@@ -395,11 +402,19 @@ PATIENT = Kind(
            SELECT :clinic_id, external_id, id, CASE action WHEN 'create' THEN 'created' ELSE 'code' END,
                   :plan_id, :as_of
            FROM {rows} r WHERE action IN ('create', 'link')""",
-        """INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
+        """INSERT INTO patient_review AS q (clinic_id, external_id, cause, candidates, record, found_at)
            SELECT :clinic_id, external_id, reason, coalesce(candidates, '{{}}'),
                   to_jsonb(r) - 'ordinal' - 'action' - 'finding' - 'reason' - 'candidates' - 'id', :as_of
            FROM {rows} r WHERE action = 'conflict'
-           ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING""",
+             AND NOT EXISTS (SELECT FROM patient_link l
+                             WHERE l.clinic_id = :clinic_id AND l.external_id = r.external_id)
+             AND NOT EXISTS (SELECT FROM patient_review d
+                             WHERE d.clinic_id = :clinic_id AND d.external_id = r.external_id
+                               AND d.state = 'dismissed')
+           ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO UPDATE
+           SET record = excluded.record,
+               candidates = CASE WHEN excluded.candidates = '{{}}' THEN q.candidates ELSE excluded.candidates END
+           WHERE q.record <> excluded.record""",
     ),
     undo_before=(
         """WITH ended AS (
@@ -417,8 +432,10 @@ PATIENT = Kind(
         text=("last_name", "first_name"),
         key=("{}.external_id",),
         indexed="external_id, fiscal_code_canonical, birth_date",
-        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DOUBTS, _MARK),
-        version="SELECT concat_ws('/', count(*), max(made_at)) FROM patient_link WHERE clinic_id = :clinic_id",
+        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _DOUBTS, _MARK),
+        version="""SELECT concat_ws('/', count(*), max(made_at), (
+                       SELECT count(*) FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'))
+                   FROM patient_link WHERE clinic_id = :clinic_id""",
     ),
 )
 
@@ -439,54 +456,12 @@ def _is_known(item: object, known: frozenset[str]) -> bool:
 
 
 def linked(connection: sa.Connection, clinic_id: int) -> frozenset[str]:
-    """The names by which the clinic's studiolab knows patients that are linked."""
+    """The names by which the clinic's studiolab knows patients that are linked, or that a person has dismissed."""
     found = connection.execute(
-        sa.text("SELECT external_id FROM patient_link WHERE clinic_id = :clinic_id"),
+        sa.text("""SELECT external_id FROM patient_link WHERE clinic_id = :clinic_id
+                   UNION ALL
+                   SELECT external_id FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'"""),
         {"clinic_id": clinic_id},
         execution_options={"stream_results": True, "max_row_buffer": 10_000},
     )
     return frozenset(found.scalars())
-
-
-def unlink(
-    connection: sa.Connection, clinic_id: int, external_id: str, *, as_of: datetime, actor: str, reason: str
-) -> bool:
-    """End a link that was wrong; the record then waits in the review. Returns whether there was one."""
-    values = {"clinic_id": clinic_id, "external_id": external_id, "as_of": as_of, "reason": reason}
-    ended = connection.execute(
-        sa.text("""
-            WITH ended AS (DELETE FROM patient_link WHERE clinic_id = :clinic_id AND external_id = :external_id
-                           RETURNING *),
-            kept AS (
-                INSERT INTO patient_link_ended (clinic_id, external_id, patient_id, made_by, made_at, ended_at, reason)
-                SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of, :reason FROM ended)
-            INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
-            SELECT clinic_id, external_id, 'collegamento sciolto', ARRAY[patient_id], '{}', :as_of FROM ended
-            ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING
-        """),
-        values,
-    )
-    if not ended.rowcount:
-        return False
-    audit.append(
-        connection, as_of=as_of, actor=actor, action="unlink", service="import_patients", detail={"reason": reason}
-    )
-    return True
-
-
-def link(connection: sa.Connection, review_id: int, patient_id: int, *, as_of: datetime, actor: str) -> bool:
-    """A person's verdict on an open review: it is this patient. Returns False if it was decided already."""
-    values = {"id": review_id, "patient_id": patient_id, "as_of": as_of, "actor": actor}
-    made = connection.execute(
-        sa.text("""
-            WITH decided AS (UPDATE patient_review SET state = 'linked', decided_by = :actor, decided_at = :as_of
-                             WHERE id = :id AND state = 'open' RETURNING clinic_id, external_id)
-            INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
-            SELECT clinic_id, external_id, :patient_id, 'person', :as_of FROM decided
-        """),
-        values,
-    )
-    if not made.rowcount:
-        return False
-    audit.append(connection, as_of=as_of, actor=actor, action="link", service="import_patients")
-    return True

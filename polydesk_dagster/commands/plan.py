@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.clinic import emergency
 from polydesk_dagster.commands import show
-from polydesk_dagster.commands.installation import Installation, opened
+from polydesk_dagster.commands.installation import Installation, actor, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import EXIT_STATUS, Report
@@ -158,7 +157,7 @@ def apply_(
                     Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
                     plan,
                     as_of=datetime.now(UTC),
-                    actor=_actor(),
+                    actor=actor(),
                     reason=reason,
                     past_guards=past_guard or (),
                 )
@@ -171,7 +170,7 @@ def _behind_the_gate(installation: Installation, plan: Plan, reason: str | None,
     """Why a plan of a dangerous service may not be applied on what was typed; None for every other plan."""
     if plan.service not in emergency.VERBS or plan.undoes is not None:
         return None
-    given = emergency.Press(reason or "", confirm or "", _actor(), plan.id)
+    given = emergency.Press(reason or "", confirm or "", actor(), plan.id)
     with installation.engine.connect() as connection:
         return emergency.check(connection, plan, given, datetime.now(UTC))
 
@@ -193,7 +192,7 @@ def undo_(
                         connection,
                         plan_id,
                         as_of=datetime.now(UTC),
-                        actor=_actor(),
+                        actor=actor(),
                         reason=reason,
                         preview=preview,
                     )
@@ -221,10 +220,6 @@ def _alone(installation: Installation, plan: Plan) -> Iterator[bool]:
 def _busy(plan: Plan) -> Report:
     name = BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service
     return Report.skipped("already_running", f"«{name}» è in esecuzione: riprova tra poco.", plan.clinic)
-
-
-def _actor() -> str:
-    return f"desk:{getpass.getuser()}"
 
 
 def _state(plan: Plan) -> str:

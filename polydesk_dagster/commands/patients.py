@@ -1,0 +1,252 @@
+"""``polydesk patients``: the doubtful ones of the import, and what a person says about each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+
+from polydesk_dagster.changes.plans import ITALY
+from polydesk_dagster.clinic import reviews
+from polydesk_dagster.clinic.reviews import Candidate, Review
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import actor, opened
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.outcome import EXIT_STATUS, Report
+
+app = typer.Typer(
+    help="I pazienti dubbi dell'import: chi sono lo decide una persona, e può ripensarci.", no_args_is_help=True
+)
+
+Id = Annotated[int, typer.Argument(help="Numero del caso (vedi «polydesk patients review»).", metavar="ID")]
+Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+Why = Annotated[str, typer.Option(help="Perché, almeno 10 caratteri; resta nel registro.", metavar="TESTO")]
+MaybeWhy = Annotated[str | None, typer.Option(help="Perché, almeno 10 caratteri; resta nel registro.", metavar="TESTO")]
+
+
+class State(StrEnum):
+    open = "open"
+    linked = "linked"
+    created = "created"
+    dismissed = "dismissed"
+
+
+STATES = {
+    State.open: ("da decidere", "open"),
+    State.linked: ("collegato", "linked"),
+    State.created: ("creato", "created"),
+    State.dismissed: ("scartato", "dismissed"),
+}
+FIELDS = {
+    "last_name": ("Cognome", "Last name"),
+    "first_name": ("Nome", "First name"),
+    "fiscal_code": ("Codice fiscale", "Fiscal code"),
+    "sex": ("Sesso", "Sex"),
+    "birth_date": ("Nascita", "Born"),
+    "birth_place": ("Luogo di nascita", "Birth place"),
+    "residence": ("Residenza", "Residence"),
+    "address": ("Indirizzo", "Address"),
+    "postal_code": ("CAP", "Postal code"),
+    "email": ("E-mail", "E-mail"),
+    "phone": ("Telefono", "Telephone"),
+    "mobile": ("Cellulare", "Mobile"),
+    "deceased_on": ("Decesso", "Died"),
+}
+
+
+@app.command()
+def review(
+    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+    state: Annotated[State, typer.Option(help="Quali casi.")] = State.open,
+    limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = 50,
+    json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
+) -> None:
+    """Elenca i casi da decidere, con i nomi mascherati: prima chi aspetta da più tempo."""
+    with opened(create=False) as installation, installation.engine.connect() as connection:
+        found = reviews.listed(connection, clinic=clinic, state=state, limit=limit)
+    if json:
+        show.as_json([_head(each) for each in found])
+        return
+    if not found:
+        show.out().print(say("Nessun caso.", "None."))
+        return
+    columns = ("Caso", "Clinica", "In studiolab", "Chi", "Dal", "Simili", "Perché")
+    if say("it", "en") == "en":
+        columns = ("Case", "Clinic", "In studiolab", "Who", "Since", "Alike", "Why")
+    rows = [
+        (
+            each.id,
+            each.clinic,
+            each.external_id,
+            each.masked,
+            f"{each.found_at.astimezone(ITALY):%d/%m/%Y}",
+            ", ".join(map(str, each.candidates)),
+            each.cause,
+        )
+        for each in found
+    ]
+    show.table(say(f"Pazienti: {STATES[state][0]}", f"Patients: {state}"), columns, rows)
+
+
+@app.command("show")
+def show_(review_id: Id, json: Json = False) -> None:
+    """Un caso per intero, accanto ai pazienti a cui somiglia: sono dati personali."""
+    with _deciding() as connection:
+        found = reviews.load(connection, review_id)
+        alike = reviews.candidates(connection, review_id)
+    if json:
+        people = [{name: value for name, value in each.as_dict().items() if name != "known"} for each in alike]
+        show.as_json({**_head(found), "record": found.record, "candidates": people})
+        return
+    console = show.out()
+    head = (
+        f"{say('Caso', 'Case')} {found.id} · {found.clinic} · {found.external_id} · {say(*STATES[State(found.state)])}"
+    )
+    console.print(head, style="bold", markup=False)
+    console.print(found.cause, markup=False)
+    if found.decided_by:
+        console.print(f"{found.decided_by}: {found.reason or '—'}", markup=False)
+    for name, words in FIELDS.items():
+        if found.record.get(name) is not None:
+            console.print(f"  {say(*words)}: {found.record[name]}", markup=False)
+    if alike:
+        _tell_alike(alike)
+    if found.state == "open":
+        console.print(
+            say(
+                f"È uno di loro: «polydesk patients link {found.id} PAZIENTE»; è una persona nuova: «… create "
+                f"{found.id}»; non va importato: «… dismiss {found.id} --reason …».",
+                f"One of them: link {found.id} PATIENT; somebody new: create {found.id}; nobody: dismiss {found.id}",
+            ),
+            markup=False,
+        )
+
+
+def _tell_alike(alike: list[Candidate]) -> None:
+    columns = ("Paziente", "Cognome e nome", "Nascita", "Codice fiscale", "Recapiti", "Collegato a")
+    if say("it", "en") == "en":
+        columns = ("Patient", "Name", "Born", "Fiscal code", "Contacts", "Linked to")
+    rows = [
+        (
+            each.id,
+            f"{each.last_name} {each.first_name}",
+            each.birth_date,
+            f"{each.fiscal_code or ''}{say(' (lo stesso)', ' (the same)') if each.same_code else ''}",
+            ", ".join(filter(None, (each.mobile, each.email))),
+            ", ".join(each.links),
+        )
+        for each in alike
+    ]
+    show.table(say("A chi somiglia", "Alike"), columns, rows)
+
+
+@app.command()
+def link(
+    review_id: Id,
+    patient_id: Annotated[int, typer.Argument(help="Numero del paziente.", metavar="PAZIENTE")],
+    reason: MaybeWhy = None,
+    json: Json = False,
+) -> None:
+    """È quel paziente. Per uno che non è tra i simili serve --reason."""
+    with _deciding() as connection:
+        report = reviews.link(connection, review_id, patient_id, as_of=_now(), actor=actor(), reason=reason)
+    _answer(report, json=json)
+
+
+@app.command()
+def create(
+    review_id: Id,
+    shared_code: Annotated[
+        bool, typer.Option("--shared-code", help="Due persone hanno davvero lo stesso codice fiscale; con --reason.")
+    ] = False,
+    reason: MaybeWhy = None,
+    json: Json = False,
+) -> None:
+    """È una persona nuova: crea il paziente con i dati di studiolab."""
+    with _deciding() as connection:
+        report = reviews.create(
+            connection, review_id, as_of=_now(), actor=actor(), shared_code=shared_code, reason=reason
+        )
+    _answer(report, json=json)
+
+
+@app.command()
+def dismiss(review_id: Id, reason: Why, json: Json = False) -> None:
+    """Non va importato (una prova, un errore): i prossimi import lo lasciano stare."""
+    with _deciding() as connection:
+        report = reviews.dismiss(connection, review_id, as_of=_now(), actor=actor(), reason=reason)
+    _answer(report, json=json)
+
+
+@app.command()
+def reopen(review_id: Id, reason: Why, json: Json = False) -> None:
+    """Riporta un caso scartato tra quelli da decidere."""
+    with _deciding() as connection:
+        report = reviews.reopen(connection, review_id, as_of=_now(), actor=actor(), reason=reason)
+    _answer(report, json=json)
+
+
+@app.command()
+def unlink(
+    clinic: Annotated[str, typer.Argument(help="Codice della clinica.", metavar="CLINICA")],
+    external_id: Annotated[str, typer.Argument(help="Come lo chiama il suo studiolab.", metavar="IN_STUDIOLAB")],
+    reason: Why,
+    json: Json = False,
+) -> None:
+    """Scioglie un collegamento sbagliato: il caso torna da decidere, il paziente resta."""
+    with _deciding() as connection:
+        report = reviews.unlink(connection, clinic, external_id, as_of=_now(), actor=actor(), reason=reason)
+    _answer(report, json=json)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@contextmanager
+def _deciding() -> Iterator[sa.Connection]:
+    """A transaction of the installation, in which a case that does not exist is wrong usage."""
+    with opened(create=False) as installation, installation.engine.begin() as connection:
+        try:
+            yield connection
+        except LookupError as error:
+            raise typer.BadParameter(str(error)) from None
+
+
+def _head(found: Review) -> dict[str, Any]:
+    """What of a review everybody at the desk may read."""
+    return {
+        "id": found.id,
+        "clinic": found.clinic,
+        "external_id": found.external_id,
+        "who": found.masked,
+        "cause": found.cause,
+        "state": found.state,
+        "candidates": list(found.candidates),
+        "found_at": found.found_at.isoformat(),
+        "decided_by": found.decided_by,
+        "decided_at": found.decided_at.isoformat() if found.decided_at else None,
+        "reason": found.reason,
+    }
+
+
+def _answer(report: Report, *, json: bool) -> None:
+    if json:
+        show.as_json(
+            {
+                "outcome": report.outcome,
+                "counts": report.counts.as_dict(),
+                "reasons": [reason.as_dict() for reason in report.reasons],
+            }
+        )
+    else:
+        console = show.out()
+        console.print(show.outcome(report.outcome))
+        for reason in report.reasons:
+            console.print(f"  {reason.message}", markup=False)
+    raise typer.Exit(EXIT_STATUS[report.outcome])
