@@ -23,6 +23,7 @@ def definitions(place: Place, *, resources: dict[str, object] | None = None) -> 
     """The definitions of one code location; ``resources`` replaces the real ones in tests."""
     ours = list(catalog.available(place))
     op_jobs = {job.name: job for job in _collect(jobs, "JOBS")}
+    tools = list(_collect(jobs, "TOOLS")) if place is Place.ORDINARY else []
     wanted = {key for service in ours for key in service.assets}
     ordinary = place is Place.ORDINARY
     found = list(_collect(assets, "ASSETS")) if ordinary else []
@@ -32,7 +33,7 @@ def definitions(place: Place, *, resources: dict[str, object] | None = None) -> 
     return dg.Definitions(
         assets=[_with_policy(asset) for asset in found],
         asset_checks=list(_collect(checks, "CHECKS")) if ordinary else [],
-        jobs=[op_jobs[s.key] if s.key in op_jobs else _asset_job(s) for s in ours],
+        jobs=[op_jobs[s.key] if s.key in op_jobs else _asset_job(s) for s in ours] + tools,
         schedules=[schedule_for(s) for s in ours if _scheduled(s)],
         sensors=[sensor for sensor in _collect(sensors, "SENSORS") if ordinary],
         resources=resources or {"polydesk": PolydeskResource()},

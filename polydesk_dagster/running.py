@@ -63,13 +63,17 @@ def serve(
     service: str,
     config: ServiceConfig,
     rule: Callable[[Run], Report],
+    *,
+    title: str | None = None,
 ) -> Report:
-    """Run ``rule`` for ``service`` and keep what it came to in ``service_run``.
+    """Run ``rule`` for ``service`` and keep what it came to in ``service_run``. What is no service of the catalogue
+    brings its Italian ``title``.
 
     Raises:
         dagster.Failure: when the outcome is refused or failed; never retried by Dagster, with the report's metadata.
     """
     engine = polydesk.engine()
+    name = title or BY_KEY[service].name
     clinic = context.partition_key if context.has_partition_key else config.clinic
     started = polydesk.now()
     clock = time.monotonic()
@@ -86,20 +90,7 @@ def serve(
         reporter(context.log),
     )
     with exclusive(engine, service, clinic) as alone:
-        report = _run_safely(rule, run, service) if alone else _busy(service, clinic)
-    with engine.begin() as connection:
-        service_runs.record(
-            connection,
-            service,
-            report,
-            clinic=clinic,
-            preview=run.preview,
-            dagster_run=run.dagster_run,
-            as_of=as_of,
-            started=started,
-            seconds=time.monotonic() - clock,
-        )
-    name = BY_KEY[service].name
+        report = _run_safely(rule, run, service) if alone else _busy(name, clinic)
     for reason in report.reasons[:SHOWN_ROWS]:
         context.log.info("%s: %s", reason.clinic or "tutte le cliniche", reason.message)
     if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
@@ -154,10 +145,8 @@ def _instant(text: str | None, now: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
-def _busy(service: str, clinic: str | None) -> Report:
-    return Report.skipped(
-        "already_running", f"«{BY_KEY[service].name}» è già in esecuzione: questa volta non serve.", clinic
-    )
+def _busy(name: str, clinic: str | None) -> Report:
+    return Report.skipped("already_running", f"«{name}» è già in esecuzione: questa volta non serve.", clinic)
 
 
 def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report:
