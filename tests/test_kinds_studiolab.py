@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -55,10 +56,10 @@ class Lab:
     def hold(self, **lists: list[dict[str, Any]]) -> None:
         self.simulator.hold("BO01", lists)
 
-    def sync(self, feed: str, *, preview: bool = False) -> Report:
+    def sync(self, feed: str, *, preview: bool = False, as_of: datetime = world.AS_OF) -> Report:
         scope = Scope(f"sync_{feed}", "BO01", self.clinic)
         with Studiolab("BO01", self.url, DEMO_TOKEN, FAST) as client:
-            return sync.synchronise(self.engine, client, feed, scope, as_of=world.AS_OF, preview=preview)
+            return sync.synchronise(self.engine, client, feed, scope, as_of=as_of, preview=preview)
 
     def plan(self, report: Report) -> plans.Plan:
         assert report.plan_id is not None

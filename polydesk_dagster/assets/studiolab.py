@@ -25,6 +25,7 @@ BUILT_IN_GUARDS = {
     "duplicate_keys": "Nessun record contraddice un altro con la stessa chiave.",
     "too_many_retired": "Le chiusure sono entro il limite.",
     "too_many_changed": "Le modifiche sono entro il limite.",
+    "undone_before": "Nulla ripete ciò che una persona ha annullato da poco.",
 }
 
 

@@ -20,7 +20,11 @@ RULES = "1"
 
 ITALY = ZoneInfo("Europe/Rome")
 
-PRUNE_AFTER = "30 days"
+REMEMBERED = "30 days"
+"""How long what a person took back is not proposed again without a word."""
+
+PRUNE_AFTER = "31 days"
+"""Rows outlive what is remembered of them: nobody looks for them while they go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,14 +324,19 @@ def _plan(row: sa.Row[Any]) -> Plan:
 
 
 def prune(connection: sa.Connection, *, most: int = 20) -> int:
-    """Drop the rows of plans that can be neither applied nor undone any more; their heads stay. Returns how many."""
+    """Drop the rows of plans that can be neither applied nor undone any more; their heads stay. Returns how many.
+
+    Those of a plan that was undone go with those of its undo.
+    """
     gone = connection.scalars(
         sa.text(f"""
             UPDATE plan SET rows_kept = false
             WHERE id IN (SELECT id FROM plan
                          WHERE rows_kept AND expires_at < now()
                            AND (state = 'ready' AND expires_at < now() - interval '7 days'
-                                OR applied_at < now() - interval '{PRUNE_AFTER}')
+                                OR applied_at < now() - interval '{PRUNE_AFTER}'
+                                   AND NOT EXISTS (SELECT FROM plan u WHERE u.undoes = plan.id AND u.state = 'applied'
+                                                   AND u.applied_at >= now() - interval '{PRUNE_AFTER}'))
                          ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED)
             RETURNING id
         """),

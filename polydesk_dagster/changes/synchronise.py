@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes import plans, show, undone
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
@@ -115,6 +115,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         _text_guard(connection, source, staged, stage),
         _duplicate_guard(numbers),
         *_change_guards(kind, counted, ours),
+        undone.verdict(connection, kind, source, scope, plan_id),
     ]
     return finish(
         connection,

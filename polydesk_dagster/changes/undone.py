@@ -1,0 +1,96 @@
+"""What a person took back is not done again by the next scheduled run: the guard ``undone_before``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.kind import Kind, Source
+from polydesk_dagster.changes.plans import Scope, Verdict
+
+GUARD = "undone_before"
+
+# Of one source: the plans that people took back lately, each with those that somebody has since applied past the guard.
+_TAKEN_BACK = f"""
+    SELECT p.id AS plan, u.id AS undo, u.applied_at,
+           ARRAY(SELECT n.id FROM plan n
+                 WHERE n.service = p.service AND n.kind = p.kind AND n.clinic_id IS NOT DISTINCT FROM p.clinic_id
+                   AND n.scope = p.scope AND '{GUARD}' = ANY(n.past_guards) AND n.applied_at > u.applied_at
+                   AND n.rows_kept) AS wanted_since
+    FROM plan u JOIN plan p ON p.id = u.undoes
+    WHERE u.undoes IS NOT NULL AND u.state = 'applied' AND u.applied_by LIKE 'desk:%'
+      AND u.applied_at > now() - interval '{plans.REMEMBERED}' AND p.rows_kept AND u.rows_kept
+      AND p.service = :service AND p.kind = :kind AND p.clinic_id IS NOT DISTINCT FROM :clinic_id
+      AND p.scope = CAST(:scope AS jsonb)
+    ORDER BY u.id
+"""
+
+
+def verdict(connection: sa.Connection, kind: Kind, source: Source, scope: Scope, plan_id: int) -> Verdict:
+    """Whether the rows of the plan that is being made repeat rows that a person took back in the last 30 days.
+
+    A creation repeats one with the same key and values, a change one that set some field to the same value, a closure
+    one of the same record, whatever its date (one that makes room for a creation is judged by that). A row that
+    somebody has since applied past this guard counts no more.
+    """
+    found = connection.execute(
+        sa.text(_TAKEN_BACK).bindparams(sa.bindparam("clinic_id", type_=sa.BigInteger)),
+        {
+            "service": scope.service,
+            "kind": kind.name,
+            "clinic_id": scope.clinic_id,
+            "scope": json.dumps(dict(scope.parameters), default=str),
+        },
+    ).all()
+    needed = {*kind.identity, *kind.written, *kind.carried}
+    comparable = [row for row in found if needed <= plans.column_types(connection, plans.rows_table(row.plan)).keys()]
+    repeated = 0
+    if comparable:
+        each = " UNION ".join(
+            _repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable
+        )
+        repeated = connection.execute(sa.text(f"SELECT count(*) FROM ({each}) repeated")).scalar_one()
+    which = ", ".join(str(row.plan) for row in comparable)
+    message = f"{repeated} righe ripetono ciò che una persona ha annullato negli ultimi 30 giorni"
+    return Verdict(GUARD, not repeated, f"{message} (piano {which})" if repeated else message, repeated, 0)
+
+
+def _repeating(kind: Kind, source: Source, plan_id: int, plan: int, undo: int, wanted_since: Sequence[int]) -> str:
+    """The rows of the new plan that repeat rows of ``plan`` which ``undo`` took back."""
+    identity = ", ".join(f"p.{name}" for name in kind.identity)
+    taken_back = ", ".join(f"u.{name}" for name in kind.identity)
+    forgiven = "".join(
+        f" AND NOT EXISTS (SELECT FROM {plans.rows_table(since)} n WHERE {_same(kind, source, 'n', 'p')})"
+        for since in wanted_since
+    )
+    return f"""
+        SELECT r.ordinal FROM {plans.rows_table(plan_id)} r
+        WHERE EXISTS (SELECT FROM {plans.rows_table(plan)} p
+                      WHERE {_same(kind, source, "r", "p")} AND ({identity}) IN (
+                            SELECT {taken_back} FROM {plans.rows_table(undo)} u WHERE u.action <> 'conflict'){forgiven})
+    """
+
+
+def _same(kind: Kind, source: Source, new: str, old: str) -> str:
+    """SQL: the row ``new`` does what the row ``old`` did."""
+    keys = " AND ".join(f"{part.format(new)} = {part.format(old)}" for part in source.key)
+    return f"""{new}.action = {old}.action AND {keys} AND CASE {new}.action
+               {" ".join(_cases(kind, source, new, old))}
+               WHEN 'retire' THEN {new}.finding IS DISTINCT FROM 'replaced' WHEN 'link' THEN true END"""
+
+
+def _cases(kind: Kind, source: Source, new: str, old: str) -> Iterator[str]:
+    # What is written once says where a record came from; only where the source owns nothing is it what the record says.
+    values = kind.compared or kind.written
+    sides = (", ".join(f"{side}.{name}" for name in values) for side in (new, old))
+    yield f"WHEN 'create' THEN ROW({next(sides)}) IS NOT DISTINCT FROM ROW({next(sides)})"
+    if kind.compared and not source.judge:
+        changed = " OR ".join(
+            f"""{old}.{name} IS DISTINCT FROM {old}.was_{name} AND {new}.{name} IS DISTINCT FROM {new}.was_{name}
+                AND {new}.{name} IS NOT DISTINCT FROM {old}.{name}"""
+            for name in kind.compared
+        )
+        yield f"WHEN 'update' THEN {changed}"
