@@ -197,11 +197,12 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
         idle = tick(None)
         assert idle.run_requests == []
         assert idle.skip_reason.skip_message == "1 clinica: nessuna novità."
+        instance.add_dynamic_partitions("clinic", idle.dynamic_partitions_requests[0].partition_keys)
         bo.publish(booking("X"))
         wanted = tick(idle.cursor)
         (request,) = wanted.run_requests
         assert request.partition_key == "BO01"
-        instance.add_dynamic_partitions("clinic", wanted.dynamic_partitions_requests[0].partition_keys)
+        assert not wanted.dynamic_partitions_requests
         job = repository.get_job("sync_events")
         result = job.execute_in_process(
             partition_key="BO01", instance=instance, resources={"polydesk": PolydeskResource()}

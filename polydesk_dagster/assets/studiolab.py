@@ -194,25 +194,32 @@ def _results(plan: Plan | None, listing: Listing, key: dg.AssetKey, passed: set[
 def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
     key = dg.AssetKey(["studiolab", f"{listing.feed}_preview"])
 
-    @dg.asset(
-        key=key,
-        group_name="studiolab",
-        kinds={"http", "postgres"},
-        tags={"polydesk/records": "plan"},
-        description=f"{listing.title}: che cosa cambierebbe, con i controlli da superare. Non cambia nulla.",
-        partitions_def=CLINICS if listing.per_clinic else None,
+    # A skipped run yields no check, which only a step that can be run in part may: `can_subset`.
+    @dg.multi_asset(
+        name=f"studiolab__{listing.feed}_preview",
+        specs=[
+            dg.AssetSpec(
+                key,
+                group_name="studiolab",
+                kinds={"http", "postgres"},
+                tags={"polydesk/records": "plan"},
+                description=f"{listing.title}: che cosa cambierebbe, con i controlli da superare. Non cambia nulla.",
+                partitions_def=CLINICS if listing.per_clinic else None,
+                skippable=True,
+                code_version="1",
+            )
+        ],
         check_specs=[
             dg.AssetCheckSpec(name, asset=key, description=text, blocking=True)
             for name, text in _guards(listing).items()
         ],
+        can_subset=True,
         op_tags={"dagster/priority": str(listing.priority + 5)},
         pool="studiolab",
-        output_required=False,
-        code_version="1",
     )
     def preview(
         context: dg.AssetExecutionContext, config: SyncConfig, polydesk: PolydeskResource
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         named = _plan_of(polydesk, listing, config.plan)
         if config.plan is not None and named is None:
             return
@@ -233,13 +240,24 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
                 serve(context, polydesk, service, config, lambda _: why)
             raise
         if report.outcome is Outcome.SKIPPED:
+            if not config.preview and not alone:
+                serve(context, polydesk, service, config, lambda _: report)
             return
         plan = named or _plan_of(polydesk, listing, report.plan_id)
         passed = _passed(config)
         stopping = [guard for guard in plan.failed_guards if guard.name not in passed] if plan is not None else []
         if stopping and not config.preview and not alone:
             _record_refusal(context, polydesk, service, config, plan, [guard.message for guard in stopping])
-        yield dg.MaterializeResult(metadata=metadata(report), check_results=_results(plan, listing, key, passed))
+        asked = context.selected_asset_check_keys
+        results = [
+            result
+            for result in _results(plan, listing, key, passed)
+            if dg.AssetCheckKey(key, result.check_name or "") in asked
+        ]
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(metadata=metadata(report), check_results=results)
+        else:
+            yield from results
 
     return preview
 

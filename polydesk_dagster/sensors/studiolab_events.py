@@ -63,6 +63,24 @@ def _busy(instance: dg.DagsterInstance) -> set[str | None]:
     return {record.dagster_run.tags.get("dagster/partition") for record in running}
 
 
+def _partitions(
+    instance: dg.DagsterInstance, active: set[str]
+) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] | None:
+    """What makes the clinics that Dagster shows those with a studiolab: its history stays with who goes.
+
+    A clinic with a run under way stays until it has ended: the run could not say what it has made any more.
+    """
+    shown = set(instance.get_dynamic_partitions("clinic"))
+    wanted: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
+    if coming := sorted(active - shown):
+        wanted.append(CLINICS.build_add_request(coming))
+    if gone := sorted(shown - active):
+        running = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": gone}, statuses=UNFINISHED), limit=500)
+        if idle := sorted(set(gone) - {run.tags["dagster/partition"] for run in running}):
+            wanted.append(CLINICS.build_delete_request(idle))
+    return wanted or None
+
+
 @dg.sensor(
     name="studiolab_events",
     job_name=SERVICE,
@@ -74,8 +92,10 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     as_of = polydesk.now()
     with polydesk.engine().connect() as connection:
         known = looking.clinics(connection, as_of)
+    partitions = _partitions(context.instance, {clinic.code for clinic in known})
     if not known:
-        return dg.SensorResult(skip_reason="Nessuna clinica ha l'integrazione con studiolab attiva.")
+        reason = "Nessuna clinica ha l'integrazione con studiolab attiva."
+        return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
     seen = looking.look(known, as_of, cache(settings.secret))
     if looking.changed(seen, as_of):
         with polydesk.engine().begin() as connection:
@@ -83,12 +103,11 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     busy = _busy(context.instance) if any(look.news is not None for look in seen) else set()
     attempts = {code: (newest, attempt) for code, (newest, attempt) in json.loads(context.cursor or "{}").items()}
     wanted, remembered = requests(seen, busy, attempts)
-    strangers = {request.partition_key for request in wanted} - set(context.instance.get_dynamic_partitions("clinic"))
     return dg.SensorResult(
         run_requests=wanted or None,
         skip_reason=None if wanted else why_nothing(seen, busy),
         cursor=json.dumps(remembered),
-        dynamic_partitions_requests=[CLINICS.build_add_request(sorted(filter(None, strangers)))] if strangers else None,
+        dynamic_partitions_requests=partitions,
     )
 
 
