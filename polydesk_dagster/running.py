@@ -91,6 +91,18 @@ def serve(
     )
     with exclusive(engine, service, clinic) as alone:
         report = _run_safely(rule, run, service) if alone else _busy(name, clinic)
+    with engine.begin() as connection:
+        service_runs.record(
+            connection,
+            service,
+            report,
+            clinic=clinic,
+            preview=run.preview,
+            dagster_run=run.dagster_run,
+            as_of=as_of,
+            started=started,
+            seconds=time.monotonic() - clock,
+        )
     for reason in report.reasons[:SHOWN_ROWS]:
         context.log.info("%s: %s", reason.clinic or "tutte le cliniche", reason.message)
     if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
