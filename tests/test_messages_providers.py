@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,23 @@ class TestSms(ProviderContract):
         message = self.outgoing(self.good)
         self.ask(carrier, ("send", message), ("send", message))
         assert len(self.simulator.sent) == 1
+
+    def test_a_request_replayed_on_its_way_is_one_message(self, carrier: Provider) -> None:
+        self.simulator.fail("replay")
+        (answer,) = self.ask(carrier, ("send", self.outgoing(self.good)))
+        assert answer.fate is Fate.ACCEPTED
+        assert [message.times for message in self.simulator.sent] == [2]
+
+    def test_an_answer_that_comes_twice_is_never_the_next_one_s(self, carrier: Provider) -> None:
+        self.simulator.fail("twice", times=5)
+        first, last = self.outgoing(self.good), self.outgoing(self.good)
+        steps = [("send", first), ("send", self.outgoing(self.refused)), ("send", self.outgoing(self.refused)),
+                 ("look_up", first.key), ("send", last)]  # fmt: skip
+        answers = self.ask(carrier, *steps, ("look_up", str(uuid.uuid4())), ("look_up", last.key))
+        assert [answer.fate for answer in answers] == [
+            Fate.ACCEPTED, Fate.DOUBTFUL, Fate.REFUSED, Fate.ACCEPTED, Fate.DOUBTFUL, Fate.UNKNOWN_KEY, Fate.ACCEPTED,
+        ]  # fmt: skip
+        assert [answers[0].reference, answers[6].reference] == [message.id for message in self.simulator.sent]
 
 
 class TestMail(ProviderContract):

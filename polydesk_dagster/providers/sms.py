@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -13,6 +13,7 @@ from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.errors import PermanentError, TransientError
 
 _SYSTEM = "gateway SMS"
+_LONGEST_ANSWER = 64 * 1024
 
 
 class SmsGateway:
@@ -26,6 +27,7 @@ class SmsGateway:
         self._messages = f"{remote.base_url(url)}/messages"
         self._token, self._sender = token, sender
         self._at_once, self._patience = at_once, patience
+        self._keys: dict[str, str] = {}  # of the gateway's own names, which key each was told for
 
     async def __aenter__(self) -> Self:
         self._client = httpx.AsyncClient(
@@ -42,46 +44,63 @@ class SmsGateway:
 
     async def send(self, outgoing: Outgoing) -> Answer:
         body = {"to": outgoing.address, "from": self._sender, "text": outgoing.body}
-        try:
-            response = await self._client.post(self._messages, json=body, headers={"Idempotency-Key": outgoing.key})
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return _from_error(remote.sort_error(_SYSTEM, error), error)
-        if response.is_success:
-            return _accepted(response)
-        if response.status_code == 409:
+        answer, status = await self._ask("POST", outgoing.key, json=body, headers={"Idempotency-Key": outgoing.key})
+        if status == 409:
             # Another text went out with this key; only a look-up can tell what the gateway did with it.
             return Answer(Fate.DOUBTFUL, code="409")
-        if response.status_code == 429:
-            return Answer(Fate.SLOWER, code="429", retry_after=remote.retry_after(response))
-        if response.status_code in {400, 422}:
-            return Answer(Fate.REFUSED, code=str(response.status_code))
-        return _from_status(response)
+        if status in {400, 422}:
+            return Answer(Fate.REFUSED, code=str(status))
+        return answer
 
     async def look_up(self, key: str) -> Answer:
+        answer, status = await self._ask("GET", key, params={"idempotency_key": key})
+        return Answer(Fate.UNKNOWN_KEY) if status == 404 else answer
+
+    async def _ask(self, method: str, key: str, **asked: Any) -> tuple[Answer, int | None]:
+        """One request about the message with ``key``, and the status where an answer came.
+
+        An answer may come twice on a connection that is kept, and be taken for the next one's. So only a message that
+        was never told of before keeps its connection: any other answer is not read to its end, which closes it.
+        """
         try:
-            response = await self._client.get(self._messages, params={"idempotency_key": key})
+            async with self._client.stream(method, self._messages, **asked) as response:
+                if response.is_success:
+                    return await self._accepted(key, response), response.status_code
+                return _from_status(response), response.status_code
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return _from_error(remote.sort_error(_SYSTEM, error), error)
-        if response.is_success:
-            return _accepted(response)
-        if response.status_code == 404:
-            return Answer(Fate.UNKNOWN_KEY)
-        return _from_status(response)
+            return _from_error(remote.sort_error(_SYSTEM, error), error), None
+
+    async def _accepted(self, key: str, response: httpx.Response) -> Answer:
+        """A success says what became of the message; one that cannot be read says nothing."""
+        body, answer = b"", Answer(Fate.DOUBTFUL, code=f"{response.status_code} illeggibile")
+        async for piece in response.aiter_bytes():
+            body += piece
+            if len(body) > _LONGEST_ANSWER:
+                break
+            told = _told(body)
+            if told is None:
+                continue
+            if self._keys.setdefault(str(told.reference), key) != key:
+                return Answer(Fate.DOUBTFUL, code=f"{response.status_code} di un altro messaggio")
+            answer = told
+        return answer
 
 
-def _accepted(response: httpx.Response) -> Answer:
-    """A success says what became of the message; one that cannot be read says nothing."""
+def _told(body: bytes) -> Answer | None:
+    """What a whole answer tells; None for a part of one, and for anything else."""
     try:
-        message = json.loads(response.content)
+        message = json.loads(body)
         reference, status = str(message["id"]), str(message["status"])
     except (ValueError, KeyError, TypeError):
-        return Answer(Fate.DOUBTFUL, code=f"{response.status_code} illeggibile")
+        return None
     if status == "undeliverable":
         return Answer(Fate.REFUSED, reference, "undeliverable", bad_address=True)
     return Answer(Fate.ACCEPTED, reference)
 
 
 def _from_status(response: httpx.Response) -> Answer:
+    if response.status_code == 429:
+        return Answer(Fate.SLOWER, code="429", retry_after=remote.retry_after(response))
     failure, code = remote.sort_response(_SYSTEM, response), str(response.status_code)
     if isinstance(failure, PermanentError):
         return Answer(Fate.CLOSED, code=code)

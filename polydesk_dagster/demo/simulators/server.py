@@ -35,6 +35,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 DEMO_TOKEN = "demo-token"  # noqa: S105
 API = "/api/v1"
@@ -50,6 +51,8 @@ class Fault(BaseModel):
     ``timeout``        does what was asked, then says nothing for ``seconds``
     ``deaf``           says nothing for ``seconds`` and does nothing
     ``slow``           answers after ``seconds``
+    ``replay``         an intermediary that lost the answer delivers the request once more and passes on the second
+    ``twice``          writes the answer twice on the connection, in one piece
     ``trickle``        sends the body in small pieces over ``seconds``
     ``cut``            sends ``share`` of the body that it announced, then closes
     ``encoding``       compresses with ``encoding`` whatever the caller accepts
@@ -68,8 +71,8 @@ class Fault(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal[
-        "status", "html", "timeout", "deaf", "slow", "trickle", "cut", "encoding", "cut_encoding", "not_utf8", "bom",
-        "set", "remove", "unknown_field", "untidy", "empty", "top", "snapshot",
+        "status", "html", "timeout", "deaf", "slow", "replay", "twice", "trickle", "cut", "encoding", "cut_encoding",
+        "not_utf8", "bom", "set", "remove", "unknown_field", "untidy", "empty", "top", "snapshot",
     ]  # fmt: skip
     path: str = ""
     after: int = Field(0, ge=0, description="requests that are still answered well")
@@ -136,7 +139,7 @@ class Simulator:
                 Route("/admin/requests", self._requests, methods=["GET", "DELETE"]),
                 *self.admin(),
             ],
-            middleware=[Middleware(_Announced)],
+            middleware=[Middleware(_Announced), Middleware(_Twice)],
         )
 
     def fail(self, kind: str, path: str = "", **options: Any) -> None:
@@ -191,6 +194,8 @@ class Simulator:
             response = await _before(faults)
             if response is None:
                 reply = await handler(request)
+                if any(fault.kind == "replay" for fault in faults):
+                    reply = await handler(request)
                 response = await _after(reply, request, faults)
             entry["status"] = response.status_code
             return response
@@ -296,6 +301,8 @@ def _respond(reply: Reply, request: Request, faults: list[Fault]) -> Response:
             data = data[: int(len(data) * fault.share)]
         elif fault.kind == "trickle":
             spread = fault.seconds
+        elif fault.kind == "twice":
+            headers[_Twice.HEADER] = "yes"
     if announced is not None:
         headers[_Announced.HEADER] = str(announced)
     if spread:
@@ -340,11 +347,88 @@ class _Announced:
         await self.app(scope, receive, announce)
 
 
+class _Wire:
+    """A connection that can hold back what is written, to write it twice in one piece."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def hold(self) -> None:
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held += data
+
+    def repeat(self) -> None:
+        held, self._held = self._held, None
+        self._transport.write((held or b"") * 2)
+
+    def close(self) -> None:
+        self.repeat()
+        self._transport.close()
+
+
+class _Protocol(HttpToolsProtocol):
+    """Lets the application at the connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        wire, app = _Wire(transport), self.app
+
+        async def with_wire(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, _Twice.SCOPE: wire}, receive, send)
+
+        self.app = with_wire
+        super().connection_made(wire)  # type: ignore[arg-type]
+
+
+class _Twice:
+    """Writes an answer twice where asked to: a caller that keeps the connection may take the second for the answer
+    to what it asks next."""
+
+    HEADER = "x-answer-twice"
+    SCOPE = "polydesk.wire"
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire: _Wire = scope[self.SCOPE]
+        twice = False
+
+        async def repeat(message: Any) -> None:
+            nonlocal twice
+            if message["type"] == "http.response.start":
+                headers = dict(message["headers"])
+                twice = headers.pop(self.HEADER.encode(), None) is not None
+                if twice:
+                    message["headers"] = list(headers.items())
+                    wire.hold()
+            await send(message)
+            if twice and message["type"] == "http.response.body" and not message.get("more_body"):
+                wire.repeat()
+
+        await self.app(scope, receive, repeat)
+
+
 def _config(app: Starlette, port: int) -> uvicorn.Config:
     # uvicorn reports an answer that was cut on request as an error; nobody wants to read that.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     return uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        app,
+        host="127.0.0.1",
+        port=port,
+        http=_Protocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
     )
 
 
