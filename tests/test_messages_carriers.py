@@ -48,6 +48,85 @@ def test_a_permanent_refusal_falls_back_and_is_remembered(engine: sa.Engine, mai
     assert [tuple(row) for row in blocked] == [("+393470010001", "refused"), ("rifiutata@example.org", "bounced")]
 
 
+def test_a_text_that_never_arrives_falls_back_while_the_appointment_is_ahead(
+    engine: sa.Engine, mail: tuple[Path, Provider]
+) -> None:
+    folder, relay = mail
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        lost = world.patient(connection, mobile="+393470010002", email="a@example.org")
+        nowhere = world.patient(connection, mobile="+393470020002", email=None)
+        for at, patient in (("12:00", lost), ("12:30", nowhere), ("13:00", practice.patient)):
+            booked(connection, practice, at, patient_id=patient)
+    with gateway() as (simulator, providers):
+        carriers: dict[Channel, Provider] = {**providers, "email": relay}
+        assert service.send(engine, AS_OF, "reminder", carriers).counts.updated == 3
+        service.send(engine, AS_OF + timedelta(minutes=5), "reminder", carriers)
+        assert [request["method"] for request in simulator.requests] == ["POST"] * 3
+        report = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", carriers)
+        assert (report.figures["Consegne confermate"], report.figures["Non consegnati"]) == (1, 2)
+        assert (report.counts.updated, report.counts.failed) == (1, 1)
+        asked = len(simulator.requests)
+        service.send(engine, AS_OF + timedelta(hours=3), "reminder", carriers)
+        assert len(simulator.requests) == asked == 6
+    assert addressed(folder) == ["a@example.org"]
+    assert states(engine) == [("sent", None), ("failed", "refused"), ("sent", None)]
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT channel, delivery, refused_channels FROM message ORDER BY id")).all()
+        blocked = connection.scalars(sa.text("SELECT address FROM message_block ORDER BY 1")).all()
+    assert sorted((r.channel, r.delivery or "", len(r.refused_channels)) for r in rows) == [
+        ("email", "", 1), ("sms", "delivered", 0), ("sms", "undelivered", 1),
+    ]  # fmt: skip
+    assert blocked == ["+393470010002", "+393470020002"]
+
+
+@pytest.mark.parametrize(("kind", "after", "called"), [("reminder", 30, []), ("preparation", 8, ["too_late"])])
+def test_what_never_arrived_and_is_of_no_use_any_more_is_not_sent_again(
+    engine: sa.Engine, mail: tuple[Path, Provider], kind: str, after: int, called: list[str]
+) -> None:
+    folder, relay = mail
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        service_id = world.service(connection, practice.clinic, preparation="A digiuno.", preparation_last_hours=20)
+        lost = world.patient(connection, mobile="+393470010002", email="a@example.org")
+        booked(connection, practice, "12:00", patient_id=lost, service_id=service_id)
+    with gateway() as (simulator, providers):
+        carriers: dict[Channel, Provider] = {**providers, "email": relay}
+        service.send(engine, AS_OF, kind, carriers)
+        later = AS_OF + timedelta(hours=after)
+        report = service.send(engine, later, "reminder", {"sms": providers["sms"]})
+        assert report.figures["Non consegnati"] == 1
+        service.send(engine, later, kind, carriers)
+        assert len(simulator.sent) >= 1
+    assert addressed(folder) == []
+    with engine.connect() as connection:
+        assert connection.scalars(sa.text("SELECT reason FROM call_list")).all() == called
+
+
+def test_a_gateway_that_cannot_say_is_asked_less_and_less_and_fails_no_run(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        for hour in range(20):
+            booked(connection, practice, f"{9 + hour // 2:02d}:{hour % 2 * 30:02d}")
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        asked = []
+        for minutes, fault in ((20, {"status": 429}), (40, {"status": 500}), (50, {}), (60, {}), (125, {}), (500, {})):
+            before = len(simulator.requests)
+            kind = "status" if fault else "set"
+            simulator.fail(kind, "/messages", times=None, **(fault or {"field": "status", "value": "accepted"}))
+            report = service.send(engine, AS_OF + timedelta(minutes=minutes), "reminder", providers)
+            assert (report.outcome, report.counts.failed) == (Outcome.NOTHING_TO_DO, 0)
+            asked.append(len(simulator.requests) - before)
+            simulator.faults.clear()
+    assert asked[0] < 20
+    assert asked[1] < 20
+    assert asked[2:] == [20, 0, 20, 20]
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT DISTINCT state, delivery, delivery_asked FROM message")).all()
+    assert [tuple(row) for row in rows] == [("sent", None, 3)]
+
+
 def test_a_temporary_refusal_never_falls_back(engine: sa.Engine, mail: tuple[Path, Provider]) -> None:
     folder, relay = mail
     with engine.begin() as connection:

@@ -95,7 +95,7 @@ def _told(body: bytes) -> Answer | None:
         return None
     if status == "undeliverable":
         return Answer(Fate.REFUSED, reference, "undeliverable", bad_address=True)
-    return Answer(Fate.ACCEPTED, reference)
+    return Answer(Fate.ACCEPTED, reference, delivered=status == "delivered")
 
 
 def _from_status(response: httpx.Response) -> Answer:

@@ -54,7 +54,7 @@ def failure_rate(connection: sa.Connection, as_of: datetime) -> tuple[int, int]:
     """(failed, all that were tried) of the last 24 hours."""
     failed, tried = connection.execute(
         sa.text("""
-            SELECT count(*) FILTER (WHERE state = 'failed'), count(*) FROM message
+            SELECT count(*) FILTER (WHERE state = 'failed' OR delivery = 'undelivered'), count(*) FROM message
             WHERE state IN ('sent', 'failed') AND changed_at > :since"""),
         {"since": as_of - timedelta(days=1)},
     ).one()

@@ -17,6 +17,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages.kinds import KINDS
 
+FIRST_QUESTION = timedelta(minutes=10)
+"""After the gateway took a text, until it is asked whether the text arrived."""
 _LOCK_CLASS = 7301
 _ALIVE = f"""EXISTS (SELECT FROM pg_locks k WHERE k.locktype = 'advisory' AND k.classid = {_LOCK_CLASS}
                      AND k.objid = CAST(m.dispatcher AS oid) AND k.objsubid = 2
@@ -181,7 +183,8 @@ class Ledger:
                     UPDATE message m
                     SET state = 'claimed', dispatcher = :dispatcher, channel = c.channel, address = c.address,
                         idempotency_key = c.key, subject = c.subject, body = c.body, segments = c.segments,
-                        on_wire_at = CASE WHEN c.channel = 'sms' THEN CAST(:at AS timestamptz) END, changed_at = :at
+                        on_wire_at = CASE WHEN c.channel = 'sms' THEN CAST(:at AS timestamptz) END, changed_at = :at,
+                        delivery = NULL, delivery_at = NULL, delivery_asked = 0
                     FROM unnest(CAST(:ids AS bigint[]), CAST(:channels AS text[]), CAST(:addresses AS text[]),
                                 CAST(:keys AS uuid[]), CAST(:subjects AS text[]), CAST(:bodies AS text[]),
                                 CAST(:segments AS smallint[]))
@@ -276,6 +279,8 @@ class Ledger:
                             refused_channels = CASE WHEN r.refused THEN array_append(m.refused_channels, m.channel)
                                                     ELSE m.refused_channels END,
                             on_wire_at = CASE WHEN r.state = 'unknown' THEN m.on_wire_at END,
+                            ask_after = CASE WHEN r.state = 'sent' AND m.channel = 'sms'
+                                             THEN r.at + CAST(:first_question AS interval) END,
                             dispatcher = NULL
                         FROM r
                         WHERE m.id = r.id
@@ -288,6 +293,7 @@ class Ledger:
                       AND u.state IN ('never_invited', 'invited')"""),
                 {
                     "dispatcher": self.id,
+                    "first_question": FIRST_QUESTION,
                     "ids": [result.id for result in results],
                     "states": [result.state for result in results],
                     "times": [result.at for result in results],
@@ -316,24 +322,8 @@ class Ledger:
                 )
 
     def block(self, message_ids: Sequence[int], at: datetime) -> None:
-        """Block the addresses of messages that were refused because nothing can ever arrive there."""
         with self._connection.begin():
-            self._connection.execute(
-                sa.text("""
-                    INSERT INTO message_block (channel, address, cause, since)
-                    SELECT DISTINCT channel, lower(address), CASE channel WHEN 'sms' THEN 'refused' ELSE 'bounced' END,
-                           CAST(:at AS timestamptz)
-                    FROM message WHERE id = ANY (:ids)
-                    ON CONFLICT DO NOTHING"""),
-                {"ids": list(message_ids), "at": at},
-            )
-            self._connection.execute(
-                sa.text("""
-                    UPDATE app_user u SET state = 'bounced' FROM message m
-                    WHERE m.id = ANY (:ids) AND m.kind = 'activation' AND u.id = m.recipient_id
-                      AND u.state IN ('never_invited', 'invited')"""),
-                {"ids": list(message_ids)},
-            )
+            block(self._connection, message_ids, at)
 
     def give_links(self, links: Sequence[tuple[int, str]], at: datetime, life: timedelta) -> None:
         """Give each (user, token) of an activation e-mail its single-use link, voiding the older ones; the caller
@@ -365,6 +355,26 @@ class Ledger:
                 {"limit": limit, "after": after},
             ).all()
         return [Doubt(*row) for row in rows]
+
+
+def block(connection: sa.Connection, message_ids: Sequence[int], at: datetime) -> None:
+    """Block the addresses of messages that were refused because nothing can ever arrive there."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO message_block (channel, address, cause, since)
+            SELECT DISTINCT channel, lower(address), CASE channel WHEN 'sms' THEN 'refused' ELSE 'bounced' END,
+                   CAST(:at AS timestamptz)
+            FROM message WHERE id = ANY (:ids)
+            ON CONFLICT DO NOTHING"""),
+        {"ids": list(message_ids), "at": at},
+    )
+    connection.execute(
+        sa.text("""
+            UPDATE app_user u SET state = 'bounced' FROM message m
+            WHERE m.id = ANY (:ids) AND m.kind = 'activation' AND u.id = m.recipient_id
+              AND u.state IN ('never_invited', 'invited')"""),
+        {"ids": list(message_ids)},
+    )
 
 
 def settle(connection: sa.Connection, message_id: int, *, arrived: bool, who: str, at: datetime) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import hours
+from polydesk_dagster.clinic.messages import hours, receipts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.kinds import KINDS, PREPARATION, REMINDER
 
@@ -256,6 +256,8 @@ def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime
     """Why no run of ``kinds`` needs to start now, in Italian; None where one does."""
     clinics = hours.load(connection, as_of)
     if not nothing_to_send(connection, kinds, as_of, clinics):
+        return None
+    if REMINDER.key in kinds and receipts.waiting(connection, as_of, clinics):
         return None
     if any(kind in _PLAN and due_spans(connection, kind, as_of, clinics) for kind in kinds):
         return None

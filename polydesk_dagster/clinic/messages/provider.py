@@ -41,6 +41,8 @@ class Answer:
     """Seconds."""
     bad_address: bool = False
     """Refused because that address can never receive anything."""
+    delivered: bool = False
+    """Only from a look-up: the message has arrived."""
 
 
 @dataclass(frozen=True, slots=True)

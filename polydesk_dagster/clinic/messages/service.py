@@ -8,13 +8,23 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import hours, judging, planning
+from polydesk_dagster.clinic.messages import hours, judging, planning, receipts
 from polydesk_dagster.clinic.messages.dispatch import Limits, Tally, dispatch
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Ready, Withheld, judge
-from polydesk_dagster.clinic.messages.kinds import CHANNELS, KINDS, PASSING, PREPARATION, WHY_WORDS, Channel, Why
+from polydesk_dagster.clinic.messages.kinds import (
+    CHANNELS,
+    KINDS,
+    PASSING,
+    PREPARATION,
+    REMINDER,
+    WHY_WORDS,
+    Channel,
+    Why,
+)
 from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.provider import Provider
+from polydesk_dagster.clinic.messages.receipts import Receipts
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 
 VOLUME_GUARD = "unusual_volume"
@@ -30,6 +40,8 @@ CARRIERS: Mapping[str, str] = {
     "sms": "il gateway SMS: imposta POLYDESK_SMS_URL, POLYDESK_SMS_TOKEN e POLYDESK_SMS_SENDER",
     "email": "il server di posta: imposta POLYDESK_SMTP_URL e POLYDESK_MAIL_FROM",
 }
+
+_LOST = "il gestore non è riuscito a consegnarli: numero da correggere in anagrafica"
 
 
 def _silent(_done: int, _total: int, _what: str) -> None:
@@ -61,6 +73,10 @@ def send(
             connection.rollback()
             return report
         connection.commit()
+    arrived = Receipts()
+    if kind == REMINDER.key:
+        arrived = receipts.collect(engine, as_of, providers.get("sms"), clinics)
+    with engine.connect() as connection:
         kinds = [kind, *PASSING]
         idle = not planned.messages and planning.nothing_to_send(connection, kinds, as_of, clinics)
         held = None if idle else hold_unusual(connection, kind, as_of, allowed=past_guard == VOLUME_GUARD)
@@ -76,7 +92,7 @@ def send(
     if kind == PREPARATION.key and (limits is not None or planned.withheld):
         with engine.begin() as connection:
             list_calls(connection, as_of)
-    return report_of(planned, tally)
+    return report_of(planned, tally, arrived)
 
 
 def unknown_clinic(clinic: str | None) -> Report:
@@ -138,8 +154,10 @@ def list_calls(connection: sa.Connection, as_of: datetime) -> int:
     return connection.execute(_CALL, {"as_of": as_of, "reasons": [str(why) for why in reasons]}).rowcount
 
 
-def report_of(planned: Planned, tally: Tally) -> Report:
-    """What the operator reads: counts, why what was not sent was not, and which carrier is missing."""
+def report_of(planned: Planned, tally: Tally, arrived: Receipts | None = None) -> Report:
+    """What the operator reads: counts, why what was not sent was not, and which carrier is missing.
+
+    ``arrived``: where the gateway was asked what became of earlier texts."""
     failed = tally.total("failed")
     unknown = tally.total("unknown")
     counts = Counts(
@@ -158,6 +176,8 @@ def report_of(planned: Planned, tally: Tally) -> Report:
         reasons.append(
             Reason("unknown", "Non si sa se siano arrivati: vedi «polydesk messages unknown»", count=unknown)
         )
+    if arrived is not None:
+        reasons += [Reason("undelivered", _LOST, clinic, n) for clinic, n in sorted(arrived.undelivered.items())]
     for channel, code in tally.closed.items():
         reasons.insert(0, Reason("carrier", f"Non risponde o ci rifiuta {CARRIERS[channel].split(':')[0]} ({code})"))
         outcome = Outcome.PARTIAL if counts.updated else Outcome.FAILED
@@ -176,6 +196,8 @@ def report_of(planned: Planned, tally: Tally) -> Report:
         "In dubbio": unknown,
         "Dubbi chiariti": tally.settled,
     }
+    if arrived is not None:
+        figures |= {"Consegne confermate": arrived.delivered, "Non consegnati": arrived.undelivered.total()}
     return Report(outcome, counts, tuple(reasons), figures, (_by_clinic(tally),) if tally.counts else ())
 
 

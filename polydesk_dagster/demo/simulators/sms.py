@@ -1,7 +1,7 @@
 """The SMS gateway: takes a text once for each Idempotency-Key, and tells what became of it.
 
 Numbers decide how a message ends, as with a real operator's test numbers: one that ends in ``0000`` is refused with
-400, one that ends in ``0001`` is accepted and never delivered.
+400, one that ends in ``0001`` is accepted and never delivered; of one that ends in ``0002`` that turns out only later.
 
 - ``GET /admin/messages``   every text that really went out, oldest first; ``DELETE`` forgets all messages and keys;
 - fault ``timeout``         accepts the message, then says nothing: the caller cannot know;
@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, main, problem
 
-REFUSED, UNDELIVERABLE = "0000", "0001"
+REFUSED, UNDELIVERABLE, LOST = "0000", "0001", "0002"
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
@@ -108,7 +108,8 @@ class SmsSimulator(Simulator):
         if message is None:
             return problem(404, "the gateway never accepted that key")
         if message.status == "accepted":
-            message.status = "delivered"
+            lost = message.to.endswith(LOST)
+            message.status, message.reason = ("undeliverable", "numero inesistente") if lost else ("delivered", None)
         return Reply(message.answer())
 
     async def _messages(self, request: Request) -> Response:
