@@ -27,6 +27,9 @@ _FILL = """
         INSERT INTO patient (last_name, first_name, mobile, email)
         SELECT 'Rossi', 'Mario', :prefix || lpad((n * 10 + 5)::text, 7, '0'), 'p' || n || '@example.org'
         FROM generate_series(1, :count) n RETURNING id
+    ), news AS (
+        INSERT INTO report (id, clinic_id, external_id, patient_id, title, published_at, updated_at)
+        SELECT id, :clinic, CAST(id AS text), id, 'Referto', :as_of, :as_of FROM someone
     ), wanted AS (
         INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, context, send_after, expires_at,
                              template_revision, created_at, changed_at)

@@ -296,15 +296,79 @@ def test_a_preview_changes_nothing(engine: sa.Engine) -> None:
     assert ("planned", None) in states(engine)
 
 
+_NEWS = """SELECT clinic_id, 'report' AS subject, id AS subject_id, version, 'patient' AS recipient_type,
+                  patient_id AS recipient_id, CAST(:as_of AS timestamptz) + interval '2 days' AS expires_at,
+                  CAST(NULL AS jsonb) AS context
+           FROM report"""
+
+
+def report(connection: sa.Connection, practice: world.Practice, number: str, **fields: object) -> None:
+    row = {"clinic_id": practice.clinic, "external_id": number, "patient_id": practice.patient, "title": "Referto"}
+    world.insert(connection, "report", [{**row, "published_at": AS_OF, "updated_at": AS_OF, **fields}])
+
+
 def test_other_parts_put_messages_in_the_ledger_once(engine: sa.Engine) -> None:
-    query = """SELECT :clinic AS clinic_id, 'report' AS subject, CAST(7 AS bigint) AS subject_id, 1 AS version,
-                      'patient' AS recipient_type, CAST(:patient AS bigint) AS recipient_id,
-                      CAST(:as_of AS timestamptz) + interval '2 days' AS expires_at, CAST(NULL AS jsonb) AS context"""
     with engine.begin() as connection:
-        practice = world.practice(connection)
-        wanted = {"clinic": practice.clinic, "patient": practice.patient}
-        assert planning.enqueue(connection, "report_ready", query, wanted, AS_OF) == 1
-        assert planning.enqueue(connection, "report_ready", query, wanted, AS_OF) == 0
+        report(connection, world.practice(connection), "R1")
+        assert planning.enqueue(connection, "report_ready", _NEWS, {}, AS_OF) == 1
+        assert planning.enqueue(connection, "report_ready", _NEWS, {}, AS_OF) == 0
     with gateway() as (simulator, providers):
         service.send(engine, AS_OF, "preparation", providers)
         assert ["documento è pronto" in message.text for message in simulator.sent] == [True]
+
+
+def test_nobody_is_told_of_a_report_that_was_withdrawn_replaced_or_is_gone(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        for number in ("R1", "R2", "R3", "R4"):
+            report(connection, practice, number)
+        planning.enqueue(connection, "report_ready", _NEWS, {}, AS_OF)
+        connection.execute(sa.text("UPDATE report SET withdrawn_at = now() WHERE external_id = 'R1'"))
+        connection.execute(sa.text("UPDATE report SET version = 2 WHERE external_id = 'R2'"))
+        connection.execute(sa.text("DELETE FROM report WHERE external_id = 'R3'"))
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        assert len(simulator.sent) == 1
+    assert states(engine) == [
+        ("withheld", "report_withdrawn"), ("withheld", "report_withdrawn"), ("withheld", "gone"), ("sent", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["reminder", "preparation"])
+def test_an_unverified_booking_is_nudged_once_at_half_time(engine: sa.Engine, kind: str) -> None:
+    night = world.rome("2026-03-10", "22:00")
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+
+        def online(at: str, phone: str | None, **fields: object) -> int:
+            return booked(
+                connection, practice, at, day="2026-03-12", channel="online", contact_phone=phone, created_at=night,
+                **{"status": "unverified", "verification_expires_at": night + timedelta(hours=2), **fields},
+            )  # fmt: skip
+
+        nudged = online("09:00", "+393471234567")
+        online("09:30", None)
+        online("10:00", "+393471234568", paid_at=night)
+        in_time = online("10:30", "+393471234569")
+        connection.execute(sa.text("UPDATE appointment SET patient_id = NULL"))
+    half = night + timedelta(hours=1)
+    with gateway() as (simulator, providers):
+        with engine.begin() as connection:
+            clinics = planning.hours.load(connection, half)
+            assert planning.nothing_to_nudge(connection, half - timedelta(minutes=1), clinics)
+            assert planning.nothing_due([kind], connection, half) is None
+            assert planning.nudge(connection, half, clinics) == 2
+            connection.execute(
+                sa.text("UPDATE appointment SET status = 'booked', patient_id = :patient WHERE id = :id"),
+                {"id": in_time, "patient": practice.patient},
+            )
+        service.send(engine, half, kind, providers)
+        service.send(engine, half + timedelta(minutes=20), kind, providers)
+        (message,) = simulator.sent
+    assert message.to == "+393471234567"
+    assert message.text == (
+        "Poliambulatorio BO01: la prenotazione di giovedì 12 marzo non è ancora confermata. La confermi entro le 00:00 "
+        "dal messaggio ricevuto, o l'orario tornerà libero."
+    )
+    assert states(engine) == [("sent", None), ("withheld", "verified")]
+    assert nudged < in_time

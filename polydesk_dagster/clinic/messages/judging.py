@@ -46,6 +46,8 @@ class Item:
     """Whether a message about another start of the same appointment may be on its way right now."""
     told: datetime | None = None
     """The start that the last message that went out told."""
+    report_version: int | None = None
+    report_withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,10 @@ def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:
         return None if state in {"never_invited", "invited"} else Why.ACCOUNT
     if message.kind == VERIFICATION.key:
         return None if item.status == "unverified" else Why.VERIFIED
+    if item.subject == "report" and item.report_version is None:
+        return Why.GONE
+    if item.report_withdrawn or item.report_version not in (None, item.version):
+        return Why.REPORT_WITHDRAWN
     if item.deceased:
         return Why.DECEASED
     if message.kind not in ABOUT_APPOINTMENTS:
@@ -306,8 +312,10 @@ _ITEMS = sa.text("""
            coalesce(p.deceased_on IS NOT NULL, false) AS deceased, s.name AS service,
            coalesce(s.sensitive, false) AS sensitive, s.preparation,
            concat_ws(' ', sp.title, sp.last_name) AS specialist, lo.name AS location, a.verification_expires_at,
-           coalesce(other.in_flight, false) AS in_flight, other.told
+           coalesce(other.in_flight, false) AS in_flight, other.told,
+           r.version AS report_version, r.withdrawn_at IS NOT NULL AS report_withdrawn
     FROM message_ledger l
+    LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
     LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id
     LEFT JOIN patient p ON p.id = a.patient_id
     LEFT JOIN service s ON s.id = a.service_id

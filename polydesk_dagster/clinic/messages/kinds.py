@@ -57,6 +57,7 @@ class Why(StrEnum):
     PERSON_CAP = "person_cap"
     TEMPLATE = "template"
     VERIFIED = "verified"
+    REPORT_WITHDRAWN = "report_withdrawn"
     ACCOUNT = "account"
     REFUSED = "refused"
     EXHAUSTED = "exhausted"
@@ -79,6 +80,7 @@ WHY_WORDS: dict[str, str] = {
     Why.PERSON_CAP: "raggiunto il massimo di messaggi al giorno per persona",
     Why.TEMPLATE: "il testo non si compone: correggi il template",
     Why.VERIFIED: "prenotazione già confermata o scaduta",
+    Why.REPORT_WITHDRAWN: "referto ritirato, o sostituito da uno più nuovo",
     Why.ACCOUNT: "account già attivo, disabilitato o con email respinta",
     Why.REFUSED: "rifiutato dal gestore su ogni canale possibile",
     Why.EXHAUSTED: "esauriti i tentativi",

@@ -232,8 +232,8 @@ class Ledger:
             )
 
     def depart(self, message_id: int, at: datetime) -> bool:
-        """Commit that an e-mail is about to be on the wire; False where it must not be after all, because an
-        appointment moved or an address was blocked while it waited its turn. Such a message is looked at anew."""
+        """Commit that an e-mail is about to be on the wire; False where it must not be after all, because what it tells
+        is no longer so or an address was blocked while it waited its turn. Such a message is looked at anew."""
         with self._connection.begin():
             state = self._connection.scalar(
                 sa.text("""
@@ -247,6 +247,13 @@ class Ledger:
                                      WHERE l.message_id = :id AND l.withheld IS NULL AND l.subject = 'appointment'
                                        AND l.kind IN ('reminder', 'preparation')
                                        AND (a.status = 'booked' AND a.start_version = l.version) IS NOT TRUE)
+                             AND NOT EXISTS (
+                                     SELECT FROM message_ledger l
+                                     LEFT JOIN appointment a ON l.kind = 'verification_nudge' AND a.id = l.subject_id
+                                     LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
+                                     WHERE l.message_id = :id AND l.withheld IS NULL
+                                       AND (a.status <> 'unverified' OR r.withdrawn_at IS NOT NULL
+                                            OR r.version <> l.version))
                              AND NOT EXISTS (
                                      SELECT FROM message_block b JOIN message x ON x.id = :id
                                      WHERE b.channel = x.channel AND b.address = lower(x.address)) AS ok) AS look

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import hours, receipts
 from polydesk_dagster.clinic.messages.hours import Hours
-from polydesk_dagster.clinic.messages.kinds import KINDS, PREPARATION, REMINDER
+from polydesk_dagster.clinic.messages.kinds import KINDS, PREPARATION, REMINDER, VERIFICATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +234,30 @@ def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mappin
     return connection.execute(statement, {**parameters, "kind": kind, "as_of": as_of}).rowcount
 
 
+# Who booked online and has not answered, at half time of the window; never one whom the desk or a payment vouches for.
+_TO_NUDGE = """
+    SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, 1 AS version, 'booking' AS recipient_type,
+           a.id AS recipient_id, a.verification_expires_at AS expires_at, CAST(NULL AS jsonb) AS context
+    FROM appointment a
+    WHERE a.status = 'unverified' AND a.verification_expires_at > :as_of AND a.starts_at > :as_of
+      AND a.created_at + (a.verification_expires_at - a.created_at) / 2 <= :as_of
+      AND num_nonnulls(a.verified_at, a.confirmed_by_staff_at, a.paid_at) = 0
+      AND num_nonnulls(a.contact_phone, a.contact_email) > 0 AND a.clinic_id = ANY (:clinics)
+      AND NOT EXISTS (SELECT FROM message_ledger l
+                      WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = 'verification_nudge')"""
+
+
+def nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> int:
+    """Put into the ledger one nudge, the only one ever, for each unverified booking past half of its window."""
+    wanted = {"clinics": [clinic.clinic_id for clinic in clinics]}
+    return enqueue(connection, VERIFICATION.key, _TO_NUDGE, wanted, as_of)
+
+
+def nothing_to_nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> bool:
+    wanted = {"as_of": as_of, "clinics": [clinic.clinic_id for clinic in clinics]}
+    return not connection.scalar(sa.text(f"SELECT EXISTS ({_TO_NUDGE})"), wanted)
+
+
 def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: datetime, clinics: Sequence[Hours]) -> bool:
     """Whether no message of ``kinds`` wants the dispatcher now: to be sent, to be closed, or to be cleared up."""
     return not connection.scalar(
@@ -256,6 +280,8 @@ def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime
     """Why no run of ``kinds`` needs to start now, in Italian; None where one does."""
     clinics = hours.load(connection, as_of)
     if not nothing_to_send(connection, kinds, as_of, clinics):
+        return None
+    if any(kind in _PLAN for kind in kinds) and not nothing_to_nudge(connection, as_of, clinics):
         return None
     if REMINDER.key in kinds and receipts.waiting(connection, as_of, clinics):
         return None

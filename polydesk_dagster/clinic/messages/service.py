@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -68,6 +69,8 @@ def send(
         if not clinics:
             return unknown_clinic(clinic)
         planned = planning.plan(connection, kind, as_of, clinics)
+        nudges = planning.nudge(connection, as_of, clinics)
+        planned = replace(planned, messages=planned.messages + nudges, appointments=planned.appointments + nudges)
         if preview:
             report = _preview(connection, as_of, kind, clinics, planned)
             connection.rollback()
