@@ -1,10 +1,10 @@
-"""``polydesk messages``: what is in doubt, who has to be called, how the texts look."""
+"""``polydesk messages``: what is in doubt, who has to be called, who wants none, how the texts look."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import sqlalchemy as sa
 import typer
@@ -13,7 +13,10 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 
-app = typer.Typer(help="I messaggi ai pazienti: dubbi, telefonate, testi.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from polydesk_dagster.clinic.messages.kinds import Channel
+
+app = typer.Typer(help="I messaggi ai pazienti: dubbi, telefonate, chi non ne vuole, testi.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")]
 
@@ -58,6 +61,40 @@ def settle(
     if not settled:
         raise typer.BadParameter(say(f"il messaggio {number} non è in dubbio", f"message {number} is not in doubt"))
     show.out().print(say("Annotato.", "Noted."))
+
+
+Address = Annotated[str, typer.Argument(help="Un numero di telefono o un'email.", metavar="RECAPITO")]
+
+
+@app.command()
+def stop(address: Address) -> None:
+    """Annota che a un recapito non si deve più scrivere, di chiunque sia: vale dal prossimo messaggio."""
+    from polydesk_dagster.clinic.messages import preferences
+
+    channel, known = _read(address)
+    with opened(create=False) as installation, installation.engine.begin() as connection:
+        preferences.receive(connection, channel, known, "STOP", datetime.now(UTC))
+    show.out().print(say("Annotato: non si scrive più.", "Noted: nothing more will be written there."))
+
+
+@app.command()
+def start(address: Address) -> None:
+    """Annota che a un recapito si può scrivere di nuovo, qualunque fosse il motivo per cui era bloccato."""
+    from polydesk_dagster.clinic.messages import preferences
+
+    channel, known = _read(address)
+    with opened(create=False) as installation, installation.engine.begin() as connection:
+        blocked = preferences.unblock(connection, channel, known)
+    show.out().print(say("Annotato.", "Noted.") if blocked else say("Non era bloccato.", "It was not blocked."))
+
+
+def _read(address: str) -> tuple[Channel, str]:
+    from polydesk_dagster.clinic.messages import preferences
+
+    found = preferences.read_address(address)
+    if found is None:
+        raise typer.BadParameter(say("non è un telefono né un'email", "neither a telephone nor an e-mail address"))
+    return found
 
 
 @app.command()

@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages.kinds import KINDS, Channel
+from polydesk_dagster.clinic.patients import e164
 
 _STOP = re.compile(r"\W*(stop|basta|ferma|cancella(mi)?|disiscrivi(mi)?|abmelden|unsubscribe)\b", re.IGNORECASE)
 _START = re.compile(r"\W*(start|riprendi|iscrivi(mi)?|anmelden)\b", re.IGNORECASE)
@@ -31,6 +32,26 @@ def receive(connection: sa.Connection, channel: Channel, address: str, text: str
         )
         return "start"
     return None
+
+
+def read_address(typed: str) -> tuple[Channel, str] | None:
+    """What the desk typed, as (channel, address) in the form in which addresses are kept; None if it can be neither a
+    telephone nor an e-mail."""
+    wanted = typed.strip()
+    if "@" in wanted:
+        return "email", wanted.lower()
+    number = e164(wanted)
+    return None if number is None else ("sms", number)
+
+
+def unblock(connection: sa.Connection, channel: Channel, address: str) -> bool:
+    """A person says that an address may be written to again, whyever it was blocked. Returns whether it was."""
+    return bool(
+        connection.execute(
+            sa.text("DELETE FROM message_block WHERE channel = :channel AND address = :address"),
+            {"channel": channel, "address": address},
+        ).rowcount
+    )
 
 
 def opt_out(
