@@ -78,8 +78,10 @@ def test_a_table_outside_the_registry_is_refused_by_name(name: str) -> None:
 
 
 def test_the_registry_never_deletes_records_of_care_or_of_trust() -> None:
-    never = {"patient", "price", "service", "audit", "audit_head", "plan", "message_ledger", "clinic", "app_user"}
+    never = {"patient", "price", "service", "audit", "audit_head", "plan", "clinic", "app_user"}
     assert not never & {each.table for each in retention.REGISTRY}
+    ledger = [each for each in retention.REGISTRY if each.table.startswith("message") and not each.blanked]
+    assert [each.days for each in ledger] == [730, 730, 730]
     deleting = [each for each in retention.REGISTRY if each.table == "appointment" and not each.blanked]
     assert [each.where for each in deleting] == ["t.status = 'expired'"]
     assert all(each.why and each.days >= 7 for each in retention.REGISTRY)
@@ -141,8 +143,11 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
                        VALUES (:booking, 'email', sha256('x'), CAST(:at AS timestamptz) - interval '1 day', :at)"""),
             {"booking": kept, "at": AS_OF - 31 * DAY},
         )
+        old_messages(connection, practice, 0, 1, "reminder", "sent")
+        old_messages(connection, practice, 0, 2, "reminder", None)
     report = retention.clean(engine, AS_OF)
     assert report.outcome is Outcome.OK
+    assert count(engine, "message_ledger") == 0
     assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(retention.REGISTRY) - 1
     assert count(engine, "appointment", f"id = {kept} AND slot_id IS NULL AND contact_email IS NULL") == 1
     assert count(engine, "appointment", f"id = {never}") == 0
@@ -185,6 +190,70 @@ def test_settled_events_go_and_what_waits_for_a_person_stays(engine: sa.Engine) 
     assert count(engine, "event_inbox", f"clinic_id = {behind} AND sequence >= 3") == 2, "they may be read again"
     assert count(engine, "event_inbox", f"clinic_id = {young}") == 6
     assert count(engine, "event_gap") == 3
+
+
+def old_messages(
+    connection: sa.Connection, practice: world.Practice, appointment: int, version: int, kind: str, state: str | None
+) -> None:
+    """A message of 800 days ago with its ledger row and an attempt; without ``state`` only the row, withheld."""
+    connection.execute(
+        sa.text("""
+            WITH sent AS (
+                INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, state, reason, send_after,
+                                     expires_at, template_revision, sent_at, created_at, changed_at)
+                SELECT :clinic, :kind, 'patient', :patient, :state, 'x', :at, :at, 0,
+                       CASE WHEN :state = 'sent' THEN CAST(:at AS timestamptz) END, :at, :at
+                WHERE CAST(:state AS text) IS NOT NULL RETURNING id
+            ), tried AS (
+                INSERT INTO message_attempt (message_id, at, channel, answer) SELECT id, :at, 'sms', 'later' FROM sent
+            )
+            INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
+                                        message_id, withheld, planned_at)
+            SELECT 'appointment', :appointment, :version, :kind, 'patient', :patient, :clinic, (SELECT id FROM sent),
+                   CASE WHEN CAST(:state AS text) IS NULL THEN 'too_late' END, :at"""),
+        {
+            "clinic": practice.clinic,
+            "patient": practice.patient,
+            "appointment": appointment,
+            "version": version,
+            "kind": kind,
+            "state": state,
+            "at": AS_OF - 800 * DAY,
+        },
+    )
+
+
+def test_the_message_ledger_goes_only_where_nobody_could_be_told_twice(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+
+        def visit(days: int, hour: int) -> int:
+            start = AS_OF + days * DAY + timedelta(hours=hour)
+            return world.appointment(
+                connection, world.slot(connection, practice.agenda, start), service_id=practice.service,
+                patient_id=practice.patient, status="booked",
+            )  # fmt: skip
+
+        past, ahead = visit(-760, 0), visit(9, 0)
+        for number, (appointment, kind, state) in enumerate(
+            (
+                (past, "reminder", "sent"), (past, "reminder", "failed"), (past, "reminder", None),
+                (past, "reminder", "unknown"), (past, "activation", "sent"),
+                (ahead, "reminder", "sent"), (ahead, "reminder", None),
+            )
+        ):  # fmt: skip
+            old_messages(connection, practice, appointment, number, kind, state)
+    with engine.connect() as connection:
+        before = connection.execute(sa.text(_COUNTED)).all()
+    retention.clean(engine, AS_OF)
+    with engine.connect() as connection:
+        kept = connection.scalars(sa.text("SELECT version FROM message_ledger ORDER BY version")).all()
+        assert connection.execute(sa.text(_COUNTED)).all() == before
+    assert kept == [3, 4, 5, 6]
+    assert (count(engine, "message"), count(engine, "message_attempt")) == (3, 0)
+
+
+_COUNTED = "SELECT kind, state, CAST(sum(messages) AS bigint) FROM counted_message GROUP BY 1, 2 ORDER BY 1, 2"
 
 
 def test_ten_times_the_usual_waits_for_a_persons_word(engine: sa.Engine) -> None:

@@ -5,7 +5,8 @@ its audit line; then each order is worked off in small batches, each its own tra
 long. A killed run leaves its orders open, and the next one works them off from where they stopped. When an order is
 done, its audit line holds how many rows went and a digest over their keys, never the data.
 
-Clinical records, invoices, access logs, the audit trail and the message ledger are not listed.
+Clinical records, invoices, access logs and the audit trail are not listed; the message ledger is only once nobody could
+be told twice for want of it.
 """
 
 from __future__ import annotations
@@ -173,6 +174,40 @@ REGISTRY: tuple[DataSet, ...] = (
         "oltre un anno non serve a confrontare; resta sempre l'ultima di ogni servizio",
         where="""EXISTS (SELECT FROM service_run n WHERE n.service = t.service AND n.id > t.id AND NOT n.preview
                          AND n.clinic_id IS NOT DISTINCT FROM t.clinic_id)""",
+    ),
+    DataSet(
+        "message_attempts",
+        "risposte dei gestori ai messaggi",
+        "message_attempt",
+        "at",
+        730,
+        "dopo due anni nessuno chiede più perché un messaggio tardò",
+    ),
+    DataSet(
+        "old_messages",
+        "registro dei messaggi di oltre due anni fa",
+        "message",
+        "changed_at",
+        730,
+        "dopo due anni non serve più sapere chi fu avvisato; le statistiche ne tengono il numero (GDPR art. 5.1.e)",
+        # Invitations are counted for ever, a doubt waits for a person, and what is ahead must not be told again.
+        where="""t.state IN ('sent', 'withheld', 'failed') AND t.kind <> 'activation'
+                 AND NOT EXISTS (SELECT FROM message_ledger l JOIN appointment a ON a.id = l.subject_id
+                                 WHERE l.message_id = t.id AND l.subject = 'appointment' AND a.starts_at >= :cutoff)""",
+        first=(
+            "DELETE FROM message_attempt WHERE message_id = ANY(:keys)",
+            "DELETE FROM message_ledger WHERE message_id = ANY(:keys)",
+        ),
+    ),
+    DataSet(
+        "old_withheld",
+        "appuntamenti di oltre due anni fa per cui non si scrisse",
+        "message_ledger",
+        "planned_at",
+        730,
+        "dopo due anni non serve più sapere perché; le statistiche ne tengono il numero (GDPR art. 5.1.e)",
+        where="""t.message_id IS NULL
+                 AND NOT EXISTS (SELECT FROM appointment a WHERE a.id = t.subject_id AND a.starts_at >= :cutoff)""",
     ),
 )
 
