@@ -208,6 +208,19 @@ def test_newborns_twins_and_a_married_name(run: Import) -> None:
     assert run(person("P1", first_name="Ada", **{**born, "birth_date": "2026-03-02"})).counts.unchanged == 1
 
 
+def test_a_date_put_in_for_many_hides_no_namesake(run: Import, engine: sa.Engine) -> None:
+    unknown = {"fiscal_code": None, "birth_date": "1900-01-01", "birth_place": None}
+    names = [f"Rossi{first}{second}" for first in "abcdefghijkl" for second in "mnopqrstuvwx"]
+    people = [person(f"P{n}", last_name=name, **unknown) for n, name in enumerate(names)]
+    report = run(*people, person("P900", last_name="ROSSI AM", **unknown))
+    assert (report.counts.created, report.counts.skipped) == (len(names) - 1, 2)
+    assert [id_ for id_, _ in run.reviews()] == ["P0", "P900"]
+    other = Import(engine, "MI01")
+    again = other(person("X1", last_name="Rossibn", **unknown), person("X2", last_name="Verdi", **unknown))
+    assert (again.counts.created, again.counts.skipped) == (1, 1)
+    assert other.reviews()[-1] == ("X1", "stesso nome e data di nascita di un paziente noto")
+
+
 def test_undo_takes_created_people_back_but_not_who_came_into_use(run: Import) -> None:
     report = run(MARIO, person("P2", fiscal_code=None, last_name="Verdi"))
     with run.engine.begin() as connection:

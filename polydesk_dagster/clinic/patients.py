@@ -312,6 +312,21 @@ _DISMISSED = """
     WHERE q.clinic_id = :clinic_id AND q.external_id = s.external_id AND q.state = 'dismissed'
 """
 
+_CROWD = 100
+"""From so many people without a code who were born on one day on (a date put in for an unknown one, perhaps), names are
+compared by hashing them: each with each would take for ever."""
+
+
+def _namesakes(columns: str, others: str, where: str) -> str:
+    """SQL for ``columns`` of every record ``s`` and other one ``o`` with the same date of birth and name."""
+    pairs = f"SELECT {columns} FROM {{rows}} s JOIN {others} o ON o.birth_date = s.birth_date"
+    keys = [f"name_key(o.{name}) = name_key(s.{name})" for name in ("last_name", "first_name")]
+    return f"""{pairs} AND (s.birth_date IN (TABLE crowd)) IS NOT TRUE AND ({" AND ".join(keys)}) IS TRUE
+              WHERE {where}
+              UNION ALL
+              {pairs} AND {" AND ".join(keys)} WHERE s.birth_date IN (TABLE crowd) AND {where}"""
+
+
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
 # where the date of birth agrees, hence IS TRUE: their keys are not worked out for everybody else.
 _DOUBTS = f"""
@@ -332,20 +347,23 @@ _DOUBTS = f"""
                count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {_SAME_NAME.format(p="p")}
                                          AND p.birth_date = s.birth_date) AS certain
         FROM {{rows}} s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY 1
+    ), crowd AS MATERIALIZED (
+        SELECT birth_date FROM {{rows}} WHERE fiscal_code_canonical IS NULL GROUP BY 1 HAVING count(*) > {_CROWD}
+        UNION
+        SELECT birth_date FROM patient WHERE fiscal_code_canonical IS NULL GROUP BY 1 HAVING count(*) > {_CROWD}
     ), by_name AS MATERIALIZED (
         SELECT ordinal, array_agg(DISTINCT id ORDER BY id) AS candidates
-        FROM (SELECT s.ordinal, p.id FROM {{rows}} s
-              JOIN patient p ON p.birth_date = s.birth_date AND {_SAME_NAME.format(p="p")} IS TRUE
-              WHERE s.fiscal_code_canonical IS NULL
+        FROM ({_namesakes("s.ordinal, o.id", "patient", "s.fiscal_code_canonical IS NULL")}
               UNION ALL
-              SELECT s.ordinal, p.id FROM {{rows}} s
-              JOIN patient p ON p.birth_date = s.birth_date AND {_SAME_NAME.format(p="p")} IS TRUE
-              WHERE p.fiscal_code_canonical IS NULL) same
+              {_namesakes("s.ordinal, o.id", "patient", "o.fiscal_code_canonical IS NULL")}) same
         GROUP BY 1
     ), without_code AS MATERIALIZED (
-        SELECT DISTINCT s.ordinal FROM {{rows}} s
-        JOIN {{rows}} o ON o.birth_date = s.birth_date AND {_SAME_NAME.format(p="o")} IS TRUE AND o.ordinal <> s.ordinal
-        WHERE s.fiscal_code_canonical IS NULL AND s.finding IS NULL
+        SELECT DISTINCT ordinal
+        FROM ({
+    _namesakes(
+        "s.ordinal", "{rows}", "s.fiscal_code_canonical IS NULL AND s.finding IS NULL AND o.ordinal <> s.ordinal"
+    )
+}) same
     ), waiting AS MATERIALIZED (
         SELECT s.ordinal, min(q.cause) AS cause FROM patient_review q JOIN {{rows}} s USING (external_id)
         WHERE q.clinic_id = :clinic_id AND q.state = 'open' GROUP BY 1
