@@ -22,7 +22,7 @@ def test_a_reminder_goes_out_once_and_a_second_run_does_nothing(engine: sa.Engin
         (message,) = simulator.sent
         assert message.text == (
             "Poliambulatorio BO01: Mario Rossi, le ricordiamo l'appuntamento di mercoledì 11 marzo, "
-            "ore 09:30 Prima visita cardiologica. Per disdire: +390510000000"
+            "ore 09:30 Prima visita cardiologica. Per disdire: +39 051 000 0000"
         )
         again = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
         assert (again.outcome, again.counts.changed, len(simulator.sent)) == (Outcome.NOTHING_TO_DO, 0, 1)

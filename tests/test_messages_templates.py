@@ -14,8 +14,8 @@ from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import can_receive_texts
 from polydesk_dagster.clinic.messages.reset import reset
-from polydesk_dagster.clinic.messages.templates import lint
-from polydesk_dagster.clinic.messages.text import mask_address, segments
+from polydesk_dagster.clinic.messages.templates import lint, write
+from polydesk_dagster.clinic.messages.text import mask_address, plain, readable_number, segments
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.messages_world import AS_OF
@@ -59,6 +59,33 @@ def test_segments(text: str, encoding: str, units: int, count: int) -> None:
     assert (found.encoding, found.units, found.segments) == (encoding, units, count)
 
 
+def test_a_character_that_would_double_the_sms_is_written_plainly() -> None:
+    assert plain("È permessa l’acqua – 2 l…") == "E' permessa l'acqua - 2 l..."
+    assert plain("Şule, è permessa l’acqua") == "Şule, è permessa l’acqua"
+    assert write(None, "{{ a }}", {"a": "È l’ora"}).body == "E' l'ora"
+    assert write("Oggetto", "{{ a }}", {"a": "È l’ora"}).body == "È l’ora\n"
+    assert [readable_number(n) for n in ("+390515550000", "+43512123456", "interno 7")] == [
+        "+39 051 555 0000", "+43 512 123456", "interno 7",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("it", "Casa: Ada, per l'appuntamento di domani, ore 9:00: Digiuno. Ore 10:00 (U. N.): Acqua. Tel. 051"),
+        ("de", "Casa: Ada, zu Ihrem Termin am domani, 9:00 Uhr: Digiuno. 10:00 Uhr (U. N.): Acqua. Tel. 051"),
+    ],
+)
+def test_a_preparation_of_two_appointments_reads_as_sentences(language: str, text: str) -> None:
+    (shipped,) = (t for t in FACTORY if t[:4] == ("preparation", "plain", "sms", language))
+    both = [
+        {"ora": "9:00", "iniziali": "", "preparazione": "Digiuno."},
+        {"ora": "10:00", "iniziali": "U. N.", "preparazione": "Acqua."},
+    ]
+    context = {"clinica": "Casa", "nome": "Ada", "giorno": "domani", "telefono": "051", "appuntamenti": both}
+    assert write(None, shipped.body, context).body == text
+
+
 def test_the_factory_texts_pass_their_own_lint() -> None:
     for template in FACTORY:
         assert lint(template.kind, template.variant, template.channel, template.subject, template.body) == []
@@ -74,7 +101,7 @@ def test_the_factory_texts_pass_their_own_lint() -> None:
         ("{{ nome }}, venga domani", "non dice chi scrive"),
         ("{{ clinica.__class__.__mro__ }}{{ clinica }}", "SecurityError"),
         ("{{ clinica }}{% for a in range(10**9) %}x{% endfor %}", "OverflowError"),
-        ("{{ clinica }} ’ è domani", "UCS-2"),
+        ("{{ clinica }} 😀 è domani", "UCS-2"),
     ],
 )
 def test_lint(body: str, said: str) -> None:

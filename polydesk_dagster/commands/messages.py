@@ -129,7 +129,8 @@ def preview(
     for sample in found:
         size = "" if sample.size is None else f", {sample.size.segments} SMS {sample.size.encoding}"
         show.out().print(f"── {sample.clinic}, {sample.channel}{size}", markup=False)
-        show.out().print(sample.problem or f"{sample.subject or ''}\n{sample.body}".strip(), markup=False)
+        text = sample.problem or f"{sample.subject or ''}\n{sample.body}".strip()
+        show.out().print(text, markup=False, soft_wrap=True)
 
 
 @app.command()

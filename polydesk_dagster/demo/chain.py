@@ -20,6 +20,8 @@ from polydesk_dagster.errors import PermanentError
 
 _AHEAD = 120
 """Days after ``as_of`` that the calendar knows."""
+PORTAL = "https://portale.aurora.example/attiva"
+"""Where the links of the chain's activation e-mails lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,9 @@ def load(engine: sa.Engine, size: str | Size = "chain", seed: int = 2026, *, as_
         with driver.cursor() as cursor:
             for sheet in sheets:
                 sheet.pour(cursor)
+        connection.execute(
+            sa.text("UPDATE message_policy SET portal_url = :url WHERE clinic_id IS NULL"), {"url": PORTAL}
+        )
         rows = {sheet.table: sheet.rows for sheet in sheets}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text(f"ANALYZE {', '.join(rows)}"))

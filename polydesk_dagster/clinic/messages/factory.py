@@ -35,6 +35,7 @@ _TIMES = "{% for a in appuntamenti %}{{ ', ' if not loop.first }}{{ a.ora }}{% i
 {% endif %}{% endfor %}"
 _SERVICES = "{% for a in appuntamenti %}{{ '; ' if not loop.first }}{{ a.ora }}{% if a.iniziali %} ({{ a.iniziali }})\
 {% endif %} {{ a.prestazione }}{% endfor %}"
+_SERVICES_DE = _SERVICES.replace("{{ a.ora }}", "{{ a.ora }} Uhr")
 _FOOT_IT = "\n{{ clinica }}\nTel. {{ telefono }}\n"
 _FOOT_DE = "\n{{ clinica }}\nTel. {{ telefono }}\n"
 
@@ -68,7 +69,7 @@ FACTORY: tuple[Factory, ...] = (
     Factory(
         *("reminder", "plain", "sms", "de", None),
         "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, "
-        + _SERVICES
+        + _SERVICES_DE
         + ". Absagen: {{ telefono }}",
     ),
     Factory(
@@ -93,9 +94,9 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("preparation", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, per l'appuntamento di {{ giorno }}: "
-        "{% for a in appuntamenti %}ore {{ a.ora }}{% if a.iniziali %} ({{ a.iniziali }}){% endif %} "
-        "{{ a.preparazione }} {% endfor %}Tel. {{ telefono }}",
+        "{{ clinica }}: {{ nome }}, per l'appuntamento di {{ giorno }}"
+        "{% for a in appuntamenti %}{{ ', ore' if loop.first else ' Ore' }} {{ a.ora }}"
+        "{% if a.iniziali %} ({{ a.iniziali }}){% endif %}: {{ a.preparazione }}{% endfor %} Tel. {{ telefono }}",
     ),
     Factory(
         *("preparation", "neutral", "sms", "it", None),
@@ -117,9 +118,9 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("preparation", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, zu Ihrem Termin am {{ giorno }}: "
-        "{% for a in appuntamenti %}{{ a.ora }} Uhr{% if a.iniziali %} ({{ a.iniziali }}){% endif %} "
-        "{{ a.preparazione }} {% endfor %}Tel. {{ telefono }}",
+        "{{ clinica }}: {{ nome }}, zu Ihrem Termin am {{ giorno }}"
+        "{% for a in appuntamenti %}{{ ',' if loop.first }} {{ a.ora }} Uhr"
+        "{% if a.iniziali %} ({{ a.iniziali }}){% endif %}: {{ a.preparazione }}{% endfor %} Tel. {{ telefono }}",
     ),
     Factory(
         *("preparation", "neutral", "sms", "de", None),

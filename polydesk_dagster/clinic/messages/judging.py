@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.kinds import ACTIVATION, KINDS, PREPARATION, REMINDER, VERIFICATION, Channel, Why
-from polydesk_dagster.clinic.messages.text import day_in_words, initials
+from polydesk_dagster.clinic.messages.text import day_in_words, initials, readable_number
 
 ABOUT_APPOINTMENTS = frozenset({REMINDER.key, PREPARATION.key})
 
@@ -237,7 +237,7 @@ def _context(
     name = initials(person.first_name, person.last_name) if anonymous else f"{person.first_name} {person.last_name}"
     context: dict[str, Any] = {
         "clinica": message.clinic_name,
-        "telefono": message.phone or "",
+        "telefono": readable_number(message.phone) if message.phone else "",
         "nome": name.strip(),
         **message.context,
     }

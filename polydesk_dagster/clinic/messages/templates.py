@@ -14,7 +14,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from polydesk_dagster.clinic.messages.factory import FACTORY
-from polydesk_dagster.clinic.messages.text import segments
+from polydesk_dagster.clinic.messages.text import plain, segments
 
 LONGEST_SMS = 4
 """Segments above which the lint complains."""
@@ -48,7 +48,7 @@ def _compiled(source: str) -> Template:
 
 
 def write(subject: str | None, body: str, context: Mapping[str, Any]) -> Text:
-    """Render a template.
+    """Render a template; without a subject it is an SMS, and typographic characters that would make it longer go.
 
     Raises:
         BrokenTemplateError: for a syntax error, an unknown variable, a forbidden access or an endless text.
@@ -58,6 +58,7 @@ def write(subject: str | None, body: str, context: Mapping[str, Any]) -> Text:
         head = None if subject is None else " ".join(_compiled(subject).render(context).split())
     except (TemplateError, SecurityError, OverflowError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise BrokenTemplateError(_place(error)) from None
+    written = plain(written) if subject is None else written
     if len(written) > _LONGEST or not written.strip():
         raise BrokenTemplateError("il testo è vuoto o troppo lungo")
     return Text(head, written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 
 _GSM = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
@@ -50,6 +51,47 @@ def _chain(widths: list[int], alone: int, chained: int) -> int:
             count, used = count + 1, 0
         used += width
     return count
+
+
+_PLAIN = str.maketrans(
+    {
+        "À": "A'",
+        "È": "E'",
+        "Ì": "I'",
+        "Ò": "O'",
+        "Ù": "U'",
+        "’": "'",
+        "‘": "'",
+        "“": '"',
+        "”": '"',
+        "«": '"',
+        "»": '"',
+        "–": "-",
+        "—": "-",
+        "…": "...",
+        "\u00a0": " ",
+        "\u202f": " ",
+    }
+)
+
+
+def plain(text: str) -> str:
+    """``text`` with what an Italian keyboard has for typographic characters, where that keeps it within GSM-7: one «È»
+    would double the SMS. Else, and so for every name of a person, nothing is changed."""
+    written = text.translate(_PLAIN)
+    return text if segments(written).culprits else written
+
+
+@lru_cache(4096)
+def readable_number(number: str) -> str:
+    """A telephone to be read and dialled from anywhere: ``+390515550000`` → ``+39 051 555 0000``."""
+    import phonenumbers
+
+    try:
+        parsed = phonenumbers.parse(number, "IT")
+    except phonenumbers.NumberParseException:
+        return number
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
 
 
 _WEEKDAYS = {
