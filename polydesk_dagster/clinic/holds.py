@@ -247,7 +247,7 @@ def place(
 _LOCKED = """
     locked AS MATERIALIZED (
         SELECT h.id, h.slot_id, h.state, h.created_at, h.expires_at, h.renewals, h.appointment_id,
-               s.starts_at, s.state = 'free' AND s.starts_at > :as_of AS open,
+               s.agenda_id, s.starts_at, s.ends_at, s.state = 'free' AND s.starts_at > :as_of AS open,
                h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of AS kept
         FROM hold h JOIN slot s ON s.id = h.slot_id
         WHERE h.token_hash = :token
@@ -345,14 +345,14 @@ def begin_confirming(connection: sa.Connection, *, token: str, as_of: datetime) 
 # after the expiry, by a clock a moment ahead of ours, is no longer the hold's.
 _CONFIRM = sa.text(f"""
     WITH {_LOCKED}, offered AS (
-        SELECT locked.id AS hold_id, locked.slot_id, a.clinic_id, a.id AS agenda_id, a.specialist_id, s.starts_at,
-               s.ends_at, least(:as_of + :verification, s.starts_at - :before_start) AS verify_by
-        FROM locked JOIN slot s ON s.id = locked.slot_id JOIN agenda a ON a.id = s.agenda_id
+        SELECT locked.id AS hold_id, locked.slot_id, a.clinic_id, a.id AS agenda_id, a.specialist_id, locked.starts_at,
+               locked.ends_at, least(:as_of + :verification, locked.starts_at - :before_start) AS verify_by
+        FROM locked JOIN agenda a ON a.id = locked.agenda_id
         JOIN service v ON v.id = :service AND v.clinic_id = a.clinic_id
                       AND v.active AND v.deleted_at IS NULL AND v.bookable_online
+        LEFT JOIN agenda_service o ON o.agenda_id = a.id AND o.service_id = v.id
         WHERE locked.kept AND (locked.open OR locked.state = 'confirming')
-          AND (v.id = a.service_id
-               OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id))
+          AND (v.id = a.service_id OR o.agenda_id IS NOT NULL)
     ), seated AS (
         UPDATE seat SET hold_id = NULL, held_until = NULL, appointment_id = nextval('appointment_id_seq')
         FROM offered

@@ -234,14 +234,15 @@ def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mappin
     return connection.execute(statement, {**parameters, "kind": kind, "as_of": as_of}).rowcount
 
 
-# Who booked online and has not answered, at half time of the window; never one whom the desk or a payment vouches for.
+# Who booked online and has not answered, at half time of the window; never one whom the desk, a payment or
+# studiolab vouches for.
 _TO_NUDGE = """
     SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, 1 AS version, 'booking' AS recipient_type,
            a.id AS recipient_id, a.verification_expires_at AS expires_at, CAST(NULL AS jsonb) AS context
     FROM appointment a
     WHERE a.status = 'unverified' AND a.verification_expires_at > :as_of AND a.starts_at > :as_of
       AND a.created_at + (a.verification_expires_at - a.created_at) / 2 <= :as_of
-      AND num_nonnulls(a.verified_at, a.confirmed_by_staff_at, a.paid_at) = 0
+      AND num_nonnulls(a.verified_at, a.confirmed_by_staff_at, a.paid_at, a.external_id) = 0
       AND num_nonnulls(a.contact_phone, a.contact_email) > 0 AND a.clinic_id = ANY (:clinics)
       AND NOT EXISTS (SELECT FROM message_ledger l
                       WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = 'verification_nudge')"""
