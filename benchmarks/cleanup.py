@@ -97,7 +97,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
         with engine.begin() as connection:
             connection.execute(_OLD, {"rows": rows, "as_of": AS_OF})
         ours = seconds(lambda: _clean(engine, rows, rest=False))
-        yield Figure("cleanup", "clean-up without rests, beside one DELETE", ours, plain, "s", 3.0, peak_mb=peak_mb())
+        yield Figure("cleanup", "clean-up without rests, beside one DELETE", ours, plain, "s", 4.0, peak_mb=peak_mb())
 
 
 def _clean(engine: sa.Engine, rows: int, *, rest: bool = True) -> None:
