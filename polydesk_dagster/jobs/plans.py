@@ -25,8 +25,8 @@ DESCRIPTION = (
 class UndoConfig(dg.Config):
     """Which plan to take back; the defaults do nothing and say what to fill in."""
 
-    plan: int | None = None
-    """The number of the applied plan."""
+    plan: int = 0
+    """The number of the applied plan; 0 is none."""
     reason: str = ""
     """Why, at least 10 characters: it stays in the audit trail."""
     preview: bool = False
@@ -35,9 +35,9 @@ class UndoConfig(dg.Config):
     """Who asks for it; default the account that the run has."""
 
 
-def _load(polydesk: PolydeskResource, plan_id: int | None) -> Plan | Report:
+def _load(polydesk: PolydeskResource, plan_id: int) -> Plan | Report:
     """The plan, or why there is none to take back."""
-    if plan_id is None:
+    if not plan_id:
         message = "Quale piano? Scrivi il numero in «plan» e il motivo in «reason»; «polydesk plan list» li elenca."
         return Report.refused("which_plan", message)
     with polydesk.engine().connect() as connection:
