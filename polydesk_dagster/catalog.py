@@ -447,6 +447,11 @@ SERVICES: tuple[Service, ...] = (
 BY_KEY = {service.key: service for service in SERVICES}
 
 
+def name_of(key: str) -> str:
+    """The Italian name of a service; the key itself of what is none, or is none any more."""
+    return BY_KEY[key].name if key in BY_KEY else key
+
+
 def next_run(service: Service, instant: datetime) -> datetime | None:
     """When the service really runs next, in UTC; None if only on demand."""
     return None if isinstance(service.cadence, OnDemand) else service.cadence.next_after(instant)

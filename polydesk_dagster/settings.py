@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,11 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from polydesk_dagster.errors import ConfigurationError
+
+
+def person(operator: str = "") -> str:
+    """Who acts, as the audit trail names people: ``operator``, or whoever's account this is."""
+    return f"desk:{operator or getpass.getuser()}"
 
 
 def _blank_is_absent(value: object) -> object:

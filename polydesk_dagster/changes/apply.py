@@ -144,8 +144,9 @@ def _unfit(connection: sa.Connection, plan: Plan, reason: str | None, past_guard
     if stopping:
         said = "; ".join(f"{guard.name}: {guard.message}" for guard in stopping)
         return Reason("guard", f"Il piano {plan.id} è fermato da un controllo ({said}).", plan.clinic, len(stopping))
-    if plan.failed_guards and len(reason or "") < 10:
-        message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo di almeno 10 caratteri."
+    if plan.failed_guards and len(reason or "") < audit.LEAST_REASON:
+        least = f"di almeno {audit.LEAST_REASON} caratteri"
+        message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo {least}."
         return Reason("reason_missing", message, plan.clinic)
     now = plans.fingerprint(connection, plan.id, plan.kind, _scope(plan), plan.snapshot, rows=plan.rows_kept)
     if now != plan.fingerprint:

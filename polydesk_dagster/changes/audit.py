@@ -9,6 +9,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+LEAST_REASON = 10
+"""Characters of a reason, where a person has to give one."""
+
 APPEND = sa.text("""
     INSERT INTO audit (as_of, actor, action, service, clinic, plan_id, detail)
     VALUES (:as_of, :actor, :action, :service, :clinic, :plan_id, CAST(:detail AS jsonb))

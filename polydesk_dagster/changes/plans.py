@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import FINDINGS, Kind
-from polydesk_dagster.outcome import Counts
+from polydesk_dagster.outcome import Counts, Report
 
 RULES = "1"
 """Version of how plans are made: part of every fingerprint."""
@@ -115,6 +115,11 @@ class Plan:
             failed=tally.get("rejected", 0),
             unchanged=tally.get("unchanged", 0),
         )
+
+
+def busy(plan: Plan, name: str) -> Report:
+    """The report where a run of the plan's service, ``name`` for people, is in the way of applying or undoing it."""
+    return Report.skipped("already_running", f"«{name}» è in esecuzione: riprova tra poco.", plan.clinic)
 
 
 def rows_table(plan_id: int) -> str:

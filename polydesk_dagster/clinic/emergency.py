@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope
+from polydesk_dagster.changes.audit import LEAST_REASON
 from polydesk_dagster.outcome import Report
 
 VERBS: Mapping[str, str] = {
@@ -24,7 +25,6 @@ VERBS: Mapping[str, str] = {
 }
 """The services behind the gate, and the verb of each one's phrase."""
 
-REASON_LENGTH = 10
 PAUSE = timedelta(minutes=10)
 """Between two uses of the same button: long enough to see what the first one did."""
 
@@ -102,8 +102,8 @@ _NO_PLAN = Report.refused(
 def check(connection: sa.Connection, plan: Plan | None, given: Press, as_of: datetime) -> Report | None:
     """Why ``plan`` must not be applied on what was typed, or None if it may; for whoever applies a plan by its id."""
     clinic = plan.clinic if plan is not None else None
-    if len(given.reason.strip()) < REASON_LENGTH:
-        message = f"Serve il motivo, di almeno {REASON_LENGTH} caratteri: resta nel registro."
+    if len(given.reason.strip()) < LEAST_REASON:
+        message = f"Serve il motivo, di almeno {LEAST_REASON} caratteri: resta nel registro."
         return Report.refused("reason_missing", message, clinic)
     if plan is None:
         return _NO_PLAN

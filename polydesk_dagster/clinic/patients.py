@@ -299,7 +299,7 @@ COLUMNS = {
     "deceased_on": "date",
 }
 
-_SAME_NAME = """(name_key({p}.last_name) = name_key(s.last_name)
+SAME_NAME = """(name_key({p}.last_name) = name_key(s.last_name)
                  AND name_key({p}.first_name) = name_key(s.first_name))"""
 
 _KNOWN = """
@@ -320,11 +320,11 @@ compared by hashing them: each with each would take for ever."""
 def _namesakes(columns: str, others: str, where: str) -> str:
     """SQL for ``columns`` of every record ``s`` and other one ``o`` with the same date of birth and name."""
     pairs = f"SELECT {columns} FROM {{rows}} s JOIN {others} o ON o.birth_date = s.birth_date"
-    keys = [f"name_key(o.{name}) = name_key(s.{name})" for name in ("last_name", "first_name")]
-    return f"""{pairs} AND (s.birth_date IN (TABLE crowd)) IS NOT TRUE AND ({" AND ".join(keys)}) IS TRUE
+    same = SAME_NAME.format(p="o")
+    return f"""{pairs} AND (s.birth_date IN (TABLE crowd)) IS NOT TRUE AND {same} IS TRUE
               WHERE {where}
               UNION ALL
-              {pairs} AND {" AND ".join(keys)} WHERE s.birth_date IN (TABLE crowd) AND {where}"""
+              {pairs} AND {same} WHERE s.birth_date IN (TABLE crowd) AND {where}"""
 
 
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
@@ -344,7 +344,7 @@ _DOUBTS = f"""
         FROM {{rows}} s JOIN twice t ON t.code = s.fiscal_code_canonical WHERE s.finding IS NULL
     ), by_code AS MATERIALIZED (
         SELECT s.ordinal, array_agg(p.id ORDER BY p.id) AS candidates,
-               count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {_SAME_NAME.format(p="p")}
+               count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {SAME_NAME.format(p="p")}
                                          AND p.birth_date = s.birth_date) AS certain
         FROM {{rows}} s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY 1
     ), crowd AS MATERIALIZED (

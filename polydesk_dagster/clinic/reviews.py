@@ -13,16 +13,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic.patients import COLUMNS, SERVICE
+from polydesk_dagster.changes.audit import LEAST_REASON
+from polydesk_dagster.clinic.patients import COLUMNS, SAME_NAME, SERVICE
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
-
-LEAST_REASON = 10
-"""Characters of a reason, where one is needed."""
 
 _REVIEW = "SELECT q.*, c.code AS clinic FROM patient_review q JOIN clinic c ON c.id = q.clinic_id"
 
 # The people whom the import would compare the record with, and those whom it has named already.
-_CANDIDATES = """
+_CANDIDATES = f"""
     WITH s AS MATERIALIZED (
         SELECT q.candidates, r.* FROM patient_review q CROSS JOIN LATERAL jsonb_to_record(q.record) AS r(
             fiscal_code text, fiscal_code_canonical text, last_name text, first_name text, birth_date date)
@@ -31,7 +29,7 @@ _CANDIDATES = """
         SELECT unnest(candidates) AS id FROM s
         UNION SELECT p.id FROM s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical
         UNION SELECT p.id FROM s JOIN patient p ON p.birth_date = s.birth_date
-              AND (name_key(p.last_name) = name_key(s.last_name) AND name_key(p.first_name) = name_key(s.first_name))
+              AND {SAME_NAME.format(p="p")}
         WHERE s.fiscal_code_canonical IS NULL OR p.fiscal_code_canonical IS NULL)
     SELECT p.id, p.last_name, p.first_name, p.birth_date, p.fiscal_code, p.mobile, p.email,
            coalesce(p.fiscal_code_canonical = s.fiscal_code_canonical, false) AS same_code,

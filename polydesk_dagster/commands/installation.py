@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +21,6 @@ from polydesk_dagster.settings import Settings
 class Installation:
     settings: Settings
     engine: sa.Engine
-
-
-def actor() -> str:
-    """Who types the command, as the audit trail names people."""
-    return f"desk:{getpass.getuser()}"
 
 
 @contextmanager

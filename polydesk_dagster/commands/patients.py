@@ -15,9 +15,10 @@ from polydesk_dagster.changes.plans import ITALY
 from polydesk_dagster.clinic import reviews
 from polydesk_dagster.clinic.reviews import Candidate, Review
 from polydesk_dagster.commands import show
-from polydesk_dagster.commands.installation import actor, opened
+from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, Report
+from polydesk_dagster.settings import person
 
 app = typer.Typer(
     help="I pazienti dubbi dell'import: chi sono lo decide una persona, e può ripensarci.", no_args_is_help=True
@@ -154,7 +155,7 @@ def link(
 ) -> None:
     """È quel paziente. Per uno che non è tra i simili serve --reason."""
     with _deciding() as connection:
-        report = reviews.link(connection, review_id, patient_id, as_of=_now(), actor=actor(), reason=reason)
+        report = reviews.link(connection, review_id, patient_id, as_of=_now(), actor=person(), reason=reason)
     _answer(report, json=json)
 
 
@@ -170,7 +171,7 @@ def create(
     """È una persona nuova: crea il paziente con i dati di studiolab."""
     with _deciding() as connection:
         report = reviews.create(
-            connection, review_id, as_of=_now(), actor=actor(), shared_code=shared_code, reason=reason
+            connection, review_id, as_of=_now(), actor=person(), shared_code=shared_code, reason=reason
         )
     _answer(report, json=json)
 
@@ -179,7 +180,7 @@ def create(
 def dismiss(review_id: Id, reason: Why, json: Json = False) -> None:
     """Non va importato (una prova, un errore): i prossimi import lo lasciano stare."""
     with _deciding() as connection:
-        report = reviews.dismiss(connection, review_id, as_of=_now(), actor=actor(), reason=reason)
+        report = reviews.dismiss(connection, review_id, as_of=_now(), actor=person(), reason=reason)
     _answer(report, json=json)
 
 
@@ -187,7 +188,7 @@ def dismiss(review_id: Id, reason: Why, json: Json = False) -> None:
 def reopen(review_id: Id, reason: Why, json: Json = False) -> None:
     """Riporta un caso scartato tra quelli da decidere."""
     with _deciding() as connection:
-        report = reviews.reopen(connection, review_id, as_of=_now(), actor=actor(), reason=reason)
+        report = reviews.reopen(connection, review_id, as_of=_now(), actor=person(), reason=reason)
     _answer(report, json=json)
 
 
@@ -200,7 +201,7 @@ def unlink(
 ) -> None:
     """Scioglie un collegamento sbagliato: il caso torna da decidere, il paziente resta."""
     with _deciding() as connection:
-        report = reviews.unlink(connection, clinic, external_id, as_of=_now(), actor=actor(), reason=reason)
+        report = reviews.unlink(connection, clinic, external_id, as_of=_now(), actor=person(), reason=reason)
     _answer(report, json=json)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.catalog import name_of
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes import show as rows_of
 from polydesk_dagster.changes.apply import undo as take_back
@@ -19,10 +19,11 @@ from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.clinic import emergency
 from polydesk_dagster.commands import show
-from polydesk_dagster.commands.installation import Installation, actor, opened
+from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import EXIT_STATUS, Report
+from polydesk_dagster.settings import person
 
 app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.", no_args_is_help=True)
 
@@ -70,7 +71,7 @@ def list_(
         [
             (
                 plan.id,
-                BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service,
+                name_of(plan.service),
                 plan.clinic,
                 f"{plan.created_at.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
                 say(*STATES[_state(plan)]),
@@ -157,12 +158,12 @@ def apply_(
                     Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
                     plan,
                     as_of=datetime.now(UTC),
-                    actor=actor(),
+                    actor=person(),
                     reason=reason,
                     past_guards=past_guard or (),
                 )
             else:
-                report = _busy(plan)
+                report = plans.busy(plan, name_of(plan.service))
         _answer(plan, report, json=json)
 
 
@@ -170,7 +171,7 @@ def _behind_the_gate(installation: Installation, plan: Plan, reason: str | None,
     """Why a plan of a dangerous service may not be applied on what was typed; None for every other plan."""
     if plan.service not in emergency.VERBS or plan.undoes is not None:
         return None
-    given = emergency.Press(reason or "", confirm or "", actor(), plan.id)
+    given = emergency.Press(reason or "", confirm or "", person(), plan.id)
     with installation.engine.connect() as connection:
         return emergency.check(connection, plan, given, datetime.now(UTC))
 
@@ -192,12 +193,12 @@ def undo_(
                         connection,
                         plan_id,
                         as_of=datetime.now(UTC),
-                        actor=actor(),
+                        actor=person(),
                         reason=reason,
                         preview=preview,
                     )
             else:
-                report = _busy(plan)
+                report = plans.busy(plan, name_of(plan.service))
         _answer(plan, report, json=json)
 
 
@@ -215,11 +216,6 @@ def _alone(installation: Installation, plan: Plan) -> Iterator[bool]:
     """The lock that a run of the service would hold."""
     with exclusive(installation.engine, plan.service, plan.clinic) as free:
         yield free
-
-
-def _busy(plan: Plan) -> Report:
-    name = BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service
-    return Report.skipped("already_running", f"«{name}» è in esecuzione: riprova tra poco.", plan.clinic)
 
 
 def _state(plan: Plan) -> str:
@@ -249,7 +245,7 @@ def _as_object(plan: Plan) -> dict[str, Any]:
 
 def _tell(plan: Plan) -> None:
     console = show.out()
-    name = BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service
+    name = name_of(plan.service)
     state = say(*STATES[_state(plan)])
     console.print(
         f"[bold]{say('Piano', 'Plan')} {plan.id}[/] · {name} · {plan.clinic or say('catena', 'chain')} · {state}"

@@ -1,12 +1,11 @@
 """The dangerous buttons: each shows its plan first and does nothing without a reason and a phrase with the count."""
 
-import getpass
-
 from polydesk_dagster.clinic import holds, recovery
 from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.clinic.messages import reset
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.running import Run, ServiceConfig, service_job
+from polydesk_dagster.settings import person
 
 
 class EmergencyConfig(ServiceConfig):
@@ -24,7 +23,7 @@ class EmergencyConfig(ServiceConfig):
 
 def press_of(config: EmergencyConfig) -> Press:
     """What was typed, and by whom, for the gate."""
-    return Press(config.reason, config.confirm, f"desk:{config.operator or getpass.getuser()}", config.plan)
+    return Press(config.reason, config.confirm, person(config.operator), config.plan)
 
 
 def _release_all_holds(run: Run, config: EmergencyConfig) -> Report:

@@ -1,21 +1,21 @@
 """Taking an applied plan back from the web page: no service of the catalogue, a tool beside all of them."""
 
-import getpass
 from dataclasses import replace
 
 import dagster as dg
 
 from polydesk_dagster import changes
-from polydesk_dagster.catalog import BY_KEY, Place
+from polydesk_dagster.catalog import BY_KEY, Place, name_of
 from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes.audit import LEAST_REASON
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.settings import person
 
 KEY, TITLE = "undo_plan", "Annulla un piano"
-LEAST_REASON = 10
 DESCRIPTION = (
     "Annulla un piano applicato: riporta le sue righe com'erano. Ciò che è stato modificato o è entrato in uso dopo "
     "resta com'è e viene nominato. Serve il numero del piano (plan) e il motivo (reason); con preview mostra soltanto."
@@ -63,14 +63,13 @@ def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:
         return refusal
     with exclusive(run.engine, plan.service, plan.clinic) as alone:  # the lock that a run of its service would hold
         if not alone:
-            name = BY_KEY[plan.service].name if plan.service in BY_KEY else plan.service
-            return Report.skipped("already_running", f"«{name}» è in esecuzione: riprova tra poco.", plan.clinic)
+            return plans.busy(plan, name_of(plan.service))
         with run.engine.begin() as connection:
             report = changes.undo(
                 connection,
                 plan.id,
                 as_of=run.as_of,
-                actor=f"desk:{config.operator or getpass.getuser()}",
+                actor=person(config.operator),
                 reason=config.reason.strip() or None,
                 preview=config.preview,
             )
