@@ -23,6 +23,7 @@ from polydesk_dagster.changes.synchronise import synchronise
 from polydesk_dagster.clinic import patients
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Report
+from polydesk_dagster.remote import decode
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
 PAGE = 1000
@@ -74,7 +75,7 @@ def _write_pages(folder: Path, count: int) -> None:
 
 def _bodies(folder: Path) -> Iterator[list[dict[str, Any]]]:
     for file in sorted(folder.iterdir()):
-        yield json.loads(file.read_bytes())["items"]
+        yield decode("studiolab", file.read_bytes())["items"]
 
 
 def _import(engine: sa.Engine, clinic: int, folder: Path, count: int) -> Report:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import stamina
+from pydantic_core import from_json
 from stamina.instrumentation import LoggingOnRetryHook
 
 from polydesk_dagster.errors import PermanentError, TransientError
@@ -138,6 +139,8 @@ def _http_date(value: str) -> datetime | None:
 def decode(system: str, data: bytes) -> Any:
     """JSON of ``data``. TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes);
     PermanentError where it is not UTF-8 or nested beyond reason."""
+    with suppress(ValueError):  # twice as fast and stricter: what it refuses is looked at again
+        return from_json(data, allow_inf_nan=False, cache_strings="keys")
     try:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ import psycopg
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Reject, Source
+from polydesk_dagster.database import bulk
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
@@ -84,16 +85,14 @@ def stage(
             cursor.execute(f"TRUNCATE {table}")
             with cursor.copy(f"COPY {target} FROM STDIN") as copy:
                 while page is not None:
-                    for row in _prepared(source, page, staged):
-                        copy.write_row(row)
+                    copy.write(bulk.lines(_prepared(source, page, staged)))
                     staged.total = page.total
                     staged.passed += page.passed
                     page = next(coming, None)
                     if page is not None and page.number == 1:
                         break
     with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
-        for record in staged.unreadable:
-            copy.write_row((record.key,))
+        copy.write(bulk.lines([(record.key,) for record in staged.unreadable]))
     return staged
 
 
@@ -110,7 +109,7 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]
         except Reject as reject:
             staged.unreadable.append(Unreadable(source.label(record), reject.code, reject.message, record))
             continue
-        rows.append((number, *values) if len(values) > short else (number, *values, None, None))
+        rows.append((str(number), *values) if len(values) > short else (str(number), *values, None, None))
     staged.records += len(rows)
     return rows
 

@@ -139,7 +139,7 @@ def _judge(
     plans.create_empty_rows(connection, kind, plan_id)
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
-    connection.execute(sa.text(f"ANALYZE {rows} ({source.indexed or ', '.join(source.columns)})"))
+    connection.execute(sa.text(f"ANALYZE {rows} ({source.indexed or ', '.join(source.columns)}, finding)"))
     numbers, repeated = _mark_duplicates(
         connection, source, rows, list(source.columns), number="ordinal", problem="finding"
     )
@@ -182,13 +182,13 @@ def _mark_duplicates(
     connection.execute(
         sa.text(f"""
             CREATE TEMP TABLE doubled ON COMMIT DROP AS
+            WITH repeated AS MATERIALIZED (
+                SELECT {key} FROM {table} d WHERE {several} GROUP BY {key} HAVING count(*) > 1)
             SELECT n, same, turn FROM (
                 SELECT d.{number} AS n, min(hash) OVER w = max(hash) OVER w AS same,
                        row_number() OVER (w ORDER BY d.{number}) AS turn
                 FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {table} d
-                      WHERE {several}
-                        AND ({key}) IN (SELECT {key} FROM {table} d WHERE {several}
-                                        GROUP BY {key} HAVING count(*) > 1)) d
+                      WHERE {several} AND ({key}) IN (TABLE repeated)) d
                 WINDOW w AS (PARTITION BY {key})) twice
         """)
     )

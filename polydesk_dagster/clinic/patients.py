@@ -324,7 +324,7 @@ def _namesakes(columns: str, others: str, where: str) -> str:
     return f"""{pairs} AND (s.birth_date IN (TABLE crowd)) IS NOT TRUE AND {same} IS TRUE
               WHERE {where}
               UNION ALL
-              {pairs} AND {same} WHERE s.birth_date IN (TABLE crowd) AND {where}"""
+              {pairs} AND {same} WHERE s.birth_date IN (TABLE crowd) AND {where} AND EXISTS (TABLE crowd)"""
 
 
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared

@@ -8,6 +8,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import islice
 
+from polydesk_dagster.database.bulk import Cell
 from polydesk_dagster.demo import fiscal, names
 from polydesk_dagster.demo.closures import central_closures
 from polydesk_dagster.demo.draft import Draft
@@ -22,7 +23,6 @@ from polydesk_dagster.demo.services import (
     Offer,
     all_offers,
 )
-from polydesk_dagster.demo.sheets import Cell
 from polydesk_dagster.demo.time_line import NOON, clock
 
 BOOKABLE_DAYS = 75

@@ -5,18 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import date, datetime, time
-from decimal import Decimal
 
 import psycopg
 from psycopg import sql
 
+from polydesk_dagster.database.bulk import Cell, text
+
 _IN_MEMORY = 8 * 1024 * 1024
 _CHUNK = 256 * 1024
 _LINES = 4096
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-Cell = str | int | Decimal | date | datetime | time | bytes | Sequence[str] | None
 
 TABLES: Mapping[str, str] = {
     "municipality": "cadastral_code valid_from istat_code name other_name province region postal_codes",
@@ -51,19 +48,6 @@ TABLES: Mapping[str, str] = {
     "seat": "slot_id unit hold_id appointment_id held_until",
 }
 """The tables that the demo fills, each after those that it refers to, and their columns."""
-
-
-def text(value: Cell) -> str:
-    r"""One value as COPY's text format has it: ``\N`` for null, arrays in braces, bytes in hexadecimal."""
-    if value is None:
-        return r"\N"
-    if isinstance(value, str):
-        return value.translate(_ESCAPES)
-    if isinstance(value, bytes):
-        return r"\\x" + value.hex()
-    if isinstance(value, Sequence):
-        return ("{" + ",".join(f'"{item}"' for item in value) + "}").translate(_ESCAPES)
-    return str(value)
 
 
 class Sheet:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from pydantic import BeforeValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, PydanticSerializationError
 
+from polydesk_dagster.database import bulk
 from polydesk_dagster.studiolab.records import Event, Patient
 from polydesk_dagster.wire import Instant, OptionalText, Record, Rejected, Text, clean, reason
 
@@ -115,14 +116,7 @@ def copy(connection: sa.Connection, staged: Batch) -> None:
     connection.execute(sa.text(TABLE))
     raw = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
     with raw.cursor() as cursor, cursor.copy(f"COPY news ({', '.join(COLUMNS)}) FROM STDIN") as sink:
-        sink.write("".join(_line(row) for row in staged.rows.values()))
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def _line(row: tuple[str | None, ...]) -> str:
-    return "\t".join("\\N" if cell is None else cell.translate(_ESCAPES) for cell in row) + "\n"
+        sink.write(bulk.lines(list(staged.rows.values())))
 
 
 def _row(event: Event, largest: int) -> tuple[str | None, ...]:

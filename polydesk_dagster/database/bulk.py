@@ -1,0 +1,51 @@
+"""Rows in the text format of COPY, many at once: several times faster than handing them over one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, time
+from decimal import Decimal
+
+Cell = str | int | Decimal | date | time | bytes | Sequence[str | None] | None
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
+
+
+def text(value: Cell) -> str:
+    r"""One value: ``\N`` for null, arrays in braces, bytes in hexadecimal."""
+    if value is None:
+        return r"\N"
+    if isinstance(value, str):
+        return value.translate(_ESCAPES)
+    if isinstance(value, bytes):
+        return r"\\x" + value.hex()
+    if isinstance(value, (list, tuple)):
+        items = ("NULL" if item is None else f'"{item.translate(_QUOTED)}"' for item in value)
+        return ("{" + ",".join(items) + "}").translate(_ESCAPES)
+    return str(value)
+
+
+def lines(rows: Sequence[Sequence[Cell]]) -> str:
+    """The rows, a line each.
+
+    Where all are text, as nearly always, they are joined as they are and looked through once; only where that finds a
+    character to escape is each value looked at.
+    """
+    joined = _joined(rows)
+    return "".join(["\t".join([text(cell) for cell in row]) + "\n" for row in rows]) if joined is None else joined
+
+
+def _joined(rows: Sequence[Sequence[Cell]]) -> str | None:
+    """The rows if nothing in them has to be converted or escaped."""
+    try:
+        joined = "".join(["\t".join([r"\N" if cell is None else cell for cell in row]) + "\n" for row in rows])  # type: ignore[misc]
+    except TypeError:
+        return None
+    plain = (
+        "\r" not in joined
+        and joined.count("\n") == len(rows)
+        and joined.count("\t") == sum(map(len, rows)) - len(rows)
+        and joined.count("\\") == sum([row.count(None) for row in rows])
+    )
+    return joined if plain else None
