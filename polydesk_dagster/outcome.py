@@ -53,6 +53,14 @@ COUNT_WORDS: Mapping[str, tuple[str, str]] = {
 """Each count in Italian and in English."""
 
 
+def in_words(counts: Mapping[str, int], *, english: bool = False) -> str:
+    """The counts that are not zero: ``1 creato, 3 saltati``."""
+    words = ((number, COUNT_WORDS[key][english]) for key, number in counts.items() if number)
+    return ", ".join(
+        f"{number} {word.removesuffix('i') + 'o' if number == 1 and not english else word}" for number, word in words
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Records by what became of them."""

@@ -19,7 +19,7 @@ from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, TransientError
-from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, Outcome, Reason, Report, Table
+from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, Outcome, Reason, Report, Table, in_words
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.settings import Settings
@@ -195,7 +195,7 @@ def where(error: BaseException) -> str:
 
 def summary(report: Report) -> str:
     """One Italian line: the outcome, the counts that are not zero, the first reason."""
-    counts = ", ".join(f"{n} {COUNT_WORDS[key][0]}" for key, n in report.counts.as_dict().items() if n)
+    counts = in_words(report.counts.as_dict())
     first = f" — {report.reasons[0].message}" if report.reasons else ""
     return f"{OUTCOME_WORDS[report.outcome][0]}{f' ({counts})' if counts else ''}{first}"
 

@@ -90,3 +90,9 @@ def test_a_seat_beyond_capacity_is_impossible(connection: sa.Connection) -> None
     for unit in (1, 2):
         with pytest.raises(sa.exc.IntegrityError), connection.begin_nested():
             connection.execute(seat, {"slot": slot, "unit": unit, "hold": second})
+
+
+def test_an_error_of_the_database_quotes_none_of_the_values_that_it_was_given(connection: sa.Connection) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as failed:
+        connection.execute(sa.text("SELECT CAST(:n AS integer) / 0, :who"), {"n": 1, "who": "Rossi Mario"})
+    assert "Rossi" not in str(failed.value)

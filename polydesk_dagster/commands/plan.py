@@ -58,6 +58,7 @@ def list_(
         for names in (
             ("Piano", "Plan"),
             ("Servizio", "Service"),
+            ("Che cosa", "What"),
             ("Clinica", "Clinic"),
             ("Fatto il", "Made at"),
             ("Stato", "State"),
@@ -72,6 +73,7 @@ def list_(
             (
                 plan.id,
                 name_of(plan.service),
+                registry.kind(plan.kind).label,
                 plan.clinic,
                 f"{plan.created_at.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
                 say(*STATES[_state(plan)]),

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS
+from polydesk_dagster.outcome import OUTCOME_WORDS, in_words
 
 _language = "it"
 
@@ -63,4 +63,4 @@ def outcome(key: str) -> str:
 
 
 def counts(values: dict[str, int]) -> str:
-    return ", ".join(f"{n} {say(*COUNT_WORDS[key])}" for key, n in values.items() if n)
+    return in_words(values, english=_language == "en")

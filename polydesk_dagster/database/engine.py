@@ -42,12 +42,16 @@ def plain_url(url: URL) -> str:
 
 
 def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
-    """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer."""
+    """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer.
+
+    Its errors never quote the values of a statement: those may be a patient's.
+    """
     return sa.create_engine(
         url,
         pool_size=pool_size,
         max_overflow=8,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "connect_timeout": 10,
             "application_name": "polydesk",
