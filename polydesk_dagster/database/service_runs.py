@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
+
+KEPT_ROWS = 50
+"""Of each table of a report; all rows are with their plan."""
 
 
 def record(
@@ -25,10 +29,11 @@ def record(
     """Keep what a run of ``service`` for ``clinic`` (a code; None is the whole chain) came to."""
     connection.execute(
         sa.text("""
-            INSERT INTO service_run (service, clinic_id, preview, dagster_run, outcome, counts, reasons, plan_id,
-                                     as_of, started_at, seconds)
+            INSERT INTO service_run (service, clinic_id, preview, dagster_run, outcome, counts, reasons, figures,
+                                     tables, plan_id, as_of, started_at, seconds)
             VALUES (:service, (SELECT id FROM clinic WHERE code = :clinic), :preview, :dagster_run, :outcome,
-                    CAST(:counts AS jsonb), CAST(:reasons AS jsonb), :plan_id, :as_of, :started, :seconds)"""),
+                    CAST(:counts AS jsonb), CAST(:reasons AS jsonb), CAST(:figures AS jsonb), CAST(:tables AS jsonb),
+                    :plan_id, :as_of, :started, :seconds)"""),
         {
             "service": service,
             "clinic": clinic,
@@ -37,6 +42,8 @@ def record(
             "outcome": report.outcome,
             "counts": json.dumps(report.counts.as_dict()),
             "reasons": json.dumps([reason.as_dict() for reason in report.reasons], ensure_ascii=False),
+            "figures": json.dumps(dict(report.figures), ensure_ascii=False),
+            "tables": json.dumps([_kept(table) for table in report.tables], ensure_ascii=False, default=str),
             "plan_id": report.plan_id,
             "as_of": as_of,
             "started": started,
@@ -45,12 +52,20 @@ def record(
     )
 
 
+def _kept(table: Table) -> dict[str, object]:
+    return {"title": table.title, "columns": table.columns, "rows": table.rows[:KEPT_ROWS], "total": table.total}
+
+
+def _table(kept: dict[str, Any]) -> Table:
+    return Table(kept["title"], tuple(kept["columns"]), tuple(map(tuple, kept["rows"])), kept["total"])
+
+
 def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
     """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic; what
     was only a preview counts where the whole run was one."""
     rows = connection.execute(
         sa.text("""
-            SELECT c.code, r.outcome, r.counts, r.reasons, r.plan_id
+            SELECT c.code, r.outcome, r.counts, r.reasons, r.figures, r.tables, r.plan_id
             FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
             WHERE r.dagster_run = :run AND r.service = :service
               AND r.preview = (SELECT bool_and(preview) FROM service_run
@@ -65,8 +80,10 @@ def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[
                 Outcome(outcome),
                 Counts(**counts),
                 tuple(Reason(**reason) for reason in reasons),
-                plan_id=plan_id,
+                figures,
+                tuple(map(_table, tables)),
+                plan_id,
             ),
         )
-        for code, outcome, counts, reasons, plan_id in rows
+        for code, outcome, counts, reasons, figures, tables, plan_id in rows
     ]
