@@ -70,24 +70,31 @@ def start(home: Path) -> str:
     return url(home)
 
 
+CONFIGURATION = """\
+# Written anew at each start; what is to differ here is said with ALTER SYSTEM.
+max_connections = 200
+shared_buffers = 256MB
+work_mem = 32MB
+maintenance_work_mem = 256MB
+max_wal_size = 4GB
+jit = off
+timezone = 'UTC'
+# An error quotes the row that it refused, which may be a patient's: the log is told of the server, never of statements.
+log_min_messages = log
+log_min_error_statement = panic
+log_error_verbosity = terse
+"""
+"""Settings of a small server on one machine; durability is left whole."""
+
+
 def _configure(data: Path) -> None:
-    """Settings of a small server on one machine; durability is left whole."""
-    lines = [
-        "max_connections = 200",
-        "shared_buffers = 256MB",
-        "work_mem = 32MB",
-        "maintenance_work_mem = 256MB",
-        "max_wal_size = 4GB",
-        "jit = off",
-        "timezone = 'UTC'",
-        "log_min_messages = warning",
-    ]
-    target = data / "polydesk.conf"
-    if not target.exists():
-        target.write_text("\n".join(lines) + "\n")
-        target.chmod(0o644)
-        with (data / "postgresql.conf").open("a") as main:
-            main.write("\ninclude_if_exists = 'polydesk.conf'\n")
+    target, main = data / "polydesk.conf", data / "postgresql.conf"
+    target.write_text(CONFIGURATION)
+    target.chmod(0o644)
+    include = f"include_if_exists = '{target.name}'"
+    if include not in main.read_text().splitlines():
+        with main.open("a") as settings:
+            settings.write(f"\n{include}\n")
 
 
 def url(home: Path) -> str:
