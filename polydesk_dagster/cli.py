@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+import psycopg
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from polydesk_dagster.commands import (
     ask,
@@ -22,7 +24,8 @@ from polydesk_dagster.commands import (
     show,
     up,
 )
-from polydesk_dagster.errors import ConfigurationError, PolydeskError
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
 
 app = typer.Typer(
     name="polydesk",
@@ -55,6 +58,15 @@ def main() -> None:
     except PolydeskError as error:
         show.err().print(str(error), style="red", markup=False)
         raise SystemExit(2 if isinstance(error, ConfigurationError) else 4) from None
+    except (SQLAlchemyError, psycopg.Error) as error:  # its message and its traceback may quote a patient's row
+        italian = (
+            f"Il database non ha accettato l'operazione ({in_brief(error)}). Nessuna modifica a metà: riprova, e se"
+        )
+        english = (
+            f"The database did not take it ({in_brief(error)}). Nothing is half done: try again, then call for help."
+        )
+        show.err().print(say(f"{italian} si ripete chiama l'assistenza.", english), style="red", markup=False)
+        raise SystemExit(4) from None
 
 
 def _language(arguments: list[str]) -> list[str]:

@@ -1,4 +1,10 @@
-"""What can go wrong with the world outside, sorted by whether trying again can help."""
+"""What can go wrong with the world outside, sorted by whether trying again can help; and how an error that nobody
+expected is told without what it quotes."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
 
 
 class PolydeskError(Exception):
@@ -20,3 +26,18 @@ class PermanentError(PolydeskError):
 
 class ConfigurationError(PermanentError):
     """The environment of this installation is wrong or half filled in."""
+
+
+def in_brief(error: BaseException) -> str:
+    """Its type, and for the database its SQLSTATE and constraint, but never its message: that may quote a row."""
+    diagnosis = getattr(getattr(error, "orig", error), "diag", None)
+    sqlstate, constraint = getattr(diagnosis, "sqlstate", None), getattr(diagnosis, "constraint_name", None)
+    words = [type(error).__name__, sqlstate and f"SQLSTATE {sqlstate}", constraint and f"vincolo {constraint}"]
+    return ", ".join(word for word in words if word)
+
+
+def where(error: BaseException) -> str:
+    """An error in brief, and its place in the code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"  {Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return "\n".join([in_brief(error), *lines])

@@ -5,11 +5,9 @@ Rules do not come here; they return reports. No ``from __future__ import annotat
 
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,7 +16,7 @@ import sqlalchemy as sa
 from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.errors import PolydeskError, TransientError
+from polydesk_dagster.errors import PolydeskError, TransientError, where
 from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, Outcome, Reason, Report, Table, in_words
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.progress import Progress, reporter
@@ -66,12 +64,33 @@ def serve(
     *,
     title: str | None = None,
 ) -> Report:
-    """Run ``rule`` for ``service`` and keep what it came to in ``service_run``. What is no service of the catalogue
-    brings its Italian ``title``.
+    """``perform`` what ends the step where it is refused or fails.
 
     Raises:
         dagster.Failure: when the outcome is refused or failed; never retried by Dagster, with the report's metadata.
     """
+    report = perform(context, polydesk, service, config, rule, title=title)
+    if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
+        raise failure(title or BY_KEY[service].name, report)
+    return report
+
+
+def failure(name: str, report: Report) -> dg.Failure:
+    """How a step ends by ``report``."""
+    return dg.Failure(f"{name}: {summary(report)}", metadata=metadata(report), allow_retries=False)
+
+
+def perform(
+    context: Context,
+    polydesk: PolydeskResource,
+    service: str,
+    config: ServiceConfig,
+    rule: Callable[[Run], Report],
+    *,
+    title: str | None = None,
+) -> Report:
+    """Run ``rule`` for ``service`` and keep what it came to in ``service_run``, whatever that is. What is no service of
+    the catalogue brings its Italian ``title``."""
     engine = polydesk.engine()
     name = title or BY_KEY[service].name
     clinic = context.partition_key if context.has_partition_key else config.clinic
@@ -105,8 +124,6 @@ def serve(
         )
     for reason in report.reasons[:SHOWN_ROWS]:
         context.log.info("%s: %s", reason.clinic or "tutte le cliniche", reason.message)
-    if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
-        raise dg.Failure(f"{name}: {summary(report)}", metadata=metadata(report), allow_retries=False)
     context.log.info("%s: %s", name, summary(report))
     return report
 
@@ -177,20 +194,6 @@ def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report
             "Nessuna modifica a metà: riprova, e se si ripete chiama l'assistenza.",
             run.clinic,
         )
-
-
-def where(error: BaseException) -> str:
-    """An exception's type and place in the code, and for the database its SQLSTATE and constraint, but never its
-    message: that may quote a row."""
-    lines = [
-        f"  {Path(frame.filename).name}:{frame.lineno} {frame.name}"
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    cause = getattr(error, "orig", None)
-    diagnosis = getattr(cause, "diag", None)
-    if diagnosis is not None:
-        lines.append(f"  SQLSTATE {diagnosis.sqlstate}, vincolo {diagnosis.constraint_name}")
-    return "\n".join([type(error).__name__, *lines])
 
 
 def summary(report: Report) -> str:
