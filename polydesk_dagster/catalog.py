@@ -315,7 +315,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/municipalities_preview",
             "studiolab/municipalities",
         ),
-        options=("plan", "past_guard", "reason"),
+        options=("plan", "past_guard", "reason", "operator"),
         available=True,
     ),
     Service(
@@ -331,7 +331,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/prices",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason"),
+        options=("plan", "past_guard", "reason", "operator"),
         available=True,
     ),
     Service(
@@ -345,7 +345,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/patients",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason"),
+        options=("plan", "past_guard", "reason", "operator"),
         available=True,
     ),
     Service(
@@ -359,7 +359,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/collaborators",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason"),
+        options=("plan", "past_guard", "reason", "operator"),
         available=True,
     ),
     Service(
@@ -373,7 +373,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/services",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason"),
+        options=("plan", "past_guard", "reason", "operator"),
         available=True,
     ),
     Service(

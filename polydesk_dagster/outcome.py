@@ -144,7 +144,9 @@ def combine(reports: Iterable[Report]) -> Report:
     """One report for several parts of one run (its clinics, its steps).
 
     Parts that all failed, were all refused or all skipped keep that word; where some went well and some did not the
-    whole is partial.
+    whole is partial. Beside a refusal, parts that had nothing to do or were skipped are no part success: a person has
+    to look. Of several plans the last that something is to be done with is the whole's, and reasons ``plan:ID`` name
+    the others. What parts say alike is said once, and those first that had something to do.
     """
     parts = list(reports)
     outcomes = {part.outcome for part in parts}
@@ -153,8 +155,8 @@ def combine(reports: Iterable[Report]) -> Report:
         outcome = Outcome.SKIPPED
     elif not working:
         outcome = Outcome.NOTHING_TO_DO
-    elif working == {Outcome.OK}:
-        outcome = Outcome.OK
+    elif working in ({Outcome.OK}, {Outcome.REFUSED}):
+        (outcome,) = working
     elif len(outcomes) == 1:
         outcome = outcomes.pop()
     elif outcomes <= {Outcome.REFUSED, Outcome.FAILED}:
@@ -169,12 +171,15 @@ def combine(reports: Iterable[Report]) -> Report:
             if isinstance(before, int | float) and isinstance(value, int | float):
                 value = before + value
             figures[label] = value
-    plans = [part.plan_id for part in parts if part.plan_id is not None]
+    told = [reason for part in sorted(parts, key=lambda part: part.outcome not in working) for reason in part.reasons]
+    plans = [part.plan_id for part in parts if part.plan_id is not None and part.outcome in working]
+    plans = plans or [part.plan_id for part in parts if part.plan_id is not None][-1:]
+    others = [Reason(f"plan:{plan}", f"C'è anche il piano {plan}: «polydesk plan show {plan}».") for plan in plans[:-1]]
     return Report(
         outcome,
         sum((part.counts for part in parts), Counts()),
-        tuple(reason for part in parts for reason in part.reasons),
+        tuple(dict.fromkeys([*told, *others])),
         figures,
         tuple(table for part in parts for table in part.tables),
-        plans[0] if len(plans) == 1 else None,
+        plans[-1] if plans else None,
     )

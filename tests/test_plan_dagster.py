@@ -176,7 +176,23 @@ def test_with_preview_a_sync_only_looks(house: House) -> None:
 def test_a_source_that_fails_is_the_services_own_failure(house: House) -> None:
     house.simulator.fail("status", "/services", status=403, times=None)
     assert not house.run("sync_services").success
-    assert house.recorded()[-1] == ("sync_services", "failed", False)
+    assert house.recorded() == [("sync_services", "failed", True), ("sync_services", "failed", False)]
+    with house.engine.connect() as connection:
+        said = set(connection.scalars(sa.text("SELECT reasons -> 0 ->> 'message' FROM service_run")))
+    assert len(said) == 1
+    assert "fallito" not in said.pop()
+
+
+@pytest.mark.slow
+def test_a_guard_is_not_passed_without_the_plan_that_was_looked_at(house: House) -> None:
+    house.run("sync_services")
+    house.run("sync_prices")
+    house.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "5.00"}, *PRICES[1:]]})
+    guards = {"past_guard": "price_jump,code_reused", "reason": "sconto deciso dalla direzione"}
+    for assets in (None, ["prices"]):
+        assert not house.run("sync_prices", assets, **guards).success
+        assert house.recorded()[-1] == ("sync_prices", "refused", False)
+    assert "5.00" not in house.amounts()
 
 
 @pytest.mark.slow

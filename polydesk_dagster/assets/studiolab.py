@@ -1,19 +1,21 @@
 """Studiolab's lists as assets: for each one what would change, and what then does."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import plans
+from polydesk_dagster.catalog import BY_KEY, name_of
+from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
-from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Context, Run, ServiceConfig, failure, metadata, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
+from polydesk_dagster.settings import person
 from polydesk_dagster.studiolab import sync
 
 BUILT_IN_GUARDS = {
@@ -35,9 +37,11 @@ class SyncConfig(ServiceConfig):
     plan: int | None = None
     """Apply exactly this plan, which a preview has made; default: make a new one and apply it."""
     past_guard: str | None = None
-    """A failed guard of that plan that a person has looked at; several are separated by commas."""
+    """A failed guard of that plan that a person has looked at; several are separated by commas. Needs ``plan``."""
     reason: str | None = None
     """Why a guard may be passed; needed with ``past_guard``."""
+    operator: str = ""
+    """Who applies that plan; default the account that the run has."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Listing:
     priority: int
     """Which list goes first in a run: prices are compared when the agreements that they name are ours already."""
     per_clinic: bool = True
+    names: str | None = None
+    """A list of the same service whose records this one names: what is new there is needed here first."""
 
 
 LISTINGS = (
@@ -83,6 +89,7 @@ LISTINGS = (
         "I prezzi",
         "Il listino della clinica, con le convenzioni; chi ha già prenotato tiene il prezzo che gli è stato detto.",
         10,
+        names="agreements",
     ),
     Listing(
         "patients",
@@ -135,20 +142,83 @@ def _show(run: Run, listing: Listing, plan_id: int) -> Report:
         return changes.preview(connection, plans.load(connection, plan_id), kind)
 
 
-def _plan_of(polydesk: PolydeskResource, listing: Listing, plan_id: int | None) -> Plan | None:
-    """The plan ``plan_id``, if it is one of this list."""
-    if plan_id is None:
-        return None
+def _load(polydesk: PolydeskResource, plan_id: int) -> Plan:
     with polydesk.engine().connect() as connection:
-        try:
-            plan = plans.load(connection, plan_id)
-        except LookupError as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
-    return plan if plan.kind == sync.FEEDS[listing.feed].kind.name else None
+        return plans.load(connection, plan_id)
+
+
+def _named(
+    polydesk: PolydeskResource, listing: Listing, clinic: str | None, config: SyncConfig
+) -> Plan | Report | None:
+    """The plan that was named, or why nothing may be done with it; None where a new one is wanted."""
+    if config.plan is None:
+        if not _passed(config):
+            return None
+        message = "Per passare oltre un controllo serve anche il piano che hai guardato («plan»)."
+        return Report.refused("guard_without_plan", message, clinic)
+    try:
+        plan = _load(polydesk, config.plan)
+    except LookupError:
+        return Report.refused("unknown_plan", f"Non esiste il piano {config.plan}.", clinic)
+    if plan.service != listing.service:
+        whose = f"di «{name_of(plan.service)}» ({registry.kind(plan.kind).label}), non di «{name_of(listing.service)}»"
+    elif plan.clinic != (clinic if listing.per_clinic else None):
+        whose = f"della clinica {plan.clinic}, non di {clinic}"
+    else:
+        return plan
+    message = f"Il piano {plan.id} è {whose}: «polydesk plan apply {plan.id}» lo applica dove va."
+    return Report.refused("other_plan", message, clinic)
 
 
 def _passed(config: SyncConfig) -> set[str]:
     return {name.strip() for name in (config.past_guard or "").split(",") if name.strip()}
+
+
+def _asked(
+    context: Context, polydesk: PolydeskResource, service: str, listing: Listing, config: SyncConfig
+) -> Plan | None:
+    """The plan that was named, None where a new one is wanted.
+
+    Raises:
+        dagster.Failure: where what was asked is refused; that is recorded for ``service``.
+    """
+    found = _named(polydesk, listing, context.partition_key if context.has_partition_key else config.clinic, config)
+    if isinstance(found, Report):
+        perform(context, polydesk, service, config, lambda _: found)
+        raise failure(BY_KEY[service].name, found)
+    return found
+
+
+def _look(run: Run, listing: Listing, named: Plan | None, passed: set[str]) -> Report:
+    """What would change; refused where a guard stops it that nobody has passed."""
+    report = _read(run, listing, preview=True) if named is None else _show(run, listing, named.id)
+    if report.plan_id is None:
+        return report
+    plan = _load(run.polydesk, report.plan_id)
+    stopping = [guard for guard in plan.failed_guards if guard.name not in passed]
+    if stopping:
+        said = [Reason(f"guard:{guard.name}", f"{guard.name}: {guard.message}", plan.clinic) for guard in stopping]
+        what = Reason("what_to_do", f"Niente è stato scritto. {report.figures['Che cosa fare']}", plan.clinic)
+        others = [reason for reason in report.reasons if not reason.code.startswith("guard:")]
+        report = replace(report, outcome=Outcome.REFUSED, reasons=(*said, what, *others))
+    first = _needed_first(run, listing, plan)
+    return report if first is None else replace(report, reasons=(*report.reasons, first))
+
+
+def _needed_first(run: Run, listing: Listing, plan: Plan) -> Reason | None:
+    """Where rows wait for records that are new in a list which this run has looked at as well."""
+    if listing.names is None or not plan.tally.get("unmapped"):
+        return None
+    kind = sync.FEEDS[listing.names].kind
+    with run.engine.connect() as connection:
+        first = plans.made_by(connection, run.dagster_run, kind.name)
+    if first is None or first.state != "ready" or not first.tally.get("create"):
+        return None
+    message = (
+        f"Righe senza corrispondenza: prima applica il piano {first.id} ({kind.label}), che crea ciò che qui manca, "
+        "poi rifai l'anteprima."
+    )
+    return Reason("apply_first", message, plan.clinic, plan.tally["unmapped"])
 
 
 def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
@@ -162,14 +232,13 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         )
     if plan is None:
         return _read(run, listing, preview=False)
-    actor = "dagster" if config.plan is None else "dagster:plan"
     return settle(
         run.engine,
         kind,
         Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
         plan,
         as_of=run.as_of,
-        actor=actor,
+        actor="dagster" if config.plan is None else person(config.operator),
         reason=config.reason,
         past_guards=_passed(config),
     )
@@ -220,34 +289,24 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
     def preview(
         context: dg.AssetExecutionContext, config: SyncConfig, polydesk: PolydeskResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        named = _plan_of(polydesk, listing, config.plan)
-        if config.plan is not None and named is None:
-            return
         alone = context.run.job_name == listing.preview_service
         service = listing.preview_service if alone and listing.preview_service else listing.service
-        only_look = SyncConfig(as_of=config.as_of, clinic=config.clinic, preview=True)
-        try:
-            report = serve(
-                context,
-                polydesk,
-                service,
-                only_look,
-                lambda run: _read(run, listing, preview=True) if named is None else _show(run, listing, named.id),
-            )
-        except dg.Failure as failure:
-            if not config.preview and not alone:
-                why = Report.failed("source", str(failure.description))
-                serve(context, polydesk, service, config, lambda _: why)
-            raise
-        if report.outcome is Outcome.SKIPPED:
-            if not config.preview and not alone:
-                serve(context, polydesk, service, config, lambda _: report)
+        named = _asked(context, polydesk, service, listing, config)
+        if isinstance(named, Plan) and named.kind != sync.FEEDS[listing.feed].kind.name:
             return
-        plan = named or _plan_of(polydesk, listing, report.plan_id)
         passed = _passed(config)
-        stopping = [guard for guard in plan.failed_guards if guard.name not in passed] if plan is not None else []
-        if stopping and not config.preview and not alone:
-            _record_refusal(context, polydesk, service, config, plan, [guard.message for guard in stopping])
+        only_look = SyncConfig(as_of=config.as_of, clinic=config.clinic, preview=True)
+        report = perform(context, polydesk, service, only_look, lambda run: _look(run, listing, named, passed))
+        if report.outcome in {Outcome.REFUSED, Outcome.FAILED, Outcome.SKIPPED} and not config.preview and not alone:
+            stopped = Report(
+                report.outcome, Counts(failed=report.counts.failed), report.reasons, plan_id=report.plan_id
+            )
+            perform(context, polydesk, service, config, lambda _: stopped)  # the service itself ends here
+        if report.outcome is Outcome.FAILED:
+            raise failure(BY_KEY[service].name, report)
+        if report.outcome is Outcome.SKIPPED:
+            return
+        plan = _load(polydesk, report.plan_id) if report.plan_id is not None else None
         asked = context.selected_asset_check_keys
         results = [
             result
@@ -260,24 +319,6 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
             yield from results
 
     return preview
-
-
-def _record_refusal(
-    context: dg.AssetExecutionContext,
-    polydesk: PolydeskResource,
-    service: str,
-    config: SyncConfig,
-    plan: Plan | None,
-    messages: list[str],
-) -> None:
-    """The service was stopped here, though it is the failed check that stops the run."""
-    assert plan is not None
-    reasons = tuple(Reason("guard", f"{message}: niente è stato scritto", plan.clinic) for message in messages)
-    refused = Report(Outcome.REFUSED, reasons=reasons, plan_id=plan.id)
-    try:
-        serve(context, polydesk, service, config, lambda _: refused)
-    except dg.Failure:
-        return
 
 
 def _real_asset(listing: Listing) -> dg.AssetsDefinition:
@@ -297,7 +338,8 @@ def _real_asset(listing: Listing) -> dg.AssetsDefinition:
     def real(
         context: dg.AssetExecutionContext, config: SyncConfig, polydesk: PolydeskResource
     ) -> Iterator[dg.MaterializeResult]:
-        if config.preview or (config.plan is not None and _plan_of(polydesk, listing, config.plan) is None):
+        named = _asked(context, polydesk, listing.service, listing, config)
+        if config.preview or (named is not None and named.kind != sync.FEEDS[listing.feed].kind.name):
             return
         report = serve(context, polydesk, listing.service, config, lambda run: _apply(run, listing, config))
         if report.outcome is not Outcome.SKIPPED:

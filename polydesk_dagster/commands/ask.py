@@ -55,11 +55,11 @@ def ask(
             say(f"«{wrong}» non c'è: cercato «{right}».", f"No “{wrong}”: looked for “{right}”."), style="dim"
         )
     if answer.note:
-        console.print(answer.note, style="yellow", markup=False)
+        console.print(answer.note, style="yellow")
     for number, found in enumerate(answer.passages, 1):
-        console.print(f"\n{number}. {_citation(found)}", style="bold", markup=False)
-        console.print(f"   {_why(found)}", style="dim", markup=False)
-        console.print(found.text, markup=False)
+        console.print(f"\n{number}. {_citation(found)}", style="bold")
+        console.print(f"   {_why(found)}", style="dim")
+        console.print(found.text)
 
 
 def as_dict(answer: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import sqlalchemy as sa
 import typer
+from rich.text import Text
 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic import calendar_checks
@@ -41,9 +42,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")
     if json:
         show.as_json(health.as_object(findings, now))
     else:
-        mark = {True: "[green]bene[/]", False: "[red]guarda[/]"}
-        if say("it", "en") == "en":
-            mark = {True: "[green]ok[/]", False: "[red]look[/]"}
+        mark = {True: Text(say("bene", "ok"), "green"), False: Text(say("guarda", "look"), "red")}
         rows = [(mark[f.ok], f.code, f.subject, f.message) for f in findings]
         columns = ("", say("Che cosa", "What"), say("Di chi", "Of what"), say("Come sta", "How it is"))
         show.table(None, columns, rows)

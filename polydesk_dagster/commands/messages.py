@@ -128,9 +128,9 @@ def preview(
         found = samples(connection, kind, datetime.now(UTC), clinic)
     for sample in found:
         size = "" if sample.size is None else f", {sample.size.segments} SMS {sample.size.encoding}"
-        show.out().print(f"── {sample.clinic}, {sample.channel}{size}", markup=False)
+        show.out().print(f"── {sample.clinic}, {sample.channel}{size}")
         text = sample.problem or f"{sample.subject or ''}\n{sample.body}".strip()
-        show.out().print(text, markup=False, soft_wrap=True)
+        show.out().print(text, soft_wrap=True)
 
 
 @app.command()

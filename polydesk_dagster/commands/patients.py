@@ -108,13 +108,13 @@ def show_(review_id: Id, json: Json = False) -> None:
     head = (
         f"{say('Caso', 'Case')} {found.id} · {found.clinic} · {found.external_id} · {say(*STATES[State(found.state)])}"
     )
-    console.print(head, style="bold", markup=False)
-    console.print(found.cause, markup=False)
+    console.print(head, style="bold")
+    console.print(found.cause)
     if found.decided_by:
-        console.print(f"{found.decided_by}: {found.reason or '—'}", markup=False)
+        console.print(f"{found.decided_by}: {found.reason or '—'}")
     for name, words in FIELDS.items():
         if found.record.get(name) is not None:
-            console.print(f"  {say(*words)}: {found.record[name]}", markup=False)
+            console.print(f"  {say(*words)}: {found.record[name]}")
     if alike:
         _tell_alike(alike)
     if found.state == "open":
@@ -124,7 +124,6 @@ def show_(review_id: Id, json: Json = False) -> None:
                 f"{found.id}»; non va importato: «… dismiss {found.id} --reason …».",
                 f"One of them: link {found.id} PATIENT; somebody new: create {found.id}; nobody: dismiss {found.id}",
             ),
-            markup=False,
         )
 
 
@@ -249,5 +248,5 @@ def _answer(report: Report, *, json: bool) -> None:
         console = show.out()
         console.print(show.outcome(report.outcome))
         for reason in report.reasons:
-            console.print(f"  {reason.message}", markup=False)
+            console.print(f"  {reason.message}")
     raise typer.Exit(EXIT_STATUS[report.outcome])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
+from rich.text import Text
 
 from polydesk_dagster.catalog import name_of
 from polydesk_dagster.changes import plans, registry
@@ -96,7 +98,7 @@ def show_(
         plan = _load(installation, plan_id)
         kind = registry.kind(plan.kind)
         if csv is not None:
-            with csv.open("w", encoding="utf-8", newline="") as file:
+            with _private(csv) as file:
                 written = rows_of.write_csv(connection, plan, kind, file)
             if not json:
                 show.out().print(say(f"{written} righe in {csv}", f"{written} rows in {csv}"))
@@ -166,7 +168,8 @@ def apply_(
                 )
             else:
                 report = plans.busy(plan, name_of(plan.service))
-        _answer(plan, report, json=json)
+        what = say(f"Piano {plan.id}", f"Plan {plan.id}")
+        _answer(plan, report, what, json=json)
 
 
 def _behind_the_gate(installation: Installation, plan: Plan, reason: str | None, confirm: str | None) -> Report | None:
@@ -201,7 +204,24 @@ def undo_(
                     )
             else:
                 report = plans.busy(plan, name_of(plan.service))
-        _answer(plan, report, json=json)
+        what = say(f"Annullamento del piano {plan.id}", f"Undo of plan {plan.id}")
+        if preview:
+            what = say(f"Anteprima, niente è cambiato: {what.lower()}", f"Preview, nothing has changed: {what.lower()}")
+        if report.plan_id not in {None, plan.id}:
+            what += say(f" con il piano {report.plan_id}", f" by plan {report.plan_id}")
+        _answer(plan, report, what, json=json)
+
+
+@contextmanager
+def _private(path: Path) -> Iterator[TextIO]:
+    """A file for whole rows, patients included: where it is new, nobody but its owner may read it."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        message = say(f"non riesco a scrivere «{path}»: {error.strerror}", f"cannot write {path}: {error.strerror}")
+        raise typer.BadParameter(message) from None
 
 
 def _load(installation: Installation, plan_id: int) -> Plan:
@@ -249,18 +269,17 @@ def _tell(plan: Plan) -> None:
     console = show.out()
     name = name_of(plan.service)
     state = say(*STATES[_state(plan)])
-    console.print(
-        f"[bold]{say('Piano', 'Plan')} {plan.id}[/] · {name} · {plan.clinic or say('catena', 'chain')} · {state}"
-    )
+    head = (f"{say('Piano', 'Plan')} {plan.id}", "bold")
+    console.print(Text.assemble(head, f" · {name} · {plan.clinic or say('catena', 'chain')} · {state}"))
     console.print(show.counts(plan.counts.as_dict()))
     for finding, label in FINDING_NAMES.items():
         if plan.tally.get(finding):
             console.print(f"  {say(label, finding)}: {plan.tally[finding]}")
     for guard in plan.failed_guards:
-        console.print(f"  [red]✗ {guard.name}[/]: {guard.message}")
+        console.print(Text.assemble("  ", (f"✗ {guard.name}", "red"), f": {guard.message}"))
 
 
-def _answer(plan: Plan, report: Report, *, json: bool) -> None:
+def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:
     if json:
         show.as_json(
             {
@@ -274,7 +293,8 @@ def _answer(plan: Plan, report: Report, *, json: bool) -> None:
         )
     else:
         console = show.out()
-        console.print(f"{show.outcome(report.outcome)}  {show.counts(report.counts.as_dict())}")
+        counts = show.counts(report.counts.as_dict())
+        console.print(Text.assemble((what, "bold"), ": ", show.outcome(report.outcome), "  ", counts))
         for reason in report.reasons:
-            console.print(f"  {reason.message}", markup=False)
+            console.print(f"  {reason.message}")
     raise typer.Exit(EXIT_STATUS[report.outcome])

@@ -37,4 +37,4 @@ def report(
         output.write_text(manager.as_html(gathered), encoding="utf-8")
     else:
         manager.write_xlsx(gathered, output)
-    show.out().print(say(f"Scritto {output}", f"Wrote {output}"), markup=False)
+    show.out().print(say(f"Scritto {output}", f"Wrote {output}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
@@ -9,8 +10,11 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from rich.text import Text
 
 from polydesk_dagster.catalog import BY_KEY, Service
+from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
@@ -32,10 +36,14 @@ def run(
     reconcile: Annotated[bool, Option("--reconcile", help="Riallinea da capo (eventi di studiolab).")] = False,
     rollback: Annotated[bool, Option("--rollback", help="Torna alla generazione di prima (icona gialla).")] = False,
     plan: Annotated[int | None, Option(help="Applica esattamente questo piano.", metavar="ID")] = None,
-    past_guard: Annotated[str | None, Option(help="Passa oltre questa protezione.", metavar="NOME")] = None,
-    reason: Annotated[str | None, Option(help="Perché (servizi di emergenza).", metavar="TESTO")] = None,
+    past_guard: Annotated[
+        list[str] | None, Option(help="Passa oltre questo controllo, che hai guardato; ripetibile.", metavar="NOME")
+    ] = None,
+    reason: Annotated[str | None, Option(help="Perché; serve per passare oltre.", metavar="TESTO")] = None,
     confirm: Annotated[str | None, Option(help="La frase di conferma dell'anteprima.", metavar="FRASE")] = None,
-    operator: Annotated[str | None, Option(help="Chi lo chiede (servizi di emergenza).", metavar="NOME")] = None,
+    operator: Annotated[
+        str | None, Option(help="Chi lo chiede; di regola chi usa il terminale.", metavar="NOME")
+    ] = None,
     unpaid: Annotated[
         list[int] | None, Option(help="Blocco il cui pagamento risulta mai avvenuto; ripetibile.", metavar="ID")
     ] = None,
@@ -56,7 +64,7 @@ def run(
         "reconcile": reconcile or None,
         "rollback": rollback or None,
         "plan": plan,
-        "past_guard": past_guard,
+        "past_guard": ",".join(past_guard) if past_guard else None,
         "reason": reason,
         "confirm": confirm,
         "operator": operator,
@@ -68,8 +76,18 @@ def run(
     if strange:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(strange))
         raise typer.BadParameter(say(f"{names} non serve a «{key}»", f"{names} means nothing to {key}"))
+    if past_guard and plan is None and "plan" in service.options:
+        raise typer.BadParameter(
+            say(
+                f"--past-guard serve con --plan: prima guarda il piano («polydesk run {key} --preview»), poi nominalo",
+                f"--past-guard needs --plan: look at a plan first (polydesk run {key} --preview), then name it",
+            )
+        )
+    if "operator" in service.options:  # the run may be executed by the account of «polydesk up»
+        given["operator"] = operator or getpass.getuser()
     config = {"as_of": as_of, "preview": preview or None, **given}
     started, clock = datetime.now(UTC), monotonic()
+    heads: dict[int, Plan] = {}
     if not service.available:
         report = Report.refused("not_available", _not_available(service))
         report_by_clinic = [(clinic, report)]
@@ -77,6 +95,7 @@ def run(
         with opened() as installation:
             report_by_clinic = run_service(installation, service, clinic, config, progress=_progress(json))
             report = combine(each for _, each in report_by_clinic)
+            heads = _heads(installation, report)
     result = as_object(service, clinic, report, started, monotonic() - clock)
     if len(report_by_clinic) > 1:
         result["clinics"] = [
@@ -86,7 +105,7 @@ def run(
     if json:
         show.as_json(result)
     else:
-        tell(service, result)
+        tell(service, result, heads)
     raise typer.Exit(EXIT_STATUS[report.outcome])
 
 
@@ -121,7 +140,7 @@ def _progress(quiet: bool) -> Callable[[Message], object] | None:
 
     def tell(message: Message) -> None:
         if message["kind"] == "progress":
-            console.print(f"[dim]  {message['what']}: {message['done']}/{message['total']}[/]")
+            console.print(f"  {message['what']}: {message['done']}/{message['total']}", style="dim")
 
     return tell
 
@@ -142,6 +161,8 @@ def run_service(
         raise typer.BadParameter(
             say(f"clinica «{clinic}» sconosciuta; ci sono: {listed}", f"unknown clinic {clinic}; there are: {listed}")
         )
+    if service.per_clinic and clinic is None and (plan := config.get("plan")) is not None:
+        clinic = _clinic_of(installation, plan)
     if not service.per_clinic:
         return [(clinic, _execute(installation, service, None, {**config, "clinic": clinic}, progress))]
     wanted = active if clinic is None else [code for code in active if code == clinic]
@@ -174,18 +195,15 @@ def _execute(
     )
     finished = execute(installation.settings, service.place.value, order, progress or (lambda _: None))
     with installation.engine.connect() as connection:
-        reports = recorded(connection, finished.run_id, service.key)
-    report = combine(report for _, report in reports)
-    if reports and (finished.status == "SUCCESS" or report.outcome in {Outcome.REFUSED, Outcome.FAILED}):
-        return report
-    return Report.failed(
-        "no_report",
-        say(
+        reports = [report for _, report in recorded(connection, finished.run_id, service.key)]
+    said = {report.outcome for report in reports} & {Outcome.REFUSED, Outcome.FAILED}
+    if not ((reports and finished.status == "SUCCESS") or (said and finished.status == "FAILURE")):
+        message = say(
             f"Esecuzione {finished.run_id} finita ({finished.status}) senza dirlo: guarda il suo log nell'interfaccia.",
             f"Run {finished.run_id} ended ({finished.status}) without an outcome: see its log in the UI.",
-        ),
-        partition,
-    )
+        )
+        reports.append(Report.failed("no_report", message, partition))
+    return combine(reports)
 
 
 def as_object(
@@ -204,18 +222,39 @@ def as_object(
     }
 
 
-def tell(service: Service, result: dict[str, Any]) -> None:
+def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan]) -> None:
+    """For people: the outcome, the reasons, and each of the plans ``heads`` with what to type next."""
     console = show.out()
-    console.print(f"[bold]{service.name}[/]: {show.outcome(result['outcome'])}  {show.counts(result['counts'])}")
+    outcome, counts = show.outcome(result["outcome"]), show.counts(result["counts"])
+    console.print(Text.assemble((service.name, "bold"), ": ", outcome, "  ", counts))
     for reason in result["reasons"]:
+        if reason["code"] in {f"plan:{plan}" for plan in heads}:
+            continue
         where = f"{reason['clinic']}: " if reason["clinic"] else ""
         times = f" ({reason['count']})" if reason["count"] != 1 else ""
-        console.print(f"  · {where}{reason['message']}{times}", markup=False)
-    if result["plan_id"] is not None:
-        plan = result["plan_id"]
+        console.print(f"  · {where}{reason['message']}{times}")
+    for plan in heads.values():
+        about = " · ".join(
+            filter(None, (registry.kind(plan.kind).label, plan.clinic, show.counts(plan.counts.as_dict())))
+        )
         console.print(
             say(
-                f"  Piano {plan}: guardalo con «polydesk plan show {plan}».",
-                f"  Plan {plan}: polydesk plan show {plan}",
+                f"  Piano {plan.id} ({about}): guardalo con «polydesk plan show {plan.id}».",
+                f"  Plan {plan.id} ({about}): polydesk plan show {plan.id}",
             )
         )
+
+
+def _heads(installation: Installation, report: Report) -> dict[int, Plan]:
+    """The plans that ``report`` names, its own last."""
+    others = [int(reason.code.removeprefix("plan:")) for reason in report.reasons if reason.code.startswith("plan:")]
+    with installation.engine.connect() as connection:
+        return {plan: plans.load(connection, plan) for plan in (*others, report.plan_id) if plan is not None}
+
+
+def _clinic_of(installation: Installation, plan: int) -> str | None:
+    with installation.engine.connect() as connection:
+        try:
+            return plans.load(connection, plan).clinic
+        except LookupError:
+            raise typer.BadParameter(say(f"non esiste il piano {plan}", f"there is no plan {plan}")) from None

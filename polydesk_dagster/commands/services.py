@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from rich.text import Text
 
 from polydesk_dagster.catalog import ROME, SERVICES, OnDemand, next_run
 from polydesk_dagster.commands import show
@@ -65,8 +66,8 @@ def _cells(row: dict[str, Any]) -> tuple[object, ...]:
         coming = datetime.fromisoformat(row["next_run"]).astimezone(ROME).strftime("%d/%m %H:%M")
     last = show.outcome(row["last_outcome"]) if row["last_outcome"] else say("mai eseguito", "never ran")
     if not row["available"]:
-        last = f"[dim]{say('non ancora disponibile', 'not available yet')}[/]"
-    name = f"[red]{row['name']}[/]" if row["location"] == "polydesk_emergency" else row["name"]
+        last = Text(say("non ancora disponibile", "not available yet"), "dim")
+    name = Text(row["name"], "red") if row["location"] == "polydesk_emergency" else row["name"]
     return name, row["key"], say(row["cadence"], _english(row["key"])), coming, last
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from polydesk_dagster.outcome import OUTCOME_WORDS, in_words
 
@@ -28,12 +29,17 @@ def say(italian: str, english: str) -> str:
 
 def out() -> Console:
     """Standard output; wide enough for a table when nobody's terminal says otherwise."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = _console()
+    return console if console.is_terminal else _console(width=160)
 
 
 def err() -> Console:
-    return Console(stderr=True, highlight=False)
+    return _console(stderr=True)
+
+
+def _console(**options: Any) -> Console:
+    """What is printed is data, whose brackets and colons mean nothing; colours come as styles and as ``Text``."""
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def as_json(value: object) -> None:
@@ -43,7 +49,7 @@ def as_json(value: object) -> None:
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     shown = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        shown.add_row(*(cell if isinstance(cell, Text) else "" if cell is None else str(cell) for cell in row))
     out().print(shown)
 
 
@@ -57,9 +63,9 @@ COLOURS = {
 }
 
 
-def outcome(key: str) -> str:
+def outcome(key: str) -> Text:
     """The outcome in words, coloured for a terminal."""
-    return f"[{COLOURS[key]}]{say(*OUTCOME_WORDS[key])}[/]"
+    return Text(say(*OUTCOME_WORDS[key]), COLOURS[key])
 
 
 def counts(values: dict[str, int]) -> str:

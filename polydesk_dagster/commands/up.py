@@ -41,7 +41,7 @@ def up(
         if settings.embedded:
             embedded.stop(settings.home, patience=5)
     if reason is not None:
-        show.err().print(reason, style="red", markup=False)
+        show.err().print(reason, style="red")
         raise typer.Exit(4)
 
 
@@ -84,7 +84,7 @@ def _endpoint(name: str, module: str, port: int, environment: Mapping[str, str])
 
 
 def _say(text: str) -> None:
-    show.out().print(text, markup=False)
+    show.out().print(text)
 
 
 def _ready(
@@ -112,5 +112,4 @@ def _ready(
             f"Polydesk is ready: http://{host}:{settings.web_port}  (Ctrl-C stops everything)",
         ),
         style="bold green",
-        markup=False,
     )
