@@ -6,6 +6,7 @@ wrong with them, never their values, which may be a patient's.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 _INVISIBLE = dict.fromkeys(map(ord, "\0\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
-_MONEY = re.compile(r"\d{1,8}(\.\d{1,2})?")
+_MONEY = re.compile(r"[0-9]{1,8}(\.[0-9]{1,2})?")
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+LONGEST = 255
+"""Characters of an id, a code or a person's name: two of the longest still fit into one row of an index."""
+LONGEST_PROSE = 20_000
 
 
 class Record(BaseModel):
@@ -44,6 +49,22 @@ def clean(value: str) -> str:
     return unicodedata.normalize("NFC", value.translate(_INVISIBLE).encode("utf-8", "replace").decode()).strip()
 
 
+def storable(value: Any) -> Any:
+    """What was read from JSON, without what PostgreSQL's jsonb cannot hold: NUL, halves of surrogate pairs and numbers
+    beyond all bounds."""
+    match value:
+        case str():
+            return value.replace("\0", "").encode("utf-8", "replace").decode()
+        case dict():
+            return {storable(key): storable(inner) for key, inner in value.items()}
+        case list():
+            return [storable(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case _:
+            return value
+
+
 def comparable(value: str | None) -> str:
     """A key under which spellings of one name meet: accents, apostrophes for accents, case and spacing are dropped."""
     if not value:
@@ -56,13 +77,19 @@ def _bad(what: str) -> PydanticCustomError:
     return PydanticCustomError("wire", what)
 
 
-def _text(value: object) -> str:
+def _prose(value: object, longest: int = LONGEST_PROSE) -> str:
     if not isinstance(value, str):
         raise _bad("non è un testo")
     cleaned = clean(value)
     if not cleaned:
         raise _bad("è vuoto")
+    if len(cleaned) > longest:
+        raise _bad(f"ha più di {longest} caratteri")
     return cleaned
+
+
+def _text(value: object) -> str:
+    return _prose(value, LONGEST)
 
 
 def _optional(read: Callable[[object], object]) -> Callable[[object], object]:
@@ -102,6 +129,13 @@ def _money(value: object) -> Decimal:
     return Decimal(cleaned)
 
 
+def _rate(value: object) -> Decimal:
+    rate = _money(value)
+    if rate > 100:
+        raise _bad("supera 100")
+    return rate
+
+
 def _cadastral(value: object) -> str:
     if not _CADASTRAL.fullmatch(text := _text(value)):
         raise _bad("non è un codice catastale")
@@ -109,15 +143,20 @@ def _cadastral(value: object) -> str:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
+"""An id, a code or a name."""
+Prose = Annotated[str, BeforeValidator(_prose)]
+"""Text that nothing is looked up by, and that may be long."""
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Money = Annotated[Decimal, BeforeValidator(_money)]
 Cadastral = Annotated[str, BeforeValidator(_cadastral)]
 # A blank where a value is optional is an absent value.
 OptionalText = Annotated[str | None, BeforeValidator(_optional(_text))]
+OptionalProse = Annotated[str | None, BeforeValidator(_optional(_prose))]
 OptionalDate = Annotated[date | None, BeforeValidator(_optional(_iso_date))]
 OptionalCadastral = Annotated[str | None, BeforeValidator(_optional(_cadastral))]
 OptionalMoney = Annotated[Decimal | None, BeforeValidator(_optional(_money))]
+OptionalRate = Annotated[Decimal | None, BeforeValidator(_optional(_rate))]
 Whole = StrictInt
 Flag = StrictBool
 

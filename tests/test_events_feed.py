@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.studiolab import events
+from tests import world
 from tests.events_world import CODE, Lab, acceptance, booking, lab, person, report
 
 MINUTE = timedelta(minutes=1)
@@ -200,6 +201,7 @@ POISON = (
     (booking("X17") | {"type": 7}, "type"),
     (booking("X18") | {"type": "a\0\ud800"}, "tipo di evento sconosciuto: a?"),
     (report("X19", title="\0"), "title è vuoto"),
+    (booking(world.NOISE), "entity.id ha più di 255"),
     (acceptance("X20"), "appuntamento sconosciuto"),
     (person("P2", birth_date="31/02/1980"), "birth_date"),
 )

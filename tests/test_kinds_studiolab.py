@@ -198,6 +198,40 @@ def test_what_the_desk_had_typed_is_linked_and_not_doubled(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
+    "bad",
+    [
+        {"service_id": "S0\0", "amount": 5},
+        {"service_id": "S\ud800", "amount": 5},
+        {"amount": 5, "note": ["a\0b", {"\ud800": 1}]},
+        {"service_id": world.NOISE},
+        {"agreement_id": world.NOISE},
+        {"vat_rate": "1000.00"},
+        {"vat_rate": "101"},
+        {"amount": "123456789.00"},
+        {"patient_share": "-1.00"},
+    ],
+    ids=lambda bad: next(reversed(bad)) + str(len(str(bad))),
+)
+def test_whatever_is_in_a_bad_price_it_is_set_aside_alone(synced: Lab, bad: dict[str, Any]) -> None:
+    synced.hold(prices=[PRICES[0] | bad, PRICES[1] | {"amount": "52.00"}, *PRICES[2:]])
+    report = synced.sync("prices")
+    assert (report.outcome, report.counts.updated, report.counts.failed) == (Outcome.PARTIAL, 1, 1)
+    assert synced.rows("SELECT count(*) FROM quarantine") == [(1,)]
+
+
+@pytest.mark.parametrize("field", ["id", "code"])
+def test_a_service_whose_id_or_code_is_a_book_is_set_aside_alone(lab: Lab, field: str) -> None:
+    lab.hold(services=[*SERVICES[1:], SERVICES[0] | {field: world.NOISE}])
+    report = lab.sync("services")
+    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 19, 1)
+
+
+def test_a_service_may_have_the_nomenclatures_long_name(lab: Lab) -> None:
+    lab.hold(services=[*SERVICES[1:], SERVICES[0] | {"name": world.NOISE[:640], "preparation": world.NOISE[:5000]}])
+    assert lab.sync("services").counts.created == 20
+
+
+@pytest.mark.parametrize(
     "fault",
     [
         {"kind": "empty"},

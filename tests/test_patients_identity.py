@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date
 from typing import Any
 
@@ -137,13 +138,21 @@ def test_telephones_in_one_form(typed: str, known: str | None) -> None:
     "fault",
     [{"last_name": None}, {"id": " "}, {"birth_date": "31/02/1980"}, {"birth_date": "1980-02-31"}, {"sex": "X"},
      {"birth_place": "Roma"}, {"sex": ["M"]}, {"id": ["P1"]}, {"birth_date": {}}, {"address": 7},
-     {"updated_at": None}, {"deceased_on": "ieri"}],
+     {"updated_at": None}, {"deceased_on": "ieri"}, {"sex": "MF"}, {"birth_date": "1980-W01-1"},
+     {"id": "P" * 256}, {"last_name": "Rossi" * 60}],
 )  # fmt: skip
 def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> None:
     item = person("P1", **fault)
     assert sort_records(Patient, [item]).rejected
     with pytest.raises(Reject):
         patients.prepare(item)
+
+
+def test_a_blank_date_is_an_absent_one_and_nobody_dies_before_birth() -> None:
+    assert patients.prepare(person("P1", birth_date=" ", deceased_on="\ufeff2020-01-01 "))[7::8] == (None, "2020-01-01")
+    assert patients.prepare(person("P1", deceased_on=MARIO["birth_date"]))[15] == MARIO["birth_date"]
+    with pytest.raises(Reject, match="prima"):
+        patients.prepare(person("P1", deceased_on="1979-12-31"))
 
 
 def test_what_is_no_text_at_all_is_rejected() -> None:
@@ -240,6 +249,26 @@ def test_the_plan_shows_every_row_to_who_may_see_it_and_nothing_to_others(run: I
     with run.engine.connect() as connection:
         (row,) = show.rows(connection, plans.load(connection, report.plan_id or 0), PATIENT)
     assert (row.key, row.after["last_name"]) == ("P1", "Rossi")
+
+
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        (person("P\0001", sex="X"), "P1"),
+        (person("P\ud8001"), "P?1"),
+        (person("\0", sex="X"), "?"),
+        (person(world.NOISE), world.NOISE[:255]),
+        (person("P1", last_name=world.NOISE), "P1"),
+        (person("P1", sex="X", note=["a\0b", {"\ud800": math.inf}]), "P1"),
+        (person("P1", sex="MF", fiscal_code=None), "P1"),
+    ],
+    ids=["nul", "surrogate", "only-nul", "long-id", "long-name", "unknown-field", "sex"],
+)
+def test_whatever_is_in_a_bad_record_it_is_set_aside_alone(run: Import, bad: dict[str, Any], key: str) -> None:
+    good = [person(f"G{n}", fiscal_code=None, last_name=f"Neri{'o' * n}") for n in range(10)]
+    report = run(*good, bad)
+    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
+    assert run.rows("SELECT record_key FROM quarantine") == [(key,)]
 
 
 def test_a_record_that_cannot_be_read_waits_in_quarantine_until_mended(run: Import) -> None:

@@ -108,6 +108,11 @@ def test_another_shape_is_refused(lab: tuple[StudiolabSimulator, Studiolab], fie
         ("patient_share", "99999.00", "supera"),
         ("service_id", None, "testo"),
         ("service_id", "\ufeff ", "vuoto"),
+        ("service_id", "S" * 256, "più di 255"),
+        ("vat_rate", "101", "supera 100"),
+        ("vat_rate", "1000.00", "supera 100"),
+        ("amount", "٥١.00", "punto"),
+        ("valid_from", "٢٠٢٦-01-01", "data"),
     ],
 )
 def test_a_bad_price_is_rejected_alone(

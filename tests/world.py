@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -21,6 +23,9 @@ AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
 """A Tuesday, 10:00 in Rome, nineteen days before the clocks go forward."""
 
 ROME = ZoneInfo("Europe/Rome")
+
+NOISE = "".join(random.Random(1).choices(string.ascii_letters, k=20_000))
+"""Text that no index could hold: too varied to be compressed."""
 
 _WITHOUT_ID = {"integration", "service_group_member", "service_resource", "agenda_service", "agenda_state", "seat"}
 _WITHOUT_ID |= {"municipality"}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Reject, Source
 from polydesk_dagster.database import bulk
+from polydesk_dagster.wire import LONGEST, clean, storable
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
@@ -26,6 +27,10 @@ class Unreadable:
     code: str
     message: str
     record: Any
+
+    def __post_init__(self) -> None:
+        # As it would be had the record been read: what we hold under it is looked up by it.
+        object.__setattr__(self, "key", clean(self.key or "")[:LONGEST] or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ def quarantine(
             "record_key": record.key or "?",
             "code": record.code,
             "message": record.message,
-            "record": json.loads(json.dumps(_plain(record.record), default=str)),
+            "record": storable(_plain(record.record)),
         }
         for record in unreadable
     ]
@@ -142,8 +147,8 @@ def quarantine(
         ON CONFLICT (service, coalesce(clinic_id, 0), record_key, code) WHERE resolved_at IS NULL
         DO UPDATE SET last_seen_at = excluded.last_seen_at, message = excluded.message, record = excluded.record
     """)
-    connection.execute(typed, {**values, "rows": json.dumps(rows, ensure_ascii=False)})
+    connection.execute(typed, {**values, "rows": json.dumps(rows, ensure_ascii=False, default=str)})
 
 
 def _plain(record: Any) -> Any:
-    return record.model_dump(mode="json") if hasattr(record, "model_dump") else record
+    return record.model_dump() if hasattr(record, "model_dump") else record

@@ -21,6 +21,7 @@ from codicefiscale import codicefiscale
 
 from polydesk_dagster.changes.kind import Kind, Limits, Reject, Source
 from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.wire import LONGEST, clean
 
 SERVICE = "import_patients"
 
@@ -35,6 +36,7 @@ _FISCAL_CODE = re.compile(
 )
 _REGIONAL = re.compile(r"(STP|ENI)[0-9]{13}")
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EMAIL = re.compile(r"[^@\s\"<>(),;:]+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
@@ -149,13 +151,15 @@ def _text(value: object) -> str | None:
         value = unicodedata.normalize("NFC", value.translate(_INVISIBLE))
         if "\0" in value or _SURROGATE.search(value):
             raise Reject("invalid", "un campo contiene caratteri che non sono un testo")
+    if len(value) > LONGEST:
+        raise Reject("invalid", f"un campo ha più di {LONGEST} caratteri")
     return value.strip() or None
 
 
 @lru_cache(131_072)
 def _day(value: str) -> str:
     try:
-        return date.fromisoformat(value.strip()).isoformat() if len(value.strip()) == 10 else ""
+        return date.fromisoformat(day).isoformat() if _DATE.fullmatch(day := clean(value)) else ""
     except ValueError:
         return ""
 
@@ -167,7 +171,8 @@ def _all_plain(texts: list[Any]) -> bool:
     except TypeError:
         return False
     return (
-        joined.isascii()
+        len(joined) <= LONGEST
+        and joined.isascii()
         and joined.isprintable()
         and " |" not in joined
         and "| " not in joined
@@ -177,12 +182,10 @@ def _all_plain(texts: list[Any]) -> bool:
 
 
 def _date(value: object) -> str | None:
-    if value == "":
-        return None
     day = _day(value) if type(value) is str else ""
-    if not day:
+    if not day and _text(value) is not None:
         raise Reject("invalid", "una data non è una data")
-    return day
+    return day or None
 
 
 @lru_cache(65_536)
@@ -228,10 +231,12 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         raise Reject("invalid", "manca id, last_name, first_name o updated_at")
     if sex == "":
         sex = None
-    if sex is not None and (type(sex) is not str or sex not in "MF"):
+    if sex is not None and sex not in ("M", "F"):
         raise Reject("invalid", "sex non è M né F")
     birth_date = None if born is None else _date(born)
     deceased_on = None if died is None else _date(died)
+    if birth_date and deceased_on and deceased_on < birth_date:
+        raise Reject("invalid", "deceased_on viene prima di birth_date")
     if not (_is_place(birth_place) and _is_place(residence)):
         raise Reject("invalid", "birth_place o residence non è un codice catastale")
     canonical = kind = problem = reason = None

@@ -16,7 +16,10 @@ from polydesk_dagster.wire import (
     OptionalCadastral,
     OptionalDate,
     OptionalMoney,
+    OptionalProse,
+    OptionalRate,
     OptionalText,
+    Prose,
     Record,
     Text,
     Whole,
@@ -98,9 +101,10 @@ class Service(Listed):
 
     id: Text
     code: Text
-    name: Text
+    name: Prose
+    """The nomenclature's full descriptions are long."""
     duration_minutes: Annotated[Whole, Field(ge=1, le=480)]
-    preparation: OptionalText = None
+    preparation: OptionalProse = None
     active: Flag
 
 
@@ -132,7 +136,7 @@ class Price(Listed):
     amount: Money
     patient_share: OptionalMoney = None
     currency: Literal["EUR"]
-    vat_rate: OptionalMoney = None
+    vat_rate: OptionalRate = None
     valid_from: IsoDate
     valid_to: OptionalDate = None
     """Exclusive."""

@@ -20,7 +20,19 @@ from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 from polydesk_dagster.database import bulk
 from polydesk_dagster.studiolab.records import Event, Patient
-from polydesk_dagster.wire import Instant, OptionalText, Record, Rejected, Text, clean, reason
+from polydesk_dagster.wire import (
+    LONGEST,
+    Instant,
+    OptionalProse,
+    OptionalText,
+    Prose,
+    Record,
+    Rejected,
+    Text,
+    clean,
+    reason,
+    storable,
+)
 
 VERSION = 1
 LONGEST_VISIT = timedelta(hours=8)
@@ -70,9 +82,9 @@ class Publication(Record):
 
     appointment_id: OptionalText = None
     patient_id: Text
-    title: Text
+    title: Prose
     published_at: Instant
-    url: OptionalText = None
+    url: OptionalProse = None
 
 
 COLUMNS = (
@@ -160,20 +172,7 @@ def _payload(event: Event) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_storable(value), ensure_ascii=False, sort_keys=True, default=datetime.isoformat)
-
-
-def _storable(value: Any) -> Any:
-    """The value without what PostgreSQL's jsonb cannot hold: NUL and halves of surrogate pairs."""
-    match value:
-        case str():
-            return value.replace("\0", "").encode("utf-8", "replace").decode()
-        case dict():
-            return {_storable(key): _storable(inner) for key, inner in value.items()}
-        case list():
-            return [_storable(inner) for inner in value]
-        case _:
-            return value
+    return json.dumps(storable(value), ensure_ascii=False, sort_keys=True, default=datetime.isoformat)
 
 
 def _booking(event: Event) -> tuple[str, str, tuple[str | None, ...]]:
@@ -224,7 +223,7 @@ _TYPES = frozenset(
 
 def _unreadable(rejected: Rejected) -> tuple[str | None, ...]:
     """An envelope with something wrong keeps what of it can be read."""
-    raw = _storable(rejected.raw)
+    raw = storable(rejected.raw)
     if not isinstance(raw, dict):
         raw = {"item": raw}
     payload = _json(raw)
@@ -252,7 +251,8 @@ def _unreadable(rejected: Rejected) -> tuple[str | None, ...]:
 
 def _entity(raw: Any) -> str | None:
     if isinstance(raw, dict) and isinstance(raw.get("type"), str) and isinstance(raw.get("id"), str):
-        return f"{clean(raw['type'])}:{clean(raw['id'])}"
+        kind, name = clean(raw["type"]), clean(raw["id"])
+        return f"{kind}:{name}" if max(len(kind), len(name)) <= LONGEST else None
     return None
 
 
