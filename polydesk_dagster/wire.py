@@ -27,6 +27,8 @@ from pydantic_core import PydanticCustomError
 
 _INVISIBLE = dict.fromkeys(map(ord, "\0\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
 _MONEY = re.compile(r"[0-9]{1,8}(\.[0-9]{1,2})?")
+_COMMA = re.compile(r"([0-9]+|[0-9]{1,3}(\.[0-9]{3})+),[0-9]{1,2}")
+_AMBIGUOUS = re.compile(r"[0-9]{1,3}[.,][0-9]{3}")
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -124,8 +126,13 @@ def _instant(value: object) -> datetime:
 def _money(value: object) -> Decimal:
     if not isinstance(value, str):
         raise _bad("non è un importo in forma di testo")
-    if not _MONEY.fullmatch(cleaned := clean(value)):
-        raise _bad("non è un importo con il punto e al più due decimali")
+    cleaned = clean(value)
+    if _COMMA.fullmatch(cleaned):
+        cleaned = cleaned.replace(".", "").replace(",", ".")
+    if _AMBIGUOUS.fullmatch(cleaned):
+        raise _bad("è ambiguo: tre cifre dopo il punto o la virgola")
+    if not _MONEY.fullmatch(cleaned):
+        raise _bad("non è un importo con punto o virgola e al più due decimali")
     return Decimal(cleaned)
 
 

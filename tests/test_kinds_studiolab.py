@@ -118,7 +118,7 @@ def test_a_second_run_changes_nothing_and_an_unchanged_list_is_not_read(synced: 
 def test_prices_of_every_kind_of_discrepancy(synced: Lab) -> None:
     prices = [dict(price) for price in PRICES]
     prices[0] |= {"amount": "51.00"}
-    prices[1] |= {"amount": "52,50"}
+    prices[1] |= {"amount": "1,234"}
     prices[2] |= {"valid_from": "2026-02-01", "amount": "53.00"}
     del prices[3]
     prices.append(prices[4])

@@ -99,10 +99,12 @@ def test_another_shape_is_refused(lab: tuple[StudiolabSimulator, Studiolab], fie
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("amount", "33,60", "punto"),
+        ("amount", "1,234", "ambiguo"),
+        ("amount", "1.005", "ambiguo"),
+        ("amount", "1,234.50", "punto"),
+        ("amount", "123.456.789,00", "punto"),
         ("amount", 33.6, "testo"),
         ("amount", "-1.00", "punto"),
-        ("amount", "1.005", "punto"),
         ("currency", "USD", "previsti"),
         ("valid_to", "2025-01-01", "prima"),
         ("patient_share", "99999.00", "supera"),
@@ -125,6 +127,20 @@ def test_a_bad_price_is_rejected_alone(
     (rejected,) = pages[1].rejected
     assert rejected.position == 1003
     assert reason in rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("51,00", "51.00"),
+        ("51,5", "51.5"),
+        ("1.234,50", "1234.50"),
+        ("99.999.999,99", "99999999.99"),
+        ("1234,5", "1234.5"),
+    ],
+)
+def test_an_amount_with_an_italian_comma_is_read(written: str, meant: str) -> None:
+    assert Price.model_validate(PRICES[0] | {"amount": written}).amount == Decimal(meant)
 
 
 def test_a_reason_never_holds_a_patients_value(lab: tuple[StudiolabSimulator, Studiolab]) -> None:

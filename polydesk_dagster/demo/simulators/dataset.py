@@ -116,7 +116,7 @@ def _patients(patients: Rows, dice: random.Random) -> None:
 
 
 def _break(data: dict[str, Rows], dice: random.Random) -> None:
-    _some(data["prices"], dice, 0.005, lambda row: row.update(amount=row["amount"].replace(".", ",")))
+    _some(data["prices"], dice, 0.005, lambda row: row.update(amount=f"{row['amount']} €"))
     _some(data["prices"], dice, 0.005, lambda row: row.update(agreement_id="SCONOSCIUTA", patient_share=None))
     if data["prices"]:
         data["prices"].append(dict(dice.choice(data["prices"])))
