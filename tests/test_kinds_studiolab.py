@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes.kind import Limits
 from polydesk_dagster.changes.plans import Scope
-from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.changes.synchronise import settle, synchronise
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PolydeskError
@@ -21,6 +22,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.studiolab import sync
 from polydesk_dagster.studiolab.client import Studiolab
 from polydesk_dagster.studiolab.kinds import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
+from tests import changes_world as w
 from tests import world
 from tests.test_remote_policy import FAST
 
@@ -143,6 +145,132 @@ def test_prices_of_every_kind_of_discrepancy(synced: Lab) -> None:
     assert [str(a) for (a,) in synced.rows(amounts.format("S5", ""))] == ["55.00"]
     assert [str(a) for (a,) in synced.rows(amounts.format("S2", "ORDER BY valid_from"))] == ["52.00", "53.00"]
     assert synced.sync("prices").counts.changed == 0
+
+
+def spell(amount: str, start: str, end: str | None = None, **fields: str) -> dict[str, Any]:
+    """What S1 costs for a while."""
+    return {"service_id": "S1", "amount": amount, "currency": "EUR", "valid_from": start, "valid_to": end, **fields}
+
+
+THEN = [spell("51.00", "2024-01-01", "2025-01-01"), spell("52.00", "2025-01-01", "2026-01-01")]
+EARLIER = [spell("51.00", "2024-01-01", "2024-06-01"), spell("52.00", "2024-06-01", "2026-01-01")]
+LATER = [spell("51.00", "2024-01-01", "2025-06-01"), spell("52.00", "2025-06-01", "2026-01-01")]
+NOW = spell("53.00", "2026-01-01")
+ALWAYS = [spell("51.00", "2024-01-01")]
+WITHDRAWN = [spell("51.00", "2024-01-01", "2025-06-01"), spell("55.00", "2025-06-01")]
+SOON = [spell("51.00", "2024-01-01", "2026-06-01"), spell("55.00", "2026-06-01")]
+DELAYED = [spell("51.00", "2024-01-01", "2026-07-01"), spell("55.00", "2026-07-01")]
+
+
+@pytest.mark.parametrize(
+    ("lists", "held"),
+    [
+        ([[spell("51.00", "2023-01-01")]], ["2023-01-01 - 51.00"]),
+        ([WITHDRAWN, ALWAYS], ["2024-01-01 - 51.00"]),
+        (
+            [[*THEN, NOW], [*LATER, NOW]],
+            ["2024-01-01 2025-06-01 51.00", "2025-06-01 2026-01-01 52.00", "2026-01-01 - 53.00"],
+        ),
+        (
+            [[*THEN, NOW], [*EARLIER, NOW]],
+            ["2024-01-01 2024-06-01 51.00", "2024-06-01 2026-01-01 52.00", "2026-01-01 - 53.00"],
+        ),
+        (
+            [[*THEN, NOW], [NOW]],
+            ["2024-01-01 2025-01-01 51.00", "2025-01-01 2026-01-01 52.00", "2026-01-01 - 53.00"],
+        ),
+        ([SOON, DELAYED], ["2024-01-01 2026-07-01 51.00", "2026-07-01 - 55.00"]),
+        ([DELAYED, SOON], ["2024-01-01 2026-06-01 51.00", "2026-06-01 - 55.00"]),
+        ([SOON, ALWAYS], ["2024-01-01 - 51.00"]),
+        ([SOON, ALWAYS, SOON], ["2024-01-01 2026-06-01 51.00", "2026-06-01 - 55.00"]),
+        (
+            [[SOON[0]], [spell("51.00", "2026-09-01")]],
+            ["2024-01-01 2026-03-10 51.00", "2026-09-01 - 51.00"],
+        ),
+    ],
+    ids=[
+        "start-earlier",
+        "past-change-withdrawn",
+        "past-boundary-later",
+        "past-boundary-earlier",
+        "history-dropped",
+        "announced-delayed",
+        "announced-brought-forward",
+        "announced-withdrawn",
+        "announced-again",
+        "announced-after-a-gap",
+    ],
+)
+def test_a_price_is_valid_when_the_source_says_so(
+    synced: Lab, lists: list[list[dict[str, Any]]], held: list[str]
+) -> None:
+    others = [price for price in PRICES if price["service_id"] != "S1"]
+    for prices in lists:
+        synced.hold(prices=[*others, *prices])
+        assert synced.sync("prices").outcome in {Outcome.OK, Outcome.NOTHING_TO_DO}
+    spells = """SELECT concat_ws(' ', p.valid_from, coalesce(CAST(p.valid_to AS text), '-'), p.amount)
+                FROM price p JOIN service s ON s.id = p.service_id
+                WHERE s.external_id = 'S1' AND p.agreement_id IS NULL AND p.valid_to IS DISTINCT FROM p.valid_from
+                ORDER BY p.valid_from"""
+    assert [spell for (spell,) in synced.rows(spells)] == held
+    synced.write("UPDATE source_state SET etag = NULL")
+    assert synced.sync("prices").outcome is Outcome.NOTHING_TO_DO
+
+
+def test_a_corrected_period_is_told_as_such_and_taken_back_whole(synced: Lab) -> None:
+    others = [price for price in PRICES if price["service_id"] != "S1"]
+    synced.hold(prices=[*others, *THEN, NOW])
+    synced.sync("prices")
+    before = synced.rows("SELECT id, valid_from, valid_to, amount FROM price ORDER BY id")
+    synced.hold(prices=[*others, *LATER, NOW])
+    report = synced.sync("prices")
+    assert synced.plan(report).tally["replaced"] == 1
+    with synced.engine.begin() as connection:
+        (gone,) = [row for row in show.rows(connection, synced.plan(report), PRICE) if row.action == "retire"]
+        assert gone.reason == "la fonte ha corretto il periodo"
+        undone = changes.undo(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert undone.outcome is Outcome.OK
+    assert synced.rows("SELECT id, valid_from, valid_to, amount FROM price ORDER BY id") == before
+
+
+def test_a_price_that_starts_earlier_is_measured_against_the_one_in_force(synced: Lab) -> None:
+    synced.hold(prices=[PRICES[0] | {"amount": "99.00", "valid_from": "2023-01-01"}, *PRICES[1:]])
+    assert [guard.name for guard in synced.plan(synced.sync("prices")).failed_guards] == ["price_jump"]
+
+
+def test_what_replaces_a_price_is_taken_though_another_of_the_service_is_unreadable(synced: Lab) -> None:
+    fund = PRICES[-1]
+    synced.hold(prices=[*PRICES[:1], *SOON, *PRICES[2:-1], fund | {"amount": "?"}])
+    assert synced.sync("prices").counts.created == 1
+    synced.hold(prices=[*PRICES[:1], SOON[0], SOON[1] | {"valid_from": "2026-05-01", "amount": "?"}, *PRICES[2:]])
+    assert synced.sync("prices").outcome is Outcome.PARTIAL
+    synced.hold(prices=[*PRICES[:1], NOW, *PRICES[2:], {"amount": "?"}])
+    report = synced.sync("prices")
+    assert (report.counts.created, report.counts.updated, report.counts.retired) == (1, 0, 2)
+
+
+def test_an_item_whose_records_leave_no_room_for_each_other_is_left_as_it_is(synced: Lab) -> None:
+    unclear = [spell("51.00", "2024-01-01", "2025-06-01"), spell("60.00", "2025-01-01", "2026-01-01"), NOW]
+    synced.hold(prices=[PRICES[0] | {"amount": "51.00"}, *unclear, *PRICES[2:]])
+    report = synced.sync("prices")
+    assert (report.outcome, report.counts.updated, report.counts.skipped) == (Outcome.OK, 1, 3)
+    with synced.engine.connect() as connection:
+        rows = [row for row in show.rows(connection, synced.plan(report), PRICE) if row.action == "conflict"]
+    assert {(row.finding, row.key[:5]) for row in rows} == {("overlapping", "89.01")}
+    assert any("si sovrappone a un prezzo che resta" in (row.reason or "") for row in rows)
+
+
+def test_a_municipality_announced_again_is_opened_again(engine: sa.Engine) -> None:
+    scope = Scope("import_municipalities")
+    bologna = w.municipality("A944", "Bologna")
+    whole, parts = [bologna], [
+        w.municipality("A944", "Bologna", valid_to=date(2020, 1, 1)),
+        w.municipality("A944", "Bologna la Grassa", valid_from=date(2020, 1, 1)),
+    ]  # fmt: skip
+    kind = replace(MUNICIPALITY, limits=Limits(minimum=1, shrink=1, retired=None))
+    for records in (whole, parts, whole, parts, whole):
+        report = synchronise(engine, kind, scope, w.pages(records), as_of=world.AS_OF)
+        assert report.outcome is Outcome.OK
 
 
 def test_a_price_edited_after_the_preview_refuses_the_plan_by_name(synced: Lab) -> None:

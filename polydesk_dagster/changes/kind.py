@@ -114,6 +114,10 @@ class Source:
     reason: str = "CAST(NULL AS text)"
     """Why, as SQL over ``d`` and ``c``; null is the plain reason of the action."""
     finding: str = "CAST(NULL AS text)"
+    """Likewise what it is besides; what is ``replaced`` by a record that was read gives way, whatever was not."""
+    reconsider: tuple[str, ...] = ()
+    """Statements on the plan's rows ``{rows}`` once they are made: those that cannot stand beside each other or beside
+    what stays become conflicts."""
     judge: tuple[str, ...] = ()
     version: str | None = None
     text: tuple[str, ...] = ()

@@ -102,6 +102,8 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         ours, stage = _count_ours(connection, source, values), STAGE
         query = _difference(kind, source, staged)
         plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
+        for statement in source.reconsider:
+            connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
     staging.quarantine(connection, scope.service, scope.clinic_id, staged.unreadable)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
@@ -237,8 +239,10 @@ def _difference(kind: Kind, source: Source, staged: Staged) -> str:
     ours = f"c.{kind.identity[0]}"
     # An unreadable record that does not say which it is could be any of those that seem to be gone.
     hidden = any(record.key is None for record in staged.unreadable)
-    gone = f"({source.retirable}) AND c.source_key NOT IN (SELECT key FROM {UNREADABLE} WHERE key IS NOT NULL)"
-    withheld = "'forse è un record illeggibile della fonte'" if hidden else "CAST(NULL AS text)"
+    unread = f"c.source_key IN (SELECT key FROM {UNREADABLE} WHERE key IS NOT NULL)"
+    kept = f"{source.finding} IS DISTINCT FROM 'replaced'"
+    gone = f"({source.retirable}) AND NOT ({unread} AND {kept})"
+    withheld = f"CASE WHEN {kept} THEN 'forse è un record illeggibile della fonte' END" if hidden else "NULL"
     if source.retire is None:
         gone = "false"
     return f"""

@@ -300,8 +300,27 @@ _SEVERAL = """((s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, '
 _ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_id),
                      coalesce((SELECT name FROM agreement a WHERE a.id = c.agreement_id), 'privato'),
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
+_MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)"
+# What takes the place of an interval that the source no longer has. One that begins inside it cuts it short; one that
+# reaches over its beginning leaves it empty, as if it had never been.
 _NEXT = f"""(SELECT min(w.valid_from) FROM wanted w
-             WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL AND w.valid_from > c.valid_from)"""
+             WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL AND {_MEET.format("w", "c")})"""
+# Intervals that have ended are history, unless the source now says otherwise of their time.
+_REWRITTEN = f"""(SELECT t.id FROM wanted w JOIN price t ON {_SAME_ITEM.format(w="w", c="t")}
+                  WHERE t.clinic_id = :clinic_id AND t.valid_to <= :today AND {_MEET.format("w", "t")}
+                    AND w.problem IS NULL AND w.valid_from <> t.valid_from)"""
+# A record that is set aside leaves standing what we hold. Where something else of the same item would then overlap it,
+# nothing of that item is changed.
+_CROWDED = f"""
+    UPDATE {{rows}} r
+    SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
+        reason = 'si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce'
+    FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
+          FROM {{rows}} o JOIN price t ON {_SAME_ITEM.format(w="t", c="o")} AND {_MEET.format("t", "o")}
+          WHERE o.action IN ('create', 'update')
+            AND NOT EXISTS (SELECT FROM {{rows}} w WHERE w.id = t.id AND w.action <> 'conflict')) crowded
+    WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
+"""
 
 PRICE = Kind(
     name="price",
@@ -380,14 +399,17 @@ PRICE = Kind(
                 WHERE clashes)
             SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id, m.service_id, m.agreement_id, m.specialist_id,
                    m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item, m.alone,
-                   CASE WHEN m.alone AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
-                             IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
+                   CASE WHEN m.alone AND now.valid_from < m.valid_from
+                             AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
+                                 IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
                    now.amount AS previous_amount,
                    CASE WHEN m.reason IS NOT NULL THEN coalesce(m.problem, m.fault) END AS problem, m.reason
             FROM (
-                SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id, s.amount,
-                       s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
+                SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id,
+                       CASE WHEN s.valid_from < :today AND (s.valid_to IS NULL OR s.valid_to > :today)
+                            THEN :today ELSE s.valid_from END AS effective,
+                       s.amount, s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
                        concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
                                  coalesce(spe.last_name, s.collaborator)) AS item,
                        NOT {_SEVERAL} AS alone,
@@ -409,8 +431,8 @@ PRICE = Kind(
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
                 LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
             ) m
-            LEFT JOIN price now ON {_SAME_ITEM.format(w="now", c="m")} AND now.valid_from <= m.valid_from
-                 AND (now.valid_to IS NULL OR now.valid_to > m.valid_from)
+            LEFT JOIN price now ON {_SAME_ITEM.format(w="now", c="m")} AND now.valid_from <= m.effective
+                 AND (now.valid_to IS NULL OR now.valid_to > m.effective)
         """,
         current="""
             SELECT t.*, s.external_id AS source_key
@@ -421,16 +443,19 @@ PRICE = Kind(
               AND (p.id IS NULL OR p.external_id IS NOT NULL)
         """,
         retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": _ITEM},
-        retirable="(c.valid_to IS NULL OR c.valid_to > :today)",
+        retirable=f"""(c.valid_to IS NULL OR c.valid_to > c.valid_from
+                       AND (c.valid_to > :today OR c.id IN {_REWRITTEN}))""",
         blocked=f"""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
                                                          AND {_SAME_ITEM.format(w="w", c="c")})
                          THEN 'la fonte si contraddice su questo prezzo' END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
-        reason=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'sostituito dal ' || {_NEXT}
+        reason=f"""CASE WHEN d.n IS NULL AND {_NEXT} <= c.valid_from THEN 'la fonte ha corretto il periodo'
+                        WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'sostituito dal ' || {_NEXT}
                         WHEN d.n IS NULL THEN 'non è più in studiolab'
                         WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
                         THEN 'sostituisce ' || d.previous_amount END""",
+        reconsider=(_CROWDED,),
     ),
 )
