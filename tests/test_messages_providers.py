@@ -130,6 +130,15 @@ class TestMail(ProviderContract):
         (answer,) = self.ask(carrier, ("send", self.outgoing(address)))
         assert (answer.fate, answer.bad_address, self.arrived()) == (Fate.REFUSED, True, [])
 
+    def test_who_trusts_another_certificate_leaves_no_trace_in_the_demo_s_mail_server(
+        self, carrier: Provider, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=1)
+        self.ask(untrusted, ("send", self.outgoing(self.good)))
+        for _ in range(3):  # by the last answer the server has long seen the other one leave
+            self.ask(carrier, ("send", self.outgoing(self.good)))
+        assert not [record for record in caplog.records if record.name == "mail.log"]
+
     @pytest.mark.usefixtures("carrier")
     def test_encryption_is_not_negotiable(self, tmp_path: Path) -> None:
         untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import logging
 import signal
 import ssl
 import threading
@@ -21,11 +22,14 @@ from email.policy import default
 from pathlib import Path
 from typing import Any, cast
 
-from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session, TLSSetupException
 
 USER, PASSWORD = "polydesk", "demo"
 REFUSED, FULL, SILENT = "rifiutata", "piena", "muta"
 CERTIFICATE = "certificate.pem"
+
+# At every login aiosmtpd warns of an attribute that it sets itself.
+logging.getLogger("mail.log").addFilter(lambda record: "Session.login_data" not in record.getMessage())
 
 
 class Mailbox:
@@ -56,6 +60,12 @@ class Mailbox:
         if any(address.partition("@")[0] == SILENT for address in envelope.rcpt_tos):
             await asyncio.sleep(3600)
         return f"250 OK {number}"
+
+    async def handle_exception(self, error: Exception) -> str:
+        """A client that leaves during the handshake, because it trusts another certificate, is no fault here."""
+        if isinstance(error, TLSSetupException) and isinstance(error.__cause__, ConnectionError):
+            return "421 4.7.0 no encryption agreed on"
+        raise error  # told whole in the log, and to the client
 
 
 def received(folder: Path) -> list[EmailMessage]:
