@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from polydesk_dagster.outcome import COUNT_WORDS, Counts, in_words
+import pytest
+
+from polydesk_dagster.outcome import COUNT_WORDS, Counts, Outcome, Reason, Report, combine, in_words
 
 
 def test_counts_are_read_out_in_the_singular_and_the_plural() -> None:
@@ -14,3 +16,35 @@ def test_counts_are_read_out_in_the_singular_and_the_plural() -> None:
 
 def test_every_count_has_a_regular_plural() -> None:
     assert all(italian.endswith("i") for italian, _ in COUNT_WORDS.values())
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ((Outcome.NOTHING_TO_DO, Outcome.REFUSED), Outcome.REFUSED),
+        ((Outcome.SKIPPED, Outcome.REFUSED), Outcome.REFUSED),
+        ((Outcome.OK, Outcome.REFUSED), Outcome.PARTIAL),
+        ((Outcome.NOTHING_TO_DO, Outcome.FAILED), Outcome.PARTIAL),
+        ((Outcome.REFUSED, Outcome.FAILED), Outcome.FAILED),
+        ((Outcome.NOTHING_TO_DO, Outcome.OK), Outcome.OK),
+    ],
+)
+def test_parts_come_to_one_outcome(parts: tuple[Outcome, ...], whole: Outcome) -> None:
+    assert combine(Report(part) for part in parts).outcome is whole
+    assert combine(Report(part) for part in reversed(parts)).outcome is whole
+
+
+def test_of_several_plans_the_last_that_does_something_is_the_whole_s_and_reasons_name_the_others() -> None:
+    idle, first, last = (
+        Report(outcome, plan_id=plan)
+        for outcome, plan in ((Outcome.NOTHING_TO_DO, 1), (Outcome.OK, 2), (Outcome.REFUSED, 3))
+    )
+    both = combine([idle, first, last, idle])
+    assert (both.plan_id, [reason.code for reason in both.reasons]) == (3, ["plan:2"])
+    assert (combine([first, idle]).plan_id, combine([idle]).plan_id) == (2, 1)
+
+
+def test_what_parts_say_alike_is_said_once_and_what_did_something_speaks_first() -> None:
+    same, other = Reason("off", "Non attiva.", "BO01"), Reason("guard", "Troppi.", "BO01")
+    whole = combine([Report(Outcome.NOTHING_TO_DO, reasons=(same,)), Report(Outcome.REFUSED, reasons=(other, same))])
+    assert whole.reasons == (other, same)

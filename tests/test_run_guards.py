@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from polydesk_dagster.cli import app
+from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.runtime import submit
+from polydesk_dagster.settings import Settings
 from tests import world
 from tests.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
 
@@ -138,6 +143,23 @@ def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> Non
     assert f"prima applica il piano {agreements + 2} (convenzioni)" in text
     assert f"Piano {agreements + 2} (convenzioni · BO01" in text
     assert f"Piano {prices + 2} (prezzi · BO01" in text
+
+
+def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(_: Settings, __: str, order: submit.Order, *___: object) -> submit.Finished:
+        report = Report(Outcome.OK, Counts(updated=3), (Reason("said", "Detto prima."),))
+        now = datetime.now(UTC)
+        with desk.engine.begin() as connection:
+            service_runs.record(
+                connection, order.job, report, clinic="BO01", preview=False, dagster_run="r", as_of=now, started=now,
+                seconds=1,
+            )  # fmt: skip
+        return submit.Finished("r", "FAILURE")
+
+    monkeypatch.setattr(submit, "execute", dies)
+    status, answer = desk.run("sync_services", "--clinic", "BO01")
+    assert (status, answer["outcome"], answer["counts"]["updated"]) == (1, "partial", 3)
+    assert _codes(answer) == ["said", "no_report"]
 
 
 def test_brackets_in_a_name_are_printed_as_they_are(desk: Desk) -> None:
