@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from polydesk_dagster.clinic import temporary
-from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
-from tests.world import AS_OF
 
 HOUR = timedelta(hours=1)
+AS_OF = datetime.now(UTC) + timedelta(days=60)
+"""So late that what a test makes now is old, unless it says otherwise."""
 
 
 def make(path: Path, age: timedelta, text: str = "x") -> Path:
@@ -73,22 +73,24 @@ def test_a_link_is_never_followed(root: Path, tmp_path: Path, kind: str) -> None
     (root / "scorciatoia").symlink_to(target if kind == "file" else target.parent)
     report = temporary.tidy(root, AS_OF)
     assert report.counts.updated == 0
-    assert "scorciatoia" in report.reasons[0].message
+    assert (report.reasons[0].code, report.reasons[0].count) == ("links", 1)
+    assert "scorciatoia" not in str(report), "a file's name may be a patient's"
     assert target.exists()
 
 
 @pytest.mark.parametrize("inside", ["..", "../fuori", "/etc", "a/../../fuori", "", ".quarantine"])
 def test_a_path_outside_the_root_is_refused_by_name(root: Path, inside: str) -> None:
-    with pytest.raises(PermanentError, match="fuori da") as refusal:
-        temporary.tidy(root, AS_OF, inside=inside)
-    assert f"«{inside}»" in str(refusal.value)
+    report = temporary.tidy(root, AS_OF, inside=inside)
+    assert report.outcome is Outcome.REFUSED
+    assert f"«{inside}» è fuori da" in report.reasons[0].message
 
 
 def test_a_link_on_the_way_is_refused_by_name(root: Path, tmp_path: Path) -> None:
     target = make(tmp_path / "fuori" / "b" / "importante", 500 * HOUR)
     (root / "a").symlink_to(tmp_path / "fuori")
-    with pytest.raises(PermanentError, match="«a» non è una cartella vera"):
-        temporary.tidy(root, AS_OF, inside="a/b")
+    report = temporary.tidy(root, AS_OF, inside="a/b")
+    assert report.outcome is Outcome.REFUSED
+    assert "«a» non è una cartella vera" in report.reasons[0].message
     assert target.exists()
 
 
@@ -96,9 +98,75 @@ def test_a_root_that_is_a_link_is_refused(root: Path, tmp_path: Path) -> None:
     link = tmp_path / "altrove"
     link.symlink_to(root)
     make(root / "a", 50 * HOUR)
-    with pytest.raises(PermanentError, match="altrove"):
-        temporary.tidy(link, AS_OF)
+    report = temporary.tidy(link, AS_OF)
+    assert report.outcome is Outcome.REFUSED
+    assert "altrove" in report.reasons[0].message
+    assert (root / "a").exists()
 
 
 def test_a_root_that_is_not_there_has_nothing_to_tidy(tmp_path: Path) -> None:
     assert temporary.tidy(tmp_path / "manca", AS_OF).outcome is Outcome.NOTHING_TO_DO
+
+
+@pytest.mark.parametrize(
+    "name", ["è" * 127, os.fsdecode(b"referto_\xe8.pdf"), "a" * 255], ids=["long", "latin", "plain"]
+)
+def test_whatever_bytes_its_name_is_a_file_is_moved_and_can_be_put_back(root: Path, name: str) -> None:
+    make(root / "referti" / name, 25 * HOUR)
+    assert temporary.tidy(root, AS_OF).counts.updated == 1
+    (day,) = (root / ".quarantine").iterdir()
+    line = json.loads((day / ".list.jsonl").read_text())
+    (day / line["name"]).rename(root / Path(line["was"]).name)
+    assert (root / name).read_text() == "x"
+
+
+def test_two_long_names_that_end_alike_stay_two_files(root: Path) -> None:
+    for first in "ab":
+        make(root / (first + "x" * 240), 25 * HOUR, first)
+    assert temporary.tidy(root, AS_OF).counts.updated == 2
+    (day,) = (root / ".quarantine").iterdir()
+    assert {path.read_text() for path in day.iterdir() if path.name != ".list.jsonl"} == {"a", "b"}
+
+
+def test_a_file_that_cannot_be_moved_is_counted_and_the_rest_goes_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        make(root / name, 25 * HOUR)
+    listed, moved = os.listdir, os.rename
+
+    def listing(folder: int) -> list[str]:
+        names = listed(folder)
+        if "b" in names:
+            os.unlink("b", dir_fd=folder)
+        return names
+
+    def rename(name: str, *args: object, **kwargs: object) -> None:
+        if name == "a":
+            raise PermissionError(13, "vietato")
+        moved(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "listdir", listing)
+    monkeypatch.setattr(os, "rename", rename)
+    report = temporary.tidy(root, AS_OF)
+    assert (report.outcome, report.counts.updated, report.counts.failed) == (Outcome.PARTIAL, 2, 1)
+    assert (report.reasons[0].code, report.reasons[0].count) == ("unmovable", 1)
+    assert listed(root) == [".quarantine", "a"] or listed(root) == ["a", ".quarantine"]
+
+
+def test_a_file_that_was_just_unpacked_is_young_whatever_its_date(root: Path) -> None:
+    unpacked = root / "estratto.csv"
+    unpacked.write_text("x")
+    os.utime(unpacked, (1, 1))
+    assert temporary.tidy(root, datetime.now(UTC)).counts.changed == 0
+    assert unpacked.exists()
+
+
+def test_old_empty_folders_go_and_young_ones_stay(root: Path) -> None:
+    make(root / "vuota" / "prima" / "file", 25 * HOUR)
+    young = root / "nuova"
+    young.mkdir()
+    at = (AS_OF - HOUR).timestamp()
+    os.utime(young, (at, at))
+    assert temporary.tidy(root, AS_OF).counts.retired == 2
+    assert sorted(path.name for path in root.iterdir()) == [".quarantine", "nuova"]

@@ -2,6 +2,7 @@
 
 Every step opens the next folder from the one before (``openat``) without following links, so neither a link nor a
 folder swapped meanwhile can lead out. A file goes to quarantine first; its old place is written down before it moves.
+What cannot be read or moved is counted, and the rest goes on. Names may be a patient's: none is ever told.
 """
 
 from __future__ import annotations
@@ -11,28 +12,42 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
-from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Counts, Reason, Report, done
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, done
 
 KEPT = timedelta(hours=24)
 QUARANTINED = timedelta(days=7)
 QUARANTINE = ".quarantine"
+LIST = ".list.jsonl"
+"""In each day's quarantine: what every file is called there, and where it was."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    folder: int
-    """An open descriptor of its folder."""
-    name: str
-    path: str
-    size: int
+@dataclass(slots=True)
+class _Sweep:
+    """One pass over the files: what it goes by, and what it has come to."""
+
+    top: int
+    """An open descriptor of the root."""
+    as_of: datetime
+    before: float
+    preview: bool
+    opened: set[tuple[int, int]] = field(default_factory=set)
+    moved: int = 0
+    size: int = 0
+    folders: int = 0
+    links: int = 0
+    busy: int = 0
+    failed: int = 0
+
+    def old(self, info: os.stat_result) -> bool:
+        """A file that was unpacked or copied here keeps its old date of change; that of its entry is then young."""
+        return max(info.st_mtime, info.st_ctime) < self.before
 
 
 @contextmanager
@@ -44,33 +59,6 @@ def _opened(path: str | Path, within: int | None = None) -> Iterator[int]:
         os.close(handle)
 
 
-@contextmanager
-def _under(root: Path, inside: str | None) -> Iterator[int]:
-    """The folder to clean, opened one step at a time.
-
-    Raises:
-        PermanentError: for a path that leaves the root or goes through a link, and for a root that is not a folder.
-    """
-    steps = [] if inside is None else list(PurePosixPath(inside).parts)
-    if inside is not None and (not steps or PurePosixPath(inside).is_absolute() or {"..", QUARANTINE} & set(steps)):
-        raise PermanentError(f"«{inside}» è fuori da {root}: la pulizia tocca solo le cartelle sotto quella.")
-    handles: list[int] = []
-    try:
-        for step in [str(root), *steps]:
-            handles.append(os.open(step, _FOLDER, dir_fd=handles[-1] if handles else None))
-        yield handles[-1]
-    except OSError as error:
-        if error.filename not in {str(root), *steps}:
-            raise
-        raise PermanentError(
-            f"«{error.filename}» non è una cartella vera (manca, è un file o un collegamento): "
-            f"la pulizia dei file temporanei di {root} si ferma."
-        ) from None
-    finally:
-        for handle in reversed(handles):
-            os.close(handle)
-
-
 def tidy(
     root: Path,
     as_of: datetime,
@@ -79,64 +67,109 @@ def tidy(
     in_use_since: datetime | None = None,
     preview: bool = False,
 ) -> Report:
-    """Move files older than a day to quarantine and delete what has been there for a week.
+    """Move files older than a day to quarantine and delete what has been there for a week; empty folders of that age go
+    at once.
 
     ``inside`` narrows it to one folder under ``root``; ``in_use_since`` is the start of the oldest work that is still
     going on: what is newer stays. Files that a process has open stay too. Links are never followed nor moved.
 
-    Counts: ``updated`` moved to quarantine, ``retired`` deleted from it, ``skipped`` left alone. A root that does not
-    exist has nothing to tidy.
-
-    Raises:
-        PermanentError: see :func:`_under`.
+    Counts: ``updated`` moved to quarantine, ``retired`` deleted from it and empty folders, ``skipped`` left alone,
+    ``failed`` what could not be read or moved. A root that does not exist has nothing to tidy. Refused by name: a path
+    that leaves the root or goes through a link, and a root that is not a folder.
     """
     if inside is None and not os.path.lexists(root):
         return Report(done(Counts()))
+    steps = [] if inside is None else list(PurePosixPath(inside).parts)
+    if inside is not None and (not steps or PurePosixPath(inside).is_absolute() or {"..", QUARANTINE} & set(steps)):
+        message = f"«{inside}» è fuori da {root}: la pulizia tocca solo le cartelle sotto quella."
+        return Report.refused("outside", message)
     before = min(as_of - KEPT, in_use_since or as_of).timestamp()
-    with _under(root, inside) as folder, _under(root, None) as top:
-        opened = _open_files()
-        links: list[str] = []
-        busy = moved = size = 0
-        for entry in _files(folder, "" if inside is None else inside, links):
-            info = os.stat(entry.name, dir_fd=entry.folder, follow_symlinks=False)
-            if info.st_mtime >= before:
-                continue
-            if (info.st_dev, info.st_ino) in opened:
-                busy += 1
-                continue
-            if not preview:
-                _quarantine(top, entry, as_of.date())
-            moved += 1
-            size += info.st_size
-        deleted = _empty_quarantine(top, (as_of - QUARANTINED).date(), preview=preview)
+    with ExitStack() as open_:
+        handles: list[int] = []
+        for step in [str(root), *steps]:
+            try:
+                handles.append(open_.enter_context(_opened(step, handles[-1] if handles else None)))
+            except OSError:
+                message = (
+                    f"«{step}» non è una cartella vera (manca, è un file o un collegamento): "
+                    f"la pulizia dei file temporanei di {root} si ferma."
+                )
+                return Report.refused("no_folder", message)
+        sweep = _Sweep(handles[0], as_of, before, preview, _open_files())
+        _tidy_folder(sweep, handles[-1], "/".join(steps))
+        deleted = _empty_quarantine(sweep, (as_of - QUARANTINED).date())
+    return _told(sweep, deleted)
+
+
+def _told(sweep: _Sweep, deleted: int) -> Report:
     reasons = []
-    if links:
-        named = ", ".join(sorted(links)[:5])
-        reasons.append(Reason("links", f"collegamenti lasciati dove sono: {named}", count=len(links)))
-    if busy:
-        reasons.append(Reason("open", "file vecchi ma ancora aperti da un programma", count=busy))
-    counts = Counts(updated=moved, retired=deleted, skipped=len(links) + busy)
-    figures = {"File in quarantena": moved, "Byte in quarantena": size, "File eliminati dalla quarantena": deleted}
-    return Report(done(counts), counts, tuple(reasons), figures)
+    if sweep.links:
+        reasons.append(Reason("links", "collegamenti lasciati dove sono", count=sweep.links))
+    if sweep.busy:
+        reasons.append(Reason("open", "file vecchi ma ancora aperti da un programma", count=sweep.busy))
+    if sweep.failed:
+        message = "file o cartelle che non si possono leggere o spostare: controlla i permessi e lo spazio su disco"
+        reasons.append(Reason("unmovable", message, count=sweep.failed))
+    counts = Counts(
+        updated=sweep.moved,
+        retired=deleted + sweep.folders,
+        skipped=sweep.links + sweep.busy,
+        failed=sweep.failed,
+    )
+    figures = {
+        "File in quarantena": sweep.moved,
+        "Byte in quarantena": sweep.size,
+        "File eliminati dalla quarantena": deleted,
+        "Cartelle vuote tolte": sweep.folders,
+    }
+    outcome = Outcome.PARTIAL if sweep.failed else done(counts)
+    return Report(outcome, counts, tuple(reasons), figures)
 
 
 def _names(folder: int) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-def _files(folder: int, path: str, links: list[str]) -> Iterator[_File]:
-    """Every plain file under an open folder; links and devices are named and passed over."""
-    for entry in _names(folder):
-        here = f"{path}/{entry}" if path else entry
-        info = os.stat(entry, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISREG(info.st_mode):
-            yield _File(folder, entry, here, info.st_size)
-        elif stat.S_ISDIR(info.st_mode):
-            if here != QUARANTINE:
-                with _opened(entry, folder) as below:
-                    yield from _files(below, here, links)
-        else:
-            links.append(here)
+def _tidy_folder(sweep: _Sweep, folder: int, path: str) -> None:
+    """Tidy all that is under an open folder."""
+    for name in _names(folder):
+        here = f"{path}/{name}" if path else name
+        if here == QUARANTINE:
+            continue
+        try:
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode):
+                with _opened(name, folder) as below:
+                    _tidy_folder(sweep, below, here)
+                _remove_if_empty(sweep, folder, name, info)
+            elif stat.S_ISREG(info.st_mode):
+                _tidy_file(sweep, folder, name, here, info)
+            else:
+                sweep.links += 1
+        except FileNotFoundError:  # somebody else was faster
+            continue
+        except OSError:
+            sweep.failed += 1
+
+
+def _tidy_file(sweep: _Sweep, folder: int, name: str, path: str, info: os.stat_result) -> None:
+    if not sweep.old(info):
+        return
+    if (info.st_dev, info.st_ino) in sweep.opened:
+        sweep.busy += 1
+        return
+    if not sweep.preview:
+        _quarantine(sweep, folder, name, path, info)
+    sweep.moved += 1
+    sweep.size += info.st_size
+
+
+def _remove_if_empty(sweep: _Sweep, within: int, name: str, info: os.stat_result) -> None:
+    """As old as a file has to be, so nobody has put anything into it for as long."""
+    if sweep.old(info) and not sweep.preview:
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=within)
+            sweep.folders += 1
 
 
 def _open_files() -> set[tuple[int, int]]:
@@ -152,18 +185,20 @@ def _open_files() -> set[tuple[int, int]]:
     return found
 
 
-def _quarantine(top: int, entry: _File, day: date) -> None:
-    with _folder(top, QUARANTINE) as quarantine, _folder(quarantine, day.isoformat()) as today:
-        info = os.stat(entry.name, dir_fd=entry.folder, follow_symlinks=False)
-        name = f"{info.st_ino:x}-{entry.name}"[-200:]
-        line = json.dumps({"name": name, "was": entry.path}, ensure_ascii=False) + "\n"
-        list_ = os.open(".list.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=today)
+def _quarantine(sweep: _Sweep, folder: int, name: str, path: str, info: os.stat_result) -> None:
+    day = sweep.as_of.date().isoformat()
+    with _folder(sweep.top, QUARANTINE) as quarantine, _folder(quarantine, day) as today:
+        # A name has 255 bytes at most, and bytes that need not be text; the list keeps it whole.
+        ending = os.fsencode(name)[-200:].decode(errors="ignore")
+        kept = f"{info.st_ino:x}-{ending}"
+        line = json.dumps({"name": kept, "was": path}) + "\n"
+        list_ = os.open(LIST, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600, dir_fd=today)
         try:
             os.write(list_, line.encode())
             os.fsync(list_)
         finally:
             os.close(list_)
-        os.rename(entry.name, name, src_dir_fd=entry.folder, dst_dir_fd=today)
+        os.rename(name, kept, src_dir_fd=folder, dst_dir_fd=today)
 
 
 @contextmanager
@@ -174,24 +209,29 @@ def _folder(within: int, name: str) -> Iterator[int]:
         yield handle
 
 
-def _empty_quarantine(top: int, until: date, *, preview: bool) -> int:
+def _empty_quarantine(sweep: _Sweep, until: date) -> int:
     """Delete the days of the quarantine up to ``until``. Returns how many files went."""
     deleted = 0
     try:
-        quarantine = os.open(QUARANTINE, _FOLDER, dir_fd=top)
+        with _opened(QUARANTINE, sweep.top) as quarantine:
+            for day in _names(quarantine):
+                with suppress(ValueError):
+                    if date.fromisoformat(day) <= until:
+                        deleted += _delete_day(sweep, quarantine, day)
     except FileNotFoundError:
         return 0
-    try:
-        for day in _names(quarantine):
-            try:
-                if date.fromisoformat(day) > until:
-                    continue
-            except ValueError:
-                continue
-            with _opened(day, quarantine) as folder:
-                deleted += sum(name != ".list.jsonl" for name in _names(folder))
-            if not preview:
-                shutil.rmtree(day, dir_fd=quarantine)  # never follows links, by descriptors as well
-    finally:
-        os.close(quarantine)
+    except OSError:
+        sweep.failed += 1
     return deleted
+
+
+def _delete_day(sweep: _Sweep, quarantine: int, day: str) -> int:
+    try:
+        with _opened(day, quarantine) as folder:
+            files = sum(name != LIST for name in _names(folder))
+        if not sweep.preview:
+            shutil.rmtree(day, dir_fd=quarantine)  # never follows links, by descriptors as well
+    except OSError:
+        sweep.failed += 1
+        return 0
+    return files
