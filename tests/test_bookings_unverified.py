@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +35,11 @@ def unverified(connection: sa.Connection, practice: world.Practice, number: int 
     }
     patient = given.pop("patient_id", None)
     return world.appointment(connection, slot, service_id=practice.service, patient_id=patient, **given)
+
+
+def count(engine: sa.Engine, query: sa.TextClause) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(query) or 0)
 
 
 def status(engine: sa.Engine, booking: int) -> tuple[str, bool]:
@@ -117,6 +124,29 @@ def test_a_broken_gateway_stops_its_clinic_and_no_other(engine: sa.Engine) -> No
     assert (passed.outcome, passed.counts.updated) == (Outcome.OK, 6)
 
 
+def test_what_was_let_go_past_the_guard_does_not_stop_the_next_hour(engine: sa.Engine) -> None:
+    def online(practice: world.Practice, number: int, late: bool) -> None:
+        stands = {} if late else {"status": "booked", "patient_id": practice.patient, "verified_at": AS_OF}
+        unverified(connection, practice, number, verification_expires_at=AS_OF + HOUR, **stands)
+
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        for number in range(10):
+            unverified(connection, practice, number)
+    assert bookings.expire_unverified(engine, AS_OF).outcome is Outcome.REFUSED
+    passed = {"past_guard": "many_unverified", "reason": "gateway riparato stamattina"}
+    assert bookings.expire_unverified(engine, AS_OF, **passed).outcome is Outcome.OK
+    with engine.begin() as connection:
+        online(practice, 20, late=True)
+        for number in range(21, 31):
+            online(practice, number, late=False)
+    assert bookings.expire_unverified(engine, AS_OF + 2 * HOUR).counts.updated == 1
+    with engine.begin() as connection:
+        for number in range(31, 51):
+            online(practice, number, late=True)
+    assert bookings.expire_unverified(engine, AS_OF + 2 * HOUR).outcome is Outcome.REFUSED, "broken again"
+
+
 def test_half_of_ten_is_not_more_than_half(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         practice = world.practice(connection)
@@ -166,6 +196,61 @@ def test_an_expired_booking_whose_slot_was_taken_is_offered_others(engine: sa.En
         later = AS_OF + HOUR
         reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=later)
     assert reply.answer is Answer.BOOKED, "the hold in its way has expired"
+
+
+def test_a_booking_whose_slot_was_closed_is_told_so(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+    bookings.expire_unverified(engine, AS_OF)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE slot SET state = 'retired'"))
+        reply = bookings.restore(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
+    assert reply.answer is Answer.CLOSED
+    assert "chiusa" in reply.sentence
+
+
+def test_only_what_can_be_booked_online_is_an_alternative(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection, min_notice_minutes=60)
+        booking = unverified(connection, practice)
+        connection.execute(sa.text("UPDATE slot SET state = 'retired'"))
+        world.slot(connection, practice.agenda, AS_OF + timedelta(minutes=5))
+        later = world.slot(connection, practice.agenda, AS_OF + 2 * HOUR)
+    bookings.expire_unverified(engine, AS_OF)
+
+    def alternatives(connection: sa.Connection) -> tuple[int, ...]:
+        asked = {"appointment_id": booking, "patient_id": practice.patient, "as_of": AS_OF}
+        return bookings.verify(connection, **asked).alternatives  # type: ignore[arg-type]
+
+    with engine.begin() as connection:
+        assert alternatives(connection) == (later,)
+        connection.execute(sa.text("UPDATE agenda SET online = false"))
+        assert alternatives(connection) == ()
+
+
+def test_undoing_an_expiry_waits_for_who_verifies_and_never_deadlocks(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+    plan = bookings.expire_unverified(engine, AS_OF).plan_id
+    assert plan is not None
+
+    def undo() -> Outcome:
+        with engine.begin() as connection:
+            return changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna", reason="il gateway era fermo").outcome
+
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with ThreadPoolExecutor(1) as pool, engine.connect() as connection:
+        connection.execute(sa.text("SELECT FROM appointment WHERE id = :id FOR NO KEY UPDATE"), {"id": booking})
+        undoing = pool.submit(undo)
+        while not undoing.done() and not count(engine, waiting):
+            time.sleep(0.01)
+        reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
+        connection.commit()
+        assert undoing.result(30) is not Outcome.OK
+    assert reply.answer is Answer.BOOKED
+    assert status(engine, booking) == ("booked", True)
 
 
 @pytest.mark.parametrize(("when", "answer"), [(START, Answer.TOO_LATE), (START - timedelta(minutes=1), Answer.BOOKED)])

@@ -29,7 +29,11 @@ _DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t
            AND t.verified_at IS NULL AND t.external_id IS NULL)"""
 
 # Undone: the seats that are still free are taken again, in the order of the bookings, and each booking gets a new
-# window; those whose slot has filled up meanwhile are named.
+# window; those whose slot has filled up meanwhile are named. Bookings before slots, as whoever brings back one.
+_LOCK_BOOKINGS = """
+    SELECT a.id FROM appointment a WHERE a.id IN (SELECT id FROM {rows} r WHERE r.action = 'update')
+    ORDER BY a.id FOR NO KEY UPDATE"""
+
 _LOCK_SLOTS = """
     SELECT s.id FROM slot s WHERE s.id IN (SELECT a.slot_id FROM appointment a JOIN {rows} r ON r.id = a.id
                                            WHERE r.action = 'update')
@@ -58,6 +62,11 @@ _LEAVE_THE_REST = """
     SELECT :plan_id, r.ordinal, 'l''orario non è più libero' FROM {rows} r
     WHERE r.action = 'update' AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = r.id)"""
 
+# Deadlines up to here were let go by somebody who had looked at the gateway; null for none.
+_LOOKED_AT = """(SELECT max(p.as_of) FROM plan p
+                 WHERE p.service = 'delete_unverified_appointments' AND p.clinic_id = :clinic_id
+                   AND 'many_unverified' = ANY(p.past_guards))"""
+
 UNVERIFIED_BOOKING = Kind(
     name="unverified_booking",
     label="prenotazioni online mai verificate",
@@ -75,14 +84,14 @@ UNVERIFIED_BOOKING = Kind(
                        ELSE 0 END
                 FROM appointment t
                 WHERE t.clinic_id = :clinic_id AND t.verification_expires_at <= :as_of
-                  AND (t.verification_expires_at > :as_of - interval '24 hours' OR {_DUE})""",
+                  AND (t.verification_expires_at > greatest(:as_of - interval '24 hours', {_LOOKED_AT}) OR {_DUE})""",
             0.5,
             "più di metà delle prenotazioni online dell'ultimo giorno non è stata verificata (quota {value}, limite "
             "{limit}): forse il gateway SMS o la posta non funziona. Controllalo prima di liberare gli orari.",
         ),
     ),
     after=("DELETE FROM seat WHERE appointment_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')",),
-    undo_before=(_LOCK_SLOTS, _TAKE_SEATS, _LEAVE_THE_REST),
+    undo_before=(_LOCK_BOOKINGS, _LOCK_SLOTS, _TAKE_SEATS, _LEAVE_THE_REST),
     undo_after=(
         """UPDATE appointment a SET verification_expires_at = least(:as_of + interval '2 hours',
                                                                     a.starts_at - interval '1 hour')
@@ -118,7 +127,7 @@ def expire_unverified(
     """Free the seats of bookings past their deadline: one volatile plan and one transaction a clinic.
 
     A clinic where more than half of at least ten expire is stopped: the gateway is the likely culprit.
-    ``past_guard="many_unverified"`` with a ``reason`` goes past that.
+    ``past_guard="many_unverified"`` with a ``reason`` goes past that; what was let go so counts no more.
 
     Raises:
         PermanentError: for an unknown clinic.
@@ -152,6 +161,7 @@ class Answer(StrEnum):
 
     BOOKED = "booked"
     TAKEN = "taken"
+    CLOSED = "closed"
     GONE = "gone"
     TOO_LATE = "too_late"
 
@@ -171,6 +181,8 @@ class Answer(StrEnum):
 SENTENCES: Mapping[Answer, str] = {
     Answer.BOOKED: "La prenotazione è confermata.",
     Answer.TAKEN: "La prenotazione era scaduta e nel frattempo l'orario è stato preso: scegline un altro.",
+    Answer.CLOSED: "La prenotazione era scaduta e nel frattempo l'agenda è stata chiusa in quell'orario: "
+    "scegline un altro.",
     Answer.GONE: "Questa prenotazione non c'è più: prenota di nuovo.",
     Answer.TOO_LATE: "L'orario di questa prenotazione è già passato.",
     Answer.ISSUED: "Ti abbiamo inviato come confermare la prenotazione: controlla i messaggi.",
@@ -189,7 +201,7 @@ SENTENCES: Mapping[Answer, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer, and for a slot that has been taken the next free ones of the same agenda."""
+    """The answer, and for a slot that has been taken or closed the next ones of the agenda that are offered online."""
 
     answer: Answer
     alternatives: tuple[int, ...] = ()
@@ -211,7 +223,7 @@ def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, a
     It believes its caller: a front end calls ``clinic.verification``, which checks the proof. Verifying again answers
     BOOKED.
 
-    Answers: BOOKED, TAKEN with alternatives, TOO_LATE, GONE.
+    Answers: BOOKED, TAKEN or CLOSED with alternatives, TOO_LATE, GONE.
     """
     return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=False)
 
@@ -245,8 +257,9 @@ _STAND = sa.text("""
     WHERE id = :appointment""")
 
 _ALTERNATIVES = sa.text("""
-    SELECT s.id FROM slot s
-    WHERE s.agenda_id = :agenda AND s.state = 'free' AND s.starts_at > :as_of
+    SELECT s.id FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
+    WHERE s.agenda_id = :agenda AND s.state = 'free' AND a.online AND a.active AND c.active
+      AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'
       AND (SELECT count(*) FROM seat
            WHERE seat.slot_id = s.id AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) < s.capacity
     ORDER BY abs(extract(epoch FROM s.starts_at - CAST(:starts_at AS timestamptz))), s.starts_at
@@ -265,13 +278,16 @@ def _bring_back(
         return Reply(Answer.TOO_LATE)
     if booking.status == "expired":
         # The slot's row is where all who want a seat queue up; only then is the seats' newest state read.
-        connection.execute(sa.text("SELECT 1 FROM slot WHERE id = :slot FOR NO KEY UPDATE"), {"slot": booking.slot_id})
+        slot = connection.scalar(
+            sa.text("SELECT state FROM slot WHERE id = :slot FOR NO KEY UPDATE"), {"slot": booking.slot_id}
+        )
         seat = connection.execute(
             _RESEAT, {"slot": booking.slot_id, "appointment": appointment_id, "as_of": as_of}
         ).one_or_none()
         if seat is None:
             wanted = {"agenda": booking.agenda_id, "as_of": as_of, "starts_at": booking.starts_at}
-            return Reply(Answer.TAKEN, tuple(connection.scalars(_ALTERNATIVES, wanted)))
+            answer = Answer.TAKEN if slot == "free" else Answer.CLOSED
+            return Reply(answer, tuple(connection.scalars(_ALTERNATIVES, wanted)))
     connection.execute(
         _STAND, {"appointment": appointment_id, "patient": patient_id, "as_of": as_of, "by_staff": by_staff}
     )
