@@ -16,7 +16,7 @@ from polydesk_dagster.clinic import holds, temporary
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs import bookings as ordinary
 from polydesk_dagster.jobs import emergency
-from polydesk_dagster.jobs.dagster_storage import KEPT, clean_dagster
+from polydesk_dagster.jobs.dagster_storage import clean_dagster
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from tests import world
@@ -136,7 +136,7 @@ def test_dagsters_old_runs_go_and_what_is_still_needed_stays(instance: dg.Dagste
     made = instance.get_run_records()[0].create_timestamp.replace(tzinfo=AS_OF.tzinfo)
 
     assert clean_dagster(instance, engine, made).outcome is Outcome.NOTHING_TO_DO, "young runs stay"
-    later = made + KEPT + timedelta(days=1)
+    later = made + timedelta(days=31)
     assert clean_dagster(instance, engine, later, preview=True).counts.retired == 3
     assert {run.run_id for run in instance.get_runs()} == {first, newest, plain, *keyed}
     assert clean_dagster(instance, engine, later).counts.retired == 3

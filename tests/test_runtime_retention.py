@@ -8,6 +8,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from polydesk_dagster.runtime.retention import prune
 from polydesk_dagster.sensors.history import tidy_history
@@ -18,6 +21,15 @@ NOW = datetime.now(UTC)
 
 @dg.asset
 def shown() -> None: ...
+
+
+@dg.asset_check(asset=shown)
+def whole() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(["BO01", "RE01"]))
+def by_clinic() -> None: ...
 
 
 @pytest.fixture
@@ -53,6 +65,26 @@ def test_the_last_materialisation_of_an_asset_stays(instance: dg.DagsterInstance
     event = instance.get_latest_materialization_event(shown.key)
     assert event is not None
     assert event.run_id == last
+
+
+def test_what_a_partition_a_check_and_a_schedule_last_left_stays(instance: dg.DagsterInstance) -> None:
+    clinics = [
+        dg.materialize([by_clinic], instance=instance, partition_key=clinic).run_id for clinic in ("BO01", "RE01")
+    ]
+    dg.materialize([shown, whole], instance=instance)
+    checked = dg.materialize([shown, whole], instance=instance).run_id
+    unchecked = dg.AssetSelection.assets(shown).without_checks()
+    newest = dg.materialize([shown, whole], instance=instance, selection=unchecked).run_id
+    tag = {"dagster/schedule_name": "every_night"}
+    _, ticked = (tiny.execute_in_process(instance=instance, tags=tag).run_id for _ in range(2))
+    assert _prune(instance, 365) == 2
+    assert {run.run_id for run in instance.get_runs()} == {*clinics, checked, newest, ticked}
+    assert instance.get_materialized_partitions(by_clinic.key) == {"BO01", "RE01"}
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    with storage.index_connection() as connection:
+        results = connection.scalars(sa.select(AssetCheckExecutionsTable.c.run_id)).all()
+    assert results == [checked], "a result goes with its run"
 
 
 def test_it_takes_a_bounded_bite(instance: dg.DagsterInstance) -> None:

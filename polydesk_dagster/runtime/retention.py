@@ -6,10 +6,15 @@ Ticks have their own retention in the instance's configuration; the clinics' own
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dagster import DagsterRunStatus, RunsFilter
+import sqlalchemy as sa
+from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Checks
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -21,27 +26,64 @@ KEEP = {
 }
 """Runs in other statuses are never touched."""
 
+_INSTIGATORS = ("dagster/schedule_name", "dagster/sensor_name")
+
 
 def prune(instance: DagsterInstance, now: datetime, *, at_most: int, seconds: float) -> int:
     """Delete the oldest runs past their time, until ``at_most`` are gone or ``seconds`` have passed. Returns how many.
 
-    The run that last materialised an asset stays, however old: it is what the asset's page shows.
+    What :func:`needed` names stays, however old.
     """
     until = time.monotonic() + seconds
-    shown = {record.asset_entry.last_run_id for record in instance.get_asset_records()}
+    kept = needed(instance)
     deleted = 0
     for status, age in KEEP.items():
         old = instance.get_run_records(
-            RunsFilter(statuses=[status], created_before=now - age), limit=at_most + len(shown), ascending=True
+            RunsFilter(statuses=[status], created_before=now - age), limit=at_most - deleted + len(kept), ascending=True
         )
-        for record in old:
-            if deleted >= at_most or time.monotonic() > until:
+        gone = [record.dagster_run.run_id for record in old if record.dagster_run.run_id not in kept]
+        gone = gone[: at_most - deleted]
+        forget_checks(instance, gone)
+        for run_id in gone:
+            if time.monotonic() > until:
                 return deleted
-            run_id = record.dagster_run.run_id
-            if run_id not in shown:
-                forget(instance, run_id)
-                deleted += 1
+            forget(instance, run_id)
+            deleted += 1
     return deleted
+
+
+def needed(instance: DagsterInstance) -> set[str]:
+    """Runs whose history something still asks for, whatever their age: that of each asset's and partition's newest
+    materialisation, that of each check's newest result, and the newest of each schedule and sensor, whose run key says
+    that its tick has been served."""
+    found: set[str] = set()
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        made = (
+            sa.select(sa.func.max(Events.c.id))
+            .where(
+                Events.c.asset_key.is_not(None),
+                Events.c.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
+            )
+            .group_by(Events.c.asset_key, Events.c.partition)
+        )
+        checked = sa.select(sa.func.max(Checks.c.id)).group_by(Checks.c.asset_key, Checks.c.check_name)
+        with storage.index_connection() as connection:
+            found.update(connection.scalars(sa.select(Events.c.run_id).where(Events.c.id.in_(made))))
+            found.update(connection.scalars(sa.select(Checks.c.run_id).where(Checks.c.id.in_(checked))))
+    for tag in _INSTIGATORS:
+        for _, names in instance.get_run_tags(tag_keys=[tag]):
+            for name in names:
+                found.update(run.run_id for run in instance.get_runs(RunsFilter(tags={tag: name}), limit=1))
+    return found
+
+
+def forget_checks(instance: DagsterInstance, run_ids: Sequence[str]) -> None:
+    """Delete the results of asset checks that these runs left; they are found by their runs, which go after them."""
+    storage = instance.event_log_storage
+    if run_ids and isinstance(storage, SqlEventLogStorage):
+        with storage.index_connection() as connection:
+            connection.execute(sa.delete(Checks).where(Checks.c.run_id.in_(run_ids)))
 
 
 def forget(instance: DagsterInstance, run_id: str) -> None:
