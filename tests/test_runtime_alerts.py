@@ -133,6 +133,29 @@ def test_the_operator_is_told_once_with_the_services_own_reason(
     assert len(mailbox.received(configured)) == 1
 
 
+def test_the_operator_is_told_of_what_a_guard_stopped_in_part(
+    instance: dg.DagsterInstance, configured: Path, engine: sa.Engine
+) -> None:
+    stop = {"code": "guard", "message": "fermo da un controllo: forse il gateway SMS", "clinic": "BO01"}
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, dagster_run, preview, outcome, counts, reasons, as_of, started_at,
+                                         seconds)
+                SELECT 'delete_unverified_appointments', 'run-' || n, n = 3, CASE n WHEN 4 THEN 'ok' ELSE 'partial' END,
+                       '{}', CASE n WHEN 1 THEN CAST(:stop AS jsonb) WHEN 2 THEN '[{"code": "moved"}]'
+                                    ELSE CAST(:stop AS jsonb) END, now(), now(), 1
+                FROM generate_series(1, 4) n"""),
+            {"stop": json.dumps([{"code": "moved", "message": "cambiato"}, stop])},
+        )
+    said, cursor = _tick(instance, LONG_AGO)
+    assert "Avvisato l'operatore di 1" in said
+    body = mailbox.received(configured)[0].get_content()
+    assert all(part in body for part in ("BO01", "forse il gateway SMS", "/runs/run-1"))
+    said, _ = _tick(instance, cursor)
+    assert "Nessuna" in said
+
+
 def test_what_fails_soon_after_waits_for_the_next_message(instance: dg.DagsterInstance, configured: Path) -> None:
     _failed(instance)
     _, cursor = _tick(instance, LONG_AGO)

@@ -58,13 +58,13 @@ def _beats(connection: sa.Connection, kind: str, at: datetime) -> None:
     )
 
 
-def _ran(engine: sa.Engine, service: str, at: datetime, outcome: str = "ok") -> None:
+def _ran(engine: sa.Engine, service: str, at: datetime, outcome: str = "ok", reasons: str = "[]") -> None:
     with engine.begin() as connection:
         connection.execute(
             sa.text("""
                 INSERT INTO service_run (service, outcome, counts, reasons, as_of, started_at, seconds)
-                VALUES (:service, :outcome, '{}', '[]', :at, :at, 1)"""),
-            {"service": service, "outcome": outcome, "at": at},
+                VALUES (:service, :outcome, '{}', CAST(:reasons AS jsonb), :at, :at, 1)"""),
+            {"service": service, "outcome": outcome, "reasons": reasons, "at": at},
         )
 
 
@@ -143,6 +143,17 @@ def test_the_last_failure_of_a_service_is_seen_until_it_succeeds(
     _ran(engine, "generate_slots", NOW - timedelta(hours=2), "failed")
     assert _bad(settings) == [("service_failed", "generate_slots")]
     _ran(engine, "generate_slots", NOW - timedelta(hours=1))
+    assert _bad(settings) == []
+
+
+def test_a_service_that_a_guard_stopped_in_part_is_seen(
+    settings: Settings, storage: sa.Engine, engine: sa.Engine
+) -> None:
+    _ran(engine, "nightly_cleanup", NOW - timedelta(hours=3), "partial", '[{"code": "moved"}]')
+    assert _bad(settings) == []
+    _ran(engine, "nightly_cleanup", NOW - timedelta(hours=2), "partial", '[{"code": "moved"}, {"code": "guard"}]')
+    assert _bad(settings) == [("service_failed", "nightly_cleanup")]
+    _ran(engine, "nightly_cleanup", NOW - timedelta(hours=1))
     assert _bad(settings) == []
 
 

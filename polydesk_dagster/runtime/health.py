@@ -40,6 +40,12 @@ PATIENCE: Mapping[str, timedelta] = {
     "CANCELING": timedelta(minutes=5),
 }
 """How long a run may stay in a status before it counts as stuck."""
+ENDED_BADLY: Mapping[str, str] = {
+    "failed": "fallito",
+    "refused": "stato rifiutato",
+    "stopped": "stato fermato in parte da un controllo: il motivo è nel suo esito",
+}
+"""How a service's last run ended, where somebody must look."""
 LARGEST_STORAGE = 5_000_000_000
 """Bytes of Dagster's storage, now or at its present growth in thirty days."""
 
@@ -165,7 +171,9 @@ def _storage(connection: sa.Connection) -> Finding:
 def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, datetime]) -> Iterator[Finding]:
     rows = connection.execute(
         sa.text("""
-            SELECT service, max(started_at) AS at, (array_agg(outcome ORDER BY started_at DESC))[1]
+            SELECT service, max(started_at) AS at,
+                   (array_agg(CASE WHEN outcome = 'partial' AND reasons @> '[{"code": "guard"}]' THEN 'stopped'
+                                   ELSE outcome END ORDER BY started_at DESC))[1]
             FROM service_run WHERE NOT preview AND started_at > :since GROUP BY service"""),
         {"since": now - timedelta(days=40)},
     )
@@ -174,12 +182,12 @@ def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, date
         if not service.available:
             continue
         at, outcome = last.get(service.key, (None, None))
-        if outcome in {"failed", "refused"}:
+        if outcome in ENDED_BADLY:
             yield Finding(
                 "service_failed",
                 ok=False,
                 message=f"«{service.name}» alla sua ultima esecuzione ({at.astimezone(ROME):%d/%m %H:%M}) è "
-                f"{'fallito' if outcome == 'failed' else 'stato rifiutato'}.",
+                f"{ENDED_BADLY[outcome]}.",
                 subject=service.key,
             )
         yield from _overdue(service, at, ticks.get(service.key), now)

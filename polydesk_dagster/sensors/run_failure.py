@@ -32,7 +32,7 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
         context.update_cursor(state.dump())
     if settings.operator_mail is None or settings.smtp_url is None or settings.mail_from is None:
         return dg.SkipReason("Nessuno da avvisare: POLYDESK_OPERATOR_MAIL e POLYDESK_SMTP_URL non sono impostate.")
-    failures = _failures(context.instance, polydesk, state)
+    failures = [*_failures(context.instance, polydesk, state), *_stopped(polydesk, state)]
     if not failures:
         return dg.SkipReason("Nessuna esecuzione fallita da comunicare.")
     quiet_until = state.quiet_until()
@@ -67,6 +67,28 @@ def _failures(
         for record in records
     )
     return [failure for failure in found if failure is not None]
+
+
+def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts.Failure]:
+    """Runs that a guard stopped in part, which Dagster counts as successes; none where the clinics' database cannot
+    say."""
+    try:
+        with polydesk.engine().connect() as connection:
+            rows = connection.execute(
+                sa.text("""
+                    SELECT r.service, r.dagster_run, r.ended, g.reason ->> 'clinic' AS clinic,
+                           g.reason ->> 'message' AS message
+                    FROM (SELECT *, started_at + seconds * interval '1 second' AS ended FROM service_run) r
+                    CROSS JOIN LATERAL (SELECT reason FROM jsonb_array_elements(r.reasons) reason
+                                        WHERE reason ->> 'code' = 'guard' LIMIT 1) g
+                    WHERE r.outcome = 'partial' AND NOT r.preview AND r.reasons @> '[{"code": "guard"}]'
+                      AND r.started_at > :since - interval '1 day' AND r.ended > :since
+                    ORDER BY r.id LIMIT :most"""),
+                {"since": state.since(), "most": _MOST_RUNS},
+            ).all()
+    except sa.exc.SQLAlchemyError:
+        return []
+    return [alerts.Failure(row.dagster_run, row.service, row.clinic, row.ended, row.message) for row in rows]
 
 
 def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, str]:
