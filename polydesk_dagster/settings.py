@@ -16,8 +16,10 @@ from polydesk_dagster.errors import ConfigurationError
 
 
 def person(operator: str = "") -> str:
-    """Who acts, as the audit trail names people: ``operator``, or whoever's account this is."""
-    return f"desk:{operator or getpass.getuser()}"
+    """Who acts, as the audit trail names people: whoever's account this is, and ``operator`` if somebody says that it
+    is another who does."""
+    account = f"desk:{getpass.getuser()}"
+    return f"{account} as {operator}" if operator else account
 
 
 def _blank_is_absent(value: object) -> object:

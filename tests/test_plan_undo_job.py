@@ -89,7 +89,7 @@ def test_what_was_edited_since_stays_and_is_told(page: Page) -> None:
     assert page.undo(plan=plan, reason=WHY, operator="anna").success
     assert page.last()[::2] == ("partial", "changed_since")
     assert page.patients() == 1
-    assert page.run.rows("SELECT actor FROM audit WHERE action = 'undo'") == [("desk:anna",)]
+    assert page.run.rows("SELECT actor FROM audit WHERE action = 'undo'") == [(f"desk:{getpass.getuser()} as anna",)]
 
 
 def test_a_running_service_is_not_disturbed(page: Page) -> None:
