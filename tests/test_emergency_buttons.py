@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic import holds, recovery
+from polydesk_dagster.clinic import emergency, holds, recovery
 from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.clinic.holds import Answer, Booking
 from polydesk_dagster.outcome import Outcome, Report
@@ -33,15 +33,17 @@ def place(engine: sa.Engine, practice: world.Practice, *visitors: str) -> None:
             assert holds.place(connection, slot_id=slot, token=f"token {who}", visitor=who, as_of=AS_OF).done
 
 
-def press(engine: sa.Engine, given: Press, *, preview: bool = False, after: timedelta = MINUTE) -> Report:
+def press(
+    engine: sa.Engine, given: Press, *, preview: bool = False, after: timedelta = MINUTE, clinic: str | None = None
+) -> Report:
     with engine.begin() as connection:
-        return holds.release_all(connection, AS_OF + after, given, preview=preview)
+        return holds.release_all(connection, AS_OF + after, given, clinic=clinic, preview=preview)
 
 
-def confirm(engine: sa.Engine, practice: world.Practice, who: str) -> holds.Reply:
+def confirm(engine: sa.Engine, practice: world.Practice, who: str, after: timedelta = 2 * MINUTE) -> holds.Reply:
     with engine.begin() as connection:
         booking = Booking(practice.service, practice.patient)
-        return holds.confirm(connection, token=f"token {who}", booking=booking, as_of=AS_OF + 2 * MINUTE)
+        return holds.confirm(connection, token=f"token {who}", booking=booking, as_of=AS_OF + after)
 
 
 def test_release_all_shows_who_would_lose_what(engine: sa.Engine, practice: world.Practice) -> None:
@@ -113,7 +115,9 @@ def test_a_hold_that_came_after_the_preview_is_left_alone(engine: sa.Engine, pra
     assert confirm(engine, practice, "bice").answer is Answer.REVOKED
 
 
-def test_the_button_rests_between_two_uses(engine: sa.Engine, practice: world.Practice) -> None:
+def test_the_button_rests_between_two_uses(
+    engine: sa.Engine, practice: world.Practice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place(engine, practice, "ada")
     press(engine, Press(), preview=True)
     assert press(engine, Press(WHY, "LIBERA 1")).outcome is Outcome.OK
@@ -121,8 +125,79 @@ def test_the_button_rests_between_two_uses(engine: sa.Engine, practice: world.Pr
         slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
         holds.place(connection, slot_id=slot, token="token bice", visitor="bice", as_of=AS_OF)
     press(engine, Press(), preview=True)
-    assert press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).reasons[0].code == "too_soon"
-    assert press(engine, Press(WHY, "LIBERA 1"), after=12 * MINUTE).outcome is Outcome.OK
+    stopped = press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).reasons[0]
+    assert (stopped.code, "ancora 10 minuti" in stopped.message) == ("too_soon", True)
+    monkeypatch.setattr(emergency, "PAUSE", timedelta(0))
+    assert press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(("first", "second"), [("BO01", None), (None, "BO01")])
+def test_one_clinic_and_the_whole_chain_are_the_same_button(
+    engine: sa.Engine, practice: world.Practice, first: str | None, second: str | None
+) -> None:
+    place(engine, practice, "ada")
+    press(engine, Press(), clinic=first)
+    assert press(engine, Press(WHY, "LIBERA 1"), clinic=first).outcome is Outcome.OK
+    with engine.begin() as connection:
+        elsewhere = world.practice(connection, "RE01")
+        for number, agenda in enumerate((practice.agenda, elsewhere.agenda)):
+            slot = world.slot(connection, agenda, rome("2026-03-11", "12:00"))
+            holds.place(connection, slot_id=slot, token=f"t{number}", visitor=f"v{number}", as_of=AS_OF)
+    press(engine, Press(), clinic=second)
+    phrase = "LIBERA 2" if second is None else "LIBERA 1"
+    assert press(engine, Press(WHY, phrase), clinic=second).reasons[0].code == "too_soon"
+    if first is not None:
+        press(engine, Press(), clinic="RE01")
+        assert press(engine, Press(WHY, "LIBERA 1"), clinic="RE01").outcome is Outcome.OK
+
+
+def test_the_pause_goes_by_the_clock_and_not_by_the_instant_of_the_press(
+    engine: sa.Engine, practice: world.Practice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(engine, practice, "ada")
+    far = timedelta(days=3650)
+    press(engine, Press(), after=far)
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "ahead", "a plan for later is not for now"
+    assert press(engine, Press(WHY, "LIBERA 1"), after=far).outcome is Outcome.OK
+    with engine.begin() as connection:
+        slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
+        holds.place(connection, slot_id=slot, token="token bice", visitor="bice", as_of=AS_OF)
+    press(engine, Press())
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "too_soon"
+    monkeypatch.setattr(emergency, "PAUSE", timedelta(0))
+    assert press(engine, Press(WHY, "LIBERA 1")).outcome is Outcome.OK, "ten years would be a long pause"
+
+
+def test_a_hold_that_expires_after_the_preview_is_left_to_the_sweeper(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    place(engine, practice, "ada", "bice")
+    with engine.begin() as connection:
+        holds.renew(connection, token="token bice", as_of=AS_OF + 5 * MINUTE)
+    press(engine, Press(), after=9 * MINUTE)
+    report = press(engine, Press(WHY, "LIBERA 2"), after=11 * MINUTE)
+    assert (report.counts.updated, report.counts.skipped) == (1, 1)
+    assert confirm(engine, practice, "ada", after=11 * MINUTE).answer is Answer.EXPIRED
+    assert confirm(engine, practice, "bice", after=11 * MINUTE).answer is Answer.REVOKED
+    with engine.connect() as connection:
+        ended = connection.scalars(sa.text("SELECT ended_at FROM hold WHERE ended_at IS NOT NULL")).all()
+    assert ended == [AS_OF + 11 * MINUTE], "when it was pressed, not when it was looked at"
+
+
+def test_the_seat_of_an_expired_hold_exposes_nobody(engine: sa.Engine, practice: world.Practice) -> None:
+    with engine.begin() as connection:
+        slot = world.slot(connection, practice.agenda, rome("2026-03-11"), capacity=2)
+        for who, at in (("ada", AS_OF), ("bice", AS_OF + 9 * MINUTE)):
+            holds.place(connection, slot_id=slot, token=who, visitor=who, as_of=at)
+    report = press(engine, Press(), after=11 * MINUTE)
+    assert report.figures["Visitatori che potrebbero perdere l'ultimo posto"] == 0
+
+
+def test_an_empty_plan_asks_for_no_phrase(engine: sa.Engine, practice: world.Practice) -> None:
+    press(engine, Press())
+    report = press(engine, Press(WHY, "LIBERA 1"))
+    assert (report.outcome, report.reasons[0].code) == (Outcome.NOTHING_TO_DO, "nothing_to_do")
+    assert "LIBERA" not in report.reasons[0].message
 
 
 def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, practice: world.Practice) -> None:
@@ -133,7 +208,7 @@ def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, 
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF + 2 * MINUTE, actor="desk:anna")
     assert report.outcome is Outcome.REFUSED
-    assert "hold_ends_once" in report.reasons[0].message
+    assert confirm(engine, practice, "ada").answer is Answer.REVOKED
 
 
 def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Engine, practice: world.Practice) -> None:
@@ -142,8 +217,8 @@ def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Eng
         paying = holds.begin_confirming(connection, token="token cleo", as_of=AS_OF).hold_id
         holds.renew(connection, token="token bice", as_of=AS_OF + 5 * MINUTE)
     with engine.begin() as connection:
-        assert holds.nothing_expired(connection, AS_OF + 9 * MINUTE)
-        assert holds.nothing_expired(connection, AS_OF + 11 * MINUTE) is None
+        assert holds.nothing_expired(connection, AS_OF + MINUTE)
+        assert holds.nothing_expired(connection, AS_OF + 3 * MINUTE) is None, "a payment is stuck"
         report = holds.release_expired(connection, AS_OF + 11 * MINUTE)
     assert (report.counts.updated, report.counts.skipped) == (1, 1)
     assert any(f"blocco {paying}" in str(row) for row in report.tables[0].rows)
@@ -151,9 +226,35 @@ def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Eng
     with engine.begin() as connection:
         again = holds.release_expired(connection, AS_OF + 12 * MINUTE)
         assert again.outcome is Outcome.NOTHING_TO_DO
+        assert "BO01" in again.reasons[0].message
+        assert f"blocco {paying}: pagamento in corso da 12 minuti" in again.reasons[0].message
+        assert holds.nothing_expired(connection, AS_OF + 12 * MINUTE) is None, "a person still has to look"
         settled = holds.release_expired(connection, AS_OF + 13 * MINUTE, unpaid=[paying or 0])
     assert settled.counts.updated == 1
     assert confirm(engine, practice, "cleo").answer is Answer.RELEASED
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(0, "da troppo poco"), (1, "non ha un pagamento in corso"), (999, "non esiste")],
+    ids=["in its grace", "no payment", "unknown"],
+)
+def test_only_a_payment_that_is_stuck_can_be_called_unpaid(
+    engine: sa.Engine, practice: world.Practice, number: int, why: str
+) -> None:
+    place(engine, practice, "ada", "bice", "cleo")
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE hold SET expires_at = :at WHERE id = 3"), {"at": AS_OF + MINUTE})
+        ids = connection.scalars(sa.text("SELECT id FROM hold ORDER BY id")).all()
+        holds.begin_confirming(connection, token="token ada", as_of=AS_OF + MINUTE)
+    named = ids[number] if number < len(ids) else number
+    with engine.begin() as connection:
+        report = holds.release_expired(connection, AS_OF + 2 * MINUTE, unpaid=[named])
+    assert report.outcome is Outcome.REFUSED
+    assert f"blocco {named} " in report.reasons[0].message
+    assert why in report.reasons[0].message
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM hold WHERE ended_at IS NULL")) == 3
 
 
 def delete_service(connection: sa.Connection, service: int, price: str = "valid_to") -> None:
@@ -223,6 +324,6 @@ def test_what_cannot_come_back_is_listed_with_its_reason(engine: sa.Engine, prac
     assert ["codice 89.01" in conflicts[0][1], "nessun medico" in conflicts[1][1]] == [True, True]
     assert "né agende né prezzi" in gone[0][1]
     report = recover(engine, Press("eliminate per errore ieri", "RECUPERA 0"))
-    assert report.counts.changed == 0
+    assert report.outcome is Outcome.NOTHING_TO_DO
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM service WHERE deleted_at IS NOT NULL")) == 3

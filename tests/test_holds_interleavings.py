@@ -130,7 +130,7 @@ class Worker:
 
     def confirm(self) -> bool:
         token = self.token()
-        booking = Booking(self.service, self.patient if self.random.random() < 0.7 else None)
+        booking = Booking(self.service, self.patient if self.random.random() < 0.7 else None, "chi@example.org")
         with self.engine.begin() as connection:
             reply = holds.confirm(connection, token=token, booking=booking, as_of=self.now())
         return self.note(token, reply, "confirm")

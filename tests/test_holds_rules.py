@@ -157,6 +157,19 @@ def test_a_strangers_booking_is_unverified_until_the_earlier_of_two_hours_and_an
     assert confirm(connection, practice, "bice", known=True).answer is Answer.CONFIRMED
 
 
+def test_a_booking_that_nobody_could_ever_verify_is_refused(
+    connection: sa.Connection, practice: world.Practice, slot: int
+) -> None:
+    placed = place(connection, slot, "ada")
+    given = {"token": "token ada", "as_of": AS_OF}
+    nobody = holds.confirm(connection, booking=Booking(practice.service, contact_email=""), **given)  # type: ignore[arg-type]
+    assert nobody.answer is Answer.NO_CONTACT
+    assert "recapito" in nobody.sentence
+    assert state(connection, placed.hold_id) == "live"
+    paid = holds.confirm(connection, booking=Booking(practice.service, paid=True), **given)  # type: ignore[arg-type]
+    assert paid.answer is Answer.CONFIRMED
+
+
 def test_a_payment_under_way_keeps_its_seat_past_the_expiry(
     connection: sa.Connection, practice: world.Practice, slot: int
 ) -> None:

@@ -42,16 +42,16 @@ def apply(
 ) -> Report:
     """Write the plan's rows, its undo record and its audit line in the caller's transaction.
 
-    Refused, with nothing written, when the plan is unknown, used up, expired, altered, stopped by a guard that
-    ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan that is not volatile, when any row has
-    moved since: the report names the rows. The rows of a volatile plan that have moved are skipped, each with its
-    reason.
+    Refused, with nothing written, when the plan is unknown, used up, expired, altered, made for an instant after
+    ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan
+    that is not volatile, when any row has moved since: the report names the rows. The rows of a volatile plan that have
+    moved are skipped, each with its reason.
     """
     try:
         plan = plans.load(connection, plan_id, lock=True)
     except LookupError:
         return Report.refused("unknown_plan", f"Non esiste il piano {plan_id}.")
-    refusal = _unfit(connection, plan, reason, past_guards)
+    refusal = _unfit(connection, plan, as_of, reason, past_guards)
     if refusal is not None:
         return Report(Outcome.REFUSED, plan.counts, (refusal,), plan_id=plan.id)
     kind = registry.kind(plan.kind)
@@ -135,11 +135,17 @@ def named(connection: sa.Connection, plan: Plan, kind: Kind, code: str, where: s
     return reasons
 
 
-def _unfit(connection: sa.Connection, plan: Plan, reason: str | None, past_guards: Collection[str]) -> Reason | None:
+def _unfit(
+    connection: sa.Connection, plan: Plan, as_of: datetime, reason: str | None, past_guards: Collection[str]
+) -> Reason | None:
     if plan.state != "ready":
         return Reason("already_applied", f"Il piano {plan.id} è già stato applicato: rifai l'anteprima.", plan.clinic)
     if plan.expired:
         return Reason("expired", f"Il piano {plan.id} è scaduto: rifai l'anteprima.", plan.clinic)
+    if plan.as_of > as_of + plans.AHEAD:
+        when = f"{plan.as_of.astimezone(plans.ITALY):%d/%m/%Y %H:%M}"
+        message = f"Il piano {plan.id} vale dal {when}: prima non si applica; rifai l'anteprima senza quell'istante."
+        return Reason("ahead", message, plan.clinic)
     stopping = [guard for guard in plan.failed_guards if guard.name not in past_guards]
     if stopping:
         said = "; ".join(f"{guard.name}: {guard.message}" for guard in stopping)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,6 +22,9 @@ ITALY = ZoneInfo("Europe/Rome")
 
 REMEMBERED = "30 days"
 """How long what a person took back is not proposed again without a word."""
+
+AHEAD = timedelta(minutes=1)
+"""How far an instant may be ahead of a clock before it is the future: two machines' clocks differ."""
 
 PRUNE_AFTER = "31 days"
 """Rows outlive what is remembered of them: nobody looks for them while they go."""

@@ -7,6 +7,7 @@ why and what.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +17,8 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope
 from polydesk_dagster.changes.audit import LEAST_REASON
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.changes.plans import ITALY
+from polydesk_dagster.outcome import Outcome, Reason, Report
 
 VERBS: Mapping[str, str] = {
     "release_all_holds": "LIBERA",
@@ -26,7 +28,8 @@ VERBS: Mapping[str, str] = {
 """The services behind the gate, and the verb of each one's phrase."""
 
 PAUSE = timedelta(minutes=10)
-"""Between two uses of the same button: long enough to see what the first one did."""
+"""Between two uses of the same button on the same clinic, by the server's clock: long enough to see what the first
+one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,12 @@ def press(
     """Show what the button would do, or do it, in the caller's transaction.
 
     Refused, with nothing written, when the reason is too short, no plan stands, the phrase is not the plan's, or the
-    button was pressed a moment ago; and for the reasons of :func:`changes.apply`.
+    button was pressed a moment ago; and for the reasons of :func:`changes.apply`. An empty plan asks for nothing.
     """
     if preview or given.looks_only:
         return _show(connection, propose(), kind)
     plan = _standing(connection, scope, given.plan_id)
-    refusal = check(connection, plan, given, as_of)
+    refusal = check(connection, plan, given)
     if refusal is not None or plan is None:
         return refusal or _NO_PLAN
     return changes.apply(connection, plan.id, as_of=as_of, actor=given.actor, reason=given.reason.strip())
@@ -99,9 +102,21 @@ _NO_PLAN = Report.refused(
 )
 
 
-def check(connection: sa.Connection, plan: Plan | None, given: Press, as_of: datetime) -> Report | None:
+# The whole chain is every clinic.
+_LAST = sa.text("""
+    SELECT at, extract(epoch FROM at + CAST(:pause AS interval) - now()) AS left
+    FROM audit
+    WHERE service = :service AND action = 'apply' AND at > now() - CAST(:pause AS interval)
+      AND (clinic IS NULL OR CAST(:clinic AS text) IS NULL OR clinic = :clinic)
+    ORDER BY id DESC LIMIT 1""")
+
+
+def check(connection: sa.Connection, plan: Plan | None, given: Press) -> Report | None:
     """Why ``plan`` must not be applied on what was typed, or None if it may; for whoever applies a plan by its id."""
     clinic = plan.clinic if plan is not None else None
+    if plan is not None and not plan.writes:
+        message = f"Il piano {plan.id} è vuoto: non c'è niente da fare, né da confermare."
+        return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("nothing_to_do", message, clinic),), plan_id=plan.id)
     if len(given.reason.strip()) < LEAST_REASON:
         message = f"Serve il motivo, di almeno {LEAST_REASON} caratteri: resta nel registro."
         return Report.refused("reason_missing", message, clinic)
@@ -112,18 +127,13 @@ def check(connection: sa.Connection, plan: Plan | None, given: Press, as_of: dat
             f"La conferma «{given.confirm}» non è quella del piano {plan.id}: per applicarlo scrivi «{phrase(plan)}»."
         )
         return Report.refused("wrong_phrase", message, clinic)
-    last = connection.scalar(
-        sa.text("""
-            SELECT max(as_of) FROM audit
-            WHERE service = :service AND action = 'apply' AND clinic IS NOT DISTINCT FROM CAST(:clinic AS text)
-              AND as_of > :as_of - CAST(:pause AS interval)"""),
-        {"service": plan.service, "clinic": clinic, "as_of": as_of, "pause": PAUSE},
-    )
+    last = connection.execute(_LAST, {"service": plan.service, "clinic": clinic, "pause": PAUSE}).one_or_none()
     if last is None:
         return None
-    minutes = int(PAUSE.total_seconds() // 60)
+    minutes = math.ceil(last.left / 60)
+    wait = "un minuto" if minutes == 1 else f"{minutes} minuti"
     message = (
-        f"Lo stesso comando è stato eseguito alle {last:%H:%M} UTC: aspetta {minutes} minuti e guarda prima che cosa "
-        "ha fatto."
+        f"Lo stesso comando è stato eseguito alle {last.at.astimezone(ITALY):%H:%M}: aspetta ancora {wait} e guarda "
+        "prima che cosa ha fatto."
     )
     return Report.refused("too_soon", message, clinic)

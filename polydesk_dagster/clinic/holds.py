@@ -31,9 +31,10 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Scope, propose
+from polydesk_dagster.changes.apply import named
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.emergency import Press, press
-from polydesk_dagster.outcome import Report, Table
+from polydesk_dagster.outcome import Outcome, Reason, Report, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Answer(StrEnum):
     SLOT_CLOSED = "slot_closed"
     SERVICE_NOT_OFFERED = "service_not_offered"
     TOO_LATE_TO_VERIFY = "too_late_to_verify"
+    NO_CONTACT = "no_contact"
 
 
 SENTENCES: Mapping[Answer, str] = {
@@ -105,6 +107,7 @@ SENTENCES: Mapping[Answer, str] = {
     Answer.SLOT_CLOSED: "Nel frattempo l'agenda è stata chiusa in questo orario: scegline un altro.",
     Answer.SERVICE_NOT_OFFERED: "Questa prestazione non si può prenotare online in questo orario.",
     Answer.TOO_LATE_TO_VERIFY: "Manca troppo poco alla visita per verificare i recapiti: telefona in segreteria.",
+    Answer.NO_CONTACT: "Per prenotare serve un recapito da verificare: scrivi l'email o il numero di telefono.",
 }
 """What the visitor reads."""
 
@@ -143,7 +146,8 @@ class Reply:
 class Booking:
     """What the visitor chose, to be written when the hold is confirmed.
 
-    Without ``patient_id`` the booking is unverified: it keeps its seat until ``verification_expires_at``.
+    Without ``patient_id`` the booking is unverified: it keeps its seat until ``verification_expires_at``, and unless it
+    is paid it needs a contact to verify.
     """
 
     service_id: int
@@ -154,6 +158,11 @@ class Booking:
     quoted_price: Decimal | None = None
     paid: bool = False
     """A paid booking stands whether or not its contacts are ever verified."""
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether it stands, or somebody can make it stand."""
+        return self.patient_id is not None or self.paid or bool(self.contact_email or self.contact_phone)
 
 
 def new_token() -> str:
@@ -386,8 +395,11 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
     confirmed even if its slot was closed meanwhile: the desk finds that booking among the orphans, and the visitor has
     not paid for nothing.
 
-    Answers: CONFIRMED, SLOT_CLOSED, SERVICE_NOT_OFFERED, TOO_LATE_TO_VERIFY; EXPIRED, REVOKED, RELEASED, UNKNOWN.
+    Answers: CONFIRMED, SLOT_CLOSED, SERVICE_NOT_OFFERED, TOO_LATE_TO_VERIFY, NO_CONTACT; EXPIRED, REVOKED, RELEASED,
+    UNKNOWN.
     """
+    if not booking.verifiable:
+        return Reply(Answer.NO_CONTACT)
     hold, lost = _ask(
         connection,
         _CONFIRM,
@@ -438,15 +450,16 @@ def release(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
 # What an operator reads for a hold: a visitor is nobody's name, so the slot names it.
 _NAMED = """
     c.code || ', ' || a.name || ', ' || to_char(s.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI') AS what
-    FROM hold h JOIN slot s ON s.id = h.slot_id JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = h.clinic_id
-    WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)"""
+    FROM hold t JOIN slot s ON s.id = t.slot_id JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = t.clinic_id
+    WHERE t.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)"""
 
 _FREE_SEATS = "DELETE FROM seat WHERE hold_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')"
 
 _GRACE = f"interval '{PAYMENT_GRACE.total_seconds():g} seconds'"
 
-_EXPIRED = """t.state = 'live' AND t.expires_at <= :as_of
-              OR t.state = 'confirming' AND t.id = ANY(CAST(:unpaid AS bigint[]))"""
+_PAST = "t.state = 'live' AND t.expires_at <= :as_of"
+_STUCK = f"t.state = 'confirming' AND t.confirming_since <= :as_of - {_GRACE}"
+_UNPAID = "t.id = ANY(CAST(:unpaid AS bigint[]))"
 
 EXPIRED_HOLD = Kind(
     name="expired_hold",
@@ -456,32 +469,52 @@ EXPIRED_HOLD = Kind(
     owned=("state", "ended_at"),
     carried={"what": "text"},
     volatile=True,
-    still=f"({_EXPIRED})",
+    still=f"({_PAST} OR {_STUCK} AND {_UNPAID})",
     after=(_FREE_SEATS,),
     expires=timedelta(minutes=2),
 )
 
 _EXPIRED_HOLDS = f"""
-    SELECT CASE WHEN {_EXPIRED.replace("t.", "h.")} THEN 'update' ELSE 'conflict' END AS action,
+    SELECT CASE WHEN t.state = 'live' OR {_UNPAID} THEN 'update' ELSE 'conflict' END AS action,
            CAST(NULL AS text) AS finding,
-           CASE WHEN h.state = 'live' THEN 'scaduto'
-                WHEN h.id = ANY(CAST(:unpaid AS bigint[])) THEN 'pagamento verificato: non riuscito'
-                ELSE 'blocco ' || h.id || ': pagamento in corso da '
-                     || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - h.confirming_since) / 60 AS integer)
+           CASE WHEN t.state = 'live' THEN 'scaduto'
+                WHEN {_UNPAID} THEN 'pagamento verificato: non riuscito'
+                ELSE 'blocco ' || t.id || ': pagamento in corso da '
+                     || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since) / 60 AS integer)
                      || ' minuti, controlla se è riuscito' END AS reason,
-           h.id, CASE h.state WHEN 'live' THEN 'expired' ELSE 'released' END AS state, :as_of AS ended_at, {_NAMED}
-      AND (h.state = 'live' AND h.expires_at <= :as_of
-           OR h.state = 'confirming'
-              AND (h.id = ANY(CAST(:unpaid AS bigint[])) OR h.confirming_since <= :as_of - {_GRACE}))
+           t.id, CASE t.state WHEN 'live' THEN 'expired' ELSE 'released' END AS state, :as_of AS ended_at, {_NAMED}
+      AND ({_PAST} OR {_STUCK})
 """
+
+_DUE = sa.text(f"SELECT EXISTS (SELECT FROM hold t WHERE {_PAST}) OR EXISTS (SELECT FROM hold t WHERE {_STUCK})")
 
 
 def nothing_expired(connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why the sweeper has nothing to do, in Italian; None if some hold has expired."""
-    due = connection.scalar(
-        sa.text("SELECT EXISTS (SELECT FROM hold WHERE state = 'live' AND expires_at <= :as_of)"), {"as_of": as_of}
-    )
+    """Why the sweeper has nothing to do, in Italian; None if some hold has expired or some payment is stuck."""
+    due = connection.scalar(_DUE, {"as_of": as_of})
     return None if due else "nessun orario è rimasto bloccato"
+
+
+# Of the holds that a person calls unpaid, those that are not a payment under way for longer than the grace.
+_NOT_UNPAID = sa.text(f"""
+    SELECT n.id, CASE WHEN t.id IS NULL THEN 'non esiste' || coalesce(' in ' || CAST(:clinic AS text), '')
+                      WHEN t.state = 'confirming' THEN 'è in pagamento da troppo poco: il pagamento può ancora riuscire'
+                      ELSE 'non ha un pagamento in corso' END AS why, c.code AS clinic
+    FROM unnest(CAST(:unpaid AS bigint[])) n (id)
+    LEFT JOIN hold t ON t.id = n.id AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)
+    LEFT JOIN clinic c ON c.id = t.clinic_id
+    WHERE ({_STUCK}) IS NOT TRUE
+    ORDER BY n.id""")
+
+
+def _not_unpaid(connection: sa.Connection, scope: Scope, as_of: datetime) -> Report | None:
+    """Why what a person said of payments cannot be so, by the number of each hold; None if it can."""
+    values = {**scope.parameters, "as_of": as_of, "clinic": scope.clinic, "clinic_id": scope.clinic_id}
+    reasons = tuple(
+        Reason("not_unpaid", f"Il blocco {row.id} {row.why}: controlla il numero nell'elenco.", row.clinic)
+        for row in connection.execute(_NOT_UNPAID, values)
+    )
+    return Report(Outcome.REFUSED, reasons=reasons) if reasons else None
 
 
 def release_expired(
@@ -495,8 +528,9 @@ def release_expired(
 ) -> Report:
     """Tidy the holds whose time has passed, as a volatile plan in the caller's transaction.
 
-    A payment that has been under way for longer than ``PAYMENT_GRACE`` is listed for a person and left alone, unless
-    ``unpaid`` names its hold: a person has looked and the payment did not go through.
+    A payment that has been under way for longer than ``PAYMENT_GRACE`` is listed for a person, one reason a hold, and
+    left alone, unless ``unpaid`` names its hold: a person has looked and the payment did not go through. Refused, with
+    nothing written, when ``unpaid`` names a hold that is no such payment.
 
     Raises:
         PermanentError: for an unknown clinic.
@@ -507,8 +541,12 @@ def release_expired(
         clinic_id(connection, clinic),
         {"unpaid": sorted(unpaid)},
     )
+    refusal = _not_unpaid(connection, scope, as_of)
+    if refusal is not None:
+        return refusal
     plan = propose(connection, EXPIRED_HOLD, scope, _EXPIRED_HOLDS, as_of=as_of)
-    shown = changes.preview(connection, plan, EXPIRED_HOLD)
+    stuck = tuple(named(connection, plan, EXPIRED_HOLD, "payment_stuck", "r.action = 'conflict'"))
+    shown = replace(changes.preview(connection, plan, EXPIRED_HOLD), reasons=stuck)
     if preview:
         return shown
     report = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
@@ -523,18 +561,22 @@ REVOKED_HOLD = Kind(
     owned=("state", "ended_at"),
     carried={"what": "text"},
     volatile=True,
-    still="t.state = 'live'",
-    after=(_FREE_SEATS,),
+    # What has expired, or no longer has, since the plan was looked at would leave the wrong tombstone.
+    still="t.state = 'live' AND (r.state = 'expired') = (t.expires_at <= :as_of)",
+    after=(
+        _FREE_SEATS,
+        "UPDATE hold SET ended_at = :as_of FROM {rows} r WHERE r.action = 'update' AND hold.id = r.id",
+    ),
     expires=timedelta(minutes=5),
 )
 
 _ALL_HOLDS = f"""
-    SELECT CASE h.state WHEN 'live' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
-           CASE WHEN h.state = 'confirming' THEN 'pagamento in corso: non si tocca'
-                WHEN h.expires_at <= :as_of THEN 'scaduto'
-                ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - h.last_activity_at), 0)
+    SELECT CASE t.state WHEN 'live' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
+           CASE WHEN t.state = 'confirming' THEN 'pagamento in corso: non si tocca'
+                WHEN t.expires_at <= :as_of THEN 'scaduto'
+                ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0)
                                        AS integer) || ' secondi fa' END AS reason,
-           h.id, CASE WHEN h.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state, :as_of AS ended_at,
+           t.id, CASE WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state, :as_of AS ended_at,
            {_NAMED}
 """
 
@@ -544,7 +586,10 @@ _EXPOSURE = sa.text("""
            count(*) FILTER (WHERE h.state = 'confirming') AS confirming,
            CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - max(h.last_activity_at)) AS integer) AS quiet_seconds,
            count(*) FILTER (WHERE h.state = 'live' AND h.expires_at > :as_of
-                              AND (SELECT count(*) FROM seat WHERE seat.slot_id = h.slot_id) >= s.capacity) AS exposed
+                              AND (SELECT count(*) FROM seat
+                                   WHERE seat.slot_id = h.slot_id
+                                     AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) >= s.capacity)
+               AS exposed
     FROM hold h JOIN clinic c ON c.id = h.clinic_id JOIN slot s ON s.id = h.slot_id
     WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)
     GROUP BY c.code ORDER BY c.code""")

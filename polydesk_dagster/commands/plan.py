@@ -178,7 +178,7 @@ def _behind_the_gate(installation: Installation, plan: Plan, reason: str | None,
         return None
     given = emergency.Press(reason or "", confirm or "", person(), plan.id)
     with installation.engine.connect() as connection:
-        return emergency.check(connection, plan, given, datetime.now(UTC))
+        return emergency.check(connection, plan, given)
 
 
 @app.command("undo")

@@ -1,5 +1,9 @@
 """The dangerous buttons: each shows its plan first and does nothing without a reason and a phrase with the count."""
 
+from typing import Any
+
+from pydantic import model_validator
+
 from polydesk_dagster.clinic import holds, recovery
 from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.clinic.messages import reset
@@ -19,6 +23,12 @@ class EmergencyConfig(ServiceConfig):
     """The plan that was looked at; default the newest one that still stands."""
     operator: str = ""
     """Who is pressing; default the account that the run has."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _looking_is_a_preview(cls, given: dict[str, Any]) -> dict[str, Any]:
+        typed = f"{given.get('reason') or ''}{given.get('confirm') or ''}"
+        return given if typed.strip() else {**given, "preview": True}
 
 
 def press_of(config: EmergencyConfig) -> Press:
