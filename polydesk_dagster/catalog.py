@@ -125,6 +125,8 @@ class Service:
     """A run per clinic with an active studiolab, each its own partition."""
     changes_records: bool = True
     """Whether it moves records the clinic owns, so that ``--preview`` must be possible."""
+    destroys: bool = False
+    """Whether what it does does not come back by itself: it never works at an instant that is still to come."""
     options: tuple[str, ...] = ()
     """Further fields of its config that the command may set."""
     available: bool = False
@@ -250,7 +252,8 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(2, 30)),
         "Elimina registri vecchi e file temporanei secondo le regole di conservazione.",
         "maintenance",
-        options=("past_guard", "reason", "only"),
+        destroys=True,
+        options=("past_guard", "reason", "operator", "only"),
         available=True,
     ),
     Service(
@@ -259,7 +262,8 @@ SERVICES: tuple[Service, ...] = (
         Every(60),
         "Libera le prenotazioni online che il paziente non ha confermato.",
         "maintenance",
-        options=("past_guard", "reason"),
+        destroys=True,
+        options=("past_guard", "reason", "operator"),
         available=True,
     ),
     Service(
@@ -268,7 +272,8 @@ SERVICES: tuple[Service, ...] = (
         Every(5),
         "Libera gli orari rimasti bloccati da una prenotazione online non conclusa.",
         "maintenance",
-        options=("unpaid",),
+        destroys=True,
+        options=("unpaid", "operator"),
         available=True,
     ),
     Service(
@@ -419,6 +424,7 @@ SERVICES: tuple[Service, ...] = (
         "Libera ogni orario in fase di prenotazione, senza mai creare un overbooking.",
         "emergency",
         place=Place.EMERGENCY,
+        destroys=True,
         options=("reason", "confirm", "plan", "operator"),
         available=True,
     ),
@@ -429,6 +435,7 @@ SERVICES: tuple[Service, ...] = (
         "Riporta i testi di SMS ed email a quelli di fabbrica, conservando una copia.",
         "emergency",
         place=Place.EMERGENCY,
+        destroys=True,
         options=("reason", "confirm", "plan", "operator"),
         available=True,
     ),
@@ -439,6 +446,7 @@ SERVICES: tuple[Service, ...] = (
         "Ripristina le prestazioni eliminate per errore.",
         "emergency",
         place=Place.EMERGENCY,
+        destroys=True,
         options=("reason", "confirm", "plan", "operator"),
         available=True,
     ),

@@ -13,7 +13,8 @@ from typing import Any
 import dagster as dg
 import sqlalchemy as sa
 
-from polydesk_dagster.catalog import BY_KEY, Every, Service
+from polydesk_dagster.catalog import BY_KEY, ROME, Every, Service
+from polydesk_dagster.changes.plans import AHEAD
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, TransientError, where
@@ -109,7 +110,10 @@ def perform(
         reporter(context.log),
     )
     with exclusive(engine, service, clinic) as alone:
-        report = _run_safely(rule, run, service) if alone else _busy(name, clinic)
+        if not alone:
+            report = _busy(name, clinic)
+        else:
+            report = _too_early(service, run, started) or _run_safely(rule, run, service)
     with engine.begin() as connection:
         service_runs.record(
             connection,
@@ -172,6 +176,18 @@ def _instant(text: str | None, now: datetime) -> datetime:
     if instant.tzinfo is None:
         raise dg.Failure(f"as_of «{text}» non ha il fuso: scrivi per esempio {text}+01:00", allow_retries=False)
     return instant.astimezone(UTC)
+
+
+def _too_early(service: str, run: Run, now: datetime) -> Report | None:
+    """Why a service that destroys may not work at ``run.as_of``, an instant still to come; None if it may."""
+    if run.preview or service not in BY_KEY or not BY_KEY[service].destroys or run.as_of <= now + AHEAD:
+        return None
+    message = (
+        f"«{BY_KEY[service].name}» fa cose che non tornano indietro da sole e non lavora nel futuro: as_of è "
+        f"{run.as_of.astimezone(ROME):%d/%m/%Y %H:%M}, adesso sono le {now.astimezone(ROME):%H:%M} del "
+        f"{now.astimezone(ROME):%d/%m/%Y}. Togli as_of, o chiedi solo l'anteprima."
+    )
+    return Report.refused("ahead", message, run.clinic)
 
 
 def _busy(name: str, clinic: str | None) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,13 +95,16 @@ def test_a_dangerous_job_does_nothing_by_default(execute: Execute, engine: sa.En
 
 def test_the_nightly_clean_up_refuses_by_name(execute: Execute, engine: sa.Engine) -> None:
     assert not execute("nightly_cleanup", only=["patient"]).success
-    assert last(engine, "nightly_cleanup")[0] == "failed"
+    assert last(engine, "nightly_cleanup") == ("refused", "unknown_data_set")
     execute("nightly_cleanup", files="../dagster")
     assert last(engine, "nightly_cleanup")[1] == "outside"
+    assert not execute("nightly_cleanup", clinic="BO01").success
+    assert last(engine, "nightly_cleanup") == ("refused", "whole_chain")
     with engine.connect() as connection:
         reasons = connection.scalars(sa.text("SELECT reasons FROM service_run ORDER BY id")).all()
     assert "«patient»" in reasons[0][0]["message"]
     assert "«../dagster»" in reasons[1][0]["message"]
+    assert "BO01" in reasons[2][0]["message"]
 
 
 def test_the_nightly_clean_up_cleans_records_and_files(
@@ -115,6 +119,62 @@ def test_the_nightly_clean_up_cleans_records_and_files(
     assert execute("nightly_cleanup", as_of=now()).success
     assert not old.exists()
     assert last(engine, "nightly_cleanup")[0] == "ok"
+
+
+def test_a_folder_that_cannot_be_cleaned_does_not_keep_the_records(
+    execute: Execute, engine: sa.Engine, tmp_path: Path, slot: int
+) -> None:
+    (tmp_path / "tmp").symlink_to(tmp_path / "dagster")
+    with engine.begin() as connection:
+        clinic = connection.scalar(sa.text("SELECT id FROM clinic"))
+        at = AS_OF - timedelta(days=40)
+        ended = {"created_at": at, "expires_at": at + timedelta(minutes=9), "ended_at": at + timedelta(minutes=9)}
+        world.hold(connection, clinic or 0, slot, state="expired", **ended)
+    execute("nightly_cleanup")
+    assert last(engine, "nightly_cleanup") == ("partial", "no_folder")
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM hold")) == 0
+
+
+@pytest.mark.parametrize(
+    ("job", "config"),
+    [
+        ("nightly_cleanup", {}),
+        ("release_expired_holds", {}),
+        ("delete_unverified_appointments", {}),
+        ("release_all_holds", {"reason": "prova di un comando pericoloso", "confirm": "LIBERA 1"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_destroys_never_works_in_the_future(
+    execute: Execute, engine: sa.Engine, slot: int, job: str, config: dict[str, object]
+) -> None:
+    with engine.begin() as connection:
+        holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF)
+    later = now(timedelta(days=3650))
+    assert execute(job, **{**config, "as_of": later, "preview": True}).success
+    assert not execute(job, **{**config, "as_of": later}).success
+    assert last(engine, job) == ("refused", "ahead")
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT state FROM hold")) == "live"
+        assert connection.scalar(sa.text("SELECT count(*) FROM audit")) == 0
+
+
+def test_looking_at_a_dangerous_button_is_recorded_as_a_preview(execute: Execute, engine: sa.Engine, slot: int) -> None:
+    assert execute("release_all_holds").success
+    execute("release_all_holds", reason="prova di un comando pericoloso")
+    with engine.connect() as connection:
+        assert connection.scalars(sa.text("SELECT preview FROM service_run ORDER BY id")).all() == [True, False]
+
+
+def test_who_gave_their_word_is_in_the_audit_trail(execute: Execute, engine: sa.Engine, slot: int) -> None:
+    with engine.begin() as connection:
+        placed = holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF - timedelta(minutes=9))
+        holds.begin_confirming(connection, token="t", as_of=AS_OF - timedelta(minutes=5))
+    assert execute("release_expired_holds", unpaid=[placed.hold_id], operator="anna").success
+    with engine.connect() as connection:
+        actor = connection.scalar(sa.text("SELECT actor FROM audit"))
+    assert actor == f"desk:{getpass.getuser()} as anna"
 
 
 @dg.asset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -272,6 +272,39 @@ def test_ten_times_the_usual_waits_for_a_persons_word(engine: sa.Engine) -> None
     assert count(engine, "hold") == 10_001
     passed = retention.clean(engine, AS_OF, past_guard="unusual_volume", reason="campagna vaccinale di febbraio")
     assert passed.counts.retired == 10_001
+
+
+def test_an_instant_ahead_of_the_clock_makes_nothing_older(engine: sa.Engine) -> None:
+    later = datetime.now(UTC) + 5000 * DAY
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        ahead = world.slot(connection, practice.agenda, datetime.now(UTC) + 30 * DAY)
+        booked = world.appointment(
+            connection, ahead, service_id=practice.service, patient_id=practice.patient, status="booked"
+        )
+    plan = retention.clean(engine, later, preview=True).plan_id
+    assert plan is not None
+    with engine.begin() as connection:
+        refused = changes.apply(connection, plan, as_of=datetime.now(UTC), actor="desk:anna")
+    assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "ahead")
+    retention.clean(engine, later)
+    assert count(engine, "appointment", f"id = {booked} AND slot_id = {ahead}") == 1
+    assert count(engine, "seat", f"appointment_id = {booked}") == 1
+
+
+def test_a_plan_that_is_applied_by_hand_says_when_its_orders_are_worked_off(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 5, 40 * DAY)
+    plan = retention.clean(engine, AS_OF, preview=True).plan_id
+    assert plan is not None
+    with engine.begin() as connection:
+        report = changes.apply(connection, plan, as_of=AS_OF, actor="desk:anna")
+    assert (report.outcome, report.counts.created) == (Outcome.OK, 1)
+    (reason,) = report.reasons
+    assert "ordinata: orari bloccati già conclusi, 5 righe" in reason.message
+    assert "«Pulizia notturna dati» il 11/03 alle 02:30" in reason.message
+    assert count(engine, "hold") == 5
+    assert retention.clean(engine, AS_OF).counts.retired == 5
 
 
 def _clean_slowly(url: URL, ready: Any) -> None:

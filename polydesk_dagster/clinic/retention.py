@@ -19,9 +19,10 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
+from polydesk_dagster.catalog import BY_KEY, ROME, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Counts, Outcome, Report, Table, done
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 
 BATCH = 250
 """Rows of one transaction: small enough that whoever comes in between waits for a few milliseconds only."""
@@ -232,6 +233,27 @@ def data_sets(keys: Iterable[str] = ()) -> tuple[DataSet, ...]:
     return tuple(known[key] for key in wanted) or REGISTRY
 
 
+def _say_when(connection: sa.Connection, rows: str, as_of: datetime) -> Report:
+    """When a plan's orders are worked off: who applies one shall not take what is still there for a fault."""
+    nightly = BY_KEY["nightly_cleanup"]
+    coming = next_run(nightly, as_of)
+    assert coming is not None
+    ordered = connection.execute(
+        sa.text(f"SELECT dataset, expected FROM {rows} r WHERE action = 'create' ORDER BY ordinal")
+    )
+    known = {each.key: each for each in REGISTRY}
+    reasons = (
+        Reason(
+            "ordered",
+            f"ordinata: {known[row.dataset].name}, {row.expected} righe. Finora non è stato tolto nulla: lo fa "
+            f"«{nightly.name}» il {coming.astimezone(ROME):%d/%m alle %H:%M}, o subito "
+            f"«polydesk run {nightly.key} --only {row.dataset}».",
+        )
+        for row in ordered
+    )
+    return Report(Outcome.NOTHING_TO_DO, reasons=tuple(reasons))
+
+
 CLEANUP = Kind(
     name="cleanup",
     label="dati vecchi da pulire",
@@ -254,6 +276,7 @@ CLEANUP = Kind(
             "per {value} insiemi di dati ci sarebbe da pulire più di dieci volte il solito: guardali prima",
         ),
     ),
+    effect=_say_when,
     expires=timedelta(hours=12),
 )
 
@@ -341,6 +364,12 @@ def _open_orders(engine: sa.Engine, chosen: tuple[DataSet, ...]) -> list[tuple[i
     return [(row.id, known[row.dataset]) for row in found]
 
 
+# Whatever instant an order was made for, what is young by the server's clock stays.
+_OPEN = sa.text("""
+    SELECT *, least(cutoff, now() - make_interval(days => :days)) AS bound
+    FROM cleanup WHERE id = :id AND finished_at IS NULL FOR UPDATE""")
+
+
 def _work_off(
     engine: sa.Engine,
     order: int,
@@ -356,12 +385,10 @@ def _work_off(
     removed = 0
     while True:
         with engine.begin() as connection:
-            found = connection.execute(
-                sa.text("SELECT * FROM cleanup WHERE id = :id AND finished_at IS NULL FOR UPDATE"), {"id": order}
-            ).one_or_none()
+            found = connection.execute(_OPEN, {"id": order, "days": each.days}).one_or_none()
             if found is None:
                 break
-            keys = _remove(connection, each, found.cutoff, found.last_key, batch)
+            keys = _remove(connection, each, found.bound, found.last_key, batch)
             if not keys:
                 _finish(connection, found, as_of, service=service, actor=actor)
                 break

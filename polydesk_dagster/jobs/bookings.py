@@ -7,10 +7,15 @@ from pydantic import Field
 
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.clinic import bookings, holds, retention, temporary
+from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, job_tags, metadata, serve, service_job
+from polydesk_dagster.settings import person
+
+SCHEDULED = "dagster"
+"""Who acts, for the audit trail, where nobody gave their word for anything."""
 
 
 class ReleaseExpiredHoldsConfig(ServiceConfig):
@@ -18,12 +23,19 @@ class ReleaseExpiredHoldsConfig(ServiceConfig):
 
     unpaid: list[int] = Field(default_factory=list)
     """Holds whose payment a person has looked up and found missing: they are released too."""
+    operator: str = ""
+    """Who has looked; default the account that the run has."""
 
 
 def _release_expired_holds(run: Run, config: ReleaseExpiredHoldsConfig) -> Report:
     with run.engine.begin() as connection:
         return holds.release_expired(
-            connection, run.as_of, clinic=run.clinic, preview=run.preview, unpaid=config.unpaid
+            connection,
+            run.as_of,
+            clinic=run.clinic,
+            preview=run.preview,
+            unpaid=config.unpaid,
+            actor=person(config.operator) if config.unpaid else SCHEDULED,
         )
 
 
@@ -34,6 +46,8 @@ class DeleteUnverifiedConfig(ServiceConfig):
     """``many_unverified`` goes past the stop of a clinic; only after looking at its gateway, and with a reason."""
     reason: str | None = None
     """Why the guard may be passed, at least 10 characters."""
+    operator: str = ""
+    """Who goes past it; default the account that the run has."""
 
 
 def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
@@ -44,6 +58,7 @@ def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
         preview=run.preview,
         past_guard=config.past_guard,
         reason=config.reason,
+        actor=person(config.operator) if config.past_guard else SCHEDULED,
     )
     if run.clinic is not None:  # the second stage is the chain's
         return expired
@@ -70,13 +85,20 @@ class NightlyCleanupConfig(ServiceConfig):
     """``unusual_volume`` lets a clean-up through that is ten times the usual; only after looking at the preview."""
     reason: str | None = None
     """Why the guard may be passed, at least 10 characters."""
+    operator: str = ""
+    """Who goes past it; default the account that the run has."""
 
 
 def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.DagsterInstance) -> Report:
-    chosen = retention.data_sets(config.only)
-    root = run.settings.home / "tmp"
-    since = running_since(instance, but_not=run.dagster_run)
-    files = temporary.tidy(root, run.as_of, inside=config.files, in_use_since=since, preview=run.preview)
+    if run.clinic is not None:
+        message = (
+            f"La pulizia notturna vale per tutta la catena, non per la sola {run.clinic}: rilanciala senza clinica."
+        )
+        return Report.refused("whole_chain", message, run.clinic)
+    try:
+        chosen = retention.data_sets(config.only)
+    except PermanentError as error:
+        return Report.refused("unknown_data_set", str(error))
     records = retention.clean(
         run.engine,
         run.as_of,
@@ -84,8 +106,13 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
         preview=run.preview,
         past_guard=config.past_guard,
         reason=config.reason,
+        actor=person(config.operator) if config.past_guard else SCHEDULED,
         rest=_rest,
         progress=run.progress,
+    )
+    since = running_since(instance, but_not=run.dagster_run)
+    files = temporary.tidy(
+        run.settings.home / "tmp", run.as_of, inside=config.files, in_use_since=since, preview=run.preview
     )
     if config.only:
         return combine([records, files])
