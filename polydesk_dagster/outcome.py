@@ -53,6 +53,10 @@ COUNT_WORDS: Mapping[str, tuple[str, str]] = {
 """Each count in Italian and in English."""
 
 
+WHAT_TO_DO = "Che cosa fare"
+"""The label of the figure that says what a person does next."""
+
+
 def in_words(counts: Mapping[str, int], *, english: bool = False) -> str:
     """The counts that are not zero: ``1 creato, 3 saltati``."""
     words = ((number, COUNT_WORDS[key][english]) for key, number in counts.items() if number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +189,28 @@ def test_the_rows_of_a_plan_go_into_a_file_of_its_owner_alone(desk: Desk, tmp_pa
     assert file.stat().st_mode & 0o777 == 0o600
     status, text = desk.said("plan", "show", plan, "--csv", "/nonexistent/x.csv")
     assert (status, "non riesco a scrivere «/nonexistent/x.csv»" in text) == (2, True)
+
+
+def test_a_dangerous_button_says_its_phrase_and_who_would_lose_what_before_it_is_pressed(desk: Desk) -> None:
+    now = datetime.now(UTC)
+    with desk.engine.begin() as connection:
+        practice = world.practice(connection, "NA01")
+        slot = world.slot(connection, practice.agenda, now.replace(microsecond=0) + timedelta(days=1))
+        world.hold(
+            connection,
+            practice.clinic,
+            slot,
+            created_at=now,
+            last_activity_at=now,
+            expires_at=now + timedelta(minutes=10),
+        )
+    for looking in ((), ("--preview",)):
+        status, text = desk.said("run", "release_all_holds", *looking)
+        assert status == 0, text
+        assert "anteprima, niente è cambiato" in text
+        assert "«LIBERA 1»" in text
+        assert "Chi sta prenotando adesso" in text
+        assert "NA01 1 0 0" in text
+    last = next(row for row in json.loads(CliRunner().invoke(app, ["services", "--json"]).stdout)
+                if row["key"] == "release_all_holds")  # fmt: skip
+    assert last["last_outcome"] is None, "a look is not a run"

@@ -12,14 +12,15 @@ import sqlalchemy as sa
 import typer
 from rich.text import Text
 
-from polydesk_dagster.catalog import BY_KEY, Service
+from polydesk_dagster.catalog import BY_KEY, Place, Service
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
+from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.outcome import EXIT_STATUS, Outcome, Report, combine
+from polydesk_dagster.outcome import EXIT_STATUS, WHAT_TO_DO, Outcome, Report, combine
 
 Option = typer.Option
 Message = Mapping[str, Any]
@@ -105,7 +106,7 @@ def run(
     if json:
         show.as_json(result)
     else:
-        tell(service, result, heads)
+        tell(service, result, heads, report, looked=preview or _only_looks(service, reason, confirm))
     raise typer.Exit(EXIT_STATUS[report.outcome])
 
 
@@ -222,17 +223,32 @@ def as_object(
     }
 
 
-def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan]) -> None:
-    """For people: the outcome, the reasons, and each of the plans ``heads`` with what to type next."""
+def _only_looks(service: Service, reason: str | None, confirm: str | None) -> bool:
+    """Whether a dangerous button was pressed for its preview."""
+    return service.place is Place.EMERGENCY and Press(reason or "", confirm or "").looks_only
+
+
+def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan], report: Report, *, looked: bool) -> None:
+    """For people: the outcome, the reasons, the figures, and each of the plans ``heads`` with what to type next. After
+    a mere look also the tables of what would be done."""
     console = show.out()
     outcome, counts = show.outcome(result["outcome"]), show.counts(result["counts"])
-    console.print(Text.assemble((service.name, "bold"), ": ", outcome, "  ", counts))
+    only = say(" (anteprima, niente è cambiato)", " (preview, nothing has changed)") if looked else ""
+    console.print(Text.assemble((service.name, "bold"), only, ": ", outcome, "  ", counts))
+    codes = {reason["code"] for reason in result["reasons"]}
     for reason in result["reasons"]:
         if reason["code"] in {f"plan:{plan}" for plan in heads}:
             continue
         where = f"{reason['clinic']}: " if reason["clinic"] else ""
         times = f" ({reason['count']})" if reason["count"] != 1 else ""
         console.print(f"  · {where}{reason['message']}{times}")
+    for table in report.tables if looked else ():
+        show.table(table.title, table.columns, table.rows)
+        if table.total > len(table.rows):
+            console.print(say(f"  … e altre {table.total - len(table.rows)} righe.", f"  … {table.total} rows in all."))
+    for label, figure in report.figures.items():
+        if label != WHAT_TO_DO or (len(heads) == 1 and "what_to_do" not in codes):
+            console.print(f"  {label}: {figure}")
     for plan in heads.values():
         about = " · ".join(
             filter(None, (registry.kind(plan.kind).label, plan.clinic, show.counts(plan.counts.as_dict())))
