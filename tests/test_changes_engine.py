@@ -133,6 +133,70 @@ def test_undo_leaves_and_names_what_was_edited_later(connection: sa.Connection) 
     assert _sort_names(connection) == ["altro", None]
 
 
+def _set(connection: sa.Connection, specialist: int, sort_name: str) -> None:
+    values = {"id": specialist, "name": sort_name}
+    connection.execute(sa.text("UPDATE specialist SET sort_name = :name WHERE id = :id"), values)
+
+
+def test_an_undo_that_takes_nothing_back_leaves_the_plan_to_be_undone(connection: sa.Connection) -> None:
+    (only,) = _specialists(connection, "Neri")
+    plan = _propose(connection)
+    _apply(connection, plan.id)
+    _set(connection, only, "altro")
+    refused = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
+    assert (refused.outcome, refused.counts.changed, refused.reasons[0].code) == (Outcome.REFUSED, 0, "changed_since")
+    assert plans.load(connection, plan.id).state == "applied"
+    _set(connection, only, "NERI")
+    assert changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna").outcome is Outcome.OK
+    assert _sort_names(connection) == [None]
+
+
+def test_what_an_undo_left_is_taken_back_by_a_later_one_and_only_that(connection: sa.Connection) -> None:
+    first, second = _specialists(connection, "Neri", "Verdi")
+    plan = _propose(connection)
+    _apply(connection, plan.id)
+    _set(connection, first, "altro")
+    assert changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna").outcome is Outcome.PARTIAL
+    _set(connection, first, "NERI")
+    _set(connection, second, "VERDI")  # typed anew by the desk: no longer the plan's
+    rest = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
+    assert (rest.outcome, rest.counts.updated, rest.reasons) == (Outcome.OK, 1, ())
+    assert _sort_names(connection) == [None, "VERDI"]
+    assert plans.load(connection, plan.id).state == "undone"
+
+
+def test_rows_that_were_altered_are_not_undone(connection: sa.Connection) -> None:
+    _specialists(connection, "Neri")
+    plan = _propose(connection)
+    _apply(connection, plan.id)
+    connection.execute(sa.text(f"UPDATE {plan.rows} SET was_sort_name = 'PIPPO'"))
+    report = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
+    assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "altered")
+    assert _sort_names(connection) == ["NERI"]
+
+
+def test_of_two_undos_of_the_same_rows_one_is_refused(connection: sa.Connection) -> None:
+    first, _ = _specialists(connection, "Neri", "Verdi")
+    plan = _propose(connection)
+    _apply(connection, plan.id)
+    undos = [changes.undo(connection, plan.id, as_of=LATER, actor="x", preview=True).plan_id or 0 for _ in range(2)]
+    _set(connection, first, "altro")
+    undos.append(changes.undo(connection, plan.id, as_of=LATER, actor="x", preview=True).plan_id or 0)
+    assert _apply(connection, undos[2]).counts.updated == 1
+    _set(connection, first, "NERI")
+    late = _apply(connection, undos[1])
+    assert (late.outcome, late.reasons[0].message) == (Outcome.REFUSED, "Verdi: già annullato")
+    assert changes.undo(connection, plan.id, as_of=LATER, actor="x").outcome is Outcome.OK
+    assert _apply(connection, undos[0]).reasons[0].code == "not_undoable"
+
+
+def test_a_refused_plan_counts_nothing_as_done(connection: sa.Connection) -> None:
+    _specialists(connection, "Neri", "Verdi", "Bianchi")
+    plan = _propose(connection)
+    assert plan.counts.updated == 3
+    assert not any(_apply(connection, plan.id).counts.as_dict().values())
+
+
 def test_a_guard_stops_until_a_person_names_it_and_says_why(connection: sa.Connection) -> None:
     _specialists(connection, "Neri", "Verdi", "Bianchi")
     plan = _propose(connection)

@@ -207,14 +207,17 @@ def test_twice_the_same_person_is_created_once(run: Import) -> None:
 
 def test_newborns_twins_and_a_married_name(run: Import) -> None:
     born = {"fiscal_code": None, "last_name": "Neri", "birth_date": "2026-03-01", "birth_place": None}
-    twins = run(person("P1", first_name="Ada", **born), person("P2", first_name="Eva", **born))
+    ada, eva = person("P1", first_name="Ada", **born), person("P2", first_name="Eva", **born)
+    twins = run(ada, eva)
     assert twins.counts.created == 2
     unnamed = run(person("P3", first_name="Neonato", **born), person("P4", first_name="Neonato", **born))
     assert (unnamed.counts.created, unnamed.counts.skipped) == (0, 2)
     # A married name disagrees with the code; a date corrected at the source is no new person for who is linked.
-    married = run(person("P5", last_name="Bianchi"))
+    bianchi = person("P5", last_name="Bianchi")
+    married = run(ada, eva, bianchi)
     assert married.counts.skipped == 1
-    assert run(person("P1", first_name="Ada", **{**born, "birth_date": "2026-03-02"})).counts.unchanged == 1
+    moved = person("P1", first_name="Ada", **{**born, "birth_date": "2026-03-02"})
+    assert run(moved, eva, bianchi).counts.unchanged == 2
 
 
 def test_a_date_put_in_for_many_hides_no_namesake(run: Import, engine: sa.Engine) -> None:

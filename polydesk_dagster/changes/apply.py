@@ -21,14 +21,19 @@ NAMED = 20
 
 KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
+STALE = frozenset({"moved", "exists_already", "barred"})
+"""Why a plan is refused whose records have changed since it was made: comparing again gives one that fits them."""
+
 
 class _Moved(Exception):  # noqa: N818 -- unwinds the savepoint, never leaves this module
-    """The records are no longer as the plan saw them: those rows that satisfy ``where``, once unwound."""
+    """The records are no longer as the plan saw them: those rows that satisfy ``where``, once unwound, each for the
+    reason that the SQL ``why`` gives."""
 
-    def __init__(self, code: str, where: str) -> None:
+    def __init__(self, code: str, where: str, why: str = "'modificato dopo'") -> None:
         super().__init__(code)
         self.code = code
         self.where = where
+        self.why = why
 
 
 def apply(
@@ -53,11 +58,14 @@ def apply(
         return Report.refused("unknown_plan", f"Non esiste il piano {plan_id}.")
     refusal = _unfit(connection, plan, as_of, reason, past_guards)
     if refusal is not None:
-        return Report(Outcome.REFUSED, plan.counts, (refusal,), plan_id=plan.id)
+        return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     kind = registry.kind(plan.kind)
+    values = {**plans.parameters(_scope(plan), as_of, plan.id), "undoes": plan.undoes}
     try:
         with connection.begin_nested():
-            report = _write(connection, plan, kind, as_of) if plan.rows_kept else Report(done(plan.counts), plan.counts)
+            report = Report(done(plan.counts), plan.counts)
+            if plan.rows_kept:
+                report = _write(connection, plan, kind, as_of, values)
             connection.execute(
                 sa.text("""
                     UPDATE plan SET state = 'applied', applied_at = now(), applied_by = :actor, reason = :reason,
@@ -70,14 +78,13 @@ def apply(
                     "past": sorted(set(past_guards) & {guard.name for guard in plan.failed_guards}),
                 },
             )
-            if plan.undoes is not None:
+            if plan.undoes is not None and not report.counts.skipped:
                 connection.execute(sa.text("UPDATE plan SET state = 'undone' WHERE id = :id"), {"id": plan.undoes})
             if report.counts.changed:
                 _record(connection, plan, report, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
     except _Moved as moved:
-        return Report(
-            Outcome.REFUSED, reasons=tuple(named(connection, plan, kind, moved.code, moved.where)), plan_id=plan.id
-        )
+        reasons = named(connection, plan, kind, moved.code, moved.where, moved.why, values)
+        return Report(Outcome.REFUSED, reasons=tuple(reasons), plan_id=plan.id)
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
         message = f"Il piano {plan.id} non si può applicare: lo vieta il vincolo {constraint} di {kind.table}."
@@ -96,7 +103,9 @@ def undo(
 ) -> Report:
     """Take back what plan ``plan_id`` did, as a plan of its own that is made and (without ``preview``) applied here.
 
-    Rows that were edited or came into use since stay as they are and are named; the others are taken back.
+    Rows that were edited or came into use since stay as they are and are named; the others are taken back. While some
+    stay, the plan can be undone again: what was taken back already is left alone then. Refused, with nothing written,
+    when nothing of it can be taken back, or when its rows are no longer those that were applied.
     """
     try:
         plan = plans.load(connection, plan_id, lock=True)
@@ -113,11 +122,19 @@ def undo(
             else "non ha scritto nulla o è troppo vecchio"
         )
         return Report(Outcome.REFUSED, reasons=(Reason("not_undoable", f"Il piano {plan.id} {why}."),), plan_id=plan.id)
+    if _is_altered(connection, plan):
+        message = (
+            f"Le righe del piano {plan.id} nel database non sono più quelle applicate: annullarle scriverebbe altro. "
+            "Correggi a mano ciò che serve."
+        )
+        return Report(Outcome.REFUSED, reasons=(Reason("altered", message, plan.clinic),), plan_id=plan.id)
     kind = registry.kind(plan.kind)
     back = _reverse(connection, plan, kind, as_of)
-    reasons = tuple(named(connection, back, kind, "changed_since", "action = 'conflict'"))
+    reasons = tuple(named(connection, back, kind, "changed_since", "action = 'conflict'", "r.reason"))
     if preview:
         return Report(done(back.counts), back.counts, reasons, plan_id=back.id)
+    if reasons and not back.writes:
+        return Report(Outcome.REFUSED, Counts(skipped=back.counts.skipped), reasons, plan_id=back.id)
     report = apply(connection, back.id, as_of=as_of, actor=actor, reason=reason)
     if report.outcome is Outcome.REFUSED or not reasons:
         return report
@@ -125,10 +142,23 @@ def undo(
     return Report(outcome, report.counts, reasons + report.reasons, report.figures, report.tables, back.id)
 
 
-def named(connection: sa.Connection, plan: Plan, kind: Kind, code: str, where: str) -> list[Reason]:
+def is_stale(report: Report) -> bool:
+    """Whether a plan was refused because the records have changed since it was made."""
+    return report.outcome is Outcome.REFUSED and any(reason.code in STALE for reason in report.reasons)
+
+
+def named(
+    connection: sa.Connection,
+    plan: Plan,
+    kind: Kind,
+    code: str,
+    where: str,
+    why: str = "'modificato dopo'",
+    values: Mapping[str, Any] | None = None,
+) -> list[Reason]:
     """A reason for each of the first rows that satisfy ``where``, and one for how many more there are."""
-    found = row_names(connection, plan, kind, where, NAMED)
-    reasons = [Reason(code, f"{row.name}: {row.reason or 'modificato dopo'}", plan.clinic) for row in found.rows]
+    found = row_names(connection, plan, kind, where, NAMED, why=why, values=values)
+    reasons = [Reason(code, f"{row.name}: {row.reason}", plan.clinic) for row in found.rows]
     if found.total > len(reasons):
         rest = found.total - len(reasons)
         reasons.append(Reason(code, f"… e altre {rest} righe del piano {plan.id}", plan.clinic, rest))
@@ -154,18 +184,23 @@ def _unfit(
         least = f"di almeno {audit.LEAST_REASON} caratteri"
         message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo {least}."
         return Reason("reason_missing", message, plan.clinic)
-    now = plans.fingerprint(connection, plan.id, plan.kind, _scope(plan), plan.snapshot, rows=plan.rows_kept)
-    if now != plan.fingerprint:
+    if _is_altered(connection, plan):
         return Reason("altered", f"Le righe del piano {plan.id} non sono più quelle calcolate: rifai l'anteprima.")
+    if plan.undoes is not None and plans.load(connection, plan.undoes, lock=True).state != "applied":
+        return Reason("not_undoable", f"Il piano {plan.undoes} è già stato annullato.", plan.clinic)
     return None
+
+
+def _is_altered(connection: sa.Connection, plan: Plan) -> bool:
+    now = plans.fingerprint(connection, plan.id, plan.kind, _scope(plan), plan.snapshot, rows=plan.rows_kept)
+    return now != plan.fingerprint
 
 
 def _scope(plan: Plan) -> Scope:
     return Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope)
 
 
-def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -> Report:
-    values = {**plans.parameters(_scope(plan), as_of, plan.id), "undoes": plan.undoes}
+def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, values: Mapping[str, Any]) -> Report:
     types = plans.column_types(connection, plan.rows)
     was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
     if kind.volatile and plan.undoes is None:
@@ -174,6 +209,7 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -
     before, after = (kind.before, kind.after) if plan.undoes is None else (kind.undo_before, kind.undo_after)
     for statement in before:
         connection.execute(sa.text(statement.format(rows=rows)), values)
+    _test_again(connection, plan, kind, rows, values)
     counts = Counts(skipped=plan.tally.get("conflict", 0), unchanged=plan.tally.get("unchanged", 0))
     counts += Counts(retired=_delete(connection, plan, kind, rows, was))
     # Closing before changing before adding: what replaces a row must find its place free.
@@ -191,6 +227,25 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -
         return report
     whole = combine([report, more])
     return Report(whole.outcome, report.counts, whole.reasons, whole.figures, whole.tables)
+
+
+def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, values: Mapping[str, Any]) -> None:
+    """Raise when an undo's row has been taken back meanwhile, or the kind bars one that it let pass in the preview."""
+    tests = []
+    if plan.undoes is not None:
+        tests.append(("moved", _taken_back(connection, kind, plan.undoes), "'già annullato'"))
+    if kind.barred is not None and not kind.volatile and plan.writes > plan.tally.get("create", 0):
+        tests.append(("barred", f"r.action <> 'create' AND ({kind.barred}) IS NOT NULL", kind.barred))
+    for code, test, why in tests:
+        where = f"r.action <> 'conflict' AND {test}"
+        if _some(connection, f"{rows} r LEFT JOIN {kind.table} t ON {_on(kind)} WHERE {where}", values):
+            raise _Moved(code, where, why)
+
+
+def _some(connection: sa.Connection, rows: str, values: Mapping[str, Any] | None = None) -> bool:
+    """Counted: asked only whether there is one, the planner would take the way that finds the first soonest, and nearly
+    always there is none."""
+    return bool(connection.scalar(sa.text(f"SELECT count(*) FROM {rows}"), values))
 
 
 def _same(left: str, right: str, columns: Iterable[str], prefix: str = "") -> str:
@@ -249,10 +304,11 @@ def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: l
 def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int:
     if not plan.tally.get("create"):
         return 0
-    if kind.taken is not None and not kind.volatile:
-        where = f"action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {kind.taken})"
-        if connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM {rows} r WHERE {where})")):
-            raise _Moved("exists_already", where)
+    ways = () if kind.volatile else (kind.taken, *kind.alike)
+    for way in filter(None, ways):
+        where = f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way})"
+        if _some(connection, f"{rows} r WHERE {where}"):
+            raise _Moved("exists_already", where, "'c''è già: rifai l''anteprima'")
     columns = ", ".join((*kind.identity, *kind.written))
     return connection.execute(
         sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
@@ -321,13 +377,13 @@ def _record(
 
 
 def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -> Plan:
-    """The plan that takes ``plan`` back: what was edited or came into use since is a conflict."""
+    """The plan that takes back what is left of ``plan``: what was edited or came into use since is a conflict."""
     scope = _scope(plan)
     plan_id = plans.next_id(connection)
     types = plans.column_types(connection, plan.rows)
     was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
     kept = [name for name in kind.written if name not in was]
-    created = f"r.action = 'create' AND NOT {_same('t', 'r', kind.written)}"
+    created = f"r.action = 'create' AND ({_edited(connection, kind)})"
     changed = f"r.action IN ('update', 'retire') AND NOT {_same('t', 'r', was)}"
     gone = " OR ".join(f"t.{name} IS NULL" for name in kind.identity)
     identity = ", ".join(f"r.{name}" for name in kind.identity)
@@ -344,7 +400,8 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
                CAST(NULL AS text) AS finding, why AS reason, back.*
         FROM (SELECT r.action AS done, {", ".join(columns)}, {why} AS why, r.action
               FROM {plan.rows} r LEFT JOIN {kind.table} t ON {_on(kind)}
-              WHERE r.action <> 'conflict' AND {KEPT.format(plan=plan.id)}) back
+              WHERE r.action <> 'conflict' AND {KEPT.format(plan=plan.id)}
+                AND NOT ({_taken_back(connection, kind, plan.id)})) back
     """
     query = query.replace(
         "back.*", ", ".join(f"back.{name}" for name in (*kind.identity, *kind.written, *kind.carried))
@@ -363,6 +420,35 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
         rows=rows,
         undoes=plan.id,
     )
+
+
+def _taken_back(connection: sa.Connection, kind: Kind, plan_id: int) -> str:
+    """SQL over ``r``: an undo of the plan ``plan_id`` that was applied holds the same row."""
+    undos = connection.scalars(
+        sa.text("SELECT id FROM plan WHERE undoes = :id AND state = 'applied' AND rows_kept ORDER BY id"),
+        {"id": plan_id},
+    )
+    ours, theirs = (", ".join(f"{side}.{name}" for name in kind.identity) for side in "ru")
+    tests = [
+        f"""({ours}) IN (SELECT {theirs} FROM {plans.rows_table(undo)} u
+                         WHERE action <> 'conflict' AND {KEPT.format(plan=undo)})"""
+        for undo in undos
+    ]
+    return f"({' OR '.join(tests)})" if tests else "false"
+
+
+def _edited(connection: sa.Connection, kind: Kind) -> str:
+    """SQL over ``t`` and ``r``: somebody has changed what was created, or filled in what is the clinic's."""
+    defaults = connection.execute(
+        sa.text("""
+            SELECT a.attname AS name, coalesce(pg_get_expr(d.adbin, d.adrelid), 'NULL') AS value
+            FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = CAST(:table AS regclass) AND a.attname = ANY(:kept) ORDER BY a.attnum
+        """),
+        {"table": kind.table, "kept": [name for name in kind.kept if name not in kind.derived]},
+    )
+    filled_in = [f"t.{row.name} IS DISTINCT FROM {row.value}" for row in defaults]
+    return " OR ".join([f"NOT {_same('t', 'r', kind.written)}", *filled_in])
 
 
 def _in_use(connection: sa.Connection, kind: Kind) -> str:

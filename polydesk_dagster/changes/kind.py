@@ -133,15 +133,16 @@ class Kind:
     """One kind of record: its table, and whose each column is.
 
     ``fixed`` columns are written when a row is created, ``owned`` ones also when it changes; ``kept`` ones are the
-    clinic's and never written. ``carried`` columns (name → SQL type) travel with the plan's rows without being the
-    table's. Where ``identity`` is ``("id",)`` the engine gives new rows their id when it plans them.
+    clinic's and never written; where they are no longer the table's defaults, somebody has worked with a new row, but
+    for those that a service works out (``derived``). ``carried`` columns (name → SQL type) travel with the plan's rows
+    without being the table's. Where ``identity`` is ``("id",)`` the engine gives new rows their id when it plans them.
 
     A ``volatile`` kind's rows are tested one by one when applied (``still``, SQL over ``t``, must hold too) and those
     that changed are skipped; any other plan is applied whole or not at all.
 
     ``before`` and ``after`` are SQL statements of the same transaction, run on the applied rows ``{rows}``;
     ``undo_before`` and ``undo_after`` likewise when a plan is undone. They may name :plan_id, :clinic_id and :as_of;
-    in an undo ``:undoes`` is the plan that is taken back.
+    ``:undoes`` is the plan that is taken back, null where none is.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Kind:
     owned: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
     carried: Mapping[str, str] = field(default_factory=dict)
     identity: tuple[str, ...] = ("id",)
     masked: tuple[str, ...] = ()
@@ -162,6 +164,13 @@ class Kind:
     still: str = "true"
     taken: str | None = None
     """SQL over ``t`` and ``r``: when it holds for some ``t``, the row ``r`` to create exists already."""
+    alike: tuple[str, ...] = ()
+    """Other ways in which that may be so, where the kind is not volatile. Each is looked for by itself: one condition
+    of several alternatives would have to be tried row by row."""
+    barred: str | None = None
+    """An Italian reason, SQL over ``t`` (the target, or nulls) and ``r``, why a row must not be written; null if it
+    may. Tested when the plan is made, where such a row is a conflict, and again when it is applied, which is then
+    refused."""
     source: Source | None = None
     dependents: tuple[str, ...] = ()
     """Tables that refer to this one and whose rows ``undo_before`` takes away with a creation."""

@@ -144,7 +144,8 @@ def column_types(connection: sa.Connection, table: str) -> dict[str, str]:
 def parameters(scope: Scope, as_of: datetime, plan_id: int) -> dict[str, Any]:
     """What a kind's SQL may bind."""
     today = as_of.astimezone(ITALY).date()
-    return {**scope.parameters, "clinic_id": scope.clinic_id, "as_of": as_of, "today": today, "plan_id": plan_id}
+    given = {"clinic_id": scope.clinic_id, "as_of": as_of, "today": today, "plan_id": plan_id, "undoes": None}
+    return {**scope.parameters, **given}
 
 
 def fingerprint(
@@ -197,25 +198,33 @@ def create_rows(
     was: Sequence[str],
 ) -> int:
     """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now: its
-    precondition, and what undo restores. Returns how many rows there are."""
+    precondition, and what undo restores. What the kind bars is a conflict. Returns how many rows there are."""
     types = column_types(connection, kind.table)
     columns = []
     for name in kind.identity:
-        given = f"CAST(q.{name} AS {types[name]})"
+        given = f"CAST(r.{name} AS {types[name]})"
         if kind.identity == ("id",):
-            given = f"coalesce({given}, CASE WHEN q.action = 'create' THEN {_next_of(connection, kind)} END)"
+            given = f"coalesce({given}, CASE WHEN r.action = 'create' THEN {_next_of(connection, kind)} END)"
         columns.append(f"{given} AS {name}")
-    columns += [f"CAST(q.{name} AS {types[name]}) AS {name}" for name in kind.written]
-    columns += [f"CAST(q.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
+    columns += [f"CAST(r.{name} AS {types[name]}) AS {name}" for name in kind.written]
+    columns += [f"CAST(r.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
     columns += [f"t.{name} AS was_{name}" for name in was]
-    same = " AND ".join(f"t.{name} = CAST(q.{name} AS {types[name]})" for name in kind.identity)
-    target = f"LEFT JOIN {kind.table} t ON {same}" if was else ""
+    same = " AND ".join(f"t.{name} = CAST(r.{name} AS {types[name]})" for name in kind.identity)
+    target = f"LEFT JOIN {kind.table} t ON {same}" if was or kind.barred is not None else ""
+    verdict = ["r.action", "r.finding", "r.reason"]
+    if kind.barred is not None:
+        target += f" CROSS JOIN LATERAL (SELECT CASE WHEN r.action <> 'conflict' THEN {kind.barred} END AS why) barred"
+        verdict = [
+            "CASE WHEN barred.why IS NULL THEN r.action ELSE 'conflict' END",
+            "CASE WHEN barred.why IS NULL THEN r.finding END",
+            "coalesce(barred.why, r.reason)",
+        ]
     created = connection.execute(
         sa.text(f"""
             CREATE TABLE {rows_table(plan_id)} AS
-            SELECT row_number() OVER () AS ordinal, CAST(q.action AS text) AS action,
-                   CAST(q.finding AS text) AS finding, CAST(q.reason AS text) AS reason, {", ".join(columns)}
-            FROM ({query}) q {target}
+            SELECT row_number() OVER () AS ordinal, CAST({verdict[0]} AS text) AS action,
+                   CAST({verdict[1]} AS text) AS finding, CAST({verdict[2]} AS text) AS reason, {", ".join(columns)}
+            FROM ({query}) r {target}
         """),
         values,
     )
@@ -334,7 +343,7 @@ def _plan(row: sa.Row[Any]) -> Plan:
 def prune(connection: sa.Connection, *, most: int = 20) -> int:
     """Drop the rows of plans that can be neither applied nor undone any more; their heads stay. Returns how many.
 
-    Those of a plan that was undone go with those of its undo.
+    Those of a plan that was undone go with those of its undo, and those of its undos together.
     """
     gone = connection.scalars(
         sa.text(f"""
@@ -343,7 +352,9 @@ def prune(connection: sa.Connection, *, most: int = 20) -> int:
                          WHERE rows_kept AND expires_at < now()
                            AND (state = 'ready' AND expires_at < now() - interval '7 days'
                                 OR applied_at < now() - interval '{PRUNE_AFTER}'
-                                   AND NOT EXISTS (SELECT FROM plan u WHERE u.undoes = plan.id AND u.state = 'applied'
+                                   AND NOT EXISTS (SELECT FROM plan u
+                                                   WHERE u.undoes = coalesce(plan.undoes, plan.id)
+                                                   AND u.state = 'applied'
                                                    AND u.applied_at >= now() - interval '{PRUNE_AFTER}'))
                          ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED)
             RETURNING id

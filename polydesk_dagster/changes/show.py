@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -49,7 +49,7 @@ class Name:
     """How a row is called in a message that everybody may read."""
 
     name: str
-    reason: str | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +58,28 @@ class Found:
     total: int
 
 
-def row_names(connection: sa.Connection, plan: Plan, kind: Kind, where: str, limit: int) -> Found:
-    """The first ``limit`` rows of ``plan`` (alias ``r``) that satisfy ``where``, and how many do."""
+def row_names(
+    connection: sa.Connection,
+    plan: Plan,
+    kind: Kind,
+    where: str,
+    limit: int,
+    *,
+    why: str = "r.reason",
+    values: Mapping[str, Any] | None = None,
+) -> Found:
+    """The first ``limit`` rows of ``plan`` (alias ``r``, its target ``t``) that satisfy ``where``, each with ``why``,
+    and how many there are. ``values`` are what the two bind."""
     if not plan.rows_kept:
         return Found((), 0)
     name = f"'riga ' || r.ordinal || ' del piano {plan.id}'" if kind.private else f"CAST({kind.key} AS text)"
+    same = " AND ".join(f"t.{column} = r.{column}" for column in kind.identity)
     found = connection.execute(
         sa.text(f"""
-            SELECT {name} AS name, CASE WHEN r.action = 'conflict' THEN r.reason END AS reason,
-                   count(*) OVER () AS total
-            FROM {plan.rows} r WHERE {where} ORDER BY r.ordinal LIMIT :limit
+            SELECT {name} AS name, {why} AS reason, count(*) OVER () AS total
+            FROM {plan.rows} r LEFT JOIN {kind.table} t ON {same} WHERE {where} ORDER BY r.ordinal LIMIT :limit
         """),
-        {"limit": limit},
+        {**(values or {}), "limit": limit},
     ).all()
     return Found(tuple(Name(row.name, row.reason) for row in found), found[0].total if found else 0)
 

@@ -53,7 +53,7 @@ def verdict(connection: sa.Connection, kind: Kind, source: Source, scope: Scope,
             _repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable
         )
         repeated = connection.execute(sa.text(f"SELECT count(*) FROM ({each}) repeated")).scalar_one()
-    which = ", ".join(str(row.plan) for row in comparable)
+    which = ", ".join(map(str, sorted({row.plan for row in comparable})))
     message = f"{repeated} righe ripetono ciò che una persona ha annullato negli ultimi 30 giorni"
     return Verdict(GUARD, not repeated, f"{message} (piano {which})" if repeated else message, repeated, 0)
 

@@ -6,8 +6,12 @@ from typing import Any
 
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
 
-IN_USE = """EXISTS (SELECT FROM appointment f WHERE f.{column} = c.id AND f.starts_at > :as_of
-                    AND f.status IN ('unverified', 'booked', 'accepted'))"""
+LEAVES_IN_USE = """(r.deleted_at IS NOT NULL AND t.deleted_at IS NULL OR NOT r.active AND t.active)
+                   AND EXISTS (SELECT FROM appointment f WHERE f.{column} = t.id AND f.starts_at > :as_of
+                               AND f.status IN ('unverified', 'booked', 'accepted'))"""
+# A booking that is being made holds the row that it refers to: it is waited for, and then seen.
+AFTER_BOOKINGS = """SELECT FROM {table} t JOIN {{rows}} r ON r.id = t.id WHERE NOT r.active ORDER BY t.id
+                    FOR UPDATE OF t"""
 
 
 OVERLAPS = """(max(coalesce(s.valid_to, 'infinity')) OVER earlier > s.valid_from
@@ -125,6 +129,9 @@ SERVICE = Kind(
     kept=("price", "preparation_lead_days", "preparation_last_hours", "sensitive", "bookable_online"),
     carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    barred=f"CASE WHEN {LEAVES_IN_USE.format(column='service_id')} THEN 'ha appuntamenti prenotati' END",
+    before=(AFTER_BOOKINGS.format(table="service"),),
+    undo_before=(AFTER_BOOKINGS.format(table="service"),),
     limits=Limits(retired=0.1, changed=0.3),
     source=Source(
         columns={
@@ -165,8 +172,6 @@ SERVICE = Kind(
                    WHERE t.clinic_id = :clinic_id""",
         retire={"active": "false", "deleted_at": ":as_of"},
         retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
-        blocked=f"""CASE WHEN (d.n IS NULL OR NOT d.active AND c.active) AND {IN_USE.format(column="service_id")}
-                         THEN 'ha appuntamenti prenotati' END""",
         reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
                        WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'è tornato in studiolab'
                        WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stesso codice: collegato a studiolab'
@@ -195,9 +200,14 @@ COLLABORATOR = Kind(
         "deleted_at",
     ),
     kept=("sort_name", "sort_name_manual"),
+    derived=("sort_name",),
     masked=("fiscal_code", "email"),
     carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    barred=f"""CASE WHEN {LEAVES_IN_USE.format(column="specialist_id")}
+                    THEN 'ha appuntamenti prenotati: vanno spostati prima' END""",
+    before=(AFTER_BOOKINGS.format(table="specialist"),),
+    undo_before=(AFTER_BOOKINGS.format(table="specialist"),),
     limits=Limits(retired=0.2, changed=0.5),
     source=Source(
         columns={
@@ -244,8 +254,6 @@ COLLABORATOR = Kind(
         current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
         retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
         retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
-        blocked=f"""CASE WHEN (d.n IS NULL OR NOT d.active AND c.active) AND {IN_USE.format(column="specialist_id")}
-                         THEN 'ha appuntamenti prenotati: vanno spostati prima' END""",
         reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
                        WHEN c.deleted_at IS NOT NULL THEN 'è tornato in studiolab'
                        WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stessa persona: collegato a studiolab'
