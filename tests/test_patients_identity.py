@@ -18,7 +18,7 @@ from polydesk_dagster.changes.kind import Reject
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import synchronise
-from polydesk_dagster.clinic import patients
+from polydesk_dagster.clinic import patients, reviews
 from polydesk_dagster.clinic.patients import PATIENT
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.studiolab.records import Patient
@@ -231,6 +231,106 @@ def test_a_date_put_in_for_many_hides_no_namesake(run: Import, engine: sa.Engine
     again = other(person("X1", last_name="Rossibn", **unknown), person("X2", last_name="Verdi", **unknown))
     assert (again.counts.created, again.counts.skipped) == (1, 1)
     assert other.reviews()[-1] == ("X1", "stesso nome e data di nascita di un paziente noto")
+
+
+def applied(run: Import, report: Report) -> Report:
+    with run.engine.begin() as connection:
+        return changes.apply(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+
+
+CODELESS = {"fiscal_code": None, "first_name": "Neonato", "birth_date": "2026-03-01", "birth_place": None}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(CODELESS, CODELESS), (CODELESS, {}), ({}, CODELESS)],
+    ids=["neither-has-a-code", "the-first-has-none", "the-second-has-none"],
+)
+def test_two_clinics_that_compare_at_once_do_not_make_two_of_one(
+    run: Import, engine: sa.Engine, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    other = Import(engine, "MI01")
+    who = {"first_name": "Mario", "birth_date": MARIO["birth_date"]}
+    seen = run(person("P1", **{**first, **who}), preview=True), other(person("X1", **{**second, **who}), preview=True)
+    assert applied(run, seen[0]).counts.created == 1
+    refused = applied(other, seen[1])
+    assert (refused.outcome, [reason.code for reason in refused.reasons]) == (Outcome.REFUSED, ["exists_already"])
+    assert "Rossi" not in str(refused)
+    assert other(person("X1", **{**second, **who})).counts.skipped == 1
+    assert other.reviews() == [("X1", "stesso nome e data di nascita di un paziente noto")]
+    assert run.rows("SELECT count(*) FROM patient") == [(1,)]
+
+
+def test_whom_the_desk_types_after_the_preview_is_not_created_again(run: Import) -> None:
+    seen = run(person("P1", **CODELESS), preview=True)
+    with run.engine.begin() as connection:
+        world.patient(connection, last_name="ROSSI", first_name="neonato", birth_date=date(2026, 3, 1))
+    assert applied(run, seen).reasons[0].code == "exists_already"
+
+
+def test_a_known_person_who_changes_the_kind_of_code_waits_for_a_person(run: Import, engine: sa.Engine) -> None:
+    run(person("P1", fiscal_code="STP1234567890123"))
+    other = Import(engine, "MI01")
+    report = other(person("X1"), person("X2", fiscal_code="STP3210987654321"))
+    assert (report.counts.changed, [id_ for id_, _ in other.reviews()]) == (0, ["X1", "X2"])
+    with engine.connect() as connection:
+        (number,) = connection.scalars(sa.text("SELECT id FROM patient_review WHERE external_id = 'X1'"))
+        connection.execute(sa.text("UPDATE patient_review SET candidates = '{}'"))
+        assert len(reviews.candidates(connection, number)) == 1
+
+
+def test_two_people_with_one_name_and_date_are_told_apart_by_their_codes(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    assert Import(engine, "MI01")(person("X1", birth_place="F205", fiscal_code=None)).counts.created == 0
+    code = codicefiscale.encode("Rossi", "Mario", "M", "01/01/1980", "F205")
+    assert Import(engine, "TO01")(person("Y1", birth_place="F205", fiscal_code=code)).counts.created == 1
+
+
+def test_a_patient_whose_identity_was_corrected_after_the_preview_is_not_linked(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    seen = other(person("X1"), preview=True)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET first_name = 'Luca', birth_date = '1970-01-01'"))
+    refused = applied(other, seen)
+    assert (refused.outcome, [(reason.code, reason.message) for reason in refused.reasons]) == (
+        Outcome.REFUSED,
+        [("barred", f"riga 1 del piano {seen.plan_id}: l'anagrafica non è più quella con cui coincideva")],
+    )
+    assert other.rows("SELECT external_id FROM patient_link") == [("P1",)]
+
+
+def test_a_patient_who_was_taken_back_after_the_preview_is_not_linked(run: Import, engine: sa.Engine) -> None:
+    first = run(MARIO)
+    other = Import(engine, "MI01")
+    seen = other(person("X1"), preview=True)
+    with engine.begin() as connection:
+        changes.undo(connection, first.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert [reason.code for reason in applied(other, seen).reasons] == ["barred"]
+
+
+def test_a_link_is_taken_back_once_also_when_the_patient_has_changed(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    done = other(person("X1"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET first_name = 'Luca'"))
+        undos = [
+            changes.undo(connection, done.plan_id or 0, as_of=world.AS_OF, actor="desk:anna", preview=True)
+            for _ in range(2)
+        ]
+    assert applied(other, undos[0]).counts.updated == 1
+    assert (applied(other, undos[1]).outcome, other.links()) == (Outcome.REFUSED, [("P1", "created")])
+    assert run.rows("SELECT count(*) FROM audit WHERE action = 'undo'") == [(1,)]
+
+
+def test_undo_keeps_a_patient_whose_wishes_the_desk_has_noted(run: Import) -> None:
+    report = run(MARIO, person("P2", fiscal_code=None, last_name="Verdi"))
+    with run.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET preferred_channel = 'email' WHERE last_name = 'Verdi'"))
+        back = changes.undo(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert (back.outcome, back.counts.retired) == (Outcome.PARTIAL, 1)
+    assert run.rows("SELECT last_name, preferred_channel FROM patient") == [("Verdi", "email")]
 
 
 def test_undo_takes_created_people_back_but_not_who_came_into_use(run: Import) -> None:

@@ -2,7 +2,8 @@
 
 A record of studiolab is somebody we know when its link says so, or when its fiscal code is letter by letter that of a
 patient with the same name and date of birth. Whatever is merely likely (an omocodia variant, one code for two people,
-a name and a date without a code) waits in ``patient_review`` for a person. Nothing of a patient is ever overwritten.
+a name and a date where one of the two has no codice fiscale) waits in ``patient_review`` for a person. Nothing of a
+patient is ever overwritten.
 """
 
 from __future__ import annotations
@@ -304,8 +305,15 @@ COLUMNS = {
     "deceased_on": "date",
 }
 
-SAME_NAME = """(name_key({p}.last_name) = name_key(s.last_name)
-                 AND name_key({p}.first_name) = name_key(s.first_name))"""
+SAME_NAME = """(name_key({p}.last_name) = name_key({s}.last_name)
+                 AND name_key({p}.first_name) = name_key({s}.first_name))"""
+
+NO_CODE = "{p}.fiscal_code_kind IS DISTINCT FROM 'CF'"
+"""A codice fiscale tells people apart for life. An STP or an ENI is given anew, and given up for a codice fiscale."""
+
+SAME_PERSON = f"({{p}}.birth_date = {{s}}.birth_date AND {SAME_NAME})"
+
+CERTAIN = f"({{p}}.fiscal_code = {{s}}.fiscal_code AND {SAME_PERSON})"
 
 _KNOWN = """
     DELETE FROM {rows} s USING patient_link l WHERE l.clinic_id = :clinic_id AND l.external_id = s.external_id
@@ -318,14 +326,14 @@ _DISMISSED = """
 """
 
 _CROWD = 100
-"""From so many people without a code who were born on one day on (a date put in for an unknown one, perhaps), names are
-compared by hashing them: each with each would take for ever."""
+"""From so many people without a codice fiscale who were born on one day on (a date put in for an unknown one, perhaps),
+names are compared by hashing them: each with each would take for ever."""
 
 
 def _namesakes(columns: str, others: str, where: str) -> str:
     """SQL for ``columns`` of every record ``s`` and other one ``o`` with the same date of birth and name."""
     pairs = f"SELECT {columns} FROM {{rows}} s JOIN {others} o ON o.birth_date = s.birth_date"
-    same = SAME_NAME.format(p="o")
+    same = SAME_NAME.format(p="o", s="s")
     return f"""{pairs} AND (s.birth_date IN (TABLE crowd)) IS NOT TRUE AND {same} IS TRUE
               WHERE {where}
               UNION ALL
@@ -349,25 +357,22 @@ _DOUBTS = f"""
         FROM {{rows}} s JOIN twice t ON t.code = s.fiscal_code_canonical WHERE s.finding IS NULL
     ), by_code AS MATERIALIZED (
         SELECT s.ordinal, array_agg(p.id ORDER BY p.id) AS candidates,
-               count(*) = 1 AND bool_and(p.fiscal_code = s.fiscal_code AND {SAME_NAME.format(p="p")}
-                                         AND p.birth_date = s.birth_date) AS certain
+               count(*) = 1 AND bool_and({CERTAIN.format(p="p", s="s")}) AS certain
         FROM {{rows}} s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY 1
     ), crowd AS MATERIALIZED (
-        SELECT birth_date FROM {{rows}} WHERE fiscal_code_canonical IS NULL GROUP BY 1 HAVING count(*) > {_CROWD}
+        SELECT birth_date FROM {{rows}} s WHERE {NO_CODE.format(p="s")} GROUP BY 1 HAVING count(*) > {_CROWD}
         UNION
-        SELECT birth_date FROM patient WHERE fiscal_code_canonical IS NULL GROUP BY 1 HAVING count(*) > {_CROWD}
+        SELECT birth_date FROM patient p WHERE {NO_CODE.format(p="p")} GROUP BY 1 HAVING count(*) > {_CROWD}
     ), by_name AS MATERIALIZED (
         SELECT ordinal, array_agg(DISTINCT id ORDER BY id) AS candidates
-        FROM ({_namesakes("s.ordinal, o.id", "patient", "s.fiscal_code_canonical IS NULL")}
+        FROM ({_namesakes("s.ordinal, o.id", "patient", NO_CODE.format(p="s"))}
               UNION ALL
-              {_namesakes("s.ordinal, o.id", "patient", "o.fiscal_code_canonical IS NULL")}) same
+              {_namesakes("s.ordinal, o.id", "patient", NO_CODE.format(p="o"))}) same
         GROUP BY 1
     ), without_code AS MATERIALIZED (
         SELECT DISTINCT ordinal
         FROM ({
-    _namesakes(
-        "s.ordinal", "{rows}", "s.fiscal_code_canonical IS NULL AND s.finding IS NULL AND o.ordinal <> s.ordinal"
-    )
+    _namesakes("s.ordinal", "{rows}", f"{NO_CODE.format(p='s')} AND s.finding IS NULL AND o.ordinal <> s.ordinal")
 }) same
     ), waiting AS MATERIALIZED (
         SELECT s.ordinal, min(q.cause) AS cause FROM patient_review q JOIN {{rows}} s USING (external_id)
@@ -413,12 +418,16 @@ PATIENT = Kind(
     carried={"external_id": "text", "candidates": "bigint[]"},
     private=True,
     taken="t.fiscal_code_canonical = r.fiscal_code_canonical",
+    alike=tuple(f"{NO_CODE.format(p=p)} AND {SAME_PERSON.format(p='t', s='r')}" for p in "rt"),
+    barred=f"""CASE WHEN r.action = 'link' AND CAST(:undoes AS bigint) IS NULL
+                         AND {CERTAIN.format(p="t", s="r")} IS NOT TRUE
+                    THEN 'l''anagrafica non è più quella con cui coincideva' END""",
     dependents=("patient_link",),
     held="""CASE WHEN EXISTS (SELECT FROM patient_link l
                                 WHERE l.patient_id = t.id AND l.plan_id IS DISTINCT FROM :undoes)
                  THEN 'collegato anche altrove' END""",
     limits=Limits(shrink=0.3, rejected=0.05, retired=None),
-    # Two imports that would create the same person wait for each other; the later one then finds the code taken.
+    # Two imports that would create the same person wait for each other; the later one then finds them here.
     before=("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",),
     after=(
         """INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, plan_id, made_at)
@@ -454,7 +463,7 @@ PATIENT = Kind(
         label=lambda item: str(item.get("id") or "?") if isinstance(item, Mapping) else "?",
         text=("last_name", "first_name"),
         key=("{}.external_id",),
-        indexed="external_id, fiscal_code_canonical, birth_date",
+        indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
         judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _DOUBTS, _MARK),
         version="""SELECT concat_ws('/', count(*), max(made_at), (
                        SELECT count(*) FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'))

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.audit import LEAST_REASON
-from polydesk_dagster.clinic.patients import COLUMNS, SAME_NAME, SERVICE
+from polydesk_dagster.clinic.patients import COLUMNS, NO_CODE, SAME_NAME, SERVICE
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 
 _REVIEW = "SELECT q.*, c.code AS clinic FROM patient_review q JOIN clinic c ON c.id = q.clinic_id"
@@ -23,14 +23,15 @@ _REVIEW = "SELECT q.*, c.code AS clinic FROM patient_review q JOIN clinic c ON c
 _CANDIDATES = f"""
     WITH s AS MATERIALIZED (
         SELECT q.candidates, r.* FROM patient_review q CROSS JOIN LATERAL jsonb_to_record(q.record) AS r(
-            fiscal_code text, fiscal_code_canonical text, last_name text, first_name text, birth_date date)
+            fiscal_code text, fiscal_code_canonical text, fiscal_code_kind text, last_name text, first_name text,
+            birth_date date)
         WHERE q.id = :id
     ), met AS (
         SELECT unnest(candidates) AS id FROM s
         UNION SELECT p.id FROM s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical
         UNION SELECT p.id FROM s JOIN patient p ON p.birth_date = s.birth_date
-              AND {SAME_NAME.format(p="p")}
-        WHERE s.fiscal_code_canonical IS NULL OR p.fiscal_code_canonical IS NULL)
+              AND {SAME_NAME.format(p="p", s="s")}
+        WHERE {NO_CODE.format(p="s")} OR {NO_CODE.format(p="p")})
     SELECT p.id, p.last_name, p.first_name, p.birth_date, p.fiscal_code, p.mobile, p.email,
            coalesce(p.fiscal_code_canonical = s.fiscal_code_canonical, false) AS same_code,
            p.id = ANY(s.candidates) AS known,
