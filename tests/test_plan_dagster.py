@@ -196,6 +196,30 @@ def test_a_guard_is_not_passed_without_the_plan_that_was_looked_at(house: House)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("assets", [None, ["patients"]], ids=["after-its-preview", "alone"])
+def test_a_night_compares_again_when_another_clinic_was_first(house: House, assets: list[str] | None) -> None:
+    someone = {"fiscal_code": "RSSMRA80A01H501U", "birth_date": "1980-01-01", "birth_place": "H501"}
+    both = PATIENTS[0] | someone | {"last_name": "Rossi", "first_name": "Mario"}
+    house.simulator.hold("BO01", BASE | {"patients": [both, *PATIENTS[5:]]})
+    with house.engine.begin() as connection:  # the other import commits as soon as the first comparison is made
+        connection.execute(
+            sa.text("""CREATE FUNCTION other_import() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                           INSERT INTO patient (last_name, first_name, birth_date, birth_place, sex, fiscal_code,
+                                                fiscal_code_canonical, fiscal_code_kind)
+                           SELECT 'Rossi', 'Mario', '1980-01-01', 'H501', 'M', code, code, 'CF'
+                           FROM (VALUES ('RSSMRA80A01H501U')) v(code) WHERE NOT EXISTS (SELECT FROM patient);
+                           RETURN NULL; END $$;
+                       CREATE TRIGGER other_import AFTER INSERT ON plan EXECUTE FUNCTION other_import()""")
+        )
+    assert house.run("import_patients", assets).success
+    assert house.recorded()[-1] == ("import_patients", "ok", False)
+    with house.engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT made_by, count(*) FROM patient_link GROUP BY 1 ORDER BY 1"))
+        assert [tuple(row) for row in found] == [("code", 1), ("created", 15)]
+        assert connection.scalar(sa.text("SELECT count(*) FROM patient")) == 16
+
+
+@pytest.mark.slow
 def test_nobody_reads_of_a_patient_in_dagster(house: House, tmp_path: Path) -> None:
     result = house.run("import_patients")
     assert result.success, house.recorded()

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY, name_of
 from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
@@ -222,7 +223,8 @@ def _needed_first(run: Run, listing: Listing, plan: Plan) -> Reason | None:
 
 
 def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
-    """Apply the plan that was named, or that the preview of this run has made; alone, plan and apply."""
+    """Apply the plan that was named, or that the preview of this run has made; alone, or where that one no longer fits,
+    plan and apply."""
     kind = sync.FEEDS[listing.feed].kind
     with run.engine.connect() as connection:
         plan = (
@@ -232,7 +234,7 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         )
     if plan is None:
         return _read(run, listing, preview=False)
-    return settle(
+    report = settle(
         run.engine,
         kind,
         Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
@@ -242,6 +244,7 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         reason=config.reason,
         past_guards=_passed(config),
     )
+    return _read(run, listing, preview=False) if config.plan is None and is_stale(report) else report
 
 
 def _guards(listing: Listing) -> dict[str, str]:

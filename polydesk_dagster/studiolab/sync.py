@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import synchronise as engine_of_plans
+from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
@@ -79,11 +80,28 @@ def synchronise(
 ) -> Report:
     """Read the list ``feed``, plan, and without ``preview`` apply.
 
-    A list that has not changed since we were last in step with it is not read again.
+    A list that has not changed since we were last in step with it is not read again. Where somebody else has written
+    between comparing and applying (another clinic's import the same new patient), all of it is done once more.
 
     Raises:
         TransientError, PermanentError: when it cannot be read whole; nothing has changed then.
     """
+    report = _once(engine, studiolab, feed, scope, as_of=as_of, actor=actor, preview=preview)
+    if is_stale(report):
+        report = _once(engine, studiolab, feed, scope, as_of=as_of, actor=actor, preview=preview)
+    return report
+
+
+def _once(
+    engine: sa.Engine,
+    studiolab: Studiolab,
+    feed: str,
+    scope: Scope,
+    *,
+    as_of: datetime,
+    actor: str,
+    preview: bool,
+) -> Report:
     this = FEEDS[feed]
     with engine.connect() as connection:
         etag = engine_of_plans.known_etag(connection, this.kind, scope, as_of=as_of)
