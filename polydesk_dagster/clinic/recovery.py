@@ -1,7 +1,8 @@
 """Services that were deleted by mistake: back with their id, prices, agendas, agreements and preparation.
 
-A deleted service keeps its row, and its agendas and prices keep theirs; deletion only closed the prices of that day.
-So recovery opens those prices again and takes the mark away. Online booking stays off: a person turns it on.
+A deleted service keeps its row, and its agendas and prices keep theirs; deletion only closed the prices, on that day
+or, where studiolab deleted it, with the next sync of prices. So recovery opens those prices again, as far as their
+agreement lasts, and takes the mark away. Online booking stays off: a person turns it on.
 """
 
 from __future__ import annotations
@@ -16,64 +17,108 @@ from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.emergency import Press, press
 from polydesk_dagster.outcome import Report, Table
 
+# What stands in the way of the service ``{v}``, worded for the desk; nothing of it may have come up by the time of the
+# press, and in a list of several services each is judged by itself.
+_LOST = """CASE WHEN NOT (SELECT active FROM clinic WHERE id = {v}.clinic_id) THEN 'la clinica è chiusa'
+                WHEN NOT EXISTS (SELECT FROM agenda_service o WHERE o.service_id = {v}.id)
+                 AND NOT EXISTS (SELECT FROM agenda a WHERE a.service_id = {v}.id)
+                 AND NOT EXISTS (SELECT FROM price p WHERE p.service_id = {v}.id)
+                THEN 'non ne restano né agende né prezzi: va creata di nuovo' END"""
+
+_CLASH = f"""
+    CASE WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = {{v}}.clinic_id AND n.code = {{v}}.code
+                                              AND n.deleted_at IS NULL)
+         THEN 'il codice ' || {{v}}.code || ' è ora di un''altra prestazione'
+         WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = {{v}}.clinic_id AND n.deleted_at IS NULL
+                                              AND lower(n.name) = lower({{v}}.name))
+         THEN 'il nome «' || {{v}}.name || '» è ora di un''altra prestazione'
+         WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = {{v}}.clinic_id AND n.deleted_at IS NOT NULL
+                                              AND (n.deleted_at, n.id) > ({{v}}.deleted_at, {{v}}.id)
+                                              AND (n.code = {{v}}.code OR lower(n.name) = lower({{v}}.name))
+                                              AND {_LOST.format(v="n")} IS NULL)
+         THEN 'il codice ' || {{v}}.code || ' o il nome è anche di una prestazione eliminata dopo'
+         WHEN NOT EXISTS (SELECT FROM agenda a LEFT JOIN specialist s ON s.id = a.specialist_id
+                          WHERE a.active AND s.deleted_at IS NULL AND coalesce(s.active, true)
+                            AND (a.service_id = {{v}}.id
+                                 OR a.id IN (SELECT agenda_id FROM agenda_service o WHERE o.service_id = {{v}}.id)))
+         THEN 'nessun medico in servizio la esegue più' END"""
+
+_PRICES_MOVED = """EXISTS (SELECT FROM unnest(r.reopened, r.closed) AS u (id, closed) LEFT JOIN price p USING (id)
+                           WHERE p.valid_to IS DISTINCT FROM u.closed)"""
+
 DELETED_SERVICE = Kind(
     name="deleted_service",
     label="prestazioni eliminate",
     table="service",
     key="r.what",
     owned=("deleted_at", "active", "bookable_online"),
-    carried={"what": "text", "list": "text", "reopened": "bigint[]", "closed_on": "date"},
-    after=("UPDATE price SET valid_to = NULL, updated_at = :as_of FROM {rows} r WHERE price.id = ANY(r.reopened)",),
+    carried={"what": "text", "list": "text", "reopened": "bigint[]", "closed": "date[]", "until": "date[]"},
+    barred=f"""CASE WHEN r.list = 'restorable' AND t.deleted_at IS NOT NULL
+                    THEN coalesce({_LOST.format(v="t")}, {_CLASH.format(v="t")},
+                                  CASE WHEN {_PRICES_MOVED} THEN 'un suo prezzo è cambiato' END) END""",
+    after=(
+        """UPDATE price SET valid_to = u.until, updated_at = :as_of
+           FROM {rows} r, unnest(r.reopened, r.until) AS u (id, until)
+           WHERE r.action = 'update' AND price.id = u.id""",
+    ),
+    # A price that was given another end, or a successor, since then keeps it.
     undo_after=(
-        """UPDATE price SET valid_to = r.closed_on, updated_at = :as_of FROM {rows} r
-           WHERE r.action = 'update' AND price.id = ANY(r.reopened)""",
+        """UPDATE price SET valid_to = u.closed, updated_at = :as_of
+           FROM {rows} r, unnest(r.reopened, r.closed, r.until) AS u (id, closed, until)
+           WHERE r.action = 'update' AND price.id = u.id AND price.valid_to IS NOT DISTINCT FROM u.until""",
     ),
 )
 
-# A price comes back if the deletion closed it and nothing has taken its place since.
-_DELETED = """
+# A price comes back if the deletion closed it, at once or by a later sync, and nothing has taken its place since.
+_DELETED = f"""
     SELECT CASE list WHEN 'restorable' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
            why AS reason, id, CAST(NULL AS timestamptz) AS deleted_at, true AS active, false AS bookable_online,
-           what, list, CASE list WHEN 'restorable' THEN reopened ELSE '{}' END AS reopened, closed_on
+           what, list, CASE list WHEN 'restorable' THEN reopened ELSE '{{}}' END AS reopened, closed, until
     FROM (
         SELECT d.*, CASE WHEN lost IS NOT NULL THEN 'lost' WHEN clash IS NOT NULL THEN 'conflict'
                          ELSE 'restorable' END AS list,
-               coalesce(lost, clash, 'torna con ' || agendas || ' agende e ' || cardinality(reopened)
-                                     || ' prezzi; la prenotazione online resta spenta') AS why
+               coalesce(lost, clash, 'torna con ' || agendas || ' agende e ' || cardinality(reopened) + in_force
+                                     || ' prezzi; la prenotazione online resta spenta' || studiolab) AS why
         FROM (
-            SELECT v.id, c.code || ', ' || v.code || ' ' || v.name AS what,
-                   CAST(v.deleted_at AT TIME ZONE c.time_zone AS date) AS closed_on,
-                   (SELECT count(*) FROM agenda_service o JOIN agenda a ON a.id = o.agenda_id
-                    WHERE o.service_id = v.id AND a.active) AS agendas,
-                   ARRAY(SELECT p.id FROM price p
-                         WHERE p.service_id = v.id
-                           AND p.valid_to = CAST(v.deleted_at AT TIME ZONE c.time_zone AS date)
-                           AND NOT EXISTS (SELECT FROM price n
-                                           WHERE n.service_id = p.service_id AND n.id <> p.id
-                                             AND n.agreement_id IS NOT DISTINCT FROM p.agreement_id
-                                             AND n.specialist_id IS NOT DISTINCT FROM p.specialist_id
-                                             AND (n.valid_to IS NULL OR n.valid_to > p.valid_to))
-                         ORDER BY p.id) AS reopened,
-                   CASE WHEN NOT c.active THEN 'la clinica è chiusa'
-                        WHEN NOT EXISTS (SELECT FROM agenda_service o WHERE o.service_id = v.id)
-                         AND NOT EXISTS (SELECT FROM agenda a WHERE a.service_id = v.id)
-                         AND NOT EXISTS (SELECT FROM price p WHERE p.service_id = v.id)
-                        THEN 'non ne restano né agende né prezzi: va creata di nuovo' END AS lost,
-                   CASE WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = v.clinic_id AND n.code = v.code
-                                                             AND n.deleted_at IS NULL)
-                        THEN 'il codice ' || v.code || ' è ora di un''altra prestazione'
-                        WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = v.clinic_id AND n.deleted_at IS NULL
-                                                             AND lower(n.name) = lower(v.name))
-                        THEN 'il nome «' || v.name || '» è ora di un''altra prestazione'
-                        WHEN row_number() OVER (PARTITION BY v.clinic_id, v.code ORDER BY v.deleted_at DESC, v.id) > 1
-                        THEN 'il codice ' || v.code || ' è anche di una prestazione eliminata dopo'
-                        WHEN NOT EXISTS (SELECT FROM agenda a LEFT JOIN specialist s ON s.id = a.specialist_id
-                                         WHERE a.active AND s.deleted_at IS NULL AND coalesce(s.active, true)
-                                           AND (a.service_id = v.id
-                                                OR a.id IN (SELECT agenda_id FROM agenda_service o
-                                                            WHERE o.service_id = v.id)))
-                        THEN 'nessun medico in servizio la esegue più' END AS clash
+            SELECT v.id, c.code || ', ' || v.code || ' ' || v.name AS what, p.reopened, p.closed, p.until, p.in_force,
+                   (SELECT count(*) FROM agenda a
+                    WHERE a.active AND (a.service_id = v.id
+                                        OR a.id IN (SELECT agenda_id FROM agenda_service o
+                                                    WHERE o.service_id = v.id))) AS agendas,
+                   {_LOST.format(v="v")} AS lost,
+                   coalesce({_CLASH.format(v="v")},
+                            CASE WHEN cardinality(p.reopened) + p.in_force = 0 AND p.known > 0 AND NOT linked
+                                 THEN 'nessuno dei suoi prezzi è in vigore: aggiungine uno e rifai l''anteprima'
+                                 END) AS clash,
+                   CASE WHEN linked THEN '; è di studiolab: se là non c''è più, «Sync servizi» la ritira di nuovo'
+                        ELSE '' END AS studiolab
             FROM service v JOIN clinic c ON c.id = v.clinic_id
+            CROSS JOIN LATERAL (
+                SELECT CAST(v.deleted_at AT TIME ZONE c.time_zone AS date) AS closed_on,
+                       CAST(CAST(:as_of AS timestamptz) AT TIME ZONE c.time_zone AS date) AS today,
+                       v.external_id IS NOT NULL
+                       AND EXISTS (SELECT FROM integration i WHERE i.clinic_id = c.id AND i.active) AS linked) k
+            CROSS JOIN LATERAL (
+                SELECT coalesce(array_agg(id ORDER BY id) FILTER (WHERE back), '{{}}') AS reopened,
+                       coalesce(array_agg(valid_to ORDER BY id) FILTER (WHERE back), '{{}}') AS closed,
+                       coalesce(array_agg(agreed_to ORDER BY id) FILTER (WHERE back), '{{}}') AS until,
+                       count(*) FILTER (WHERE valid_from <= k.today AND coalesce(valid_to > k.today, true)) AS in_force,
+                       count(*) AS known
+                FROM (SELECT p.*, a.valid_to AS agreed_to,
+                             p.valid_from < p.valid_to
+                             AND (p.valid_to = k.closed_on
+                                  OR p.valid_to BETWEEN k.closed_on AND k.today AND p.updated_at >= v.deleted_at)
+                             AND coalesce(a.valid_to > k.today, true) AND s.deleted_at IS NULL
+                             AND coalesce(s.active, true)
+                             AND NOT EXISTS (SELECT FROM price n
+                                             WHERE n.service_id = p.service_id AND n.id <> p.id
+                                               AND n.agreement_id IS NOT DISTINCT FROM p.agreement_id
+                                               AND n.specialist_id IS NOT DISTINCT FROM p.specialist_id
+                                               AND (n.valid_to IS NULL OR n.valid_to > p.valid_to)) AS back
+                      FROM price p
+                      LEFT JOIN agreement a ON a.id = p.agreement_id
+                      LEFT JOIN specialist s ON s.id = p.specialist_id
+                      WHERE p.service_id = v.id) own) p
             WHERE v.deleted_at IS NOT NULL AND (CAST(:clinic_id AS bigint) IS NULL OR v.clinic_id = :clinic_id)
         ) d
     ) listed"""
