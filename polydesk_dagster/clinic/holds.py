@@ -545,7 +545,7 @@ def release_expired(
     if refusal is not None:
         return refusal
     plan = propose(connection, EXPIRED_HOLD, scope, _EXPIRED_HOLDS, as_of=as_of)
-    stuck = tuple(named(connection, plan, EXPIRED_HOLD, "payment_stuck", "r.action = 'conflict'"))
+    stuck = tuple(named(connection, plan, EXPIRED_HOLD, "payment_stuck", "r.action = 'conflict'", "r.reason"))
     shown = replace(changes.preview(connection, plan, EXPIRED_HOLD), reasons=stuck)
     if preview:
         return shown
