@@ -292,3 +292,21 @@ def test_rows_of_old_plans_are_dropped_and_their_heads_stay(connection: sa.Conne
     _propose(connection)
     assert not plans.load(connection, old.id).rows_kept
     assert connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": old.rows}) is None
+
+
+def test_the_rows_of_a_plans_undos_are_dropped_together(connection: sa.Connection) -> None:
+    first, second, _ = _specialists(connection, "Neri", "Verdi", "Bianchi")
+    plan = _propose(connection)
+    _apply(connection, plan.id, past_guards=["many"], reason="visto con Anna")
+    undos = []
+    for edited in ([first, second], [second]):
+        for specialist in edited:
+            _set(connection, specialist, "altro")
+        undos.append(changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna").plan_id or 0)
+        _set(connection, first, "NERI")
+    connection.execute(sa.text("UPDATE plan SET expires_at = now() - interval '1 hour'"))
+    old = sa.text("UPDATE plan SET applied_at = now() - interval '40 days' WHERE id = ANY(:ids)")
+    connection.execute(old, {"ids": [plan.id, undos[0]]})
+    assert plans.prune(connection) == 0
+    connection.execute(old, {"ids": undos})
+    assert plans.prune(connection) == 3
