@@ -149,8 +149,8 @@ def combine(reports: Iterable[Report]) -> Report:
 
     Parts that all failed, were all refused or all skipped keep that word; where some went well and some did not the
     whole is partial. Beside a refusal, parts that had nothing to do or were skipped are no part success: a person has
-    to look. Of several plans the last that something is to be done with is the whole's, and reasons ``plan:ID`` name
-    the others. What parts say alike is said once, and those first that had something to do.
+    to look. Of several plans the last that something is to be done with is the whole's, and a reason ``plan:ID,ID``
+    names the others. What parts say alike is said once, and those first that had something to do.
     """
     parts = list(reports)
     outcomes = {part.outcome for part in parts}
@@ -178,7 +178,7 @@ def combine(reports: Iterable[Report]) -> Report:
     told = [reason for part in sorted(parts, key=lambda part: part.outcome not in working) for reason in part.reasons]
     plans = [part.plan_id for part in parts if part.plan_id is not None and part.outcome in working]
     plans = plans or [part.plan_id for part in parts if part.plan_id is not None][-1:]
-    others = [Reason(f"plan:{plan}", f"C'è anche il piano {plan}: «polydesk plan show {plan}».") for plan in plans[:-1]]
+    others = [_other_plans(plans[:-1])] if plans[1:] else []
     return Report(
         outcome,
         sum((part.counts for part in parts), Counts()),
@@ -187,3 +187,9 @@ def combine(reports: Iterable[Report]) -> Report:
         tuple(table for part in parts for table in part.tables),
         plans[-1] if plans else None,
     )
+
+
+def _other_plans(plans: list[int]) -> Reason:
+    numbers = ", ".join(map(str, plans))
+    they = f"C'è anche il piano {numbers}" if len(plans) == 1 else f"Ci sono anche i piani {numbers}"
+    return Reason(f"plan:{numbers.replace(' ', '')}", f"{they}: «polydesk plan show NUMERO».", count=len(plans))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -74,8 +74,10 @@ def _propose(connection: sa.Connection) -> changes.Plan:
     return changes.propose(connection, SORT_NAME, Scope("refresh_sort_names"), UPPER, as_of=world.AS_OF)
 
 
-def _apply(connection: sa.Connection, plan: int, **more: object) -> changes.plans.Report:
-    return changes.apply(connection, plan, as_of=world.AS_OF, actor="desk:anna", **more)
+def _apply(
+    connection: sa.Connection, plan: int, *, as_of: datetime = world.AS_OF, **more: object
+) -> changes.plans.Report:
+    return changes.apply(connection, plan, as_of=as_of, actor="desk:anna", **more)
 
 
 def _sort_names(connection: sa.Connection) -> list[str | None]:
@@ -182,12 +184,12 @@ def test_of_two_undos_of_the_same_rows_one_is_refused(connection: sa.Connection)
     undos = [changes.undo(connection, plan.id, as_of=LATER, actor="x", preview=True).plan_id or 0 for _ in range(2)]
     _set(connection, first, "altro")
     undos.append(changes.undo(connection, plan.id, as_of=LATER, actor="x", preview=True).plan_id or 0)
-    assert _apply(connection, undos[2]).counts.updated == 1
+    assert _apply(connection, undos[2], as_of=LATER).counts.updated == 1
     _set(connection, first, "NERI")
-    late = _apply(connection, undos[1])
+    late = _apply(connection, undos[1], as_of=LATER)
     assert (late.outcome, late.reasons[0].message) == (Outcome.REFUSED, "Verdi: già annullato")
     assert changes.undo(connection, plan.id, as_of=LATER, actor="x").outcome is Outcome.OK
-    assert _apply(connection, undos[0]).reasons[0].code == "not_undoable"
+    assert _apply(connection, undos[0], as_of=LATER).reasons[0].code == "not_undoable"
 
 
 def test_a_refused_plan_counts_nothing_as_done(connection: sa.Connection) -> None:

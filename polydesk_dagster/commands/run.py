@@ -237,7 +237,7 @@ def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan], re
     console.print(Text.assemble((service.name, "bold"), only, ": ", outcome, "  ", counts))
     codes = {reason["code"] for reason in result["reasons"]}
     for reason in result["reasons"]:
-        if reason["code"] in {f"plan:{plan}" for plan in heads}:
+        if reason["code"].startswith("plan:"):
             continue
         where = f"{reason['clinic']}: " if reason["clinic"] else ""
         times = f" ({reason['count']})" if reason["count"] != 1 else ""
@@ -263,7 +263,8 @@ def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan], re
 
 def _heads(installation: Installation, report: Report) -> dict[int, Plan]:
     """The plans that ``report`` names, its own last."""
-    others = [int(reason.code.removeprefix("plan:")) for reason in report.reasons if reason.code.startswith("plan:")]
+    said = [reason.code.removeprefix("plan:") for reason in report.reasons if reason.code.startswith("plan:")]
+    others = [int(number) for numbers in said for number in numbers.split(",")]
     with installation.engine.connect() as connection:
         return {plan: plans.load(connection, plan) for plan in (*others, report.plan_id) if plan is not None}
 
