@@ -261,6 +261,110 @@ def test_an_item_whose_records_leave_no_room_for_each_other_is_left_as_it_is(syn
     assert any("si sovrappone a un prezzo che resta" in (row.reason or "") for row in rows)
 
 
+def test_a_price_of_something_unknown_is_not_taken_for_the_private_one(synced: Lab) -> None:
+    others = [price for price in PRICES if price["service_id"] != "S1"]
+    unknown = [price | {"agreement_id": "NUOVA", "amount": "30.00"} for price in SOON]
+    synced.hold(prices=[*others, *SOON, *unknown])
+    report = synced.sync("prices")
+    assert (report.outcome, report.counts.created, report.counts.skipped) == (Outcome.OK, 1, 2)
+    assert synced.plan(report).tally["unmapped"] == 2
+    synced.hold(prices=[*others, *unknown])
+    assert synced.sync("prices").counts.retired == 2
+
+
+def test_a_deleted_service_gets_no_price_and_keeps_what_it_had(synced: Lab) -> None:
+    synced.write("UPDATE service SET deleted_at = now() WHERE external_id IN ('S1', 'S2')")
+    synced.hold(prices=[*PRICES, PRICES[2] | {"agreement_id": "C1"}])
+    report = synced.sync("prices")
+    assert (report.counts.changed, report.counts.skipped) == (0, 4)
+    with synced.engine.connect() as connection:
+        rows = list(show.rows(connection, synced.plan(report), PRICE))
+    assert {(row.action, row.finding) for row in rows} == {("conflict", "unmapped")}
+    assert rows[0].reason in {"il servizio 89.01 è eliminato", "il servizio 89.02 è eliminato"}
+
+
+@pytest.mark.parametrize(("was", "becomes"), [("10.00", "40.00"), ("0.00", "10.00"), ("30.00", "10.00")])
+def test_what_the_patient_pays_may_not_jump_either(synced: Lab, was: str, becomes: str) -> None:
+    synced.write(f"UPDATE price SET patient_share = {was} WHERE agreement_id IS NOT NULL")
+    synced.hold(prices=[*PRICES[:-1], PRICES[-1] | {"patient_share": becomes}])
+    assert [guard.name for guard in synced.plan(synced.sync("prices")).failed_guards] == ["price_jump"]
+
+
+def test_two_records_for_one_of_ours_wait_for_a_person(lab: Lab) -> None:
+    with lab.engine.begin() as connection:
+        fund = {"clinic_id": lab.clinic, "name": "Fondo Uno", "kind": "fund", "valid_from": "2020-01-01"}
+        world.insert(connection, "agreement", [fund])
+        world.specialist(connection, lab.clinic, last_name="Neri", first_name="Ugo", external_id=None)
+    lab.hold(
+        agreements=[*AGREEMENTS, *(AGREEMENTS[0] | {"id": id_, "name": "FONDO UNO"} for id_ in ("C2", "C3"))],
+        collaborators=[*COLLABORATORS, COLLABORATORS[0] | {"id": "D99"}],
+    )
+    for feed, kind, created in (("agreements", AGREEMENT, 1), ("collaborators", COLLABORATOR, 6)):
+        report = lab.sync(feed)
+        assert (report.outcome, report.counts.created, report.counts.skipped) == (Outcome.OK, created, 2)
+        with lab.engine.connect() as connection:
+            rows = [row for row in show.rows(connection, lab.plan(report), kind) if row.action == "conflict"]
+        assert {row.finding for row in rows} == {"duplicate"}
+        assert "più record per" in (rows[0].reason or "")
+
+
+def test_services_may_exchange_their_codes(synced: Lab) -> None:
+    codes = ["89.01", "89.02", "89.00"]
+    moved = [service | {"code": code} for service, code in zip(SERVICES, codes, strict=False)]
+    synced.hold(services=[*moved, *SERVICES[3:]])
+    assert synced.sync("services").counts.updated == 3
+    assert [code for (code,) in synced.rows("SELECT code FROM service ORDER BY external_id LIMIT 2")] == codes[:2]
+
+
+def test_a_code_that_another_service_keeps_is_a_conflict_and_so_is_what_waits_for_it(synced: Lab) -> None:
+    first, second, third, fourth, *others = SERVICES
+    synced.hold(services=SERVICES[1:])
+    assert synced.sync("services").counts.retired == 1
+    with synced.engine.begin() as connection:
+        world.service(connection, synced.clinic, code="89.00", name="Della segreteria", external_id=None)
+
+    def conflicts() -> tuple[int, set[str | None]]:
+        report = synced.sync("services")
+        with synced.engine.connect() as connection:
+            rows = list(show.rows(connection, synced.plan(report), SERVICE))
+        assert {row.finding for row in rows if row.action == "conflict"} == {"duplicate"}
+        return report.counts.changed, {row.reason for row in rows if row.action == "conflict"}
+
+    returned = [first, second, third, fourth | {"name": "Altra"}, *others]
+    synced.hold(services=returned)
+    assert conflicts() == (1, {"il codice 89.00 è di un altro servizio"})
+    waiting = [second | {"code": "89.00"}, third | {"code": "89.01"}, fourth | {"name": "Terza"}, *others]
+    synced.hold(services=waiting)
+    assert conflicts() == (1, {"il codice 89.00 è di un altro servizio", "il codice 89.01 è di un altro servizio"})
+    synced.hold(services=[*SERVICES[1:], first | {"id": "S99"}])
+    assert synced.sync("services").counts.updated == 2
+
+
+def test_a_service_that_comes_twice_word_for_word_is_one(lab: Lab) -> None:
+    lab.hold(services=[*SERVICES, SERVICES[0]])
+    report = lab.sync("services")
+    assert (report.outcome, report.counts.created, report.counts.skipped) == (Outcome.OK, 20, 0)
+
+
+def test_a_clinic_without_agreements_is_in_step_and_one_that_had_some_is_stopped(lab: Lab) -> None:
+    lab.hold(agreements=[])
+    report = lab.sync("agreements", preview=True)
+    assert (report.outcome, report.figures["Che cosa fare"]) == (
+        Outcome.NOTHING_TO_DO,
+        "Niente da applicare: siamo allineati.",
+    )
+    lab.hold(agreements=AGREEMENTS)
+    assert lab.sync("agreements").counts.created == 1
+    lab.hold(agreements=[])
+    report = lab.sync("agreements", preview=True)
+    assert "source_empty" in {guard.name for guard in lab.plan(report).failed_guards}
+    lab.write("UPDATE agreement SET valid_to = valid_from")
+    report = lab.sync("agreements", preview=True)
+    assert not lab.plan(report).writes
+    assert "allineati" not in str(report.figures["Che cosa fare"])
+    assert lab.sync("agreements").outcome is Outcome.REFUSED
+
+
 def test_a_municipality_announced_again_is_opened_again(engine: sa.Engine) -> None:
     scope = Scope("import_municipalities")
     bologna = w.municipality("A944", "Bologna")

@@ -50,7 +50,7 @@ class Limits:
     """How much may change before a person must look. Shares are of 1; counts up to ``few`` never stop a run."""
 
     minimum: int = 1
-    """A source with fewer records than this is taken for broken."""
+    """A source with fewer records than this is taken for broken. 0: it may be empty where there never was any."""
     shrink: float = 0.3
     """Largest share of the records of last time that may be missing."""
     rejected: float = 0.05

@@ -173,7 +173,8 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
 
 def _next(plan: Plan) -> str:
     if not plan.writes:
-        return "Niente da applicare: siamo allineati."
+        stopped = "Niente da applicare, ma un controllo non è passato: guarda la fonte."
+        return stopped if plan.failed_guards else "Niente da applicare: siamo allineati."
     if plan.failed_guards:
         names = " ".join(f"--past-guard {guard.name}" for guard in plan.failed_guards)
         apply = f"polydesk plan apply {plan.id} {names} --reason '…'"

@@ -263,14 +263,14 @@ def _difference(kind: Kind, source: Source, staged: Staged) -> str:
 
 def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: Staged, ours: int) -> Iterator[Verdict]:
     limits = kind.limits
-    least = limits.minimum
-    message = f"la fonte ha dato {staged.seen} record, se ne aspettano almeno {least}"
-    yield Verdict("source_empty", staged.seen >= least, message, staged.seen, least)
     before = connection.scalar(
         sa.text("SELECT records FROM source_state WHERE service = :service AND scope = :scope"),
         {"service": _source_name(kind, scope), "scope": scope.name},
     )
     reference = int(before) if before is not None else ours
+    least = max(limits.minimum, min(1, max(reference, ours)))
+    message = f"la fonte ha dato {staged.seen} record, se ne aspettano almeno {least}"
+    yield Verdict("source_empty", staged.seen >= least, message, staged.seen, least)
     least = math.ceil(reference * (1 - limits.shrink))
     message = f"la fonte ha dato {staged.seen} record, l'ultima volta {reference}: ne mancano troppi"
     yield Verdict("source_short", staged.seen >= least, message, staged.seen, least)

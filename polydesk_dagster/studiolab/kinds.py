@@ -119,6 +119,25 @@ MUNICIPALITY = Kind(
 
 # --- Services
 
+# A code belongs to one service in use: one that the plan leaves as it is keeps its code, and so does one that becomes a
+# conflict here, which may then stop the next.
+_CODE_TAKEN = """
+    WITH RECURSIVE wanting AS MATERIALIZED (
+        SELECT ordinal, code, CASE WHEN was_deleted_at IS NULL THEN was_code END AS freed
+        FROM {rows} WHERE action IN ('create', 'update') AND deleted_at IS NULL
+    ), stopped AS (
+        SELECT w.* FROM wanting w
+        JOIN service s ON s.clinic_id = :clinic_id AND s.code = w.code AND s.deleted_at IS NULL
+        WHERE NOT EXISTS (SELECT FROM {rows} r WHERE r.id = s.id AND r.action <> 'conflict')
+        UNION
+        SELECT w.* FROM stopped s JOIN wanting w ON w.code = s.freed AND w.ordinal <> s.ordinal
+    )
+    UPDATE {rows} r
+    SET action = 'conflict', finding = 'duplicate', id = CASE action WHEN 'create' THEN NULL ELSE id END,
+        reason = 'il codice ' || r.code || ' è di un altro servizio'
+    FROM stopped s WHERE s.ordinal = r.ordinal
+"""
+
 SERVICE = Kind(
     name="service",
     label="servizi",
@@ -159,14 +178,15 @@ SERVICE = Kind(
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.code, s.name, s.duration_minutes,
                    s.preparation, s.active, CAST(NULL AS timestamptz) AS deleted_at,
                    coalesce(known.id, ours.id) AS target,
-                   CASE WHEN s.problem IS NULL AND count(*) OVER (PARTITION BY s.code) > 1 THEN 'duplicate'
-                        ELSE s.problem END AS problem,
-                   CASE WHEN s.problem IS NULL AND count(*) OVER (PARTITION BY s.code) > 1
+                   CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
+                        THEN 'duplicate' ELSE s.problem END AS problem,
+                   CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
                         THEN 'più servizi con lo stesso codice' ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN service known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN service ours ON known.id IS NULL AND ours.clinic_id = :clinic_id AND ours.code = s.code
                  AND ours.external_id IS NULL AND ours.deleted_at IS NULL
+            WINDOW alike AS (PARTITION BY s.code)
         """,
         current="""SELECT t.*, t.external_id AS source_key FROM service t
                    WHERE t.clinic_id = :clinic_id""",
@@ -176,6 +196,7 @@ SERVICE = Kind(
                        WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'è tornato in studiolab'
                        WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stesso codice: collegato a studiolab'
                        WHEN d.code <> c.code THEN 'ha cambiato codice' WHEN d.name <> c.name THEN 'rinominato' END""",
+        reconsider=(_CODE_TAKEN,),
     ),
 )
 
@@ -237,9 +258,13 @@ COLLABORATOR = Kind(
         key=("{}.external_id",),
         join="d.target = c.id",
         desired="""
-            SELECT s.n, s.problem, s.reason, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.title,
+            SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.title,
                    s.last_name, s.first_name, s.fiscal_code, s.specialties, s.email, s.active, s.ends_on,
-                   CAST(NULL AS timestamptz) AS deleted_at, coalesce(known.id, ours.id) AS target
+                   CAST(NULL AS timestamptz) AS deleted_at, coalesce(known.id, ours.id) AS target,
+                   CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
+                        ELSE s.problem END AS problem,
+                   CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
+                        THEN 'più record per lo stesso collaboratore nostro' ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN specialist known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
@@ -250,6 +275,7 @@ COLLABORATOR = Kind(
                           AND name_key(o.last_name) = name_key(s.last_name)
                           AND name_key(o.first_name) = name_key(s.first_name))
                 HAVING count(*) = 1) ours ON true
+            WINDOW same AS (PARTITION BY ours.id, CASE WHEN ours.id IS NULL THEN s.n END)
         """,
         current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
         retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
@@ -272,7 +298,8 @@ AGREEMENT = Kind(
     owned=("external_id", "name", "kind", "valid_from", "valid_to"),
     carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
-    limits=Limits(retired=0.2, changed=0.5),
+    # A clinic may have no agreement at all.
+    limits=Limits(minimum=0, retired=0.2, changed=0.5),
     source=Source(
         columns={"external_id": "text", "name": "text", "kind": "text", "valid_from": "date", "valid_to": "date"},
         prepare=lambda record: (record.id, record.name, record.kind, record.valid_from, record.valid_to),
@@ -283,14 +310,19 @@ AGREEMENT = Kind(
         desired="""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.name, s.kind, s.valid_from,
                    s.valid_to, coalesce(known.id, ours.id) AS target,
-                   CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE s.problem END AS problem,
-                   CASE WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare' ELSE s.reason END AS reason
+                   CASE WHEN s.valid_to < s.valid_from THEN 'invalid'
+                        WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
+                        ELSE s.problem END AS problem,
+                   CASE WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                        WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
+                        THEN 'più record per la stessa convenzione nostra' ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN agreement known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
                 SELECT min(o.id) AS id FROM agreement o
                 WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL
                   AND name_key(o.name) = name_key(s.name) HAVING count(*) = 1) ours ON true
+            WINDOW same AS (PARTITION BY ours.id, CASE WHEN ours.id IS NULL THEN s.n END)
         """,
         current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
         retire={"valid_to": "greatest(c.valid_from, :today)"},
@@ -313,12 +345,18 @@ _MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1
 # reaches over its beginning leaves it empty, as if it had never been.
 _NEXT = f"""(SELECT min(w.valid_from) FROM wanted w
              WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL AND {_MEET.format("w", "c")})"""
-# Intervals that have ended are history, unless the source now says otherwise of their time.
-_REWRITTEN = f"""(SELECT t.id FROM wanted w JOIN price t ON {_SAME_ITEM.format(w="w", c="t")}
-                  WHERE t.clinic_id = :clinic_id AND t.valid_to <= :today AND {_MEET.format("w", "t")}
-                    AND w.problem IS NULL AND w.valid_from <> t.valid_from)"""
+# Intervals that have ended are history, unless the source now says otherwise of their time; only what it says anew can.
+_REWRITTEN = f"""(SELECT t.id
+                  FROM (SELECT service_id, coalesce(agreement_id, 0) AS agreement_id,
+                               coalesce(specialist_id, 0) AS specialist_id, valid_from, valid_to
+                        FROM wanted WHERE problem IS NULL
+                        EXCEPT
+                        SELECT service_id, coalesce(agreement_id, 0), coalesce(specialist_id, 0), valid_from, valid_to
+                        FROM price WHERE clinic_id = :clinic_id) w
+                  JOIN price t ON {_SAME_ITEM.format(w="w", c="t")} AND {_MEET.format("w", "t")}
+                  WHERE t.valid_to <= :today AND t.valid_from <> w.valid_from)"""
 # A record that is set aside leaves standing what we hold. Where something else of the same item would then overlap it,
-# nothing of that item is changed.
+# nothing of that item is changed. (NOT IN is a look into a hash table; an anti-join was planned as a loop.)
 _CROWDED = f"""
     UPDATE {{rows}} r
     SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
@@ -326,7 +364,7 @@ _CROWDED = f"""
     FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
           FROM {{rows}} o JOIN price t ON {_SAME_ITEM.format(w="t", c="o")} AND {_MEET.format("t", "o")}
           WHERE o.action IN ('create', 'update')
-            AND NOT EXISTS (SELECT FROM {{rows}} w WHERE w.id = t.id AND w.action <> 'conflict')) crowded
+            AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
     WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
 """
 
@@ -337,16 +375,17 @@ PRICE = Kind(
     key="r.item || ' dal ' || r.valid_from",
     fixed=("clinic_id", "service_id", "agreement_id", "specialist_id", "valid_from"),
     owned=("amount", "patient_share", "currency", "vat_rate", "valid_to"),
-    carried={"item": "text", "previous_amount": "numeric(10,2)"},
+    carried={"item": "text", "previous_amount": "numeric(10,2)", "previous_share": "numeric(10,2)"},
     taken=f"{_SAME_ITEM.format(w='t', c='r')} AND t.valid_from = r.valid_from",
     limits=Limits(retired=0.1, changed=0.1),
     guards=(
         Guard(
             "price_jump",
-            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND previous_amount > 0
-               AND abs(amount - previous_amount) > 0.3 * previous_amount""",
+            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update')
+               AND (previous_amount > 0 AND abs(amount - previous_amount) > 0.3 * previous_amount
+                    OR abs(patient_share - previous_share) > 0.3 * previous_share)""",
             0,
-            "{value} prezzi cambierebbero di più del 30 %",
+            "{value} prezzi o quote del paziente cambierebbero di più del 30 %",
         ),
         Guard(
             "code_reused",
@@ -395,6 +434,7 @@ PRICE = Kind(
         ),
         indexed="service_id",
         alone=True,
+        # What names something unknown is no item of ours, least of all the private one, and so it has no service here.
         # A price that is in force already with the same amount is not a new one for being said again with a later
         # start: it keeps the start that we know, if the source has no other interval for it.
         desired=f"""
@@ -405,13 +445,14 @@ PRICE = Kind(
                 SELECT n FROM (SELECT s.n, {OVERLAPS} AS clashes FROM {{stage}} s WHERE {_SEVERAL}
                                {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
                 WHERE clashes)
-            SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id, m.service_id, m.agreement_id, m.specialist_id,
+            SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id,
+                   CASE WHEN m.mapped THEN m.service_id END AS service_id, m.agreement_id, m.specialist_id,
                    m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item, m.alone,
                    CASE WHEN m.alone AND now.valid_from < m.valid_from
                              AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
                                  IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
-                   now.amount AS previous_amount,
+                   now.amount AS previous_amount, now.patient_share AS previous_share,
                    CASE WHEN m.reason IS NOT NULL THEN coalesce(m.problem, m.fault) END AS problem, m.reason
             FROM (
                 SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id,
@@ -421,8 +462,11 @@ PRICE = Kind(
                        concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
                                  coalesce(spe.last_name, s.collaborator)) AS item,
                        NOT {_SEVERAL} AS alone,
+                       svc.id IS NOT NULL AND (agr.id IS NOT NULL OR s.agreement IS NULL)
+                           AND (spe.id IS NOT NULL OR s.collaborator IS NULL) AS mapped,
                        CASE WHEN svc.id IS NULL OR agr.id IS NULL AND s.agreement IS NOT NULL
-                                 OR spe.id IS NULL AND s.collaborator IS NOT NULL THEN 'unmapped'
+                                 OR spe.id IS NULL AND s.collaborator IS NOT NULL OR svc.deleted_at IS NOT NULL
+                            THEN 'unmapped'
                             WHEN s.valid_to < s.valid_from OR s.patient_share > s.amount THEN 'invalid'
                             ELSE 'overlapping' END AS fault,
                        CASE WHEN s.problem IS NOT NULL THEN s.reason
@@ -431,6 +475,7 @@ PRICE = Kind(
                             THEN 'la convenzione ' || s.agreement || ' non è collegata'
                             WHEN spe.id IS NULL AND s.collaborator IS NOT NULL
                             THEN 'il collaboratore ' || s.collaborator || ' non è collegato'
+                            WHEN svc.deleted_at IS NOT NULL THEN 'il servizio ' || svc.code || ' è eliminato'
                             WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
                             WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
                             WHEN s.n IN (TABLE clash) THEN 'due periodi di validità si sovrappongono' END AS reason
@@ -439,7 +484,8 @@ PRICE = Kind(
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
                 LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
             ) m
-            LEFT JOIN price now ON {_SAME_ITEM.format(w="now", c="m")} AND now.valid_from <= m.effective
+            LEFT JOIN price now ON m.mapped AND {_SAME_ITEM.format(w="now", c="m")}
+                 AND now.valid_from <= m.effective
                  AND (now.valid_to IS NULL OR now.valid_to > m.effective)
         """,
         current="""
@@ -453,9 +499,8 @@ PRICE = Kind(
         retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": _ITEM},
         retirable=f"""(c.valid_to IS NULL OR c.valid_to > c.valid_from
                        AND (c.valid_to > :today OR c.id IN {_REWRITTEN}))""",
-        blocked=f"""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
-                                                         AND {_SAME_ITEM.format(w="w", c="c")})
-                         THEN 'la fonte si contraddice su questo prezzo' END""",
+        blocked=f"""CASE WHEN d.n IS NULL THEN (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
+                                                   AND {_SAME_ITEM.format(w="w", c="c")}) END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
