@@ -106,12 +106,13 @@ def test_killed_twenty_times_the_gateway_has_each_text_exactly_once(engine: sa.E
             assert not run_and_kill(database, carrier, as_of, chance.uniform(0.05, 0.9)) or kills > 10
             kills += 1
             as_of += timedelta(minutes=1)
-        httpx.delete(f"{admin}/faults", trust_env=False).raise_for_status()
         url = database.render_as_string(hide_password=False)
         for _ in range(4):
             as_of += timedelta(minutes=75)
             with process("tests.messages_dispatcher", url, carrier, as_of.isoformat()) as (running, _line):
                 running.wait(200)
+            # What a slow machine had not come to before the last kill is met in the first whole run.
+            httpx.delete(f"{admin}/faults", trust_env=False).raise_for_status()
             if counted(engine) == {"sent": count}:
                 break
         sent = httpx.get(f"{admin}/messages", trust_env=False, timeout=30).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -112,7 +113,7 @@ def test_past_a_guard_goes_who_names_the_plan_and_every_guard(desk: Desk) -> Non
     assert desk.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
     status, answer = desk.run("sync_prices", "--plan", plan, *past, "--operator", "giulia")
     assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
-    assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == ["desk:giulia"]
+    assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()} as giulia"]
     assert desk.all(f"SELECT unnest(past_guards) FROM plan WHERE id = {plan}") == ["code_reused", "price_jump"]
 
 
