@@ -17,7 +17,7 @@ from multiprocessing.synchronize import Barrier
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from benchmarks.harness import Bench, Figure, peak_mb
+from benchmarks.harness import Bench, Figure, peak_mb, settle
 from polydesk_dagster.clinic import holds
 from polydesk_dagster.database.engine import create_engine
 
@@ -214,8 +214,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
                          LATERAL (SELECT CAST(:as_of AS timestamptz) + (1 + n / 50) * interval '1 day' AS s) t"""),
                 {"slots": numbers * ROUNDS, "as_of": AS_OF},
             )
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sa.text("VACUUM ANALYZE"))
+        settle(engine)
         ways: dict[Work, list[float]] = {_place_and_confirm: [], _same_rows: [], _bare: []}
         for turn in range(ROUNDS):
             for work, reached in ways.items():

@@ -146,6 +146,7 @@ def _judge(
         connection, source, rows, list(source.columns), number="ordinal", problem="finding"
     )
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))
+    connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))  # a million codes are hashed in memory
     for statement in source.judge:
         connection.execute(sa.text(statement.format(rows=rows)), values)
     return staged, numbers, repeated
