@@ -12,7 +12,7 @@ from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, failure, metadata, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
@@ -199,7 +199,7 @@ def _look(run: Run, listing: Listing, named: Plan | None, passed: set[str]) -> R
     stopping = [guard for guard in plan.failed_guards if guard.name not in passed]
     if stopping:
         said = [Reason(f"guard:{guard.name}", f"{guard.name}: {guard.message}", plan.clinic) for guard in stopping]
-        what = Reason("what_to_do", f"Niente è stato scritto. {report.figures['Che cosa fare']}", plan.clinic)
+        what = Reason("what_to_do", f"Niente è stato scritto. {report.figures[WHAT_TO_DO]}", plan.clinic)
         others = [reason for reason in report.reasons if not reason.code.startswith("guard:")]
         report = replace(report, outcome=Outcome.REFUSED, reasons=(*said, what, *others))
     first = _needed_first(run, listing, plan)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES, Kind
 from polydesk_dagster.changes.plans import Plan
-from polydesk_dagster.outcome import Outcome, Reason, Report, Table
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report, Table
 
 CAP = 50
 """Rows of a plan that Dagster's pages show."""
@@ -162,7 +162,7 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
         message = f"{plan.tally['conflict']} righe in conflitto: non verranno scritte, vedi il piano {plan.id}"
         reasons.append(Reason("conflict", message, plan.clinic, plan.tally["conflict"]))
     figures["Piano"] = plan.id
-    figures["Che cosa fare"] = _next(plan)
+    figures[WHAT_TO_DO] = _next(plan)
     if not plan.writes:
         outcome = Outcome.PARTIAL if plan.tally.get("rejected") else Outcome.NOTHING_TO_DO
     else:

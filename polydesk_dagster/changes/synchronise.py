@@ -17,7 +17,7 @@ from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
 from polydesk_dagster.changes.plans import Plan, Scope, Verdict
 from polydesk_dagster.changes.propose import finish
 from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
-from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 
 BROKEN_TEXT = "[\u00c3\u00c2]([\u0080-\u00bf ]|$)|\ufffd|\u00e2\u20ac"
 """UTF-8 read as Windows-1252 (a hard blank may have become a plain one, or gone), or what could not be read."""
@@ -78,7 +78,7 @@ def settle(
         message = f"{rejected} record della fonte non leggibili: sono in quarantena, il resto è stato trattato."
         reasons += (Reason("rejected", message, plan.clinic, rejected),)
     outcome = Outcome.PARTIAL if rejected else report.outcome
-    figures = {**report.figures, **{k: v for k, v in seen.figures.items() if k != "Che cosa fare"}}
+    figures = {**report.figures, **{k: v for k, v in seen.figures.items() if k != WHAT_TO_DO}}
     return replace(
         report, outcome=outcome, counts=counts, reasons=reasons, figures=figures, tables=report.tables + seen.tables
     )

@@ -18,7 +18,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope
 from polydesk_dagster.changes.audit import LEAST_REASON
 from polydesk_dagster.changes.plans import ITALY
-from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 
 VERBS: Mapping[str, str] = {
     "release_all_holds": "LIBERA",
@@ -82,7 +82,7 @@ def _show(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
         return report
     minutes = int(kind.expires.total_seconds() // 60)
     todo = f"Entro {minutes} minuti: indica il motivo e come conferma scrivi «{phrase(plan)}»."
-    return replace(report, figures={**report.figures, "Che cosa fare": todo})
+    return replace(report, figures={**report.figures, WHAT_TO_DO: todo})
 
 
 def _standing(connection: sa.Connection, scope: Scope, plan_id: int | None) -> Plan | None:
