@@ -56,7 +56,7 @@ def main() -> None:
     try:
         app(args=arguments, prog_name="polydesk")
     except PolydeskError as error:
-        show.err().print(str(error), style="red", markup=False)
+        show.err().print(str(error), style="red")
         raise SystemExit(2 if isinstance(error, ConfigurationError) else 4) from None
     except (SQLAlchemyError, psycopg.Error) as error:  # its message and its traceback may quote a patient's row
         italian = (
@@ -65,7 +65,7 @@ def main() -> None:
         english = (
             f"The database did not take it ({in_brief(error)}). Nothing is half done: try again, then call for help."
         )
-        show.err().print(say(f"{italian} si ripete chiama l'assistenza.", english), style="red", markup=False)
+        show.err().print(say(f"{italian} si ripete chiama l'assistenza.", english), style="red")
         raise SystemExit(4) from None
 
 
@@ -77,7 +77,7 @@ def _language(arguments: list[str]) -> list[str]:
         if waiting or argument.startswith("--lang="):
             language = argument.removeprefix("--lang=")
             if language not in {"it", "en"}:
-                show.err().print(f"--lang {language}: it, en", style="red", markup=False)
+                show.err().print(f"--lang {language}: it, en", style="red")
                 raise SystemExit(2)
             show.speak(language)
             waiting = False

@@ -238,7 +238,7 @@ def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, va
         tests.append(("barred", f"r.action <> 'create' AND ({kind.barred}) IS NOT NULL", kind.barred))
     for code, test, why in tests:
         where = f"r.action <> 'conflict' AND {test}"
-        if _some(connection, f"{rows} r LEFT JOIN {kind.table} t ON {_on(kind)} WHERE {where}", values):
+        if _some(connection, f"{rows} r LEFT JOIN {kind.table} t ON {kind.on} WHERE {where}", values):
             raise _Moved(code, where, why)
 
 
@@ -252,10 +252,6 @@ def _same(left: str, right: str, columns: Iterable[str], prefix: str = "") -> st
     ours = ", ".join(f"{left}.{name}" for name in columns)
     theirs = ", ".join(f"{right}.{prefix}{name}" for name in columns)
     return f"(ROW({ours}) IS NOT DISTINCT FROM ROW({theirs}))" if ours else "true"
-
-
-def _on(kind: Kind, left: str = "t", right: str = "r") -> str:
-    return " AND ".join(f"{left}.{name} = {right}.{name}" for name in kind.identity)
 
 
 def _update(
@@ -277,7 +273,7 @@ def _update(
     done_ = connection.execute(
         sa.text(f"""
             UPDATE {kind.table} t SET {", ".join(assigned)} FROM {rows} r
-            WHERE r.action = :action AND {_on(kind)} AND {_same("t", "r", was, "was_")}
+            WHERE r.action = :action AND {kind.on} AND {_same("t", "r", was, "was_")}
         """),
         {**values, "action": action},
     ).rowcount
@@ -293,7 +289,7 @@ def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: l
     done_ = connection.execute(
         sa.text(f"""
             DELETE FROM {kind.table} t USING {rows} r
-            WHERE r.action = 'delete' AND {_on(kind)} AND {_same("t", "r", was, "was_")}
+            WHERE r.action = 'delete' AND {kind.on} AND {_same("t", "r", was, "was_")}
         """)
     ).rowcount
     if not kind.volatile and done_ != expected:
@@ -317,7 +313,7 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
 
 def _stale(kind: Kind, was: list[str], action: str) -> str:
     return f"""action = '{action}' AND NOT EXISTS (
-        SELECT FROM {kind.table} t WHERE {_on(kind)} AND {_same("t", "r", was, "was_")})"""
+        SELECT FROM {kind.table} t WHERE {kind.on} AND {_same("t", "r", was, "was_")})"""
 
 
 def _skip_moved(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str], values: Mapping[str, Any]) -> None:
@@ -326,7 +322,7 @@ def _skip_moved(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str
     connection.execute(
         sa.text(f"""
             WITH held AS MATERIALIZED (
-                SELECT r.ordinal FROM {plan.rows} r JOIN {kind.table} t ON {_on(kind)}
+                SELECT r.ordinal FROM {plan.rows} r JOIN {kind.table} t ON {kind.on}
                 WHERE r.action <> 'create' AND {_same("t", "r", was, "was_")} AND ({kind.still})
                 ORDER BY {", ".join(f"t.{name}" for name in kind.identity)} FOR UPDATE OF t)
             INSERT INTO plan_skip (plan_id, ordinal, reason)
@@ -399,7 +395,7 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
                     WHEN action = 'link' THEN 'link' ELSE 'update' END AS action,
                CAST(NULL AS text) AS finding, why AS reason, back.*
         FROM (SELECT r.action AS done, {", ".join(columns)}, {why} AS why, r.action
-              FROM {plan.rows} r LEFT JOIN {kind.table} t ON {_on(kind)}
+              FROM {plan.rows} r LEFT JOIN {kind.table} t ON {kind.on}
               WHERE r.action <> 'conflict' AND {KEPT.format(plan=plan.id)}
                 AND NOT ({_taken_back(connection, kind, plan.id)})) back
     """

@@ -191,6 +191,11 @@ class Kind:
             raise ValueError(f"kind {self.name}: whose are {', '.join(sorted(twice))}?")
 
     @property
+    def on(self) -> str:
+        """SQL: the plan's row ``r`` is about the table's row ``t``."""
+        return " AND ".join(f"t.{name} = r.{name}" for name in self.identity)
+
+    @property
     def written(self) -> tuple[str, ...]:
         """The columns of a plan row that are the table's, identity aside."""
         return tuple(column for column in (*self.fixed, *self.owned) if column not in self.identity)

@@ -73,11 +73,10 @@ def row_names(
     if not plan.rows_kept:
         return Found((), 0)
     name = f"'riga ' || r.ordinal || ' del piano {plan.id}'" if kind.private else f"CAST({kind.key} AS text)"
-    same = " AND ".join(f"t.{column} = r.{column}" for column in kind.identity)
     found = connection.execute(
         sa.text(f"""
             SELECT {name} AS name, {why} AS reason, count(*) OVER () AS total
-            FROM {plan.rows} r LEFT JOIN {kind.table} t ON {same} WHERE {where} ORDER BY r.ordinal LIMIT :limit
+            FROM {plan.rows} r LEFT JOIN {kind.table} t ON {kind.on} WHERE {where} ORDER BY r.ordinal LIMIT :limit
         """),
         {**(values or {}), "limit": limit},
     ).all()

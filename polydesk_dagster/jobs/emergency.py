@@ -27,8 +27,8 @@ class EmergencyConfig(ServiceConfig):
     @model_validator(mode="before")
     @classmethod
     def _looking_is_a_preview(cls, given: dict[str, Any]) -> dict[str, Any]:
-        typed = f"{given.get('reason') or ''}{given.get('confirm') or ''}"
-        return given if typed.strip() else {**given, "preview": True}
+        looks_only = Press(given.get("reason") or "", given.get("confirm") or "").looks_only
+        return {**given, "preview": True} if looks_only else given
 
 
 def press_of(config: EmergencyConfig) -> Press:
