@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
 import pytest
@@ -149,6 +150,21 @@ def test_one_clinic_and_the_whole_chain_are_the_same_button(
     if first is not None:
         press(engine, Press(), clinic="RE01")
         assert press(engine, Press(WHY, "LIBERA 1"), clinic="RE01").outcome is Outcome.OK
+
+
+def test_two_presses_in_one_instant_are_one_after_the_other(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada")
+    press(engine, Press(), clinic="BO01")
+    press(engine, Press())
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as connection:
+            given = Press(WHY, "LIBERA 1")
+            first = holds.release_all(connection, AS_OF + MINUTE, given, clinic="BO01")
+            second = pool.submit(press, engine, given)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=1)
+        assert first.outcome is Outcome.OK
+        assert second.result(timeout=30).reasons[0].code == "too_soon"
 
 
 def test_the_pause_goes_by_the_clock_and_not_by_the_instant_of_the_press(

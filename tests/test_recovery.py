@@ -155,6 +155,21 @@ def test_undo_leaves_a_price_as_it_was_edited_since(engine: sa.Engine, practice:
     assert ends(engine) == {kept: CLOSED, edited: date(2026, 3, 20)}
 
 
+def test_undo_leaves_a_service_that_was_booked_since(engine: sa.Engine, practice: world.Practice) -> None:
+    kept = price(engine, practice)
+    plan = press_after_look(engine)
+    with engine.begin() as connection:
+        slot = world.slot(connection, practice.agenda, AS_OF + timedelta(days=3))
+        world.appointment(connection, slot, service_id=practice.service, patient_id=practice.patient)
+        report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
+        deleted = connection.scalar(
+            sa.text("SELECT deleted_at FROM service WHERE id = :id"), {"id": practice.service}
+        )
+    assert "ha appuntamenti prenotati" in " ".join(reason.message for reason in report.reasons)
+    assert deleted is None
+    assert ends(engine) == {kept: None}
+
+
 def press_after_look(engine: sa.Engine) -> int:
     look(engine)
     report = press(engine)

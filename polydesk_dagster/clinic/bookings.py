@@ -22,6 +22,15 @@ from polydesk_dagster.outcome import Outcome, Report, combine
 MANY = 10
 """From this many bookings on, their share of unverified ones says something about the gateway."""
 
+LEAVES_IN_USE = """(r.deleted_at IS NOT NULL AND t.deleted_at IS NULL OR NOT r.active AND t.active)
+                   AND EXISTS (SELECT FROM appointment f WHERE f.{column} = t.id AND f.starts_at > :as_of
+                               AND f.status IN ('unverified', 'booked', 'accepted'))"""
+"""SQL: the plan's row ``r`` would take away ``t``, which ``column`` of a booking to come refers to."""
+
+AFTER_BOOKINGS = """SELECT FROM {table} t JOIN {{rows}} r ON r.id = t.id
+                    WHERE r.deleted_at IS NOT NULL OR NOT r.active ORDER BY t.id FOR UPDATE OF t"""
+"""A booking that is being made holds the row that it refers to: it is waited for, and then seen."""
+
 # Whoever is expected, has paid, has arrived or is known to studiolab is never touched, nor is what has started. What
 # staff booked is never unverified: the schema holds that.
 _DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t.starts_at > :as_of

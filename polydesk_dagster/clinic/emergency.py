@@ -102,9 +102,12 @@ _NO_PLAN = Report.refused(
 )
 
 
+# Until the end of the transaction: whoever presses the same button meanwhile waits, and then finds this press.
+_ALONE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('press ' || :service, 0))")
+
 # The whole chain is every clinic.
 _LAST = sa.text("""
-    SELECT at, extract(epoch FROM at + CAST(:pause AS interval) - now()) AS left
+    SELECT at, extract(epoch FROM at + CAST(:pause AS interval) - clock_timestamp()) AS left
     FROM audit
     WHERE service = :service AND action = 'apply' AND at > now() - CAST(:pause AS interval)
       AND (clinic IS NULL OR CAST(:clinic AS text) IS NULL OR clinic = :clinic)
@@ -127,6 +130,7 @@ def check(connection: sa.Connection, plan: Plan | None, given: Press) -> Report 
             f"La conferma «{given.confirm}» non è quella del piano {plan.id}: per applicarlo scrivi «{phrase(plan)}»."
         )
         return Report.refused("wrong_phrase", message, clinic)
+    connection.execute(_ALONE, {"service": plan.service})
     last = connection.execute(_LAST, {"service": plan.service, "clinic": clinic, "pause": PAUSE}).one_or_none()
     if last is None:
         return None

@@ -13,6 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import Kind, Plan, Scope, propose
+from polydesk_dagster.clinic.bookings import AFTER_BOOKINGS, LEAVES_IN_USE
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.emergency import Press, press
 from polydesk_dagster.outcome import Report, Table
@@ -55,7 +56,9 @@ DELETED_SERVICE = Kind(
     carried={"what": "text", "list": "text", "reopened": "bigint[]", "closed": "date[]", "until": "date[]"},
     barred=f"""CASE WHEN r.list = 'restorable' AND t.deleted_at IS NOT NULL
                     THEN coalesce({_LOST.format(v="t")}, {_CLASH.format(v="t")},
-                                  CASE WHEN {_PRICES_MOVED} THEN 'un suo prezzo è cambiato' END) END""",
+                                  CASE WHEN {_PRICES_MOVED} THEN 'un suo prezzo è cambiato' END)
+                    WHEN {LEAVES_IN_USE.format(column="service_id")} THEN 'ha appuntamenti prenotati' END""",
+    undo_before=(AFTER_BOOKINGS.format(table="service"),),
     after=(
         """UPDATE price SET valid_to = u.until, updated_at = :as_of
            FROM {rows} r, unnest(r.reopened, r.until) AS u (id, until)

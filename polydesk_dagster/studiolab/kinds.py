@@ -5,14 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
-
-LEAVES_IN_USE = """(r.deleted_at IS NOT NULL AND t.deleted_at IS NULL OR NOT r.active AND t.active)
-                   AND EXISTS (SELECT FROM appointment f WHERE f.{column} = t.id AND f.starts_at > :as_of
-                               AND f.status IN ('unverified', 'booked', 'accepted'))"""
-# A booking that is being made holds the row that it refers to: it is waited for, and then seen.
-AFTER_BOOKINGS = """SELECT FROM {table} t JOIN {{rows}} r ON r.id = t.id WHERE NOT r.active ORDER BY t.id
-                    FOR UPDATE OF t"""
-
+from polydesk_dagster.clinic.bookings import AFTER_BOOKINGS, LEAVES_IN_USE
 
 OVERLAPS = """(max(coalesce(s.valid_to, 'infinity')) OVER earlier > s.valid_from
                  OR min(s.valid_from) OVER later < coalesce(s.valid_to, 'infinity'))"""
