@@ -205,6 +205,15 @@ def test_twice_the_same_person_is_created_once(run: Import) -> None:
     assert run(MARIO, person("P3")).counts.changed == 0
 
 
+def test_nobody_is_born_or_has_died_after_today(run: Import) -> None:
+    today, tomorrow = "2026-03-10", "2026-03-11"
+    born = person("P1", fiscal_code=None, birth_date=tomorrow)
+    died = person("P2", deceased_on=tomorrow)
+    born_today = person("P3", fiscal_code=None, birth_date=today, last_name="Neri")
+    assert run(born, died, born_today).counts.created == 1
+    assert run.reviews() == [(key, "la data di nascita o di decesso è nel futuro") for key in ("P1", "P2")]
+
+
 def test_newborns_twins_and_a_married_name(run: Import) -> None:
     born = {"fiscal_code": None, "last_name": "Neri", "birth_date": "2026-03-01", "birth_place": None}
     ada, eva = person("P1", first_name="Ada", **born), person("P2", first_name="Eva", **born)

@@ -154,6 +154,8 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     for finding, label in FINDING_NAMES.items():
         if plan.tally.get(finding):
             figures[f"Discrepanze: {label}"] = plan.tally[finding]
+    if plan.tally.get("link"):
+        figures["Tra i modificati: solo collegati, dati invariati"] = plan.tally["link"]
     if plan.tally.get("rejected"):
         figures["Record in quarantena"] = plan.tally["rejected"]
     reasons = [Reason(f"guard:{guard.name}", guard.message, plan.clinic) for guard in plan.failed_guards]

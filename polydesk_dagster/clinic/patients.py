@@ -325,6 +325,14 @@ _DISMISSED = """
     WHERE q.clinic_id = :clinic_id AND q.external_id = s.external_id AND q.state = 'dismissed'
 """
 
+# Nobody is born, or has died, later than on the clinic's today.
+_TO_COME = """
+    UPDATE {rows} SET action = 'conflict', id = NULL, finding = 'invalid',
+                      reason = 'la data di nascita o di decesso è nel futuro'
+    WHERE finding IS NULL AND greatest(birth_date, deceased_on)
+          > CAST(CAST(:as_of AS timestamptz) AT TIME ZONE (SELECT time_zone FROM clinic WHERE id = :clinic_id) AS date)
+"""
+
 _CROWD = 100
 """From so many people without a codice fiscale who were born on one day on (a date put in for an unknown one, perhaps),
 names are compared by hashing them: each with each would take for ever."""
@@ -464,7 +472,7 @@ PATIENT = Kind(
         text=("last_name", "first_name"),
         key=("{}.external_id",),
         indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
-        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _DOUBTS, _MARK),
+        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _TO_COME, _DOUBTS, _MARK),
         version="""SELECT concat_ws('/', count(*), max(made_at), (
                        SELECT count(*) FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'))
                    FROM patient_link WHERE clinic_id = :clinic_id""",
