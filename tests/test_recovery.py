@@ -75,7 +75,7 @@ def test_prices_that_a_later_sync_closed_come_back_too(engine: sa.Engine, practi
     at_once = price(engine, practice)
     by_sync = price(engine, practice, agreement_id=agreement(engine, practice, None), valid_to=LATER)
     long_ago = price(engine, practice, valid_from=date(2024, 1, 1), valid_to=date(2025, 1, 1))
-    assert "1 agende e 2 prezzi" in look(engine)[0][0]
+    assert "1 agenda e 2 prezzi" in look(engine)[0][0]
     assert press(engine).outcome is Outcome.OK
     assert ends(engine) == {at_once: None, by_sync: None, long_ago: date(2025, 1, 1)}
 
@@ -90,7 +90,7 @@ def test_a_price_comes_back_only_as_far_as_its_agreement_and_its_doctor_do(
     orphaned = price(engine, practice, specialist_id=retired)
     replaced = price(engine, practice)
     successor = price(engine, practice, valid_from=LATER, valid_to=None, amount=130)
-    assert "1 agende e 2 prezzi" in look(engine)[0][0]
+    assert "1 agenda e 2 prezzi" in look(engine)[0][0]
     press(engine)
     assert ends(engine) == {
         running: date(2026, 12, 31),
@@ -162,9 +162,7 @@ def test_undo_leaves_a_service_that_was_booked_since(engine: sa.Engine, practice
         slot = world.slot(connection, practice.agenda, AS_OF + timedelta(days=3))
         world.appointment(connection, slot, service_id=practice.service, patient_id=practice.patient)
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
-        deleted = connection.scalar(
-            sa.text("SELECT deleted_at FROM service WHERE id = :id"), {"id": practice.service}
-        )
+        deleted = connection.scalar(sa.text("SELECT deleted_at FROM service WHERE id = :id"), {"id": practice.service})
     assert "ha appuntamenti prenotati" in " ".join(reason.message for reason in report.reasons)
     assert deleted is None
     assert ends(engine) == {kept: None}

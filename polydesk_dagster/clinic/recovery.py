@@ -80,10 +80,12 @@ _DELETED = f"""
     FROM (
         SELECT d.*, CASE WHEN lost IS NOT NULL THEN 'lost' WHEN clash IS NOT NULL THEN 'conflict'
                          ELSE 'restorable' END AS list,
-               coalesce(lost, clash, 'torna con ' || agendas || ' agende e ' || cardinality(reopened) + in_force
-                                     || ' prezzi; la prenotazione online resta spenta' || studiolab) AS why
+               coalesce(lost, clash, 'torna con ' || agendas || CASE agendas WHEN 1 THEN ' agenda' ELSE ' agende' END
+                                     || ' e ' || prices || CASE prices WHEN 1 THEN ' prezzo' ELSE ' prezzi' END
+                                     || '; la prenotazione online resta spenta' || studiolab) AS why
         FROM (
-            SELECT v.id, c.code || ', ' || v.code || ' ' || v.name AS what, p.reopened, p.closed, p.until, p.in_force,
+            SELECT v.id, c.code || ', ' || v.code || ' ' || v.name AS what, p.reopened, p.closed, p.until,
+                   cardinality(p.reopened) + p.in_force AS prices,
                    (SELECT count(*) FROM agenda a
                     WHERE a.active AND (a.service_id = v.id
                                         OR a.id IN (SELECT agenda_id FROM agenda_service o

@@ -300,7 +300,7 @@ class _Diary:
                 return patient, str(package), self.agenda.services[0]
         service = self.services[int(rng.random() * len(self.services))]
         if index < self.line.today - SLOT_DAYS and rng.random() < 0.01:
-            service = self.clinic.withdrawn[int(rng.random() * len(self.clinic.withdrawn))]
+            service = tuple(self.clinic.withdrawn)[int(rng.random() * len(self.clinic.withdrawn))]
         return self._patient(index, start, booked), _NULL, service
 
     def _patient(self, index: int, start: int, booked: int) -> int:

@@ -79,7 +79,8 @@ class Clinic:
     """Service id by code."""
     quotes: dict[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
     """By service and agreement (0: none), what the patient pays: booked before this year, and since."""
-    withdrawn: list[int] = field(default_factory=list)
+    withdrawn: dict[int, int] = field(default_factory=dict)
+    """Deleted services, and how many days ago."""
     closed: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """By day of the time line, the minutes between which the clinic is shut."""
 
@@ -112,6 +113,7 @@ def build(draft: Draft, clinics: int, specialists: int, agendas: int) -> Practic
         for at in range(agendas // clinics - machines - desks):
             doctor = at % doctors
             practice.agendas.append(_doctor(draft, clinic, staff[doctor], diaries[doctor], nth=at))
+        _by_mistake(draft, clinic, practice.agendas[-1].id)
     return practice
 
 
@@ -211,7 +213,8 @@ def _offer(
     for offer in offers:
         clinic.services[offer.code] = _service(draft, clinic, offer)
     for offer in WITHDRAWN:
-        clinic.withdrawn.append(_service(draft, clinic, offer, deleted=True))
+        days = draft.rng.randrange(2, 20)
+        clinic.withdrawn[_service(draft, clinic, offer, deleted=days)] = days
     for name, part in GROUPS.items():
         members = [clinic.services[offer.code] for offer in offers if part in offer.name]
         if members:
@@ -238,7 +241,7 @@ def _offer(
             )
 
 
-def _service(draft: Draft, clinic: Clinic, offer: Offer, *, deleted: bool = False) -> int:
+def _service(draft: Draft, clinic: Clinic, offer: Offer, *, deleted: int | None = None) -> int:
     preparation = offer.preparation
     return draft.sheets["service"].add(
         clinic_id=clinic.id,
@@ -251,9 +254,9 @@ def _service(draft: Draft, clinic: Clinic, offer: Offer, *, deleted: bool = Fals
         preparation_lead_days=preparation.lead_days if preparation else None,
         preparation_last_hours=preparation.last_hours if preparation else None,
         sensitive=offer.sensitive,
-        bookable_online=offer.online and not deleted,
-        active=not deleted,
-        deleted_at=draft.line.ago(draft.rng.randrange(2, 20) * 24 * 60) if deleted else None,
+        bookable_online=offer.online and deleted is None,
+        active=deleted is None,
+        deleted_at=None if deleted is None else draft.line.ago(deleted * 24 * 60),
         updated_at=_opened(draft),
     )
 
@@ -356,6 +359,20 @@ def _prices(draft: Draft, clinic: Clinic, staff: Sequence[_Doctor]) -> None:
             visit = doctor.branch.offers[0]
             now = _price(clinic, visit) + 40
             interval(clinic.services[visit.code], now - 10, now, specialist=doctor.id)
+
+
+def _by_mistake(draft: Draft, clinic: Clinic, agenda: int) -> None:
+    """One deleted service still has its agenda, and a price that the night after the deletion closed."""
+    service, days = next(iter(clinic.withdrawn.items()))
+    draft.sheets["agenda_service"].add(clinic_id=clinic.id, agenda_id=agenda, service_id=service)
+    draft.sheets["price"].add(
+        clinic_id=clinic.id,
+        service_id=service,
+        amount=_price(clinic, WITHDRAWN[0]),
+        valid_from=date(draft.line.days[0].year - 1, 1, 1),
+        valid_to=draft.line.days[draft.line.today - days + 1],
+        updated_at=draft.line.ago((days - 1) * 24 * 60),
+    )
 
 
 def _cents(amount: Decimal) -> Decimal:
