@@ -101,6 +101,10 @@ class Reason:
         return {"code": self.code, "message": self.message, "clinic": self.clinic, "count": self.count}
 
 
+SHOWN_ROWS = 50
+"""Rows of a table that a page shows and that its run keeps; all of them are with their plan."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A capped table for people: Italian column titles, plain cells, no patient data."""

@@ -18,13 +18,10 @@ from polydesk_dagster.changes.plans import AHEAD
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, TransientError, where
-from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, Outcome, Reason, Report, Table, in_words
+from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, SHOWN_ROWS, Outcome, Reason, Report, Table, in_words
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.settings import Settings
-
-SHOWN_ROWS = 50
-"""Rows of a table that the web page shows; the rest stays in the database."""
 
 
 class ServiceConfig(dg.Config):

@@ -13,10 +13,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES, Kind
 from polydesk_dagster.changes.plans import Plan
-from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report, Table
-
-CAP = 50
-"""Rows of a plan that Dagster's pages show."""
+from polydesk_dagster.outcome import SHOWN_ROWS, WHAT_TO_DO, Outcome, Reason, Report, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +110,13 @@ def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None
         yield Row(row["ordinal"], row["action"], row["row_key"] or "", row["finding"], row["reason"], before, after)
 
 
-def table(connection: sa.Connection, plan: Plan, kind: Kind, *, cap: int = CAP) -> Table:
-    """The first ``cap`` rows for everybody: of a private kind only what happens and why, never who."""
+def table(connection: sa.Connection, plan: Plan, kind: Kind) -> Table:
+    """The first rows for everybody: of a private kind only what happens and why, never who."""
     columns: tuple[str, ...] = ("Riga", "Azione", "Che cosa", "Prima → dopo", "Perché")
     if kind.private:
         columns = ("Riga", "Azione", "Perché")
     cells = []
-    for row in rows(connection, plan, kind, limit=cap):
+    for row in rows(connection, plan, kind, limit=SHOWN_ROWS):
         action = ACTION_NAMES[row.action]
         why = row.reason or FINDING_NAMES.get(row.finding or "", "")
         cells.append(

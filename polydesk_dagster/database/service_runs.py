@@ -8,10 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
-
-KEPT_ROWS = 50
-"""Of each table of a report; all rows are with their plan."""
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table
 
 
 def record(
@@ -53,7 +50,7 @@ def record(
 
 
 def _kept(table: Table) -> dict[str, object]:
-    return {"title": table.title, "columns": table.columns, "rows": table.rows[:KEPT_ROWS], "total": table.total}
+    return {"title": table.title, "columns": table.columns, "rows": table.rows[:SHOWN_ROWS], "total": table.total}
 
 
 def _table(kept: dict[str, Any]) -> Table:
