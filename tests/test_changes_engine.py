@@ -274,7 +274,10 @@ def test_the_audit_trail_shows_tampering(connection: sa.Connection) -> None:
     assert audit.verify(connection) == []
     with pytest.raises(sa.exc.ProgrammingError, match="append-only"), connection.begin_nested():
         connection.execute(sa.text("DELETE FROM audit"))
+    with pytest.raises(sa.exc.ProgrammingError, match="append-only"), connection.begin_nested():
+        connection.execute(sa.text("DELETE FROM audit_head"))
     connection.execute(sa.text("ALTER TABLE audit DISABLE TRIGGER USER"))
+    connection.execute(sa.text("ALTER TABLE audit_head DISABLE TRIGGER USER"))
     with connection.begin_nested() as altered:
         connection.execute(sa.text("UPDATE audit SET actor = 'nessuno' WHERE id = 2"))
         assert audit.verify(connection) == [audit.Fault(2, "altered")]
@@ -283,6 +286,12 @@ def test_the_audit_trail_shows_tampering(connection: sa.Connection) -> None:
         connection.execute(sa.text("DELETE FROM audit WHERE id = 4"))
         assert [fault.fault for fault in audit.verify(connection)] == ["cut off"]
         cut.rollback()
+    with connection.begin_nested() as emptied:
+        connection.execute(sa.text("DELETE FROM audit_head"))
+        assert audit.verify(connection) == [audit.Fault(4, "cut off")]
+        connection.execute(sa.text("DELETE FROM audit"))
+        assert audit.verify(connection) == [audit.Fault(0, "cut off")]
+        emptied.rollback()
     connection.execute(sa.text("DELETE FROM audit WHERE id = 2"))
     assert audit.verify(connection) == [audit.Fault(3, "unlinked")]
 

@@ -388,5 +388,7 @@ def test_a_record_that_cannot_be_read_waits_in_quarantine_until_mended(run: Impo
     report = run(*items, person("P1", birth_date="1980-02-31"))
     assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
     assert run.rows("SELECT record_key, resolved_at IS NULL FROM quarantine") == [("P1", True)]
+    again = run(*items, person("P1", birth_date="1980-02-31"))
+    assert (again.outcome, again.counts.failed) == (Outcome.PARTIAL, 1), "nothing else to write"
     assert run(*items, MARIO).counts.created == 1
     assert run.rows("SELECT resolved_at IS NULL FROM quarantine") == [(False,)]

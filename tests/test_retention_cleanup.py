@@ -116,8 +116,9 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
             {"slot": recent, "at": AS_OF - 450 * DAY},
         )
         connection.execute(
-            sa.text("""INSERT INTO quarantine (service, record_key, code, message, first_seen_at, last_seen_at,
-                                               resolved_at) VALUES ('sync_prices', '1', 'x', 'x', :at, :at, :at)"""),
+            sa.text("""INSERT INTO quarantine (service, kind, record_key, code, message, first_seen_at, last_seen_at,
+                                               resolved_at)
+                       VALUES ('sync_prices', 'price', '1', 'x', 'x', :at, :at, :at)"""),
             {"at": AS_OF - 100 * DAY},
         )
         connection.execute(

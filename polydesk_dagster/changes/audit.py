@@ -25,9 +25,10 @@ BROKEN = sa.text("""
           FROM audit) chain
     WHERE hash <> audit_hash(line) OR previous_hash <> expected OR id <> before + 1
     UNION ALL
-    SELECT head.id, 'cut off' FROM audit_head head
-    WHERE (head.id, head.hash) IS DISTINCT FROM
-          (coalesce((SELECT max(id) FROM audit), 0), coalesce((SELECT hash FROM audit ORDER BY id DESC LIMIT 1), '\\x'))
+    SELECT coalesce(head.id, last.id, 0), 'cut off'
+    FROM (VALUES (1)) one LEFT JOIN audit_head head ON true
+    LEFT JOIN (SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1) last ON true
+    WHERE (head.id, head.hash) IS DISTINCT FROM (coalesce(last.id, 0), coalesce(last.hash, '\\x'))
     ORDER BY 1
 """)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -120,10 +121,10 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]
 
 
 def quarantine(
-    connection: sa.Connection, service: str, clinic_id: int | None, unreadable: Sequence[Unreadable]
+    connection: sa.Connection, service: str, kind: str, clinic_id: int | None, unreadable: Sequence[Unreadable]
 ) -> None:
     """Keep the records that were set aside until the source mends them; each is listed once."""
-    values = {"service": service, "clinic_id": clinic_id}
+    values = {"service": service, "kind": kind, "clinic_id": clinic_id}
     rows = [
         {
             "record_key": record.key or "?",
@@ -134,20 +135,56 @@ def quarantine(
         for record in unreadable
     ]
     typed = sa.text("""
-        WITH seen AS (SELECT DISTINCT ON (record_key, code) *
+        WITH seen AS (SELECT DISTINCT ON (record_key, code, md5(coalesce(CAST(record AS text), ''))) *
                       FROM jsonb_to_recordset(CAST(:rows AS jsonb))
                            AS s(record_key text, code text, message text, record jsonb)),
         mended AS (
             UPDATE quarantine q SET resolved_at = now()
-            WHERE service = :service AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
+            WHERE service = :service AND kind = :kind
+              AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
               AND resolved_at IS NULL
-              AND NOT EXISTS (SELECT FROM seen s WHERE s.record_key = q.record_key AND s.code = q.code))
-        INSERT INTO quarantine (service, clinic_id, record_key, code, message, record, first_seen_at, last_seen_at)
-        SELECT :service, CAST(:clinic_id AS bigint), record_key, code, message, record, now(), now() FROM seen
-        ON CONFLICT (service, coalesce(clinic_id, 0), record_key, code) WHERE resolved_at IS NULL
-        DO UPDATE SET last_seen_at = excluded.last_seen_at, message = excluded.message, record = excluded.record
+              AND NOT EXISTS (SELECT FROM seen s
+                              WHERE s.record_key = q.record_key AND s.code = q.code
+                                AND s.record IS NOT DISTINCT FROM q.record))
+        INSERT INTO quarantine (service, kind, clinic_id, record_key, code, message, record, first_seen_at,
+                                last_seen_at)
+        SELECT :service, :kind, CAST(:clinic_id AS bigint), record_key, code, message, record, now(), now() FROM seen
+        ON CONFLICT (service, kind, coalesce(clinic_id, 0), record_key, code, md5(coalesce(CAST(record AS text), '')))
+        WHERE resolved_at IS NULL
+        DO UPDATE SET last_seen_at = excluded.last_seen_at, message = excluded.message
     """)
     connection.execute(typed, {**values, "rows": json.dumps(rows, ensure_ascii=False, default=str)})
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A record in the quarantine. ``message`` is Italian and holds no patient data; the record itself stays where it
+    is."""
+
+    service: str
+    kind: str
+    clinic: str | None
+    key: str
+    message: str
+    since: datetime
+    last_seen: datetime
+
+
+def set_aside(
+    connection: sa.Connection, *, service: str | None = None, clinic: str | None = None, limit: int
+) -> list[SetAside]:
+    """What the sources still have to mend, the longest waiting first."""
+    found = connection.execute(
+        sa.text("""
+            SELECT q.service, q.kind, c.code AS clinic, q.record_key AS key, q.message, q.first_seen_at AS since,
+                   q.last_seen_at AS last_seen
+            FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id
+            WHERE q.resolved_at IS NULL AND (CAST(:service AS text) IS NULL OR q.service = :service)
+              AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
+            ORDER BY q.first_seen_at, q.id LIMIT :limit"""),
+        {"service": service, "clinic": clinic, "limit": limit},
+    )
+    return [SetAside(**row._mapping) for row in found]
 
 
 def _plain(record: Any) -> Any:

@@ -72,10 +72,10 @@ def settle(
     if report.outcome is Outcome.REFUSED:
         return replace(report, figures=seen.figures, tables=seen.tables)
     rejected = plan.tally.get("rejected", 0)
-    counts = replace(report.counts, failed=report.counts.failed + rejected)
+    counts = replace(report.counts, failed=rejected)
     reasons = report.reasons + tuple(reason for reason in seen.reasons if not reason.code.startswith("guard:"))
     if rejected:
-        message = f"{rejected} record della fonte non leggibili: sono in quarantena, il resto è stato trattato."
+        message = f"{rejected} record della fonte non leggibili («polydesk plan quarantine»), il resto è stato trattato"
         reasons += (Reason("rejected", message, plan.clinic, rejected),)
     outcome = Outcome.PARTIAL if rejected else report.outcome
     figures = {**report.figures, **{k: v for k, v in seen.figures.items() if k != WHAT_TO_DO}}
@@ -104,7 +104,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
         for statement in source.reconsider:
             connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
-    staging.quarantine(connection, scope.service, scope.clinic_id, staged.unreadable)
+    staging.quarantine(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
@@ -278,7 +278,7 @@ def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: 
     if staged.total is not None:
         message = f"la fonte annuncia {staged.total} record e ne ha dati {staged.seen}"
         yield Verdict("source_incomplete", staged.seen >= staged.total, message, staged.seen, staged.total)
-    most = max(limits.rejected * staged.seen, min(limits.few, staged.records))
+    most = max(limits.rejected * staged.seen, min(limits.few, staged.seen - len(staged.unreadable)))
     message = f"{len(staged.unreadable)} record illeggibili su {staged.seen}: la forma dei dati è cambiata?"
     yield Verdict("source_shape", len(staged.unreadable) <= most, message, len(staged.unreadable), most)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -18,6 +19,7 @@ from polydesk_dagster.changes import show as rows_of
 from polydesk_dagster.changes.apply import undo as take_back
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
 from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.clinic import emergency
 from polydesk_dagster.commands import show
@@ -135,6 +137,52 @@ def show_(
         rest = plan.writes + plan.tally.get("conflict", 0) - len(first)
         if rest > 0:
             show.out().print(say(f"… e altre {rest} righe: --csv FILE", f"… and {rest} more rows: --csv FILE"))
+
+
+@app.command("quarantine")
+def quarantine_(
+    service: Annotated[str | None, typer.Option(help="Solo di questo servizio.", metavar="CHIAVE")] = None,
+    clinic: Annotated[str | None, typer.Option(help="Solo di questa clinica.", metavar="CODICE")] = None,
+    limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = SHOWN,
+    json: Json = False,
+) -> None:
+    """I record delle fonti che non si sono potuti leggere, finché la fonte non li corregge."""
+    with opened() as installation, installation.engine.connect() as connection:
+        found = set_aside(connection, service=service, clinic=clinic, limit=limit)
+    if json:
+        show.as_json(
+            [
+                {**asdict(each), "since": each.since.isoformat(), "last_seen": each.last_seen.isoformat()}
+                for each in found
+            ]
+        )
+        return
+    if not found:
+        show.out().print(say("Nessun record in quarantena.", "No record in quarantine."))
+        return
+    columns = tuple(
+        say(*names)
+        for names in (
+            ("Servizio", "Service"),
+            ("Che cosa", "What"),
+            ("Clinica", "Clinic"),
+            ("Record", "Record"),
+            ("Perché", "Why"),
+            ("Dal", "Since"),
+        )
+    )
+    cells = [
+        (
+            name_of(each.service),
+            registry.kind(each.kind).label if each.kind else "",
+            each.clinic,
+            each.key,
+            each.message,
+            f"{each.since.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
+        )
+        for each in found
+    ]
+    show.table(say("In quarantena", "In quarantine"), columns, cells)
 
 
 @app.command("apply")
