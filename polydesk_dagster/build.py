@@ -48,7 +48,7 @@ def _collect(package: ModuleType, name: str) -> Iterator[Any]:
 
 def _scheduled(service: Service) -> bool:
     """The events of studiolab are driven by their own sensor."""
-    return not isinstance(service.cadence, OnDemand) and service.key != "sync_events"
+    return not isinstance(service.cadence, OnDemand) and service.sensor is None
 
 
 def _asset_job(service: Service) -> Any:

@@ -129,6 +129,8 @@ class Service:
     """Whether what it does does not come back by itself: it never works at an instant that is still to come."""
     options: tuple[str, ...] = ()
     """Further fields of its config that the command may set."""
+    sensor: str | None = None
+    """The sensor that starts it where there is news, in place of a schedule of the service's own name."""
     available: bool = False
     """Whether this version can run it."""
 
@@ -308,6 +310,7 @@ SERVICES: tuple[Service, ...] = (
         per_clinic=True,
         changes_records=False,
         options=("reconcile",),
+        sensor="studiolab_events",
         available=True,
     ),
     Service(

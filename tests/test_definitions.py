@@ -68,9 +68,11 @@ def test_every_available_service_has_its_job_and_schedule_where_it_belongs() -> 
         tools = {"undo_plan"} if place is Place.ORDINARY else set()
         named = {name for name in repository.job_names if not name.startswith("__")}
         assert named == {s.key for s in ours} | tools
-        scheduled = {s.key for s in ours if not isinstance(s.cadence, OnDemand) and s.key != "sync_events"}
+        scheduled = {s.key for s in ours if not isinstance(s.cadence, OnDemand) and s.sensor is None}
         assert {schedule.name for schedule in repository.schedule_defs} == scheduled
         assert {schedule.execution_timezone for schedule in repository.schedule_defs} <= {ROME.key}
+        jobs = {sensor.name: sensor.job_name for sensor in repository.sensor_defs if sensor.targets}
+        assert all(jobs[s.sensor] == s.key for s in ours if s.sensor is not None)
 
 
 @pytest.mark.parametrize("defs", [definitions.defs, emergency.defs], ids=["polydesk", "emergency"])

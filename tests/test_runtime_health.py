@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
-from polydesk_dagster.catalog import BY_KEY, Every
+from polydesk_dagster import definitions
+from polydesk_dagster.catalog import BY_KEY, SERVICES, Every, OnDemand
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import health, progress
@@ -135,6 +136,34 @@ def test_a_frequent_service_is_on_time_while_its_schedule_looks(
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE service_run SET started_at = started_at - interval '5 hours'"))
     assert _bad(settings) == [("service_overdue", "generate_slots")]
+
+
+def test_every_service_on_a_cadence_is_on_time_by_what_dagster_looks_with(
+    settings: Settings, storage: sa.Engine, engine: sa.Engine
+) -> None:
+    scheduled = [s.key for s in SERVICES if s.available and not isinstance(s.cadence, OnDemand)]
+    for service in scheduled:
+        _ran(engine, service, NOW - timedelta(hours=23))
+    assert ("service_overdue", "sync_events") in _bad(settings)
+    repository = definitions.defs.get_repository_def()
+    names = [schedule.name for schedule in repository.schedule_defs]
+    names += [sensor.name for sensor in repository.sensor_defs if not sensor.name.startswith("asked_")]
+    with storage.begin() as connection:
+        for name in names:
+            _looked(connection, name, NOW - timedelta(minutes=1))
+    assert _bad(settings) == []
+
+
+def test_a_studiolab_without_news_for_days_is_no_fault(
+    settings: Settings, storage: sa.Engine, engine: sa.Engine
+) -> None:
+    (sensor,) = (s for s in definitions.defs.get_repository_def().sensor_defs if s.name == "studiolab_events")
+    assert sensor.job_name == "sync_events"
+    _ran(engine, sensor.job_name, NOW - timedelta(days=3))
+    assert _bad(settings) == [("service_overdue", "sync_events")]
+    with storage.begin() as connection:
+        _looked(connection, sensor.name, NOW - timedelta(minutes=1))
+    assert _bad(settings) == []
 
 
 def test_the_last_failure_of_a_service_is_seen_until_it_succeeds(

@@ -190,11 +190,12 @@ def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, date
                 f"{ENDED_BADLY[outcome]}.",
                 subject=service.key,
             )
-        yield from _overdue(service, at, ticks.get(service.key), now)
+        yield from _overdue(service, at, ticks.get(service.sensor or service.key), now)
 
 
 def _overdue(service: Service, ran: datetime | None, looked: datetime | None, now: datetime) -> Iterator[Finding]:
-    """A frequent service is on time if its schedule looked whether anything was due, and it ran once a day."""
+    """A frequent service is on time if its schedule looked whether anything was due, and it ran once a day; one that a
+    sensor starts runs only where there is news, and is on time if that looked."""
     if isinstance(service.cadence, OnDemand):
         return
     interval = service.cadence.interval
@@ -205,7 +206,7 @@ def _overdue(service: Service, ran: datetime | None, looked: datetime | None, no
     elif now - seen > 2 * interval:
         message = f"{name} doveva già essere ripartito: l'ultima volta {_ago(now - seen)} fa."
         yield Finding("service_overdue", ok=False, message=message, subject=service.key)
-    elif ran is not None and now - ran > HEARTBEAT + 2 * interval:
+    elif service.sensor is None and ran is not None and now - ran > HEARTBEAT + 2 * interval:
         message = f"{name} guarda ma non lavora: l'ultima esecuzione {_ago(now - ran)} fa."
         yield Finding("service_overdue", ok=False, message=message, subject=service.key)
     else:

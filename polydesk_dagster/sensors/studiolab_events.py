@@ -82,7 +82,7 @@ def _partitions(
 
 
 @dg.sensor(
-    name="studiolab_events",
+    name=BY_KEY[SERVICE].sensor,
     job_name=SERVICE,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
