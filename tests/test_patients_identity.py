@@ -209,9 +209,41 @@ def test_nobody_is_born_or_has_died_after_today(run: Import) -> None:
     today, tomorrow = "2026-03-10", "2026-03-11"
     born = person("P1", fiscal_code=None, birth_date=tomorrow)
     died = person("P2", deceased_on=tomorrow)
+    ancient = person("P4", fiscal_code=None, birth_date="1880-01-01", last_name="Blu")
     born_today = person("P3", fiscal_code=None, birth_date=today, last_name="Neri")
-    assert run(born, died, born_today).counts.created == 1
-    assert run.reviews() == [(key, "la data di nascita o di decesso è nel futuro") for key in ("P1", "P2")]
+    assert run(born, died, born_today, ancient).counts.created == 1
+    future = "la data di nascita o di decesso è nel futuro"
+    assert run.reviews() == [("P1", future), ("P2", future), ("P4", "la data di nascita è prima del 1900")]
+
+
+def test_an_open_case_says_what_is_doubtful_now(run: Import) -> None:
+    run(person("P1", last_name="Bianchi"))
+    assert run.reviews() == [("P1", "il codice fiscale non concorda con il cognome")]
+    run(person("P1", last_name="Bianchi", first_name="Ugo"))
+    assert run.reviews() == [("P1", "il codice fiscale non concorda con il cognome e il nome")]
+    mended = "ora senza dubbi: corretto alla fonte (prima: il codice fiscale non concorda con il cognome e il nome)"
+    for _ in range(2):
+        assert run(MARIO).counts.changed == 0, "whoever waits is decided by a person"
+        assert run.reviews() == [("P1", mended)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("Kovačević", "Kovacevic"),
+        ("Popescuț", "Popescut"),
+        ("Müller", "Mueller"),
+        ("Groß", "Gross"),
+        ("Đorđević", "Dordevic"),
+        ("D'Angelo", "Dangelo"),
+        ("Nicolò", "Nicolo'"),
+    ],
+)
+def test_another_spelling_of_a_name_waits_for_a_person(run: Import, ours: str, theirs: str) -> None:
+    run(person("P1", fiscal_code=None, last_name=ours))
+    other = Import(run.engine, "MI01")
+    assert other(person("X1", fiscal_code=None, last_name=theirs)).counts.created == 0
+    assert other.reviews()[-1] == ("X1", "stesso nome e data di nascita di un paziente noto")
 
 
 def test_newborns_twins_and_a_married_name(run: Import) -> None:

@@ -325,12 +325,19 @@ _DISMISSED = """
     WHERE q.clinic_id = :clinic_id AND q.external_id = s.external_id AND q.state = 'dismissed'
 """
 
-# Nobody is born, or has died, later than on the clinic's today.
-_TO_COME = """
-    UPDATE {rows} SET action = 'conflict', id = NULL, finding = 'invalid',
-                      reason = 'la data di nascita o di decesso è nel futuro'
-    WHERE finding IS NULL AND greatest(birth_date, deceased_on)
-          > CAST(CAST(:as_of AS timestamptz) AT TIME ZONE (SELECT time_zone FROM clinic WHERE id = :clinic_id) AS date)
+# Nobody is born, or has died, later than on the clinic's today; a code, of whose year only two digits are written,
+# agrees with the wrong century as well. The first of January 1900 is put in where a date is not known.
+_OUT_OF_TIME = """
+    UPDATE {rows} s
+    SET action = 'conflict', id = NULL, finding = 'invalid',
+        reason = CASE WHEN greatest(s.birth_date, s.deceased_on) > c.today
+                      THEN 'la data di nascita o di decesso è nel futuro'
+                      ELSE 'la data di nascita è prima del 1900' END
+    FROM (SELECT CAST(CAST(:as_of AS timestamptz) AT TIME ZONE time_zone AS date) AS today
+          FROM clinic WHERE id = :clinic_id) c
+    WHERE s.finding IS NULL
+      AND (greatest(s.birth_date, s.deceased_on) > c.today
+           OR s.birth_date < '1900-01-01')
 """
 
 _CROWD = 100
@@ -383,12 +390,12 @@ _DOUBTS = f"""
     _namesakes("s.ordinal", "{rows}", f"{NO_CODE.format(p='s')} AND s.finding IS NULL AND o.ordinal <> s.ordinal")
 }) same
     ), waiting AS MATERIALIZED (
-        SELECT s.ordinal, min(q.cause) AS cause FROM patient_review q JOIN {{rows}} s USING (external_id)
-        WHERE q.clinic_id = :clinic_id AND q.state = 'open' GROUP BY 1
+        SELECT s.ordinal, q.cause, q.record, s.fiscal_code, s.last_name, s.first_name, s.birth_date
+        FROM patient_review q JOIN {{rows}} s USING (external_id)
+        WHERE q.clinic_id = :clinic_id AND q.state = 'open'
     )
     SELECT ordinal, coalesce(c.candidates, i.candidates) AS candidates, c.candidates[1] AS known,
-           CASE WHEN r.ordinal IS NOT NULL THEN r.cause
-                WHEN t.identities > 1 OR t.codes > 1 THEN 'più record con lo stesso codice fiscale e identità diverse'
+           CASE WHEN t.identities > 1 OR t.codes > 1 THEN 'più record con lo stesso codice fiscale e identità diverse'
                 WHEN t.people > 1 AND ordinal <> t.first THEN 'lo stesso codice fiscale di un altro record'
                 WHEN c.certain IS NOT TRUE AND c.ordinal IS NOT NULL
                 THEN 'codice fiscale di un paziente noto, ma identità o codice non coincidono'
@@ -396,6 +403,13 @@ _DOUBTS = f"""
                 THEN 'stesso nome e data di nascita di un paziente noto'
                 WHEN w.ordinal IS NOT NULL
                 THEN 'stesso nome e data di nascita di un altro record, senza codice fiscale'
+                WHEN r.cause LIKE 'ora senza dubbi%' THEN r.cause
+                WHEN r.record ->> 'last_name' IS NOT NULL
+                 AND (r.record ->> 'fiscal_code', r.record ->> 'last_name', r.record ->> 'first_name',
+                      r.record ->> 'birth_date')
+                     IS DISTINCT FROM (r.fiscal_code, r.last_name, r.first_name, CAST(r.birth_date AS text))
+                THEN 'ora senza dubbi: corretto alla fonte (prima: ' || r.cause || ')'
+                WHEN r.ordinal IS NOT NULL THEN r.cause
            END AS doubt
     FROM (SELECT ordinal FROM sharing UNION SELECT ordinal FROM by_code UNION SELECT ordinal FROM by_name
           UNION SELECT ordinal FROM without_code UNION SELECT ordinal FROM waiting) special
@@ -452,7 +466,7 @@ PATIENT = Kind(
                              WHERE d.clinic_id = :clinic_id AND d.external_id = r.external_id
                                AND d.state = 'dismissed')
            ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO UPDATE
-           SET record = excluded.record,
+           SET record = excluded.record, cause = excluded.cause,
                candidates = CASE WHEN excluded.candidates = '{{}}' THEN q.candidates ELSE excluded.candidates END
            WHERE q.record <> excluded.record""",
     ),
@@ -472,7 +486,7 @@ PATIENT = Kind(
         text=("last_name", "first_name"),
         key=("{}.external_id",),
         indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
-        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _TO_COME, _DOUBTS, _MARK),
+        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _OUT_OF_TIME, _DOUBTS, _MARK),
         version="""SELECT concat_ws('/', count(*), max(made_at), (
                        SELECT count(*) FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'))
                    FROM patient_link WHERE clinic_id = :clinic_id""",
