@@ -319,7 +319,7 @@ AGREEMENT = Kind(
         """,
         current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
         retire={"valid_to": "greatest(c.valid_from, :today)"},
-        retirable="c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > :today)",
+        retirable="c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))",
         reason="CASE WHEN d.n IS NULL THEN 'non è più in studiolab' END",
     ),
 )
@@ -335,9 +335,17 @@ _ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
 _MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)"
 # What takes the place of an interval that the source no longer has. One that begins inside it cuts it short; one that
-# reaches over its beginning leaves it empty, as if it had never been.
+# reaches over its beginning leaves it empty, as if it had never been. One in force that is to end where its successor
+# begins was cut short by it earlier, and lasts until there is one: what begins right then, or else, where the successor
+# itself is gone, what begins later.
 _NEXT = f"""(SELECT min(w.valid_from) FROM wanted w
-             WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL AND {_MEET.format("w", "c")})"""
+             WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL
+               AND ({_MEET.format("w", "c")}
+                    OR c.valid_from <= :today AND c.valid_to > :today AND w.valid_from >= c.valid_to
+                       AND (w.valid_from = c.valid_to
+                            OR EXISTS (SELECT FROM price f
+                                       WHERE {_SAME_ITEM.format(w="f", c="c")} AND f.valid_from = c.valid_to
+                                         AND f.valid_to IS DISTINCT FROM f.valid_from))))"""
 # Intervals that have ended are history, unless the source now says otherwise of their time; only what it says anew can.
 _REWRITTEN = f"""(SELECT t.id
                   FROM (SELECT service_id, coalesce(agreement_id, 0) AS agreement_id,
@@ -356,7 +364,7 @@ _CROWDED = f"""
         reason = 'si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce'
     FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
           FROM {{rows}} o JOIN price t ON {_SAME_ITEM.format(w="t", c="o")} AND {_MEET.format("t", "o")}
-          WHERE o.action IN ('create', 'update')
+          WHERE o.action IN ('create', 'update', 'retire')
             AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
     WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
 """
@@ -441,7 +449,7 @@ PRICE = Kind(
             SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id,
                    CASE WHEN m.mapped THEN m.service_id END AS service_id, m.agreement_id, m.specialist_id,
                    m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item, m.alone,
-                   CASE WHEN m.alone AND now.valid_from < m.valid_from
+                   CASE WHEN m.alone AND now.valid_from < m.valid_from AND now.valid_from <= :today
                              AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
                                  IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
@@ -489,15 +497,21 @@ PRICE = Kind(
             WHERE t.clinic_id = :clinic_id AND (a.id IS NULL OR a.external_id IS NOT NULL)
               AND (p.id IS NULL OR p.external_id IS NOT NULL)
         """,
-        retire={"valid_to": f"greatest(c.valid_from, coalesce({_NEXT}, :today))", "item": _ITEM},
+        # What was announced and is no more has never been, whatever comes later.
+        retire={
+            "valid_to": f"""CASE WHEN c.valid_from > :today THEN c.valid_from
+                                 ELSE greatest(c.valid_from, coalesce({_NEXT}, :today)) END""",
+            "item": _ITEM,
+        },
         retirable=f"""(c.valid_to IS NULL OR c.valid_to > c.valid_from
-                       AND (c.valid_to > :today OR c.id IN {_REWRITTEN}))""",
+                       AND (c.valid_to > :today AND {_NEXT} IS DISTINCT FROM c.valid_to OR c.id IN {_REWRITTEN}))""",
         blocked=f"""CASE WHEN d.n IS NULL THEN (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
                                                    AND {_SAME_ITEM.format(w="w", c="c")}) END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
-        reason=f"""CASE WHEN d.n IS NULL AND {_NEXT} <= c.valid_from THEN 'la fonte ha corretto il periodo'
+        reason=f"""CASE WHEN d.n IS NULL AND ({_NEXT} <= c.valid_from OR c.valid_from > :today AND {_NEXT} IS NOT NULL)
+                        THEN 'la fonte ha corretto il periodo'
                         WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'sostituito dal ' || {_NEXT}
                         WHEN d.n IS NULL THEN 'non è più in studiolab'
                         WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
