@@ -101,6 +101,14 @@ def test_a_price_comes_back_only_as_far_as_its_agreement_and_its_doctor_do(
     }
 
 
+def test_a_price_that_was_planned_and_never_began_is_no_successor(engine: sa.Engine, practice: world.Practice) -> None:
+    closed = price(engine, practice)
+    planned = price(engine, practice, amount=110, valid_from=date(2026, 4, 1), valid_to=date(2026, 4, 1))
+    assert "1 agenda e 1 prezzo" in look(engine)[0][0]
+    assert press(engine).outcome is Outcome.OK
+    assert ends(engine) == {closed: None, planned: date(2026, 4, 1)}
+
+
 def test_a_service_whose_prices_had_all_ended_is_a_conflict(engine: sa.Engine, practice: world.Practice) -> None:
     price(engine, practice, valid_to=date(2026, 1, 1))
     restorable, conflict, lost = look(engine)

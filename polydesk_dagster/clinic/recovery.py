@@ -72,7 +72,8 @@ DELETED_SERVICE = Kind(
     ),
 )
 
-# A price comes back if the deletion closed it, at once or by a later sync, and nothing has taken its place since.
+# A price comes back if the deletion closed it, at once or by a later sync, and nothing has taken its place since; one
+# that was planned and closed before it began has taken nobody's.
 _DELETED = f"""
     SELECT CASE list WHEN 'restorable' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
            why AS reason, id, CAST(NULL AS timestamptz) AS deleted_at, true AS active, false AS bookable_online,
@@ -117,6 +118,7 @@ _DELETED = f"""
                              AND coalesce(s.active, true)
                              AND NOT EXISTS (SELECT FROM price n
                                              WHERE n.service_id = p.service_id AND n.id <> p.id
+                                               AND n.valid_from IS DISTINCT FROM n.valid_to
                                                AND n.agreement_id IS NOT DISTINCT FROM p.agreement_id
                                                AND n.specialist_id IS NOT DISTINCT FROM p.specialist_id
                                                AND (n.valid_to IS NULL OR n.valid_to > p.valid_to)) AS back
