@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -170,3 +171,21 @@ def test_old_empty_folders_go_and_young_ones_stay(root: Path) -> None:
     os.utime(young, (at, at))
     assert temporary.tidy(root, AS_OF).counts.retired == 2
     assert sorted(path.name for path in root.iterdir()) == [".quarantine", "nuova"]
+
+
+def test_folders_without_end_are_one_failure_and_the_rest_goes_on(root: Path) -> None:
+    make(root / "a.csv", 25 * HOUR)
+    make(root / "z.csv", 25 * HOUR)
+    handle = os.open(root, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("m", dir_fd=handle)
+        below = os.open("m", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = below
+    os.close(handle)
+    try:
+        report = temporary.tidy(root, AS_OF)
+    finally:
+        subprocess.run(["rm", "-rf", str(root / "m")], check=True)
+    assert (report.outcome, report.counts.updated, report.counts.failed) == (Outcome.PARTIAL, 2, 1)
+    assert [(reason.code, reason.count) for reason in report.reasons] == [("too_deep", 1)]

@@ -25,6 +25,9 @@ QUARANTINE = ".quarantine"
 LIST = ".list.jsonl"
 """In each day's quarantine: what every file is called there, and where it was."""
 
+DEEPEST = 100
+"""Folders in each other: each holds a descriptor open, and no program that is meant to be here nests them so far."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -44,6 +47,7 @@ class _Sweep:
     links: int = 0
     busy: int = 0
     failed: int = 0
+    deep: int = 0
 
     def old(self, info: os.stat_result) -> bool:
         """A file that was unpacked or copied here keeps its old date of change; that of its entry is then young."""
@@ -74,8 +78,9 @@ def tidy(
     going on: what is newer stays. Files that a process has open stay too. Links are never followed nor moved.
 
     Counts: ``updated`` moved to quarantine, ``retired`` deleted from it and empty folders, ``skipped`` left alone,
-    ``failed`` what could not be read or moved. A root that does not exist has nothing to tidy. Refused by name: a path
-    that leaves the root or goes through a link, and a root that is not a folder.
+    ``failed`` what could not be read or moved, and folders that are nested too deep. A root that does not exist has
+    nothing to tidy. Refused by name: a path that leaves the root or goes through a link, and a root that is not a
+    folder.
     """
     if inside is None and not os.path.lexists(root):
         return Report(done(Counts()))
@@ -110,11 +115,15 @@ def _told(sweep: _Sweep, deleted: int) -> Report:
     if sweep.failed:
         message = "file o cartelle che non si possono leggere o spostare: controlla i permessi e lo spazio su disco"
         reasons.append(Reason("unmovable", message, count=sweep.failed))
+    if sweep.deep:
+        message = f"cartelle dentro più di {DEEPEST} altre, lasciate come sono: controlla chi le crea e toglile a mano"
+        reasons.append(Reason("too_deep", message, count=sweep.deep))
+    failed = sweep.failed + sweep.deep
     counts = Counts(
         updated=sweep.moved,
         retired=deleted + sweep.folders,
         skipped=sweep.links + sweep.busy,
-        failed=sweep.failed,
+        failed=failed,
     )
     figures = {
         "File in quarantena": sweep.moved,
@@ -122,7 +131,7 @@ def _told(sweep: _Sweep, deleted: int) -> Report:
         "File eliminati dalla quarantena": deleted,
         "Cartelle vuote tolte": sweep.folders,
     }
-    outcome = Outcome.PARTIAL if sweep.failed else done(counts)
+    outcome = Outcome.PARTIAL if failed else done(counts)
     return Report(outcome, counts, tuple(reasons), figures)
 
 
@@ -138,7 +147,9 @@ def _tidy_folder(sweep: _Sweep, folder: int, path: str) -> None:
             continue
         try:
             info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if stat.S_ISDIR(info.st_mode):
+            if stat.S_ISDIR(info.st_mode) and here.count("/") >= DEEPEST:
+                sweep.deep += 1
+            elif stat.S_ISDIR(info.st_mode):
                 with _opened(name, folder) as below:
                     _tidy_folder(sweep, below, here)
                 _remove_if_empty(sweep, folder, name, info)
