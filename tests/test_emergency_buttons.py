@@ -103,6 +103,21 @@ def test_nothing_is_applied_that_was_not_looked_at(engine: sa.Engine, practice: 
     assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "no_plan"
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_plan_that_was_looked_at_stands_however_many_came_after(
+    engine: sa.Engine, practice: world.Practice, elsewhere: bool
+) -> None:
+    place(engine, practice, "ada")
+    with engine.begin() as connection:
+        world.practice(connection, "RE01")
+    looked_at = press(engine, Press(), clinic="BO01").plan_id
+    for _ in range(21):
+        press(engine, Press(), clinic="RE01" if elsewhere else "BO01")
+    given = Press(WHY, "LIBERA 1", plan_id=None if elsewhere else looked_at)
+    report = press(engine, given, clinic="BO01")
+    assert (report.outcome, report.plan_id) == (Outcome.OK, looked_at)
+
+
 def test_a_hold_that_came_after_the_preview_is_left_alone(engine: sa.Engine, practice: world.Practice) -> None:
     place(engine, practice, "ada", "bice")
     press(engine, Press(), preview=True)

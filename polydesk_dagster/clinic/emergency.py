@@ -8,14 +8,14 @@ why and what.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import Kind, Plan, Scope
+from polydesk_dagster.changes import Kind, Plan, Scope, plans
 from polydesk_dagster.changes.audit import LEAST_REASON
 from polydesk_dagster.changes.plans import ITALY
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
@@ -69,11 +69,25 @@ def press(
     """
     if preview or given.looks_only:
         return _show(connection, propose(), kind)
-    plan = _standing(connection, scope, given.plan_id)
+    return settle(connection, _standing(connection, scope, given.plan_id), given, as_of=as_of)
+
+
+def settle(
+    connection: sa.Connection,
+    plan: Plan | None,
+    given: Press,
+    *,
+    as_of: datetime,
+    past_guards: Collection[str] = (),
+) -> Report:
+    """Apply ``plan`` if what was typed allows it, in the caller's transaction, so that nobody comes in between; for
+    whoever applies a plan by its id too."""
     refusal = check(connection, plan, given)
     if refusal is not None or plan is None:
         return refusal or _NO_PLAN
-    return changes.apply(connection, plan.id, as_of=as_of, actor=given.actor, reason=given.reason.strip())
+    return changes.apply(
+        connection, plan.id, as_of=as_of, actor=given.actor, reason=given.reason.strip(), past_guards=past_guards
+    )
 
 
 def _show(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
@@ -85,16 +99,18 @@ def _show(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     return replace(report, figures={**report.figures, WHAT_TO_DO: todo})
 
 
+_STANDING = sa.text("""
+    SELECT id FROM plan
+    WHERE service = :service AND clinic_id IS NOT DISTINCT FROM CAST(:clinic AS bigint) AND state = 'ready'
+      AND undoes IS NULL AND expires_at >= now() AND (CAST(:plan AS bigint) IS NULL OR id = :plan)
+    ORDER BY id DESC LIMIT 1""")
+
+
 def _standing(connection: sa.Connection, scope: Scope, plan_id: int | None) -> Plan | None:
     """The newest plan of the button that nobody has applied, for the same clinic or for the same whole chain."""
-    found = [
-        plan
-        for plan in changes.latest(connection, service=scope.service)
-        if plan.state == "ready" and not plan.expired and plan.undoes is None and plan.clinic == scope.clinic
-    ]
-    if plan_id is not None:
-        found = [plan for plan in found if plan.id == plan_id]
-    return found[0] if found else None
+    given = {"service": scope.service, "clinic": scope.clinic_id, "plan": plan_id}
+    found = connection.scalar(_STANDING, given)
+    return None if found is None else plans.load(connection, found)
 
 
 _NO_PLAN = Report.refused(
@@ -114,15 +130,22 @@ _LAST = sa.text("""
     ORDER BY id DESC LIMIT 1""")
 
 
+def without_reason(clinic: str | None, reason: str) -> Report | None:
+    """The refusal of what needs a reason, an undo as well, where ``reason`` is too short to be one."""
+    if len(reason.strip()) >= LEAST_REASON:
+        return None
+    message = f"Serve il motivo, di almeno {LEAST_REASON} caratteri: resta nel registro."
+    return Report.refused("reason_missing", message, clinic)
+
+
 def check(connection: sa.Connection, plan: Plan | None, given: Press) -> Report | None:
-    """Why ``plan`` must not be applied on what was typed, or None if it may; for whoever applies a plan by its id."""
+    """Why ``plan`` must not be applied on what was typed, or None if it may, until the end of the transaction."""
     clinic = plan.clinic if plan is not None else None
     if plan is not None and not plan.writes:
         message = f"Il piano {plan.id} è vuoto: non c'è niente da fare, né da confermare."
         return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("nothing_to_do", message, clinic),), plan_id=plan.id)
-    if len(given.reason.strip()) < LEAST_REASON:
-        message = f"Serve il motivo, di almeno {LEAST_REASON} caratteri: resta nel registro."
-        return Report.refused("reason_missing", message, clinic)
+    if (refusal := without_reason(clinic, given.reason)) is not None:
+        return refusal
     if plan is None:
         return _NO_PLAN
     if " ".join(given.confirm.split()) != phrase(plan):
