@@ -121,6 +121,45 @@ def test_the_nightly_clean_up_cleans_records_and_files(
     assert last(engine, "nightly_cleanup")[0] == "ok"
 
 
+def test_only_one_data_set_leaves_the_files_alone(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temporary, "KEPT", timedelta(0))
+    old = tmp_path / "tmp" / "prova" / "vecchio.csv"
+    old.parent.mkdir(parents=True)
+    old.write_text("x")
+    assert execute("nightly_cleanup", only=["ended_holds"], as_of=now()).success
+    assert old.exists()
+    assert execute("nightly_cleanup", only=["ended_holds"], files="prova", as_of=now()).success
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "guard"),
+    [("nightly_cleanup", "unusual_volume"), ("delete_unverified_appointments", "many_unverified")],
+)
+def test_a_guard_is_passed_only_by_naming_the_plan(
+    execute: Execute, engine: sa.Engine, slot: int, job: str, guard: str
+) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection, "RE01")
+        stays = world.appointment(
+            connection, world.slot(connection, practice.agenda, rome("2026-03-12")), service_id=practice.service,
+            patient_id=None, status="unverified", channel="online",
+            verification_expires_at=AS_OF - timedelta(minutes=1), contact_email="chi@example.org",
+        )  # fmt: skip
+    given = {"past_guard": guard, "reason": "gateway guardato stamattina"}
+    assert not execute(job, **given).success
+    assert last(engine, job) == ("refused", "guard_without_plan")
+    with engine.connect() as connection:
+        (reason,) = connection.scalar(sa.text("SELECT reasons FROM service_run")) or []
+        assert f"polydesk plan apply ID --past-guard {guard} --reason '…'" in reason["message"]
+        assert connection.scalar(sa.text("SELECT count(*) FROM plan")) == 0
+        assert connection.scalar(sa.text(f"SELECT status FROM appointment WHERE id = {stays}")) == "unverified"
+    if job == "delete_unverified_appointments":
+        assert execute(job, **given, clinic="RE01").success
+
+
 def test_a_folder_that_cannot_be_cleaned_does_not_keep_the_records(
     execute: Execute, engine: sa.Engine, tmp_path: Path, slot: int
 ) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +20,7 @@ from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic import retention
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.outcome import Outcome, Report
 from tests import world
 from tests.world import AS_OF
 
@@ -257,10 +260,13 @@ def test_the_message_ledger_goes_only_where_nobody_could_be_told_twice(engine: s
 _COUNTED = "SELECT kind, state, CAST(sum(messages) AS bigint) FROM counted_message GROUP BY 1, 2 ORDER BY 1, 2"
 
 
-def test_ten_times_the_usual_waits_for_a_persons_word(engine: sa.Engine) -> None:
+@pytest.fixture
+def far_more_holds(engine: sa.Engine) -> world.Practice:
+    """10,001 old holds where there used to be a hundred a night, and one old message."""
     with engine.begin() as connection:
         practice = world.practice(connection)
         old_holds(connection, practice, 10_001, 40 * DAY)
+        old_messages(connection, practice, 0, 1, "reminder", "sent")
         for number in range(3):
             connection.execute(
                 sa.text("""INSERT INTO cleanup (dataset, cutoff, expected, oldest, newest, ordered_at, removed,
@@ -268,11 +274,113 @@ def test_ten_times_the_usual_waits_for_a_persons_word(engine: sa.Engine) -> None
                            VALUES ('ended_holds', :at, 100, :old, :old, :at, 100, :at)"""),
                 {"at": AS_OF - number * DAY, "old": AS_OF - 60 * DAY},
             )
+    return practice
+
+
+def test_ten_times_the_usual_waits_for_a_persons_word_and_the_rest_goes_on(
+    engine: sa.Engine, far_more_holds: world.Practice
+) -> None:
     stopped = retention.clean(engine, AS_OF)
-    assert stopped.outcome is Outcome.REFUSED
-    assert count(engine, "hold") == 10_001
-    passed = retention.clean(engine, AS_OF, past_guard="unusual_volume", reason="campagna vaccinale di febbraio")
-    assert passed.counts.retired == 10_001
+    assert stopped.outcome is Outcome.PARTIAL
+    assert (count(engine, "hold"), count(engine, "message"), count(engine, "message_attempt")) == (10_001, 0, 0)
+    reason = stopped.reasons[0]
+    assert reason.code == "guard"
+    assert "orari bloccati già conclusi: ci sarebbero da pulire 10001 righe" in reason.message
+    assert f"polydesk plan apply {stopped.plan_id} --past-guard unusual_volume" in reason.message
+    assert {row[0] for row in stopped.tables[0].rows} >= {
+        "orari bloccati già conclusi",
+        "risposte dei gestori ai messaggi",
+    }
+    assert retention.clean(engine, AS_OF).outcome is Outcome.REFUSED, "nothing else is left"
+
+    assert stopped.plan_id is not None
+    why, past = "campagna vaccinale di febbraio", ["unusual_volume"]
+    with engine.begin() as connection:
+        assert changes.apply(connection, stopped.plan_id, as_of=AS_OF, actor="desk:anna").outcome is Outcome.REFUSED
+        passed = changes.apply(
+            connection, stopped.plan_id, as_of=AS_OF, actor="desk:anna", reason=why, past_guards=past
+        )
+    assert passed.counts.created == 1
+    assert count(engine, "cleanup", "dataset = 'ended_holds' AND finished_at IS NULL") == 1
+    worked = retention.clean(engine, AS_OF)
+    assert (worked.outcome, worked.counts.retired) == (Outcome.OK, 10_001)
+
+
+def test_a_preview_names_what_is_far_more_than_usual(engine: sa.Engine, far_more_holds: world.Practice) -> None:
+    shown = retention.clean(engine, AS_OF, preview=True)
+    (reason,) = (each for each in shown.reasons if each.code == "guard:unusual_volume")
+    assert reason.message.startswith("orari bloccati già conclusi: ")
+    assert shown.counts.created == len(shown.tables[0].rows) == 3
+    assert (count(engine, "cleanup"), count(engine, "hold")) == (3, 10_001)
+
+
+def test_an_order_that_was_left_open_is_worked_off_whatever_is_stopped(
+    engine: sa.Engine, far_more_holds: world.Practice
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO cleanup (dataset, cutoff, expected, oldest, newest, ordered_at)
+                       VALUES ('old_messages', :cutoff, 1, :old, :old, :cutoff)"""),
+            {"cutoff": AS_OF - 731 * DAY, "old": AS_OF - 800 * DAY},
+        )
+    chosen = retention.data_sets(["ended_holds", "old_messages"])
+    assert retention.clean(engine, AS_OF, chosen=chosen).outcome is Outcome.PARTIAL
+    assert (count(engine, "hold"), count(engine, "message")) == (10_001, 0)
+
+
+def test_a_data_set_that_another_service_orders_just_now_keeps_nothing_else(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        old_holds(connection, practice, 5, 40 * DAY)
+        slot = world.slot(connection, practice.agenda, AS_OF - 20 * DAY)
+        world.appointment(
+            connection, slot, service_id=practice.service, patient_id=None, status="expired", channel="online",
+            expired_at=AS_OF - 20 * DAY, verification_expires_at=AS_OF - 20 * DAY, seat=False,
+        )  # fmt: skip
+    met = threading.Barrier(2)
+    apply = changes.apply
+
+    def at_once(*args: Any, **kwargs: Any) -> Report:
+        with suppress(threading.BrokenBarrierError):  # the second waits for the first's orders
+            met.wait(1)
+        return apply(*args, **kwargs)
+
+    monkeypatch.setattr(changes, "apply", at_once)
+    with ThreadPoolExecutor(2) as pool:
+        nightly = pool.submit(retention.clean, engine, AS_OF)
+        hourly = pool.submit(
+            retention.clean,
+            engine,
+            AS_OF,
+            service="delete_unverified_appointments",
+            chosen=retention.UNVERIFIED_BOOKINGS,
+        )
+        reports = [nightly.result(timeout=60), hourly.result(timeout=60)]
+    assert Outcome.REFUSED not in {report.outcome for report in reports}
+    assert sum(report.counts.retired for report in reports) == 6
+    assert (count(engine, "hold"), count(engine, "appointment")) == (0, 0)
+
+
+def test_what_a_message_said_goes_whether_it_went_out_or_not(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        connection.execute(
+            sa.text("""
+                INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, state, reason, send_after,
+                                     expires_at, template_revision, channel, address, body, sent_at, created_at,
+                                     changed_at)
+                SELECT :clinic, kind, 'patient', :patient, state, 'x', at, at, 0, 'sms', '+393331234567', 'Gentile',
+                       CASE state WHEN 'sent' THEN at END, at, at
+                FROM unnest(ARRAY['reminder', 'activation']) kind,
+                     unnest(ARRAY['sent', 'failed', 'withheld', 'unknown']) state,
+                     unnest(CAST(:times AS timestamptz[])) at"""),
+            {"clinic": practice.clinic, "patient": practice.patient, "times": [AS_OF - 181 * DAY, AS_OF - 179 * DAY]},
+        )
+    assert retention.clean(engine, AS_OF).counts.updated == 6
+    assert count(engine, "message", "address IS NULL AND body IS NULL AND state <> 'unknown'") == 6
+    assert count(engine, "message", "num_nonnulls(address, body) = 2") == 10, "young ones, and doubts"
 
 
 def test_an_instant_ahead_of_the_clock_makes_nothing_older(engine: sa.Engine) -> None:

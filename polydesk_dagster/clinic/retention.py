@@ -5,6 +5,9 @@ its audit line; then each order is worked off in small batches, each its own tra
 long. A killed run leaves its orders open, and the next one works them off from where they stopped. When an order is
 done, its audit line holds how many rows went and a digest over their keys, never the data.
 
+A data set with far more in it than usual gets a plan of its own, which is not applied: a person looks at it, and the
+rest goes on.
+
 Clinical records, invoices, access logs and the audit trail are not listed; the message ledger is only once nobody could
 be told twice for want of it.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -22,7 +25,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY, ROME, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
 
 BATCH = 250
 """Rows of one transaction: small enough that whoever comes in between waits for a few milliseconds only."""
@@ -158,12 +161,14 @@ REGISTRY: tuple[DataSet, ...] = (
     ),
     DataSet(
         "message_texts",
-        "testi e recapiti dei messaggi inviati",
+        "testi e recapiti dei messaggi conclusi",
         "message",
-        "sent_at",
+        "changed_at",
         180,
-        "resta nel registro che il messaggio è partito, non che cosa diceva né a chi (GDPR art. 5.1.c)",
-        where="num_nonnulls(t.body, t.subject, t.address, t.context) > 0",
+        "resta nel registro se il messaggio è partito, non che cosa diceva né a chi (GDPR art. 5.1.c)",
+        # What never went out is as private as what did; a doubt waits for a person.
+        where="""t.state IN ('sent', 'withheld', 'failed')
+                 AND num_nonnulls(t.body, t.subject, t.address, t.context) > 0""",
         blanked={"body": "NULL", "subject": "NULL", "address": "NULL", "context": "NULL"},
     ),
     DataSet(
@@ -254,6 +259,14 @@ def _say_when(connection: sa.Connection, rows: str, as_of: datetime) -> Report:
     return Report(Outcome.NOTHING_TO_DO, reasons=tuple(reasons))
 
 
+# An order that is open already is worked off as it stands: there is nothing left to decide about it.
+_UNUSUAL = """(r.expected > 10000
+               AND r.expected > 10 * (SELECT CASE WHEN count(*) >= 3 THEN avg(removed) END
+                                      FROM (SELECT c.removed FROM cleanup c
+                                            WHERE c.dataset = r.dataset AND c.finished_at IS NOT NULL
+                                            ORDER BY c.id DESC LIMIT 10) past)
+               AND NOT EXISTS (SELECT FROM cleanup c WHERE c.dataset = r.dataset AND c.finished_at IS NULL))"""
+
 CLEANUP = Kind(
     name="cleanup",
     label="dati vecchi da pulire",
@@ -266,14 +279,9 @@ CLEANUP = Kind(
     guards=(
         Guard(
             "unusual_volume",
-            """SELECT count(*) FROM {rows} r
-               WHERE r.expected > 10000
-                 AND r.expected > 10 * (SELECT CASE WHEN count(*) >= 3 THEN avg(removed) END
-                                        FROM (SELECT c.removed FROM cleanup c
-                                              WHERE c.dataset = r.dataset AND c.finished_at IS NOT NULL
-                                              ORDER BY c.id DESC LIMIT 10) past)""",
+            f"SELECT count(*) FROM {{rows}} r WHERE {_UNUSUAL}",
             0,
-            "per {value} insiemi di dati ci sarebbe da pulire più di dieci volte il solito: guardali prima",
+            "ci sarebbe da pulire più di dieci volte il solito: prima guarda le righe",
         ),
     ),
     effect=_say_when,
@@ -296,6 +304,13 @@ def _orders(chosen: tuple[DataSet, ...]) -> str:
     )
 
 
+# Two services may order the same data set in one instant: the second then finds the first one's order.
+_ALONE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('cleanup orders', 0))")
+
+_PROPOSED = """SELECT action, finding, reason, id, dataset, cutoff, expected, oldest, newest, ordered_at
+               FROM proposed_order WHERE {which} ORDER BY place"""
+
+
 def clean(
     engine: sa.Engine,
     as_of: datetime,
@@ -303,8 +318,6 @@ def clean(
     service: str = "nightly_cleanup",
     chosen: tuple[DataSet, ...] = REGISTRY,
     preview: bool = False,
-    past_guard: str | None = None,
-    reason: str | None = None,
     actor: str = "dagster",
     batch: int = BATCH,
     rest: Rest | None = None,
@@ -312,29 +325,70 @@ def clean(
 ) -> Report:
     """Order what is old and work the orders off; with ``preview`` only say how much there is.
 
+    A data set with an unusual volume is named with the plan that waits for a person's word; once that is applied, the
+    next run works its order off. Open orders are worked off whatever becomes of the new ones.
+
     Counts: ``retired`` rows deleted, ``updated`` rows that lost columns.
     """
     with engine.begin() as connection:
-        plan = propose(connection, CLEANUP, Scope(service), _orders(chosen), as_of=as_of)
-        shown = changes.preview(connection, plan, CLEANUP)
-        tables = (_what(connection, plan.rows),) if plan.rows_kept else ()
+        connection.execute(_ALONE)
+        unusual = _propose_orders(connection, chosen, as_of)
+        plan = propose(connection, CLEANUP, Scope(service), _PROPOSED.format(which="NOT unusual"), as_of=as_of)
+        stopped = [_stop(connection, known, service, as_of, preview=preview) for known in unusual]
+        tables = _what(connection)
         if preview:
-            return Report(shown.outcome, shown.counts, shown.reasons, shown.figures, tables, plan.id)
-        past = [past_guard] if past_guard else []
-        applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past)
-    if applied.outcome is Outcome.REFUSED:
-        return applied
+            shown = changes.preview(connection, plan, CLEANUP)
+            ordered = Report(shown.outcome, shown.counts, shown.reasons, shown.figures, tables, plan.id)
+        else:
+            applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
+            ordered = Report(applied.outcome, reasons=applied.reasons, tables=tables, plan_id=plan.id)
+    if preview:
+        # Beside what is stopped, an empty plan has nothing to say.
+        return combine([ordered if plan.writes or not stopped else replace(ordered, figures={}), *stopped])
     counts = Counts()
     for order, each in _open_orders(engine, chosen):
         counts += _work_off(
             engine, order, each, as_of, service=service, actor=actor, batch=batch, rest=rest, progress=progress
         )
-    return Report(done(counts), counts, tables=tables, plan_id=plan.id)
+    worked = Report(done(counts), counts, tables=tables)
+    if ordered.outcome is Outcome.REFUSED:
+        return combine([worked, replace(ordered, tables=()), *stopped])
+    return combine([replace(worked, plan_id=plan.id), *stopped])
 
 
-def _what(connection: sa.Connection, rows: str) -> Table:
+def _propose_orders(connection: sa.Connection, chosen: tuple[DataSet, ...], as_of: datetime) -> list[DataSet]:
+    """Put what is old into the temporary table ``proposed_order``. Returns the data sets with far more than usual."""
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMPORARY TABLE proposed_order ON COMMIT DROP AS
+            SELECT row_number() OVER () AS place, coalesce({_UNUSUAL}, false) AS unusual, r.*
+            FROM ({_orders(chosen)}) r"""),
+        {"as_of": as_of},
+    )
+    known = {each.key: each for each in chosen}
+    found = connection.scalars(sa.text("SELECT dataset FROM proposed_order WHERE unusual ORDER BY place"))
+    return [known[key] for key in found]
+
+
+def _stop(connection: sa.Connection, each: DataSet, service: str, as_of: datetime, *, preview: bool) -> Report:
+    """Leave a plan of the one data set for a person, and say which."""
+    scope = Scope(service, parameters={"dataset": each.key})
+    only = _PROPOSED.format(which="unusual AND dataset = :dataset")
+    plan = propose(connection, CLEANUP, scope, only, as_of=as_of)
+    expected = connection.scalar(sa.text(f"SELECT expected FROM {plan.rows}"))
+    message = (
+        f"{each.name}: ci sarebbero da pulire {expected} righe, più di dieci volte il solito; questi dati restano "
+        f"tutti. Guarda il piano {plan.id} e, se è giusto così: polydesk plan apply {plan.id} "
+        "--past-guard unusual_volume --reason '…'"
+    )
+    if preview:
+        return Report(Outcome.OK, plan.counts, (Reason("guard:unusual_volume", message),), plan_id=plan.id)
+    return Report(Outcome.REFUSED, reasons=(Reason("guard", message),), plan_id=plan.id)
+
+
+def _what(connection: sa.Connection) -> tuple[Table, ...]:
     found = connection.execute(
-        sa.text(f"SELECT dataset, expected, oldest, newest, cutoff FROM {rows} ORDER BY ordinal")
+        sa.text("SELECT dataset, expected, oldest, newest FROM proposed_order ORDER BY place")
     ).all()
     known = {each.key: each for each in REGISTRY}
     cells = tuple(
@@ -350,7 +404,7 @@ def _what(connection: sa.Connection, rows: str) -> Table:
         for row in found
     )
     columns = ("Dati", "Che cosa fa", "Righe", "Dal", "Al", "Si tengono giorni", "Perché")
-    return Table("Da pulire", columns, cells, len(cells))
+    return (Table("Da pulire", columns, cells, len(cells)),) if cells else ()
 
 
 def _open_orders(engine: sa.Engine, chosen: tuple[DataSet, ...]) -> list[tuple[int, DataSet]]:

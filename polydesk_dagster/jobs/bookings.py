@@ -43,7 +43,8 @@ class DeleteUnverifiedConfig(ServiceConfig):
     """What the expiry of unverified bookings can be asked."""
 
     past_guard: str | None = None
-    """``many_unverified`` goes past the stop of a clinic; only after looking at its gateway, and with a reason."""
+    """``many_unverified`` goes past the stop of the one clinic that the run is for; only after looking at its gateway,
+    and with a reason."""
     reason: str | None = None
     """Why the guard may be passed, at least 10 characters."""
     operator: str = ""
@@ -51,6 +52,8 @@ class DeleteUnverifiedConfig(ServiceConfig):
 
 
 def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
+    if config.past_guard and run.clinic is None:
+        return _name_the_plan(config.past_guard, "delete_unverified_appointments", ", oppure indica la sola clinica")
     expired = bookings.expire_unverified(
         run.engine,
         run.as_of,
@@ -78,15 +81,17 @@ class NightlyCleanupConfig(ServiceConfig):
     """What the clean-up can be asked."""
 
     only: list[str] = Field(default_factory=list)
-    """Data sets by key; default all of the retention registry. What is not in it is refused by name."""
+    """Data sets by key; default all of the retention registry, then the temporary files and Dagster's history. What is
+    not in the registry is refused by name."""
     files: str | None = None
-    """One folder under the temporary files; default all of them. What leads outside is refused by name."""
+    """One folder under the temporary files; default all of them, or none beside ``only``. What leads outside is refused
+    by name."""
     past_guard: str | None = None
-    """``unusual_volume`` lets a clean-up through that is ten times the usual; only after looking at the preview."""
+    """Refused: a run plans anew, and nobody has looked at that plan. The refusal says how to name the one looked at."""
     reason: str | None = None
-    """Why the guard may be passed, at least 10 characters."""
+    """Goes with ``polydesk plan apply``, as the guard does."""
     operator: str = ""
-    """Who goes past it; default the account that the run has."""
+    """Who asks; the run gives nobody's word for anything."""
 
 
 def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.DagsterInstance) -> Report:
@@ -95,6 +100,8 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
             f"La pulizia notturna vale per tutta la catena, non per la sola {run.clinic}: rilanciala senza clinica."
         )
         return Report.refused("whole_chain", message, run.clinic)
+    if config.past_guard:
+        return _name_the_plan(config.past_guard, "nightly_cleanup")
     try:
         chosen = retention.data_sets(config.only)
     except PermanentError as error:
@@ -104,12 +111,12 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
         run.as_of,
         chosen=chosen,
         preview=run.preview,
-        past_guard=config.past_guard,
-        reason=config.reason,
-        actor=person(config.operator) if config.past_guard else SCHEDULED,
+        actor=SCHEDULED,
         rest=_rest,
         progress=run.progress,
     )
+    if config.only and config.files is None:
+        return records
     since = running_since(instance, but_not=run.dagster_run)
     files = temporary.tidy(
         run.settings.home / "tmp", run.as_of, inside=config.files, in_use_since=since, preview=run.preview
@@ -118,6 +125,15 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
         return combine([records, files])
     history = clean_dagster(instance, run.engine, run.as_of, preview=run.preview, progress=run.progress)
     return combine([records, files, history])
+
+
+def _name_the_plan(guard: str, service: str, otherwise: str = "") -> Report:
+    """A run makes plans of its own: past a guard goes only a plan that somebody has looked at."""
+    message = (
+        f"Oltre «{guard}» si passa solo con il piano che hai guardato: «polydesk run {service} --preview» ne dice il "
+        f"numero; poi polydesk plan apply ID --past-guard {guard} --reason '…'{otherwise}."
+    )
+    return Report.refused("guard_without_plan", message)
 
 
 def _rest() -> None:
