@@ -291,6 +291,7 @@ def _everybody_was_told_the_truth(engine: sa.Engine, told: list[Told]) -> None:
     assert standing == {each for each, status in statuses.items() if status in {"unverified", "booked"}}
     allowed = {
         Answer.CONFIRMED: {"confirmed"},
+        Answer.NO_LONGER_BOOKED: {"confirmed"},
         Answer.RELEASED: {"released"},
         Answer.REVOKED: {"revoked"},
         Answer.EXPIRED: {"expired", "live"},
@@ -303,7 +304,9 @@ def _everybody_was_told_the_truth(engine: sa.Engine, told: list[Told]) -> None:
             assert datetime.fromisoformat(asked_at) >= hold.expires_at, f"{what}, but the hold was taken away"
         elif answer in allowed:
             assert hold.state in allowed[answer], f"{what}, but the hold is {hold.state}"
-        if answer is Answer.CONFIRMED:
+        if answer in {Answer.CONFIRMED, Answer.NO_LONGER_BOOKED}:
             assert hold.appointment_id == appointment
             assert appointment in statuses, "a confirmed booking is never lost"
+        if answer is Answer.NO_LONGER_BOOKED:
+            assert statuses[appointment] == "cancelled"
         assert answer is not Answer.UNKNOWN

@@ -139,6 +139,34 @@ def test_a_known_patients_booking_stands_and_answers_the_same_for_ever(
     assert place(connection, slot, "bice", AS_OF + timedelta(hours=1)).answer is Answer.FULL
 
 
+@pytest.mark.parametrize("ended", ["cancelled", "expired"])
+def test_a_booking_that_has_ended_since_is_not_said_to_stand(
+    connection: sa.Connection, practice: world.Practice, slot: int, ended: str
+) -> None:
+    place(connection, slot, "ada")
+    booked = confirm(connection, practice, "ada", known=False)
+    connection.execute(sa.text("DELETE FROM seat"))
+    connection.execute(
+        sa.text(f"UPDATE appointment SET status = '{ended}', {ended}_at = :as_of, patient_id = :patient"),
+        {"as_of": AS_OF, "patient": practice.patient},
+    )
+    replies = [
+        confirm(connection, practice, "ada", AS_OF + MINUTE),
+        place(connection, slot, "ada", AS_OF + MINUTE),
+        holds.release(connection, token="token ada", as_of=AS_OF + MINUTE),
+    ]
+    for reply in replies:
+        assert (reply.answer, reply.appointment_id) == (Answer.NO_LONGER_BOOKED, booked.appointment_id)
+        assert not reply.done
+        assert "non è più in programma" in reply.sentence
+    connection.execute(sa.text("UPDATE appointment SET status = 'completed'"))
+    assert confirm(connection, practice, "ada", AS_OF + MINUTE).answer is Answer.CONFIRMED
+
+
+def test_every_answer_has_a_sentence() -> None:
+    assert set(holds.SENTENCES) == set(Answer)
+
+
 def test_a_strangers_booking_is_unverified_until_the_earlier_of_two_hours_and_an_hour_before(
     connection: sa.Connection, practice: world.Practice
 ) -> None:
@@ -197,15 +225,53 @@ def test_a_closure_that_came_meanwhile_is_told(connection: sa.Connection, practi
     assert connection.scalar(sa.text("SELECT count(*) FROM appointment")) == 0
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE service SET bookable_online = false",
-        "UPDATE service SET active = false",
-        "UPDATE service SET deleted_at = now()",
-        "DELETE FROM agenda_service",
-    ],
+@pytest.mark.parametrize("change", ["UPDATE agenda SET active = false", "UPDATE clinic SET active = false"])
+def test_an_agenda_or_a_clinic_that_was_switched_off_books_nothing_more(
+    connection: sa.Connection, practice: world.Practice, slot: int, change: str
+) -> None:
+    placed = place(connection, slot, "ada")
+    connection.execute(sa.text(change))
+    assert confirm(connection, practice, "ada").answer is Answer.SLOT_CLOSED
+    assert confirm(connection, practice, "ada", known=False).answer is Answer.SLOT_CLOSED
+    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.SLOT_CLOSED
+    assert state(connection, placed.hold_id) == "live"
+    assert connection.scalar(sa.text("SELECT count(*) FROM appointment")) == 0
+
+
+WITHDRAWN = (
+    "UPDATE service SET bookable_online = false",
+    "UPDATE service SET active = false",
+    "UPDATE service SET deleted_at = now()",
+    "DELETE FROM agenda_service",
 )
+"""Ways for a service to go that a visitor is booking."""
+
+
+@pytest.mark.parametrize("change", [*WITHDRAWN, "UPDATE agenda SET active = false", "UPDATE clinic SET active = false"])
+def test_who_has_paid_is_booked_whatever_the_clinic_takes_off_its_offer_meanwhile(
+    connection: sa.Connection, practice: world.Practice, slot: int, change: str
+) -> None:
+    placed = place(connection, slot, "ada")
+    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.CONFIRMING
+    connection.execute(sa.text(change))
+    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.CONFIRMING
+    booking = Booking(practice.service, practice.patient, paid=True)
+    paid = holds.confirm(connection, token="token ada", booking=booking, as_of=AS_OF + MINUTE)
+    assert (paid.answer, state(connection, placed.hold_id)) == (Answer.CONFIRMED, "confirmed")
+
+
+def test_who_has_paid_is_not_booked_for_the_service_of_another_clinic(
+    connection: sa.Connection, practice: world.Practice, slot: int
+) -> None:
+    elsewhere = world.practice(connection, "RE01")
+    place(connection, slot, "ada")
+    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    booking = Booking(elsewhere.service, practice.patient, paid=True)
+    reply = holds.confirm(connection, token="token ada", booking=booking, as_of=AS_OF)
+    assert reply.answer is Answer.SERVICE_NOT_OFFERED
+
+
+@pytest.mark.parametrize("change", WITHDRAWN)
 def test_a_service_that_is_not_offered_there_is_refused_and_the_hold_stays(
     connection: sa.Connection, practice: world.Practice, slot: int, change: str
 ) -> None:

@@ -88,6 +88,7 @@ class Answer(StrEnum):
     SERVICE_NOT_OFFERED = "service_not_offered"
     TOO_LATE_TO_VERIFY = "too_late_to_verify"
     NO_CONTACT = "no_contact"
+    NO_LONGER_BOOKED = "no_longer_booked"
 
 
 SENTENCES: Mapping[Answer, str] = {
@@ -108,6 +109,8 @@ SENTENCES: Mapping[Answer, str] = {
     Answer.SERVICE_NOT_OFFERED: "Questa prestazione non si può prenotare online in questo orario.",
     Answer.TOO_LATE_TO_VERIFY: "Manca troppo poco alla visita per verificare i recapiti: telefona in segreteria.",
     Answer.NO_CONTACT: "Per prenotare serve un recapito da verificare: scrivi l'email o il numero di telefono.",
+    Answer.NO_LONGER_BOOKED: "Questa prenotazione non è più in programma: è stata annullata, o i recapiti non sono "
+    "stati verificati in tempo. Prenota di nuovo o telefona in segreteria.",
 }
 """What the visitor reads."""
 
@@ -227,7 +230,7 @@ def place(
     ``visitor`` is whatever tells one visitor from another (a session's id); it is stored as a hash. Placing again with
     a token that is known answers what became of that hold.
 
-    Answers: PLACED, FULL, TOO_MANY, TOO_SOON, NOT_OFFERED; for a known token its hold's state.
+    Answers: PLACED, FULL, TOO_MANY, TOO_SOON, NOT_OFFERED; for a known token its hold's state, or NO_LONGER_BOOKED.
     """
     wanted = {
         "slot": slot_id,
@@ -245,7 +248,7 @@ def place(
             return Reply(Answer.PLACED, row.hold_id, row.expires_at)
         if row.known is not None:
             hold = connection.execute(_KNOWN, {"hold": row.known}).one()
-            over = _over(hold.state, hold.expires_at, as_of)
+            over = _over(connection, hold, as_of)
             return Reply(over or Answer.PLACED, row.known, None if over else hold.expires_at, hold.appointment_id)
         if not row.in_time:
             return Reply(Answer.TOO_SOON)
@@ -267,11 +270,16 @@ _LOCKED = """
     )"""
 
 
-def _over(state: str, expires_at: datetime, as_of: datetime) -> Answer | None:
-    """Why a hold no longer keeps its seat, or None while it does."""
-    if state in _ENDED:
-        return _ENDED[state]
-    return Answer.EXPIRED if state == "live" and expires_at <= as_of else None
+_GONE = sa.text("SELECT status IN ('cancelled', 'expired') FROM appointment WHERE id = :appointment")
+
+
+def _over(connection: sa.Connection, hold: sa.Row[Any], as_of: datetime) -> Answer | None:
+    """Why a hold no longer keeps its seat, or None while it does. Its booking may have ended since."""
+    if hold.state == "confirmed" and connection.scalar(_GONE, {"appointment": hold.appointment_id}):
+        return Answer.NO_LONGER_BOOKED
+    if hold.state in _ENDED:
+        return _ENDED[hold.state]
+    return Answer.EXPIRED if hold.state == "live" and hold.expires_at <= as_of else None
 
 
 def _ask(
@@ -281,7 +289,7 @@ def _ask(
     row = connection.execute(statement, {"token": hashed(token), "as_of": as_of, **values}).one_or_none()
     if row is None:
         return None, Reply(Answer.UNKNOWN)
-    over = _over(row.state, row.expires_at, as_of)
+    over = _over(connection, row, as_of)
     if over is not None:
         return None, Reply(over, row.id, appointment_id=row.appointment_id)
     return row, Reply(Answer.EXPIRED, row.id)
@@ -305,7 +313,8 @@ _RENEW = sa.text(f"""
 def renew(connection: sa.Connection, *, token: str, as_of: datetime, terms: Terms = TERMS) -> Reply:
     """Give the visitor more time, within the terms. A refusal never moves the expiry.
 
-    Answers: RENEWED, NO_MORE_RENEWALS, CONFIRMING (needs no renewal); EXPIRED, REVOKED, RELEASED, CONFIRMED, UNKNOWN.
+    Answers: RENEWED, NO_MORE_RENEWALS, CONFIRMING (needs no renewal); EXPIRED, REVOKED, RELEASED, CONFIRMED,
+    NO_LONGER_BOOKED, UNKNOWN.
     """
     hold, lost = _ask(
         connection,
@@ -325,17 +334,22 @@ def renew(connection: sa.Connection, *, token: str, as_of: datetime, terms: Term
     return Reply(Answer.NO_MORE_RENEWALS, hold.id, hold.expires_at) if hold.seated else lost
 
 
-# A payment that is under way must not lose its slot: the seat is kept until somebody says how it went.
+# A payment that is under way must not lose its slot: the seat is kept until somebody says how it went. So none starts
+# where the booking would be refused.
 _BEGIN = sa.text(f"""
-    WITH {_LOCKED}, pinned AS (
+    WITH {_LOCKED}, working AS MATERIALIZED (
+        SELECT locked.open AND a.active AND c.active AS open
+        FROM locked JOIN agenda a ON a.id = locked.agenda_id JOIN clinic c ON c.id = a.clinic_id
+    ), pinned AS (
         UPDATE seat SET held_until = 'infinity'
-        FROM locked WHERE seat.hold_id = locked.id AND locked.kept AND locked.state = 'live' AND locked.open
+        FROM locked, working WHERE seat.hold_id = locked.id AND locked.kept AND locked.state = 'live' AND working.open
         RETURNING seat.hold_id
     ), begun AS (
         UPDATE hold SET state = 'confirming', confirming_since = :as_of, last_activity_at = :as_of
         FROM pinned WHERE hold.id = pinned.hold_id
     )
-    SELECT locked.*, pinned.hold_id FROM locked LEFT JOIN pinned ON true""")
+    SELECT locked.id, locked.state, locked.expires_at, locked.appointment_id, working.open, pinned.hold_id
+    FROM locked CROSS JOIN working LEFT JOIN pinned ON true""")
 
 
 def begin_confirming(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
@@ -343,7 +357,7 @@ def begin_confirming(connection: sa.Connection, *, token: str, as_of: datetime) 
 
     It must end in :func:`confirm` or :func:`release`. After ``PAYMENT_GRACE`` the sweeper lists it for a person.
 
-    Answers: CONFIRMING, SLOT_CLOSED; EXPIRED, REVOKED, RELEASED, CONFIRMED, UNKNOWN.
+    Answers: CONFIRMING, SLOT_CLOSED; EXPIRED, REVOKED, RELEASED, CONFIRMED, NO_LONGER_BOOKED, UNKNOWN.
     """
     hold, lost = _ask(connection, _BEGIN, token, as_of)
     if hold is None:
@@ -354,21 +368,25 @@ def begin_confirming(connection: sa.Connection, *, token: str, as_of: datetime) 
 
 
 # The seat passes from the hold to the appointment; nothing is written unless it does. A seat that somebody took over
-# after the expiry, by a clock a moment ahead of ours, is no longer the hold's.
+# after the expiry, by a clock a moment ahead of ours, is no longer the hold's. Once a payment is under way, what the
+# clinic takes off its offer no longer counts.
 _CONFIRM = sa.text(f"""
     WITH {_LOCKED}, offered AS (
         SELECT locked.id AS hold_id, locked.slot_id, a.clinic_id, a.id AS agenda_id, a.specialist_id, locked.starts_at,
-               locked.ends_at, least(:as_of + :verification, locked.starts_at - :before_start) AS verify_by
+               locked.ends_at, least(:as_of + :verification, locked.starts_at - :before_start) AS verify_by,
+               locked.state = 'confirming'
+               OR a.active AND (SELECT c.active FROM clinic c WHERE c.id = a.clinic_id) AS working
         FROM locked JOIN agenda a ON a.id = locked.agenda_id
         JOIN service v ON v.id = :service AND v.clinic_id = a.clinic_id
-                      AND v.active AND v.deleted_at IS NULL AND v.bookable_online
         LEFT JOIN agenda_service o ON o.agenda_id = a.id AND o.service_id = v.id
-        WHERE locked.kept AND (locked.open OR locked.state = 'confirming')
-          AND (v.id = a.service_id OR o.agenda_id IS NOT NULL)
+        WHERE locked.kept
+          AND (locked.state = 'confirming'
+               OR locked.open AND v.active AND v.deleted_at IS NULL AND v.bookable_online
+                  AND (v.id = a.service_id OR o.agenda_id IS NOT NULL))
     ), seated AS (
         UPDATE seat SET hold_id = NULL, held_until = NULL, appointment_id = nextval('appointment_id_seq')
         FROM offered
-        WHERE seat.hold_id = offered.hold_id
+        WHERE seat.hold_id = offered.hold_id AND offered.working
           AND (CAST(:patient AS bigint) IS NOT NULL OR :paid OR offered.verify_by >= :as_of + :shortest)
         RETURNING seat.appointment_id
     ), written AS (
@@ -387,21 +405,21 @@ _CONFIRM = sa.text(f"""
         FROM written, locked WHERE hold.id = locked.id
     )
     SELECT locked.id, locked.state, locked.expires_at, locked.appointment_id, locked.open, written.id AS booked,
-           offered.verify_by
+           offered.verify_by, offered.working
     FROM locked LEFT JOIN offered ON true LEFT JOIN written ON true""").columns(
-    *map(sa.column, ("id", "state", "expires_at", "appointment_id", "open", "booked", "verify_by"))
+    *map(sa.column, ("id", "state", "expires_at", "appointment_id", "open", "booked", "verify_by", "working"))
 )
 
 
 def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: datetime, terms: Terms = TERMS) -> Reply:
     """Turn a hold into an appointment: booked for a known patient, else unverified.
 
-    Confirming again answers CONFIRMED with the same appointment, however late. A hold whose payment had begun is
-    confirmed even if its slot was closed meanwhile: the desk finds that booking among the orphans, and the visitor has
-    not paid for nothing.
+    Confirming again answers CONFIRMED with the same appointment, however late, while that stands. A hold whose payment
+    had begun is confirmed even if its slot, its agenda or its clinic was closed or the service withdrawn meanwhile: the
+    desk finds that booking (of a closed slot among the orphans), and the visitor has not paid for nothing.
 
     Answers: CONFIRMED, SLOT_CLOSED, SERVICE_NOT_OFFERED, TOO_LATE_TO_VERIFY, NO_CONTACT; EXPIRED, REVOKED, RELEASED,
-    UNKNOWN.
+    NO_LONGER_BOOKED, UNKNOWN.
     """
     if not booking.verifiable:
         return Reply(Answer.NO_CONTACT)
@@ -429,6 +447,8 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
         return Reply(Answer.SLOT_CLOSED, hold.id)
     if hold.verify_by is None:
         return Reply(Answer.SERVICE_NOT_OFFERED, hold.id)
+    if not hold.working:
+        return Reply(Answer.SLOT_CLOSED, hold.id)
     too_late = booking.patient_id is None and not booking.paid and hold.verify_by < as_of + terms.shortest_verification
     return Reply(Answer.TOO_LATE_TO_VERIFY, hold.id) if too_late else lost
 
@@ -446,7 +466,7 @@ _RELEASE = sa.text(f"""
 def release(connection: sa.Connection, *, token: str, as_of: datetime) -> Reply:
     """Give the slot back at once: the visitor went back, or the payment failed.
 
-    Answers: RELEASED; EXPIRED, REVOKED, CONFIRMED, UNKNOWN.
+    Answers: RELEASED; EXPIRED, REVOKED, CONFIRMED, NO_LONGER_BOOKED, UNKNOWN.
     """
     hold, lost = _ask(connection, _RELEASE, token, as_of)
     return lost if hold is None else Reply(Answer.RELEASED, hold.id)
