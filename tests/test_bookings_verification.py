@@ -259,7 +259,9 @@ def test_a_cancelled_booking_is_not_booked_again_by_its_old_link(
 
 
 def test_nothing_is_issued_where_nothing_can_come_of_it(engine: sa.Engine, practice: world.Practice) -> None:
-    booking = book(engine, practice, contact_phone=None)
+    booking = book(engine, practice, contact_phone="  ")
+    assert issue(engine, booking, "phone").answer is Answer.NO_CONTACT
+    change(engine, "UPDATE appointment SET contact_phone = NULL")
     assert issue(engine, booking, "phone").answer is Answer.NO_CONTACT
     assert issue(engine, 99_999, "email").answer is Answer.GONE
     assert issue(engine, booking, "email", START).answer is Answer.TOO_LATE

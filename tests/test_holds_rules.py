@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic import holds
 from polydesk_dagster.clinic.holds import Answer, Booking, Terms
+from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -190,12 +191,36 @@ def test_a_booking_that_nobody_could_ever_verify_is_refused(
 ) -> None:
     placed = place(connection, slot, "ada")
     given = {"token": "token ada", "as_of": AS_OF}
-    nobody = holds.confirm(connection, booking=Booking(practice.service, contact_email=""), **given)  # type: ignore[arg-type]
-    assert nobody.answer is Answer.NO_CONTACT
-    assert "recapito" in nobody.sentence
+    for blank in ("", "  ", "\t"):
+        booking = Booking(practice.service, contact_email=blank, contact_phone=blank)
+        nobody = holds.confirm(connection, booking=booking, **given)  # type: ignore[arg-type]
+        assert nobody.answer is Answer.NO_CONTACT
+        assert "recapito" in nobody.sentence
     assert state(connection, placed.hold_id) == "live"
     paid = holds.confirm(connection, booking=Booking(practice.service, paid=True), **given)  # type: ignore[arg-type]
     assert paid.answer is Answer.CONFIRMED
+
+
+def test_a_contact_is_stored_without_what_surrounds_it(
+    connection: sa.Connection, practice: world.Practice, slot: int
+) -> None:
+    place(connection, slot, "ada")
+    booking = Booking(practice.service, contact_email=" chi@example.org ", contact_phone="  ")
+    assert holds.confirm(connection, token="token ada", booking=booking, as_of=AS_OF).answer is Answer.CONFIRMED
+    stored = connection.execute(sa.text("SELECT contact_email, contact_phone FROM appointment")).one()
+    assert tuple(stored) == ("chi@example.org", None)
+
+
+@pytest.mark.parametrize("number", [99999999999999999999, -(2**63) - 1, 2**63 - 1, 0])
+def test_a_number_that_no_hold_can_have_is_refused_by_name(
+    connection: sa.Connection, practice: world.Practice, slot: int, number: int
+) -> None:
+    placed = place(connection, slot, "ada").hold_id or 0
+    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    report = holds.release_expired(connection, AS_OF + 5 * MINUTE, unpaid=[placed, number])
+    assert report.outcome is Outcome.REFUSED
+    assert [f"Il blocco {number} non esiste" in reason.message for reason in report.reasons] == [True]
+    assert state(connection, placed) == "confirming"
 
 
 def test_a_payment_under_way_keeps_its_seat_past_the_expiry(

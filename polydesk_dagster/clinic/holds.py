@@ -162,6 +162,10 @@ class Booking:
     paid: bool = False
     """A paid booking stands whether or not its contacts are ever verified."""
 
+    def __post_init__(self) -> None:
+        for name in ("contact_email", "contact_phone"):
+            object.__setattr__(self, name, (getattr(self, name) or "").strip() or None)  # a blank is no contact
+
     @property
     def verifiable(self) -> bool:
         """Whether it stands, or somebody can make it stand."""
@@ -520,13 +524,15 @@ def nothing_expired(connection: sa.Connection, as_of: datetime) -> str | None:
     return None if due else "nessun orario è rimasto bloccato"
 
 
-# Of the holds that a person calls unpaid, those that are not a payment under way for longer than the grace.
+# Of the holds that a person calls unpaid, those that are not a payment under way for longer than the grace. A mistyped
+# number may be none that an id can be.
 _NOT_UNPAID = sa.text(f"""
     SELECT n.id, CASE WHEN t.id IS NULL THEN 'non esiste' || coalesce(' in ' || CAST(:clinic AS text), '')
                       WHEN t.state = 'confirming' THEN 'è in pagamento da troppo poco: il pagamento può ancora riuscire'
                       ELSE 'non ha un pagamento in corso' END AS why, c.code AS clinic
-    FROM unnest(CAST(:unpaid AS bigint[])) n (id)
-    LEFT JOIN hold t ON t.id = n.id AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)
+    FROM unnest(CAST(:unpaid AS numeric[])) n (id)
+    LEFT JOIN hold t ON t.id = CAST(CASE WHEN n.id BETWEEN 1 AND {2**63 - 1} THEN n.id END AS bigint)
+                    AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)
     LEFT JOIN clinic c ON c.id = t.clinic_id
     WHERE ({_STUCK}) IS NOT TRUE
     ORDER BY n.id""")

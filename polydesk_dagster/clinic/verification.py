@@ -80,7 +80,7 @@ def issue(connection: sa.Connection, *, appointment_id: int, channel: Channel, a
     if booking.starts_at <= as_of:
         return Issued(Answer.TOO_LATE)
     contact = booking.email if channel == "email" else booking.phone
-    if not contact:
+    if not contact or not contact.strip():
         return Issued(Answer.NO_CONTACT)
     which = {"appointment": appointment_id, "channel": channel, "as_of": as_of}
     made = connection.scalar(
