@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -127,6 +130,50 @@ def test_what_moved_since_it_was_looked_at_is_not_applied(desk: Desk, deleted: l
         )
     assert desk.refused(plan, "--reason", WHY, "--confirm", phrase)
     assert (desk.scalar(DELETED), desk.scalar(LINES)) == (3, 0)
+
+
+def test_what_a_dangerous_service_did_is_taken_back_only_with_a_reason(desk: Desk, deleted: list[int]) -> None:
+    plan, phrase = desk.preview(recovery.recover)
+    assert desk.polydesk("plan", "apply", str(plan), "--reason", WHY, "--confirm", phrase)[0] == 0
+    status, answer = desk.polydesk("plan", "undo", str(plan), "--preview")
+    assert (status, answer["counts"]["updated"]) == (0, 3)
+    back = answer["plan_id"]
+    for given in ((), ("--reason", "   sbaglio   ")):
+        status, answer = desk.polydesk("plan", "undo", str(plan), *given)
+        assert (status, answer["reasons"][0]["code"]) == (3, "reason_missing")
+        assert desk.refused(back, *given) == "reason_missing"
+    assert (desk.scalar(DELETED), desk.scalar(LINES)) == (0, 1)
+    status, answer = desk.polydesk("plan", "undo", str(plan), "--reason", WHY)
+    assert (status, answer["counts"]["updated"]) == (0, 3)
+    assert desk.scalar(DELETED) == 3
+    assert desk.scalar("SELECT detail->>'reason' FROM audit ORDER BY id DESC LIMIT 1") == WHY
+
+
+def test_two_plans_of_one_button_that_are_applied_at_once_are_one_press(desk: Desk) -> None:
+    now = datetime.now(UTC)
+    with desk.engine.begin() as connection:
+        for number, code in enumerate(("BO01", "RE01")):
+            slot = world.slot(connection, world.practice(connection, code).agenda, now + timedelta(days=2))
+            assert holds.place(connection, slot_id=slot, token=f"t{number}", visitor=f"v{number}", as_of=now).done
+    chain = desk.preview(holds.release_all)
+    clinic = desk.preview(partial(holds.release_all, clinic="BO01"))
+
+    def apply(plan: tuple[int, str]) -> tuple[int, Any]:
+        return desk.polydesk("plan", "apply", str(plan[0]), "--reason", WHY, "--confirm", plan[1])
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(2) as pool:
+        with desk.engine.begin() as connection:  # both have been checked, as far as they can be, before either applies
+            connection.execute(sa.text("SELECT id FROM plan FOR UPDATE"))
+            pressed = [pool.submit(apply, plan) for plan in (chain, clinic)]
+            until = monotonic() + 60
+            while desk.scalar(waiting) < 2 and monotonic() < until:
+                sleep(0.05)
+        answers = [each.result(timeout=120)[1] for each in pressed]
+    assert sorted(answer["outcome"] for answer in answers) == ["ok", "refused"]
+    (refused,) = (answer for answer in answers if answer["outcome"] == "refused")
+    assert refused["reasons"][0]["code"] == "too_soon"
+    assert desk.scalar(LINES) == 1
 
 
 def test_all_holds_go_by_the_command_and_a_second_time_must_wait(desk: Desk) -> None:

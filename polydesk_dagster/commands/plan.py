@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -33,7 +33,10 @@ app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.",
 
 Id = Annotated[int, typer.Argument(help="Numero del piano.", metavar="ID")]
 Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
-Why = Annotated[str | None, typer.Option(help="Perché; serve per passare oltre un controllo.", metavar="TESTO")]
+Why = Annotated[
+    str | None,
+    typer.Option(help="Perché; serve per passare oltre un controllo e per i servizi di emergenza.", metavar="TESTO"),
+]
 
 STATES = {
     "ready": ("da applicare", "ready"),
@@ -201,32 +204,39 @@ def apply_(
     with opened() as installation:
         plan = _load(installation, plan_id)
         with _alone(installation, plan) as free:
-            if free and (refusal := _behind_the_gate(installation, plan, reason, confirm)) is not None:
-                report = refusal
-            elif free:
-                report = settle(
-                    installation.engine,
-                    registry.kind(plan.kind),
-                    Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
-                    plan,
-                    as_of=datetime.now(UTC),
-                    actor=person(),
-                    reason=reason,
-                    past_guards=past_guard or (),
-                )
+            if free:
+                report = _settle(installation, plan, reason, confirm, past_guard or ())
             else:
                 report = plans.busy(plan, name_of(plan.service))
         what = say(f"Piano {plan.id}", f"Plan {plan.id}")
         _answer(plan, report, what, json=json)
 
 
-def _behind_the_gate(installation: Installation, plan: Plan, reason: str | None, confirm: str | None) -> Report | None:
-    """Why a plan of a dangerous service may not be applied on what was typed; None for every other plan."""
-    if plan.service not in emergency.VERBS or plan.undoes is not None:
-        return None
-    given = emergency.Press(reason or "", confirm or "", person(), plan.id)
-    with installation.engine.connect() as connection:
-        return emergency.check(connection, plan, given)
+def _settle(
+    installation: Installation, plan: Plan, reason: str | None, confirm: str | None, past_guards: Collection[str]
+) -> Report:
+    as_of = datetime.now(UTC)
+    if plan.service in emergency.VERBS and plan.undoes is None:
+        given = emergency.Press(reason or "", confirm or "", person(), plan.id)
+        with installation.engine.begin() as connection:
+            return emergency.settle(connection, plan, given, as_of=as_of, past_guards=past_guards)
+    if plan.undoes is not None and (refusal := _without_reason(plan, reason)) is not None:
+        return refusal
+    return settle(
+        installation.engine,
+        registry.kind(plan.kind),
+        Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
+        plan,
+        as_of=as_of,
+        actor=person(),
+        reason=reason,
+        past_guards=past_guards,
+    )
+
+
+def _without_reason(plan: Plan, reason: str | None) -> Report | None:
+    """Why what a dangerous service did is not taken back without a word; None for every other plan."""
+    return emergency.without_reason(plan.clinic, reason or "") if plan.service in emergency.VERBS else None
 
 
 @app.command("undo")
@@ -240,7 +250,9 @@ def undo_(
     with opened() as installation:
         plan = _load(installation, plan_id)
         with _alone(installation, plan) as free:
-            if free:
+            if not preview and (refusal := _without_reason(plan, reason)) is not None:
+                report = refusal
+            elif free:
                 with installation.engine.begin() as connection:
                     report = take_back(
                         connection,
