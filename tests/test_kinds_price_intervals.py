@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from tests.test_kinds_studiolab import AGREEMENTS, PRICES, Lab, lab, spell, sync
 
 __all__ = ["lab", "synced"]  # fixtures
 
-OTHERS = [price for price in PRICES if price["service_id"] != "S1"]
+OTHERS = [*PRICES[:1], *PRICES[2:]]
 
 
 def spells(lab: Lab) -> list[str]:
@@ -79,3 +79,61 @@ def test_an_agreement_that_never_began_is_withdrawn_once(synced: Lab) -> None:
     assert synced.rows("SELECT valid_to FROM agreement WHERE external_id = 'C9'") == [(date(2027, 1, 1),)]
     synced.write("UPDATE source_state SET etag = NULL")
     assert synced.sync("agreements").outcome is Outcome.NOTHING_TO_DO
+
+
+def failed(lab: Lab, prices: list[dict[str, Any]], as_of: datetime = world.AS_OF) -> set[str]:
+    """The guards that stop a list of prices."""
+    lab.hold(prices=prices)
+    return {guard.name for guard in lab.plan(lab.sync("prices", as_of=as_of)).failed_guards}
+
+
+@pytest.mark.parametrize(("was", "becomes"), [("10.00", None), (None, "0.00"), (None, "10.00"), ("40.00", "20.00")])
+def test_who_pays_all_or_a_share_is_measured_by_what_the_patient_pays(
+    synced: Lab, was: str | None, becomes: str | None
+) -> None:
+    synced.write(f"UPDATE price SET patient_share = {was or 'NULL'} WHERE agreement_id IS NOT NULL")
+    assert failed(synced, [*PRICES[:-1], PRICES[-1] | {"patient_share": becomes}]) == {"price_jump"}
+
+
+def test_saying_that_the_patient_pays_all_is_no_jump(synced: Lab) -> None:
+    assert failed(synced, [PRICES[0] | {"patient_share": "50.00"}, *PRICES[1:]]) == set()
+
+
+def test_a_price_that_rises_from_zero_waits_for_a_person(synced: Lab) -> None:
+    synced.write("UPDATE price SET amount = 0 WHERE amount = 50")
+    assert failed(synced, [PRICES[0] | {"amount": "900.00"}, *PRICES[1:]]) == {"price_jump"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "days"),
+    [
+        ([], [spell("1400.00", "2026-03-11")], 1),
+        ([spell("51.00", "2024-01-01", "2026-03-15")], [spell("1400.00", "2026-03-16")], 0),
+        ([], [spell("1400.00", "2024-01-01")], 5),
+    ],
+    ids=["closed-and-back", "ends-and-begins-anew", "the-same-start"],
+)
+def test_a_price_after_a_gap_is_measured_by_the_one_before(
+    synced: Lab, before: list[dict[str, Any]], after: list[dict[str, Any]], days: int
+) -> None:
+    assert failed(synced, [*OTHERS, *before]) == set()
+    ended = [price for price in before if price["valid_to"]]
+    later = world.AS_OF + timedelta(days=days)
+    assert failed(synced, [*OTHERS, *ended, *after], later) == {"price_jump", "code_reused"}
+    assert failed(synced, [*OTHERS, *ended, *(price | {"amount": "52.00"} for price in after)], later) == set()
+
+
+@pytest.mark.parametrize("start", ["2024-01-01", "2025-01-01", "2027-01-01"])
+def test_an_interval_that_is_empty_at_the_source_says_nothing(synced: Lab, start: str) -> None:
+    synced.hold(prices=[*PRICES, spell("99.00", start, start)])
+    report = synced.sync("prices")
+    assert (report.outcome, report.counts.skipped) == (Outcome.NOTHING_TO_DO, 0)
+    synced.hold(prices=[*PRICES[:1], spell("52.00", "2024-01-01"), spell("99.00", start, start), *PRICES[2:]])
+    assert synced.sync("prices").counts.updated == 1
+    assert spells(synced) == ["2024-01-01 - 52.00"]
+
+
+def test_a_price_that_the_source_empties_is_closed(synced: Lab) -> None:
+    synced.hold(prices=[*OTHERS, spell("51.00", "2024-01-01", "2024-01-01")])
+    assert synced.sync("prices").counts.retired == 1
+    assert spells(synced) == ["2024-01-01 2026-03-10 51.00"]

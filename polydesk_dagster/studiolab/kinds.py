@@ -333,6 +333,8 @@ _SEVERAL = """((s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, '
 _ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_id),
                      coalesce((SELECT name FROM agreement a WHERE a.id = c.agreement_id), 'privato'),
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
+# What the patient pays: all of it, where no share is said.
+_SHARE, _PREVIOUS_SHARE = "coalesce(patient_share, amount)", "coalesce(previous_share, previous_amount)"
 _MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)"
 # What takes the place of an interval that the source no longer has. One that begins inside it cuts it short; one that
 # reaches over its beginning leaves it empty, as if it had never been. One in force that is to end where its successor
@@ -382,9 +384,9 @@ PRICE = Kind(
     guards=(
         Guard(
             "price_jump",
-            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update')
-               AND (previous_amount > 0 AND abs(amount - previous_amount) > 0.3 * previous_amount
-                    OR abs(patient_share - previous_share) > 0.3 * previous_share)""",
+            f"""SELECT count(*) FROM {{rows}} WHERE action IN ('create', 'update')
+                AND (abs(amount - previous_amount) > 0.3 * previous_amount
+                     OR abs({_SHARE} - {_PREVIOUS_SHARE}) > 0.3 * {_PREVIOUS_SHARE})""",
             0,
             "{value} prezzi o quote del paziente cambierebbero di più del 30 %",
         ),
@@ -438,12 +440,14 @@ PRICE = Kind(
         # What names something unknown is no item of ours, least of all the private one, and so it has no service here.
         # A price that is in force already with the same amount is not a new one for being said again with a later
         # start: it keeps the start that we know, if the source has no other interval for it.
+        # An interval that ends where it begins says nothing. What comes after a gap is measured by what was before it.
         desired=f"""
-            WITH several AS MATERIALIZED (
+            WITH said AS NOT MATERIALIZED (SELECT * FROM {{stage}} WHERE valid_to IS DISTINCT FROM valid_from),
+            several AS MATERIALIZED (
                 SELECT service, coalesce(agreement, '') AS agreement, coalesce(collaborator, '') AS collaborator
-                FROM {{stage}} GROUP BY 1, 2, 3 HAVING count(*) > 1),
+                FROM said GROUP BY 1, 2, 3 HAVING count(*) > 1),
             clash AS MATERIALIZED (
-                SELECT n FROM (SELECT s.n, {OVERLAPS} AS clashes FROM {{stage}} s WHERE {_SEVERAL}
+                SELECT n FROM (SELECT s.n, {OVERLAPS} AS clashes FROM said s WHERE {_SEVERAL}
                                {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
                 WHERE clashes)
             SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id,
@@ -453,7 +457,8 @@ PRICE = Kind(
                              AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
                                  IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
-                   now.amount AS previous_amount, now.patient_share AS previous_share,
+                   CASE WHEN now.id IS NULL THEN past.amount ELSE now.amount END AS previous_amount,
+                   CASE WHEN now.id IS NULL THEN past.patient_share ELSE now.patient_share END AS previous_share,
                    CASE WHEN m.reason IS NOT NULL THEN coalesce(m.problem, m.fault) END AS problem, m.reason
             FROM (
                 SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id,
@@ -480,7 +485,7 @@ PRICE = Kind(
                             WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
                             WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
                             WHEN s.n IN (TABLE clash) THEN 'due periodi di validità si sovrappongono' END AS reason
-                FROM {{stage}} s
+                FROM said s
                 LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
                 LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
@@ -488,6 +493,11 @@ PRICE = Kind(
             LEFT JOIN price now ON m.mapped AND {_SAME_ITEM.format(w="now", c="m")}
                  AND now.valid_from <= m.effective
                  AND (now.valid_to IS NULL OR now.valid_to > m.effective)
+            LEFT JOIN LATERAL (
+                SELECT t.amount, t.patient_share FROM price t
+                WHERE now.id IS NULL AND m.mapped AND {_SAME_ITEM.format(w="t", c="m")}
+                  AND t.valid_from < t.valid_to AND t.valid_to <= m.effective
+                ORDER BY t.valid_to DESC LIMIT 1) past ON true
         """,
         current="""
             SELECT t.*, s.external_id AS source_key
