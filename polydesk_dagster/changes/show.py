@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.fields import FIELD_NAMES, MEANINGLESS
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES, Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.outcome import SHOWN_ROWS, WHAT_TO_DO, Outcome, Reason, Report, Table
@@ -128,21 +129,30 @@ def table(connection: sa.Connection, plan: Plan, kind: Kind) -> Table:
     return Table(f"Piano {plan.id}: {kind.label}", columns, tuple(cells), total)
 
 
-def difference(row: Row, masked: tuple[str, ...] = ()) -> str:
-    """``amount 23.00 → 25.00, …``; for what is created or deleted its filled fields."""
+def difference(row: Row, masked: tuple[str, ...] = (), *, english: bool = False) -> str:
+    """``importo 23.00 → 25.00, …``; for what is created or deleted its filled fields that mean something."""
+
+    def label(name: str) -> str:
+        return name if english else FIELD_NAMES.get(name, name)
 
     def cell(name: str, value: object) -> str:
         if value is None:
             return "—"
         if name in masked:
             return "•••"
+        if isinstance(value, bool) and not english:
+            return "sì" if value else "no"
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
     if row.action in {"update", "retire", "link"}:
+        before = row.before
         changed = row.after.items()
-        return ", ".join(f"{name} {cell(name, row.before.get(name))} → {cell(name, value)}" for name, value in changed)
+        return ", ".join(
+            f"{label(name)} {cell(name, before.get(name))} → {cell(name, value)}" for name, value in changed
+        )
     filled = (row.before if row.action == "delete" else row.after).items()
-    return ", ".join(f"{name} {cell(name, value)}" for name, value in filled if value not in (None, [], ""))
+    said = ((name, value) for name, value in filled if name not in MEANINGLESS and value not in (None, [], ""))
+    return ", ".join(f"{label(name)} {cell(name, value)}" for name, value in said)
 
 
 def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
@@ -157,9 +167,13 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
         figures["Record in quarantena"] = plan.tally["rejected"]
     reasons = [Reason(f"guard:{guard.name}", guard.message, plan.clinic) for guard in plan.failed_guards]
     if plan.tally.get("conflict"):
-        message = f"{plan.tally['conflict']} righe in conflitto: non verranno scritte, vedi il piano {plan.id}"
-        reasons.append(Reason("conflict", message, plan.clinic, plan.tally["conflict"]))
-    figures["Piano"] = plan.id
+        many = plan.tally["conflict"]
+        said = (
+            "1 riga in conflitto: non verrà scritta"
+            if many == 1
+            else f"{many} righe in conflitto: non verranno scritte"
+        )
+        reasons.append(Reason("conflict", f"{said}, vedi il piano {plan.id}", plan.clinic, many))
     figures[WHAT_TO_DO] = _next(plan)
     if not plan.writes:
         outcome = Outcome.PARTIAL if plan.tally.get("rejected") else Outcome.NOTHING_TO_DO
@@ -170,15 +184,23 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
 
 
 def _next(plan: Plan) -> str:
+    if plan.state != "ready" or plan.expired:
+        why = {"applied": "è già stato applicato", "undone": "è già stato annullato"}.get(plan.state, "è scaduto")
+        return f"Il piano {plan.id} {why}: rifai l'anteprima."
+    see = f"polydesk plan show {plan.id}"
     if not plan.writes:
-        stopped = "Niente da applicare, ma un controllo non è passato: guarda la fonte."
-        return stopped if plan.failed_guards else "Niente da applicare: siamo allineati."
+        if plan.failed_guards:
+            return "Niente da applicare, ma un controllo non è passato: guarda la fonte."
+        if plan.tally.get("conflict"):
+            return f"Niente da applicare: guarda che cosa è in conflitto ({see})."
+        if plan.tally.get("rejected"):
+            return "Niente da applicare: guarda i record che non si leggono (polydesk plan quarantine)."
+        return "Niente da applicare: siamo allineati."
     if plan.failed_guards:
         names = " ".join(f"--past-guard {guard.name}" for guard in plan.failed_guards)
         apply = f"polydesk plan apply {plan.id} {names} --reason '…'"
-        return f"Guarda le righe (polydesk plan show {plan.id}); se sono giuste: {apply}"
-    see = f"polydesk plan show {plan.id} --csv FILE"
-    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: {see}"
+        return f"Guarda le righe ({see}); se sono giuste: {apply}"
+    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: {see} --csv FILE"
 
 
 def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO) -> int:

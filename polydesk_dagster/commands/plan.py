@@ -131,7 +131,7 @@ def show_(
                 row.ordinal,
                 say(ACTION_NAMES[row.action], row.action),
                 row.key,
-                rows_of.difference(row),
+                rows_of.difference(row, english=show.english()),
                 row.reason or FINDING_NAMES.get(row.finding or "", ""),
             )
             for row in first

@@ -27,6 +27,10 @@ def say(italian: str, english: str) -> str:
     return english if _language == "en" else italian
 
 
+def english() -> bool:
+    return _language == "en"
+
+
 def out() -> Console:
     """Standard output; wide enough for a table when nobody's terminal says otherwise."""
     console = _console()
@@ -69,4 +73,4 @@ def outcome(key: str) -> Text:
 
 
 def counts(values: dict[str, int]) -> str:
-    return in_words(values, english=_language == "en")
+    return in_words(values, english=english())
