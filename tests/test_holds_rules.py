@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic import holds
+from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.clinic.holds import Answer, Booking, Terms
-from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.outcome import Outcome, Report
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -305,6 +306,43 @@ def test_a_service_that_is_not_offered_there_is_refused_and_the_hold_stays(
     assert confirm(connection, practice, "ada").answer is Answer.SERVICE_NOT_OFFERED
     assert state(connection, placed.hold_id) == "live"
     assert connection.scalar(sa.text("SELECT count(*) FROM seat WHERE hold_id IS NOT NULL")) == 1
+
+
+def test_what_is_left_alone_is_shown_as_it_is(connection: sa.Connection, practice: world.Practice, slot: int) -> None:
+    """In both previews a payment under way has no other state to come."""
+
+    def shown(report: Report) -> set[str]:
+        table = report.tables[-1]
+        where = table.columns.index("Prima → dopo")
+        return {str(row[where]) for row in table.rows if row[1] == "conflitto"}
+
+    place(connection, slot, "ada")
+    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    later = AS_OF + 15 * MINUTE
+    swept = holds.release_expired(connection, later, preview=True)
+    pressed = holds.release_all(connection, later, Press(), preview=True)
+    for report in (swept, pressed):
+        (cells,) = shown(report)
+        assert "confirming" in cells
+        assert not any(word in cells for word in ("released", "revoked", "expired", str(later.year) + "-"))
+
+
+@pytest.mark.parametrize(
+    ("payments", "said"),
+    [(0, []), (1, ["1 pagamento in corso: non toccato"]), (2, ["2 pagamenti in corso: non toccati"])],
+)
+def test_release_all_says_how_many_payments_it_left_alone(
+    connection: sa.Connection, practice: world.Practice, payments: int, said: list[str]
+) -> None:
+    for number in range(payments + 1):
+        slot = world.slot(connection, practice.agenda, START + number * timedelta(hours=1))
+        place(connection, slot, f"{number}")
+        if number:
+            holds.begin_confirming(connection, token=f"token {number}", as_of=AS_OF)
+    holds.release_all(connection, AS_OF, Press(), preview=True)
+    report = holds.release_all(connection, AS_OF, Press("prova dei pagamenti", "LIBERA 1"))
+    assert (report.outcome, report.counts.updated) == (Outcome.OK, 1)
+    assert [reason.message for reason in report.reasons] == said
 
 
 def test_only_hashes_are_stored(connection: sa.Connection, slot: int) -> None:

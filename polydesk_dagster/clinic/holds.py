@@ -511,7 +511,9 @@ _EXPIRED_HOLDS = f"""
                 ELSE 'blocco ' || t.id || ': pagamento in corso da '
                      || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since) / 60 AS integer)
                      || ' minuti, controlla se è riuscito' END AS reason,
-           t.id, CASE t.state WHEN 'live' THEN 'expired' ELSE 'released' END AS state, :as_of AS ended_at, {_NAMED}
+           t.id,
+           CASE WHEN t.state = 'live' THEN 'expired' WHEN {_UNPAID} THEN 'released' ELSE t.state END AS state,
+           CASE WHEN t.state = 'live' OR {_UNPAID} THEN CAST(:as_of AS timestamptz) END AS ended_at, {_NAMED}
       AND ({_PAST} OR {_STUCK})
 """
 
@@ -584,6 +586,18 @@ def release_expired(
     return replace(report, reasons=(*report.reasons, *shown.reasons), tables=shown.tables)
 
 
+def _payments_left_alone(connection: sa.Connection, rows: str, _as_of: datetime) -> Report | None:
+    number = connection.scalar(
+        sa.text(f"""
+            SELECT count(*) FROM {rows} r JOIN hold t ON t.id = r.id
+            WHERE r.action = 'conflict' AND t.state = 'confirming'""")
+    )
+    if not number:
+        return None
+    said = "1 pagamento in corso: non toccato" if number == 1 else f"{number} pagamenti in corso: non toccati"
+    return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("payments_under_way", said, count=number),))
+
+
 REVOKED_HOLD = Kind(
     name="revoked_hold",
     label="tutti gli orari bloccati",
@@ -598,6 +612,7 @@ REVOKED_HOLD = Kind(
         _FREE_SEATS,
         "UPDATE hold SET ended_at = :as_of FROM {rows} r WHERE r.action = 'update' AND hold.id = r.id",
     ),
+    effect=_payments_left_alone,
     expires=timedelta(minutes=5),
 )
 
@@ -607,8 +622,10 @@ _ALL_HOLDS = f"""
                 WHEN t.expires_at <= :as_of THEN 'scaduto'
                 ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0)
                                        AS integer) || ' secondi fa' END AS reason,
-           t.id, CASE WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state, :as_of AS ended_at,
-           {_NAMED}
+           t.id,
+           CASE WHEN t.state = 'confirming' THEN t.state WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END
+               AS state,
+           CASE WHEN t.state = 'live' THEN CAST(:as_of AS timestamptz) END AS ended_at, {_NAMED}
 """
 
 _EXPOSURE = sa.text("""
