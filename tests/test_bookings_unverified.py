@@ -207,7 +207,99 @@ def test_a_booking_whose_slot_was_closed_is_told_so(engine: sa.Engine) -> None:
         connection.execute(sa.text("UPDATE slot SET state = 'retired'"))
         reply = bookings.restore(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
     assert reply.answer is Answer.CLOSED
-    assert "chiusa" in reply.sentence
+    assert "ha chiuso quell'orario" in reply.sentence
+
+
+GONE = (
+    "UPDATE clinic SET active = false",
+    "UPDATE agenda SET active = false",
+    "UPDATE specialist SET active = false",
+    "UPDATE specialist SET deleted_at = now()",
+    "UPDATE service SET active = false",
+    "UPDATE service SET deleted_at = now()",
+    "DELETE FROM agenda_service",
+)
+"""Ways for what was booked to go while the booking is expired."""
+OFFLINE = ("UPDATE agenda SET online = false", "UPDATE service SET bookable_online = false")
+
+
+@pytest.mark.parametrize("bring_back", [bookings.verify, bookings.restore])
+@pytest.mark.parametrize("change", GONE)
+def test_no_booking_comes_back_to_who_or_what_is_gone(engine: sa.Engine, bring_back: Any, change: str) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+        world.slot(connection, practice.agenda, START + HOUR)
+    bookings.expire_unverified(engine, AS_OF)
+    with engine.begin() as connection:
+        connection.execute(sa.text(change))
+        reply = bring_back(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
+    assert (reply.answer, reply.alternatives) == (Answer.CLOSED, ()), "nothing of it can be booked, also at other times"
+    assert "non vi offre più questa prestazione" in reply.sentence
+    assert status(engine, booking) == ("expired", False)
+
+
+@pytest.mark.parametrize("change", OFFLINE)
+def test_only_the_desk_brings_back_what_is_no_longer_booked_online(engine: sa.Engine, change: str) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+    bookings.expire_unverified(engine, AS_OF)
+    with engine.begin() as connection:
+        connection.execute(sa.text(change))
+        asked = {"appointment_id": booking, "patient_id": practice.patient, "as_of": AS_OF}
+        assert bookings.verify(connection, **asked).answer is Answer.CLOSED  # type: ignore[arg-type]
+        assert bookings.restore(connection, **asked).answer is Answer.BOOKED  # type: ignore[arg-type]
+
+
+def test_an_agenda_of_one_service_takes_its_bookings_back(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+        connection.execute(sa.text("DELETE FROM agenda_service"))
+        connection.execute(
+            sa.text("UPDATE agenda SET service_id = :service, specialist_id = NULL"), {"service": practice.service}
+        )
+    bookings.expire_unverified(engine, AS_OF)
+    with engine.begin() as connection:
+        reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
+    assert reply.answer is Answer.BOOKED
+
+
+@pytest.mark.parametrize("change", GONE)
+def test_an_undone_expiry_leaves_out_what_is_gone(engine: sa.Engine, change: str) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+    plan = bookings.expire_unverified(engine, AS_OF).plan_id
+    assert plan is not None
+    with engine.begin() as connection:
+        connection.execute(sa.text(change))
+        report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna", reason="il gateway era fermo")
+    assert (report.counts.updated, report.counts.skipped) == (0, 1)
+    assert status(engine, booking) == ("expired", False)
+
+
+def test_who_takes_a_service_away_is_waited_for_before_a_booking_comes_back_to_it(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booking = unverified(connection, practice)
+    bookings.expire_unverified(engine, AS_OF)
+
+    def verify() -> Answer:
+        with engine.begin() as connection:
+            asked = {"appointment_id": booking, "patient_id": practice.patient, "as_of": AS_OF}
+            return bookings.verify(connection, **asked).answer  # type: ignore[arg-type]
+
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with ThreadPoolExecutor(1) as pool, engine.connect() as connection:
+        connection.execute(sa.text("SELECT FROM service FOR UPDATE"))
+        verifying = pool.submit(verify)
+        while not verifying.done() and not count(engine, waiting):
+            time.sleep(0.01)
+        connection.execute(sa.text("UPDATE service SET active = false"))
+        connection.commit()
+        assert verifying.result(30) is Answer.CLOSED
 
 
 def test_only_what_can_be_booked_online_is_an_alternative(engine: sa.Engine) -> None:
@@ -280,6 +372,28 @@ def test_a_wrong_expiry_is_undone_where_the_slot_is_still_free(engine: sa.Engine
     assert status(engine, first) == ("unverified", True)
     assert status(engine, second) == ("expired", False)
     assert bookings.expire_unverified(engine, AS_OF).outcome is Outcome.NOTHING_TO_DO, "with a new window"
+
+
+@pytest.mark.parametrize(("minutes", "window"), [(300, 120), (130, 70), (50, 10), (10, 10), (4, 4)])
+def test_an_undone_expiry_gives_time_also_shortly_before_the_visit(
+    engine: sa.Engine, minutes: int, window: int
+) -> None:
+    minute = timedelta(minutes=1)
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        slot = world.slot(connection, practice.agenda, AS_OF + minutes * minute)
+        booking = world.appointment(
+            connection, slot, service_id=practice.service, patient_id=None, status="unverified", channel="online",
+            verification_expires_at=AS_OF - minute, contact_email="chi@example.org",
+        )  # fmt: skip
+    plan = bookings.expire_unverified(engine, AS_OF).plan_id
+    assert plan is not None
+    with engine.begin() as connection:
+        changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna", reason="il gateway era fermo")
+        until = connection.scalar(sa.text("SELECT verification_expires_at FROM appointment"))
+    assert until == AS_OF + window * minute
+    bookings.expire_unverified(engine, AS_OF + 3 * minute)
+    assert status(engine, booking) == ("unverified", True)
 
 
 def test_an_unknown_clinic_is_refused_by_name(engine: sa.Engine) -> None:

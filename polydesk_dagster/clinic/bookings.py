@@ -37,6 +37,22 @@ _DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t
            AND t.confirmed_by_staff_at IS NULL AND t.paid_at IS NULL AND t.accepted_at IS NULL
            AND t.verified_at IS NULL AND t.external_id IS NULL)"""
 
+# What an expired booking ``a`` comes back to must still be there: nobody is booked again with who or what is gone.
+# Whoever takes a service or a specialist away waits for those who lock its row, so it is locked before it is looked at.
+_STILL_OFFERED = """EXISTS (
+        SELECT FROM agenda g JOIN clinic c ON c.id = g.clinic_id JOIN service v ON v.id = a.service_id
+        LEFT JOIN specialist p ON p.id = a.specialist_id
+        WHERE g.id = a.agenda_id AND g.active AND c.active AND v.active AND v.deleted_at IS NULL
+          AND (p.id IS NULL OR p.active AND p.deleted_at IS NULL)
+          AND (v.id = g.service_id
+               OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = g.id AND o.service_id = v.id)))"""
+
+_LOCK_WHAT_IS_BOOKED = tuple(
+    f"""SELECT x.id FROM {table} x WHERE x.id IN (SELECT a.{table}_id FROM appointment a WHERE {{which}})
+        ORDER BY x.id FOR KEY SHARE"""
+    for table in ("service", "specialist")
+)
+
 # Undone: the seats that are still free are taken again, in the order of the bookings, and each booking gets a new
 # window; those whose slot has filled up meanwhile are named. Bookings before slots, as whoever brings back one.
 _LOCK_BOOKINGS = """
@@ -48,11 +64,11 @@ _LOCK_SLOTS = """
                                            WHERE r.action = 'update')
     ORDER BY s.id FOR NO KEY UPDATE"""
 
-_TAKE_SEATS = """
+_TAKE_SEATS = f"""
     WITH back AS (
         SELECT a.id, a.slot_id, row_number() OVER (PARTITION BY a.slot_id ORDER BY a.id) AS turn
-        FROM {rows} r JOIN appointment a ON a.id = r.id JOIN slot s ON s.id = a.slot_id AND s.state = 'free'
-        WHERE r.action = 'update' AND a.status = 'expired' AND a.starts_at > :as_of
+        FROM {{rows}} r JOIN appointment a ON a.id = r.id JOIN slot s ON s.id = a.slot_id AND s.state = 'free'
+        WHERE r.action = 'update' AND a.status = 'expired' AND a.starts_at > :as_of AND {_STILL_OFFERED}
     ), unit AS (
         SELECT s.id AS slot_id, u.unit,
                row_number() OVER (PARTITION BY s.id ORDER BY seat.unit IS NOT NULL, u.unit) AS turn
@@ -68,7 +84,7 @@ _TAKE_SEATS = """
 
 _LEAVE_THE_REST = """
     INSERT INTO plan_skip (plan_id, ordinal, reason)
-    SELECT :plan_id, r.ordinal, 'l''orario non è più libero' FROM {rows} r
+    SELECT :plan_id, r.ordinal, 'l''orario non è più libero, o non è più offerto' FROM {rows} r
     WHERE r.action = 'update' AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = r.id)"""
 
 # Deadlines up to here were let go by somebody who had looked at the gateway; null for none.
@@ -100,10 +116,19 @@ UNVERIFIED_BOOKING = Kind(
         ),
     ),
     after=("DELETE FROM seat WHERE appointment_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')",),
-    undo_before=(_LOCK_BOOKINGS, _LOCK_SLOTS, _TAKE_SEATS, _LEAVE_THE_REST),
+    undo_before=(
+        _LOCK_BOOKINGS,
+        _LOCK_SLOTS,
+        *(lock.format(which="a.id IN (SELECT id FROM {rows} r)") for lock in _LOCK_WHAT_IS_BOOKED),
+        _TAKE_SEATS,
+        _LEAVE_THE_REST,
+    ),
     undo_after=(
-        """UPDATE appointment a SET verification_expires_at = least(:as_of + interval '2 hours',
-                                                                    a.starts_at - interval '1 hour')
+        # The window is as a new booking's, but never over already: the next run would only take it back.
+        """UPDATE appointment a
+           SET verification_expires_at = least(greatest(least(:as_of + interval '2 hours',
+                                                              a.starts_at - interval '1 hour'),
+                                                        :as_of + interval '10 minutes'), a.starts_at)
            FROM {rows} r WHERE r.action = 'update' AND a.id = r.id""",
     ),
     expires=timedelta(minutes=2),
@@ -190,8 +215,8 @@ class Answer(StrEnum):
 SENTENCES: Mapping[Answer, str] = {
     Answer.BOOKED: "La prenotazione è confermata.",
     Answer.TAKEN: "La prenotazione era scaduta e nel frattempo l'orario è stato preso: scegline un altro.",
-    Answer.CLOSED: "La prenotazione era scaduta e nel frattempo l'agenda è stata chiusa in quell'orario: "
-    "scegline un altro.",
+    Answer.CLOSED: "La prenotazione era scaduta e nel frattempo la clinica ha chiuso quell'orario, o non vi offre più "
+    "questa prestazione online: scegline un altro o telefona in segreteria.",
     Answer.GONE: "Questa prenotazione non c'è più: prenota di nuovo.",
     Answer.TOO_LATE: "L'orario di questa prenotazione è già passato.",
     Answer.ISSUED: "Ti abbiamo inviato come confermare la prenotazione: controlla i messaggi.",
@@ -210,7 +235,8 @@ SENTENCES: Mapping[Answer, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer, and for a slot that has been taken or closed the next ones of the agenda that are offered online."""
+    """The answer, and for a slot that has been taken or closed the next ones of the agenda where the service can be
+    booked online."""
 
     answer: Answer
     alternatives: tuple[int, ...] = ()
@@ -238,12 +264,22 @@ def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, a
 
 
 def restore(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:
-    """The desk vouches for the booking; otherwise as :func:`verify`."""
+    """The desk vouches for the booking, also where nothing is booked online any more; otherwise as :func:`verify`."""
     return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=True)
 
 
 _LOCK_BOOKING = sa.text("""
-    SELECT id, status, starts_at, slot_id, agenda_id FROM appointment WHERE id = :id FOR NO KEY UPDATE""")
+    SELECT id, status, starts_at, slot_id, agenda_id, service_id FROM appointment WHERE id = :id FOR NO KEY UPDATE""")
+
+_LOCK_SLOT = sa.text("SELECT FROM slot WHERE id = :slot FOR NO KEY UPDATE")
+
+_LOCK_WHAT_IT_BOOKS = tuple(sa.text(lock.format(which="a.id = :appointment")) for lock in _LOCK_WHAT_IS_BOOKED)
+
+_OFFERED = sa.text(f"""
+    SELECT s.state = 'free' AND {_STILL_OFFERED}
+           AND (:by_staff OR (SELECT g.online FROM agenda g WHERE g.id = a.agenda_id)
+                             AND (SELECT v.bookable_online FROM service v WHERE v.id = a.service_id))
+    FROM appointment a JOIN slot s ON s.id = a.slot_id WHERE a.id = :appointment""")
 
 _RESEAT = sa.text("""
     INSERT INTO seat (slot_id, unit, appointment_id)
@@ -267,7 +303,12 @@ _STAND = sa.text("""
 
 _ALTERNATIVES = sa.text("""
     SELECT s.id FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-    WHERE s.agenda_id = :agenda AND s.state = 'free' AND a.online AND a.active AND c.active
+    JOIN service v ON v.id = :service_id AND v.active AND v.deleted_at IS NULL AND v.bookable_online
+    WHERE s.agenda_id = :agenda_id AND s.state = 'free' AND a.online AND a.active AND c.active
+      AND (v.id = a.service_id
+           OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id))
+      AND NOT EXISTS (SELECT FROM specialist p
+                      WHERE p.id = a.specialist_id AND (NOT p.active OR p.deleted_at IS NOT NULL))
       AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'
       AND (SELECT count(*) FROM seat
            WHERE seat.slot_id = s.id AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) < s.capacity
@@ -287,15 +328,13 @@ def _bring_back(
         return Reply(Answer.TOO_LATE)
     if booking.status == "expired":
         # The slot's row is where all who want a seat queue up; only then is the seats' newest state read.
-        slot = connection.scalar(
-            sa.text("SELECT state FROM slot WHERE id = :slot FOR NO KEY UPDATE"), {"slot": booking.slot_id}
-        )
-        seat = connection.execute(
-            _RESEAT, {"slot": booking.slot_id, "appointment": appointment_id, "as_of": as_of}
-        ).one_or_none()
-        if seat is None:
-            wanted = {"agenda": booking.agenda_id, "as_of": as_of, "starts_at": booking.starts_at}
-            answer = Answer.TAKEN if slot == "free" else Answer.CLOSED
+        asked = {"slot": booking.slot_id, "appointment": appointment_id, "as_of": as_of, "by_staff": by_staff}
+        for lock in (_LOCK_SLOT, *_LOCK_WHAT_IT_BOOKS):
+            connection.execute(lock, asked)
+        offered = connection.scalar(_OFFERED, asked)
+        if not offered or connection.execute(_RESEAT, asked).one_or_none() is None:
+            wanted = {**booking._mapping, "as_of": as_of}
+            answer = Answer.TAKEN if offered else Answer.CLOSED
             return Reply(answer, tuple(connection.scalars(_ALTERNATIVES, wanted)))
     connection.execute(
         _STAND, {"appointment": appointment_id, "patient": patient_id, "as_of": as_of, "by_staff": by_staff}
