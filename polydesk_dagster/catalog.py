@@ -125,6 +125,8 @@ class Service:
     """A run per clinic with an active studiolab, each its own partition."""
     changes_records: bool = True
     """Whether it moves records the clinic owns, so that ``--preview`` must be possible."""
+    only_looks: bool = False
+    """Whether it is nothing but the preview of another service, so that its previews are its runs."""
     destroys: bool = False
     """Whether what it does does not come back by itself: it never works at an instant that is still to come."""
     options: tuple[str, ...] = ()
@@ -396,6 +398,7 @@ SERVICES: tuple[Service, ...] = (
         ),
         per_clinic=True,
         changes_records=False,
+        only_looks=True,
         available=True,
     ),
     Service(
@@ -407,6 +410,7 @@ SERVICES: tuple[Service, ...] = (
         assets=("studiolab/collaborators_preview",),
         per_clinic=True,
         changes_records=False,
+        only_looks=True,
         available=True,
     ),
     Service(
@@ -418,6 +422,7 @@ SERVICES: tuple[Service, ...] = (
         assets=("studiolab/services_preview",),
         per_clinic=True,
         changes_records=False,
+        only_looks=True,
         available=True,
     ),
     Service(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
+from polydesk_dagster.assets.studiolab import LISTINGS
 from polydesk_dagster.catalog import BY_KEY, ROME, SERVICES, Daily, Every, OnDemand, next_run
 
 SCHEDULED = [service for service in SERVICES if not isinstance(service.cadence, OnDemand)]
@@ -24,6 +25,11 @@ def test_every_service_of_the_page_is_there_once() -> None:
         "reset_message_templates",
         "recover_deleted_services",
     ]
+
+
+def test_the_services_that_only_look_are_those_of_studiolabs_lists() -> None:
+    looking = {service.key for service in SERVICES if service.only_looks}
+    assert looking == {listing.preview_service for listing in LISTINGS if listing.preview_service is not None}
 
 
 def test_the_timetable(snapshot: SnapshotAssertion) -> None:

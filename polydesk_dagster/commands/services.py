@@ -17,7 +17,7 @@ from polydesk_dagster.errors import ConfigurationError, PermanentError
 
 LAST = """
     SELECT DISTINCT ON (service, coalesce(clinic_id, 0)) service, outcome, started_at
-    FROM service_run WHERE NOT preview
+    FROM service_run WHERE NOT preview OR service = ANY(:only_look)
     ORDER BY service, coalesce(clinic_id, 0), started_at DESC, id DESC
 """
 WORST_FIRST = ("failed", "refused", "partial", "skipped", "ok", "nothing_to_do")
@@ -80,10 +80,12 @@ def _english(key: str) -> str:
 
 
 def _last_outcomes() -> dict[str, tuple[str, datetime]]:
-    """Of each service the last outcome; where clinics run apart, the worst of their last ones."""
+    """Of each service the last outcome; where clinics run apart, the worst of their last ones. A preview is no run of
+    a service, but of one that only looks."""
     try:
         with opened(create=False) as installation, installation.engine.connect() as connection:
-            rows = connection.execute(sa.text(LAST)).all()
+            only_look = [service.key for service in SERVICES if service.only_looks]
+            rows = connection.execute(sa.text(LAST), {"only_look": only_look}).all()
     except ConfigurationError:
         raise
     except PermanentError:
