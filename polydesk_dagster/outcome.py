@@ -148,13 +148,14 @@ def done(counts: Counts) -> Outcome:
     return Outcome.OK if counts.changed else Outcome.NOTHING_TO_DO
 
 
-def combine(reports: Iterable[Report]) -> Report:
+def combine(reports: Iterable[Report], *, steps: bool = False) -> Report:
     """One report for several parts of one run (its clinics, its steps).
 
     Parts that all failed, were all refused or all skipped keep that word; where some went well and some did not the
     whole is partial. Beside a refusal, parts that had nothing to do or were skipped are no part success: a person has
-    to look. Of several plans the last that something is to be done with is the whole's, and a reason ``plan:ID,ID``
-    names the others. What parts say alike is said once, and those first that had something to do.
+    to look. Beside a failure they are none where the parts are ``steps`` of one clinic's run; clinics that had nothing
+    to do are well. Of several plans the last that something is to be done with is the whole's, and a reason
+    ``plan:ID,ID`` names the others. What parts say alike is said once, and those first that had something to do.
     """
     parts = list(reports)
     outcomes = {part.outcome for part in parts}
@@ -167,7 +168,7 @@ def combine(reports: Iterable[Report]) -> Report:
         (outcome,) = working
     elif len(outcomes) == 1:
         outcome = outcomes.pop()
-    elif outcomes <= {Outcome.REFUSED, Outcome.FAILED}:
+    elif (working if steps else outcomes) <= {Outcome.REFUSED, Outcome.FAILED}:
         outcome = Outcome.FAILED
     else:
         outcome = Outcome.PARTIAL

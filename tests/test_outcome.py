@@ -34,6 +34,23 @@ def test_parts_come_to_one_outcome(parts: tuple[Outcome, ...], whole: Outcome) -
     assert combine(Report(part) for part in reversed(parts)).outcome is whole
 
 
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ((Outcome.NOTHING_TO_DO, Outcome.FAILED), Outcome.FAILED),
+        ((Outcome.SKIPPED, Outcome.FAILED), Outcome.FAILED),
+        ((Outcome.NOTHING_TO_DO, Outcome.REFUSED, Outcome.FAILED), Outcome.FAILED),
+        ((Outcome.NOTHING_TO_DO, Outcome.REFUSED), Outcome.REFUSED),
+        ((Outcome.OK, Outcome.FAILED), Outcome.PARTIAL),
+        ((Outcome.NOTHING_TO_DO, Outcome.PARTIAL), Outcome.PARTIAL),
+        ((Outcome.NOTHING_TO_DO, Outcome.SKIPPED), Outcome.NOTHING_TO_DO),
+    ],
+)
+def test_a_run_whose_only_working_step_failed_has_failed(parts: tuple[Outcome, ...], whole: Outcome) -> None:
+    assert combine((Report(part) for part in parts), steps=True).outcome is whole
+    assert combine((Report(part) for part in reversed(parts)), steps=True).outcome is whole
+
+
 def test_of_several_plans_the_last_that_does_something_is_the_whole_s_and_reasons_name_the_others() -> None:
     idle, first, last = (
         Report(outcome, plan_id=plan)

@@ -204,7 +204,7 @@ def _execute(
             f"Run {finished.run_id} ended ({finished.status}) without an outcome: see its log in the UI.",
         )
         reports.append(Report.failed("no_report", message, partition))
-    return combine(reports)
+    return combine(reports, steps=True)
 
 
 def as_object(
