@@ -11,8 +11,10 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
 from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.sensors.studiolab_events import studiolab_events
+from tests import world
 from tests.test_kinds_studiolab import PRICES
 from tests.test_plan_dagster import BASE, House, _metadata, _plan, house
 
@@ -122,3 +124,43 @@ def test_a_check_may_be_asked_for_alone(house: House) -> None:
         ("too_many_retired", True)
     ]
     assert not done.asset_materializations_for_node("studiolab__services_preview")
+
+
+TOWNS = [
+    {"cadastral_code": f"{chr(65 + n // 999)}{n % 999 + 1:03d}", "istat_code": f"{n + 1:06d}", "name": f"Comune {n}",
+     "province": "BO", "region": "Emilia-Romagna", "valid_from": "1900-01-01"}
+    for n in range(7500)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ["token", "server", "answer"])
+def test_what_belongs_to_no_clinic_is_asked_of_the_next_where_one_does_not_answer(
+    house: House, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BO01 comes first, and is the one that fails."""
+    monkeypatch.setenv("BZ01_TOKEN", DEMO_TOKEN)
+    house.simulator.hold("BZ01", {"municipalities": TOWNS})
+    with house.engine.begin() as connection:
+        first = connection.scalar(sa.text("SELECT base_url FROM integration"))
+        url = str(first).replace("BO01", "BZ01")
+        world.integration(connection, world.clinic(connection, "BZ01"), url, token_env="BZ01_TOKEN")
+        if fault == "server":
+            connection.execute(
+                sa.text("UPDATE integration SET base_url = 'http://127.0.0.1:9' WHERE token_env = 'BO01_TOKEN'")
+            )
+    if fault == "token":
+        monkeypatch.delenv("BO01_TOKEN")
+    if fault == "answer":
+        house.simulator.fail("status", "/BO01/api/v1/municipalities", status=403, times=None)
+    seen = house.run("import_municipalities")
+    assert seen.success
+    assert "un'altra clinica" in str(_metadata(seen, "municipalities_preview")["Motivi"])
+    with house.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM municipality")) == len(TOWNS)
+    for token in ("BO01_TOKEN", "BZ01_TOKEN"):
+        monkeypatch.delenv(token, raising=False)
+    assert not house.run("import_municipalities").success
+    with house.engine.connect() as connection:
+        last = connection.execute(sa.text("SELECT outcome, reasons::text FROM service_run ORDER BY id DESC")).first()
+    assert last is not None
+    assert (last.outcome, "BO01" in last.reasons, "BZ01" in last.reasons) == ("failed", True, False)

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from polydesk_dagster.cli import app
+from polydesk_dagster.commands import show
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.database.migrate import create_database
@@ -144,6 +145,73 @@ def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> Non
     assert f"prima applica il piano {agreements + 2} (convenzioni)" in text
     assert f"Piano {agreements + 2} (convenzioni · BO01" in text
     assert f"Piano {prices + 2} (prezzi · BO01" in text
+    assert "Piano:" not in text, "numbers of plans are no figure to be added up"
+
+
+def test_a_plan_of_conflicts_alone_says_to_look_at_them(desk: Desk) -> None:
+    _in_step(desk, "BO01")
+    desk.simulator.hold("BO01", BASE | {"prices": [*PRICES, PRICES[0] | {"service_id": "S9999"}]})
+    status, text = desk.said("run", "preview_prices", "--clinic", "BO01")
+    (plan,) = desk.all("SELECT max(id) FROM plan")
+    assert status == 0
+    assert f"1 riga in conflitto: non verrà scritta, vedi il piano {plan}" in text
+    assert f"guarda che cosa è in conflitto (polydesk plan show {plan})" in text
+    assert "allineati" not in text.partition("Che cosa fare")[2]
+
+
+def test_nobody_is_told_to_apply_a_plan_that_cannot_be_applied_any_more(desk: Desk) -> None:
+    _in_step(desk, "BO01")
+    desk.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
+    used, moved = (str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"]) for _ in range(2))
+    assert desk.run("sync_prices", "--plan", used)[0] == 0
+    for plan, code in ((used, "already_applied"), (moved, "moved")):
+        assert code in _codes(desk.run("sync_prices", "--plan", plan)[1])
+        status, text = desk.said("run", "sync_prices", "--plan", plan)
+        assert (status, "rifai l'anteprima" in text, "plan apply" in text) == (3, True, False)
+    assert "plan apply" not in desk.said("run", "sync_prices", "--plan", used, "--preview")[1]
+
+
+def test_people_read_the_fields_in_italian_and_programs_as_they_are(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_step(desk, "BO01")
+    ended = PRICES[1] | {"valid_to": "2027-01-01"}
+    following = PRICES[1] | {"valid_from": "2027-01-01", "amount": "99.00"}
+    prices = [PRICES[0] | {"amount": "51.50"}, ended, *PRICES[2:], following]
+    desk.simulator.hold("BO01", BASE | {"prices": prices})
+    _, text = desk.said("run", "sync_prices", "--clinic", "BO01", "--preview")
+    (plan,) = desk.all("SELECT max(id) FROM plan")
+    for said in (text, desk.said("plan", "show", str(plan))[1]):
+        assert "importo 50.00 → 51.50" in said
+        assert "valido dal 2027-01-01, importo 99.00" in said
+        assert "clinic_id" not in said
+    file = tmp_path / "plan.csv"
+    assert desk.said("plan", "show", str(plan), "--csv", str(file))[0] == 0
+    assert '""amount"": ""51.50""' in file.read_text()
+    assert "clinic_id" in file.read_text()
+    monkeypatch.setattr(show, "_language", "en")
+    assert "amount 50.00 → 51.50" in desk.said("plan", "show", str(plan))[1]
+
+
+def test_a_service_that_only_looks_has_its_last_outcome_in_the_list(desk: Desk) -> None:
+    assert desk.run("preview_services", "--clinic", "BO01")[0] == 0
+    assert desk.run("sync_services", "--clinic", "BO01", "--preview")[0] == 0
+    listed = json.loads(CliRunner().invoke(app, ["services", "--json"]).stdout)
+    last = {row["key"]: row["last_outcome"] for row in listed}
+    assert (last["preview_services"], last["preview_prices"], last["sync_services"]) == ("ok", None, None)
+
+
+def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_clinic_alone(desk: Desk) -> None:
+    _in_step(desk, "BO01", "BZ01")
+    desk.simulator.fail("status", "/BO01/api/v1/prices", status=403, times=None)
+    status, answer = desk.run("sync_prices", "--clinic", "BO01")
+    assert (status, answer["outcome"]) == (4, "failed")
+    status, answer = desk.run("sync_prices")
+    assert (status, answer["outcome"]) == (1, "partial")
+    assert {each["clinic"]: each["outcome"] for each in answer["clinics"]} == {
+        "BO01": "failed",
+        "BZ01": "nothing_to_do",
+    }
 
 
 def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, failure, metadata, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.settings import person
 from polydesk_dagster.studiolab import sync
+from polydesk_dagster.studiolab.client import Studiolab
 
 BUILT_IN_GUARDS = {
     "source_empty": "La fonte ha dato almeno i record che ci si aspetta.",
@@ -131,10 +133,22 @@ def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
     off = _switched_off(run, listing)
     if off is not None:
         return off
-    with run.polydesk.studiolab(run.clinic if listing.per_clinic else None) as studiolab:
+
+    def ask(studiolab: Studiolab) -> Report:
         return sync.synchronise(
             run.engine, studiolab, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview
         )
+
+    if listing.per_clinic:
+        with run.polydesk.studiolab(run.clinic or "") as studiolab:
+            return ask(studiolab)
+    passed: list[Reason] = []
+
+    def failed(clinic: str, error: PolydeskError) -> None:
+        passed.append(Reason("other_studiolab", f"{error}; l'elenco è stato chiesto a un'altra clinica.", clinic))
+
+    report = run.polydesk.any_studiolab(ask, failed)
+    return replace(report, reasons=(*report.reasons, *passed))
 
 
 def _show(run: Run, listing: Listing, plan_id: int) -> Report:
@@ -244,7 +258,18 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         reason=config.reason,
         past_guards=_passed(config),
     )
-    return _read(run, listing, preview=False) if config.plan is None and is_stale(report) else report
+    if config.plan is None:
+        return _read(run, listing, preview=False) if is_stale(report) else report
+    return _not_again(report)
+
+
+def _not_again(report: Report) -> Report:
+    """``report`` of a plan that was named, without the advice to apply it where it was refused for good."""
+    codes = {reason.code for reason in report.reasons}
+    if report.outcome is not Outcome.REFUSED or codes & {"guard", "reason_missing"}:
+        return report
+    todo = f"Il piano {report.plan_id} non si può più applicare: rifai l'anteprima."
+    return replace(report, figures={**report.figures, WHAT_TO_DO: todo})
 
 
 def _guards(listing: Listing) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """The one resource of every asset and job: this installation's settings, database and clock."""
 
 import os
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TypeVar
 
 import dagster as dg
 import sqlalchemy as sa
@@ -10,10 +13,16 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster import settings
 from polydesk_dagster.central import Central
+from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database.engine import business_url, create_engine
-from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.studiolab.client import Studiolab
+
+T = TypeVar("T")
+
+LONGEST_ROUND = 1200.0
+"""Seconds after which no further studiolab is tried: a run has an hour, and each may use up its whole patience."""
 
 
 @lru_cache(maxsize=4)
@@ -44,26 +53,46 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
         return Central(known.central_url, known.central_token.get_secret_value())
 
-    def studiolab(self, clinic: str | None) -> Studiolab:
-        """The studiolab of a clinic, or for what belongs to no clinic that of the first one with an integration.
+    def studiolab(self, clinic: str) -> Studiolab:
+        """The studiolab of a clinic.
 
         Raises ConfigurationError where there is none, or where its token is not in the environment.
         """
         with self.engine().connect() as connection:
             found = connection.execute(
                 sa.text("""
-                    SELECT c.code, i.base_url, i.token_env FROM clinic c JOIN integration i ON i.clinic_id = c.id
-                    WHERE c.active AND i.active AND (:clinic IS NULL OR c.code = :clinic) ORDER BY c.code LIMIT 1
-                """).bindparams(sa.bindparam("clinic", type_=sa.Text)),
+                    SELECT i.base_url, i.token_env FROM clinic c JOIN integration i ON i.clinic_id = c.id
+                    WHERE c.active AND i.active AND c.code = :clinic
+                """),
                 {"clinic": clinic},
             ).one_or_none()
         if found is None:
-            whose = f"della clinica {clinic}" if clinic else "di nessuna clinica"
-            raise ConfigurationError(f"L'integrazione con studiolab {whose} non è attiva")
+            raise ConfigurationError(f"L'integrazione con studiolab della clinica {clinic} non è attiva")
         token = settings.secret(found.token_env)
         if token is None:
-            raise ConfigurationError(f"{found.token_env}: manca il token di studiolab della clinica {found.code}")
-        return Studiolab(found.code, found.base_url, token)
+            raise ConfigurationError(f"{found.token_env}: manca il token di studiolab della clinica {clinic}")
+        return Studiolab(clinic, found.base_url, token)
+
+    def any_studiolab(self, ask: Callable[[Studiolab], T], failed: Callable[[str, PolydeskError], object]) -> T:
+        """What ``ask`` comes to with the first clinic's studiolab that it does not fail with: for what belongs to no
+        clinic. ``failed`` is told of each clinic before that one.
+
+        Raises the first clinic's error where it fails with all of them, and ConfigurationError where there is none.
+        """
+        with self.engine().connect() as connection:
+            clinics = list(connection.scalars(ACTIVE_CLINICS))
+        first: PolydeskError | None = None
+        started = time.monotonic()
+        for clinic in clinics:
+            if first is not None and time.monotonic() - started > LONGEST_ROUND:
+                break
+            try:
+                with self.studiolab(clinic) as studiolab:
+                    return ask(studiolab)
+            except PolydeskError as error:
+                first = first or error
+                failed(clinic, error)
+        raise first or ConfigurationError("L'integrazione con studiolab di nessuna clinica è attiva")
 
     def now(self) -> datetime:
         return datetime.now(UTC)
