@@ -159,6 +159,22 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
     assert count(engine, "patient_review", "record = '{}'") == 1
 
 
+def test_the_last_run_of_a_service_stays_and_of_what_only_looks_the_last_look(engine: sa.Engine) -> None:
+    runs = [("preview_prices", True), ("preview_prices", True), ("sync_prices", False), ("sync_prices", True)]
+    with engine.begin() as connection:
+        for service, preview in runs:
+            connection.execute(
+                sa.text("""INSERT INTO service_run (service, preview, outcome, counts, reasons, as_of, started_at,
+                                                    seconds)
+                           VALUES (:service, :preview, 'ok', '{}', '[]', :at, :at, 1)"""),
+                {"service": service, "preview": preview, "at": AS_OF - 500 * DAY},
+            )
+    assert retention.clean(engine, AS_OF).outcome is Outcome.OK
+    with engine.connect() as connection:
+        left = connection.execute(sa.text("SELECT service, preview FROM service_run ORDER BY id")).all()
+    assert [tuple(row) for row in left] == runs[1:]
+
+
 def events(connection: sa.Connection, clinic: int, changed_at: datetime, *states: str) -> None:
     """One event of each state, numbered from 1."""
     connection.execute(

@@ -178,7 +178,8 @@ REGISTRY: tuple[DataSet, ...] = (
         "started_at",
         400,
         "oltre un anno non serve a confrontare; resta sempre l'ultima di ogni servizio",
-        where="""EXISTS (SELECT FROM service_run n WHERE n.service = t.service AND n.id > t.id AND NOT n.preview
+        where="""EXISTS (SELECT FROM service_run n WHERE n.service = t.service AND n.id > t.id
+                         AND (t.preview OR NOT n.preview)
                          AND n.clinic_id IS NOT DISTINCT FROM t.clinic_id)""",
     ),
     DataSet(
