@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ NAMED = 20
 
 KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
-STALE = frozenset({"moved", "exists_already", "barred"})
+STALE = frozenset({"moved", "exists_already", "barred", "constraint"})
 """Why a plan is refused whose records have changed since it was made: comparing again gives one that fits them."""
 
 
@@ -87,7 +87,13 @@ def apply(
         return Report(Outcome.REFUSED, reasons=tuple(reasons), plan_id=plan.id)
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        message = f"Il piano {plan.id} non si può applicare: lo vieta il vincolo {constraint} di {kind.table}."
+        message = (
+            f"Il piano {plan.id} non si può applicare: nel frattempo è stato scritto qualcosa che lo contraddice "
+            f"(vincolo {constraint} di {kind.table}). Rifai l'anteprima."
+            if plan.undoes is None
+            else f"Il piano {plan.undoes} non si può annullare: ciò che resta lo contraddice (vincolo {constraint} di "
+            f"{kind.table}). Correggi a mano ciò che serve."
+        )
         return Report(Outcome.REFUSED, reasons=(Reason("constraint", message, plan.clinic),), plan_id=plan.id)
     return Report(report.outcome, report.counts, report.reasons, report.figures, report.tables, plan.id)
 
@@ -103,9 +109,10 @@ def undo(
 ) -> Report:
     """Take back what plan ``plan_id`` did, as a plan of its own that is made and (without ``preview``) applied here.
 
-    Rows that were edited or came into use since stay as they are and are named; the others are taken back. While some
-    stay, the plan can be undone again: what was taken back already is left alone then. Refused, with nothing written,
-    when nothing of it can be taken back, or when its rows are no longer those that were applied.
+    Rows that were edited or came into use since stay as they are and are named, and so do those that go only together
+    with one of them or that would contradict what stays; the others are taken back. While some stay, the plan can be
+    undone again: what was taken back already is left alone then. Refused, with nothing written, when nothing of it can
+    be taken back, or when its rows are no longer those that were applied.
     """
     try:
         plan = plans.load(connection, plan_id, lock=True)
@@ -180,7 +187,7 @@ def _unfit(
     if stopping:
         said = "; ".join(f"{guard.name}: {guard.message}" for guard in stopping)
         return Reason("guard", f"Il piano {plan.id} è fermato da un controllo ({said}).", plan.clinic, len(stopping))
-    if plan.failed_guards and len(reason or "") < audit.LEAST_REASON:
+    if plan.failed_guards and len((reason or "").strip()) < audit.LEAST_REASON:
         least = f"di almeno {audit.LEAST_REASON} caratteri"
         message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo {least}."
         return Reason("reason_missing", message, plan.clinic)
@@ -404,6 +411,8 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
     )
     values = {**plans.parameters(scope, as_of, plan_id), "undoes": plan.id}
     rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.written)
+    for statement in (*_together(kind), *kind.undo_reconsider):
+        connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
     counted = plans.tally(connection, plan_id)
     return finish(
         connection,
@@ -416,6 +425,18 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
         rows=rows,
         undoes=plan.id,
     )
+
+
+def _together(kind: Kind) -> Iterator[str]:
+    """What sets aside every row that can only be taken back with one that stays as it is."""
+    if kind.together is not None:
+        name = "'alla riga ' || r.ordinal" if kind.private else f"'a «' || {kind.key} || '»'"
+        yield f"""
+            UPDATE {{rows}} r SET action = 'conflict', reason = 'si annulla solo insieme ' || staying.name
+            FROM (SELECT DISTINCT ON (1) {kind.together} AS thing, {name} AS name
+                  FROM {{rows}} r WHERE action = 'conflict' ORDER BY 1, ordinal) staying
+            WHERE r.action <> 'conflict' AND {kind.together} = staying.thing
+        """
 
 
 def _taken_back(connection: sa.Connection, kind: Kind, plan_id: int) -> str:

@@ -144,6 +144,7 @@ SERVICE = Kind(
     barred=f"CASE WHEN {LEAVES_IN_USE.format(column='service_id')} THEN 'ha appuntamenti prenotati' END",
     before=(AFTER_BOOKINGS.format(table="service"),),
     undo_before=(AFTER_BOOKINGS.format(table="service"),),
+    undo_reconsider=(_CODE_TAKEN,),
     limits=Limits(retired=0.1, changed=0.3),
     source=Source(
         columns={
@@ -358,18 +359,19 @@ _REWRITTEN = f"""(SELECT t.id
                         FROM price WHERE clinic_id = :clinic_id) w
                   JOIN price t ON {_SAME_ITEM.format(w="w", c="t")} AND {_MEET.format("w", "t")}
                   WHERE t.valid_to <= :today AND t.valid_from <> w.valid_from)"""
-# A record that is set aside leaves standing what we hold. Where something else of the same item would then overlap it,
-# nothing of that item is changed. (NOT IN is a look into a hash table; an anti-join was planned as a loop.)
+# What is set aside leaves standing what we hold. Where something else of the same item would then overlap it, nothing
+# of that item is changed. (NOT IN is a look into a hash table; an anti-join was planned as a loop.)
 _CROWDED = f"""
     UPDATE {{rows}} r
     SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
-        reason = 'si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce'
+        reason = '{{reason}}'
     FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
           FROM {{rows}} o JOIN price t ON {_SAME_ITEM.format(w="t", c="o")} AND {_MEET.format("t", "o")}
           WHERE o.action IN ('create', 'update', 'retire')
             AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
     WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
 """
+_UNCLEAR = "si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce"
 
 PRICE = Kind(
     name="price",
@@ -380,6 +382,10 @@ PRICE = Kind(
     owned=("amount", "patient_share", "currency", "vat_rate", "valid_to"),
     carried={"item": "text", "previous_amount": "numeric(10,2)", "previous_share": "numeric(10,2)"},
     taken=f"{_SAME_ITEM.format(w='t', c='r')} AND t.valid_from = r.valid_from",
+    alike=(f"{_SAME_ITEM.format(w='t', c='r')} AND {_MEET.format('t', 'r')}",),
+    # What a price replaced is in force again when it goes: one without the other leaves a gap, or no room.
+    together="concat_ws(' ', r.service_id, coalesce(r.agreement_id, 0), coalesce(r.specialist_id, 0))",
+    undo_reconsider=(_CROWDED.format(rows="{rows}", reason="si sovrappone a un prezzo che resta"),),
     limits=Limits(retired=0.1, changed=0.1),
     guards=(
         Guard(
@@ -526,6 +532,6 @@ PRICE = Kind(
                         WHEN d.n IS NULL THEN 'non è più in studiolab'
                         WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
                         THEN 'sostituisce ' || d.previous_amount END""",
-        reconsider=(_CROWDED,),
+        reconsider=(_CROWDED.format(rows="{rows}", reason=_UNCLEAR),),
     ),
 )
