@@ -123,7 +123,7 @@ _ALONE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('press ' || :ser
 
 # The whole chain is every clinic.
 _LAST = sa.text("""
-    SELECT at, extract(epoch FROM at + CAST(:pause AS interval) - clock_timestamp()) AS left
+    SELECT at, extract(epoch FROM at + CAST(:pause AS interval) - statement_timestamp()) AS left
     FROM audit
     WHERE service = :service AND action = 'apply' AND at > now() - CAST(:pause AS interval)
       AND (clinic IS NULL OR CAST(:clinic AS text) IS NULL OR clinic = :clinic)
