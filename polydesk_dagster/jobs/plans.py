@@ -50,7 +50,8 @@ def _load(polydesk: PolydeskResource, plan_id: int) -> Plan | Report:
 def _refusal(plan: Plan, config: UndoConfig) -> Report | None:
     """Why nothing is even tried, or None."""
     if plan.service in BY_KEY and BY_KEY[plan.service].place is Place.EMERGENCY:
-        message = f"Il piano {plan.id} è di un servizio di emergenza: si annulla con «polydesk plan undo {plan.id}»."
+        undo = f"«polydesk plan undo {plan.id} --reason '…'»"
+        message = f"Il piano {plan.id} è di un servizio di emergenza: si annulla con {undo}."
         return Report.refused("emergency_plan", message, plan.clinic)
     if not config.preview and len(config.reason.strip()) < LEAST_REASON:
         message = f"Per annullare il piano {plan.id} serve un motivo («reason») di almeno {LEAST_REASON} caratteri."
