@@ -238,7 +238,8 @@ def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, 
     assert plan is not None
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF + 2 * MINUTE, actor="desk:anna")
-    assert report.outcome is Outcome.REFUSED
+    assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "final")
+    assert "non torna a chi lo aveva" in report.reasons[0].message
     assert confirm(engine, practice, "ada").answer is Answer.REVOKED
 
 

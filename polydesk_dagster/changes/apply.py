@@ -136,6 +136,9 @@ def undo(
         )
         return Report(Outcome.REFUSED, reasons=(Reason("altered", message, plan.clinic),), plan_id=plan.id)
     kind = registry.kind(plan.kind)
+    if kind.final is not None:
+        message = f"Il piano {plan.id} non si annulla: {kind.final}."
+        return Report(Outcome.REFUSED, reasons=(Reason("final", message, plan.clinic),), plan_id=plan.id)
     back = _reverse(connection, plan, kind, as_of)
     reasons = tuple(named(connection, back, kind, "changed_since", "action = 'conflict'", "r.reason"))
     if preview:
@@ -143,7 +146,8 @@ def undo(
     if reasons and not back.writes:
         return Report(Outcome.REFUSED, Counts(skipped=back.counts.skipped), reasons, plan_id=back.id)
     report = apply(connection, back.id, as_of=as_of, actor=actor, reason=reason)
-    if report.outcome is Outcome.REFUSED or not reasons:
+    left = reasons or any(each.code == "moved" for each in report.reasons)
+    if report.outcome is Outcome.REFUSED or not left:
         return report
     outcome = Outcome.PARTIAL if report.counts.changed else Outcome.REFUSED
     return Report(outcome, report.counts, reasons + report.reasons, report.figures, report.tables, back.id)
@@ -343,9 +347,8 @@ def _skip_moved(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str
 def _skipped(connection: sa.Connection, plan: Plan, kind: Kind) -> list[Reason]:
     if not kind.volatile:
         return []
-    return named(
-        connection, plan, kind, "moved", f"ordinal IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan.id})"
-    )
+    why = f"(SELECT k.reason FROM plan_skip k WHERE k.plan_id = {plan.id} AND k.ordinal = r.ordinal)"
+    return named(connection, plan, kind, "moved", f"{why} IS NOT NULL", why)
 
 
 def _record(

@@ -176,6 +176,8 @@ class Kind:
     """Tables that refer to this one and whose rows ``undo_before`` takes away with a creation."""
     held: str = "CAST(NULL AS text)"
     """An Italian reason, SQL over ``t``, why a creation can no longer be undone; null if it can."""
+    final: str | None = None
+    """The Italian reason why what was applied is never taken back."""
     together: str | None = None
     """SQL over ``r``: rows for which it is equal are about one thing, and are taken back all or none."""
     undo_reconsider: tuple[str, ...] = ()

@@ -490,6 +490,8 @@ _PAST = "t.state = 'live' AND t.expires_at <= :as_of"
 _STUCK = f"t.state = 'confirming' AND t.confirming_since <= :as_of - {_GRACE}"
 _UNPAID = "t.id = ANY(CAST(:unpaid AS bigint[]))"
 
+_NEVER_PUT_BACK = "un orario liberato non torna a chi lo aveva, che deve sceglierlo di nuovo"
+
 EXPIRED_HOLD = Kind(
     name="expired_hold",
     label="orari rimasti bloccati",
@@ -500,6 +502,7 @@ EXPIRED_HOLD = Kind(
     volatile=True,
     still=f"({_PAST} OR {_STUCK} AND {_UNPAID})",
     after=(_FREE_SEATS,),
+    final=_NEVER_PUT_BACK,
     expires=timedelta(minutes=2),
 )
 
@@ -612,6 +615,7 @@ REVOKED_HOLD = Kind(
         _FREE_SEATS,
         "UPDATE hold SET ended_at = :as_of FROM {rows} r WHERE r.action = 'update' AND hold.id = r.id",
     ),
+    final=_NEVER_PUT_BACK,
     effect=_payments_left_alone,
     expires=timedelta(minutes=5),
 )

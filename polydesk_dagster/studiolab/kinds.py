@@ -66,6 +66,7 @@ MUNICIPALITY = Kind(
     identity=("cadastral_code", "valid_from"),
     owned=("valid_to", "istat_code", "name", "other_name", "province", "region", "postal_codes", "successor"),
     taken="t.cadastral_code = r.cadastral_code AND t.valid_from = r.valid_from",
+    together="r.cadastral_code",
     limits=Limits(minimum=7500, shrink=0.05, retired=0.05, changed=0.05),
     source=Source(
         columns={
