@@ -29,19 +29,20 @@ def text(value: Cell) -> str:
 def lines(rows: Sequence[Sequence[Cell]]) -> str:
     """The rows, a line each.
 
-    Where all are text, as nearly always, they are joined as they are and looked through once; only where that finds a
-    character to escape is each value looked at.
+    They are joined as they are and looked through once; only where that finds a character to escape is each value
+    looked at.
     """
     joined = _joined(rows)
     return "".join(["\t".join([text(cell) for cell in row]) + "\n" for row in rows]) if joined is None else joined
 
 
 def _joined(rows: Sequence[Sequence[Cell]]) -> str | None:
-    """The rows if nothing in them has to be converted or escaped."""
+    """The rows if nothing in them has to be escaped. Where all are text, as often, none is looked at by itself."""
     try:
         joined = "".join(["\t".join([r"\N" if cell is None else cell for cell in row]) + "\n" for row in rows])  # type: ignore[misc]
     except TypeError:
-        return None
+        cells = [[r"\N" if cell is None else cell if type(cell) is str else text(cell) for cell in row] for row in rows]
+        joined = "".join(["\t".join(row) + "\n" for row in cells])
     plain = (
         "\r" not in joined
         and joined.count("\n") == len(rows)

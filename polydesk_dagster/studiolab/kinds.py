@@ -372,6 +372,11 @@ _CROWDED = f"""
             AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
     WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
 """
+# The last price of an item that has none in force; worked out for those alone.
+_PAST = f"""(SELECT t.{{column}} FROM price t
+             WHERE m.mapped AND {_SAME_ITEM.format(w="t", c="m")}
+               AND t.valid_from < t.valid_to AND t.valid_to <= m.effective
+             ORDER BY t.valid_to DESC LIMIT 1)"""
 _UNCLEAR = "si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce"
 
 PRICE = Kind(
@@ -464,8 +469,10 @@ PRICE = Kind(
                              AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
                                  IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
                         THEN now.valid_from ELSE m.valid_from END AS valid_from,
-                   CASE WHEN now.id IS NULL THEN past.amount ELSE now.amount END AS previous_amount,
-                   CASE WHEN now.id IS NULL THEN past.patient_share ELSE now.patient_share END AS previous_share,
+                   CASE WHEN now.id IS NULL THEN {_PAST.format(column="amount")} ELSE now.amount END
+                       AS previous_amount,
+                   CASE WHEN now.id IS NULL THEN {_PAST.format(column="patient_share")} ELSE now.patient_share END
+                       AS previous_share,
                    CASE WHEN m.reason IS NOT NULL THEN coalesce(m.problem, m.fault) END AS problem, m.reason
             FROM (
                 SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id,
@@ -500,11 +507,6 @@ PRICE = Kind(
             LEFT JOIN price now ON m.mapped AND {_SAME_ITEM.format(w="now", c="m")}
                  AND now.valid_from <= m.effective
                  AND (now.valid_to IS NULL OR now.valid_to > m.effective)
-            LEFT JOIN LATERAL (
-                SELECT t.amount, t.patient_share FROM price t
-                WHERE now.id IS NULL AND m.mapped AND {_SAME_ITEM.format(w="t", c="m")}
-                  AND t.valid_from < t.valid_to AND t.valid_to <= m.effective
-                ORDER BY t.valid_to DESC LIMIT 1) past ON true
         """,
         current="""
             SELECT t.*, s.external_id AS source_key
