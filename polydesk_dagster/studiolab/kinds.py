@@ -379,6 +379,23 @@ _PAST = f"""(SELECT t.{{column}} FROM price t
              ORDER BY t.valid_to DESC LIMIT 1)"""
 _UNCLEAR = "si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce"
 
+
+def _price(record: Any) -> tuple[str | None, ...]:
+    """A price as text: a list has a hundred thousand, and what is text already is staged several times faster."""
+    share, rate, until = record.patient_share, record.vat_rate, record.valid_to
+    return (
+        record.service_id,
+        record.agreement_id,
+        record.collaborator_id,
+        str(record.amount),
+        None if share is None else str(share),
+        record.currency,
+        None if rate is None else str(rate),
+        record.valid_from.isoformat(),
+        None if until is None else until.isoformat(),
+    )
+
+
 PRICE = Kind(
     name="price",
     label="prezzi",
@@ -429,17 +446,7 @@ PRICE = Kind(
             "valid_from": "date",
             "valid_to": "date",
         },
-        prepare=lambda record: (
-            record.service_id,
-            record.agreement_id,
-            record.collaborator_id,
-            record.amount,
-            record.patient_share,
-            record.currency,
-            record.vat_rate,
-            record.valid_from,
-            record.valid_to,
-        ),
+        prepare=_price,
         label=lambda record: str(record.service_id),
         key=(
             "{}.service_id",
