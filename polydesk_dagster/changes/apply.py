@@ -191,7 +191,7 @@ def _unfit(
     if stopping:
         said = "; ".join(f"{guard.name}: {guard.message}" for guard in stopping)
         return Reason("guard", f"Il piano {plan.id} è fermato da un controllo ({said}).", plan.clinic, len(stopping))
-    if plan.failed_guards and len((reason or "").strip()) < audit.LEAST_REASON:
+    if plan.failed_guards and not audit.is_reason(reason):
         least = f"di almeno {audit.LEAST_REASON} caratteri"
         message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo {least}."
         return Reason("reason_missing", message, plan.clinic)

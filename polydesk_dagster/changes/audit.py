@@ -12,6 +12,12 @@ import sqlalchemy as sa
 LEAST_REASON = 10
 """Characters of a reason, where a person has to give one."""
 
+
+def is_reason(given: str | None) -> bool:
+    """Whether ``given`` says enough to be a reason; blanks around it say nothing."""
+    return len((given or "").strip()) >= LEAST_REASON
+
+
 APPEND = sa.text("""
     INSERT INTO audit (as_of, actor, action, service, clinic, plan_id, detail)
     VALUES (:as_of, :actor, :action, :service, :clinic, :plan_id, CAST(:detail AS jsonb))

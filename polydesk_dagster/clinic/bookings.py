@@ -37,15 +37,17 @@ _DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t
            AND t.confirmed_by_staff_at IS NULL AND t.paid_at IS NULL AND t.accepted_at IS NULL
            AND t.verified_at IS NULL AND t.external_id IS NULL)"""
 
+_OFFERS = """(v.id = {agenda}.service_id
+           OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = {agenda}.id AND o.service_id = v.id))"""
+
 # What an expired booking ``a`` comes back to must still be there: nobody is booked again with who or what is gone.
 # Whoever takes a service or a specialist away waits for those who lock its row, so it is locked before it is looked at.
-_STILL_OFFERED = """EXISTS (
+_STILL_OFFERED = f"""EXISTS (
         SELECT FROM agenda g JOIN clinic c ON c.id = g.clinic_id JOIN service v ON v.id = a.service_id
         LEFT JOIN specialist p ON p.id = a.specialist_id
         WHERE g.id = a.agenda_id AND g.active AND c.active AND v.active AND v.deleted_at IS NULL
           AND (p.id IS NULL OR p.active AND p.deleted_at IS NULL)
-          AND (v.id = g.service_id
-               OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = g.id AND o.service_id = v.id)))"""
+          AND {_OFFERS.format(agenda="g")})"""
 
 _LOCK_WHAT_IS_BOOKED = tuple(
     f"""SELECT x.id FROM {table} x WHERE x.id IN (SELECT a.{table}_id FROM appointment a WHERE {{which}})
@@ -301,12 +303,11 @@ _STAND = sa.text("""
         confirmed_by_staff_at = CASE WHEN :by_staff THEN CAST(:as_of AS timestamptz) ELSE confirmed_by_staff_at END
     WHERE id = :appointment""")
 
-_ALTERNATIVES = sa.text("""
+_ALTERNATIVES = sa.text(f"""
     SELECT s.id FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
     JOIN service v ON v.id = :service_id AND v.active AND v.deleted_at IS NULL AND v.bookable_online
     WHERE s.agenda_id = :agenda_id AND s.state = 'free' AND a.online AND a.active AND c.active
-      AND (v.id = a.service_id
-           OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id))
+      AND {_OFFERS.format(agenda="a")}
       AND NOT EXISTS (SELECT FROM specialist p
                       WHERE p.id = a.specialist_id AND (NOT p.active OR p.deleted_at IS NOT NULL))
       AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'

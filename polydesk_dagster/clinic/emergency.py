@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope, plans
-from polydesk_dagster.changes.audit import LEAST_REASON
+from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.changes.plans import ITALY
+from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 
 VERBS: Mapping[str, str] = {
@@ -118,9 +119,6 @@ _NO_PLAN = Report.refused(
 )
 
 
-# Until the end of the transaction: whoever presses the same button meanwhile waits, and then finds this press.
-_ALONE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('press ' || :service, 0))")
-
 # The whole chain is every clinic.
 _LAST = sa.text("""
     SELECT at, extract(epoch FROM at + CAST(:pause AS interval) - statement_timestamp()) AS left
@@ -132,7 +130,7 @@ _LAST = sa.text("""
 
 def without_reason(clinic: str | None, reason: str) -> Report | None:
     """The refusal of what needs a reason, an undo as well, where ``reason`` is too short to be one."""
-    if len(reason.strip()) >= LEAST_REASON:
+    if is_reason(reason):
         return None
     message = f"Serve il motivo, di almeno {LEAST_REASON} caratteri: resta nel registro."
     return Report.refused("reason_missing", message, clinic)
@@ -153,7 +151,7 @@ def check(connection: sa.Connection, plan: Plan | None, given: Press) -> Report 
             f"La conferma «{given.confirm}» non è quella del piano {plan.id}: per applicarlo scrivi «{phrase(plan)}»."
         )
         return Report.refused("wrong_phrase", message, clinic)
-    connection.execute(_ALONE, {"service": plan.service})
+    in_turn(connection, "press", plan.service)  # who presses the same button meanwhile then finds this press
     last = connection.execute(_LAST, {"service": plan.service, "clinic": clinic, "pause": PAUSE}).one_or_none()
     if last is None:
         return None

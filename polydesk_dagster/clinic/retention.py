@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY, ROME, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
+from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
 
@@ -305,9 +306,6 @@ def _orders(chosen: tuple[DataSet, ...]) -> str:
     )
 
 
-# Two services may order the same data set in one instant: the second then finds the first one's order.
-_ALONE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('cleanup orders', 0))")
-
 _PROPOSED = """SELECT action, finding, reason, id, dataset, cutoff, expected, oldest, newest, ordered_at
                FROM proposed_order WHERE {which} ORDER BY place"""
 
@@ -332,7 +330,7 @@ def clean(
     Counts: ``retired`` rows deleted, ``updated`` rows that lost columns.
     """
     with engine.begin() as connection:
-        connection.execute(_ALONE)
+        in_turn(connection, "cleanup orders")  # another service that orders the same data then finds this order
         unusual = _propose_orders(connection, chosen, as_of)
         plan = propose(connection, CLEANUP, Scope(service), _PROPOSED.format(which="NOT unusual"), as_of=as_of)
         stopped = [_stop(connection, known, service, as_of, preview=preview) for known in unusual]

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.changes.audit import LEAST_REASON
+from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.clinic.patients import COLUMNS, NO_CODE, SAME_NAME, SERVICE
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 
@@ -129,7 +129,7 @@ def link(
         exists = connection.scalar(sa.text("SELECT 1 FROM patient WHERE id = :id"), {"id": patient_id})
         if not exists:
             return Report.refused("unknown_patient", f"Non esiste il paziente {patient_id}.", review.clinic)
-        if _too_short(reason):
+        if not is_reason(reason):
             message = (
                 f"Il paziente {patient_id} non è tra i simili del caso {review_id}: se è comunque lui serve un motivo "
                 f"di almeno {LEAST_REASON} caratteri."
@@ -263,7 +263,7 @@ def _may_create(connection: sa.Connection, review: Review, *, shared_code: bool,
             "--shared-code, con il motivo."
         )
         return Report.refused("code_taken", message, review.clinic)
-    if holders and _too_short(reason):
+    if holders and not is_reason(reason):
         message = f"Per due persone con lo stesso codice serve un motivo di almeno {LEAST_REASON} caratteri."
         return Report.refused("reason_missing", message, review.clinic)
     return None
@@ -296,12 +296,8 @@ def _decided(review: Review) -> Report | None:
     return Report.refused("already_decided", f"Il caso {review.id} è già stato deciso.", review.clinic)
 
 
-def _too_short(reason: str | None) -> bool:
-    return len((reason or "").strip()) < LEAST_REASON
-
-
 def _needs_reason(reason: str, clinic: str) -> Report | None:
-    if not _too_short(reason):
+    if is_reason(reason):
         return None
     return Report.refused("reason_missing", f"Serve un motivo di almeno {LEAST_REASON} caratteri.", clinic)
 

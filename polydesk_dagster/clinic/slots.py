@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.effective import CLOSED_HOURS, CLOSURE_IN_FORCE, LAYERS, REACHES
-from polydesk_dagster.database.locks import lock_key
+from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine
 
 RETIREMENT_GUARD = "too_many_retirements"
@@ -165,7 +165,7 @@ def derive(connection: sa.Connection, cells: str, as_of: datetime, *, past_guard
 
 def _serialise(connection: sa.Connection, clinic_id: int) -> None:
     """One derivation of a clinic's slots at a time: nightly generation and a closure's wait for each other."""
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("slots", str(clinic_id))})
+    in_turn(connection, "slots", str(clinic_id))
 
 
 _TEMPORARY = (

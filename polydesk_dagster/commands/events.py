@@ -76,10 +76,10 @@ def skip(
     reason: Annotated[str, typer.Option(help="Perché, almeno 10 caratteri.", metavar="TESTO")],
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
-    from polydesk_dagster.changes.audit import LEAST_REASON
+    from polydesk_dagster.changes.audit import is_reason
     from polydesk_dagster.studiolab import events
 
-    if len(reason.strip()) < LEAST_REASON:
+    if not is_reason(reason):
         raise typer.BadParameter(say("--reason: almeno 10 caratteri", "--reason: at least 10 characters"))
     with opened(create=False) as installation, installation.engine.begin() as connection:
         events.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))

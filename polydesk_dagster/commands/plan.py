@@ -48,6 +48,10 @@ SHOWN = 200
 """Rows that a terminal is given; a CSV holds them all."""
 
 
+def _titles(*names: tuple[str, str]) -> tuple[str, ...]:
+    return tuple(say(*each) for each in names)
+
+
 @app.command("list")
 def list_(
     service: Annotated[str | None, typer.Option(help="Solo di questo servizio.", metavar="CHIAVE")] = None,
@@ -60,18 +64,15 @@ def list_(
     if json:
         show.as_json([_as_object(plan) for plan in found])
         return
-    columns = tuple(
-        say(*names)
-        for names in (
-            ("Piano", "Plan"),
-            ("Servizio", "Service"),
-            ("Che cosa", "What"),
-            ("Clinica", "Clinic"),
-            ("Fatto il", "Made at"),
-            ("Stato", "State"),
-            ("Righe", "Rows"),
-            ("Controlli non superati", "Failed guards"),
-        )
+    columns = _titles(
+        ("Piano", "Plan"),
+        ("Servizio", "Service"),
+        ("Che cosa", "What"),
+        ("Clinica", "Clinic"),
+        ("Fatto il", "Made at"),
+        ("Stato", "State"),
+        ("Righe", "Rows"),
+        ("Controlli non superati", "Failed guards"),
     )
     show.table(
         say("Piani", "Plans"),
@@ -116,15 +117,12 @@ def show_(
             return
         _tell(plan)
         first = list(rows_of.rows(connection, plan, kind, limit=SHOWN))
-        columns = tuple(
-            say(*names)
-            for names in (
-                ("Riga", "Row"),
-                ("Azione", "Action"),
-                ("Che cosa", "What"),
-                ("Prima → dopo", "Before → after"),
-                ("Perché", "Why"),
-            )
+        columns = _titles(
+            ("Riga", "Row"),
+            ("Azione", "Action"),
+            ("Che cosa", "What"),
+            ("Prima → dopo", "Before → after"),
+            ("Perché", "Why"),
         )
         cells = [
             (
@@ -163,16 +161,13 @@ def quarantine_(
     if not found:
         show.out().print(say("Nessun record in quarantena.", "No record in quarantine."))
         return
-    columns = tuple(
-        say(*names)
-        for names in (
-            ("Servizio", "Service"),
-            ("Che cosa", "What"),
-            ("Clinica", "Clinic"),
-            ("Record", "Record"),
-            ("Perché", "Why"),
-            ("Dal", "Since"),
-        )
+    columns = _titles(
+        ("Servizio", "Service"),
+        ("Che cosa", "What"),
+        ("Clinica", "Clinic"),
+        ("Record", "Record"),
+        ("Perché", "Why"),
+        ("Dal", "Since"),
     )
     cells = [
         (

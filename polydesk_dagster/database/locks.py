@@ -1,4 +1,4 @@
-"""One writer of a service at a time, whoever started it: an advisory lock of the database session."""
+"""One writer at a time, whoever started it: advisory locks, of the database session or of a transaction."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def lock_key(*names: str | None) -> int:
     """A stable signed 64-bit key for a name such as a service and a clinic."""
     digest = hashlib.sha256("\x1f".join(name or "" for name in names).encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def in_turn(connection: sa.Connection, *names: str | None) -> None:
+    """Wait for whoever holds the lock on ``names``, and hold it until the end of the transaction."""
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(*names)})
 
 
 @contextmanager

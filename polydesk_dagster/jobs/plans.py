@@ -7,7 +7,7 @@ import dagster as dg
 from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY, Place, name_of
 from polydesk_dagster.changes import plans, registry
-from polydesk_dagster.changes.audit import LEAST_REASON
+from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import Report
@@ -53,7 +53,7 @@ def _refusal(plan: Plan, config: UndoConfig) -> Report | None:
         undo = f"«polydesk plan undo {plan.id} --reason '…'»"
         message = f"Il piano {plan.id} è di un servizio di emergenza: si annulla con {undo}."
         return Report.refused("emergency_plan", message, plan.clinic)
-    if not config.preview and len(config.reason.strip()) < LEAST_REASON:
+    if not config.preview and not is_reason(config.reason):
         message = f"Per annullare il piano {plan.id} serve un motivo («reason») di almeno {LEAST_REASON} caratteri."
         return Report.refused("reason_missing", message, plan.clinic)
     return None

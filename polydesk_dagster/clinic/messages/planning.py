@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from polydesk_dagster.clinic.messages import hours, receipts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.kinds import KINDS, PREPARATION, REMINDER, VERIFICATION
+from polydesk_dagster.database.locks import in_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,7 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
         return Planned()
     # One planner of a kind at a time, also where one works for a clinic and one for all; the second sees what the
     # first wrote.
-    connection.execute(
-        sa.text("SELECT pg_advisory_xact_lock(hashtextextended('message planning ' || :kind, 0))"), {"kind": kind}
-    )
+    in_turn(connection, "message planning", kind)
     columns = {
         "clinics": [span.clinic_id for span in spans],
         "leads": [span.lead_days for span in spans],
