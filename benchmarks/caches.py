@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds
-from polydesk_dagster.clinic import caches
+from polydesk_dagster.clinic.caches import documents as caches
 
 AS_OF = datetime(2026, 1, 12, 10, 0, tzinfo=UTC)
 CLINICS = 100

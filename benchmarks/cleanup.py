@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds
-from polydesk_dagster.clinic import retention
+from polydesk_dagster.clinic.upkeep import retention
 from polydesk_dagster.database.engine import create_engine
 
 CLIENTS = 4

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from benchmarks.harness import Bench, Figure, peak_mb, seconds
 from benchmarks.slots import CHAIN, CLINICS
 from polydesk_dagster.central import Closure
-from polydesk_dagster.clinic import closures, slots
+from polydesk_dagster.clinic.calendar import closures, slots
 from polydesk_dagster.outcome import Report
 
 AS_OF = datetime(2026, 1, 12, 2, 0, tzinfo=UTC)

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, seconds
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
-from polydesk_dagster.studiolab import effects, events, looking, staging
-from polydesk_dagster.studiolab.client import Studiolab
+from polydesk_dagster.sources.studiolab import effects, events, looking, staging
+from polydesk_dagster.sources.studiolab.client import Studiolab
 
 BACKLOG = 50_000
 CLINICS = 50

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from benchmarks.harness import Bench, Figure, peak_mb, settle
-from polydesk_dagster.clinic import holds
+from polydesk_dagster.clinic.bookings import holds
 from polydesk_dagster.database.engine import create_engine
 
 CLIENTS = 16

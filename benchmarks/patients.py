@@ -20,7 +20,7 @@ from benchmarks.harness import Bench, Figure, peak_mb, seconds, settle
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import synchronise
-from polydesk_dagster.clinic import patients
+from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.remote import decode

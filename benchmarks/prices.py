@@ -20,10 +20,10 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.studiolab import sync
-from polydesk_dagster.studiolab.client import Studiolab
-from polydesk_dagster.studiolab.kinds import PRICE
-from polydesk_dagster.studiolab.records import Price
+from polydesk_dagster.sources.studiolab import sync
+from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.sources.studiolab.kinds import PRICE
+from polydesk_dagster.sources.studiolab.records import Price
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
 PAGE = 1000

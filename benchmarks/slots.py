@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds
-from polydesk_dagster.clinic import slots
+from polydesk_dagster.clinic.calendar import slots
 
 AS_OF = datetime(2026, 1, 12, 2, 0, tzinfo=UTC)
 CLINICS = 20

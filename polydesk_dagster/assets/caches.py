@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import dagster as dg
 
-from polydesk_dagster.clinic import caches
+from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import ServiceConfig, metadata, serve
 

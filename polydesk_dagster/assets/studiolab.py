@@ -18,8 +18,8 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, failure, metadata, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.settings import person
-from polydesk_dagster.studiolab import sync
-from polydesk_dagster.studiolab.client import Studiolab
+from polydesk_dagster.sources.studiolab import sync
+from polydesk_dagster.sources.studiolab.client import Studiolab
 
 BUILT_IN_GUARDS = {
     "source_empty": "La fonte ha dato almeno i record che ci si aspetta.",

@@ -8,7 +8,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
 from polydesk_dagster.schedules.services import CLINICS
-from polydesk_dagster.studiolab import events, looking
+from polydesk_dagster.sources.studiolab import events, looking
 
 
 class EventsConfig(ServiceConfig):

@@ -8,19 +8,19 @@ from polydesk_dagster.changes.kind import Kind
 
 WHERE = {
     "message_template": "polydesk_dagster.clinic.messages.reset:MESSAGE_TEMPLATE",
-    "expired_hold": "polydesk_dagster.clinic.holds:EXPIRED_HOLD",
-    "revoked_hold": "polydesk_dagster.clinic.holds:REVOKED_HOLD",
-    "unverified_booking": "polydesk_dagster.clinic.bookings:UNVERIFIED_BOOKING",
-    "cleanup": "polydesk_dagster.clinic.retention:CLEANUP",
-    "deleted_service": "polydesk_dagster.clinic.recovery:DELETED_SERVICE",
-    "closure": "polydesk_dagster.clinic.closures:CLOSURE",
-    "municipality": "polydesk_dagster.studiolab.kinds:MUNICIPALITY",
-    "service": "polydesk_dagster.studiolab.kinds:SERVICE",
-    "collaborator": "polydesk_dagster.studiolab.kinds:COLLABORATOR",
-    "agreement": "polydesk_dagster.studiolab.kinds:AGREEMENT",
-    "price": "polydesk_dagster.studiolab.kinds:PRICE",
-    "patient": "polydesk_dagster.clinic.patients:PATIENT",
-    "sort_name": "polydesk_dagster.clinic.names:SORT_NAME",
+    "expired_hold": "polydesk_dagster.clinic.bookings.holds:EXPIRED_HOLD",
+    "revoked_hold": "polydesk_dagster.clinic.bookings.holds:REVOKED_HOLD",
+    "unverified_booking": "polydesk_dagster.clinic.bookings.unverified:UNVERIFIED_BOOKING",
+    "cleanup": "polydesk_dagster.clinic.upkeep.retention:CLEANUP",
+    "deleted_service": "polydesk_dagster.clinic.upkeep.recovery:DELETED_SERVICE",
+    "closure": "polydesk_dagster.clinic.calendar.closures:CLOSURE",
+    "municipality": "polydesk_dagster.sources.studiolab.kinds:MUNICIPALITY",
+    "service": "polydesk_dagster.sources.studiolab.kinds:SERVICE",
+    "collaborator": "polydesk_dagster.sources.studiolab.kinds:COLLABORATOR",
+    "agreement": "polydesk_dagster.sources.studiolab.kinds:AGREEMENT",
+    "price": "polydesk_dagster.sources.studiolab.kinds:PRICE",
+    "patient": "polydesk_dagster.clinic.patients.identity:PATIENT",
+    "sort_name": "polydesk_dagster.clinic.upkeep.names:SORT_NAME",
 }
 
 

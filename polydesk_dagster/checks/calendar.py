@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from polydesk_dagster.clinic import calendar_checks
-from polydesk_dagster.clinic.calendar_checks import Finding
+from polydesk_dagster.clinic.calendar import checks as calendar_checks
+from polydesk_dagster.clinic.calendar.checks import Finding
 from polydesk_dagster.resources.polydesk import PolydeskResource
 
 SLOTS = dg.AssetKey(["calendar", "agenda_slots"])

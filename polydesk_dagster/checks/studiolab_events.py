@@ -3,7 +3,7 @@
 import dagster as dg
 
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.studiolab import events
+from polydesk_dagster.sources.studiolab import events
 
 EVENTS = dg.AssetKey(["studiolab", "events"])
 

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic import calendar_checks
+from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say

@@ -24,7 +24,7 @@ def parked(
     json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
 ) -> None:
     """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
-    from polydesk_dagster.studiolab.events import unsettled
+    from polydesk_dagster.sources.studiolab.events import unsettled
 
     with opened(create=False) as installation, installation.engine.connect() as connection:
         waiting = unsettled(connection, clinic)
@@ -62,7 +62,7 @@ def _state(state: str) -> str:
 @app.command()
 def retry(event: Event, clinic: Clinic) -> None:
     """Fa riprovare un evento parcheggiato al prossimo giro, con tutti i suoi tentativi davanti."""
-    from polydesk_dagster.studiolab import events
+    from polydesk_dagster.sources.studiolab import events
 
     with opened(create=False) as installation, installation.engine.begin() as connection:
         events.retry(connection, clinic, event, datetime.now(UTC))
@@ -77,7 +77,7 @@ def skip(
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
     from polydesk_dagster.changes.audit import is_reason
-    from polydesk_dagster.studiolab import events
+    from polydesk_dagster.sources.studiolab import events
 
     if not is_reason(reason):
         raise typer.BadParameter(say("--reason: almeno 10 caratteri", "--reason: at least 10 characters"))

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 import typer
 
 from polydesk_dagster.changes.plans import ITALY
-from polydesk_dagster.clinic import reviews
-from polydesk_dagster.clinic.reviews import Candidate, Review
+from polydesk_dagster.clinic.patients import reviews
+from polydesk_dagster.clinic.patients.reviews import Candidate, Review
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say

@@ -21,7 +21,7 @@ from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.changes.synchronise import settle
-from polydesk_dagster.clinic import emergency
+from polydesk_dagster.clinic.bookings import emergency
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say

@@ -15,8 +15,8 @@ from rich.text import Text
 from polydesk_dagster.catalog import BY_KEY, Place, Service
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
-from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say

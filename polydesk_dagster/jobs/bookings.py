@@ -6,7 +6,9 @@ import dagster as dg
 from pydantic import Field
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.clinic import bookings, holds, retention, temporary
+from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import unverified as bookings
+from polydesk_dagster.clinic.upkeep import retention, temporary
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Report, combine

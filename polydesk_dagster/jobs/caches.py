@@ -1,6 +1,7 @@
 """What the desk does to the lists by hand: empty the caches, put the specialists' names in order."""
 
-from polydesk_dagster.clinic import caches, names
+from polydesk_dagster.clinic.caches import documents as caches
+from polydesk_dagster.clinic.upkeep import names
 from polydesk_dagster.running import service_job
 
 JOBS = (

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dagster._core.storage.dagster_run import RunRecord
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic.retention import Progress
+from polydesk_dagster.clinic.upkeep.retention import Progress
 from polydesk_dagster.outcome import Counts, Report, done
 from polydesk_dagster.runtime.retention import KEEP, forget, forget_checks, needed
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from pydantic import model_validator
 
-from polydesk_dagster.clinic import holds, recovery
-from polydesk_dagster.clinic.emergency import Press
+from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.messages import reset
+from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.running import Run, ServiceConfig, service_job
 from polydesk_dagster.settings import person

@@ -17,7 +17,7 @@ from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.studiolab.client import Studiolab
+from polydesk_dagster.sources.studiolab.client import Studiolab
 
 T = TypeVar("T")
 

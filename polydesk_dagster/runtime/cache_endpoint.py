@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from polydesk_dagster import settings
-from polydesk_dagster.clinic.caches import CACHES, CHANNEL
+from polydesk_dagster.clinic.caches.documents import CACHES, CHANNEL
 from polydesk_dagster.database.engine import business_url, plain_url
 
 PORT = 3002

@@ -8,7 +8,9 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic import bookings, caches, holds
+from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import unverified as bookings
+from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDER
 from polydesk_dagster.clinic.messages.planning import nothing_due as messages_due
 from polydesk_dagster.clinic.statistics import refresh

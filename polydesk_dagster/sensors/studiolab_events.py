@@ -11,9 +11,9 @@ from polydesk_dagster import settings
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
-from polydesk_dagster.studiolab import asked, looking
-from polydesk_dagster.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
-from polydesk_dagster.studiolab.looking import Seen
+from polydesk_dagster.sources.studiolab import asked, looking
+from polydesk_dagster.sources.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
+from polydesk_dagster.sources.studiolab.looking import Seen
 
 SERVICE = "sync_events"
 Attempts = Mapping[str, tuple[int, int]]

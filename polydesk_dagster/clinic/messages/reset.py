@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope
-from polydesk_dagster.clinic import emergency
+from polydesk_dagster.clinic.bookings import emergency
+from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.clinics import clinic_id
-from polydesk_dagster.clinic.emergency import Press
 from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.outcome import Report
 

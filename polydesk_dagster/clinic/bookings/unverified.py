@@ -1,0 +1,343 @@
+"""Online bookings that nobody has verified yet: they keep a seat for a while, then it is free again.
+
+Two stages. At its deadline an unverified booking expires: the seat is free, the row stays. Seven days later the row is
+deleted by the clean-up (``clinic.upkeep.retention``). In between it can be brought back while the slot has a free
+unit, by the patient (:func:`verify`) or by the desk (:func:`restore`): "but I booked!".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import Guard, Kind, Scope, propose
+from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.outcome import Outcome, Report, combine
+
+MANY = 10
+"""From this many bookings on, their share of unverified ones says something about the gateway."""
+
+LEAVES_IN_USE = """(r.deleted_at IS NOT NULL AND t.deleted_at IS NULL OR NOT r.active AND t.active)
+                   AND EXISTS (SELECT FROM appointment f WHERE f.{column} = t.id AND f.starts_at > :as_of
+                               AND f.status IN ('unverified', 'booked', 'accepted'))"""
+"""SQL: the plan's row ``r`` would take away ``t``, which ``column`` of a booking to come refers to."""
+
+AFTER_BOOKINGS = """SELECT FROM {table} t JOIN {{rows}} r ON r.id = t.id
+                    WHERE r.deleted_at IS NOT NULL OR NOT r.active ORDER BY t.id FOR UPDATE OF t"""
+"""A booking that is being made holds the row that it refers to: it is waited for, and then seen."""
+
+# Whoever is expected, has paid, has arrived or is known to studiolab is never touched, nor is what has started. What
+# staff booked is never unverified: the schema holds that.
+_DUE = """(t.status = 'unverified' AND t.verification_expires_at <= :as_of AND t.starts_at > :as_of
+           AND t.confirmed_by_staff_at IS NULL AND t.paid_at IS NULL AND t.accepted_at IS NULL
+           AND t.verified_at IS NULL AND t.external_id IS NULL)"""
+
+_OFFERS = """(v.id = {agenda}.service_id
+           OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = {agenda}.id AND o.service_id = v.id))"""
+
+# What an expired booking ``a`` comes back to must still be there: nobody is booked again with who or what is gone.
+# Whoever takes a service or a specialist away waits for those who lock its row, so it is locked before it is looked at.
+_STILL_OFFERED = f"""EXISTS (
+        SELECT FROM agenda g JOIN clinic c ON c.id = g.clinic_id JOIN service v ON v.id = a.service_id
+        LEFT JOIN specialist p ON p.id = a.specialist_id
+        WHERE g.id = a.agenda_id AND g.active AND c.active AND v.active AND v.deleted_at IS NULL
+          AND (p.id IS NULL OR p.active AND p.deleted_at IS NULL)
+          AND {_OFFERS.format(agenda="g")})"""
+
+_LOCK_WHAT_IS_BOOKED = tuple(
+    f"""SELECT x.id FROM {table} x WHERE x.id IN (SELECT a.{table}_id FROM appointment a WHERE {{which}})
+        ORDER BY x.id FOR KEY SHARE"""
+    for table in ("service", "specialist")
+)
+
+# Undone: the seats that are still free are taken again, in the order of the bookings, and each booking gets a new
+# window; those whose slot has filled up meanwhile are named. Bookings before slots, as whoever brings back one.
+_LOCK_BOOKINGS = """
+    SELECT a.id FROM appointment a WHERE a.id IN (SELECT id FROM {rows} r WHERE r.action = 'update')
+    ORDER BY a.id FOR NO KEY UPDATE"""
+
+_LOCK_SLOTS = """
+    SELECT s.id FROM slot s WHERE s.id IN (SELECT a.slot_id FROM appointment a JOIN {rows} r ON r.id = a.id
+                                           WHERE r.action = 'update')
+    ORDER BY s.id FOR NO KEY UPDATE"""
+
+_TAKE_SEATS = f"""
+    WITH back AS (
+        SELECT a.id, a.slot_id, row_number() OVER (PARTITION BY a.slot_id ORDER BY a.id) AS turn
+        FROM {{rows}} r JOIN appointment a ON a.id = r.id JOIN slot s ON s.id = a.slot_id AND s.state = 'free'
+        WHERE r.action = 'update' AND a.status = 'expired' AND a.starts_at > :as_of AND {_STILL_OFFERED}
+    ), unit AS (
+        SELECT s.id AS slot_id, u.unit,
+               row_number() OVER (PARTITION BY s.id ORDER BY seat.unit IS NOT NULL, u.unit) AS turn
+        FROM slot s CROSS JOIN LATERAL generate_series(1, s.capacity) AS u (unit)
+        LEFT JOIN seat ON seat.slot_id = s.id AND seat.unit = u.unit
+        WHERE s.id IN (SELECT slot_id FROM back) AND (seat.unit IS NULL OR seat.held_until <= :as_of)
+    )
+    INSERT INTO seat (slot_id, unit, appointment_id)
+    SELECT back.slot_id, unit.unit, back.id FROM back JOIN unit USING (slot_id, turn)
+    ON CONFLICT (slot_id, unit) DO UPDATE
+        SET appointment_id = EXCLUDED.appointment_id, hold_id = NULL, held_until = NULL
+        WHERE seat.held_until <= :as_of"""
+
+_LEAVE_THE_REST = """
+    INSERT INTO plan_skip (plan_id, ordinal, reason)
+    SELECT :plan_id, r.ordinal, 'l''orario non è più libero, o non è più offerto' FROM {rows} r
+    WHERE r.action = 'update' AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = r.id)"""
+
+# Deadlines up to here were let go by somebody who had looked at the gateway; null for none.
+_LOOKED_AT = """(SELECT max(p.as_of) FROM plan p
+                 WHERE p.service = 'delete_unverified_appointments' AND p.clinic_id = :clinic_id
+                   AND 'many_unverified' = ANY(p.past_guards))"""
+
+UNVERIFIED_BOOKING = Kind(
+    name="unverified_booking",
+    label="prenotazioni online mai verificate",
+    table="appointment",
+    key="'prenotazione ' || r.id || ' del ' || r.day",
+    owned=("status", "expired_at"),
+    carried={"day": "text"},
+    volatile=True,
+    still=_DUE,
+    guards=(
+        Guard(
+            "many_unverified",
+            f"""SELECT CASE WHEN count(*) >= {MANY}
+                       THEN CAST(count(*) FILTER (WHERE t.status = 'expired' OR {_DUE}) AS numeric) / count(*)
+                       ELSE 0 END
+                FROM appointment t
+                WHERE t.clinic_id = :clinic_id AND t.verification_expires_at <= :as_of
+                  AND (t.verification_expires_at > greatest(:as_of - interval '24 hours', {_LOOKED_AT}) OR {_DUE})""",
+            0.5,
+            "più di metà delle prenotazioni online dell'ultimo giorno non è stata verificata (quota {value}, limite "
+            "{limit}): forse il gateway SMS o la posta non funziona. Controllalo prima di liberare gli orari.",
+        ),
+    ),
+    after=("DELETE FROM seat WHERE appointment_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')",),
+    undo_before=(
+        _LOCK_BOOKINGS,
+        _LOCK_SLOTS,
+        *(lock.format(which="a.id IN (SELECT id FROM {rows} r)") for lock in _LOCK_WHAT_IS_BOOKED),
+        _TAKE_SEATS,
+        _LEAVE_THE_REST,
+    ),
+    undo_after=(
+        # The window is as a new booking's, but never over already: the next run would only take it back.
+        """UPDATE appointment a
+           SET verification_expires_at = least(greatest(least(:as_of + interval '2 hours',
+                                                              a.starts_at - interval '1 hour'),
+                                                        :as_of + interval '10 minutes'), a.starts_at)
+           FROM {rows} r WHERE r.action = 'update' AND a.id = r.id""",
+    ),
+    expires=timedelta(minutes=2),
+)
+
+_EXPIRING = f"""
+    SELECT 'update' AS action, CAST(NULL AS text) AS finding,
+           'né e-mail né telefono confermati entro il termine' AS reason, t.id, 'expired' AS status,
+           :as_of AS expired_at, to_char(t.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI') AS day
+    FROM appointment t JOIN clinic c ON c.id = t.clinic_id
+    WHERE t.clinic_id = :clinic_id AND {_DUE}"""
+
+
+def nothing_unverified(connection: sa.Connection, as_of: datetime) -> str | None:
+    """Why there is nothing to expire, in Italian; None if some booking is past its deadline."""
+    due = connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM appointment t WHERE {_DUE})"), {"as_of": as_of})
+    return None if due else "nessuna prenotazione online è rimasta senza verifica"
+
+
+def expire_unverified(
+    engine: sa.Engine,
+    as_of: datetime,
+    *,
+    clinic: str | None = None,
+    preview: bool = False,
+    past_guard: str | None = None,
+    reason: str | None = None,
+    actor: str = "dagster",
+) -> Report:
+    """Free the seats of bookings past their deadline: one volatile plan and one transaction a clinic.
+
+    A clinic where more than half of at least ten expire is stopped: the gateway is the likely culprit.
+    ``past_guard="many_unverified"`` with a ``reason`` goes past that; what was let go so counts no more.
+
+    Raises:
+        PermanentError: for an unknown clinic.
+    """
+    with engine.connect() as connection:
+        clinics = connection.execute(
+            sa.text(f"""
+                SELECT c.code, c.id FROM clinic c
+                WHERE (CAST(:clinic AS bigint) IS NULL OR c.id = :clinic)
+                  AND EXISTS (SELECT FROM appointment t WHERE t.clinic_id = c.id AND {_DUE})
+                ORDER BY c.code"""),
+            {"as_of": as_of, "clinic": clinic_id(connection, clinic)},
+        ).all()
+    reports = []
+    for code, number in clinics:
+        with engine.begin() as connection:
+            scope = Scope("delete_unverified_appointments", code, number)
+            plan = propose(connection, UNVERIFIED_BOOKING, scope, _EXPIRING, as_of=as_of)
+            shown = changes.preview(connection, plan, UNVERIFIED_BOOKING)
+            if preview:
+                reports.append(shown)
+                continue
+            past = [past_guard] if past_guard else []
+            report = changes.apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past)
+            reports.append(replace(report, tables=shown.tables))
+    return combine(reports) if reports else Report(Outcome.NOTHING_TO_DO)
+
+
+class Answer(StrEnum):
+    """What became of a request to verify or restore a booking, or for what that takes (``verification``)."""
+
+    BOOKED = "booked"
+    TAKEN = "taken"
+    CLOSED = "closed"
+    GONE = "gone"
+    TOO_LATE = "too_late"
+
+    ISSUED = "issued"
+    NO_CONTACT = "no_contact"
+    TOO_MANY_SECRETS = "too_many_secrets"
+
+    READY = "ready"
+    WRONG_CODE = "wrong_code"
+    TOO_MANY_TRIES = "too_many_tries"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+    USED = "used"
+    UNKNOWN = "unknown"
+
+
+SENTENCES: Mapping[Answer, str] = {
+    Answer.BOOKED: "La prenotazione è confermata.",
+    Answer.TAKEN: "La prenotazione era scaduta e nel frattempo l'orario è stato preso: scegline un altro.",
+    Answer.CLOSED: "La prenotazione era scaduta e nel frattempo la clinica ha chiuso quell'orario, o non vi offre più "
+    "questa prestazione online: scegline un altro o telefona in segreteria.",
+    Answer.GONE: "Questa prenotazione non c'è più: prenota di nuovo.",
+    Answer.TOO_LATE: "L'orario di questa prenotazione è già passato.",
+    Answer.ISSUED: "Ti abbiamo inviato come confermare la prenotazione: controlla i messaggi.",
+    Answer.NO_CONTACT: "Questa prenotazione non ha quel recapito: usa l'altro o telefona in segreteria.",
+    Answer.TOO_MANY_SECRETS: "Hai già chiesto troppi codici per questa prenotazione: telefona in segreteria.",
+    Answer.READY: "Premi il pulsante per confermare la prenotazione.",
+    Answer.WRONG_CODE: "Il codice non è giusto: puoi provare ancora {tries}.",
+    Answer.TOO_MANY_TRIES: "Il codice è stato sbagliato troppe volte e non vale più: chiedine un altro.",
+    Answer.EXPIRED: "Il codice o il collegamento è scaduto: chiedine uno nuovo.",
+    Answer.REPLACED: "Ti abbiamo inviato un collegamento più recente: usa quello.",
+    Answer.USED: "Questo collegamento o codice è già stato usato e la prenotazione non è più in programma: "
+    "prenota di nuovo.",
+    Answer.UNKNOWN: "Questo collegamento o codice non vale: chiedine uno nuovo o prenota di nuovo.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer, and for a slot that has been taken or closed the next ones of the agenda where the service can be
+    booked online."""
+
+    answer: Answer
+    alternatives: tuple[int, ...] = ()
+    """Ids of slots, nearest first, three at most."""
+    appointment_id: int | None = None
+    """The booking that a token is about."""
+    tries_left: int = 0
+    """After a wrong code."""
+
+    @property
+    def sentence(self) -> str:
+        tries = "una volta" if self.tries_left == 1 else f"{self.tries_left} volte"
+        return SENTENCES[self.answer].format(tries=tries)
+
+
+def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:
+    """The patient has proved an e-mail address or a telephone number: the booking stands, if its seat still is free.
+
+    It believes its caller: a front end calls ``verification``, which checks the proof. Verifying again answers
+    BOOKED.
+
+    Answers: BOOKED, TAKEN or CLOSED with alternatives, TOO_LATE, GONE.
+    """
+    return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=False)
+
+
+def restore(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:
+    """The desk vouches for the booking, also where nothing is booked online any more; otherwise as :func:`verify`."""
+    return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=True)
+
+
+_LOCK_BOOKING = sa.text("""
+    SELECT id, status, starts_at, slot_id, agenda_id, service_id FROM appointment WHERE id = :id FOR NO KEY UPDATE""")
+
+_LOCK_SLOT = sa.text("SELECT FROM slot WHERE id = :slot FOR NO KEY UPDATE")
+
+_LOCK_WHAT_IT_BOOKS = tuple(sa.text(lock.format(which="a.id = :appointment")) for lock in _LOCK_WHAT_IS_BOOKED)
+
+_OFFERED = sa.text(f"""
+    SELECT s.state = 'free' AND {_STILL_OFFERED}
+           AND (:by_staff OR (SELECT g.online FROM agenda g WHERE g.id = a.agenda_id)
+                             AND (SELECT v.bookable_online FROM service v WHERE v.id = a.service_id))
+    FROM appointment a JOIN slot s ON s.id = a.slot_id WHERE a.id = :appointment""")
+
+_RESEAT = sa.text("""
+    INSERT INTO seat (slot_id, unit, appointment_id)
+    SELECT s.id, u.unit, :appointment
+    FROM slot s CROSS JOIN LATERAL generate_series(1, s.capacity) AS u (unit)
+    LEFT JOIN seat ON seat.slot_id = s.id AND seat.unit = u.unit
+    WHERE s.id = :slot AND s.state = 'free' AND (seat.unit IS NULL OR seat.held_until <= :as_of)
+    ORDER BY seat.unit IS NOT NULL, u.unit
+    LIMIT 1
+    ON CONFLICT (slot_id, unit) DO UPDATE
+        SET appointment_id = EXCLUDED.appointment_id, hold_id = NULL, held_until = NULL
+        WHERE seat.held_until <= :as_of
+    RETURNING unit""")
+
+_STAND = sa.text("""
+    UPDATE appointment
+    SET status = 'booked', expired_at = NULL, patient_id = :patient, updated_at = :as_of,
+        verified_at = CASE WHEN :by_staff THEN verified_at ELSE CAST(:as_of AS timestamptz) END,
+        confirmed_by_staff_at = CASE WHEN :by_staff THEN CAST(:as_of AS timestamptz) ELSE confirmed_by_staff_at END
+    WHERE id = :appointment""")
+
+_ALTERNATIVES = sa.text(f"""
+    SELECT s.id FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
+    JOIN service v ON v.id = :service_id AND v.active AND v.deleted_at IS NULL AND v.bookable_online
+    WHERE s.agenda_id = :agenda_id AND s.state = 'free' AND a.online AND a.active AND c.active
+      AND {_OFFERS.format(agenda="a")}
+      AND NOT EXISTS (SELECT FROM specialist p
+                      WHERE p.id = a.specialist_id AND (NOT p.active OR p.deleted_at IS NOT NULL))
+      AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'
+      AND (SELECT count(*) FROM seat
+           WHERE seat.slot_id = s.id AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) < s.capacity
+    ORDER BY abs(extract(epoch FROM s.starts_at - CAST(:starts_at AS timestamptz))), s.starts_at
+    LIMIT 3""")
+
+
+def _bring_back(
+    connection: sa.Connection, appointment_id: int, patient_id: int, as_of: datetime, *, by_staff: bool
+) -> Reply:
+    booking = connection.execute(_LOCK_BOOKING, {"id": appointment_id}).one_or_none()
+    if booking is None or booking.status == "cancelled":
+        return Reply(Answer.GONE)
+    if booking.status not in {"unverified", "expired"}:
+        return Reply(Answer.BOOKED)
+    if booking.starts_at <= as_of:
+        return Reply(Answer.TOO_LATE)
+    if booking.status == "expired":
+        # The slot's row is where all who want a seat queue up; only then is the seats' newest state read.
+        asked = {"slot": booking.slot_id, "appointment": appointment_id, "as_of": as_of, "by_staff": by_staff}
+        for lock in (_LOCK_SLOT, *_LOCK_WHAT_IT_BOOKS):
+            connection.execute(lock, asked)
+        offered = connection.scalar(_OFFERED, asked)
+        if not offered or connection.execute(_RESEAT, asked).one_or_none() is None:
+            wanted = {**booking._mapping, "as_of": as_of}
+            answer = Answer.TAKEN if offered else Answer.CLOSED
+            return Reply(answer, tuple(connection.scalars(_ALTERNATIVES, wanted)))
+    connection.execute(
+        _STAND, {"appointment": appointment_id, "patient": patient_id, "as_of": as_of, "by_staff": by_staff}
+    )
+    return Reply(Answer.BOOKED)

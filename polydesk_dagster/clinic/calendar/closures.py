@@ -1,0 +1,180 @@
+"""Default closures: the central server's set of a year against ours, and the slots of the days that it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import synchronise as engine_of_plans
+from polydesk_dagster.changes.kind import Kind, Limits, Source
+from polydesk_dagster.changes.plans import ITALY, Scope
+from polydesk_dagster.changes.stage import Page, Unreadable
+from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar.effective import REACHES
+from polydesk_dagster.errors import PolydeskError, TransientError
+from polydesk_dagster.outcome import Report, combine
+
+SERVICE = "import_closures"
+YEARS = 2
+"""The year in course and those after it that are asked for."""
+
+NOON = "13:00"
+"""Where a half day ends or begins."""
+
+HALVES = {"day": (None, None), "morning": ("00:00", NOON), "afternoon": (NOON, "23:59:59")}
+
+
+def _prepare(closure: Any) -> tuple[Any, ...]:
+    from_time, to_time = HALVES[closure.part]
+    return (
+        closure.id,
+        closure.name,
+        closure.date_from,
+        closure.date_to,
+        from_time,
+        to_time,
+        closure.scope,
+        closure.region,
+        closure.municipality,
+    )
+
+
+# What a change of closures touches: the days before and after it, of every agenda that either reaches.
+_TOUCHED = f"""
+    CREATE TEMP TABLE touched_cell ON COMMIT DROP AS
+    SELECT DISTINCT a.id AS agenda_id, CAST(day AS date) AS local_date
+    FROM (
+        SELECT layer, region, municipality_code, CAST(NULL AS bigint) AS clinic_id, CAST(NULL AS bigint) AS agenda_id,
+               date_from, date_to
+        FROM {{rows}} r WHERE action IN ('create', 'update', 'retire')
+        UNION
+        SELECT was_layer, was_region, was_municipality_code, NULL, NULL, was_date_from, was_date_to
+        FROM {{rows}} r WHERE action IN ('update', 'retire', 'delete') AND was_date_from IS NOT NULL
+    ) c
+    CROSS JOIN agenda a JOIN clinic k ON k.id = a.clinic_id AND k.active
+    CROSS JOIN LATERAL generate_series(
+        greatest(c.date_from, CAST(:as_of AS date) - 1), least(c.date_to, CAST(:as_of AS date) + 731),
+        interval '1 day') AS day
+    WHERE a.auto_generate AND {REACHES}
+"""
+
+
+def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
+    connection.execute(sa.text("DROP TABLE IF EXISTS touched_cell"))
+    touched = connection.execute(sa.text(_TOUCHED.format(rows=rows)), {"as_of": as_of}).rowcount
+    return slots.derive(connection, "touched_cell", as_of) if touched else None
+
+
+CLOSURE = Kind(
+    name="closure",
+    label="chiusure",
+    table="closure",
+    key="r.name || ' dal ' || r.date_from || ' al ' || r.date_to",
+    fixed=("source", "source_year", "source_id", "source_version"),
+    owned=(
+        "layer",
+        "name",
+        "date_from",
+        "date_to",
+        "from_time",
+        "to_time",
+        "region",
+        "municipality_code",
+        "lifted_at",
+    ),
+    kept=("effect", "yearly", "clinic_id", "agenda_id"),
+    taken="t.source = r.source AND t.source_year = r.source_year AND t.source_id = r.source_id",
+    limits=Limits(minimum=1, shrink=0.3, rejected=0.2, retired=0.3),
+    dependents=("orphan",),
+    undo_before=(
+        "UPDATE orphan SET closure_id = NULL WHERE closure_id IN (SELECT id FROM {rows} r WHERE action = 'delete')",
+    ),
+    effect=_derive,
+    source=Source(
+        columns={
+            "source_id": "text",
+            "name": "text",
+            "date_from": "date",
+            "date_to": "date",
+            "from_time": "time",
+            "to_time": "time",
+            "scope": "text",
+            "region": "text",
+            "municipality": "text",
+        },
+        prepare=_prepare,
+        label=lambda closure: str(closure.id),
+        text=("name",),
+        key=("{}.source_id",),
+        desired="""
+            SELECT s.n, s.source_id, s.name, s.date_from, s.date_to, s.from_time, s.to_time, s.scope AS layer,
+                   CASE WHEN s.scope = 'region' THEN coalesce(known.region, s.region) END AS region,
+                   CASE WHEN s.scope = 'municipality' THEN s.municipality END AS municipality_code,
+                   'central' AS source, CAST(:year AS integer) AS source_year, :snapshot AS source_version,
+                   CAST(NULL AS timestamptz) AS lifted_at,
+                   CASE WHEN s.scope = 'region' AND known.region IS NULL THEN 'unmapped' ELSE s.problem END AS problem,
+                   CASE WHEN s.scope = 'region' AND known.region IS NULL THEN 'la regione non esiste'
+                        ELSE s.reason END AS reason
+            FROM {stage} s
+            LEFT JOIN (SELECT DISTINCT ON (lower(region)) region FROM (
+                           SELECT region FROM municipality UNION SELECT region FROM clinic) named
+                       ORDER BY lower(region), region) known ON lower(known.region) = lower(s.region)
+        """,
+        current="""SELECT t.*, t.source_id AS source_key FROM closure t
+                   WHERE t.source = 'central' AND t.source_year = :year""",
+        retire={"lifted_at": ":as_of"},
+        retirable="c.lifted_at IS NULL",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco centrale: si riapre'
+                       WHEN c.lifted_at IS NOT NULL THEN 'è tornata nell''elenco centrale' END""",
+    ),
+)
+
+
+def import_year(
+    engine: sa.Engine,
+    year: int,
+    version: str,
+    items: tuple[Any, ...],
+    unreadable: tuple[Unreadable, ...],
+    *,
+    as_of: datetime,
+    actor: str = "dagster",
+    preview: bool = False,
+) -> Report:
+    """Take the central set of ``year`` as the whole truth of that year, and re-derive the days that it touches."""
+    scope = Scope(SERVICE, parameters={"year": year})
+    page = Page(1, items, unreadable, version, len(items) + len(unreadable))
+    return engine_of_plans.synchronise(engine, CLOSURE, scope, [page], as_of=as_of, actor=actor, preview=preview)
+
+
+def import_closures(
+    engine: sa.Engine,
+    ask: Callable[[int], Any],
+    *,
+    as_of: datetime,
+    actor: str = "dagster",
+    preview: bool = False,
+) -> Report:
+    """Import this year's and the next one's set. ``ask`` gives the client's set of a year.
+
+    A year whose set cannot be had or is refused keeps its last good one; the other goes on.
+    """
+    first = as_of.astimezone(ITALY).year
+    reports = []
+    for year in range(first, first + YEARS):
+        try:
+            found = ask(year)
+        except PolydeskError as error:
+            code = "transient" if isinstance(error, TransientError) else "permanent"
+            reports.append(Report.failed(code, f"{error}; le chiusure {year} restano quelle che sono"))
+            continue
+        unreadable = tuple(
+            Unreadable(r.key, "invalid", f"chiusura {r.position + 1}: {r.reason}", r.raw) for r in found.rejected
+        )
+        reports.append(
+            import_year(engine, year, found.version, found.items, unreadable, as_of=as_of, actor=actor, preview=preview)
+        )
+    return combine(reports)

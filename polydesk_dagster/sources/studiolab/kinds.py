@@ -1,0 +1,547 @@
+"""What studiolab's lists become here: one record kind for each, with whose each field is and how much may change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
+from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
+
+OVERLAPS = """(max(coalesce(s.valid_to, 'infinity')) OVER earlier > s.valid_from
+                 OR min(s.valid_from) OVER later < coalesce(s.valid_to, 'infinity'))"""
+OTHERS = """WINDOW earlier AS (PARTITION BY {0} ORDER BY s.valid_from
+                                   RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP),
+                       later AS (PARTITION BY {0} ORDER BY s.valid_from
+                                 RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING EXCLUDE GROUP)"""
+"""Whether a record's validity overlaps that of another start; records of the same start are a matter of duplicates."""
+
+
+def record_id(record: Any) -> str:
+    return str(record.id)
+
+
+# --- Municipalities
+
+
+def one_layout(name: str, other_name: str | None) -> tuple[str, str | None]:
+    """The Italian name and the other one, however the source lays them out: ``Aldino/Aldein`` and ``Aldein``, or the
+    two apart. A hyphen inside an Italian name stays."""
+    if other_name:
+        head, tail = name[: -len(other_name)], name[-len(other_name) :]
+        if tail == other_name and head != head.rstrip(" /-"):
+            return head.rstrip(" /-"), other_name
+        return name, other_name
+    if "/" in name:
+        first, _, second = name.partition("/")
+        return first.strip(), second.strip() or None
+    return name, None
+
+
+def _municipality(record: Any) -> tuple[Any, ...]:
+    name, other_name = one_layout(record.name, record.other_name)
+    return (
+        record.cadastral_code,
+        record.valid_from,
+        record.valid_to,
+        record.istat_code,
+        name,
+        other_name,
+        record.province,
+        record.region,
+        sorted(record.postal_codes or ()),
+        record.successor,
+    )
+
+
+# An interval that the source has moved is closed empty here, so that the right one finds its place free.
+_MOVED = """EXISTS (SELECT FROM wanted w WHERE w.cadastral_code = c.cadastral_code AND w.problem IS NULL
+                    AND w.valid_from <> c.valid_from
+                    AND daterange(w.valid_from, w.valid_to) && daterange(c.valid_from, c.valid_to))"""
+
+MUNICIPALITY = Kind(
+    name="municipality",
+    label="comuni",
+    table="municipality",
+    key="r.cadastral_code || ' ' || r.name || ' dal ' || r.valid_from",
+    identity=("cadastral_code", "valid_from"),
+    owned=("valid_to", "istat_code", "name", "other_name", "province", "region", "postal_codes", "successor"),
+    taken="t.cadastral_code = r.cadastral_code AND t.valid_from = r.valid_from",
+    together="r.cadastral_code",
+    limits=Limits(minimum=7500, shrink=0.05, retired=0.05, changed=0.05),
+    source=Source(
+        columns={
+            "cadastral_code": "text",
+            "valid_from": "date",
+            "valid_to": "date",
+            "istat_code": "text",
+            "name": "text",
+            "other_name": "text",
+            "province": "text",
+            "region": "text",
+            "postal_codes": "text[]",
+            "successor": "text",
+        },
+        prepare=_municipality,
+        label=lambda record: str(record.cadastral_code),
+        text=("name", "other_name"),
+        key=("{}.cadastral_code", "{}.valid_from"),
+        indexed="cadastral_code",
+        desired=f"""
+            SELECT s.n, s.cadastral_code, s.valid_from, s.valid_to, s.istat_code, s.name, s.other_name, s.province,
+                   s.region, s.postal_codes, s.successor,
+                   CASE WHEN s.fault IS NOT NULL THEN coalesce(s.problem, s.failing) END AS problem, s.fault AS reason
+            FROM (
+                SELECT s.*, CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE 'overlapping' END AS failing,
+                       CASE WHEN s.problem IS NOT NULL THEN s.reason
+                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                            WHEN {OVERLAPS} THEN 'due periodi di validità si sovrappongono' END AS fault
+                FROM {{stage}} s
+                {OTHERS.format("s.cadastral_code")}
+            ) s
+        """,
+        current="SELECT t.*, t.cadastral_code AS source_key FROM municipality t",
+        retire={"valid_to": f"CASE WHEN {_MOVED} THEN c.valid_from ELSE greatest(c.valid_from, :today) END"},
+        retirable=f"(c.valid_to IS NULL OR c.valid_to > c.valid_from AND {_MOVED})",
+        blocked="""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
+                                                        AND w.cadastral_code = c.cadastral_code)
+                        THEN 'la fonte si contraddice su questo comune' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco'
+                       WHEN d.name <> c.name OR d.other_name IS DISTINCT FROM c.other_name THEN 'ha cambiato nome'
+                       WHEN d.valid_to IS NOT NULL AND c.valid_to IS NULL THEN 'soppresso' END""",
+    ),
+)
+
+# --- Services
+
+# A code belongs to one service in use: one that the plan leaves as it is keeps its code, and so does one that becomes a
+# conflict here, which may then stop the next.
+_CODE_TAKEN = """
+    WITH RECURSIVE wanting AS MATERIALIZED (
+        SELECT ordinal, code, CASE WHEN was_deleted_at IS NULL THEN was_code END AS freed
+        FROM {rows} WHERE action IN ('create', 'update') AND deleted_at IS NULL
+    ), stopped AS (
+        SELECT w.* FROM wanting w
+        JOIN service s ON s.clinic_id = :clinic_id AND s.code = w.code AND s.deleted_at IS NULL
+        WHERE NOT EXISTS (SELECT FROM {rows} r WHERE r.id = s.id AND r.action <> 'conflict')
+        UNION
+        SELECT w.* FROM stopped s JOIN wanting w ON w.code = s.freed AND w.ordinal <> s.ordinal
+    )
+    UPDATE {rows} r
+    SET action = 'conflict', finding = 'duplicate', id = CASE action WHEN 'create' THEN NULL ELSE id END,
+        reason = 'il codice ' || r.code || ' è di un altro servizio'
+    FROM stopped s WHERE s.ordinal = r.ordinal
+"""
+
+SERVICE = Kind(
+    name="service",
+    label="servizi",
+    table="service",
+    key="r.code || ' ' || r.name",
+    fixed=("clinic_id",),
+    owned=("external_id", "code", "name", "duration_minutes", "preparation", "active", "deleted_at"),
+    kept=("price", "preparation_lead_days", "preparation_last_hours", "sensitive", "bookable_online"),
+    carried={"target": "bigint"},
+    taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    barred=f"CASE WHEN {LEAVES_IN_USE.format(column='service_id')} THEN 'ha appuntamenti prenotati' END",
+    before=(AFTER_BOOKINGS.format(table="service"),),
+    undo_before=(AFTER_BOOKINGS.format(table="service"),),
+    undo_reconsider=(_CODE_TAKEN,),
+    limits=Limits(retired=0.1, changed=0.3),
+    source=Source(
+        columns={
+            "external_id": "text",
+            "code": "text",
+            "name": "text",
+            "duration_minutes": "integer",
+            "preparation": "text",
+            "active": "boolean",
+        },
+        prepare=lambda record: (
+            record.id,
+            record.code,
+            record.name,
+            record.duration_minutes,
+            record.preparation,
+            record.active,
+        ),
+        label=record_id,
+        text=("name", "preparation"),
+        key=("{}.external_id",),
+        join="d.target = c.id",
+        # A renamed service is the same one: found by its external id, or else by the code of one that has none.
+        desired="""
+            SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.code, s.name, s.duration_minutes,
+                   s.preparation, s.active, CAST(NULL AS timestamptz) AS deleted_at,
+                   coalesce(known.id, ours.id) AS target,
+                   CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
+                        THEN 'duplicate' ELSE s.problem END AS problem,
+                   CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
+                        THEN 'più servizi con lo stesso codice' ELSE s.reason END AS reason
+            FROM {stage} s
+            LEFT JOIN service known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
+            LEFT JOIN service ours ON known.id IS NULL AND ours.clinic_id = :clinic_id AND ours.code = s.code
+                 AND ours.external_id IS NULL AND ours.deleted_at IS NULL
+            WINDOW alike AS (PARTITION BY s.code)
+        """,
+        current="""SELECT t.*, t.external_id AS source_key FROM service t
+                   WHERE t.clinic_id = :clinic_id""",
+        retire={"active": "false", "deleted_at": ":as_of"},
+        retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
+                       WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'è tornato in studiolab'
+                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stesso codice: collegato a studiolab'
+                       WHEN d.code <> c.code THEN 'ha cambiato codice' WHEN d.name <> c.name THEN 'rinominato' END""",
+        reconsider=(_CODE_TAKEN,),
+    ),
+)
+
+# --- Collaborators
+
+COLLABORATOR = Kind(
+    name="collaborator",
+    label="collaboratori",
+    table="specialist",
+    key="concat_ws(' ', r.title, r.last_name, r.first_name)",
+    fixed=("clinic_id",),
+    owned=(
+        "external_id",
+        "title",
+        "last_name",
+        "first_name",
+        "fiscal_code",
+        "specialties",
+        "email",
+        "active",
+        "ends_on",
+        "deleted_at",
+    ),
+    kept=("sort_name", "sort_name_manual"),
+    derived=("sort_name",),
+    masked=("fiscal_code", "email"),
+    carried={"target": "bigint"},
+    taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    barred=f"""CASE WHEN {LEAVES_IN_USE.format(column="specialist_id")}
+                    THEN 'ha appuntamenti prenotati: vanno spostati prima' END""",
+    before=(AFTER_BOOKINGS.format(table="specialist"),),
+    undo_before=(AFTER_BOOKINGS.format(table="specialist"),),
+    limits=Limits(retired=0.2, changed=0.5),
+    source=Source(
+        columns={
+            "external_id": "text",
+            "title": "text",
+            "last_name": "text",
+            "first_name": "text",
+            "fiscal_code": "text",
+            "specialties": "text[]",
+            "email": "text",
+            "active": "boolean",
+            "ends_on": "date",
+        },
+        prepare=lambda record: (
+            record.id,
+            record.title,
+            record.last_name,
+            record.first_name,
+            record.fiscal_code.upper() if record.fiscal_code else None,
+            list(record.specialties or ()),
+            record.email,
+            record.active,
+            record.ends_on,
+        ),
+        label=record_id,
+        text=("last_name", "first_name"),
+        key=("{}.external_id",),
+        join="d.target = c.id",
+        desired="""
+            SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.title,
+                   s.last_name, s.first_name, s.fiscal_code, s.specialties, s.email, s.active, s.ends_on,
+                   CAST(NULL AS timestamptz) AS deleted_at, coalesce(known.id, ours.id) AS target,
+                   CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
+                        ELSE s.problem END AS problem,
+                   CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
+                        THEN 'più record per lo stesso collaboratore nostro' ELSE s.reason END AS reason
+            FROM {stage} s
+            LEFT JOIN specialist known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
+            LEFT JOIN LATERAL (
+                SELECT min(o.id) AS id FROM specialist o
+                WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL AND o.deleted_at IS NULL
+                  AND (o.fiscal_code = s.fiscal_code
+                       OR (o.fiscal_code IS NULL OR s.fiscal_code IS NULL)
+                          AND name_key(o.last_name) = name_key(s.last_name)
+                          AND name_key(o.first_name) = name_key(s.first_name))
+                HAVING count(*) = 1) ours ON true
+            WINDOW same AS (PARTITION BY ours.id, CASE WHEN ours.id IS NULL THEN s.n END)
+        """,
+        current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
+        retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
+        retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
+                       WHEN c.deleted_at IS NOT NULL THEN 'è tornato in studiolab'
+                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stessa persona: collegato a studiolab'
+                       WHEN NOT d.active AND c.active THEN 'ha cessato la collaborazione' END""",
+    ),
+)
+
+# --- Agreements
+
+AGREEMENT = Kind(
+    name="agreement",
+    label="convenzioni",
+    table="agreement",
+    key="r.name",
+    fixed=("clinic_id",),
+    owned=("external_id", "name", "kind", "valid_from", "valid_to"),
+    carried={"target": "bigint"},
+    taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
+    # A clinic may have no agreement at all.
+    limits=Limits(minimum=0, retired=0.2, changed=0.5),
+    source=Source(
+        columns={"external_id": "text", "name": "text", "kind": "text", "valid_from": "date", "valid_to": "date"},
+        prepare=lambda record: (record.id, record.name, record.kind, record.valid_from, record.valid_to),
+        label=record_id,
+        text=("name",),
+        key=("{}.external_id",),
+        join="d.target = c.id",
+        desired="""
+            SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.name, s.kind, s.valid_from,
+                   s.valid_to, coalesce(known.id, ours.id) AS target,
+                   CASE WHEN s.valid_to < s.valid_from THEN 'invalid'
+                        WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
+                        ELSE s.problem END AS problem,
+                   CASE WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                        WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
+                        THEN 'più record per la stessa convenzione nostra' ELSE s.reason END AS reason
+            FROM {stage} s
+            LEFT JOIN agreement known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
+            LEFT JOIN LATERAL (
+                SELECT min(o.id) AS id FROM agreement o
+                WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL
+                  AND name_key(o.name) = name_key(s.name) HAVING count(*) = 1) ours ON true
+            WINDOW same AS (PARTITION BY ours.id, CASE WHEN ours.id IS NULL THEN s.n END)
+        """,
+        current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
+        retire={"valid_to": "greatest(c.valid_from, :today)"},
+        retirable="c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))",
+        reason="CASE WHEN d.n IS NULL THEN 'non è più in studiolab' END",
+    ),
+)
+
+# --- Prices
+
+_SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
+                AND coalesce({w}.specialist_id, 0) = coalesce({c}.specialist_id, 0)"""
+# IS TRUE keeps it a look into a hash table, which is nearly always empty, rather than a join of two sorted lists.
+_SEVERAL = """((s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, '')) IN (TABLE several) IS TRUE)"""
+_ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_id),
+                     coalesce((SELECT name FROM agreement a WHERE a.id = c.agreement_id), 'privato'),
+                     (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
+# What the patient pays: all of it, where no share is said.
+_SHARE, _PREVIOUS_SHARE = "coalesce(patient_share, amount)", "coalesce(previous_share, previous_amount)"
+_MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)"
+# What takes the place of an interval that the source no longer has. One that begins inside it cuts it short; one that
+# reaches over its beginning leaves it empty, as if it had never been. One in force that is to end where its successor
+# begins was cut short by it earlier, and lasts until there is one: what begins right then, or else, where the successor
+# itself is gone, what begins later.
+_NEXT = f"""(SELECT min(w.valid_from) FROM wanted w
+             WHERE {_SAME_ITEM.format(w="w", c="c")} AND w.problem IS NULL
+               AND ({_MEET.format("w", "c")}
+                    OR c.valid_from <= :today AND c.valid_to > :today AND w.valid_from >= c.valid_to
+                       AND (w.valid_from = c.valid_to
+                            OR EXISTS (SELECT FROM price f
+                                       WHERE {_SAME_ITEM.format(w="f", c="c")} AND f.valid_from = c.valid_to
+                                         AND f.valid_to IS DISTINCT FROM f.valid_from))))"""
+# Intervals that have ended are history, unless the source now says otherwise of their time; only what it says anew can.
+_REWRITTEN = f"""(SELECT t.id
+                  FROM (SELECT service_id, coalesce(agreement_id, 0) AS agreement_id,
+                               coalesce(specialist_id, 0) AS specialist_id, valid_from, valid_to
+                        FROM wanted WHERE problem IS NULL
+                        EXCEPT
+                        SELECT service_id, coalesce(agreement_id, 0), coalesce(specialist_id, 0), valid_from, valid_to
+                        FROM price WHERE clinic_id = :clinic_id) w
+                  JOIN price t ON {_SAME_ITEM.format(w="w", c="t")} AND {_MEET.format("w", "t")}
+                  WHERE t.valid_to <= :today AND t.valid_from <> w.valid_from)"""
+# What is set aside leaves standing what we hold. Where something else of the same item would then overlap it, nothing
+# of that item is changed. (NOT IN is a look into a hash table; an anti-join was planned as a loop.)
+_CROWDED = f"""
+    UPDATE {{rows}} r
+    SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
+        reason = '{{reason}}'
+    FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
+          FROM {{rows}} o JOIN price t ON {_SAME_ITEM.format(w="t", c="o")} AND {_MEET.format("t", "o")}
+          WHERE o.action IN ('create', 'update', 'retire')
+            AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
+    WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
+"""
+# The last price of an item that has none in force; worked out for those alone.
+_PAST = f"""(SELECT t.{{column}} FROM price t
+             WHERE m.mapped AND {_SAME_ITEM.format(w="t", c="m")}
+               AND t.valid_from < t.valid_to AND t.valid_to <= m.effective
+             ORDER BY t.valid_to DESC LIMIT 1)"""
+_UNCLEAR = "si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce"
+
+
+def _price(record: Any) -> tuple[str | None, ...]:
+    """A price as text: a list has a hundred thousand, and what is text already is staged several times faster."""
+    share, rate, until = record.patient_share, record.vat_rate, record.valid_to
+    return (
+        record.service_id,
+        record.agreement_id,
+        record.collaborator_id,
+        str(record.amount),
+        None if share is None else str(share),
+        record.currency,
+        None if rate is None else str(rate),
+        record.valid_from.isoformat(),
+        None if until is None else until.isoformat(),
+    )
+
+
+PRICE = Kind(
+    name="price",
+    label="prezzi",
+    table="price",
+    key="r.item || ' dal ' || r.valid_from",
+    fixed=("clinic_id", "service_id", "agreement_id", "specialist_id", "valid_from"),
+    owned=("amount", "patient_share", "currency", "vat_rate", "valid_to"),
+    carried={"item": "text", "previous_amount": "numeric(10,2)", "previous_share": "numeric(10,2)"},
+    taken=f"{_SAME_ITEM.format(w='t', c='r')} AND t.valid_from = r.valid_from",
+    alike=(f"{_SAME_ITEM.format(w='t', c='r')} AND {_MEET.format('t', 'r')}",),
+    # What a price replaced is in force again when it goes: one without the other leaves a gap, or no room.
+    together="concat_ws(' ', r.service_id, coalesce(r.agreement_id, 0), coalesce(r.specialist_id, 0))",
+    undo_reconsider=(_CROWDED.format(rows="{rows}", reason="si sovrappone a un prezzo che resta"),),
+    limits=Limits(retired=0.1, changed=0.1),
+    guards=(
+        Guard(
+            "price_jump",
+            f"""SELECT count(*) FROM {{rows}} WHERE action IN ('create', 'update')
+                AND (abs(amount - previous_amount) > 0.3 * previous_amount
+                     OR abs({_SHARE} - {_PREVIOUS_SHARE}) > 0.3 * {_PREVIOUS_SHARE})""",
+            0,
+            "{value} prezzi o quote del paziente cambierebbero di più del 30 %",
+        ),
+        Guard(
+            "code_reused",
+            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND previous_amount > 0
+               AND (amount >= 10 * previous_amount OR amount * 10 <= previous_amount)""",
+            0,
+            "{value} prezzi cambierebbero di dieci volte o più: forse il codice ora indica un'altra prestazione",
+        ),
+        Guard(
+            "zero_price",
+            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND amount = 0
+               AND previous_amount IS DISTINCT FROM 0""",
+            0,
+            "{value} prezzi diventerebbero zero",
+        ),
+    ),
+    source=Source(
+        columns={
+            "service": "text",
+            "agreement": "text",
+            "collaborator": "text",
+            "amount": "numeric(10,2)",
+            "patient_share": "numeric(10,2)",
+            "currency": "text",
+            "vat_rate": "numeric(5,2)",
+            "valid_from": "date",
+            "valid_to": "date",
+        },
+        prepare=_price,
+        label=lambda record: str(record.service_id),
+        key=(
+            "{}.service_id",
+            "coalesce({}.agreement_id, 0)",
+            "coalesce({}.specialist_id, 0)",
+            "{}.valid_from",
+        ),
+        indexed="service_id",
+        alone=True,
+        # What names something unknown is no item of ours, least of all the private one, and so it has no service here.
+        # A price that is in force already with the same amount is not a new one for being said again with a later
+        # start: it keeps the start that we know, if the source has no other interval for it.
+        # An interval that ends where it begins says nothing. What comes after a gap is measured by what was before it.
+        desired=f"""
+            WITH said AS NOT MATERIALIZED (SELECT * FROM {{stage}} WHERE valid_to IS DISTINCT FROM valid_from),
+            several AS MATERIALIZED (
+                SELECT service, coalesce(agreement, '') AS agreement, coalesce(collaborator, '') AS collaborator
+                FROM said GROUP BY 1, 2, 3 HAVING count(*) > 1),
+            clash AS MATERIALIZED (
+                SELECT n FROM (SELECT s.n, {OVERLAPS} AS clashes FROM said s WHERE {_SEVERAL}
+                               {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
+                WHERE clashes)
+            SELECT m.n, CAST(:clinic_id AS bigint) AS clinic_id,
+                   CASE WHEN m.mapped THEN m.service_id END AS service_id, m.agreement_id, m.specialist_id,
+                   m.amount, m.patient_share, m.currency, m.vat_rate, m.valid_to, m.item, m.alone,
+                   CASE WHEN m.alone AND now.valid_from < m.valid_from AND now.valid_from <= :today
+                             AND ROW(now.amount, now.patient_share, now.vat_rate, now.valid_to)
+                                 IS NOT DISTINCT FROM ROW(m.amount, m.patient_share, m.vat_rate, m.valid_to)
+                        THEN now.valid_from ELSE m.valid_from END AS valid_from,
+                   CASE WHEN now.id IS NULL THEN {_PAST.format(column="amount")} ELSE now.amount END
+                       AS previous_amount,
+                   CASE WHEN now.id IS NULL THEN {_PAST.format(column="patient_share")} ELSE now.patient_share END
+                       AS previous_share,
+                   CASE WHEN m.reason IS NOT NULL THEN coalesce(m.problem, m.fault) END AS problem, m.reason
+            FROM (
+                SELECT s.n, s.problem, svc.id AS service_id, agr.id AS agreement_id, spe.id AS specialist_id,
+                       CASE WHEN s.valid_from < :today AND (s.valid_to IS NULL OR s.valid_to > :today)
+                            THEN :today ELSE s.valid_from END AS effective,
+                       s.amount, s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
+                       concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
+                                 coalesce(spe.last_name, s.collaborator)) AS item,
+                       NOT {_SEVERAL} AS alone,
+                       svc.id IS NOT NULL AND (agr.id IS NOT NULL OR s.agreement IS NULL)
+                           AND (spe.id IS NOT NULL OR s.collaborator IS NULL) AS mapped,
+                       CASE WHEN svc.id IS NULL OR agr.id IS NULL AND s.agreement IS NOT NULL
+                                 OR spe.id IS NULL AND s.collaborator IS NOT NULL OR svc.deleted_at IS NOT NULL
+                            THEN 'unmapped'
+                            WHEN s.valid_to < s.valid_from OR s.patient_share > s.amount THEN 'invalid'
+                            ELSE 'overlapping' END AS fault,
+                       CASE WHEN s.problem IS NOT NULL THEN s.reason
+                            WHEN svc.id IS NULL THEN 'il servizio ' || s.service || ' non è collegato'
+                            WHEN agr.id IS NULL AND s.agreement IS NOT NULL
+                            THEN 'la convenzione ' || s.agreement || ' non è collegata'
+                            WHEN spe.id IS NULL AND s.collaborator IS NOT NULL
+                            THEN 'il collaboratore ' || s.collaborator || ' non è collegato'
+                            WHEN svc.deleted_at IS NOT NULL THEN 'il servizio ' || svc.code || ' è eliminato'
+                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                            WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
+                            WHEN s.n IN (TABLE clash) THEN 'due periodi di validità si sovrappongono' END AS reason
+                FROM said s
+                LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
+                LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
+                LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
+            ) m
+            LEFT JOIN price now ON m.mapped AND {_SAME_ITEM.format(w="now", c="m")}
+                 AND now.valid_from <= m.effective
+                 AND (now.valid_to IS NULL OR now.valid_to > m.effective)
+        """,
+        current="""
+            SELECT t.*, s.external_id AS source_key
+            FROM price t JOIN service s ON s.id = t.service_id AND s.external_id IS NOT NULL
+            LEFT JOIN agreement a ON a.id = t.agreement_id
+            LEFT JOIN specialist p ON p.id = t.specialist_id
+            WHERE t.clinic_id = :clinic_id AND (a.id IS NULL OR a.external_id IS NOT NULL)
+              AND (p.id IS NULL OR p.external_id IS NOT NULL)
+        """,
+        # What was announced and is no more has never been, whatever comes later.
+        retire={
+            "valid_to": f"""CASE WHEN c.valid_from > :today THEN c.valid_from
+                                 ELSE greatest(c.valid_from, coalesce({_NEXT}, :today)) END""",
+            "item": _ITEM,
+        },
+        retirable=f"""(c.valid_to IS NULL OR c.valid_to > c.valid_from
+                       AND (c.valid_to > :today AND {_NEXT} IS DISTINCT FROM c.valid_to OR c.id IN {_REWRITTEN}))""",
+        blocked=f"""CASE WHEN d.n IS NULL THEN (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
+                                                   AND {_SAME_ITEM.format(w="w", c="c")}) END""",
+        finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
+                         WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
+                              AND d.previous_amount IS NOT NULL THEN 'differs' END""",
+        reason=f"""CASE WHEN d.n IS NULL AND ({_NEXT} <= c.valid_from OR c.valid_from > :today AND {_NEXT} IS NOT NULL)
+                        THEN 'la fonte ha corretto il periodo'
+                        WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'sostituito dal ' || {_NEXT}
+                        WHEN d.n IS NULL THEN 'non è più in studiolab'
+                        WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
+                        THEN 'sostituisce ' || d.previous_amount END""",
+        reconsider=(_CROWDED.format(rows="{rows}", reason=_UNCLEAR),),
+    ),
+)

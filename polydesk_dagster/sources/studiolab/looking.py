@@ -1,0 +1,207 @@
+"""The cheap look for news: one request for each clinic, side by side, and who is left in peace for a while.
+
+It writes only when something changes: that a studiolab stopped answering, that it answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from polydesk_dagster import remote
+from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
+from polydesk_dagster.remote import Policy
+from polydesk_dagster.sources.studiolab.client import GONE, GoneError, news, system
+from polydesk_dagster.sources.studiolab.events import trusted_numbers
+
+POLICY = Policy(connect=3, read=8, write=3, request=12, attempts=1)
+LONGEST_TICK = 20.0
+"""Seconds; who has not answered by then counts as not answering."""
+AT_ONCE = 64
+GLANCE = 500
+"""Events asked for where gaps are open: one of them may be what fills a gap."""
+NOTHING = "nessuna novità"
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Clinic:
+    """One clinic with an active integration, and what decides whether and how to look."""
+
+    id: int
+    code: str
+    base_url: str
+    token_env: str
+    sequence: int
+    after: int
+    """Where to look from: before the oldest open gap."""
+    missing: tuple[tuple[int, int], ...]
+    """Open gaps: first number, and the one after the last."""
+    stopped: str | None
+    failures: int
+    quiet_until: datetime | None
+    down_since: datetime | None
+    due: bool
+    """Whether something parked is to be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look came to: ``news`` is the newest number worth a run, None for no run; ``why`` is Italian."""
+
+    clinic: Clinic
+    news: int | None
+    why: str
+    error: PolydeskError | None = None
+
+
+CLINICS = """
+SELECT c.id, c.code, i.base_url, i.token_env, coalesce(e.sequence, 0) AS sequence,
+       least(coalesce(e.sequence, 0), coalesce(min(lower(g.span)) - 1, e.sequence, 0)) AS after,
+       coalesce(array_agg(ARRAY[lower(g.span), upper(g.span)]) FILTER (WHERE g.span IS NOT NULL), '{}') AS missing,
+       e.stopped_reason AS stopped, coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since,
+       EXISTS (SELECT FROM event_inbox p
+               WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due
+FROM clinic c JOIN integration i ON i.clinic_id = c.id
+LEFT JOIN event_cursor e ON e.clinic_id = c.id
+LEFT JOIN event_gap g ON g.clinic_id = c.id AND g.lost_at IS NULL
+WHERE c.active AND i.active
+GROUP BY c.id, i.clinic_id, e.clinic_id ORDER BY c.code"""
+
+
+def clinics(connection: sa.Connection, as_of: datetime) -> list[Clinic]:
+    """Clinics with an active integration, by code."""
+    rows = connection.execute(sa.text(CLINICS), {"as_of": as_of}).mappings()
+    return [Clinic(**{**row, "missing": tuple((first, last) for first, last in row["missing"])}) for row in rows]
+
+
+def active(connection: sa.Connection, clinic: str) -> bool:
+    """Whether the clinic (a code) has an active integration."""
+    query = """SELECT EXISTS (SELECT FROM clinic c JOIN integration i ON i.clinic_id = c.id
+                              WHERE c.code = :clinic AND c.active AND i.active)"""
+    return bool(connection.scalar(sa.text(query), {"clinic": clinic}))
+
+
+def look(
+    known: Sequence[Clinic],
+    as_of: datetime,
+    token: Callable[[str], str | None],
+    *,
+    policy: Policy = POLICY,
+    longest: float = LONGEST_TICK,
+) -> list[Seen]:
+    """Look at all of them side by side; one that fails or is slow is a finding of its own, never of the others."""
+    seen: dict[int, Seen] = {}
+    wanted: list[tuple[Clinic, str]] = []
+    for clinic in known:
+        if clinic.stopped is not None:
+            seen[clinic.id] = Seen(clinic, None, f"ferma: {clinic.stopped}")
+        elif clinic.quiet_until is not None and clinic.quiet_until > as_of:
+            minutes = -(-(clinic.quiet_until - as_of) // timedelta(minutes=1))
+            since = f"non risponde dal {clinic.down_since:%d/%m %H:%M} UTC"
+            seen[clinic.id] = Seen(clinic, None, f"{since}, si riprova tra {minutes} min")
+        elif (secret := token(clinic.token_env)) is None:
+            missing = ConfigurationError(f"{clinic.token_env}: manca il token di studiolab")
+            seen[clinic.id] = Seen(clinic, None, str(missing), missing)
+        else:
+            wanted.append((clinic, secret))
+    if wanted:
+        for found in asyncio.run(_all(wanted, policy, longest)):
+            seen[found.clinic.id] = found
+    return [seen[clinic.id] for clinic in known]
+
+
+async def _all(wanted: Sequence[tuple[Clinic, str]], policy: Policy, longest: float) -> list[Seen]:
+    async with remote.looking(policy, AT_ONCE) as pool:
+
+        async def one(clinic: Clinic, secret: str) -> Seen:
+            try:
+                async with asyncio.timeout(longest):
+                    answer = await remote.look(
+                        pool,
+                        system(clinic.code),
+                        clinic.base_url,
+                        "/events",
+                        token=secret,
+                        query={"after": clinic.after, "limit": GLANCE if clinic.missing else 1},
+                        policy=policy,
+                        expected=GONE,
+                    )
+                return _judge(clinic, trusted_numbers(news(system(clinic.code), answer, clinic.after)))
+            except TimeoutError:
+                error = TransientError(f"{system(clinic.code)}: nessuna risposta in {longest:g} secondi")
+                return Seen(clinic, None, str(error), error)
+            except GoneError as error:
+                return Seen(clinic, clinic.sequence + 1, str(error))
+            except (TransientError, PermanentError) as error:
+                return Seen(clinic, None, str(error), error)
+
+        return await asyncio.gather(*(one(clinic, secret) for clinic, secret in wanted))
+
+
+def _judge(clinic: Clinic, numbers: Sequence[int]) -> Seen:
+    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it."""
+    fresh = [
+        number
+        for number in numbers
+        if number > clinic.sequence or any(first <= number < last for first, last in clinic.missing)
+    ]
+    if fresh or len(numbers) >= GLANCE:
+        return Seen(clinic, max(fresh, default=clinic.sequence), "novità")
+    if clinic.due:
+        return Seen(clinic, clinic.sequence, "eventi parcheggiati da riprovare")
+    return Seen(clinic, None, f"{NOTHING}, di nuovo raggiungibile" if clinic.failures else NOTHING)
+
+
+FAILED = """
+INSERT INTO event_cursor AS e (clinic_id, failures, quiet_until, down_since)
+SELECT clinic_id, 1, quiet_until, :as_of
+FROM unnest(CAST(:clinics AS bigint[]), CAST(:until AS timestamptz[])) AS t(clinic_id, quiet_until)
+ON CONFLICT (clinic_id) DO UPDATE SET failures = e.failures + 1, quiet_until = excluded.quiet_until,
+                                      down_since = coalesce(e.down_since, excluded.down_since)"""
+
+# Who answers with news keeps `down_since` for the run to tell; who answers without is told of here.
+ANSWERED = """
+UPDATE event_cursor SET failures = 0, quiet_until = NULL,
+                        down_since = CASE WHEN clinic_id = ANY(:with_news) THEN down_since END
+WHERE clinic_id = ANY(:clinics)"""
+
+
+def changed(seen: Sequence[Seen], as_of: datetime) -> bool:
+    """Whether there is anything to ``remember``."""
+    return any(look.error is not None or _answered(look, as_of) for look in seen)
+
+
+def _answered(look: Seen, as_of: datetime) -> bool:
+    """Whether it answered after looks that failed."""
+    asked = look.clinic.quiet_until is None or look.clinic.quiet_until <= as_of
+    return look.error is None and look.clinic.failures > 0 and asked and look.clinic.stopped is None
+
+
+def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -> None:
+    """Leave those that failed in peace for longer each time, and take those that answer into the round again."""
+    failed = [look for look in seen if look.error is not None]
+    if failed:
+        connection.execute(
+            sa.text(FAILED),
+            {
+                "clinics": [look.clinic.id for look in failed],
+                "until": [as_of + pause(look.clinic.failures, look.error) for look in failed],
+                "as_of": as_of,
+            },
+        )
+    back = [look for look in seen if _answered(look, as_of)]
+    if back:
+        with_news = [look.clinic.id for look in back if look.news is not None]
+        parameters: Mapping[str, object] = {"clinics": [look.clinic.id for look in back], "with_news": with_news}
+        connection.execute(sa.text(ANSWERED), parameters)
+
+
+def pause(failures: int, error: PolydeskError | None) -> timedelta:
+    """How long to leave a studiolab in peace after ``failures`` looks that failed before this one."""
+    asked = error.retry_after if isinstance(error, TransientError) and error.retry_after else 0.0
+    return max(timedelta(seconds=asked), min(FIRST_PAUSE * 2.0 ** min(failures, 10), LONGEST_PAUSE))

@@ -1,0 +1,313 @@
+"""Holds under many hands at once: processes that place, renew, pay, confirm, release, sweep, release all, regenerate
+slots and close days, all on the same few slots; after every commit no slot may hold more than its capacity."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+
+from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings.emergency import Press
+from polydesk_dagster.clinic.bookings.holds import Answer, Booking, Reply
+from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.outcome import Outcome
+from tests import world
+from tests.world import AS_OF
+
+WORKERS = 4
+REQUESTS = 2_600
+"""Requests of each worker; each is a transaction that meets the others' on the same slots."""
+TICK = timedelta(seconds=3)
+"""The clock of all processes moves by this at every look at it, however fast the machine: holds expire while they are
+being worked on."""
+DAY = date(2026, 3, 12)
+HOT_SLOTS = 6
+
+# Bookings and live holds counted from their own tables, not from the seats that they take.
+OCCUPANCY = sa.text("""
+    SELECT s.id, s.capacity,
+           (SELECT count(*) FROM appointment a
+            WHERE a.slot_id = s.id AND a.status IN ('unverified', 'booked', 'accepted')) AS bookings,
+           (SELECT count(*) FROM hold h
+            WHERE h.slot_id = s.id AND (h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of)) AS holds
+    FROM slot s WHERE s.id = ANY(:slots)""")
+
+
+Told = tuple[str, str, int | None, str]
+"""A token, the request and its answer, the booking, and the instant by which it was asked."""
+
+
+@dataclass
+class Worker:
+    """One process: its tokens, what it was told, and how often it looked."""
+
+    engine: sa.Engine
+    random: random.Random
+    clock: Synchronized[int]
+    service: int
+    patient: int
+    agenda: int
+    slots: list[int]
+    tokens: list[str] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    asked_at: datetime = AS_OF
+    counted: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+    def now(self) -> datetime:
+        with self.clock.get_lock():
+            self.clock.value += 1
+            self.asked_at = AS_OF + self.clock.value * TICK
+            return self.asked_at
+
+    def work(self) -> None:
+        requests: list[tuple[Callable[[], bool], float]] = [
+            (self.place, 40),
+            (self.confirm, 14),
+            (self.renew, 12),
+            (self.pay, 6),
+            (self.give_back, 6),
+            (self.sweep, 8),
+            (self.release_all, 0.8),
+            (self.regenerate, 0.7),
+            (self.close_or_open, 1.5),
+            (self.cancel, 8),
+        ]
+        chosen = self.random.choices(*zip(*requests, strict=True), k=REQUESTS)  # type: ignore[arg-type]
+        for request in chosen:
+            try:
+                changed = request()
+            except OperationalError as error:
+                # PostgreSQL ends one of two transactions that wait for each other; a front end asks again.
+                if getattr(error.orig, "sqlstate", None) != "40P01":
+                    raise
+                self.counted["deadlock"] += 1
+                continue
+            if changed:
+                self.look()
+
+    def look(self) -> None:
+        """Test every slot in one snapshot, by a clock later than that of anything the snapshot can hold."""
+        with self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            connection.execute(sa.text("SELECT 1 FROM slot LIMIT 1"))
+            found = connection.execute(OCCUPANCY, {"slots": self.slots, "as_of": self.now()}).all()
+        for slot in found:
+            if slot.bookings + slot.holds > slot.capacity:
+                self.broken.append(f"slot {slot.id}: {slot.bookings} + {slot.holds} > {slot.capacity}")
+
+    def token(self) -> str:
+        return self.random.choice(self.tokens[-12:]) if self.tokens else "nessuno"
+
+    def note(self, token: str, reply: Reply, request: str) -> bool:
+        self.counted[f"{request}:{reply.answer}"] += 1
+        if token != "nessuno":
+            self.told.append((token, f"{request}:{reply.answer}", reply.appointment_id, self.asked_at.isoformat()))
+        return reply.done
+
+    def place(self) -> bool:
+        token = holds.new_token()
+        visitor = f"visitor {self.random.randrange(40)}"
+        with self.engine.begin() as connection:
+            reply = holds.place(
+                connection, slot_id=self.random.choice(self.slots), token=token, visitor=visitor, as_of=self.now()
+            )
+        self.counted[f"place:{reply.answer}"] += 1
+        if reply.answer is Answer.PLACED:
+            self.tokens.append(token)
+        return reply.done
+
+    def confirm(self) -> bool:
+        token = self.token()
+        booking = Booking(self.service, self.patient if self.random.random() < 0.7 else None, "chi@example.org")
+        with self.engine.begin() as connection:
+            reply = holds.confirm(connection, token=token, booking=booking, as_of=self.now())
+        return self.note(token, reply, "confirm")
+
+    def renew(self) -> bool:
+        token = self.token()
+        with self.engine.begin() as connection:
+            reply = holds.renew(connection, token=token, as_of=self.now())
+        return self.note(token, reply, "renew")
+
+    def pay(self) -> bool:
+        token = self.token()
+        with self.engine.begin() as connection:
+            reply = holds.begin_confirming(connection, token=token, as_of=self.now())
+        return self.note(token, reply, "pay")
+
+    def give_back(self) -> bool:
+        token = self.token()
+        with self.engine.begin() as connection:
+            reply = holds.release(connection, token=token, as_of=self.now())
+        return self.note(token, reply, "release")
+
+    def sweep(self) -> bool:
+        """As its schedule does: look first, and start only where something has expired."""
+        as_of = self.now()
+        with self.engine.connect() as connection:
+            if holds.nothing_expired(connection, as_of):
+                self.counted["sweep:skipped"] += 1
+                return False
+        with self.engine.begin() as connection:
+            report = holds.release_expired(connection, as_of)
+        self.counted[f"sweep:{report.outcome}"] += 1
+        return report.outcome is Outcome.OK
+
+    def release_all(self) -> bool:
+        as_of = self.now()
+        with self.engine.begin() as connection:
+            shown = holds.release_all(connection, as_of, Press(), preview=True)
+        given = Press("prova di sovrapposizione", f"LIBERA {shown.counts.updated}", "desk:prova", shown.plan_id)
+        with self.engine.begin() as connection:
+            report = holds.release_all(connection, self.now(), given)
+        self.counted[f"release_all:{report.outcome}"] += 1
+        return report.outcome is Outcome.OK
+
+    def regenerate(self) -> bool:
+        with self.engine.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE agenda SET capacity = 1 + (capacity - 1 + :step) % 3 WHERE id = :agenda"),
+                {"step": self.random.randint(1, 2), "agenda": self.agenda},
+            )
+        report = slots.generate(self.engine, self.now(), past_guard=slots.RETIREMENT_GUARD)
+        self.counted[f"regenerate:{report.outcome}"] += 1
+        return report.outcome is Outcome.OK
+
+    def close_or_open(self) -> bool:
+        """Open the day where it is closed, else close it now and then: never to no effect."""
+        with self.engine.begin() as connection:
+            opened = connection.execute(
+                sa.text("UPDATE closure SET lifted_at = :as_of WHERE lifted_at IS NULL"), {"as_of": self.now()}
+            ).rowcount
+            if not opened:
+                if self.random.random() < 0.7:
+                    self.counted["close:left_open"] += 1
+                    return False
+                world.closure(connection, DAY)
+            connection.execute(
+                sa.text("""CREATE TEMP TABLE touched ON COMMIT DROP AS
+                           SELECT CAST(:agenda AS bigint) AS agenda_id, CAST(:day AS date) AS local_date"""),
+                {"agenda": self.agenda, "day": DAY},
+            )
+            report = slots.derive(connection, "touched", self.now())
+        self.counted[f"close:{report.outcome}"] += 1
+        return report.outcome is Outcome.OK
+
+    def cancel(self) -> bool:
+        """The desk cancels a booking now and then, so that the slots are not simply full for ever."""
+        with self.engine.begin() as connection:
+            gone = connection.scalar(
+                sa.text("""
+                    WITH one AS (
+                        SELECT id FROM appointment WHERE status IN ('booked', 'unverified')
+                        ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+                    ), freed AS (
+                        DELETE FROM seat USING one WHERE seat.appointment_id = one.id
+                    )
+                    UPDATE appointment SET status = 'cancelled', cancelled_at = :as_of, patient_id = :patient
+                    FROM one WHERE appointment.id = one.id RETURNING appointment.id"""),
+                {"as_of": self.now(), "patient": self.patient},
+            )
+        self.counted["cancel" if gone else "cancel:none"] += 1
+        return gone is not None
+
+
+def _worker(url: URL, seed: int, clock: Synchronized[int], ids: dict[str, int], hot: list[int], result: Path) -> None:
+    engine = create_engine(url, pool_size=1)
+    worker = Worker(engine, random.Random(seed), clock, ids["service"], ids["patient"], ids["agenda"], hot)
+    worker.work()
+    engine.dispose()
+    result.write_text(json.dumps([worker.told, worker.counted, worker.broken]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_path: Path) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection, capacity=2, horizon_days=4)
+    assert slots.generate(engine, AS_OF).outcome is Outcome.OK
+    with engine.connect() as connection:
+        hot = list(
+            connection.scalars(
+                sa.text("SELECT id FROM slot WHERE local_date = :day ORDER BY starts_at LIMIT :hot"),
+                {"day": DAY, "hot": HOT_SLOTS},
+            )
+        )
+    ids = {"service": practice.service, "patient": practice.patient, "agenda": practice.agenda}
+    context = multiprocessing.get_context("fork")
+    clock = context.Value("q", 0)
+    results = [tmp_path / f"{n}.json" for n in range(WORKERS)]
+    workers = [
+        context.Process(target=_worker, args=(engine.url, seed, clock, ids, hot, result))
+        for seed, result in enumerate(results, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * WORKERS
+
+    counted: Counter[str] = Counter()
+    told: list[Told] = []
+    for result in results:
+        ours, count, broken = json.loads(result.read_text())
+        assert broken == []
+        counted.update(count)
+        told += ours
+    assert counted.total() >= 10_000
+    for needed in (
+        "place:placed", "place:full", "renew:renewed", "confirm:confirmed", "confirm:expired", "confirm:revoked",
+        "confirm:released", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok", "close:ok",
+    ):  # fmt: skip
+        assert counted[needed] > 0, f"never happened: {needed} in {counted}"
+    _everybody_was_told_the_truth(engine, told)
+
+
+def _everybody_was_told_the_truth(engine: sa.Engine, told: list[Told]) -> None:
+    """What has ended stays as it ended, so the last state tells whether each answer was right when it was given."""
+    with engine.connect() as connection:
+        ended = {
+            bytes(row.token_hash): row
+            for row in connection.execute(sa.text("SELECT token_hash, state, appointment_id, expires_at FROM hold"))
+        }
+        standing = set(connection.scalars(sa.text("SELECT appointment_id FROM seat WHERE appointment_id IS NOT NULL")))
+        statuses = {row.id: row.status for row in connection.execute(sa.text("SELECT id, status FROM appointment"))}
+        leftover = connection.scalar(
+            sa.text("""SELECT count(*) FROM seat JOIN hold h ON h.id = seat.hold_id WHERE h.ended_at IS NOT NULL""")
+        )
+    assert leftover == 0, "an ended hold keeps no seat"
+    assert standing == {each for each, status in statuses.items() if status in {"unverified", "booked"}}
+    allowed = {
+        Answer.CONFIRMED: {"confirmed"},
+        Answer.NO_LONGER_BOOKED: {"confirmed"},
+        Answer.RELEASED: {"released"},
+        Answer.REVOKED: {"revoked"},
+        Answer.EXPIRED: {"expired", "live"},
+    }
+    for token, what, appointment, asked_at in told:
+        hold = ended[holds.hashed(token)]
+        answer = Answer(what.partition(":")[2])
+        if answer is Answer.EXPIRED and hold.state == "revoked":
+            # It was live when "release all" was looked at and had expired by itself when that was pressed.
+            assert datetime.fromisoformat(asked_at) >= hold.expires_at, f"{what}, but the hold was taken away"
+        elif answer in allowed:
+            assert hold.state in allowed[answer], f"{what}, but the hold is {hold.state}"
+        if answer in {Answer.CONFIRMED, Answer.NO_LONGER_BOOKED}:
+            assert hold.appointment_id == appointment
+            assert appointment in statuses, "a confirmed booking is never lost"
+        if answer is Answer.NO_LONGER_BOOKED:
+            assert statuses[appointment] == "cancelled"
+        assert answer is not Answer.UNKNOWN

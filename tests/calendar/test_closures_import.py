@@ -1,0 +1,137 @@
+"""Default closures: a full set a year against ours, and the slots of exactly the days that it touches."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.central import Closure, ClosureSet
+from polydesk_dagster.clinic.calendar import closures, slots
+from polydesk_dagster.errors import TransientError
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.wire import sort_records
+from tests import world
+
+AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
+
+
+def item(id_: str, day: str, **fields: Any) -> dict[str, Any]:
+    return {"id": id_, "name": f"Festa {id_}", "date_from": day, "date_to": day, "scope": "national", **fields}
+
+
+def central(sets: dict[int, list[dict[str, Any]]]) -> Any:
+    def ask(year: int) -> ClosureSet:
+        records = sort_records(Closure, sets[year], "id", {"year": year})
+        return ClosureSet(year, "v1", records.valid, records.rejected)
+
+    return ask
+
+
+OTHER = [item(f"o{n}", f"2027-0{n}-01") for n in range(1, 5)]
+THIS = [item(f"t{n}", f"2026-0{n}-25") for n in range(1, 10)]
+
+
+@pytest.fixture
+def practice(engine: sa.Engine) -> world.Practice:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+    slots.generate(engine, AS_OF)
+    return practice
+
+
+def free(engine: sa.Engine, day: str) -> int:
+    with engine.connect() as connection:
+        return connection.execute(
+            sa.text("SELECT count(*) FROM slot WHERE local_date = :day AND state = 'free'"), {"day": day}
+        ).scalar_one()
+
+
+def run(engine: sa.Engine, items: list[dict[str, Any]], **more: Any) -> Report:
+    return closures.import_closures(engine, central({2026: items, 2027: OTHER}), as_of=AS_OF, **more)
+
+
+def test_a_closure_comes_goes_and_comes_back_with_its_slots(engine: sa.Engine, practice: world.Practice) -> None:
+    day = "2026-03-25"
+    before, other = free(engine, day), free(engine, "2026-03-24")
+    assert before
+    first = run(engine, THIS)
+    assert (first.outcome, first.counts.created) == (Outcome.OK, 13)
+    assert (free(engine, day), free(engine, "2026-03-24")) == (0, other)
+    again = run(engine, THIS)
+    assert (again.outcome, again.counts.changed) == (Outcome.NOTHING_TO_DO, 0)
+    lifted = run(engine, [c for c in THIS if c["id"] != "t3"])
+    assert (lifted.outcome, lifted.counts.retired) == (Outcome.OK, 1)
+    assert free(engine, day) == before
+    back = run(engine, THIS)
+    assert (back.outcome, back.counts.updated, free(engine, day)) == (Outcome.OK, 1, 0)
+    with engine.begin() as connection:
+        undone = changes.undo(connection, changes.latest(connection)[1].id, as_of=AS_OF, actor="desk:anna")
+    assert (undone.outcome, free(engine, day)) == (Outcome.OK, before)
+
+
+def test_half_days_and_moved_days(engine: sa.Engine, practice: world.Practice) -> None:
+    day = "2026-03-25"
+    before = free(engine, day)
+    run(engine, [*THIS[:2], item("t3", day, part="morning"), *THIS[3:]])
+    morning = free(engine, day)
+    run(engine, [*THIS[:2], item("t3", day, part="afternoon"), *THIS[3:]])
+    assert morning + free(engine, day) == before
+    run(engine, [*THIS[:2], item("t3", "2026-03-26"), *THIS[3:]])
+    assert (free(engine, day), free(engine, "2026-03-26")) == (before, 0)
+
+
+@pytest.mark.parametrize("few", [[], THIS[:6]])
+def test_an_empty_or_much_smaller_set_is_refused_and_the_last_good_one_kept(
+    engine: sa.Engine, practice: world.Practice, few: list[dict[str, Any]]
+) -> None:
+    run(engine, THIS)
+    report = run(engine, few)
+    assert report.outcome is Outcome.REFUSED or report.outcome is Outcome.PARTIAL
+    assert any(reason.code == "guard" for reason in report.reasons)
+    assert free(engine, "2026-03-25") == 0
+
+
+def test_bad_items_are_named_and_what_we_hold_of_them_stays(engine: sa.Engine, practice: world.Practice) -> None:
+    run(engine, THIS)
+    bad = [
+        *THIS[:2],
+        item("t3", "2026-03-25", date_to="2026-03-24"),
+        *THIS[3:],
+        item("x1", "2026-05-05", scope="region", region="Atlantide"),
+    ]
+    report = run(engine, bad)
+    assert report.outcome is Outcome.PARTIAL
+    assert (report.counts.failed, report.counts.skipped, report.counts.retired) == (1, 1, 0)
+    assert free(engine, "2026-03-25") == 0
+    with engine.connect() as connection:
+        line = connection.execute(sa.text("SELECT record_key, code FROM quarantine")).one()
+    assert tuple(line) == ("t3", "invalid")
+
+
+def test_one_year_that_fails_does_not_stop_the_other(engine: sa.Engine, practice: world.Practice) -> None:
+    good = central({2026: THIS})
+
+    def ask(year: int) -> ClosureSet:
+        if year == 2027:
+            raise TransientError("Server centrale: nessuna risposta")
+        return good(year)
+
+    report = closures.import_closures(engine, ask, as_of=AS_OF)
+    assert (report.outcome, report.counts.created) == (Outcome.PARTIAL, 9)
+
+
+def test_contradicting_ids_stop_the_set_and_repeated_ones_do_not(engine: sa.Engine, practice: world.Practice) -> None:
+    assert run(engine, [*THIS, THIS[0]]).outcome is Outcome.OK
+    report = run(engine, [*THIS, item("t1", "2026-04-02")])
+    assert any("duplicate_keys" in reason.message for reason in report.reasons)
+
+
+def test_a_preview_writes_nothing_but_its_plan(engine: sa.Engine, practice: world.Practice) -> None:
+    report = run(engine, THIS, preview=True)
+    assert (report.outcome, report.counts.created) == (Outcome.OK, 13)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM closure")).scalar_one() == 0

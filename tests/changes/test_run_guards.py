@@ -1,0 +1,285 @@
+"""``polydesk run`` on plans: a guard that stops one is told, and going past it names the plan that was looked at."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from typer.testing import CliRunner
+
+from polydesk_dagster.cli import app
+from polydesk_dagster.commands import show
+from polydesk_dagster.database import service_runs
+from polydesk_dagster.database.engine import plain_url
+from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
+from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.runtime import submit
+from polydesk_dagster.settings import Settings
+from tests import world
+from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
+
+pytestmark = pytest.mark.slow
+
+BASE = {"services": SERVICES, "agreements": AGREEMENTS, "prices": PRICES}
+REPRICED = BASE | {"prices": [PRICES[0] | {"amount": "5.00"}, *PRICES[1:]]}
+
+
+class Desk:
+    """A terminal of an installation with two clinics, each with its studiolab."""
+
+    def __init__(self, engine: sa.Engine, simulator: StudiolabSimulator) -> None:
+        self.engine, self.simulator = engine, simulator
+
+    def said(self, *arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, arguments)
+        return done.exit_code, " ".join(done.output.replace("│", " ").split())
+
+    def run(self, *arguments: str) -> tuple[int, Any]:
+        done = CliRunner().invoke(app, ["run", *arguments, "--json"])
+        return done.exit_code, json.loads(done.stdout)
+
+    def all(self, query: str) -> list[Any]:
+        with self.engine.connect() as connection:
+            return list(connection.scalars(sa.text(query)))
+
+
+@pytest.fixture
+def desk(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    create_database(database.set(database=f"{database.database}_dagster"))
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
+    monkeypatch.setenv("THE_TOKEN", DEMO_TOKEN)
+    simulator = StudiolabSimulator()
+    with in_thread(simulator) as url:
+        with engine.begin() as connection:
+            for code in ("BO01", "BZ01"):
+                simulator.hold(code, BASE)
+                clinic = world.clinic(connection, code)
+                world.integration(connection, clinic, url.replace("/api/v1", f"/{code}/api/v1"), token_env="THE_TOKEN")
+        yield Desk(engine, simulator)
+
+
+def _codes(answer: dict[str, Any]) -> list[str]:
+    return [reason["code"] for reason in answer["reasons"]]
+
+
+def _in_step(desk: Desk, *clinics: str) -> None:
+    for clinic in clinics:
+        for service in ("sync_services", "sync_prices"):
+            assert desk.run(service, "--clinic", clinic)[0] == 0
+
+
+def test_a_guard_that_stops_prices_is_a_refusal_by_name_with_its_plan(desk: Desk) -> None:
+    _in_step(desk, "BO01")
+    desk.simulator.hold("BO01", REPRICED)
+    for service, *preview in (("preview_prices",), ("sync_prices", "--preview"), ("sync_prices",)):
+        status, answer = desk.run(service, "--clinic", "BO01", *preview)
+        assert (status, answer["outcome"]) == (3, "refused")
+        assert {"guard:price_jump", "guard:code_reused", "what_to_do"} <= set(_codes(answer))
+        told = " ".join(reason["message"] for reason in answer["reasons"])
+        assert f"plan apply {answer['plan_id']} --past-guard price_jump" in told
+    assert answer["counts"]["updated"] == 0
+    assert desk.all("SELECT outcome FROM service_run WHERE service = 'sync_prices' ORDER BY id DESC LIMIT 1") == [
+        "refused"
+    ]
+    status, text = desk.said("run", "sync_prices", "--clinic", "BO01")
+    assert status == 3
+    (plan,) = desk.all("SELECT max(id) FROM plan")
+    for part in (
+        "rifiutato · BO01: price_jump: ",
+        "Niente è stato scritto",
+        f"Piano {plan} (prezzi · BO01 · 1 modific",
+    ):
+        assert part in text
+
+
+def test_past_a_guard_goes_who_names_the_plan_and_every_guard(desk: Desk) -> None:
+    _in_step(desk, "BO01", "BZ01")
+    desk.simulator.hold("BO01", REPRICED)
+    plan = str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
+    past = ("--past-guard", "price_jump", "--past-guard", "code_reused", "--reason", "listino nuovo della direzione")
+    status, text = desk.said("run", "sync_prices", "--clinic", "BO01", *past)
+    assert (status, "--past-guard serve con --plan" in text) == (2, True)
+    status, answer = desk.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
+    assert (status, _codes(answer)[0]) == (3, "guard:code_reused")
+    assert desk.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
+    status, answer = desk.run("sync_prices", "--plan", plan, *past, "--operator", "giulia")
+    assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
+    assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()} as giulia"]
+    assert desk.all(f"SELECT unnest(past_guards) FROM plan WHERE id = {plan}") == ["code_reused", "price_jump"]
+
+
+def test_a_plan_of_another_clinic_or_service_is_refused_by_name(desk: Desk) -> None:
+    _in_step(desk, "BO01", "BZ01")
+    desk.simulator.hold("BZ01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
+    plan = str(desk.run("preview_prices", "--clinic", "BZ01")[1]["plan_id"])
+    status, answer = desk.run("sync_prices", "--clinic", "BO01", "--plan", plan)
+    assert (status, _codes(answer)) == (3, ["other_plan"])
+    assert "BZ01" in answer["reasons"][0]["message"]
+    status, answer = desk.run("sync_services", "--clinic", "BZ01", "--plan", plan)
+    assert (status, _codes(answer)) == (3, ["other_plan"])
+    assert "Sync prezzi e convenzioni" in answer["reasons"][0]["message"]
+    assert desk.all("SELECT count(*) FROM price WHERE amount = 51.50") == [0]
+    assert desk.said("run", "sync_prices", "--plan", "999")[0] == 2
+    assert desk.run("sync_prices", "--clinic", "BO01", "--plan", "999")[1]["reasons"][0]["code"] == "unknown_plan"
+    assert desk.run("sync_prices", "--plan", plan)[0] == 0
+    assert desk.all("SELECT count(*) FROM price WHERE amount = 51.50") == [1]
+
+
+def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> None:
+    assert desk.run("sync_services", "--clinic", "BO01")[0] == 0
+    status, answer = desk.run("preview_prices", "--clinic", "BO01")
+    agreements, prices = desk.all("SELECT id FROM plan WHERE service = 'sync_prices' ORDER BY id")
+    assert (status, answer["plan_id"]) == (0, prices)
+    assert {f"plan:{agreements}", "apply_first"} <= set(_codes(answer))
+    _, text = desk.said("run", "preview_prices", "--clinic", "BO01")
+    assert f"prima applica il piano {agreements + 2} (convenzioni)" in text
+    assert f"Piano {agreements + 2} (convenzioni · BO01" in text
+    assert f"Piano {prices + 2} (prezzi · BO01" in text
+    assert "Piano:" not in text, "numbers of plans are no figure to be added up"
+
+
+def test_a_plan_of_conflicts_alone_says_to_look_at_them(desk: Desk) -> None:
+    _in_step(desk, "BO01")
+    desk.simulator.hold("BO01", BASE | {"prices": [*PRICES, PRICES[0] | {"service_id": "S9999"}]})
+    status, text = desk.said("run", "preview_prices", "--clinic", "BO01")
+    (plan,) = desk.all("SELECT max(id) FROM plan")
+    assert status == 0
+    assert f"1 riga in conflitto: non verrà scritta, vedi il piano {plan}" in text
+    assert f"guarda che cosa è in conflitto (polydesk plan show {plan})" in text
+    assert "allineati" not in text.partition("Che cosa fare")[2]
+
+
+def test_nobody_is_told_to_apply_a_plan_that_cannot_be_applied_any_more(desk: Desk) -> None:
+    _in_step(desk, "BO01")
+    desk.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
+    used, moved = (str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"]) for _ in range(2))
+    assert desk.run("sync_prices", "--plan", used)[0] == 0
+    for plan, code in ((used, "already_applied"), (moved, "moved")):
+        assert code in _codes(desk.run("sync_prices", "--plan", plan)[1])
+        status, text = desk.said("run", "sync_prices", "--plan", plan)
+        assert (status, "rifai l'anteprima" in text, "plan apply" in text) == (3, True, False)
+    assert "plan apply" not in desk.said("run", "sync_prices", "--plan", used, "--preview")[1]
+
+
+def test_people_read_the_fields_in_italian_and_programs_as_they_are(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_step(desk, "BO01")
+    ended = PRICES[1] | {"valid_to": "2027-01-01"}
+    following = PRICES[1] | {"valid_from": "2027-01-01", "amount": "99.00"}
+    prices = [PRICES[0] | {"amount": "51.50"}, ended, *PRICES[2:], following]
+    desk.simulator.hold("BO01", BASE | {"prices": prices})
+    _, text = desk.said("run", "sync_prices", "--clinic", "BO01", "--preview")
+    (plan,) = desk.all("SELECT max(id) FROM plan")
+    for said in (text, desk.said("plan", "show", str(plan))[1]):
+        assert "importo 50.00 → 51.50" in said
+        assert "valido dal 2027-01-01, importo 99.00" in said
+        assert "clinic_id" not in said
+    file = tmp_path / "plan.csv"
+    assert desk.said("plan", "show", str(plan), "--csv", str(file))[0] == 0
+    assert '""amount"": ""51.50""' in file.read_text()
+    assert "clinic_id" in file.read_text()
+    monkeypatch.setattr(show, "_language", "en")
+    assert "amount 50.00 → 51.50" in desk.said("plan", "show", str(plan))[1]
+
+
+def test_a_service_that_only_looks_has_its_last_outcome_in_the_list(desk: Desk) -> None:
+    assert desk.run("preview_services", "--clinic", "BO01")[0] == 0
+    assert desk.run("sync_services", "--clinic", "BO01", "--preview")[0] == 0
+    listed = json.loads(CliRunner().invoke(app, ["services", "--json"]).stdout)
+    last = {row["key"]: row["last_outcome"] for row in listed}
+    assert (last["preview_services"], last["preview_prices"], last["sync_services"]) == ("ok", None, None)
+
+
+def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_clinic_alone(desk: Desk) -> None:
+    _in_step(desk, "BO01", "BZ01")
+    desk.simulator.fail("status", "/BO01/api/v1/prices", status=403, times=None)
+    status, answer = desk.run("sync_prices", "--clinic", "BO01")
+    assert (status, answer["outcome"]) == (4, "failed")
+    status, answer = desk.run("sync_prices")
+    assert (status, answer["outcome"]) == (1, "partial")
+    assert {each["clinic"]: each["outcome"] for each in answer["clinics"]} == {
+        "BO01": "failed",
+        "BZ01": "nothing_to_do",
+    }
+
+
+def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(_: Settings, __: str, order: submit.Order, *___: object) -> submit.Finished:
+        report = Report(Outcome.OK, Counts(updated=3), (Reason("said", "Detto prima."),))
+        now = datetime.now(UTC)
+        with desk.engine.begin() as connection:
+            service_runs.record(
+                connection, order.job, report, clinic="BO01", preview=False, dagster_run="r", as_of=now, started=now,
+                seconds=1,
+            )  # fmt: skip
+        return submit.Finished("r", "FAILURE")
+
+    monkeypatch.setattr(submit, "execute", dies)
+    status, answer = desk.run("sync_services", "--clinic", "BO01")
+    assert (status, answer["outcome"], answer["counts"]["updated"]) == (1, "partial", 3)
+    assert _codes(answer) == ["said", "no_report"]
+
+
+def test_brackets_in_a_name_are_printed_as_they_are(desk: Desk) -> None:
+    named = [SERVICES[0] | {"name": "Visita [/] a|b [beta] :warning:"}, *SERVICES[1:]]
+    desk.simulator.hold("BO01", BASE | {"services": named})
+    plan = str(desk.run("preview_services", "--clinic", "BO01")[1]["plan_id"])
+    status, text = desk.said("plan", "show", plan)
+    assert status == 0
+    assert "[/] a|b [beta] :warning:" in text
+    assert f"Piano {plan} · Sync servizi · BO01 · da applicare" in text
+
+
+def test_an_undo_says_of_which_plan_and_whether_it_was_a_preview(desk: Desk) -> None:
+    status, answer = desk.run("sync_services", "--clinic", "BO01")
+    plan = answer["plan_id"]
+    status, text = desk.said("plan", "undo", str(plan), "--preview")
+    assert status == 0
+    assert text.startswith(f"Anteprima, niente è cambiato: annullamento del piano {plan} con il piano {plan + 1}:")
+    status, text = desk.said("plan", "undo", str(plan))
+    assert text.startswith(f"Annullamento del piano {plan} con il piano {plan + 2}: riuscito")
+
+
+def test_the_rows_of_a_plan_go_into_a_file_of_its_owner_alone(desk: Desk, tmp_path: Path) -> None:
+    plan = str(desk.run("preview_services", "--clinic", "BO01")[1]["plan_id"])
+    file = tmp_path / "plan.csv"
+    assert desk.said("plan", "show", plan, "--csv", str(file))[0] == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    status, text = desk.said("plan", "show", plan, "--csv", "/nonexistent/x.csv")
+    assert (status, "non riesco a scrivere «/nonexistent/x.csv»" in text) == (2, True)
+
+
+def test_a_dangerous_button_says_its_phrase_and_who_would_lose_what_before_it_is_pressed(desk: Desk) -> None:
+    now = datetime.now(UTC)
+    with desk.engine.begin() as connection:
+        practice = world.practice(connection, "NA01")
+        slot = world.slot(connection, practice.agenda, now.replace(microsecond=0) + timedelta(days=1))
+        world.hold(
+            connection,
+            practice.clinic,
+            slot,
+            created_at=now,
+            last_activity_at=now,
+            expires_at=now + timedelta(minutes=10),
+        )
+    for looking in ((), ("--preview",)):
+        status, text = desk.said("run", "release_all_holds", *looking)
+        assert status == 0, text
+        assert "anteprima, niente è cambiato" in text
+        assert "«LIBERA 1»" in text
+        assert "Chi sta prenotando adesso" in text
+        assert "NA01 1 0 0" in text
+    last = next(row for row in json.loads(CliRunner().invoke(app, ["services", "--json"]).stdout)
+                if row["key"] == "release_all_holds")  # fmt: skip
+    assert last["last_outcome"] is None, "a look is not a run"

@@ -1,0 +1,72 @@
+"""A process of its own that synchronises prices or applies or undoes a plan, to be killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.synchronise import settle, synchronise
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.sources.studiolab.kinds import PRICE
+from tests.changes import world as w
+from tests.world import AS_OF
+
+COUNT = 300
+
+
+def prices(amount: int) -> list[object]:
+    return [w.price(f"S{n}", f"{amount + n % 7}.00") for n in range(COUNT)]
+
+
+def die_after(engine: sa.Engine, statements: int) -> None:
+    """SIGKILL this process before its statement number ``statements``."""
+    done = 0
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def count(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if done == statements:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_pages(amount: int, last: int) -> Iterator[Page]:
+    for page in w.pages(prices(amount), size=50):
+        if page.number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield page
+
+
+def main(url: str, job: str, moment: int, argument: int, clinic: int) -> None:
+    engine = create_engine(sa.engine.make_url(url))
+    scope = Scope("sync_prices", "BO01", clinic)
+    if job == "read":
+        synchronise(engine, PRICE, scope, dying_pages(argument, moment), as_of=AS_OF)
+        return
+    with engine.connect():
+        pass  # the first connection asks the server things of its own
+    if moment:
+        die_after(engine, moment)
+    if job == "sync":
+        report = synchronise(engine, PRICE, scope, w.pages(prices(argument)), as_of=AS_OF)
+    elif job == "apply":
+        with engine.connect() as connection:
+            plan = plans.load(connection, argument)
+        report = settle(engine, PRICE, scope, plan, as_of=AS_OF, actor="desk:anna")
+    else:
+        with engine.begin() as connection:
+            report = changes.undo(connection, argument, as_of=AS_OF, actor="desk:anna")
+    sys.stdout.write(report.outcome)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -1,0 +1,75 @@
+"""The catalogue tells the truth about when services run, both nights of the clock's change included."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
+from hypothesis import given
+from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
+
+from polydesk_dagster.assets.studiolab import LISTINGS
+from polydesk_dagster.catalog import BY_KEY, ROME, SERVICES, Daily, Every, OnDemand, next_run
+
+SCHEDULED = [service for service in SERVICES if not isinstance(service.cadence, OnDemand)]
+
+
+def test_every_service_of_the_page_is_there_once() -> None:
+    assert len(BY_KEY) == len(SERVICES) == 26
+    assert [service.key for service in SERVICES if service.dangerous] == [
+        "release_all_holds",
+        "reset_message_templates",
+        "recover_deleted_services",
+    ]
+
+
+def test_the_services_that_only_look_are_those_of_studiolabs_lists() -> None:
+    looking = {service.key for service in SERVICES if service.only_looks}
+    assert looking == {listing.preview_service for listing in LISTINGS if listing.preview_service is not None}
+
+
+def test_the_timetable(snapshot: SnapshotAssertion) -> None:
+    assert {s.key: (s.name, s.cadence.sentence, s.place.value) for s in SERVICES} == snapshot
+
+
+@pytest.mark.parametrize("service", SCHEDULED, ids=lambda service: service.key)
+@pytest.mark.parametrize("start", [datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)])
+def test_what_is_shown_is_what_dagster_will_tick(service: object, start: datetime) -> None:
+    """Around both changes of the clocks, our next run is the first of Dagster's ticks that is not passed over."""
+    cadence = service.cadence  # type: ignore[attr-defined]
+    ticks = schedule_execution_time_iterator(start.timestamp(), cadence.cron, ROME.key, ascending=True)
+    wanted = []
+    while len(wanted) < 3:
+        tick = next(ticks)
+        if tick > start and (isinstance(cadence, Daily) or cadence.runs_at(tick)):
+            wanted.append(tick.astimezone(UTC))
+    shown, instant = [], start
+    for _ in range(3):
+        coming = next_run(service, instant)  # type: ignore[arg-type]
+        assert coming is not None
+        shown.append(coming)
+        instant = coming
+    assert shown == wanted
+
+
+@given(st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)))
+def test_twenty_five_minutes_are_twenty_five_minutes(moment: datetime) -> None:
+    cadence = Every(25)
+    first = cadence.next_after(moment.replace(tzinfo=UTC))
+    runs = [first]
+    for _ in range(4):
+        runs.append(cadence.next_after(runs[-1]))
+    assert {later - earlier for earlier, later in pairwise(runs)} == {timedelta(minutes=25)}
+    assert all(cadence.runs_at(run) for run in runs)
+
+
+def test_the_page_in_italian_names_every_service() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "servizi.md"
+    text = page.read_text()
+    for service in SERVICES:
+        assert f"## {service.name}" in text, f"docs/servizi.md non parla di «{service.name}»"
+        assert f"`{service.key}`" in text

@@ -1,0 +1,103 @@
+"""Who may know whom: the walls of the house, held by reading its imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "polydesk_dagster"
+RULES = ("clinic", "changes", "sources", "knowledge")
+FRONT = ("assets", "jobs", "sensors", "schedules", "checks")
+DEFINING = ("assets", "jobs", "sensors", "checks", "resources")
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def _within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+ALL = list(_modules())
+
+
+def _of(*packages: str) -> list[tuple[str, Path]]:
+    return [(name, path) for name, path in ALL if name.split(".")[0] in packages]
+
+
+def _ids(modules: list[tuple[str, Path]]) -> list[str]:
+    return [name for name, _ in modules]
+
+
+@pytest.mark.parametrize(("name", "path"), _of(*RULES, "database"), ids=_ids(_of(*RULES, "database")))
+def test_rules_and_database_never_know_dagster_or_who_calls_them(name: str, path: Path) -> None:
+    forbidden = ("dagster", *(f"polydesk_dagster.{part}" for part in (*FRONT, "resources", "running", "build", "cli")))
+    assert not [i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)]
+
+
+@pytest.mark.parametrize(("name", "path"), _of(*RULES), ids=_ids(_of(*RULES)))
+def test_rules_never_read_the_clock_or_the_environment(name: str, path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    reads = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not calls & {"datetime.now", "datetime.utcnow", "date.today", "time.time", "os.getenv", "datetime.today"}
+    assert "os.environ" not in reads
+    sql = path.read_text().lower()
+    for clock in ("current_timestamp", "current_date", "localtimestamp", "clock_timestamp()"):
+        assert clock not in sql, f"{name} asks the database for the time"
+
+
+@pytest.mark.parametrize(("name", "path"), _of("database"), ids=_ids(_of("database")))
+def test_the_database_knows_no_rule(name: str, path: Path) -> None:
+    forbidden = tuple(f"polydesk_dagster.{part}" for part in RULES)
+    assert not [i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)]
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
+def test_only_the_command_knows_the_demo(name: str, path: Path) -> None:
+    if name.split(".", maxsplit=1)[0] not in {"demo", "cli", "commands"}:
+        assert not [i for i in _imports(path) if _within(i, "polydesk_dagster.demo")]
+
+
+READS_THE_ENVIRONMENT = {"settings", "resources", "runtime", "commands", "cli", "demo"}
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
+def test_only_resources_and_settings_read_configuration(name: str, path: Path) -> None:
+    if name.split(".", maxsplit=1)[0] not in READS_THE_ENVIRONMENT:
+        reads = {ast.unparse(n) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        assert "os.environ" not in reads
+
+
+@pytest.mark.parametrize(("name", "path"), _of(*DEFINING), ids=_ids(_of(*DEFINING)))
+def test_what_dagster_reads_keeps_its_annotations(name: str, path: Path) -> None:
+    assert "__future__" not in _imports(path)
+
+
+@pytest.mark.xfail(strict=True, reason="runtime/forks.py and runtime/submit.py")
+def test_there_is_no_circle() -> None:
+    """Modules that are imported at module level; what a function imports when it is called is no circle at start."""
+    known = {name.removesuffix(".__init__") for name, _ in ALL}
+    graph: dict[str, set[str]] = {}
+    for name, path in ALL:
+        module = name.removesuffix(".__init__")
+        found = {i.removeprefix("polydesk_dagster.") for i in _imports(path) if i.startswith("polydesk_dagster.")}
+        graph[module] = {i for i in found if i in known and i != module and not module.startswith(f"{i}.")}
+    assert list(TopologicalSorter(graph).static_order())

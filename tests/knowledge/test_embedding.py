@@ -1,0 +1,150 @@
+"""Vectors from a real HTTP server: it answers, hesitates, refuses, changes its mind about their length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.knowledge import searching
+from polydesk_dagster.knowledge.embedding import Endpoint
+from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.text import STOP_WORDS, words
+from polydesk_dagster.outcome import Outcome
+from tests.knowledge.world import AS_OF, Shelf
+
+SYNONYMS = {"automobile": "parcheggio", "macchina": "parcheggio", "sostare": "parcheggio"}
+
+
+class Server(ThreadingHTTPServer):
+    """An embedding server with a mood; words are hashed into the dimensions, synonyms into the same one."""
+
+    daemon_threads = True
+    dimension = 64
+    fails = 0
+    status = 503
+    texts: ClassVar[list[str]] = []
+
+    def vector(self, text: str) -> list[float]:
+        vector = [0.001] * self.dimension
+        for word in words(text):
+            if word not in STOP_WORDS:
+                known = SYNONYMS.get(word, word)
+                vector[int(hashlib.sha256(known.encode()).hexdigest(), 16) % self.dimension] += 1.0
+        return vector
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.fails:
+            self.server.fails -= 1
+            self._say(self.server.status, {"error": "no"})
+        elif self.path != "/v1/embeddings" or self.headers.get("Authorization") != "Bearer chiave":
+            self._say(401, {"error": "chi sei"})
+        else:
+            self.server.texts.extend(body["input"])
+            rows = [{"index": n, "embedding": self.server.vector(text)} for n, text in enumerate(body["input"])]
+            self._say(200, {"data": rows[::-1], "model": body["model"]})
+
+    def _say(self, status: int, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def vectors_server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.texts.clear()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def endpoint(vectors_server: Server) -> Endpoint:
+    return Endpoint(f"http://127.0.0.1:{vectors_server.server_port}", "prova", "chiave")
+
+
+def test_order_batches_and_addresses(vectors_server: Server, endpoint: Endpoint) -> None:
+    texts = [f"testo numero {n}" for n in range(150)]
+    vectors = endpoint.embed(texts)
+    assert len(vectors) == 150
+    assert all(abs(sum(x * x for x in v) - 1) < 1e-6 for v in vectors)
+    assert vectors[3] == Endpoint(f"{endpoint.url}/v1", "prova", "chiave").embed([texts[3]])[0]
+
+
+def test_transient_and_permanent(vectors_server: Server, endpoint: Endpoint) -> None:
+    vectors_server.fails = 2
+    assert len(endpoint.embed(["uno"])) == 1
+    vectors_server.fails, vectors_server.status = 9, 429
+    with pytest.raises(TransientError):
+        Endpoint(endpoint.url, "prova", "chiave", attempts=1).embed(["uno"])
+    vectors_server.fails = 0
+    with pytest.raises(PermanentError):
+        Endpoint(endpoint.url, "prova", "sbagliata").embed(["uno"])
+    with pytest.raises(TransientError):
+        Endpoint("http://127.0.0.1:9", "prova", attempts=1).embed(["uno"])
+
+
+def test_meaning_finds_what_words_do_not(
+    engine: sa.Engine, tmp_path: Path, vectors_server: Server, endpoint: Endpoint
+) -> None:
+    shelf = Shelf(engine, tmp_path, endpoint)
+    shelf.topics()
+    shelf.write("sosta.md", "# Parcheggio\n\nParcheggio gratuito.")
+    report = shelf.blue()
+    assert report.outcome is Outcome.OK
+    assert shelf.sql("SELECT dimension FROM knowledge_generation")[0].dimension == 64
+    answer = searching.ask(engine, AS_OF, shelf.library, "dove sostare con la macchina?")
+    assert answer.passages[0].sources[0].path == "sosta.md"
+    assert set(answer.passages[0].why) == {"vector"}
+    before = len(vectors_server.texts)
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    assert len(vectors_server.texts) == before
+    shelf.write("copia.md", (shelf.library.folder / "prelievo.md").read_bytes())
+    shelf.blue()
+    assert len(vectors_server.texts) == before
+
+
+def test_an_endpoint_that_fails_leaves_the_index_and_the_questions(
+    engine: sa.Engine, tmp_path: Path, vectors_server: Server, endpoint: Endpoint
+) -> None:
+    shelf = Shelf(engine, tmp_path, endpoint)
+    shelf.topics()
+    shelf.blue()
+    shelf.write("nuovo.md", "# Bar\n\nColazioni vegane.")
+    vectors_server.fails, vectors_server.status = 99, 500
+    for run in (shelf.blue, shelf.yellow):
+        with pytest.raises(TransientError):
+            run()
+    answer = searching.ask(engine, AS_OF, shelf.library, "a digiuno per il prelievo")
+    assert answer.passages[0].sources[0].path == "prelievo.md"
+    assert answer.note is not None
+    vectors_server.fails, vectors_server.dimension = 0, 32
+    with pytest.raises(PermanentError, match="icona gialla"):
+        shelf.blue()
+    assert shelf.ask("colazioni vegane") == []
+    assert shelf.yellow().outcome is Outcome.OK
+    assert shelf.ask("colazioni vegane")[0] == "nuovo.md"
+    shelf.whole()
+    other = Library(shelf.library.folder, shelf.library.uri)
+    assert searching.ask(engine, AS_OF, other, "colazioni vegane").note is not None

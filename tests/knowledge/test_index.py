@@ -1,0 +1,356 @@
+"""Blue and yellow on a folder that changes: what is indexed, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.knowledge import indexing
+from polydesk_dagster.knowledge.library import Library, listing
+from polydesk_dagster.outcome import Outcome
+from tests import world
+from tests.knowledge.world import AS_OF, Shelf, older
+
+
+@pytest.fixture
+def shelf(engine: sa.Engine, tmp_path: Path) -> Shelf:
+    return Shelf(engine, tmp_path)
+
+
+def test_blue_takes_new_changed_and_gone_and_then_nothing(shelf: Shelf) -> None:
+    shelf.topics()
+    first = shelf.blue()
+    assert (first.outcome, first.counts.created) == (Outcome.OK, 10)
+    assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+    again = shelf.blue()
+    assert (again.outcome, again.counts.unchanged, again.counts.changed) == (Outcome.NOTHING_TO_DO, 10, 0)
+
+    shelf.write("nuovo.txt", "Il bar al piano terra serve colazioni senza glutine dalle sette.")
+    shelf.write("prelievo.md", "# Prelievo\n\nIl prelievo ora si esegue anche di sabato mattina, su appuntamento.")
+    (shelf.library.folder / "parcheggio.md").unlink()
+    seen = shelf.blue(preview=True)
+    assert (seen.counts.created, seen.counts.updated, seen.counts.retired) == (1, 1, 1)
+    assert shelf.ask("colazioni senza glutine") == []
+    done = shelf.blue()
+    assert (done.counts.created, done.counts.updated, done.counts.retired, done.counts.unchanged) == (1, 1, 1, 8)
+    assert shelf.ask("colazioni senza glutine")[0] == "nuovo.txt"
+    assert "prelievo.md" in shelf.ask("prelievo di sabato mattina")
+    assert "parcheggio.md" not in shelf.ask("parcheggio sotterraneo gratuito")
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    shelf.whole()
+
+
+def test_a_touched_file_with_the_same_content_is_not_written_again(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.blue()
+    ((before,),) = shelf.sql("SELECT unmerged FROM knowledge_generation WHERE state = 'current'")
+    older(shelf.library.folder / "prelievo.md")
+    text = (shelf.library.folder / "rimborso.md").read_bytes()
+    shelf.write("rimborso.md", b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
+    keys = {row.key for row in shelf.sql("SELECT key FROM knowledge_content")}
+    shelf.blue()
+    assert {row.key for row in shelf.sql("SELECT key FROM knowledge_content")} == keys
+    assert before is False
+    shelf.whole()
+
+
+def test_a_blue_run_with_nothing_new_never_loads_lancedb(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.blue()
+    script = (
+        "import sys; from pathlib import Path; from datetime import datetime, UTC\n"
+        "from polydesk_dagster.database.engine import create_engine; from sqlalchemy.engine import make_url\n"
+        "from polydesk_dagster.knowledge import indexing; from polydesk_dagster.knowledge.library import Library\n"
+        "report = indexing.refresh(create_engine(make_url(sys.argv[1])), datetime(2026, 3, 10, 9, tzinfo=UTC),"
+        " Library(Path(sys.argv[2]), sys.argv[3]))\n"
+        "assert report.outcome == 'nothing_to_do', report\n"
+        "assert not {'lancedb', 'pyarrow', 'kreuzberg', 'httpx', 'pandas'} & set(sys.modules)\n"
+    )
+    url = shelf.engine.url.render_as_string(hide_password=False)
+    subprocess.run(
+        [sys.executable, "-c", script, url, str(shelf.library.folder), shelf.library.uri], check=True, timeout=60
+    )
+
+
+def test_yellow_builds_beside_swaps_and_can_be_rolled_back_one_step(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.blue()
+    assert indexing.roll_back(shelf.engine).outcome is Outcome.REFUSED
+    shelf.write("prelievo.md", "# Prelievo\n\nIl prelievo si esegue solo di sabato mattina.")
+    report = shelf.yellow()
+    assert (report.outcome, report.counts.updated, report.counts.unchanged) == (Outcome.OK, 1, 9)
+    assert [row.state for row in shelf.sql("SELECT state FROM knowledge_generation ORDER BY id")] == [
+        "previous",
+        "current",
+    ]
+    assert shelf.ask("prelievo di sabato mattina")[0] == "prelievo.md"
+    assert indexing.roll_back(shelf.engine).outcome is Outcome.OK
+    assert shelf.ask("prelievo otto ore acqua")[0] == "prelievo.md"
+    assert shelf.blue().counts.updated == 1  # the older generation catches up with the file
+    shelf.whole()
+    shelf.yellow()
+    shelf.yellow()
+    from polydesk_dagster.knowledge.store import Store
+
+    states = shelf.sql("SELECT id FROM knowledge_generation WHERE state IN ('current', 'previous')")
+    tables = Store(shelf.library.uri)._open().list_tables().tables
+    assert sorted(tables) == sorted(f"passages_{row.id}" for row in states)
+
+
+def test_another_pipeline_rebuilds_unless_a_person_went_back(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    assert shelf.ask("a digiuno per il prelievo?") == []
+    shelf.topics()
+    shelf.blue()
+    monkeypatch.setattr(indexing, "LANGUAGE", "it-2")
+    rebuilt = shelf.blue()
+    assert (rebuilt.reasons[0].code, rebuilt.counts.updated) == ("pipeline_changed", 10)
+    indexing.roll_back(shelf.engine)
+    assert shelf.blue().outcome is Outcome.REFUSED
+    with shelf.engine.connect() as connection:
+        assert not indexing.anything_due(connection, shelf.library, AS_OF)
+    assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+    shelf.yellow()
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+
+
+def test_many_documents_missing_stop_everything_until_a_person_says_so(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.blue()
+    for name in ("prelievo", "rimborso", "referto"):
+        (shelf.library.folder / f"{name}.md").unlink()
+    shelf.write("nuovo.txt", "Il bar al piano terra serve colazioni.")
+    for run in (shelf.blue, shelf.yellow):
+        refused = run()
+        assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, indexing.GUARD)
+        assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+    report = shelf.blue(past_guard=indexing.GUARD)
+    assert (report.counts.retired, report.counts.created) == (3, 1)
+    assert report.reasons[0].code == "past_guard"
+    shelf.whole()
+
+
+def test_an_empty_or_missing_folder_never_empties_the_index(shelf: Shelf) -> None:
+    assert (
+        indexing.refresh(shelf.engine, AS_OF, Library(shelf.home / "mai", shelf.library.uri)).outcome is Outcome.SKIPPED
+    )
+    shelf.write("uno.md", "# Bar\n\nIl bar serve colazioni senza glutine.")
+    shelf.blue()
+    shelf.library.folder.rename(shelf.home / "spostata")
+    for run in (shelf.blue, shelf.yellow):
+        assert (run().outcome, run().reasons[0].code) == (Outcome.REFUSED, "unreadable_folder")
+    shelf.library.folder.mkdir()
+    assert shelf.blue().outcome is Outcome.REFUSED
+    assert shelf.ask("colazioni senza glutine") == ["uno.md"]
+
+
+def test_retraction_validity_clinic_and_role_hold_at_once(shelf: Shelf) -> None:
+    with shelf.engine.begin() as connection:
+        for code in ("RM1", "MI1"):
+            world.clinic(connection, code)
+    shelf.topics()
+    shelf.write("RM1/bar.md", "# Bar\n\nIl bar di Roma serve colazioni senza glutine.")
+    shelf.write("MI1/bar.md", "# Bar\n\nIl bar di Milano serve colazioni senza glutine.")
+    shelf.blue()
+    question = "colazioni senza glutine al bar"
+    assert set(shelf.ask(question)) >= {"RM1/bar.md", "MI1/bar.md"}
+    assert shelf.ask(question, clinic="RM1")[0] == "RM1/bar.md"
+    assert "MI1/bar.md" not in shelf.ask(question, clinic="RM1", limit=50)
+    assert shelf.ask(question, clinic="IGNOTA") == []
+    assert shelf.ask(question, role="patient") == []
+    shelf.sql("UPDATE document SET audience = 'patient' WHERE path = 'RM1/bar.md'")
+    shelf.blue()
+    assert shelf.ask(question, role="patient") == ["RM1/bar.md"]
+    shelf.sql("UPDATE document SET valid_to = '2026-03-10' WHERE path = 'RM1/bar.md'")
+    assert "RM1/bar.md" not in shelf.ask(question, limit=50)
+    shelf.sql("UPDATE document SET retracted_at = :now WHERE path = 'MI1/bar.md'", now=AS_OF)
+    assert "MI1/bar.md" not in shelf.ask(question, limit=50)
+    report = shelf.blue()
+    assert report.counts.retired == 1
+    shelf.sql("UPDATE document SET retracted_at = NULL WHERE path = 'MI1/bar.md'")
+    shelf.blue()
+    assert shelf.ask(question)[0] == "MI1/bar.md"
+    shelf.whole()
+
+
+def test_copies_are_read_once_and_cited_each(shelf: Shelf) -> None:
+    for number in range(1_000):
+        shelf.write(f"copie/guida {number}.md", "# Bar\n\nIl bar serve colazioni senza glutine.")
+    report = shelf.blue()
+    assert report.counts.created == 1_000
+    assert report.figures["Passaggi nell'indice"] == 1
+    from polydesk_dagster.knowledge import searching
+
+    (found,) = searching.ask(shelf.engine, AS_OF, shelf.library, "colazioni senza glutine").passages
+    assert found.copies == 1_000
+    (shelf.library.folder / "copie" / "guida 0.md").unlink()
+    assert shelf.blue().counts.retired == 1
+    (found,) = searching.ask(shelf.engine, AS_OF, shelf.library, "colazioni senza glutine").passages
+    assert found.copies == 999
+
+
+def test_strange_names_and_what_is_no_document(shelf: Shelf) -> None:
+    names = ["con spazi.md", "perché è così.md", "a capo\nqui.md", "apice ' e \" e %.md"]
+    for name in names:
+        shelf.write(name, f"# Bar\n\nColazioni numero {names.index(name)} senza glutine.")
+    (shelf.library.folder / os.fsdecode(b"latin\xe0.md")).write_text("# Latino\n\nAmbulatorio di oculistica.")
+    for name in (".nascosto.md", "~$aperto.docx"):
+        shelf.write(name, "niente")
+    (shelf.library.folder / "legame.md").symlink_to("/etc/hostname")
+    os.mkfifo(shelf.library.folder / "coda.md")
+    assert shelf.blue().counts.created == 5
+    assert shelf.ask("ambulatorio di oculistica") == ["latin\\xe0.md"]
+    assert set(shelf.ask("colazioni senza glutine")) == set(names)
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+
+
+def test_what_cannot_be_read_is_shown_and_in_nobodys_way(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.write("vecchio.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+    shelf.write("vuoto.md", "")
+    shelf.write("persona.md", "# Elenco\n\nIl paziente RSSMRA80A01H501U ha chiamato.")
+    report = shelf.blue()
+    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 3)
+    assert {reason.code for reason in report.reasons} == {"legacy_format", "empty", "personal_data"}
+    assert not any("RSSMRA" in reason.message for reason in report.reasons)
+    (table,) = [table for table in report.tables if table.title == "Quarantena"]
+    assert table.total == 3
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    shelf.sql("UPDATE document SET cleared_sha256 = sha256 WHERE path = 'persona.md'")
+    assert shelf.blue().counts.created == 1
+    shelf.write("persona.md", "# Elenco\n\nAnche BNCLRA85B41F205A adesso.")
+    assert shelf.blue().outcome in {Outcome.PARTIAL, Outcome.OK}
+    shelf.write("vuoto.md", "# Riempito\n\nOrario della guardia medica notturna.")
+    shelf.blue()
+    assert shelf.ask("orario della guardia medica notturna") == ["vuoto.md"]
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+
+
+def test_a_document_that_kills_its_reader_gets_three_tries(shelf: Shelf, shared_data: Path) -> None:
+    from datetime import timedelta
+
+    shelf.topics()
+    shelf.blue()
+    shutil.copy(shared_data / "kb" / "mobilita_sanitaria_2012.pdf", shelf.library.folder)
+    as_of = AS_OF
+
+    def blue() -> list[str]:
+        indexing.refresh(shelf.engine, as_of, shelf.library, patience=0.05)
+        return [row.state for row in shelf.sql("SELECT state FROM document WHERE path LIKE 'mobilita%'")]
+
+    assert blue() == ["retrying"]
+    assert blue() == ["retrying"]
+    assert shelf.sql("SELECT attempts FROM document WHERE path LIKE 'mobilita%'")[0].attempts == 1
+    as_of += timedelta(hours=1)
+    assert blue() == ["retrying"]
+    as_of += timedelta(hours=1)
+    assert blue() == ["quarantined"]
+    assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+    shelf.yellow()
+    assert shelf.sql("SELECT state FROM document WHERE path LIKE 'mobilita%'")[0].state == "indexed"
+
+
+def test_a_document_replaced_while_it_is_read_is_read_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shelf.write("guida.md", "# Bar\n\nColazioni senza glutine.")
+    whole = indexing._digest
+
+    def replaced(data: bytes, suffix: str) -> str:
+        shelf.write("guida.md", "# Bar\n\nMerende vegane al chiosco.")
+        return whole(data, suffix)
+
+    monkeypatch.setattr(indexing, "_digest", replaced)
+    shelf.blue()
+    monkeypatch.undo()
+    assert shelf.ask("colazioni senza glutine") == ["guida.md"]
+    assert listing(shelf.library.folder)["guida.md"].size == path.stat().st_size
+    shelf.blue()
+    assert shelf.ask("merende vegane al chiosco") == ["guida.md"]
+    shelf.whole()
+
+
+def test_the_second_of_two_runs_leaves(shelf: Shelf) -> None:
+    shelf.topics()
+    with exclusive(shelf.engine, "knowledge index") as taken:
+        assert taken
+        assert shelf.blue().outcome is Outcome.SKIPPED
+        assert shelf.yellow().outcome is Outcome.SKIPPED
+    reports = []
+    threads = [threading.Thread(target=lambda: reports.append(shelf.blue())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(report.counts.created for report in reports) == 10
+    shelf.whole()
+
+
+def test_a_generation_that_answers_worse_is_refused(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.blue()
+    shelf.sql(
+        "INSERT INTO knowledge_probe (question, document_id) "
+        "SELECT 'quante ore di digiuno per il prelievo del sangue', id FROM document WHERE path = 'prelievo.md'"
+    )
+    assert shelf.yellow().outcome in {Outcome.OK, Outcome.NOTHING_TO_DO}
+    shelf.write("prelievo.md", "# Avviso\n\nNotizie in arrivo.")
+    refused = shelf.yellow()
+    assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "probes")
+    assert "acqua" in str(shelf.sql("SELECT term FROM knowledge_term WHERE term = 'acqua'"))
+    assert shelf.ask("quante ore di digiuno per il prelievo del sangue")[0] == "prelievo.md"
+    assert shelf.sql("SELECT count(*) FROM knowledge_generation WHERE state = 'dropped'")[0][0] == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_leaves_the_index_as_it_was(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.blue()
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from datetime import datetime, UTC\n"
+        "from polydesk_dagster.database.engine import create_engine; from sqlalchemy.engine import make_url\n"
+        "from polydesk_dagster.errors import TransientError\n"
+        "from polydesk_dagster.knowledge import indexing; from polydesk_dagster.knowledge.library import Library\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try: getattr(indexing, sys.argv[4])(create_engine(make_url(sys.argv[1])),"
+        " datetime(2026, 3, 10, 9, tzinfo=UTC), Library(Path(sys.argv[2]), sys.argv[3]))\n"
+        "except TransientError as error: print(error); sys.exit(7)\n"
+    )
+    shelf.write("nuovo.txt", " ".join(f"parola{n} lunga{n * 7919}" for n in range(9_000)))
+    url = shelf.engine.url.render_as_string(hide_password=False)
+    for action in ("refresh", "rebuild"):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, url, str(shelf.library.folder), shelf.library.uri, action],
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 7
+        assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+        assert shelf.ask("parola5 lunga39595") == []
+    assert shelf.blue().counts.created == 1
+    assert shelf.ask("parola5 lunga39595") == ["nuovo.txt"]
+    shelf.whole()
+
+
+def test_an_unreadable_subfolder_is_not_an_empty_one(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.topics()
+    shelf.write("dentro/uno.md", "# Uno\n\nTesto.")
+    shelf.blue()
+    real = os.scandir
+
+    def denied(path: Path) -> object:
+        if Path(path).name == "dentro":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PolydeskError):
+        listing(shelf.library.folder)
+    assert shelf.blue().outcome is Outcome.REFUSED

@@ -1,0 +1,78 @@
+"""Questions on real paragraphs: found, found with a slip of the pen, and told when there is nothing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from benchmarks.knowledge import misspell, reciprocal_rank
+from polydesk_dagster.knowledge import searching
+from polydesk_dagster.knowledge.text import fold, grams, marked_sentences, one_edit_away, words
+from tests.knowledge.world import AS_OF, Shelf
+
+
+def test_text() -> None:
+    assert words("L'età È già: 54.00 perché_no?") == ["l", "eta", "e", "gia", "54", "00", "perche", "no"]
+    assert fold("ﬁne ÀÈ") == "fine ae"
+    assert grams("via") == ("_via", "via_")
+    assert grams("e") == ("_e_",)
+    assert marked_sentences("Uno due. Tre!\n\nQuattro") == "_uno_due_\n_tre_\n_quattro_"
+    assert marked_sentences("una riga\nche continua\n- voce\n| a | b |") == "_una_riga_che_continua_\n_voce_\n_a_b_"
+    near = one_edit_away("cane")
+    assert {"cnae", "can", "canne", "cave"} <= set(near)
+    assert "cane" not in near
+
+
+def test_misspelling_changes_one_word_the_same_way_for_the_same_seed() -> None:
+    question = "Quando si ritira il referto?"
+    first = misspell(question, random.Random(3))
+    assert first == misspell(question, random.Random(3)) != question
+    assert sum(a != b for a, b in zip(first.split(), question.split(), strict=True)) == 1
+
+
+@pytest.mark.slow
+def test_real_questions(engine: sa.Engine, tmp_path: Path, shared_data: Path) -> None:
+    """A sample of what the benchmark measures whole; its bounds leave room for the sample's chance."""
+
+    def read(name: str) -> list[dict[str, str]]:
+        with gzip.open(shared_data / "qa" / name, "rt") as lines:
+            return [json.loads(line) for line in lines]
+
+    shelf = Shelf(engine, tmp_path)
+    paragraphs = read("squad_it_paragraphs.jsonl.gz")[:600]
+    for paragraph in paragraphs:
+        shelf.write(f"{paragraph['pid']}.txt", paragraph["text"])
+    assert shelf.blue().counts.created == 600
+    known = {paragraph["pid"] for paragraph in paragraphs}
+    questions = [q for q in read("squad_it_questions_dev.jsonl.gz") if q["pid"] in known]
+    sample = random.Random(1).sample(questions, 150)
+    slip = random.Random(2)
+
+    def mean(asked: list[tuple[str, str]]) -> float:
+        ranks = [reciprocal_rank(engine, AS_OF, shelf.library, question, f"{pid}.txt") for question, pid in asked]
+        return sum(ranks) / len(ranks)
+
+    assert mean([(q["question"], q["pid"]) for q in sample]) > 0.8
+    assert mean([(misspell(q["question"], slip), q["pid"]) for q in sample]) > 0.77
+    for stranger in ("ricetta della carbonara con guanciale", "prezzo degli pneumatici invernali", "xyzzy qwerty"):
+        answer = searching.ask(engine, AS_OF, shelf.library, stranger)
+        assert answer.passages == ()
+        assert answer.note is not None
+        assert re.match("Nessun documento", answer.note)
+
+
+@pytest.mark.parametrize(
+    "question", ["", "   ", "?!", "di che", "'; DROP TABLE document; --", "x" * 100_000, "\x00", "🙂"]
+)
+def test_odd_questions_get_an_honest_nothing(engine: sa.Engine, tmp_path: Path, question: str) -> None:
+    shelf = Shelf(engine, tmp_path)
+    assert searching.ask(engine, AS_OF, shelf.library, question).passages == ()
+    shelf.write("bar.md", "# Bar\n\nColazioni senza glutine.")
+    shelf.blue()
+    assert shelf.ask(question) == []

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.clinic.messages import health
+from polydesk_dagster.demo.mailbox import received
+from tests import world
+from tests.messages.world import AS_OF
+
+_FILL = """
+    WITH someone AS (
+        INSERT INTO patient (last_name, first_name, mobile, email)
+        SELECT 'Rossi', 'Mario', :prefix || lpad((n * 10 + 5)::text, 7, '0'), 'p' || n || '@example.org'
+        FROM generate_series(1, :count) n RETURNING id
+    ), news AS (
+        INSERT INTO report (id, clinic_id, external_id, patient_id, title, published_at, updated_at)
+        SELECT id, :clinic, CAST(id AS text), id, 'Referto', :as_of, :as_of FROM someone
+    ), wanted AS (
+        INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, context, send_after, expires_at,
+                             template_revision, created_at, changed_at)
+        SELECT :clinic, 'report_ready', 'patient', id, NULL, :as_of, CAST(:as_of AS timestamptz) + interval '20 days',
+               0, :as_of, :as_of
+        FROM someone RETURNING id, recipient_id
+    )
+    INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id, message_id,
+                                planned_at)
+    SELECT 'report', recipient_id, 1, 'report_ready', 'patient', recipient_id, :clinic, id, :as_of FROM wanted"""
+
+
+def fill(engine: sa.Engine, count: int, prefix: str | None) -> None:
+    with engine.begin() as connection:
+        clinic = world.clinic(connection)
+        connection.execute(sa.text(_FILL), {"count": count, "clinic": clinic, "as_of": AS_OF, "prefix": prefix})
+
+
+@contextmanager
+def process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A program and the first line that it prints."""
+    running = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        yield running, running.stdout.readline().strip()
+    finally:
+        running.kill()
+        running.communicate(timeout=10)
+
+
+def run_and_kill(database: URL, carrier: str, as_of: datetime, seconds: float) -> bool:
+    """Start a dispatcher and SIGKILL it after ``seconds`` of work; True where it was done before."""
+    url = database.render_as_string(hide_password=False)
+    with process("tests.messages.dispatcher", url, carrier, as_of.isoformat()) as (running, line):
+        assert line == "working"
+        assert running.stdout is not None
+        finished = bool(select.select([running.stdout], [], [], seconds)[0])
+        running.send_signal(signal.SIGKILL)
+        running.wait(10)
+        return finished
+
+
+def counted(engine: sa.Engine) -> Counter[str]:
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT state, count(*) AS count FROM message GROUP BY state"))
+        return Counter({row.state: row.count for row in rows})
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_gateway_has_each_text_exactly_once(engine: sa.Engine, database: URL) -> None:
+    count, chance = 10_000, random.Random(20260310)
+    fill(engine, count, "+39347")
+    with process("polydesk_dagster.demo.simulators.sms", "--port", "0") as (_, carrier):
+        admin = carrier.replace("/api/v1", "/admin")
+        faults = [
+            {"kind": kind, "path": "/messages", "after": chance.randrange(10, 1_500), "times": times, **more}
+            for _ in range(4)
+            for kind, times, more in (
+                ("status", 5, {"status": 500}),
+                ("status", 3, {"status": 429, "retry_after": 0}),
+                ("slow", 4, {"seconds": 0.3}),
+                ("timeout", 3, {"seconds": 1.5}),
+                ("deaf", 2, {"seconds": 1.5}),
+                ("html", 2, {}),
+                ("cut", 2, {}),
+                ("replay", 6, {}),
+                ("twice", 6, {}),
+            )
+        ]
+        as_of, kills = AS_OF, 0
+        while kills < 20:
+            if kills % 4 == 0:
+                httpx.post(f"{admin}/faults", json=faults, trust_env=False).raise_for_status()
+            assert not run_and_kill(database, carrier, as_of, chance.uniform(0.05, 0.9)) or kills > 10
+            kills += 1
+            as_of += timedelta(minutes=1)
+        url = database.render_as_string(hide_password=False)
+        for _ in range(4):
+            as_of += timedelta(minutes=75)
+            with process("tests.messages.dispatcher", url, carrier, as_of.isoformat()) as (running, _line):
+                running.wait(200)
+            # What a slow machine had not come to before the last kill is met in the first whole run.
+            httpx.delete(f"{admin}/faults", trust_env=False).raise_for_status()
+            if counted(engine) == {"sent": count}:
+                break
+        sent = httpx.get(f"{admin}/messages", trust_env=False, timeout=30).json()
+    assert counted(engine) == {"sent": count}
+    assert len({message["to"] for message in sent}) == len(sent) == count
+    assert any(message["times"] > 1 for message in sent)
+
+
+@pytest.mark.slow
+def test_killed_over_smtp_nothing_goes_twice_and_every_doubt_is_listed(
+    engine: sa.Engine, database: URL, tmp_path: Path
+) -> None:
+    count, chance = 1_500, random.Random(7)
+    fill(engine, count, None)
+    folder = tmp_path / "mail"
+    with process("polydesk_dagster.demo.mailbox", "--port", "0", "--state", str(folder)) as (_, carrier):
+        as_of = AS_OF
+        for _ in range(20):
+            run_and_kill(database, carrier, as_of, chance.uniform(0.05, 0.5))
+            as_of += timedelta(minutes=1)
+        url = database.render_as_string(hide_password=False)
+        with process("tests.messages.dispatcher", url, carrier, (as_of + timedelta(hours=2)).isoformat()) as (
+            last,
+            _line,
+        ):
+            last.wait(120)
+    arrived = Counter(str(message["To"]) for message in received(folder))
+    states = counted(engine)
+    assert set(arrived.values()) == {1}
+    assert set(states) <= {"sent", "unknown"}
+    assert states["sent"] + states["unknown"] == count
+    assert states["unknown"] <= 20 * 3
+    with engine.connect() as connection:
+        doubtful = {doubt.address for doubt in health.unknown(connection)}
+        sent = set(connection.scalars(sa.text("SELECT address FROM message WHERE state = 'sent'")))
+    assert sent <= arrived.keys() <= sent | doubtful
+
+
+def test_a_dispatcher_that_lives_keeps_its_claims(engine: sa.Engine) -> None:
+    from polydesk_dagster.clinic.messages.ledger import Ledger
+
+    fill(engine, 2, "+39347")
+    with Ledger(engine) as alive:
+        with alive.connection.begin():
+            alive.connection.execute(
+                sa.text("UPDATE message SET state = 'claimed', dispatcher = :id, on_wire_at = now()"), {"id": alive.id}
+            )
+        with Ledger(engine) as other:
+            assert other.recover(AS_OF) == 0
+    deadline = time.monotonic() + 5
+    with Ledger(engine) as other:
+        while (found := other.recover(AS_OF)) == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert found == 2

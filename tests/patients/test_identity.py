@@ -1,0 +1,427 @@
+"""Who a patient is: codes that agree with the person, links that are certain, and doubts that wait for a person."""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from codicefiscale import codicefiscale
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes.kind import Reject
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.synchronise import synchronise
+from polydesk_dagster.clinic.patients import identity as patients
+from polydesk_dagster.clinic.patients import reviews
+from polydesk_dagster.clinic.patients.identity import PATIENT
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.studiolab.records import Patient
+from polydesk_dagster.wire import sort_records
+from tests import world
+
+MARIO = {
+    "id": "P1",
+    "last_name": "Rossi",
+    "first_name": "Mario",
+    "sex": "M",
+    "birth_date": "1980-01-01",
+    "birth_place": "H501",
+    "fiscal_code": "RSSMRA80A01H501U",
+    "mobile": "333 123 4567",
+    "updated_at": "2026-01-01T00:00:00Z",
+}
+OMOCODIA = "RSSMRA80A01H50MM"  # the same person's code with its last digit in letters
+
+
+def person(id_: str, **fields: Any) -> dict[str, Any]:
+    return {**MARIO, "id": id_, **fields}
+
+
+class Import:
+    def __init__(self, engine: sa.Engine, code: str = "BO01") -> None:
+        self.engine = engine
+        with engine.begin() as connection:
+            self.clinic = world.clinic(connection, code)
+        self.scope = Scope("import_patients", code, self.clinic)
+
+    def __call__(self, *items: dict[str, Any], **more: Any) -> Report:
+        page = Page(1, items, (), "s", len(items))
+        with self.engine.connect() as connection:
+            known = patients.linked(connection, self.clinic)
+        pages = patients.missing_only([page], known)
+        return synchronise(self.engine, PATIENT, self.scope, pages, as_of=world.AS_OF, **more)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query))]
+
+    def reviews(self) -> list[tuple[str, str]]:
+        return self.rows("SELECT external_id, cause FROM patient_review WHERE state = 'open' ORDER BY 1")
+
+    def links(self) -> list[tuple[str, str]]:
+        return self.rows("SELECT external_id, made_by FROM patient_link ORDER BY 1")
+
+
+@pytest.fixture
+def run(engine: sa.Engine) -> Import:
+    return Import(engine)
+
+
+@given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=15, max_size=15))
+def test_the_check_letter_is_the_librarys(code: str) -> None:
+    assert patients.check_letter(code) == codicefiscale.encode_cin(code)
+
+
+@given(st.dates(date(1900, 1, 1), date(2040, 12, 31)), st.sampled_from("MF"))
+@settings(max_examples=50, deadline=None)
+def test_the_birth_part_is_the_librarys(day: date, sex: str) -> None:
+    assert patients.birth_part(day.isoformat(), sex) == codicefiscale.encode_birthdate(day.strftime("%d/%m/%Y"), sex)
+
+
+@pytest.mark.parametrize("variant", codicefiscale.decode(MARIO["fiscal_code"])["omocodes"][::9])
+def test_every_omocodia_variant_folds_to_the_same_person(variant: str) -> None:
+    row = patients.prepare(person("P1", fiscal_code=variant))
+    assert (row[1], row[2], row[-1]) == (variant, MARIO["fiscal_code"], None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"fiscal_code": "RSSMRA80A01H501X"}, "lettera di controllo"),
+        ({"fiscal_code": "PIPPO"}, "forma"),
+        ({"last_name": "Bianchi"}, "cognome"),
+        ({"first_name": "Luigi"}, "nome"),
+        ({"sex": "F"}, "sesso"),
+        ({"birth_date": "1980-01-02"}, "data di nascita"),
+        ({"birth_place": "F205"}, "luogo di nascita"),
+        ({"fiscal_code": None, "birth_date": None}, "senza codice fiscale"),
+    ],
+)
+def test_a_code_that_cannot_be_this_persons_is_a_doubt(fields: dict[str, Any], said: str) -> None:
+    row = patients.prepare(person("P1", **fields))
+    assert row[-2] == "invalid"
+    assert said in str(row[-1])
+
+
+def test_codes_of_foreigners_and_spellings() -> None:
+    assert patients.prepare(person("P1", fiscal_code="STP1234567890123"))[3] == "STP"
+    assert patients.prepare(person("P1", fiscal_code=" eni1234567890123 "))[1:4] == (
+        "ENI1234567890123", "ENI1234567890123", "ENI",
+    )  # fmt: skip
+    assert patients.prepare(person("P1", fiscal_code="rss mra 80a01 h501 u"))[1] == MARIO["fiscal_code"]
+    assert patients.prepare(person("P1", last_name="Nicolo'\ufeff ", fiscal_code=None))[4] == "Nicolo'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("333 123 4567", "+393331234567"),
+        ("+39 333.1234567", "+393331234567"),
+        ("0039 051/234567", "+39051234567"),
+        ("051-234567", "+39051234567"),
+        ("+41 44 668 18 00", "+41446681800"),
+        ("12", None),
+        ("casa della nonna", None),
+    ],
+)
+def test_telephones_in_one_form(typed: str, known: str | None) -> None:
+    assert patients.e164(typed) == known
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"last_name": None}, {"id": " "}, {"birth_date": "31/02/1980"}, {"birth_date": "1980-02-31"}, {"sex": "X"},
+     {"birth_place": "Roma"}, {"sex": ["M"]}, {"id": ["P1"]}, {"birth_date": {}}, {"address": 7},
+     {"updated_at": None}, {"deceased_on": "ieri"}, {"sex": "MF"}, {"birth_date": "1980-W01-1"},
+     {"id": "P" * 256}, {"last_name": "Rossi" * 60}],
+)  # fmt: skip
+def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> None:
+    item = person("P1", **fault)
+    assert sort_records(Patient, [item]).rejected
+    with pytest.raises(Reject):
+        patients.prepare(item)
+
+
+def test_a_blank_date_is_an_absent_one_and_nobody_dies_before_birth() -> None:
+    assert patients.prepare(person("P1", birth_date=" ", deceased_on="\ufeff2020-01-01 "))[7::8] == (None, "2020-01-01")
+    assert patients.prepare(person("P1", deceased_on=MARIO["birth_date"]))[15] == MARIO["birth_date"]
+    with pytest.raises(Reject, match="prima"):
+        patients.prepare(person("P1", deceased_on="1979-12-31"))
+
+
+def test_what_is_no_text_at_all_is_rejected() -> None:
+    with pytest.raises(Reject):
+        patients.prepare(person("P1", first_name="\ud800"))
+
+
+def test_who_is_missing_is_added_once_and_never_overwritten(run: Import) -> None:
+    other = person("P2", fiscal_code=None, last_name="Verdi", birth_date="1990-05-05")
+    first = run(MARIO, other)
+    assert (first.outcome, first.counts.created) == (Outcome.OK, 2)
+    assert run.links() == [("P1", "created"), ("P2", "created")]
+    again = run(person("P1", last_name="Cambiato", mobile="3400000000"), other)
+    assert (again.outcome, again.counts.unchanged) == (Outcome.NOTHING_TO_DO, 2)
+    assert run.rows("SELECT last_name, mobile FROM patient ORDER BY id LIMIT 1") == [("Rossi", "+393331234567")]
+
+
+def test_same_code_same_person_is_linked_across_clinics(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    report = other(person("X9", last_name="ROSSI", first_name="MARIO"))
+    assert (report.counts.created, report.counts.updated) == (0, 1)
+    assert run.rows("SELECT count(*) FROM patient") == [(1,)]
+    assert run.rows("SELECT count(DISTINCT patient_id) FROM patient_link") == [(1,)]
+
+
+def test_the_same_code_alone_never_makes_one_of_two(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    report = other(
+        person("X1", fiscal_code=OMOCODIA),
+        person("X2", fiscal_code=None),
+        person("X3", fiscal_code=MARIO["fiscal_code"], birth_date=None, last_name="Rossi"),
+    )
+    assert (report.counts.changed, report.counts.skipped) == (0, 3)
+    assert [id_ for id_, _ in other.reviews()] == ["X1", "X2", "X3"]
+    assert other(person("X1", fiscal_code=OMOCODIA)).counts.changed == 0
+
+
+def test_two_records_with_one_code_in_one_list(run: Import) -> None:
+    report = run(MARIO, person("P2", fiscal_code=OMOCODIA), person("P3"))
+    assert report.counts.created == 0
+    assert len(run.reviews()) == 3
+
+
+def test_twice_the_same_person_is_created_once(run: Import) -> None:
+    report = run(MARIO, person("P3"))
+    assert (report.counts.created, report.counts.skipped) == (1, 1)
+    assert run.reviews() == [("P3", "lo stesso codice fiscale di un altro record")]
+    assert run(MARIO, person("P3")).counts.changed == 0
+
+
+def test_nobody_is_born_or_has_died_after_today(run: Import) -> None:
+    today, tomorrow = "2026-03-10", "2026-03-11"
+    born = person("P1", fiscal_code=None, birth_date=tomorrow)
+    died = person("P2", deceased_on=tomorrow)
+    ancient = person("P4", fiscal_code=None, birth_date="1880-01-01", last_name="Blu")
+    born_today = person("P3", fiscal_code=None, birth_date=today, last_name="Neri")
+    assert run(born, died, born_today, ancient).counts.created == 1
+    future = "la data di nascita o di decesso è nel futuro"
+    assert run.reviews() == [("P1", future), ("P2", future), ("P4", "la data di nascita è prima del 1900")]
+
+
+def test_an_open_case_says_what_is_doubtful_now(run: Import) -> None:
+    run(person("P1", last_name="Bianchi"))
+    assert run.reviews() == [("P1", "il codice fiscale non concorda con il cognome")]
+    run(person("P1", last_name="Bianchi", first_name="Ugo"))
+    assert run.reviews() == [("P1", "il codice fiscale non concorda con il cognome e il nome")]
+    mended = "ora senza dubbi: corretto alla fonte (prima: il codice fiscale non concorda con il cognome e il nome)"
+    for _ in range(2):
+        assert run(MARIO).counts.changed == 0, "whoever waits is decided by a person"
+        assert run.reviews() == [("P1", mended)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("Kovačević", "Kovacevic"),
+        ("Popescuț", "Popescut"),
+        ("Müller", "Mueller"),
+        ("Groß", "Gross"),
+        ("Đorđević", "Dordevic"),
+        ("D'Angelo", "Dangelo"),
+        ("Nicolò", "Nicolo'"),
+    ],
+)
+def test_another_spelling_of_a_name_waits_for_a_person(run: Import, ours: str, theirs: str) -> None:
+    run(person("P1", fiscal_code=None, last_name=ours))
+    other = Import(run.engine, "MI01")
+    assert other(person("X1", fiscal_code=None, last_name=theirs)).counts.created == 0
+    assert other.reviews()[-1] == ("X1", "stesso nome e data di nascita di un paziente noto")
+
+
+def test_newborns_twins_and_a_married_name(run: Import) -> None:
+    born = {"fiscal_code": None, "last_name": "Neri", "birth_date": "2026-03-01", "birth_place": None}
+    ada, eva = person("P1", first_name="Ada", **born), person("P2", first_name="Eva", **born)
+    twins = run(ada, eva)
+    assert twins.counts.created == 2
+    unnamed = run(person("P3", first_name="Neonato", **born), person("P4", first_name="Neonato", **born))
+    assert (unnamed.counts.created, unnamed.counts.skipped) == (0, 2)
+    # A married name disagrees with the code; a date corrected at the source is no new person for who is linked.
+    bianchi = person("P5", last_name="Bianchi")
+    married = run(ada, eva, bianchi)
+    assert married.counts.skipped == 1
+    moved = person("P1", first_name="Ada", **{**born, "birth_date": "2026-03-02"})
+    assert run(moved, eva, bianchi).counts.unchanged == 2
+
+
+def test_a_date_put_in_for_many_hides_no_namesake(run: Import, engine: sa.Engine) -> None:
+    unknown = {"fiscal_code": None, "birth_date": "1900-01-01", "birth_place": None}
+    names = [f"Rossi{first}{second}" for first in "abcdefghijkl" for second in "mnopqrstuvwx"]
+    people = [person(f"P{n}", last_name=name, **unknown) for n, name in enumerate(names)]
+    report = run(*people, person("P900", last_name="ROSSI AM", **unknown))
+    assert (report.counts.created, report.counts.skipped) == (len(names) - 1, 2)
+    assert [id_ for id_, _ in run.reviews()] == ["P0", "P900"]
+    other = Import(engine, "MI01")
+    again = other(person("X1", last_name="Rossibn", **unknown), person("X2", last_name="Verdi", **unknown))
+    assert (again.counts.created, again.counts.skipped) == (1, 1)
+    assert other.reviews()[-1] == ("X1", "stesso nome e data di nascita di un paziente noto")
+
+
+def applied(run: Import, report: Report) -> Report:
+    with run.engine.begin() as connection:
+        return changes.apply(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+
+
+CODELESS = {"fiscal_code": None, "first_name": "Neonato", "birth_date": "2026-03-01", "birth_place": None}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(CODELESS, CODELESS), (CODELESS, {}), ({}, CODELESS)],
+    ids=["neither-has-a-code", "the-first-has-none", "the-second-has-none"],
+)
+def test_two_clinics_that_compare_at_once_do_not_make_two_of_one(
+    run: Import, engine: sa.Engine, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    other = Import(engine, "MI01")
+    who = {"first_name": "Mario", "birth_date": MARIO["birth_date"]}
+    seen = run(person("P1", **{**first, **who}), preview=True), other(person("X1", **{**second, **who}), preview=True)
+    assert applied(run, seen[0]).counts.created == 1
+    refused = applied(other, seen[1])
+    assert (refused.outcome, [reason.code for reason in refused.reasons]) == (Outcome.REFUSED, ["exists_already"])
+    assert "Rossi" not in str(refused)
+    assert other(person("X1", **{**second, **who})).counts.skipped == 1
+    assert other.reviews() == [("X1", "stesso nome e data di nascita di un paziente noto")]
+    assert run.rows("SELECT count(*) FROM patient") == [(1,)]
+
+
+def test_whom_the_desk_types_after_the_preview_is_not_created_again(run: Import) -> None:
+    seen = run(person("P1", **CODELESS), preview=True)
+    with run.engine.begin() as connection:
+        world.patient(connection, last_name="ROSSI", first_name="neonato", birth_date=date(2026, 3, 1))
+    assert applied(run, seen).reasons[0].code == "exists_already"
+
+
+def test_a_known_person_who_changes_the_kind_of_code_waits_for_a_person(run: Import, engine: sa.Engine) -> None:
+    run(person("P1", fiscal_code="STP1234567890123"))
+    other = Import(engine, "MI01")
+    report = other(person("X1"), person("X2", fiscal_code="STP3210987654321"))
+    assert (report.counts.changed, [id_ for id_, _ in other.reviews()]) == (0, ["X1", "X2"])
+    with engine.connect() as connection:
+        (number,) = connection.scalars(sa.text("SELECT id FROM patient_review WHERE external_id = 'X1'"))
+        connection.execute(sa.text("UPDATE patient_review SET candidates = '{}'"))
+        assert len(reviews.candidates(connection, number)) == 1
+
+
+def test_two_people_with_one_name_and_date_are_told_apart_by_their_codes(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    assert Import(engine, "MI01")(person("X1", birth_place="F205", fiscal_code=None)).counts.created == 0
+    code = codicefiscale.encode("Rossi", "Mario", "M", "01/01/1980", "F205")
+    assert Import(engine, "TO01")(person("Y1", birth_place="F205", fiscal_code=code)).counts.created == 1
+
+
+def test_a_patient_whose_identity_was_corrected_after_the_preview_is_not_linked(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    seen = other(person("X1"), preview=True)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET first_name = 'Luca', birth_date = '1970-01-01'"))
+    refused = applied(other, seen)
+    assert (refused.outcome, [(reason.code, reason.message) for reason in refused.reasons]) == (
+        Outcome.REFUSED,
+        [("barred", f"riga 1 del piano {seen.plan_id}: l'anagrafica non è più quella con cui coincideva")],
+    )
+    assert other.rows("SELECT external_id FROM patient_link") == [("P1",)]
+
+
+def test_a_patient_who_was_taken_back_after_the_preview_is_not_linked(run: Import, engine: sa.Engine) -> None:
+    first = run(MARIO)
+    other = Import(engine, "MI01")
+    seen = other(person("X1"), preview=True)
+    with engine.begin() as connection:
+        changes.undo(connection, first.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert [reason.code for reason in applied(other, seen).reasons] == ["barred"]
+
+
+def test_a_link_is_taken_back_once_also_when_the_patient_has_changed(run: Import, engine: sa.Engine) -> None:
+    run(MARIO)
+    other = Import(engine, "MI01")
+    done = other(person("X1"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET first_name = 'Luca'"))
+        undos = [
+            changes.undo(connection, done.plan_id or 0, as_of=world.AS_OF, actor="desk:anna", preview=True)
+            for _ in range(2)
+        ]
+    assert applied(other, undos[0]).counts.updated == 1
+    assert (applied(other, undos[1]).outcome, other.links()) == (Outcome.REFUSED, [("P1", "created")])
+    assert run.rows("SELECT count(*) FROM audit WHERE action = 'undo'") == [(1,)]
+
+
+def test_undo_keeps_a_patient_whose_wishes_the_desk_has_noted(run: Import) -> None:
+    report = run(MARIO, person("P2", fiscal_code=None, last_name="Verdi"))
+    with run.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET preferred_channel = 'email' WHERE last_name = 'Verdi'"))
+        back = changes.undo(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert (back.outcome, back.counts.retired) == (Outcome.PARTIAL, 1)
+    assert run.rows("SELECT last_name, preferred_channel FROM patient") == [("Verdi", "email")]
+
+
+def test_undo_takes_created_people_back_but_not_who_came_into_use(run: Import) -> None:
+    report = run(MARIO, person("P2", fiscal_code=None, last_name="Verdi"))
+    with run.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET mobile = '+393400000000' WHERE last_name = 'Verdi'"))
+        back = changes.undo(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
+    assert (back.outcome, back.counts.retired) == (Outcome.PARTIAL, 1)
+    assert "Verdi" not in str(back.reasons)
+    assert run.rows("SELECT last_name FROM patient") == [("Verdi",)]
+    assert run.links() == [("P2", "created")]
+    assert run.rows("SELECT external_id FROM patient_link_ended") == [("P1",)]
+
+
+def test_the_plan_shows_every_row_to_who_may_see_it_and_nothing_to_others(run: Import) -> None:
+    report = run(MARIO, preview=True)
+    assert "Rossi" not in str(report)
+    assert MARIO["fiscal_code"] not in str(report)
+    with run.engine.connect() as connection:
+        (row,) = show.rows(connection, plans.load(connection, report.plan_id or 0), PATIENT)
+    assert (row.key, row.after["last_name"]) == ("P1", "Rossi")
+
+
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        (person("P\0001", sex="X"), "P1"),
+        (person("P\ud8001"), "P?1"),
+        (person("\0", sex="X"), "?"),
+        (person(world.NOISE), world.NOISE[:255]),
+        (person("P1", last_name=world.NOISE), "P1"),
+        (person("P1", sex="X", note=["a\0b", {"\ud800": math.inf}]), "P1"),
+        (person("P1", sex="MF", fiscal_code=None), "P1"),
+    ],
+    ids=["nul", "surrogate", "only-nul", "long-id", "long-name", "unknown-field", "sex"],
+)
+def test_whatever_is_in_a_bad_record_it_is_set_aside_alone(run: Import, bad: dict[str, Any], key: str) -> None:
+    good = [person(f"G{n}", fiscal_code=None, last_name=f"Neri{'o' * n}") for n in range(10)]
+    report = run(*good, bad)
+    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
+    assert run.rows("SELECT record_key FROM quarantine") == [(key,)]
+
+
+def test_a_record_that_cannot_be_read_waits_in_quarantine_until_mended(run: Import) -> None:
+    items = [person(f"P{n}", fiscal_code=None, last_name=f"Neri{'o' * n}") for n in range(2, 12)]
+    report = run(*items, person("P1", birth_date="1980-02-31"))
+    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
+    assert run.rows("SELECT record_key, resolved_at IS NULL FROM quarantine") == [("P1", True)]
+    again = run(*items, person("P1", birth_date="1980-02-31"))
+    assert (again.outcome, again.counts.failed) == (Outcome.PARTIAL, 1), "nothing else to write"
+    assert run(*items, MARIO).counts.created == 1
+    assert run.rows("SELECT resolved_at IS NULL FROM quarantine") == [(False,)]

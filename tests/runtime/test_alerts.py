@@ -1,0 +1,207 @@
+"""The owner hears of failed runs: once, grouped, with the reason, not of those that are tried again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.demo import mailbox
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime import alerts
+from polydesk_dagster.sensors.run_failure import tell_operator
+from tests.runtime.jobs import tiny
+
+NOW = datetime(2026, 3, 28, 3, 0, tzinfo=UTC)
+
+
+def _failure(minutes: int, service: str = "sync_prices", **more: str | None) -> alerts.Failure:
+    return alerts.Failure(
+        f"run-{minutes}", service, more.get("clinic"), NOW + timedelta(minutes=minutes), more.get("reason")
+    )
+
+
+class TestPause:
+    def test_the_pause_doubles_while_runs_keep_failing_and_is_forgotten_after_a_calm(self) -> None:
+        state, now, pauses = alerts.State.load(None, NOW), NOW, []
+        for _ in range(6):
+            state = state.after_mail([_failure(0)], now)
+            quiet_until = state.quiet_until()
+            assert quiet_until is not None
+            pauses.append(quiet_until - now)
+            now = quiet_until
+        assert [pause.total_seconds() / 3600 for pause in pauses] == [0.5, 1, 2, 4, 6, 6]
+        calm = state.after_mail([_failure(0)], now + timedelta(hours=13)).quiet_until()
+        assert calm == now + timedelta(hours=13.5)
+
+    def test_the_cursor_survives_the_trip(self) -> None:
+        state = alerts.State.load(None, NOW).after_mail([_failure(3)], NOW)
+        assert alerts.State.load(state.dump(), NOW + timedelta(days=1)) == state
+        assert state.since() == NOW + timedelta(minutes=3)
+
+
+class TestText:
+    def test_failures_are_grouped_by_service_with_the_last_reason(self) -> None:
+        mail = alerts.compose(
+            [
+                _failure(0, clinic="MI01", reason="studiolab non risponde"),
+                _failure(5, clinic="RM02", reason="studiolab ha risposto 500"),
+                _failure(7, "import_municipalities"),
+            ],
+            "http://polydesk.local:3000",
+        )
+        assert mail.subject.startswith("Polydesk: 3 esecuzioni fallite (Importa comuni, Sync prezzi e convenzioni)")
+        assert "2 volte dal 28/03 04:00 al 28/03 04:05, cliniche MI01,RM02" in mail.body
+        assert "studiolab ha risposto 500" in mail.body
+        assert "http://polydesk.local:3000/runs/run-5" in mail.body
+
+    def test_the_same_text_has_the_same_key(self) -> None:
+        one, two = (alerts.compose([_failure(0)], "http://x") for _ in range(2))
+        assert one == two
+        assert alerts.compose([_failure(1)], "http://x").key != one.key
+
+
+@pytest.fixture
+def mail(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path / "mail"
+    with mailbox.in_thread(folder) as url:
+        yield url, folder
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+@pytest.fixture
+def configured(mail: tuple[str, Path], database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation whose operator has a mailbox; returns the folder of what was sent."""
+    url, folder = mail
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
+    monkeypatch.setenv("POLYDESK_SMTP_URL", url)
+    monkeypatch.setenv("POLYDESK_MAIL_FROM", "polydesk@example.it")
+    monkeypatch.setenv("POLYDESK_OPERATOR_MAIL", "titolare@example.it")
+    return folder
+
+
+def _failed(instance: dg.DagsterInstance, **tags: str) -> str:
+    run = instance.create_run_for_job(tiny, tags={"polydesk/service": "sync_prices", **tags})
+    instance.report_run_failed(run, "prova")
+    return run.run_id
+
+
+def _tick(instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, str]:
+    """What the tick says, and the cursor after it."""
+    with dg.build_sensor_context(instance, cursor=cursor, resources={"polydesk": PolydeskResource()}) as context:
+        tick = tell_operator.evaluate_tick(context)
+    assert tick.cursor is not None
+    return str(tick.skip_message), tick.cursor
+
+
+LONG_AGO = json.dumps({"told_until": "2020-01-01T00:00:00+00:00"})
+
+
+def test_the_operator_is_told_once_with_the_services_own_reason(
+    instance: dg.DagsterInstance, configured: Path, engine: sa.Engine
+) -> None:
+    run_id = _failed(instance, **{"dagster/partition": "MI01"})
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, dagster_run, outcome, counts, reasons, as_of, started_at, seconds)
+                VALUES ('sync_prices', :run, 'failed', '{}', CAST(:reasons AS jsonb), now(), now(), 1)"""),
+            {"run": run_id, "reasons": json.dumps([{"code": "x", "message": "studiolab non risponde"}])},
+        )
+    said, cursor = _tick(instance, LONG_AGO)
+    assert "Avvisato" in said
+    [message] = mailbox.received(configured)
+    assert message["To"] == "titolare@example.it"
+    body = message.get_content()
+    assert "Sync prezzi e convenzioni" in body
+    assert "MI01" in body
+    assert "studiolab non risponde" in body
+    assert run_id in body
+    _tick(instance, cursor)
+    assert len(mailbox.received(configured)) == 1
+
+
+def test_the_operator_is_told_of_what_a_guard_stopped_in_part(
+    instance: dg.DagsterInstance, configured: Path, engine: sa.Engine
+) -> None:
+    stop = {"code": "guard", "message": "fermo da un controllo: forse il gateway SMS", "clinic": "BO01"}
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, dagster_run, preview, outcome, counts, reasons, as_of, started_at,
+                                         seconds)
+                SELECT 'delete_unverified_appointments', 'run-' || n, n = 3, CASE n WHEN 4 THEN 'ok' ELSE 'partial' END,
+                       '{}', CASE n WHEN 1 THEN CAST(:stop AS jsonb) WHEN 2 THEN '[{"code": "moved"}]'
+                                    ELSE CAST(:stop AS jsonb) END, now(), now(), 1
+                FROM generate_series(1, 4) n"""),
+            {"stop": json.dumps([{"code": "moved", "message": "cambiato"}, stop])},
+        )
+    said, cursor = _tick(instance, LONG_AGO)
+    assert "Avvisato l'operatore di 1" in said
+    body = mailbox.received(configured)[0].get_content()
+    assert all(part in body for part in ("BO01", "forse il gateway SMS", "/runs/run-1"))
+    said, _ = _tick(instance, cursor)
+    assert "Nessuna" in said
+
+
+def test_what_fails_soon_after_waits_for_the_next_message(instance: dg.DagsterInstance, configured: Path) -> None:
+    _failed(instance)
+    _, cursor = _tick(instance, LONG_AGO)
+    _failed(instance)
+    said, after = _tick(instance, cursor)
+    assert "nel prossimo avviso" in said
+    assert after == cursor
+    later = {**json.loads(cursor), "mailed_at": "2020-01-01T00:00:00+00:00"}
+    _tick(instance, json.dumps(later))
+    assert len(mailbox.received(configured)) == 2
+
+
+def test_a_run_that_is_tried_again_is_not_told(instance: dg.DagsterInstance, configured: Path) -> None:
+    _failed(instance, **{"dagster/will_retry": "true"})
+    said, _ = _tick(instance, LONG_AGO)
+    assert "Nessuna" in said
+    assert not mailbox.received(configured)
+
+
+def test_a_relay_that_refuses_leaves_the_cursor_for_the_next_tick(
+    instance: dg.DagsterInstance, configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _failed(instance)
+    monkeypatch.setenv("POLYDESK_OPERATOR_MAIL", "rifiutata@example.it")
+    with pytest.raises(Exception, match="non è partito"):
+        _tick(instance, LONG_AGO)
+    monkeypatch.setenv("POLYDESK_OPERATOR_MAIL", "titolare@example.it")
+    said, _ = _tick(instance, LONG_AGO)
+    assert "Avvisato" in said
+    assert len(mailbox.received(configured)) == 1
+
+
+def test_without_the_clinics_database_the_message_goes_all_the_same(
+    instance: dg.DagsterInstance, configured: Path, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE service_run CASCADE"))
+    _failed(instance)
+    _tick(instance, LONG_AGO)
+    assert "nel log" in mailbox.received(configured)[0].get_content()
+
+
+def test_nobody_to_tell_is_said(
+    instance: dg.DagsterInstance, configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POLYDESK_OPERATOR_MAIL")
+    _failed(instance)
+    said, _ = _tick(instance, None)
+    assert "POLYDESK_OPERATOR_MAIL" in said

@@ -1,0 +1,229 @@
+"""A whole installation with each of its processes killed in the middle of a run: the run ends, the next one works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+
+from polydesk_dagster.database import embedded
+from polydesk_dagster.runtime import guardian, instance
+from polydesk_dagster.settings import Settings
+from tests.runtime.world import ROOT, finished, gone, kill, messages, started, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="warm runs need Linux")]
+
+LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Installation:
+    """`polydesk up` of the tiny code location, on an embedded PostgreSQL of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings(home=home, web_port=_free_port())
+        code = f"""
+        from pathlib import Path
+        from polydesk_dagster.database import embedded
+        from polydesk_dagster.database.engine import dagster_url
+        from polydesk_dagster.database.migrate import create_database
+        from polydesk_dagster.runtime import instance, processes, supervisor
+        from polydesk_dagster.settings import Settings
+        from tests.runtime.world import TINY
+        settings = Settings(home=Path({str(home)!r}), web_port={self.settings.web_port})
+        embedded.start(settings.home)
+        create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+        instance.prepare(settings, (TINY,))
+        children = processes.dagster_children(settings, instance.environment(settings), (TINY,))
+        running = supervisor.Supervisor(settings.home, children, database=True)
+        print("token", running.token, flush=True)
+        running.run(lambda: print("ready", flush=True))
+        """
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_IS_DEFS_VALIDATION_CLI": "", "NO_COLOR": "1"},
+        )
+        assert self.process.stdout is not None
+        self.token = self.process.stdout.readline().split()[1]
+        assert self.process.stdout.readline() == "ready\n"
+
+    def launch(self, **how: object) -> str:
+        """Launch the tiny job as the UI does. Returns the run's id."""
+        selector = {"repositoryLocationName": "tiny", "repositoryName": "__repository__", "jobName": "tiny"}
+        config = {"ops": {"work": {"config": how}}}
+        params = {"selector": selector, "runConfigData": json.dumps(config), "mode": "default"}
+        answer = self._ask(LAUNCH, {"p": params})["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["runId"])
+
+    def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.settings.web_port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return dict(json.load(response)["data"])
+
+    def child(self, words: str) -> int:
+        """The process whose command line holds ``words``."""
+
+        def look() -> int | None:
+            for pid in guardian.marked(self.token):
+                try:
+                    line = " ".join(psutil.Process(pid).cmdline())
+                    parent = psutil.Process(pid).ppid()
+                except psutil.NoSuchProcess:
+                    continue
+                if words in line and parent == self.process.pid:
+                    return pid
+            return None
+
+        return until(look)
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Installation]:
+    home = Path(tempfile.mkdtemp(prefix="polydesk-up-", dir="/tmp"))
+    home.chmod(0o755)
+    installation = Installation(home)
+    yield installation
+    installation.process.send_signal(signal.SIGTERM)
+    installation.process.wait(30)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def dagster(up: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    for name, value in instance.environment(up.settings).items():
+        monkeypatch.setenv(name, value)
+    with DagsterInstance.get() as opened:
+        yield opened
+
+
+def _works(up: Installation, dagster: DagsterInstance) -> None:
+    """The next run works, whatever has happened; a page may have to be asked again."""
+
+    def launched() -> str | None:
+        try:
+            return up.launch()
+        except (AssertionError, OSError):
+            time.sleep(0.5)
+            return None
+
+    run_id = until(launched, 30)
+    assert finished(dagster, run_id, 30).status is DagsterRunStatus.SUCCESS
+
+
+def test_a_killed_run_is_tried_once_more(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(end="killed")
+    assert finished(dagster, run_id).status is DagsterRunStatus.FAILURE
+    assert "segnale SIGKILL" in messages(dagster, run_id)
+
+    def again() -> list[str]:
+        return [run.run_id for run in dagster.get_runs() if run.parent_run_id == run_id]
+
+    [second] = until(again, 30)
+    assert finished(dagster, second, 30).status is DagsterRunStatus.FAILURE
+    _works(up, dagster)
+
+
+def test_the_fork_server(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(seconds=3)
+    started(dagster, run_id)
+    kill(up.child("runtime.forks"))
+    assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
+    _works(up, dagster)
+
+
+def test_the_daemon(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(seconds=2)
+    started(dagster, run_id)
+    daemon = up.child("dagster._daemon")
+    kill(daemon)
+    assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
+    _works(up, dagster)
+    assert up.child("dagster._daemon") != daemon
+
+
+def test_the_web_page(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(seconds=2)
+    started(dagster, run_id)
+    kill(up.child("dagster_webserver"))
+    assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
+    _works(up, dagster)
+
+
+def test_the_code_server(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(seconds=2)
+    started(dagster, run_id)
+    kill(up.child("api grpc"))
+    assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
+    _works(up, dagster)
+
+
+def test_postgresql(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(seconds=3)
+    pid = started(dagster, run_id)
+    postmaster = int((up.settings.home / "postgres" / "postmaster.pid").read_text().split()[0])
+    kill(postmaster)
+    until(lambda: gone(postmaster))
+    until(lambda: embedded.running(up.settings.home), 30)
+    until(lambda: gone(pid), 40)
+    assert finished(dagster, run_id, 60).is_finished
+    _works(up, dagster)
+
+
+def test_the_supervisor_leaves_nothing_and_the_next_one_works(up: Installation) -> None:
+    run_id = up.launch(seconds=60)
+    until(lambda: any("runtime.forks" in " ".join(psutil.Process(pid).cmdline()) for pid in guardian.marked(up.token)))
+    time.sleep(2)
+    left = guardian.marked(up.token)
+    postmaster = int((up.settings.home / "postgres" / "postmaster.pid").read_text().split()[0])
+    kill(up.process.pid)
+    up.process.wait()
+    until(lambda: all(gone(pid) for pid in left), 30)
+    until(lambda: gone(postmaster), 30)
+    up.__init__(up.settings.home)  # type: ignore[misc] - the same installation, brought up again
+    patch = pytest.MonkeyPatch()
+    for name, value in instance.environment(up.settings).items():
+        patch.setenv(name, value)
+    with DagsterInstance.get() as opened:
+        assert finished(opened, run_id, 60).status is DagsterRunStatus.FAILURE
+        _works(up, opened)
+    patch.undo()
+
+
+def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(up: Installation) -> None:
+    up.launch(seconds=60)
+    time.sleep(2)
+    left = guardian.marked(up.token)
+    assert left
+    up.process.send_signal(signal.SIGINT)
+    up.process.wait(30)
+    assert all(gone(pid) for pid in left)
+    assert not embedded.running(up.settings.home)

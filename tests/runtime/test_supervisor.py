@@ -1,0 +1,193 @@
+"""The supervisor keeps its children alive or says why not, and leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime import guardian
+from polydesk_dagster.runtime.supervisor import Child, Supervisor, running
+from tests.runtime.world import ROOT, gone, kill, until
+
+LASTING = "import time; print('ci sono', flush=True); time.sleep(600)"
+
+
+def _child(name: str, code: str, **more: object) -> Child:
+    environment = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
+    return Child(name, (sys.executable, "-S", "-c", textwrap.dedent(code)), environment, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+class Up:
+    """A supervisor in a process of its own, as `polydesk up` is."""
+
+    def __init__(self, home: Path, children: str) -> None:
+        self.home = home
+        code = f"""
+        import sys
+        from pathlib import Path
+        from tests.runtime.test_supervisor import LASTING, _child
+        from polydesk_dagster.runtime.supervisor import Supervisor
+        supervisor = Supervisor(Path({str(home)!r}), [{children}])
+        print("token", supervisor.token, flush=True)
+        sys.exit(3 if supervisor.run(lambda: print("ready", flush=True)) else 0)
+        """
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert self.process.stdout is not None
+        self.token = self.process.stdout.readline().split()[1]
+        assert self.process.stdout.readline() == "ready\n"
+
+    def children(self) -> list[int]:
+        return guardian.marked(self.token)
+
+
+@pytest.fixture
+def brought_up(home: Path) -> Iterator[Callable[[str], Up]]:
+    all_up: list[Up] = []
+
+    def bring(children: str) -> Up:
+        all_up.append(Up(home, children))
+        return all_up[-1]
+
+    yield bring
+    for up in all_up:
+        up.process.kill()
+        up.process.wait()
+        guardian.sweep(up.token, 0)
+
+
+TWO = "_child('uno', LASTING), _child('due', LASTING, after=('uno',))"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_being_stopped_leaves_nothing_running(brought_up: Callable[[str], Up], number: signal.Signals) -> None:
+    up = brought_up(TWO)
+    children = up.children()
+    assert len(children) == 2
+    up.process.send_signal(number)
+    assert up.process.wait(10) == 0
+    assert all(gone(pid) for pid in children)
+    assert running(up.home) is None
+
+
+@pytest.mark.slow
+def test_being_killed_leaves_nothing_running_grandchildren_included(brought_up: Callable[[str], Up]) -> None:
+    deaf = "import signal,subprocess,sys,time; signal.signal(15, signal.SIG_IGN); "
+    deaf += "subprocess.Popen([sys.executable,'-c','import time; time.sleep(600)'],start_new_session=True); "
+    deaf += "time.sleep(600)"
+    up = brought_up(f"{TWO}, _child('sordo', {deaf!r})")
+    children = until(lambda: pids if len(pids := up.children()) == 4 else None)
+    kill(up.process.pid)
+    until(lambda: all(gone(pid) for pid in children), 15)
+
+
+def test_a_second_one_in_the_same_home_is_told_who_has_it(brought_up: Callable[[str], Up], home: Path) -> None:
+    up = brought_up(TWO)
+    assert running(home) == up.process.pid
+    with pytest.raises(PermanentError, match=str(up.process.pid)):
+        Supervisor(home, [_child("uno", LASTING)]).run()
+    assert len(up.children()) == 2
+
+
+def test_a_child_that_dies_is_started_again(brought_up: Callable[[str], Up]) -> None:
+    up = brought_up(TWO)
+    before = set(up.children())
+    kill(before.copy().pop())
+    until(lambda: len(set(up.children())) == 2 and set(up.children()) != before)
+    log = (up.home / "logs" / "supervisor.log").read_text()
+    assert "died: segnale SIGKILL" in log
+    assert "uno | ci sono" in (up.home / "logs" / "uno.log").read_text()
+
+
+def _run(home: Path, children: Sequence[Child], **more: object) -> tuple[str | None, list[str]]:
+    said: list[str] = []
+    supervisor = Supervisor(home, children, say=said.append, **more)  # type: ignore[arg-type]
+    return supervisor.run(), said
+
+
+def test_a_child_that_cannot_be_kept_alive_stops_everything_with_its_last_words(home: Path) -> None:
+    broken = _child("rotto", "print('manca la chiave'); raise SystemExit(7)")
+    reason, said = _run(home, [_child("uno", LASTING), broken], max_deaths=2)
+    assert reason is not None
+    assert "rotto" in reason
+    assert "uscita 7" in reason
+    assert "manca la chiave" in reason
+    assert said[-1] == reason
+
+
+def test_a_child_that_never_answers_stops_everything(home: Path) -> None:
+    mute = _child("muto", LASTING, ready=lambda: False, start_seconds=0.3)
+    reason, _ = _run(home, [mute], max_deaths=1)
+    assert reason is not None
+    assert "non ha risposto entro" in reason
+
+
+def test_a_taken_port_is_said_before_anything_starts(home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PermanentError, match=f"127.0.0.1:{port}"):
+            Supervisor(home, [_child("web", LASTING, listens=("127.0.0.1", port))]).run()
+    assert not (home / "logs" / "web.log").exists()
+
+
+def test_what_others_need_is_started_first_and_stopped_last(home: Path, tmp_path: Path) -> None:
+    story = tmp_path / "story"
+    code = """
+    import signal, time
+    def tell(what): open({story!r}, "a").write(what + " {name}\\n")
+    def end(*_): time.sleep(0.2); tell("fine"); raise SystemExit
+    signal.signal(15, end)
+    time.sleep(0.2); tell("inizio"); open({mark!r}, "w").close(); time.sleep(600)
+    """
+
+    def told(name: str, **more: object) -> Child:
+        mark = tmp_path / name
+        return _child(name, code.format(story=str(story), name=name, mark=str(mark)), ready=mark.exists, **more)
+
+    supervisor = Supervisor(home, [told("sopra", after=("sotto",)), told("sotto")], say=lambda _: None)
+    assert supervisor.run(supervisor.stop) is None
+    assert story.read_text().split("\n")[:4] == ["inizio sotto", "inizio sopra", "fine sopra", "fine sotto"]
+
+
+def test_what_is_done_once_ready_may_fail_and_then_everything_stops(home: Path) -> None:
+    def failing() -> None:
+        raise PermanentError("la notte non è riuscita")
+
+    said: list[str] = []
+    reason = Supervisor(home, [_child("uno", LASTING)], say=said.append).run(failing)
+    assert reason == "la notte non è riuscita"
+
+
+def test_a_long_log_line_and_colours_do_not_disturb(home: Path) -> None:
+    code = (
+        "import time; print('\\x1b[32mverde\\x1b[0m'); print('x' * 200000); print('fine', flush=True); time.sleep(600)"
+    )
+    supervisor = Supervisor(home, [_child("ciarliero", code)], say=lambda _: None)
+    threading.Thread(target=lambda: (time.sleep(1), supervisor.stop())).start()
+    assert supervisor.run() is None
+    text = (home / "logs" / "ciarliero.log").read_text()
+    assert "| verde\n" in text
+    assert "x" * 200000 in text
+    assert text.endswith("| fine\n")

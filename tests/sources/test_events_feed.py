@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.sources.studiolab import events
+from tests import world
+from tests.sources.events_world import CODE, Lab, acceptance, booking, lab, person, report
+
+MINUTE = timedelta(minutes=1)
+HOURS = timedelta(hours=6)
+
+
+@pytest.fixture
+def bo(engine: sa.Engine) -> Iterator[Lab]:
+    with lab(engine) as made:
+        yield made
+
+
+def cursor(bo: Lab) -> int:
+    ((sequence,),) = bo.rows("SELECT sequence FROM event_cursor")
+    return int(sequence)
+
+
+def gaps(bo: Lab, lost: bool = False) -> list[str]:
+    where = "IS NOT NULL" if lost else "IS NULL"
+    return [span for (span,) in bo.rows(f"SELECT span::text FROM event_gap WHERE lost_at {where} ORDER BY span")]
+
+
+def people(count: int) -> list[dict[str, Any]]:
+    return [person(f"P{1 + n % 3}", address=f"Via {n}") for n in range(count)]
+
+
+def test_pages_are_read_to_the_end(bo: Lab) -> None:
+    bo.publish(*people(25))
+    assert bo.sync(page=10).figures["Eventi letti"] == 25
+    assert (bo.states(), cursor(bo)) == ({"applied": 25}, 25)
+    assert bo.rows("SELECT address FROM patient ORDER BY id") == [("Via 24",), ("Via 22",), ("Via 23",)]
+
+
+def test_a_run_is_bounded_and_says_what_is_left(bo: Lab) -> None:
+    bo.publish(*people(25))
+    first = bo.sync(page=10, pages=2)
+    assert [(reason.code, reason.count) for reason in first.reasons] == [("events_left", 5)]
+    assert bo.sync(page=10).counts.updated == 5
+
+
+def test_the_same_event_again_has_no_effect(bo: Lab) -> None:
+    again, twice = booking("X"), booking("Y", "10:00")
+    bo.publish(again | {"again": 2}, twice | {"twice": True})
+    first = bo.sync(page=3)
+    assert (first.counts.updated, first.counts.unchanged) == (2, 3)
+    assert bo.states() == {"applied": 2}
+    assert gaps(bo) == []
+
+
+def test_pages_in_no_order_are_the_same(bo: Lab) -> None:
+    bo.simulator.feed(CODE).shuffled = True
+    bo.publish(booking("X"), *people(20), booking("X", "10:00", "rescheduled"), booking("X", kind="cancelled"))
+    bo.sync(page=10)
+    assert bo.appointment("X").status == "cancelled"
+    assert bo.states() == {"applied": 23}
+
+
+def test_a_late_number_is_waited_for_and_taken(bo: Lab) -> None:
+    bo.publish(booking("X"), booking("Y", "10:00") | {"late": 3}, booking("Z", "11:00"))
+    bo.sync()
+    assert gaps(bo) == ["[2,3)"]
+    assert bo.sync(MINUTE).outcome is Outcome.NOTHING_TO_DO
+    bo.sync(MINUTE)
+    bo.sync(MINUTE)
+    assert bo.appointment("Y").seats == 1
+    assert gaps(bo) == []
+
+
+def test_a_late_state_does_not_undo_a_newer_one(bo: Lab) -> None:
+    bo.publish(booking("X"), booking("X", "10:00", "rescheduled") | {"late": 1}, booking("X", "11:00", "rescheduled"))
+    bo.sync()
+    bo.sync(MINUTE)
+    assert bo.states() == {"applied": 2, "superseded": 1}
+    assert bo.rows("SELECT reason IS NOT NULL FROM event_inbox WHERE state = 'superseded'") == [(True,)]
+    assert bo.appointment("X").starts_at.hour == 10
+
+
+def test_a_number_that_never_comes_is_lost_after_a_while(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    bo.simulator.feed(CODE).last += 3
+    bo.publish(booking("Y", "10:00"))
+    bo.sync()
+    assert gaps(bo) == ["[2,5)"]
+    lost = bo.sync(11 * MINUTE)
+    assert [(reason.code, reason.count) for reason in lost.reasons] == [("events_lost", 3)]
+    assert (gaps(bo), gaps(bo, lost=True)) == ([], ["[2,5)"])
+    assert bo.sync(MINUTE).outcome is Outcome.NOTHING_TO_DO
+
+
+def test_what_came_late_while_nobody_looked_is_not_lost(bo: Lab) -> None:
+    bo.publish(booking("X"), booking("Y", "10:00") | {"late": 1}, booking("Z", "11:00"))
+    bo.sync()
+    bo.sync(timedelta(days=1))
+    assert bo.appointment("Y").seats == 1
+    assert gaps(bo, lost=True) == []
+
+
+def test_part_of_a_gap_is_filled(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    bo.simulator.feed(CODE).last += 5
+    bo.publish(booking("Y", "10:00"))
+    bo.sync()
+    bo.publish(booking("Z", "11:00") | {"sequence": 4})
+    bo.sync(MINUTE)
+    assert gaps(bo) == ["[2,4)", "[5,7)"]
+
+
+def test_an_absurd_number_does_not_carry_the_cursor_away(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    feed = bo.simulator.feed(CODE)
+    feed.add(feed.events[0] | {"id": str(uuid.uuid4()), "sequence": 10**15})
+    bo.sync()
+    assert (cursor(bo), bo.states()) == (1, {"applied": 1, "parked": 1})
+    bo.publish(booking("Y", "10:00"))
+    bo.sync()
+    assert cursor(bo) == 2
+
+
+def test_gone_events_stop_the_clinic_until_a_person_reconciles(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    bo.sync()
+    bo.publish(*people(5), booking("Y", "10:00"))
+    bo.simulator.feed(CODE).forget(5)
+    stopped = bo.sync()
+    assert stopped.outcome is Outcome.REFUSED
+    assert "polydesk run sync_events --clinic BO01 --reconcile" in stopped.reasons[0].message
+    assert cursor(bo) == 1
+    asked = len(bo.simulator.requests)
+    assert bo.sync().reasons[0].code == "events_stopped"
+    assert len(bo.simulator.requests) == asked
+    again = bo.sync(reconcile=True)
+    assert [(r.code, r.count) for r in again.reasons][:3] == [
+        ("reconciled", 1),
+        ("events_lost", 3),
+        ("appointments_to_compare", 1),
+    ]
+    assert gaps(bo, lost=True) == ["[2,5)"]
+    assert bo.appointment("Y").seats == 1
+    assert {service for (service,) in bo.rows("SELECT service FROM service_request")} == {
+        "import_patients",
+        "preview_prices",
+    }
+    assert bo.sync().outcome is Outcome.NOTHING_TO_DO
+
+
+def test_only_a_gap_out_of_reach_is_given_up_without_a_stop(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    bo.simulator.feed(CODE).last += 2
+    bo.publish(booking("Y", "10:00"))
+    bo.sync()
+    bo.publish(booking("Z", "11:00"))
+    bo.simulator.feed(CODE).forget(4)
+    bo.sync(MINUTE)
+    assert bo.appointment("Z").seats == 1
+    assert gaps(bo, lost=True) == ["[2,4)"]
+
+
+def test_numbers_that_start_again_stop_the_clinic(bo: Lab) -> None:
+    bo.publish(booking("X"), *people(5))
+    bo.sync()
+    bo.simulator.feeds.clear()
+    bo.publish(booking("X", kind="cancelled"))
+    assert bo.sync().reasons[0].code == "events_went_back"
+    again = bo.sync(reconcile=True)
+    assert "numbers_restarted" in {reason.code for reason in again.reasons}
+    assert bo.appointment("X").status == "cancelled"
+    assert cursor(bo) == 1
+
+
+POISON = (
+    (booking("X1") | {"type": "invoice.created"}, "tipo di evento sconosciuto: invoice.created"),
+    (booking("X2") | {"version": 2}, "versione 2 di appointment.created sconosciuta"),
+    (booking("X3", starts_at="domani"), "starts_at non è un istante"),
+    (booking("X4", starts_at="2026-03-12T09:00:00"), "senza fuso"),
+    (booking("X5", ends_at="2026-03-11T09:00:00+01:00"), "dura meno"),
+    (booking("X6", status="perhaps"), "status"),
+    (booking("X7", patient_id=None), "patient_id"),
+    (booking("X8", agenda_id="A99"), "agenda sconosciuta"),
+    (booking("X9", service_id="S99"), "servizio sconosciuto"),
+    (booking("X10", collaborator_id="D99"), "collaboratore sconosciuto"),
+    (booking("X11", patient_id="P99"), "paziente non ancora importato"),
+    (booking("X12") | {"data": {}}, "agenda_id manca"),
+    (booking("X13") | {"data": None}, "data"),
+    (booking("X14") | {"entity": None}, "entity"),
+    (booking("X15") | {"occurred_at": "ieri"}, "occurred_at"),
+    (booking("X16") | {"id": "not-a-uuid"}, "id"),
+    (booking("X17") | {"type": 7}, "type"),
+    (booking("X18") | {"type": "a\0\ud800"}, "tipo di evento sconosciuto: a?"),
+    (report("X19", title="\0"), "title è vuoto"),
+    (booking(world.NOISE), "entity.id ha più di 255"),
+    (acceptance("X20"), "appuntamento sconosciuto"),
+    (person("P2", birth_date="31/02/1980"), "birth_date"),
+)
+
+
+def test_what_cannot_be_taken_is_parked_with_its_payload(bo: Lab) -> None:
+    bo.publish(*(event for event, _ in POISON), person("P3", address="Via dopo"))
+    came = bo.sync()
+    assert (came.outcome, came.counts.failed, came.counts.updated) == (Outcome.PARTIAL, len(POISON), 1)
+    assert cursor(bo) == len(POISON) + 1
+    listing = (
+        "SELECT event_id, sequence, reason, payload, attempts FROM event_inbox WHERE state = 'parked' ORDER BY sequence"
+    )
+    parked = bo.rows(listing)
+    for (_, reason), (_, sequence, why, payload, attempts) in zip(POISON, parked, strict=True):
+        assert reason in why, sequence
+        assert payload
+        assert attempts == 1
+    bo.sync(MINUTE)
+    again = bo.rows(listing)
+    assert [row[4] for row in again] == [2] * len(POISON)
+    assert [row[:3] for row in again] == [row[:3] for row in parked]
+
+
+def test_a_parked_event_holds_back_its_entity_only(bo: Lab) -> None:
+    bo.publish(
+        booking("X"),
+        booking("X", "10:00", "rescheduled", agenda_id="A9"),
+        booking("X", "11:00", "rescheduled"),
+        booking("Y", "12:00"),
+    )
+    bo.sync()
+    assert bo.states() == {"applied": 2, "parked": 1, "waiting": 1}
+    assert bo.appointment("X").start_version == 1
+    bo.publish(booking("X", "11:00", kind="cancelled"))
+    bo.sync()
+    assert bo.states() == {"applied": 2, "parked": 1, "waiting": 2}
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE agenda SET external_id = 'A9' WHERE external_id = 'A2'"))
+    assert bo.sync(MINUTE).counts.updated == 3
+    assert bo.appointment("X").status == "cancelled"
+    assert bo.appointment("X").start_version == 3
+
+
+def test_retries_come_at_1_5_30_minutes_and_6_hours_then_a_person_decides(bo: Lab) -> None:
+    bo.publish(booking("X", agenda_id="A9"), booking("X", "10:00", "rescheduled"))
+    bo.sync()
+    for attempt, pause in enumerate((MINUTE, 5 * MINUTE, 30 * MINUTE), 2):
+        assert bo.sync(pause - MINUTE / 2).counts.failed == 0
+        bo.sync(MINUTE / 2)
+        assert bo.rows("SELECT attempts FROM event_inbox WHERE state = 'parked'") == [(attempt,)]
+    dead = bo.sync(HOURS)
+    assert bo.states() == {"dead": 1, "waiting": 1}
+    assert {reason.code for reason in dead.reasons} == {"event_dead", "dead_letters"}
+    assert bo.sync(HOURS).counts.failed == 0
+
+
+def test_a_person_retries_or_skips_a_dead_letter(bo: Lab) -> None:
+    bo.publish(booking("X", agenda_id="A9"), booking("X", "10:00", "rescheduled"), booking("Y", agenda_id="A9"))
+    bo.sync()
+    for pause in (MINUTE, 5 * MINUTE, 30 * MINUTE, HOURS):
+        bo.sync(pause)
+    assert bo.states() == {"dead": 2, "waiting": 1}
+    with bo.engine.begin() as connection:
+        listed = events.unsettled(connection, CODE)
+        assert [(e.state, e.entity) for e in listed] == [
+            ("dead", "appointment:X"),
+            ("waiting", "appointment:X"),
+            ("dead", "appointment:Y"),
+        ]
+        events.skip(connection, CODE, listed[0].event_id, "agenda chiusa nel 2020", bo.as_of)
+        events.retry(connection, CODE, listed[2].event_id, bo.as_of)
+    bo.sync()
+    assert bo.states() == {"skipped": 1, "applied": 1, "parked": 1}
+    assert bo.appointment("X").seats == 1
+    with bo.engine.begin() as connection, pytest.raises(PermanentError, match="non è in attesa"):
+        events.skip(connection, CODE, listed[0].event_id, "un'altra volta ancora", bo.as_of)
+
+
+def test_a_page_that_fails_leaves_nothing_of_itself(bo: Lab) -> None:
+    bo.publish(*people(15))
+    bo.simulator.fail("cut", "/events", after=1, times=None)
+    with pytest.raises(TransientError):
+        bo.sync(page=10)
+    assert (bo.states(), cursor(bo)) == ({"applied": 10}, 10)
+    bo.simulator.faults.clear()
+    assert bo.sync(page=10).counts.updated == 5
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "status", "status": 429, "retry_after": 1}, {"kind": "cut"}, {"kind": "html"}]
+)
+def test_passing_faults_are_ridden_out(bo: Lab, fault: dict[str, Any]) -> None:
+    bo.publish(*people(15))
+    bo.simulator.fail(**fault, path="/events", times=1, after=1)
+    assert bo.sync(page=10).counts.updated == 15
