@@ -10,7 +10,8 @@ from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from polydesk_dagster.errors import ConfigurationError
 
@@ -22,111 +23,99 @@ def person(operator: str = "") -> str:
     return f"{account} as {operator}" if operator else account
 
 
-def _blank_is_absent(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
+def _whole_path(path: Path) -> Path:
+    return path.expanduser().absolute()
 
 
-def _http_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("serve un indirizzo http:// o https://")
-    return value.rstrip("/")
+def _http(url: str) -> str:
+    return _having(url, {"http", "https"}, "http:// o https://").rstrip("/")
 
 
-def _smtp_url(value: SecretStr | None) -> SecretStr | None:
-    if value is None:
-        return None
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
-        raise ValueError("serve un indirizzo smtp://utente:password@host:porta")
-    return value
+def _smtp(url: SecretStr) -> SecretStr:
+    _having(url.get_secret_value(), {"smtp", "smtps"}, "smtp://utente:password@host:porta")
+    return url
 
 
-def _postgres_url(value: SecretStr | None) -> SecretStr | None:
-    if value is None:
-        return None
-    url = value.get_secret_value()
-    scheme, separator, rest = url.partition("://")
+def _having(url: str, schemes: set[str], form: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"serve un indirizzo {form}")
+    return url
+
+
+def _postgres(url: SecretStr) -> SecretStr:
+    scheme, separator, rest = url.get_secret_value().partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}:
         raise ValueError("serve un indirizzo postgresql://utente:password@host:porta/database")
     return SecretStr(f"postgresql://{rest}")
 
 
-Text = Annotated[str | None, BeforeValidator(_blank_is_absent)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)]
+WholePath = Annotated[Path, AfterValidator(_whole_path)]
+HttpUrl = Annotated[str, AfterValidator(_http)]
+
+TOGETHER = (
+    ("central_url", "central_token"),
+    ("sms_url", "sms_token", "sms_sender"),
+    ("smtp_url", "mail_from"),
+    ("oidc_issuer", "oidc_client_id", "oidc_client_secret"),
+)
+"""Fields of which all are given or none."""
 
 
-class Settings(BaseModel):
-    """One installation. Field ``x`` is the environment variable ``POLYDESK_X``."""
+class Settings(BaseSettings):
+    """One installation. Field ``x`` is the environment variable ``POLYDESK_X``; what is given by hand goes before."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="POLYDESK_", frozen=True, extra="forbid", dotenv_filtering="only_existing", hide_input_in_errors=True
+    )
 
-    home: Path = Path(".polydesk")
-    database_url: Secret = None
-    central_url: Text = None
-    central_token: Secret = None
-    sms_url: Text = None
-    sms_token: Secret = None
-    sms_sender: Text = None
-    smtp_url: Secret = None
-    mail_from: Text = None
-    documents: Path | None = None
-    knowledge_uri: Text = None
-    embeddings_url: Text = None
-    embeddings_model: Text = None
-    embeddings_key: Secret = None
-    operator_mail: Text = None
+    home: WholePath = Field(Path(".polydesk"), validate_default=True)
+    database_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    central_url: HttpUrl | None = None
+    central_token: SecretStr | None = None
+    sms_url: HttpUrl | None = None
+    sms_token: SecretStr | None = None
+    sms_sender: str | None = None
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp)] | None = None
+    mail_from: str | None = None
+    documents: WholePath | None = None
+    knowledge_uri: str | None = None
+    embeddings_url: HttpUrl | None = None
+    embeddings_model: str | None = None
+    embeddings_key: SecretStr | None = None
+    operator_mail: str | None = None
     web_host: str = "127.0.0.1"
     web_port: int = Field(3000, ge=1, le=65535)
+    public_url: HttpUrl | None = None
+    oidc_issuer: HttpUrl | None = None
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_absent(cls, given: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in given.items() if not isinstance(value, str) or value.strip()}
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        problems: list[str] = []
-        values: dict[str, object] = {}
-        checks = (
-            ("central_url", _http_url),
-            ("sms_url", _http_url),
-            ("embeddings_url", _http_url),
-            ("smtp_url", _smtp_url),
-            ("database_url", _postgres_url),
-        )
-        for name, check in checks:
-            try:
-                values[name] = check(getattr(self, name))
-            except ValueError as error:
-                problems.append(f"{variable(name)}: {error}")
-        for group in (
-            ("central_url", "central_token"),
-            ("sms_url", "sms_token", "sms_sender"),
-            ("smtp_url", "mail_from"),
-        ):
-            missing = [variable(name) for name in group if getattr(self, name) is None]
-            if missing and len(missing) < len(group):
-                present = [variable(name) for name in group if variable(name) not in missing]
-                problems.append(
-                    f"{', '.join(missing)}: manca, ma {', '.join(present)} è impostata: impostale tutte o nessuna"
-                )
-        problems += self._embeddings_problems()
-        if problems:
-            raise ValueError("; ".join(problems))
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "home", self.home.expanduser().absolute())
+    def _nothing_half(self) -> Self:
+        problems = [self._half(group) for group in TOGETHER]
+        if self.embeddings_model is None:  # a model alone is a folder with the model in it
+            problems.append(self._half(("embeddings_model", "embeddings_url"), ("embeddings_url", "embeddings_key")))
+        elif self.embeddings_url is None and not Path(self.embeddings_model).is_dir():
+            name, url = variable("embeddings_model"), variable("embeddings_url")
+            problems.append(f"{name}: senza {url} serve la cartella di un modello")
+        if any(problems):
+            raise ValueError("; ".join(filter(None, problems)))
         return self
 
-    def _embeddings_problems(self) -> list[str]:
-        """A model alone is a folder with the model in it; an address needs a model's name."""
-        if self.embeddings_model is None:
-            stray = [variable(n) for n in ("embeddings_url", "embeddings_key") if getattr(self, n) is not None]
-            missing = variable("embeddings_model")
-            return [f"{missing}: manca, ma {', '.join(stray)} è impostata: impostale tutte o nessuna"] if stray else []
-        if self.embeddings_url is None and not Path(self.embeddings_model).is_dir():
-            return [
-                f"{variable('embeddings_model')}: senza {variable('embeddings_url')} serve la cartella di un modello"
-            ]
-        return []
+    def _half(self, needed: tuple[str, ...], given: tuple[str, ...] = ()) -> str | None:
+        """What is wrong if some of ``given`` (those needed, unless others are named) are there without all ``needed``;
+        None if nothing."""
+        missing = [variable(name) for name in needed if getattr(self, name) is None]
+        present = [variable(name) for name in given or needed if getattr(self, name) is not None]
+        if not missing or not present:
+            return None
+        return f"{', '.join(missing)}: manca, ma {', '.join(present)} è impostata: impostale tutte o nessuna"
 
     @property
     def embedded(self) -> bool:
@@ -135,34 +124,54 @@ class Settings(BaseModel):
 
     @property
     def documents_folder(self) -> Path:
-        return (self.documents or self.home / "documents").expanduser().absolute()
+        return self.documents or self.home / "documents"
+
+    @property
+    def address(self) -> str:
+        """Where people reach the pages, without a slash at the end."""
+        host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
+        return self.public_url or f"http://{host}:{self.web_port}"
 
 
 def variable(field: str) -> str:
     return f"POLYDESK_{field.upper()}"
 
 
-def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environment`` (default: the process's) over the ``.env`` of the home.
+def load() -> Settings:
+    """Read the settings from the environment over the ``.env`` of the home.
 
     Raises:
-        ConfigurationError: naming every variable that is wrong, unknown or half filled in; never its value.
+        ConfigurationError: naming the variables that are wrong or half filled in, never their values; or the ``.env``
+            if others than its owner may read it.
     """
-    given = dict(os.environ if environment is None else environment)
-    home = Path(given.get("POLYDESK_HOME") or ".polydesk").expanduser()
-    dotenv = {key: value for key, value in dotenv_values(home / ".env").items() if value is not None}
-    merged = {**dotenv, **given, "POLYDESK_HOME": str(home)}
-    known = {variable(name): name for name in Settings.model_fields}
+    home = _home()
     try:
-        return Settings(**{name: merged[key] for key, name in known.items() if merged.get(key, "").strip()})
+        return Settings(home=home, _env_file=_private(home / ".env"))
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 
 
 def secret(name: str) -> str | None:
     """The value of the variable ``name`` that a clinic's integration names, from the environment or the home's
-    ``.env``; None if it is not set."""
-    return os.environ.get(name) or dotenv_values(load().home / ".env").get(name) or None
+    ``.env``; None if it is not set.
+
+    Raises:
+        ConfigurationError: others than its owner may read the ``.env``.
+    """
+    return os.environ.get(name) or dotenv_values(_private(_home() / ".env")).get(name) or None
+
+
+def _home() -> Path:
+    return Path(os.environ.get("POLYDESK_HOME", "").strip() or ".polydesk")
+
+
+def _private(dotenv: Path) -> Path:
+    path = dotenv.expanduser()
+    if path.exists() and path.stat().st_mode & 0o077:
+        raise ConfigurationError(
+            f"Configurazione non valida. {path} contiene password e lo leggono anche altri: esegui «chmod 600 {path}»."
+        )
+    return path
 
 
 def _explain(error: ValidationError) -> str:

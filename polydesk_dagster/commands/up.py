@@ -105,11 +105,10 @@ def _ready(
     if fresh:
         console.print(say("Eseguo la notte…", "Running the night…"))
         night.tell(night.run(installation))
-    host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
     console.print(
         say(
-            f"Polydesk è pronto: http://{host}:{settings.web_port}  (Ctrl-C ferma tutto)",
-            f"Polydesk is ready: http://{host}:{settings.web_port}  (Ctrl-C stops everything)",
+            f"Polydesk è pronto: {settings.address}  (Ctrl-C ferma tutto)",
+            f"Polydesk is ready: {settings.address}  (Ctrl-C stops everything)",
         ),
         style="bold green",
     )

@@ -38,7 +38,7 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
     quiet_until = state.quiet_until()
     if quiet_until is not None and now < quiet_until:
         return dg.SkipReason(f"{len(failures)} esecuzioni fallite, nel prossimo avviso: per non insistere.")
-    mail = alerts.compose(failures, f"http://{settings.web_host}:{settings.web_port}")
+    mail = alerts.compose(failures, settings.address)
     answer = asyncio.run(_send(settings, mail))
     if answer.fate not in _SENT:
         raise dg.Failure(
