@@ -24,7 +24,7 @@ from polydesk_dagster.knowledge.splitting import Page, Passage, split
 from polydesk_dagster.knowledge.store import Row, Store
 
 AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
-QUESTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "qa"
+QUESTIONS = Path(__file__).resolve().parents[1] / "tests" / "data" / "qa"
 SECTIONS = 10
 """Passages of a generated document."""
 
