@@ -1,0 +1,79 @@
+"""Which agenda-days are new, which are as the rules want them, and which have to be compared slot by slot."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.calendar.expansion import WANTED
+
+# Order does not matter to xor, and slots of an agenda do not overlap, so that their starts and their ends, each as a
+# set, say which they are. Hashing the instants themselves is several times cheaper than taking their epoch.
+DIGEST = """
+    bit_xor(timestamp_hash_extended(starts_at AT TIME ZONE 'UTC', capacity)
+            # timestamp_hash_extended(ends_at AT TIME ZONE 'UTC', -1))"""
+
+PRESENT_CELLS = f"""
+    CREATE TEMP TABLE present_cell ON COMMIT DROP AS
+    SELECT s.agenda_id, s.local_date, count(*) FILTER (WHERE counted) AS n,
+           {DIGEST} FILTER (WHERE counted) AS digest,
+           coalesce(bool_or(s.state = 'orphan' OR s.manual) FILTER (WHERE counted), false) AS unusual,
+           bool_or(s.ends_at > m.midnight) AS crosses
+    FROM (SELECT agenda_id, local_date FROM derive_cell
+          UNION SELECT agenda_id, local_date - 1 FROM derive_cell) c
+    CROSS JOIN LATERAL (SELECT (c.local_date + 1)::timestamp AT TIME ZONE :time_zone AS midnight) m
+    JOIN slot s ON s.agenda_id = c.agenda_id AND s.local_date = c.local_date
+    CROSS JOIN LATERAL (SELECT s.starts_at > :as_of AND s.state <> 'retired' AS counted) u
+    GROUP BY s.agenda_id, s.local_date
+"""
+
+# Free of anything that a new slot could meet, the day before's slots that reach over midnight included.
+FRESH = """
+    CREATE TEMP TABLE fresh_cell ON COMMIT DROP AS
+    SELECT c.agenda_id, c.local_date
+    FROM derive_cell c
+    LEFT JOIN present_cell p ON p.agenda_id = c.agenda_id AND p.local_date = c.local_date
+    LEFT JOIN present_cell eve ON eve.agenda_id = c.agenda_id AND eve.local_date = c.local_date - 1 AND eve.crosses
+    WHERE p.agenda_id IS NULL AND eve.agenda_id IS NULL
+      AND c.agenda_id NOT IN (SELECT agenda_id FROM rule_day WHERE crosses)
+"""
+
+CHANGED = f"""
+    CREATE TEMP TABLE changed_cell ON COMMIT DROP AS
+    WITH known AS (
+        SELECT c.agenda_id, c.local_date FROM derive_cell c
+        EXCEPT SELECT agenda_id, local_date FROM fresh_cell
+    ), wanted AS (
+        SELECT agenda_id, local_date, count(*) AS n, {DIGEST} AS digest
+        FROM ({WANTED.format(cells="known")}) w
+        GROUP BY agenda_id, local_date
+    )
+    SELECT k.agenda_id, k.local_date
+    FROM known k
+    LEFT JOIN present_cell p ON p.agenda_id = k.agenda_id AND p.local_date = k.local_date
+    LEFT JOIN wanted w ON w.agenda_id = k.agenda_id AND w.local_date = k.local_date
+    WHERE (coalesce(p.n, 0), p.digest) IS DISTINCT FROM (coalesce(w.n, 0), w.digest) OR p.unusual
+"""
+
+INSERT_FRESH = f"""
+    INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
+    SELECT agenda_id, starts_at, ends_at, local_date, capacity
+    FROM ({WANTED.format(cells="fresh_cell")}) w
+"""
+
+
+def sort_cells(connection: sa.Connection, values: dict[str, object]) -> None:
+    for statement in (
+        PRESENT_CELLS,
+        "ANALYZE present_cell",
+        FRESH,
+        "ANALYZE fresh_cell",
+        CHANGED,
+        "ANALYZE changed_cell",
+    ):
+        connection.execute(sa.text(statement), values)
+
+
+COUNT_BEFORE = """
+    SELECT sum(p.n) FROM present_cell p
+    JOIN derive_cell c ON c.agenda_id = p.agenda_id AND c.local_date = p.local_date
+"""
