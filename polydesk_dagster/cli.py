@@ -26,6 +26,7 @@ from polydesk_dagster.commands import (
 )
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
+from polydesk_dagster.told import LANGUAGES
 
 app = typer.Typer(
     name="polydesk",
@@ -56,7 +57,7 @@ def main() -> None:
     try:
         app(args=arguments, prog_name="polydesk")
     except PolydeskError as error:
-        show.err().print(str(error), style="red")
+        show.err().print(show.told().reason(error.reason), style="red")
         raise SystemExit(2 if isinstance(error, ConfigurationError) else 4) from None
     except (SQLAlchemyError, psycopg.Error) as error:  # its message and its traceback may quote a patient's row
         italian = (
@@ -70,14 +71,14 @@ def main() -> None:
 
 
 def _language(arguments: list[str]) -> list[str]:
-    """Take ``--lang it|en`` out of the arguments, wherever it stands."""
+    """Take ``--lang it|en|de`` out of the arguments, wherever it stands."""
     rest: list[str] = []
     waiting = False
     for argument in arguments:
         if waiting or argument.startswith("--lang="):
             language = argument.removeprefix("--lang=")
-            if language not in {"it", "en"}:
-                show.err().print(f"--lang {language}: it, en", style="red")
+            if language not in LANGUAGES:
+                show.err().print(f"--lang {language}: {', '.join(LANGUAGES)}", style="red")
                 raise SystemExit(2)
             show.speak(language)
             waiting = False

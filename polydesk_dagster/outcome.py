@@ -1,6 +1,6 @@
 """What every rule returns: an outcome, counts, and reasons that a receptionist understands.
 
-Pure values; how they look in Dagster or on a terminal is decided by whoever shows them.
+Codes and values, no sentences; how they are said, in Dagster or on a terminal, is decided in ``told``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
+
+from polydesk_dagster.values import Count, Given, Reason, Several, Value
+
+__all__ = [
+    "EXIT_STATUS",
+    "SHOWN_ROWS",
+    "WHAT_TO_DO",
+    "Counts",
+    "Outcome",
+    "Reason",
+    "Report",
+    "Table",
+    "combine",
+    "done",
+]
 
 
 class Outcome(StrEnum):
@@ -32,37 +48,8 @@ EXIT_STATUS: Mapping[Outcome, int] = {
 """The command's exit status for each outcome; 2 is kept for wrong usage."""
 
 
-OUTCOME_WORDS: Mapping[str, tuple[str, str]] = {
-    Outcome.OK: ("riuscito", "ok"),
-    Outcome.NOTHING_TO_DO: ("niente da fare", "nothing to do"),
-    Outcome.SKIPPED: ("saltato", "skipped"),
-    Outcome.PARTIAL: ("riuscito in parte", "partial"),
-    Outcome.REFUSED: ("rifiutato", "refused"),
-    Outcome.FAILED: ("fallito", "failed"),
-}
-"""Each outcome in Italian and in English."""
-
-COUNT_WORDS: Mapping[str, tuple[str, str]] = {
-    "created": ("creati", "created"),
-    "updated": ("modificati", "updated"),
-    "retired": ("ritirati", "retired"),
-    "skipped": ("saltati", "skipped"),
-    "failed": ("falliti", "failed"),
-    "unchanged": ("invariati", "unchanged"),
-}
-"""Each count in Italian and in English."""
-
-
-WHAT_TO_DO = "Che cosa fare"
-"""The label of the figure that says what a person does next."""
-
-
-def in_words(counts: Mapping[str, int], *, english: bool = False) -> str:
-    """The counts that are not zero: ``1 creato, 3 saltati``."""
-    words = ((number, COUNT_WORDS[key][english]) for key, number in counts.items() if number)
-    return ", ".join(
-        f"{number} {word.removesuffix('i') + 'o' if number == 1 and not english else word}" for number, word in words
-    )
+WHAT_TO_DO = "what_to_do"
+"""The figure that says what a person does next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +60,8 @@ class Counts:
     updated: int = 0
     retired: int = 0
     skipped: int = 0
+    waiting: int = 0
+    """Records that wait for a person: in conflict, in review or quarantine, doubtful, held, not to be sent."""
     failed: int = 0
     unchanged: int = 0
 
@@ -87,64 +76,62 @@ class Counts:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why something was not simply done. ``code`` is stable English; ``message`` is Italian, names the thing, the
-    clinic, the value and the remedy, and never holds patient data."""
-
-    code: str
-    message: str
-    clinic: str | None = None
-    count: int = 1
-
-    def as_dict(self) -> dict[str, object]:
-        return {"code": self.code, "message": self.message, "clinic": self.clinic, "count": self.count}
-
-
 SHOWN_ROWS = 50
 """Rows of a table that a page shows and that its run keeps; all of them are with their plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A capped table for people: Italian column titles, plain cells, no patient data."""
+    """A capped table for people, by keys that the catalogues name; no patient data."""
 
-    title: str
+    key: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[object, ...], ...]
+    rows: tuple[tuple[Any, ...], ...]
+    """Cells are values."""
     total: int
     """How many rows there are in all; ``rows`` may hold fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a rule did, or for a preview what it would do."""
+    """What a rule did, or for a ``preview`` what it would do."""
 
     outcome: Outcome
     counts: Counts = Counts()
     reasons: tuple[Reason, ...] = ()
-    figures: Mapping[str, int | float | str] = field(default_factory=dict)
-    """Further numbers of this service, by Italian label."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Further numbers of this service, by key."""
     tables: tuple[Table, ...] = ()
     plan_id: int | None = None
+    preview: bool = False
 
     @classmethod
-    def skipped(cls, code: str, message: str, clinic: str | None = None) -> Report:
-        return cls(Outcome.SKIPPED, reasons=(Reason(code, message, clinic),))
+    def skipped(cls, code: str, values: Given | None = None, clinic: str | None = None) -> Report:
+        return cls(Outcome.SKIPPED, reasons=(Reason(code, values, clinic),))
 
     @classmethod
-    def refused(cls, code: str, message: str, clinic: str | None = None) -> Report:
-        return cls(Outcome.REFUSED, reasons=(Reason(code, message, clinic),))
+    def refused(cls, code: str, values: Given | None = None, clinic: str | None = None) -> Report:
+        return cls(Outcome.REFUSED, reasons=(Reason(code, values, clinic),))
 
     @classmethod
-    def failed(cls, code: str, message: str, clinic: str | None = None) -> Report:
-        return cls(Outcome.FAILED, counts=Counts(failed=1), reasons=(Reason(code, message, clinic),))
+    def failed(cls, code: str, values: Given | None = None, clinic: str | None = None) -> Report:
+        return cls.of_failure(Reason(code, values, clinic))
+
+    @classmethod
+    def of_failure(cls, reason: Reason) -> Report:
+        return cls(Outcome.FAILED, counts=Counts(failed=1), reasons=(reason,))
 
 
-def done(counts: Counts) -> Outcome:
-    """The outcome that the counts alone speak of: something failed, something changed, or nothing had to."""
+def done(counts: Counts, *, set_aside: int = 0) -> Outcome:
+    """The outcome that the counts alone speak of: something failed, something changed, or nothing had to.
+
+    ``set_aside`` is how many records this run newly gave to a person: then it is partial, and refused where nothing
+    else came of it. What waited before is among ``counts.waiting`` and does not colour the run.
+    """
     if counts.failed:
-        return Outcome.PARTIAL if counts.changed or counts.unchanged else Outcome.FAILED
+        return Outcome.PARTIAL if counts.changed or counts.unchanged or set_aside else Outcome.FAILED
+    if set_aside:
+        return Outcome.PARTIAL if counts.changed or counts.unchanged else Outcome.REFUSED
     return Outcome.OK if counts.changed else Outcome.NOTHING_TO_DO
 
 
@@ -155,7 +142,7 @@ def combine(reports: Iterable[Report], *, steps: bool = False) -> Report:
     whole is partial. Beside a refusal, parts that had nothing to do or were skipped are no part success: a person has
     to look. Beside a failure they are none where the parts are ``steps`` of one clinic's run; clinics that had nothing
     to do are well. Of several plans the last that something is to be done with is the whole's, and a reason
-    ``plan:ID,ID`` names the others. What parts say alike is said once, and those first that had something to do.
+    ``other_plans`` names the others. What parts say alike is said once, and those first that had something to do.
     """
     parts = list(reports)
     outcomes = {part.outcome for part in parts}
@@ -172,13 +159,15 @@ def combine(reports: Iterable[Report], *, steps: bool = False) -> Report:
         outcome = Outcome.FAILED
     else:
         outcome = Outcome.PARTIAL
-    figures: dict[str, int | float | str] = {}
+    figures: dict[str, Value] = {}
     for part in parts:
         for label, figure in part.figures.items():
-            value = figure
+            value: Value = figure
             before = figures.get(label)
             if isinstance(before, int | float) and isinstance(value, int | float):
                 value = before + value
+            elif isinstance(before, Count) and isinstance(value, Count) and before.noun == value.noun:
+                value = Count(value.noun, before.n + value.n)
             figures[label] = value
     told = [reason for part in sorted(parts, key=lambda part: part.outcome not in working) for reason in part.reasons]
     plans = [part.plan_id for part in parts if part.plan_id is not None and part.outcome in working]
@@ -191,10 +180,9 @@ def combine(reports: Iterable[Report], *, steps: bool = False) -> Report:
         figures,
         tuple(table for part in parts for table in part.tables),
         plans[-1] if plans else None,
+        preview=bool(parts) and all(part.preview for part in parts),
     )
 
 
 def _other_plans(plans: list[int]) -> Reason:
-    numbers = ", ".join(map(str, plans))
-    they = f"C'è anche il piano {numbers}" if len(plans) == 1 else f"Ci sono anche i piani {numbers}"
-    return Reason(f"plan:{numbers.replace(' ', '')}", f"{they}: «polydesk plan show NUMERO».", count=len(plans))
+    return Reason("other_plans", {"plans": Several(tuple(plans))}, count=len(plans))

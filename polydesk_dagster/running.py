@@ -6,22 +6,25 @@ Rules do not come here; they return reports. No ``from __future__ import annotat
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
 
-from polydesk_dagster.catalog import BY_KEY, ROME, Every, Service
+from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.changes.plans import AHEAD
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.errors import PolydeskError, TransientError, where
-from polydesk_dagster.outcome import COUNT_WORDS, OUTCOME_WORDS, SHOWN_ROWS, Outcome, Reason, Report, Table, in_words
+from polydesk_dagster.errors import PolydeskError, where
+from polydesk_dagster.outcome import SHOWN_ROWS, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import metadata
+from polydesk_dagster.values import Instant, ServiceKey, Value
 
 
 class ServiceConfig(dg.Config):
@@ -75,7 +78,7 @@ def serve(
 
 def failure(name: str, report: Report) -> dg.Failure:
     """How a step ends by ``report``."""
-    return dg.Failure(f"{name}: {summary(report)}", metadata=metadata(report), allow_retries=False)
+    return dg.Failure(f"{name}: {teller().summary(report)}", metadata=metadata(report), allow_retries=False)
 
 
 def perform(
@@ -108,9 +111,10 @@ def perform(
     )
     with exclusive(engine, service, clinic) as alone:
         if not alone:
-            report = _busy(name, clinic)
+            report = Report.skipped("already_running", {"service": name}, clinic)
         else:
             report = _too_early(service, run, started) or _run_safely(rule, run, service)
+    report = replace(report, preview=run.preview or report.preview)
     with engine.begin() as connection:
         service_runs.record(
             connection,
@@ -123,9 +127,10 @@ def perform(
             started=started,
             seconds=time.monotonic() - clock,
         )
+    t = teller()
     for reason in report.reasons[:SHOWN_ROWS]:
-        context.log.info("%s: %s", reason.clinic or "tutte le cliniche", reason.message)
-    context.log.info("%s: %s", name, summary(report))
+        context.log.info("%s: %s", reason.clinic or t.text("all_clinics"), t.reason(reason))
+    context.log.info("%s: %s", name, t.summary(report))
     return report
 
 
@@ -169,9 +174,9 @@ def _instant(text: str | None, now: datetime) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise dg.Failure(f"as_of «{text}» non è un istante RFC 3339", allow_retries=False) from None
+        raise dg.Failure(teller().text("reason.no_instant", given=text), allow_retries=False) from None
     if instant.tzinfo is None:
-        raise dg.Failure(f"as_of «{text}» non ha il fuso: scrivi per esempio {text}+01:00", allow_retries=False)
+        raise dg.Failure(teller().text("reason.no_offset", given=text), allow_retries=False)
     return instant.astimezone(UTC)
 
 
@@ -179,74 +184,17 @@ def _too_early(service: str, run: Run, now: datetime) -> Report | None:
     """Why a service that destroys may not work at ``run.as_of``, an instant still to come; None if it may."""
     if run.preview or service not in BY_KEY or not BY_KEY[service].destroys or run.as_of <= now + AHEAD:
         return None
-    message = (
-        f"«{BY_KEY[service].name}» fa cose che non tornano indietro da sole e non lavora nel futuro: as_of è "
-        f"{run.as_of.astimezone(ROME):%d/%m/%Y %H:%M}, adesso sono le {now.astimezone(ROME):%H:%M} del "
-        f"{now.astimezone(ROME):%d/%m/%Y}. Togli as_of, o chiedi solo l'anteprima."
-    )
-    return Report.refused("ahead", message, run.clinic)
-
-
-def _busy(name: str, clinic: str | None) -> Report:
-    return Report.skipped("already_running", f"«{name}» è già in esecuzione: questa volta non serve.", clinic)
+    values: dict[str, Value] = {"service": ServiceKey(service), "asked": Instant(run.as_of), "now": Instant(now)}
+    return Report.refused("ahead", values, run.clinic)
 
 
 def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report:
     try:
         return rule(run)
     except PolydeskError as error:
-        code = "transient" if isinstance(error, TransientError) else "permanent"
-        return Report.failed(code, str(error), run.clinic)
+        return Report.of_failure(replace(error.reason, clinic=error.reason.clinic or run.clinic))
     except dg.Failure:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
         run.log.error("Errore imprevisto in %s:\n%s", service, where(error))  # noqa: TRY400 - never the message
-        return Report.failed(
-            "unexpected",
-            f"Errore imprevisto ({type(error).__name__}); il dettaglio tecnico è nel log dell'esecuzione. "
-            "Nessuna modifica a metà: riprova, e se si ripete chiama l'assistenza.",
-            run.clinic,
-        )
-
-
-def summary(report: Report) -> str:
-    """One Italian line: the outcome, the counts that are not zero, the first reason."""
-    counts = in_words(report.counts.as_dict())
-    first = f" — {report.reasons[0].message}" if report.reasons else ""
-    return f"{OUTCOME_WORDS[report.outcome][0]}{f' ({counts})' if counts else ''}{first}"
-
-
-def metadata(report: Report) -> dict[str, dg.MetadataValue]:
-    """The report as an operator reads it on Dagster's page."""
-    shown: dict[str, dg.MetadataValue] = {"Esito": dg.MetadataValue.text(OUTCOME_WORDS[report.outcome][0])}
-    for key, value in report.counts.as_dict().items():
-        shown[COUNT_WORDS[key][0].capitalize()] = dg.MetadataValue.int(value)
-    for label, figure in report.figures.items():
-        shown[label] = dg.MetadataValue.text(figure) if isinstance(figure, str) else _number(figure)
-    if report.plan_id is not None:
-        shown["Piano"] = dg.MetadataValue.int(report.plan_id)
-    if report.reasons:
-        shown["Motivi"] = _markdown(_reasons_table(report.reasons))
-    for table in report.tables:
-        shown[table.title] = _markdown(table)
-    return shown
-
-
-def _number(value: float) -> dg.MetadataValue:
-    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
-
-
-def _reasons_table(reasons: tuple[Reason, ...]) -> Table:
-    rows = tuple((reason.clinic or "tutte", reason.message, reason.count) for reason in reasons)
-    return Table("Motivi", ("Clinica", "Motivo", "Quanti"), rows, len(rows))
-
-
-def _markdown(table: Table) -> dg.MetadataValue:
-    def cell(value: object) -> str:
-        return ("" if value is None else str(value)).replace("|", "\\|").replace("\n", " ")
-
-    lines = [" | ".join(("", *table.columns, "")).strip(), "|" + " --- |" * len(table.columns)]
-    lines += [" | ".join(("", *map(cell, row), "")).strip() for row in table.rows[:SHOWN_ROWS]]
-    if table.total > min(len(table.rows), SHOWN_ROWS):
-        lines.append(f"\n… e altre {table.total - min(len(table.rows), SHOWN_ROWS)} righe.")
-    return dg.MetadataValue.md("\n".join(lines))
+        return Report.failed("unexpected", {"error": type(error).__name__}, run.clinic)

@@ -7,7 +7,8 @@ import dagster as dg
 
 from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ServiceConfig, metadata, serve
+from polydesk_dagster.running import ServiceConfig, serve
+from polydesk_dagster.told.dagster import metadata
 
 DESCRIPTIONS = {
     "specialists": "L'elenco dei medici di ogni clinica, in ordine alfabetico, come il sito lo carica per primo.",

@@ -5,7 +5,8 @@ import dagster as dg
 from polydesk_dagster.clinic.calendar import closures, slots
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told.dagster import metadata
 
 
 class GenerateSlotsConfig(ServiceConfig):

@@ -10,7 +10,8 @@ from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources import knowledge
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told.dagster import metadata
 
 YELLOW = "reindex_knowledge"
 

@@ -10,7 +10,8 @@ from polydesk_dagster.clinic.messages.kinds import PREPARATION, REMINDER, Kind
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told.dagster import metadata
 
 
 class MessagesConfig(ServiceConfig):

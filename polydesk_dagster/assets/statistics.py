@@ -15,7 +15,8 @@ from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.clinic.statistics.views import VIEWS, View
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told.dagster import metadata
 
 ROME = ZoneInfo("Europe/Rome")
 BEFORE = timedelta(days=30)

@@ -15,11 +15,12 @@ from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Context, Run, ServiceConfig, failure, metadata, perform, serve
+from polydesk_dagster.running import Context, Run, ServiceConfig, failure, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.settings import person
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.told.dagster import metadata
 
 BUILT_IN_GUARDS = {
     "source_empty": "La fonte ha dato almeno i record che ci si aspetta.",

@@ -6,9 +6,10 @@ import dagster as dg
 
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, serve
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.sources.studiolab import events, looking
+from polydesk_dagster.told.dagster import metadata
 
 
 class EventsConfig(ServiceConfig):

@@ -90,7 +90,7 @@ def _why(row: dict[str, Any]) -> str:
     if not reasons or Outcome(row["outcome"]) in {Outcome.OK, Outcome.NOTHING_TO_DO}:
         return ""
     more = say(f" (e altri {len(reasons) - 1})", f" (and {len(reasons) - 1} more)") if len(reasons) > 1 else ""
-    return f"{reasons[0]['message']}{more}"
+    return f"{reasons[0]['text']}{more}"
 
 
 def went_well(results: list[dict[str, Any]]) -> bool:

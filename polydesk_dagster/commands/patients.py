@@ -241,12 +241,12 @@ def _answer(report: Report, *, json: bool) -> None:
             {
                 "outcome": report.outcome,
                 "counts": report.counts.as_dict(),
-                "reasons": [reason.as_dict() for reason in report.reasons],
+                "reasons": [{**reason.as_dict(), "text": show.told().reason(reason)} for reason in report.reasons],
             }
         )
     else:
         console = show.out()
         console.print(show.outcome(report.outcome))
         for reason in report.reasons:
-            console.print(f"  {reason.message}")
+            console.print(f"  {show.told().reason(reason)}")
     raise typer.Exit(EXIT_STATUS[report.outcome])

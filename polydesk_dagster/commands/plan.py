@@ -343,7 +343,7 @@ def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:
                 "clinic": plan.clinic,
                 "outcome": report.outcome,
                 "counts": report.counts.as_dict(),
-                "reasons": [reason.as_dict() for reason in report.reasons],
+                "reasons": [{**reason.as_dict(), "text": show.told().reason(reason)} for reason in report.reasons],
             }
         )
     else:
@@ -351,5 +351,5 @@ def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:
         counts = show.counts(report.counts.as_dict())
         console.print(Text.assemble((what, "bold"), ": ", show.outcome(report.outcome), "  ", counts))
         for reason in report.reasons:
-            console.print(f"  {reason.message}")
+            console.print(f"  {show.told().reason(reason)}")
     raise typer.Exit(EXIT_STATUS[report.outcome])

@@ -21,6 +21,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, WHAT_TO_DO, Outcome, Report, combine
+from polydesk_dagster.values import Several
 
 Option = typer.Option
 Message = Mapping[str, Any]
@@ -106,7 +107,7 @@ def run(
     if json:
         show.as_json(result)
     else:
-        tell(service, result, heads, report, looked=preview or _only_looks(service, reason, confirm))
+        tell(service, heads, report, looked=preview or _only_looks(service, reason, confirm))
     raise typer.Exit(EXIT_STATUS[report.outcome])
 
 
@@ -216,7 +217,7 @@ def as_object(
         "clinic": clinic,
         "outcome": report.outcome,
         "counts": report.counts.as_dict(),
-        "reasons": [reason.as_dict() for reason in report.reasons],
+        "reasons": [{**reason.as_dict(), "text": show.told().reason(reason)} for reason in report.reasons],
         "plan_id": report.plan_id,
         "started_at": started.isoformat(),
         "seconds": round(seconds, 3),
@@ -228,27 +229,29 @@ def _only_looks(service: Service, reason: str | None, confirm: str | None) -> bo
     return service.place is Place.EMERGENCY and Press(reason or "", confirm or "").looks_only
 
 
-def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan], report: Report, *, looked: bool) -> None:
+def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked: bool) -> None:
     """For people: the outcome, the reasons, the figures, and each of the plans ``heads`` with what to type next. After
     a mere look also the tables of what would be done."""
-    console = show.out()
-    outcome, counts = show.outcome(result["outcome"]), show.counts(result["counts"])
-    only = say(" (anteprima, niente è cambiato)", " (preview, nothing has changed)") if looked else ""
-    console.print(Text.assemble((service.name, "bold"), only, ": ", outcome, "  ", counts))
-    codes = {reason["code"] for reason in result["reasons"]}
-    for reason in result["reasons"]:
-        if reason["code"].startswith("plan:"):
+    console, t = show.out(), show.told()
+    outcome = Text(t.outcome(report.outcome, preview=report.preview), show.COLOURS[report.outcome])
+    counts = t.counts(report.counts, preview=report.preview)
+    console.print(Text.assemble((t.service(service.key), "bold"), ": ", outcome, "  ", counts))
+    for reason in report.reasons:
+        if reason.code == "other_plans":
             continue
-        where = f"{reason['clinic']}: " if reason["clinic"] else ""
-        times = f" ({reason['count']})" if reason["count"] != 1 else ""
-        console.print(f"  · {where}{reason['message']}{times}")
+        where = f"{reason.clinic}: " if reason.clinic else ""
+        times = f" ({reason.count})" if reason.count != 1 else ""
+        console.print(f"  · {where}{t.reason(reason)}{times}")
     for table in report.tables if looked else ():
-        show.table(table.title, table.columns, table.rows)
-        if table.total > len(table.rows):
-            console.print(say(f"  … e altre {table.total - len(table.rows)} righe.", f"  … {table.total} rows in all."))
-    for label, figure in report.figures.items():
-        if label != WHAT_TO_DO or (len(heads) == 1 and "what_to_do" not in codes):
-            console.print(f"  {label}: {figure}")
+        columns = [t.label("column", column) for column in table.columns]
+        rows = ([t.value(cell) for cell in row] for row in table.rows)
+        show.table(t.label("table", table.key), columns, rows)
+        if left := table.total - len(table.rows):
+            console.print(f"  {t.text('more_rows', count=left)}")
+    codes = {reason.code for reason in report.reasons}
+    for key, figure in report.figures.items():
+        if key != WHAT_TO_DO or (len(heads) == 1 and "what_to_do" not in codes):
+            console.print(f"  {t.label('figure', key)}: {t.value(figure)}")
     for plan in heads.values():
         about = " · ".join(
             filter(None, (registry.kind(plan.kind).label, plan.clinic, show.counts(plan.counts.as_dict())))
@@ -263,8 +266,12 @@ def tell(service: Service, result: dict[str, Any], heads: Mapping[int, Plan], re
 
 def _heads(installation: Installation, report: Report) -> dict[int, Plan]:
     """The plans that ``report`` names, its own last."""
-    said = [reason.code.removeprefix("plan:") for reason in report.reasons if reason.code.startswith("plan:")]
-    others = [int(number) for numbers in said for number in numbers.split(",")]
+    others = [
+        int(plan)  # type: ignore[arg-type]
+        for reason in report.reasons
+        if reason.code == "other_plans" and isinstance(plans_named := reason.values["plans"], Several)
+        for plan in plans_named.items
+    ]
     with installation.engine.connect() as connection:
         return {plan: plans.load(connection, plan) for plan in (*others, report.plan_id) if plan is not None}
 

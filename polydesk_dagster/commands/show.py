@@ -11,20 +11,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polydesk_dagster.outcome import OUTCOME_WORDS, in_words
+from polydesk_dagster.told import Teller, teller
+from polydesk_dagster.values import Value
 
 _language = "it"
 
 
 def speak(language: str) -> None:
-    """Choose the language of everything that is printed from now on: ``it`` or ``en``."""
+    """Choose the language of everything that is printed from now on: ``it``, ``en`` or ``de``."""
     global _language  # noqa: PLW0603 - one process serves one person
     _language = language
 
 
-def say(italian: str, english: str) -> str:
-    """The wording in the chosen language."""
-    return english if _language == "en" else italian
+def say(name: str, english: str | None = None, /, **values: Value) -> str:
+    """The sentence ``name`` of the catalogues in the chosen language."""
+    if english is not None:
+        return name if _language == "it" else english
+    return told().text(name, **values)
+
+
+def told() -> Teller:
+    """Who speaks the chosen language."""
+    return teller(_language)
 
 
 def english() -> bool:
@@ -69,8 +77,8 @@ COLOURS = {
 
 def outcome(key: str) -> Text:
     """The outcome in words, coloured for a terminal."""
-    return Text(say(*OUTCOME_WORDS[key]), COLOURS[key])
+    return Text(told().outcome(key), COLOURS[key])
 
 
 def counts(values: dict[str, int]) -> str:
-    return in_words(values, english=english())
+    return told().counts(values)

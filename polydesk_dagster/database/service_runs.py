@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table
+from polydesk_dagster.values import from_json, mapping_from_json, to_json
 
 
 def record(
@@ -39,8 +40,8 @@ def record(
             "outcome": report.outcome,
             "counts": json.dumps(report.counts.as_dict()),
             "reasons": json.dumps([reason.as_dict() for reason in report.reasons], ensure_ascii=False),
-            "figures": json.dumps(dict(report.figures), ensure_ascii=False),
-            "tables": json.dumps([_kept(table) for table in report.tables], ensure_ascii=False, default=str),
+            "figures": json.dumps(to_json(report.figures), ensure_ascii=False),
+            "tables": json.dumps([_kept(table) for table in report.tables], ensure_ascii=False),
             "plan_id": report.plan_id,
             "as_of": as_of,
             "started": started,
@@ -50,11 +51,14 @@ def record(
 
 
 def _kept(table: Table) -> dict[str, object]:
-    return {"title": table.title, "columns": table.columns, "rows": table.rows[:SHOWN_ROWS], "total": table.total}
+    rows = [[to_json(cell) for cell in row] for row in table.rows[:SHOWN_ROWS]]
+    return {"key": table.key, "columns": table.columns, "rows": rows, "total": table.total}
 
 
 def _table(kept: dict[str, Any]) -> Table:
-    return Table(kept["title"], tuple(kept["columns"]), tuple(map(tuple, kept["rows"])), kept["total"])
+    """A table as it was kept; before there were keys it had a title."""
+    rows = tuple(tuple(map(from_json, row)) for row in kept["rows"])
+    return Table(kept.get("key") or kept["title"], tuple(kept["columns"]), rows, kept["total"])
 
 
 def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
@@ -62,7 +66,7 @@ def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[
     was only a preview counts where the whole run was one."""
     rows = connection.execute(
         sa.text("""
-            SELECT c.code, r.outcome, r.counts, r.reasons, r.figures, r.tables, r.plan_id
+            SELECT c.code, r.outcome, r.counts, r.reasons, r.figures, r.tables, r.plan_id, r.preview
             FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
             WHERE r.dagster_run = :run AND r.service = :service
               AND r.preview = (SELECT bool_and(preview) FROM service_run
@@ -76,11 +80,12 @@ def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[
             Report(
                 Outcome(outcome),
                 Counts(**counts),
-                tuple(Reason(**reason) for reason in reasons),
-                figures,
+                tuple(map(Reason.from_dict, reasons)),
+                mapping_from_json(figures),
                 tuple(map(_table, tables)),
                 plan_id,
+                preview,
             ),
         )
-        for code, outcome, counts, reasons, figures, tables, plan_id in rows
+        for code, outcome, counts, reasons, figures, tables, plan_id, preview in rows
     ]

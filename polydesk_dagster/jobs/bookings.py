@@ -13,8 +13,9 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, job_tags, metadata, serve, service_job
+from polydesk_dagster.running import Run, ServiceConfig, job_tags, serve, service_job
 from polydesk_dagster.settings import person
+from polydesk_dagster.told.dagster import metadata
 
 SCHEDULED = "dagster"
 """Who acts, for the audit trail, where nobody gave their word for anything."""

@@ -12,8 +12,9 @@ from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, metadata, serve
+from polydesk_dagster.running import Run, ServiceConfig, serve
 from polydesk_dagster.settings import person
+from polydesk_dagster.told.dagster import metadata
 
 KEY, TITLE = "undo_plan", "Annulla un piano"
 DESCRIPTION = (

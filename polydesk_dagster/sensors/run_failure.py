@@ -11,6 +11,8 @@ from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import alerts
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason
 
 _TICK_SECONDS = 60
 _MOST_RUNS = 500
@@ -76,8 +78,7 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
         with polydesk.engine().connect() as connection:
             rows = connection.execute(
                 sa.text("""
-                    SELECT r.service, r.dagster_run, r.ended, g.reason ->> 'clinic' AS clinic,
-                           g.reason ->> 'message' AS message
+                    SELECT r.service, r.dagster_run, r.ended, g.reason
                     FROM (SELECT *, started_at + seconds * interval '1 second' AS ended FROM service_run) r
                     CROSS JOIN LATERAL (SELECT reason FROM jsonb_array_elements(r.reasons) reason
                                         WHERE reason ->> 'code' = 'guard' LIMIT 1) g
@@ -88,7 +89,11 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
             ).all()
     except sa.exc.SQLAlchemyError:
         return []
-    return [alerts.Failure(row.dagster_run, row.service, row.clinic, row.ended, row.message) for row in rows]
+    reasons = [Reason.from_dict(row.reason) for row in rows]
+    return [
+        alerts.Failure(row.dagster_run, row.service, reason.clinic, row.ended, teller().reason(reason))
+        for row, reason in zip(rows, reasons, strict=True)
+    ]
 
 
 def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, str]:
@@ -98,13 +103,13 @@ def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, st
         with polydesk.engine().connect() as connection:
             rows = connection.execute(
                 sa.text("""
-                    SELECT dagster_run, reasons -> 0 ->> 'message'
+                    SELECT dagster_run, reasons -> 0
                     FROM service_run
                     WHERE dagster_run = ANY(:runs) AND outcome IN ('failed', 'refused') AND reasons <> '[]'
                     ORDER BY id"""),
                 {"runs": list(run_ids)},
             )
-            return {run: message for run, message in rows if message}
+            return {run: teller().reason(Reason.from_dict(reason)) for run, reason in rows}
     except sa.exc.SQLAlchemyError:
         return {}
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from polydesk_dagster.catalog import SERVICES
-from polydesk_dagster.outcome import OUTCOME_WORDS, Outcome
+from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "servizi.md").read_text(encoding="utf-8")
 SECTION = re.compile(
@@ -26,4 +27,4 @@ def test_every_service_is_explained() -> None:
 
 def test_every_outcome_is_explained() -> None:
     for outcome in Outcome:
-        assert re.search(rf"^\| {OUTCOME_WORDS[outcome][0]} \| `{outcome}` \|", GUIDE, re.MULTILINE), outcome
+        assert re.search(rf"^\| {teller().outcome(outcome)} \| `{outcome}` \|", GUIDE, re.MULTILINE), outcome

@@ -20,6 +20,7 @@ from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig
+from polydesk_dagster.told.dagster import metadata
 
 Rule = Callable[[Run], Report]
 
@@ -47,7 +48,7 @@ def run(
 
 def _job(rule: Rule) -> dg.JobDefinition:
     def body(context: dg.OpExecutionContext, config: ServiceConfig, polydesk: PolydeskResource) -> None:
-        context.add_output_metadata(running.metadata(running.serve(context, polydesk, "generate_slots", config, rule)))
+        context.add_output_metadata(metadata(running.serve(context, polydesk, "generate_slots", config, rule)))
 
     # the annotations of this module are strings, and Dagster reads real ones
     body.__annotations__ = {
@@ -89,15 +90,12 @@ def test_a_report_is_recorded_and_shown(run: Callable[..., dg.ExecuteInProcessRe
     shown = next(event for event in result.all_events if event.event_type_value == "STEP_OUTPUT")
     metadata = shown.step_output_data.metadata
     assert metadata["Esito"].value == "riuscito in parte"
-    assert metadata["Creati"].value == 3
+    assert metadata["Aggiunte"].value == 3
     assert metadata["Quota"].value == 0.5
-    assert metadata["Tabella"].value.splitlines() == [
-        "| A | B |",
-        "| --- | --- |",
-        "| 1 |  |",
-        "| x\\|y | 2 |",
-        "",
-        "… e altre 7 righe.",
+    assert [record.data for record in metadata["Tabella"].records] == [
+        {"A": "1", "B": ""},
+        {"A": "x|y", "B": "2"},
+        {"A": "… e altre 7 righe.", "B": ""},
     ]
     with engine.connect() as connection:
         ((clinic, read),) = recorded(connection, result.run_id, "generate_slots")
@@ -116,7 +114,7 @@ def test_refused_and_failed_fail_the_run_and_are_recorded(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(TransientError("il server non risponde"), "transient"), (PermanentError("no"), "permanent")]
+    ("error", "code"), [(TransientError("il server non risponde"), "transient"), (PermanentError("no"), "no")]
 )
 def test_expected_errors_become_a_failed_report(
     run: Callable[..., dg.ExecuteInProcessResult], engine: sa.Engine, error: Exception, code: str

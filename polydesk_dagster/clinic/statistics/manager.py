@@ -40,7 +40,7 @@ th { border-bottom: 1px solid #888 } td { border-bottom: 1px solid #eee } td + t
 <img alt="{{ section.label }}" src="{{ section.picture }}">
 <dl>{% for label, value in section.figures.items() %}<dt>{{ label }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 {% for table in section.tables if table.rows %}
-<h3>{{ table.title }}</h3>
+<h3>{{ table.key }}</h3>
 <table><thead><tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ "" if cell is none else cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>
@@ -132,7 +132,7 @@ def write_xlsx(report: ManagerReport, target: Path) -> None:
 
     book = Workbook()
     summary = book.active
-    summary.title = "Riepilogo"
+    summary.key = "Riepilogo"
     for line in (report.title, report.period, report.note):
         summary.append([line])
     summary["A1"].font = Font(bold=True, size=14)
@@ -148,7 +148,7 @@ def write_xlsx(report: ManagerReport, target: Path) -> None:
         for _ in range(int(picture.height / 18)):
             summary.append([""])
     for table in _tables(report):
-        sheet = book.create_sheet(table.title[:31])
+        sheet = book.create_sheet(table.key[:31])
         sheet.append(list(table.columns))
         for cell in sheet[1]:
             cell.font = Font(bold=True)

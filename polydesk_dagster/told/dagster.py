@@ -1,0 +1,55 @@
+"""A report as an operator reads it on Dagster's page: metadata without Markdown, which could hold live images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from polydesk_dagster.outcome import SHOWN_ROWS, Report, Table
+from polydesk_dagster.told.speaking import teller
+from polydesk_dagster.values import Reason, Value
+
+
+def metadata(report: Report) -> dict[str, dg.MetadataValue]:
+    """Outcome, counts, figures, reasons and tables of ``report``, by Italian label."""
+    t = teller()
+    shown: dict[str, dg.MetadataValue] = {
+        t.label("figure", "outcome"): dg.MetadataValue.text(t.outcome(report.outcome, preview=report.preview))
+    }
+    for key, number in report.counts.as_dict().items():
+        shown[t.label("column", f"to_be.{key}" if report.preview else key)] = dg.MetadataValue.int(number)
+    for key, figure in report.figures.items():
+        shown[t.label("figure", key)] = _figure(figure)
+    if report.plan_id is not None:
+        shown[t.label("figure", "plan")] = dg.MetadataValue.int(report.plan_id)
+    if report.reasons:
+        shown[t.label("table", "reasons")] = _table(_reasons(report.reasons))
+    for table in report.tables:
+        shown[t.label("table", table.key)] = _table(table)
+    return shown
+
+
+def _figure(value: Value) -> dg.MetadataValue:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return dg.MetadataValue.text(teller().value(value))
+    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
+
+
+def _reasons(reasons: tuple[Reason, ...]) -> Table:
+    t = teller()
+    rows = tuple((each.clinic or t.text("all_clinics"), each, each.count) for each in reasons)
+    return Table("reasons", ("clinic", "reason", "how_many"), rows, len(rows))
+
+
+def _table(table: Table) -> dg.MetadataValue:
+    t = teller()
+    titles = [t.label("column", key) for key in table.columns]
+    rows: list[Mapping[str, str]] = [
+        {title: "" if cell is None else t.value(cell) for title, cell in zip(titles, row, strict=True)}
+        for row in table.rows[:SHOWN_ROWS]
+    ]
+    if left := table.total - len(rows):
+        rows.append({title: t.text("more_rows", count=left) if title == titles[0] else "" for title in titles})
+    schema = dg.TableSchema([dg.TableColumn(title, "string") for title in titles])
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema)
