@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from benchmarks.harness import Bench, Figure, peak_mb, settle
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import answers, confirming, holds
 from polydesk_dagster.database.engine import create_engine
 
 CLIENTS = 16
@@ -37,12 +37,12 @@ Work = Callable[[sa.Engine, int, int], None]
 def _place_and_confirm(engine: sa.Engine, first: int, share: int) -> None:
     for slot in range(first, first + share):
         token = holds.new_token()
-        booking = holds.Booking(service_id=1 + (slot + 1) % 5, patient_id=1 + slot % 2000)
+        booking = confirming.Booking(service_id=1 + (slot + 1) % 5, patient_id=1 + slot % 2000)
         with engine.begin() as connection:
             placed = holds.place(connection, slot_id=slot, token=token, visitor=f"visitor {slot}", as_of=AS_OF)
         with engine.begin() as connection:
-            confirmed = holds.confirm(connection, token=token, booking=booking, as_of=AS_OF)
-        if confirmed.answer is not holds.Answer.CONFIRMED:
+            confirmed = confirming.confirm(connection, token=token, booking=booking, as_of=AS_OF)
+        if confirmed.answer is not answers.Answer.CONFIRMED:
             raise RuntimeError(f"slot {slot}: {placed.answer}, then {confirmed.answer}")
 
 

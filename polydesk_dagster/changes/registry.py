@@ -8,8 +8,8 @@ from polydesk_dagster.changes.kind import Kind
 
 WHERE = {
     "message_template": "polydesk_dagster.clinic.messages.reset:MESSAGE_TEMPLATE",
-    "expired_hold": "polydesk_dagster.clinic.bookings.holds:EXPIRED_HOLD",
-    "revoked_hold": "polydesk_dagster.clinic.bookings.holds:REVOKED_HOLD",
+    "expired_hold": "polydesk_dagster.clinic.bookings.sweeping:EXPIRED_HOLD",
+    "revoked_hold": "polydesk_dagster.clinic.bookings.releasing:REVOKED_HOLD",
     "unverified_booking": "polydesk_dagster.clinic.bookings.unverified:UNVERIFIED_BOOKING",
     "cleanup": "polydesk_dagster.clinic.upkeep.retention:CLEANUP",
     "deleted_service": "polydesk_dagster.clinic.upkeep.recovery:DELETED_SERVICE",

@@ -6,9 +6,9 @@ import dagster as dg
 from pydantic import Field
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
-from polydesk_dagster.clinic.upkeep import retention, temporary
+from polydesk_dagster.clinic.upkeep import registry, retention, temporary
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Report, combine
@@ -32,7 +32,7 @@ class ReleaseExpiredHoldsConfig(ServiceConfig):
 
 def _release_expired_holds(run: Run, config: ReleaseExpiredHoldsConfig) -> Report:
     with run.engine.begin() as connection:
-        return holds.release_expired(
+        return sweeping.release_expired(
             connection,
             run.as_of,
             clinic=run.clinic,
@@ -72,7 +72,7 @@ def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
         run.engine,
         run.as_of,
         service="delete_unverified_appointments",
-        chosen=retention.UNVERIFIED_BOOKINGS,
+        chosen=registry.UNVERIFIED_BOOKINGS,
         preview=run.preview,
         rest=_rest,
         progress=run.progress,
@@ -106,7 +106,7 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
     if config.past_guard:
         return _name_the_plan(config.past_guard, "nightly_cleanup")
     try:
-        chosen = retention.data_sets(config.only)
+        chosen = registry.data_sets(config.only)
     except PermanentError as error:
         return Report.refused("unknown_data_set", str(error))
     records = retention.clean(

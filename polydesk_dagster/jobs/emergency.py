@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import releasing
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.messages import reset
 from polydesk_dagster.clinic.upkeep import recovery
@@ -39,7 +39,7 @@ def press_of(config: EmergencyConfig) -> Press:
 
 def _release_all_holds(run: Run, config: EmergencyConfig) -> Report:
     with run.engine.begin() as connection:
-        return holds.release_all(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+        return releasing.release_all(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
 
 
 def _recover_deleted_services(run: Run, config: EmergencyConfig) -> Report:

@@ -8,7 +8,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDER
@@ -23,7 +23,7 @@ DUE: Mapping[str, Due] = {
     "refresh_statistics": refresh.due,
     "refresh_caches": caches.due,
     "send_reminders": partial(messages_due, [REMINDER.key, *PASSING]),
-    "release_expired_holds": holds.nothing_expired,
+    "release_expired_holds": sweeping.nothing_expired,
     "delete_unverified_appointments": bookings.nothing_unverified,
     "index_knowledge": why_no_indexing,
     "send_preparation_notices": partial(messages_due, [PREPARATION.key, *PASSING]),

@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import emergency, holds
+from polydesk_dagster.clinic.bookings import answers, confirming, emergency, holds, releasing, sweeping
+from polydesk_dagster.clinic.bookings.answers import Answer
+from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.bookings.holds import Answer, Booking
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
@@ -39,19 +40,19 @@ def press(
     engine: sa.Engine, given: Press, *, preview: bool = False, after: timedelta = MINUTE, clinic: str | None = None
 ) -> Report:
     with engine.begin() as connection:
-        return holds.release_all(connection, AS_OF + after, given, clinic=clinic, preview=preview)
+        return releasing.release_all(connection, AS_OF + after, given, clinic=clinic, preview=preview)
 
 
-def confirm(engine: sa.Engine, practice: world.Practice, who: str, after: timedelta = 2 * MINUTE) -> holds.Reply:
+def confirm(engine: sa.Engine, practice: world.Practice, who: str, after: timedelta = 2 * MINUTE) -> answers.Reply:
     with engine.begin() as connection:
         booking = Booking(practice.service, practice.patient)
-        return holds.confirm(connection, token=f"token {who}", booking=booking, as_of=AS_OF + after)
+        return confirming.confirm(connection, token=f"token {who}", booking=booking, as_of=AS_OF + after)
 
 
 def test_release_all_shows_who_would_lose_what(engine: sa.Engine, practice: world.Practice) -> None:
     place(engine, practice, "ada", "bice", "cleo")
     with engine.begin() as connection:
-        holds.begin_confirming(connection, token="token cleo", as_of=AS_OF)
+        confirming.begin_confirming(connection, token="token cleo", as_of=AS_OF)
     report = press(engine, Press(), after=3 * MINUTE)
     assert report.tables[0].rows == (("BO01", 2, 0, 1, 180, 2),)
     assert "«LIBERA 2»" in str(report.figures["Che cosa fare"])
@@ -62,7 +63,7 @@ def test_release_all_shows_who_would_lose_what(engine: sa.Engine, practice: worl
 def test_what_is_released_leaves_a_tombstone_and_payments_stay(engine: sa.Engine, practice: world.Practice) -> None:
     place(engine, practice, "ada", "bice", "cleo")
     with engine.begin() as connection:
-        holds.begin_confirming(connection, token="token cleo", as_of=AS_OF)
+        confirming.begin_confirming(connection, token="token cleo", as_of=AS_OF)
     press(engine, Press(), preview=True)
     report = press(engine, Press(WHY, "LIBERA 2", "desk:anna"))
     assert (report.outcome, report.counts.updated) == (Outcome.OK, 2)
@@ -175,7 +176,7 @@ def test_two_presses_in_one_instant_are_one_after_the_other(engine: sa.Engine, p
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as connection:
             given = Press(WHY, "LIBERA 1")
-            first = holds.release_all(connection, AS_OF + MINUTE, given, clinic="BO01")
+            first = releasing.release_all(connection, AS_OF + MINUTE, given, clinic="BO01")
             second = pool.submit(press, engine, given)
             with pytest.raises(TimeoutError):
                 second.result(timeout=1)
@@ -247,22 +248,22 @@ def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, 
 def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Engine, practice: world.Practice) -> None:
     place(engine, practice, "ada", "bice", "cleo")
     with engine.begin() as connection:
-        paying = holds.begin_confirming(connection, token="token cleo", as_of=AS_OF).hold_id
+        paying = confirming.begin_confirming(connection, token="token cleo", as_of=AS_OF).hold_id
         holds.renew(connection, token="token bice", as_of=AS_OF + 5 * MINUTE)
     with engine.begin() as connection:
-        assert holds.nothing_expired(connection, AS_OF + MINUTE)
-        assert holds.nothing_expired(connection, AS_OF + 3 * MINUTE) is None, "a payment is stuck"
-        report = holds.release_expired(connection, AS_OF + 11 * MINUTE)
+        assert sweeping.nothing_expired(connection, AS_OF + MINUTE)
+        assert sweeping.nothing_expired(connection, AS_OF + 3 * MINUTE) is None, "a payment is stuck"
+        report = sweeping.release_expired(connection, AS_OF + 11 * MINUTE)
     assert (report.counts.updated, report.counts.skipped) == (1, 1)
     assert any(f"blocco {paying}" in str(row) for row in report.tables[0].rows)
     assert confirm(engine, practice, "ada").answer is Answer.EXPIRED
     with engine.begin() as connection:
-        again = holds.release_expired(connection, AS_OF + 12 * MINUTE)
+        again = sweeping.release_expired(connection, AS_OF + 12 * MINUTE)
         assert again.outcome is Outcome.NOTHING_TO_DO
         assert "BO01" in again.reasons[0].message
         assert f"blocco {paying}: pagamento in corso da 12 minuti" in again.reasons[0].message
-        assert holds.nothing_expired(connection, AS_OF + 12 * MINUTE) is None, "a person still has to look"
-        settled = holds.release_expired(connection, AS_OF + 13 * MINUTE, unpaid=[paying or 0])
+        assert sweeping.nothing_expired(connection, AS_OF + 12 * MINUTE) is None, "a person still has to look"
+        settled = sweeping.release_expired(connection, AS_OF + 13 * MINUTE, unpaid=[paying or 0])
     assert settled.counts.updated == 1
     assert confirm(engine, practice, "cleo").answer is Answer.RELEASED
 
@@ -279,10 +280,10 @@ def test_only_a_payment_that_is_stuck_can_be_called_unpaid(
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE hold SET expires_at = :at WHERE id = 3"), {"at": AS_OF + MINUTE})
         ids = connection.scalars(sa.text("SELECT id FROM hold ORDER BY id")).all()
-        holds.begin_confirming(connection, token="token ada", as_of=AS_OF + MINUTE)
+        confirming.begin_confirming(connection, token="token ada", as_of=AS_OF + MINUTE)
     named = ids[number] if number < len(ids) else number
     with engine.begin() as connection:
-        report = holds.release_expired(connection, AS_OF + 2 * MINUTE, unpaid=[named])
+        report = sweeping.release_expired(connection, AS_OF + 2 * MINUTE, unpaid=[named])
     assert report.outcome is Outcome.REFUSED
     assert f"blocco {named} " in report.reasons[0].message
     assert why in report.reasons[0].message

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import holds, releasing
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.database.engine import plain_url
@@ -156,8 +156,8 @@ def test_two_plans_of_one_button_that_are_applied_at_once_are_one_press(desk: De
         for number, code in enumerate(("BO01", "RE01")):
             slot = world.slot(connection, world.practice(connection, code).agenda, now + timedelta(days=2))
             assert holds.place(connection, slot_id=slot, token=f"t{number}", visitor=f"v{number}", as_of=now).done
-    chain = desk.preview(holds.release_all)
-    clinic = desk.preview(partial(holds.release_all, clinic="BO01"))
+    chain = desk.preview(releasing.release_all)
+    clinic = desk.preview(partial(releasing.release_all, clinic="BO01"))
 
     def apply(plan: tuple[int, str]) -> tuple[int, Any]:
         return desk.polydesk("plan", "apply", str(plan[0]), "--reason", WHY, "--confirm", plan[1])
@@ -192,7 +192,7 @@ def test_all_holds_go_by_the_command_and_a_second_time_must_wait(desk: Desk) -> 
         agenda = world.practice(connection).agenda
     live = "SELECT count(*) FROM hold WHERE ended_at IS NULL"
     visitors("ada", "bice")
-    plan, phrase = desk.preview(holds.release_all)
+    plan, phrase = desk.preview(releasing.release_all)
     assert phrase == "LIBERA 2"
     assert desk.refused(plan, "--reason", WHY, "--confirm", "LIBERA 1") == "wrong_phrase"
     assert desk.scalar(live) == 2
@@ -200,7 +200,7 @@ def test_all_holds_go_by_the_command_and_a_second_time_must_wait(desk: Desk) -> 
     assert (status, answer["counts"]["updated"]) == (0, 2)
     assert desk.scalar(live) == 0
     visitors("cleo")
-    plan, phrase = desk.preview(holds.release_all)
+    plan, phrase = desk.preview(releasing.release_all)
     assert phrase == "LIBERA 1"
     assert desk.refused(plan, "--reason", WHY, "--confirm", phrase) == "too_soon"
     assert desk.scalar(live) == 1

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import holds, releasing, sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
@@ -31,13 +31,13 @@ def _run(url: URL) -> None:
     engine = create_engine(url)
     while True:
         with engine.begin() as connection:
-            holds.release_expired(connection, LATER)
+            sweeping.release_expired(connection, LATER)
         bookings.expire_unverified(engine, LATER)
         with engine.begin() as connection:
-            shown = holds.release_all(connection, LATER, Press(), preview=True)
+            shown = releasing.release_all(connection, LATER, Press(), preview=True)
         with engine.begin() as connection:
             phrase = f"LIBERA {shown.counts.updated}"
-            holds.release_all(connection, LATER, Press("prova di interruzione", phrase))
+            releasing.release_all(connection, LATER, Press("prova di interruzione", phrase))
 
 
 @pytest.mark.slow

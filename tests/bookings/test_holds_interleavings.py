@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import confirming, holds, releasing, sweeping
+from polydesk_dagster.clinic.bookings.answers import Answer, Reply
+from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.bookings.holds import Answer, Booking, Reply
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.outcome import Outcome
@@ -133,7 +134,7 @@ class Worker:
         token = self.token()
         booking = Booking(self.service, self.patient if self.random.random() < 0.7 else None, "chi@example.org")
         with self.engine.begin() as connection:
-            reply = holds.confirm(connection, token=token, booking=booking, as_of=self.now())
+            reply = confirming.confirm(connection, token=token, booking=booking, as_of=self.now())
         return self.note(token, reply, "confirm")
 
     def renew(self) -> bool:
@@ -145,7 +146,7 @@ class Worker:
     def pay(self) -> bool:
         token = self.token()
         with self.engine.begin() as connection:
-            reply = holds.begin_confirming(connection, token=token, as_of=self.now())
+            reply = confirming.begin_confirming(connection, token=token, as_of=self.now())
         return self.note(token, reply, "pay")
 
     def give_back(self) -> bool:
@@ -158,21 +159,21 @@ class Worker:
         """As its schedule does: look first, and start only where something has expired."""
         as_of = self.now()
         with self.engine.connect() as connection:
-            if holds.nothing_expired(connection, as_of):
+            if sweeping.nothing_expired(connection, as_of):
                 self.counted["sweep:skipped"] += 1
                 return False
         with self.engine.begin() as connection:
-            report = holds.release_expired(connection, as_of)
+            report = sweeping.release_expired(connection, as_of)
         self.counted[f"sweep:{report.outcome}"] += 1
         return report.outcome is Outcome.OK
 
     def release_all(self) -> bool:
         as_of = self.now()
         with self.engine.begin() as connection:
-            shown = holds.release_all(connection, as_of, Press(), preview=True)
+            shown = releasing.release_all(connection, as_of, Press(), preview=True)
         given = Press("prova di sovrapposizione", f"LIBERA {shown.counts.updated}", "desk:prova", shown.plan_id)
         with self.engine.begin() as connection:
-            report = holds.release_all(connection, self.now(), given)
+            report = releasing.release_all(connection, self.now(), given)
         self.counted[f"release_all:{report.outcome}"] += 1
         return report.outcome is Outcome.OK
 

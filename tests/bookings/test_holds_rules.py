@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import answers, confirming, holds, releasing, sweeping
+from polydesk_dagster.clinic.bookings.answers import Answer
+from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.bookings.holds import Answer, Booking, Terms
+from polydesk_dagster.clinic.bookings.holds import Terms
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
 from tests.world import AS_OF, rome
@@ -28,16 +30,16 @@ def slot(connection: sa.Connection, practice: world.Practice) -> int:
     return world.slot(connection, practice.agenda, START)
 
 
-def place(connection: sa.Connection, slot: int, who: str, as_of: datetime = AS_OF) -> holds.Reply:
+def place(connection: sa.Connection, slot: int, who: str, as_of: datetime = AS_OF) -> answers.Reply:
     """Each visitor's token is made of the visitor's name."""
     return holds.place(connection, slot_id=slot, token=f"token {who}", visitor=who, as_of=as_of)
 
 
 def confirm(
     connection: sa.Connection, practice: world.Practice, who: str, as_of: datetime = AS_OF, known: bool = True
-) -> holds.Reply:
+) -> answers.Reply:
     booking = Booking(practice.service, practice.patient if known else None, contact_email="chi@example.org")
-    return holds.confirm(connection, token=f"token {who}", booking=booking, as_of=as_of)
+    return confirming.confirm(connection, token=f"token {who}", booking=booking, as_of=as_of)
 
 
 def state(connection: sa.Connection, hold: int | None) -> str:
@@ -106,7 +108,7 @@ def test_only_what_is_offered_online_can_be_kept(
 def test_an_unknown_slot_or_token_is_an_answer(connection: sa.Connection, practice: world.Practice) -> None:
     assert place(connection, 12345, "ada").answer is Answer.NOT_OFFERED
     assert holds.renew(connection, token="nessuno", as_of=AS_OF).answer is Answer.UNKNOWN
-    assert holds.begin_confirming(connection, token="nessuno", as_of=AS_OF).answer is Answer.UNKNOWN
+    assert confirming.begin_confirming(connection, token="nessuno", as_of=AS_OF).answer is Answer.UNKNOWN
     assert holds.release(connection, token="nessuno", as_of=AS_OF).answer is Answer.UNKNOWN
     assert confirm(connection, practice, "nessuno").answer is Answer.UNKNOWN
 
@@ -166,7 +168,7 @@ def test_a_booking_that_has_ended_since_is_not_said_to_stand(
 
 
 def test_every_answer_has_a_sentence() -> None:
-    assert set(holds.SENTENCES) == set(Answer)
+    assert set(answers.SENTENCES) == set(Answer)
 
 
 def test_a_strangers_booking_is_unverified_until_the_earlier_of_two_hours_and_an_hour_before(
@@ -194,11 +196,11 @@ def test_a_booking_that_nobody_could_ever_verify_is_refused(
     given = {"token": "token ada", "as_of": AS_OF}
     for blank in ("", "  ", "\t"):
         booking = Booking(practice.service, contact_email=blank, contact_phone=blank)
-        nobody = holds.confirm(connection, booking=booking, **given)  # type: ignore[arg-type]
+        nobody = confirming.confirm(connection, booking=booking, **given)  # type: ignore[arg-type]
         assert nobody.answer is Answer.NO_CONTACT
         assert "recapito" in nobody.sentence
     assert state(connection, placed.hold_id) == "live"
-    paid = holds.confirm(connection, booking=Booking(practice.service, paid=True), **given)  # type: ignore[arg-type]
+    paid = confirming.confirm(connection, booking=Booking(practice.service, paid=True), **given)  # type: ignore[arg-type]
     assert paid.answer is Answer.CONFIRMED
 
 
@@ -207,7 +209,7 @@ def test_a_contact_is_stored_without_what_surrounds_it(
 ) -> None:
     place(connection, slot, "ada")
     booking = Booking(practice.service, contact_email=" chi@example.org ", contact_phone="  ")
-    assert holds.confirm(connection, token="token ada", booking=booking, as_of=AS_OF).answer is Answer.CONFIRMED
+    assert confirming.confirm(connection, token="token ada", booking=booking, as_of=AS_OF).answer is Answer.CONFIRMED
     stored = connection.execute(sa.text("SELECT contact_email, contact_phone FROM appointment")).one()
     assert tuple(stored) == ("chi@example.org", None)
 
@@ -217,8 +219,8 @@ def test_a_number_that_no_hold_can_have_is_refused_by_name(
     connection: sa.Connection, practice: world.Practice, slot: int, number: int
 ) -> None:
     placed = place(connection, slot, "ada").hold_id or 0
-    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
-    report = holds.release_expired(connection, AS_OF + 5 * MINUTE, unpaid=[placed, number])
+    confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    report = sweeping.release_expired(connection, AS_OF + 5 * MINUTE, unpaid=[placed, number])
     assert report.outcome is Outcome.REFUSED
     assert [f"Il blocco {number} non esiste" in reason.message for reason in report.reasons] == [True]
     assert state(connection, placed) == "confirming"
@@ -228,7 +230,9 @@ def test_a_payment_under_way_keeps_its_seat_past_the_expiry(
     connection: sa.Connection, practice: world.Practice, slot: int
 ) -> None:
     place(connection, slot, "ada")
-    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF + 9 * MINUTE).answer is Answer.CONFIRMING
+    assert (
+        confirming.begin_confirming(connection, token="token ada", as_of=AS_OF + 9 * MINUTE).answer is Answer.CONFIRMING
+    )
     assert place(connection, slot, "bice", AS_OF + timedelta(hours=1)).answer is Answer.FULL
     connection.execute(sa.text("UPDATE slot SET state = 'orphan'"))
     late = confirm(connection, practice, "ada", AS_OF + timedelta(hours=1))
@@ -237,7 +241,7 @@ def test_a_payment_under_way_keeps_its_seat_past_the_expiry(
 
 def test_a_failed_payment_gives_the_slot_back(connection: sa.Connection, practice: world.Practice, slot: int) -> None:
     place(connection, slot, "ada")
-    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)
     assert holds.release(connection, token="token ada", as_of=AS_OF).answer is Answer.RELEASED
     assert confirm(connection, practice, "ada").answer is Answer.RELEASED
     assert place(connection, slot, "bice").answer is Answer.PLACED
@@ -247,7 +251,7 @@ def test_a_closure_that_came_meanwhile_is_told(connection: sa.Connection, practi
     place(connection, slot, "ada")
     connection.execute(sa.text("UPDATE slot SET state = 'orphan'"))
     assert confirm(connection, practice, "ada").answer is Answer.SLOT_CLOSED
-    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.SLOT_CLOSED
+    assert confirming.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.SLOT_CLOSED
     assert connection.scalar(sa.text("SELECT count(*) FROM appointment")) == 0
 
 
@@ -259,7 +263,7 @@ def test_an_agenda_or_a_clinic_that_was_switched_off_books_nothing_more(
     connection.execute(sa.text(change))
     assert confirm(connection, practice, "ada").answer is Answer.SLOT_CLOSED
     assert confirm(connection, practice, "ada", known=False).answer is Answer.SLOT_CLOSED
-    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.SLOT_CLOSED
+    assert confirming.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.SLOT_CLOSED
     assert state(connection, placed.hold_id) == "live"
     assert connection.scalar(sa.text("SELECT count(*) FROM appointment")) == 0
 
@@ -278,11 +282,11 @@ def test_who_has_paid_is_booked_whatever_the_clinic_takes_off_its_offer_meanwhil
     connection: sa.Connection, practice: world.Practice, slot: int, change: str
 ) -> None:
     placed = place(connection, slot, "ada")
-    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.CONFIRMING
+    assert confirming.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.CONFIRMING
     connection.execute(sa.text(change))
-    assert holds.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.CONFIRMING
+    assert confirming.begin_confirming(connection, token="token ada", as_of=AS_OF).answer is Answer.CONFIRMING
     booking = Booking(practice.service, practice.patient, paid=True)
-    paid = holds.confirm(connection, token="token ada", booking=booking, as_of=AS_OF + MINUTE)
+    paid = confirming.confirm(connection, token="token ada", booking=booking, as_of=AS_OF + MINUTE)
     assert (paid.answer, state(connection, placed.hold_id)) == (Answer.CONFIRMED, "confirmed")
 
 
@@ -291,9 +295,9 @@ def test_who_has_paid_is_not_booked_for_the_service_of_another_clinic(
 ) -> None:
     elsewhere = world.practice(connection, "RE01")
     place(connection, slot, "ada")
-    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)
     booking = Booking(elsewhere.service, practice.patient, paid=True)
-    reply = holds.confirm(connection, token="token ada", booking=booking, as_of=AS_OF)
+    reply = confirming.confirm(connection, token="token ada", booking=booking, as_of=AS_OF)
     assert reply.answer is Answer.SERVICE_NOT_OFFERED
 
 
@@ -317,10 +321,10 @@ def test_what_is_left_alone_is_shown_as_it_is(connection: sa.Connection, practic
         return {str(row[where]) for row in table.rows if row[1] == "conflitto"}
 
     place(connection, slot, "ada")
-    holds.begin_confirming(connection, token="token ada", as_of=AS_OF)
+    confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)
     later = AS_OF + 15 * MINUTE
-    swept = holds.release_expired(connection, later, preview=True)
-    pressed = holds.release_all(connection, later, Press(), preview=True)
+    swept = sweeping.release_expired(connection, later, preview=True)
+    pressed = releasing.release_all(connection, later, Press(), preview=True)
     for report in (swept, pressed):
         (cells,) = shown(report)
         assert "confirming" in cells
@@ -338,9 +342,9 @@ def test_release_all_says_how_many_payments_it_left_alone(
         slot = world.slot(connection, practice.agenda, START + number * timedelta(hours=1))
         place(connection, slot, f"{number}")
         if number:
-            holds.begin_confirming(connection, token=f"token {number}", as_of=AS_OF)
-    holds.release_all(connection, AS_OF, Press(), preview=True)
-    report = holds.release_all(connection, AS_OF, Press("prova dei pagamenti", "LIBERA 1"))
+            confirming.begin_confirming(connection, token=f"token {number}", as_of=AS_OF)
+    releasing.release_all(connection, AS_OF, Press(), preview=True)
+    report = releasing.release_all(connection, AS_OF, Press("prova dei pagamenti", "LIBERA 1"))
     assert (report.outcome, report.counts.updated) == (Outcome.OK, 1)
     assert [reason.message for reason in report.reasons] == said
 

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import confirming, holds, releasing, sweeping
+from polydesk_dagster.clinic.bookings.answers import Answer
+from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.bookings.holds import Answer, Booking
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -90,12 +91,12 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
         for request, who, seconds in steps:
             now += timedelta(seconds=seconds)
             if request == "sweep":
-                holds.release_expired(connection, now)
+                sweeping.release_expired(connection, now)
                 continue
             if request == "release_all":
-                shown = holds.release_all(connection, now, Press(), preview=True)
+                shown = releasing.release_all(connection, now, Press(), preview=True)
                 phrase = f"LIBERA {shown.counts.updated}"
-                done = holds.release_all(connection, now, Press("prova di sequenze", phrase), preview=False)
+                done = releasing.release_all(connection, now, Press("prova di sequenze", phrase), preview=False)
                 if done.outcome != "refused":
                     for hold in kept.values():
                         hold.state = {"live": "revoked"}.get(hold.at(now), hold.at(now))
@@ -107,9 +108,11 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
                 case "renew":
                     reply = holds.renew(connection, **given_)
                 case "pay":
-                    reply = holds.begin_confirming(connection, **given_)
+                    reply = confirming.begin_confirming(connection, **given_)
                 case "confirm":
-                    reply = holds.confirm(connection, booking=Booking(practice.service, practice.patient), **given_)
+                    reply = confirming.confirm(
+                        connection, booking=Booking(practice.service, practice.patient), **given_
+                    )
                 case _:
                     reply = holds.release(connection, **given_)
             assert reply.answer is expected(request, who, now, kept), f"{request} of {who}"

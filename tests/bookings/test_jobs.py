@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import confirming, holds
 from polydesk_dagster.clinic.upkeep import temporary
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs import bookings as ordinary
@@ -210,7 +210,7 @@ def test_looking_at_a_dangerous_button_is_recorded_as_a_preview(execute: Execute
 def test_who_gave_their_word_is_in_the_audit_trail(execute: Execute, engine: sa.Engine, slot: int) -> None:
     with engine.begin() as connection:
         placed = holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF - timedelta(minutes=9))
-        holds.begin_confirming(connection, token="t", as_of=AS_OF - timedelta(minutes=5))
+        confirming.begin_confirming(connection, token="t", as_of=AS_OF - timedelta(minutes=5))
     assert execute("release_expired_holds", unpaid=[placed.hold_id], operator="anna").success
     with engine.connect() as connection:
         actor = connection.scalar(sa.text("SELECT actor FROM audit"))

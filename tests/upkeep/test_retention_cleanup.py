@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic.upkeep import retention
+from polydesk_dagster.clinic.upkeep import registry, retention
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome, Report
@@ -76,18 +76,18 @@ def test_a_preview_says_how_much_and_touches_nothing(engine: sa.Engine) -> None:
 @pytest.mark.parametrize("name", ["patient", "audit", "appointment", "message_ledger", "invoice; DROP TABLE patient"])
 def test_a_table_outside_the_registry_is_refused_by_name(name: str) -> None:
     with pytest.raises(PermanentError, match="non è nel registro di conservazione") as refusal:
-        retention.data_sets([name])
+        registry.data_sets([name])
     assert name in str(refusal.value)
 
 
 def test_the_registry_never_deletes_records_of_care_or_of_trust() -> None:
     never = {"patient", "price", "service", "audit", "audit_head", "plan", "clinic", "app_user"}
-    assert not never & {each.table for each in retention.REGISTRY}
-    ledger = [each for each in retention.REGISTRY if each.table.startswith("message") and not each.blanked]
+    assert not never & {each.table for each in registry.REGISTRY}
+    ledger = [each for each in registry.REGISTRY if each.table.startswith("message") and not each.blanked]
     assert [each.days for each in ledger] == [730, 730, 730]
-    deleting = [each for each in retention.REGISTRY if each.table == "appointment" and not each.blanked]
+    deleting = [each for each in registry.REGISTRY if each.table == "appointment" and not each.blanked]
     assert [each.where for each in deleting] == ["t.status = 'expired'"]
-    assert all(each.why and each.days >= 7 for each in retention.REGISTRY)
+    assert all(each.why and each.days >= 7 for each in registry.REGISTRY)
 
 
 def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> None:
@@ -152,7 +152,7 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
     report = retention.clean(engine, AS_OF)
     assert report.outcome is Outcome.OK
     assert count(engine, "message_ledger") == 0
-    assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(retention.REGISTRY) - 1
+    assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(registry.REGISTRY) - 1
     assert count(engine, "appointment", f"id = {kept} AND slot_id IS NULL AND contact_email IS NULL") == 1
     assert count(engine, "appointment", f"id = {never}") == 0
     assert count(engine, "service_run") == 1, "the last run of a service stays"
@@ -204,7 +204,7 @@ def test_settled_events_go_and_what_waits_for_a_person_stays(engine: sa.Engine) 
                 "quiet": quiet, "behind": behind, "young": young, "old": AS_OF - 91 * DAY, "recent": AS_OF - 89 * DAY,
             },
         )  # fmt: skip
-    report = retention.clean(engine, AS_OF, chosen=retention.data_sets(["settled_events", "lost_events"]), batch=2)
+    report = retention.clean(engine, AS_OF, chosen=registry.data_sets(["settled_events", "lost_events"]), batch=2)
     assert report.counts.retired == 3 + 2 + 1
     assert count(engine, "event_inbox", f"clinic_id = {quiet}") == 3, "parked, waiting, dead"
     assert count(engine, "event_inbox", f"clinic_id = {behind} AND sequence >= 3") == 2, "they may be read again"
@@ -339,7 +339,7 @@ def test_an_order_that_was_left_open_is_worked_off_whatever_is_stopped(
                        VALUES ('old_messages', :cutoff, 1, :old, :old, :cutoff)"""),
             {"cutoff": AS_OF - 731 * DAY, "old": AS_OF - 800 * DAY},
         )
-    chosen = retention.data_sets(["ended_holds", "old_messages"])
+    chosen = registry.data_sets(["ended_holds", "old_messages"])
     assert retention.clean(engine, AS_OF, chosen=chosen).outcome is Outcome.PARTIAL
     assert (count(engine, "hold"), count(engine, "message")) == (10_001, 0)
 
@@ -371,7 +371,7 @@ def test_a_data_set_that_another_service_orders_just_now_keeps_nothing_else(
             engine,
             AS_OF,
             service="delete_unverified_appointments",
-            chosen=retention.UNVERIFIED_BOOKINGS,
+            chosen=registry.UNVERIFIED_BOOKINGS,
         )
         reports = [nightly.result(timeout=60), hourly.result(timeout=60)]
     assert Outcome.REFUSED not in {report.outcome for report in reports}

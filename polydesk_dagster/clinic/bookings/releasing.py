@@ -1,0 +1,103 @@
+"""The emergency: every hold taken away at once, behind the gate, and so that nothing can be overbooked by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import Kind, Scope, propose
+from polydesk_dagster.clinic.bookings.emergency import Press, press
+from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK
+from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.outcome import Outcome, Reason, Report, Table
+
+
+def _payments_left_alone(connection: sa.Connection, rows: str, _as_of: datetime) -> Report | None:
+    number = connection.scalar(
+        sa.text(f"""
+            SELECT count(*) FROM {rows} r JOIN hold t ON t.id = r.id
+            WHERE r.action = 'conflict' AND t.state = 'confirming'""")
+    )
+    if not number:
+        return None
+    said = "1 pagamento in corso: non toccato" if number == 1 else f"{number} pagamenti in corso: non toccati"
+    return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("payments_under_way", said, count=number),))
+
+
+REVOKED_HOLD = Kind(
+    name="revoked_hold",
+    label="tutti gli orari bloccati",
+    table="hold",
+    key="r.what",
+    owned=("state", "ended_at"),
+    carried={"what": "text"},
+    volatile=True,
+    # What has expired, or no longer has, since the plan was looked at would leave the wrong tombstone.
+    still="t.state = 'live' AND (r.state = 'expired') = (t.expires_at <= :as_of)",
+    after=(
+        FREE_SEATS,
+        "UPDATE hold SET ended_at = :as_of FROM {rows} r WHERE r.action = 'update' AND hold.id = r.id",
+    ),
+    final=NEVER_PUT_BACK,
+    effect=_payments_left_alone,
+    expires=timedelta(minutes=5),
+)
+
+_ALL_HOLDS = f"""
+    SELECT CASE t.state WHEN 'live' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
+           CASE WHEN t.state = 'confirming' THEN 'pagamento in corso: non si tocca'
+                WHEN t.expires_at <= :as_of THEN 'scaduto'
+                ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0)
+                                       AS integer) || ' secondi fa' END AS reason,
+           t.id,
+           CASE WHEN t.state = 'confirming' THEN t.state WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END
+               AS state,
+           CASE WHEN t.state = 'live' THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
+"""
+
+_EXPOSURE = sa.text("""
+    SELECT c.code, count(*) FILTER (WHERE h.state = 'live' AND h.expires_at > :as_of) AS live,
+           count(*) FILTER (WHERE h.state = 'live' AND h.expires_at <= :as_of) AS expired,
+           count(*) FILTER (WHERE h.state = 'confirming') AS confirming,
+           CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - max(h.last_activity_at)) AS integer) AS quiet_seconds,
+           count(*) FILTER (WHERE h.state = 'live' AND h.expires_at > :as_of
+                              AND (SELECT count(*) FROM seat
+                                   WHERE seat.slot_id = h.slot_id
+                                     AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) >= s.capacity)
+               AS exposed
+    FROM hold h JOIN clinic c ON c.id = h.clinic_id JOIN slot s ON s.id = h.slot_id
+    WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)
+    GROUP BY c.code ORDER BY c.code""")
+
+
+def release_all(
+    connection: sa.Connection, as_of: datetime, given: Press, *, clinic: str | None = None, preview: bool = False
+) -> Report:
+    """Take every hold away behind the gate of :mod:`clinic.bookings.emergency`, in the caller's transaction.
+
+    Holds whose payment is under way are refused. The others become tombstones: who confirms late is told that the
+    slot is no longer reserved, so nothing can be overbooked.
+
+    Raises:
+        PermanentError: for an unknown clinic.
+    """
+    scope = Scope("release_all_holds", clinic, clinic_id(connection, clinic))
+    report = press(
+        connection,
+        given,
+        scope=scope,
+        kind=REVOKED_HOLD,
+        propose=lambda: propose(connection, REVOKED_HOLD, scope, _ALL_HOLDS, as_of=as_of),
+        as_of=as_of,
+        preview=preview,
+    )
+    if not (preview or given.looks_only):
+        return report
+    rows = connection.execute(_EXPOSURE, {"as_of": as_of, "clinic_id": scope.clinic_id}).all()
+    columns = ("Clinica", "Attivi", "Scaduti", "In pagamento", "Secondi dall'ultima attività", "Di orari pieni")
+    exposure = Table("Chi sta prenotando adesso", columns, tuple(tuple(row) for row in rows), len(rows))
+    losing = sum(row.exposed for row in rows)
+    figures = {**report.figures, "Visitatori che potrebbero perdere l'ultimo posto": losing}
+    return replace(report, figures=figures, tables=(exposure, *report.tables))

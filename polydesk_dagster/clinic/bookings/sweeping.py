@@ -1,0 +1,130 @@
+"""The sweeper: it tidies the holds whose time has passed and lists the payments that nobody has heard of since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import Kind, Scope, propose
+from polydesk_dagster.changes.apply import named
+from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.outcome import Outcome, Reason, Report
+
+PAYMENT_GRACE = timedelta(minutes=2)
+"""After this, a hold whose payment is still under way needs a person's look; it is never taken away by itself."""
+
+# What an operator reads for a hold: a visitor is nobody's name, so the slot names it.
+NAMED = """
+    c.code || ', ' || a.name || ', ' || to_char(s.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI') AS what
+    FROM hold t JOIN slot s ON s.id = t.slot_id JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = t.clinic_id
+    WHERE t.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)"""
+
+FREE_SEATS = "DELETE FROM seat WHERE hold_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')"
+
+_GRACE = f"interval '{PAYMENT_GRACE.total_seconds():g} seconds'"
+
+_PAST = "t.state = 'live' AND t.expires_at <= :as_of"
+_STUCK = f"t.state = 'confirming' AND t.confirming_since <= :as_of - {_GRACE}"
+_UNPAID = "t.id = ANY(CAST(:unpaid AS bigint[]))"
+
+NEVER_PUT_BACK = "un orario liberato non torna a chi lo aveva, che deve sceglierlo di nuovo"
+
+EXPIRED_HOLD = Kind(
+    name="expired_hold",
+    label="orari rimasti bloccati",
+    table="hold",
+    key="r.what",
+    owned=("state", "ended_at"),
+    carried={"what": "text"},
+    volatile=True,
+    still=f"({_PAST} OR {_STUCK} AND {_UNPAID})",
+    after=(FREE_SEATS,),
+    final=NEVER_PUT_BACK,
+    expires=timedelta(minutes=2),
+)
+
+_EXPIRED_HOLDS = f"""
+    SELECT CASE WHEN t.state = 'live' OR {_UNPAID} THEN 'update' ELSE 'conflict' END AS action,
+           CAST(NULL AS text) AS finding,
+           CASE WHEN t.state = 'live' THEN 'scaduto'
+                WHEN {_UNPAID} THEN 'pagamento verificato: non riuscito'
+                ELSE 'blocco ' || t.id || ': pagamento in corso da '
+                     || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since) / 60 AS integer)
+                     || ' minuti, controlla se è riuscito' END AS reason,
+           t.id,
+           CASE WHEN t.state = 'live' THEN 'expired' WHEN {_UNPAID} THEN 'released' ELSE t.state END AS state,
+           CASE WHEN t.state = 'live' OR {_UNPAID} THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
+      AND ({_PAST} OR {_STUCK})
+"""
+
+_DUE = sa.text(f"SELECT EXISTS (SELECT FROM hold t WHERE {_PAST}) OR EXISTS (SELECT FROM hold t WHERE {_STUCK})")
+
+
+def nothing_expired(connection: sa.Connection, as_of: datetime) -> str | None:
+    """Why the sweeper has nothing to do, in Italian; None if some hold has expired or some payment is stuck."""
+    due = connection.scalar(_DUE, {"as_of": as_of})
+    return None if due else "nessun orario è rimasto bloccato"
+
+
+# Of the holds that a person calls unpaid, those that are not a payment under way for longer than the grace. A mistyped
+# number may be none that an id can be.
+_NOT_UNPAID = sa.text(f"""
+    SELECT n.id, CASE WHEN t.id IS NULL THEN 'non esiste' || coalesce(' in ' || CAST(:clinic AS text), '')
+                      WHEN t.state = 'confirming' THEN 'è in pagamento da troppo poco: il pagamento può ancora riuscire'
+                      ELSE 'non ha un pagamento in corso' END AS why, c.code AS clinic
+    FROM unnest(CAST(:unpaid AS numeric[])) n (id)
+    LEFT JOIN hold t ON t.id = CAST(CASE WHEN n.id BETWEEN 1 AND {2**63 - 1} THEN n.id END AS bigint)
+                    AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)
+    LEFT JOIN clinic c ON c.id = t.clinic_id
+    WHERE ({_STUCK}) IS NOT TRUE
+    ORDER BY n.id""")
+
+
+def _not_unpaid(connection: sa.Connection, scope: Scope, as_of: datetime) -> Report | None:
+    """Why what a person said of payments cannot be so, by the number of each hold; None if it can."""
+    values = {**scope.parameters, "as_of": as_of, "clinic": scope.clinic, "clinic_id": scope.clinic_id}
+    reasons = tuple(
+        Reason("not_unpaid", f"Il blocco {row.id} {row.why}: controlla il numero nell'elenco.", row.clinic)
+        for row in connection.execute(_NOT_UNPAID, values)
+    )
+    return Report(Outcome.REFUSED, reasons=reasons) if reasons else None
+
+
+def release_expired(
+    connection: sa.Connection,
+    as_of: datetime,
+    *,
+    clinic: str | None = None,
+    preview: bool = False,
+    unpaid: Sequence[int] = (),
+    actor: str = "dagster",
+) -> Report:
+    """Tidy the holds whose time has passed, as a volatile plan in the caller's transaction.
+
+    A payment that has been under way for longer than ``PAYMENT_GRACE`` is listed for a person, one reason a hold, and
+    left alone, unless ``unpaid`` names its hold: a person has looked and the payment did not go through. Refused, with
+    nothing written, when ``unpaid`` names a hold that is no such payment.
+
+    Raises:
+        PermanentError: for an unknown clinic.
+    """
+    scope = Scope(
+        "release_expired_holds",
+        clinic,
+        clinic_id(connection, clinic),
+        {"unpaid": sorted(unpaid)},
+    )
+    refusal = _not_unpaid(connection, scope, as_of)
+    if refusal is not None:
+        return refusal
+    plan = propose(connection, EXPIRED_HOLD, scope, _EXPIRED_HOLDS, as_of=as_of)
+    stuck = tuple(named(connection, plan, EXPIRED_HOLD, "payment_stuck", "r.action = 'conflict'", "r.reason"))
+    shown = replace(changes.preview(connection, plan, EXPIRED_HOLD), reasons=stuck)
+    if preview:
+        return shown
+    report = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
+    return replace(report, reasons=(*report.reasons, *shown.reasons), tables=shown.tables)
