@@ -28,7 +28,9 @@ from pydantic import SecretStr
 from benchmarks.harness import Bench, Figure
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database
-from polydesk_dagster.runtime import forks, instance, work
+from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.dagster_inside import runs
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 
 JOB = "generate_slots"
@@ -113,7 +115,8 @@ def _look(dagster: DagsterInstance, settings: Settings, code_server: _Launcher) 
         selector_id=JOB,
     )
     tick = dagster.create_tick(data)
-    origin = RemoteRepositoryOrigin(instance.origin(settings.home, instance.LOCATIONS[0].name), "__repository__")
+    name = instance.LOCATIONS[0].name
+    origin = RemoteRepositoryOrigin(runs.origin(instance.code_socket(settings.home, name), name), "__repository__")
     answer = code_server.client.external_schedule_execution(
         ExternalScheduleExecutionArgs(origin, dagster.get_ref(), JOB, now, "Europe/Rome")
     )
@@ -155,13 +158,13 @@ class _Launcher:
 def _timed(dagster: DagsterInstance, settings: Settings, launch: Callable[[str], object]) -> float:
     """Seconds from a run's creation to its first step; returns once it has ended."""
     location = instance.LOCATIONS[0]
-    run = work.create(
+    run = runs.create(
         dagster,
-        code=forks.code(location.pointer),
+        code=runs.code(location.pointer),
         job_name=JOB,
         run_config={},
         tags={},
-        location=instance.origin(settings.home, location.name),
+        location=runs.origin(instance.code_socket(settings.home, location.name), location.name),
         run_id=None,
     )
     created = time.time()

@@ -25,7 +25,7 @@ from polydesk_dagster.values import Several
 
 Option = typer.Option
 Message = Mapping[str, Any]
-"""What a run tells on its way; see ``runtime.submit``."""
+"""What a run tells on its way; see ``runtime.orders``."""
 
 
 def run(
@@ -186,7 +186,8 @@ def _execute(
     progress: Callable[[Message], object] | None,
 ) -> Report:
     from polydesk_dagster.database.service_runs import recorded
-    from polydesk_dagster.runtime.submit import Order, execute
+    from polydesk_dagster.runtime.orders import Order
+    from polydesk_dagster.runtime.submit import execute
 
     given = {name: value for name, value in config.items() if value is not None}
     order = Order(

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.storage.dagster_run import RunRecord
 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic.upkeep.retention import Progress
 from polydesk_dagster.outcome import Counts, Report, done
-from polydesk_dagster.runtime.retention import KEEP, forget, forget_checks, needed
+from polydesk_dagster.runtime.dagster_inside.history import forget, forget_checks
+from polydesk_dagster.runtime.retention import KEEP, needed
 
 PAGE = 200
 
@@ -62,9 +62,9 @@ def clean_dagster(
     return Report(done(counts), counts, figures={"Esecuzioni di Dagster vecchie ma ancora utili": kept})
 
 
-def _old_runs(instance: dg.DagsterInstance, as_of: datetime) -> Iterator[list[RunRecord]]:
+def _old_runs(instance: dg.DagsterInstance, as_of: datetime) -> Iterator[list[dg.RunRecord]]:
     """Pages of runs, oldest first; listed whole before the first is deleted, since a page's end marks the next."""
-    pages: list[list[RunRecord]] = []
+    pages: list[list[dg.RunRecord]] = []
     for status, age in KEEP.items():
         wanted = dg.RunsFilter(statuses=[status], created_before=as_of - age)
         cursor = None

@@ -5,9 +5,7 @@ It asks both databases directly, so that it also speaks when Dagster does not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from polydesk_dagster.catalog import ROME, SERVICES, OnDemand, Service
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head
 from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.schedules.due import HEARTBEAT
 from polydesk_dagster.settings import Settings
 
@@ -70,7 +69,7 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
         engine = create_engine(dagster_url(settings).set(drivername="postgresql+psycopg"), pool_size=1)
         try:
             with engine.connect() as connection:
-                ticks = _last_ticks(connection, now)
+                ticks = _last_looks(connection, now)
                 findings += [*_daemons(connection, now), *_stuck_runs(connection, now), _storage(connection)]
         finally:
             engine.dispose()
@@ -103,8 +102,7 @@ def _schema(connection: sa.Connection) -> Finding:
 
 
 def _daemons(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
-    rows = connection.execute(sa.text("SELECT daemon_type, max(timestamp) FROM daemon_heartbeats GROUP BY daemon_type"))
-    beats = {kind: at.replace(tzinfo=UTC) for kind, at in rows}
+    beats = rows.heartbeats(connection)
     for kind, what in DAEMONS.items():
         beat = beats.get(kind)
         if beat is None:
@@ -118,58 +116,41 @@ def _daemons(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
 
 
 def _stuck_runs(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
-    rows = connection.execute(
-        sa.text("""
-            SELECT run_id, pipeline_name, status,
-                   coalesce(to_timestamp(start_time), create_timestamp AT TIME ZONE 'UTC')
-            FROM runs WHERE status = ANY(:statuses) ORDER BY id"""),
-        {"statuses": list(PATIENCE)},
-    ).all()
+    runs = rows.unfinished(connection, list(PATIENCE))
     stuck = 0
-    for run_id, job, status, since in rows:
-        if now - since > PATIENCE[status]:
+    for run in runs:
+        if now - run.since > PATIENCE[run.status]:
             stuck += 1
             yield Finding(
                 "stuck_run",
                 ok=False,
-                message=f"L'esecuzione di «{job}» è ferma in {status} da {_ago(now - since)}.",
-                subject=run_id,
+                message=f"L'esecuzione di «{run.job}» è ferma in {run.status} da {_ago(now - run.since)}.",
+                subject=run.run_id,
             )
     if not stuck:
-        yield Finding("stuck_run", ok=True, message=f"Nessuna esecuzione bloccata ({len(rows)} in corso o in coda).")
+        yield Finding("stuck_run", ok=True, message=f"Nessuna esecuzione bloccata ({len(runs)} in corso o in coda).")
 
 
-def _last_ticks(connection: sa.Connection, now: datetime) -> dict[str, datetime]:
-    """When each schedule or sensor was last looked at, by its name."""
-    rows = connection.execute(
-        sa.text("""
-            SELECT DISTINCT ON (selector_id) tick_body, timestamp FROM job_ticks
-            WHERE timestamp > :since AND status IN ('SUCCESS', 'SKIPPED')
-            ORDER BY selector_id, timestamp DESC"""),
-        {"since": (now - timedelta(days=4)).replace(tzinfo=None)},
-    )
-    last: dict[str, datetime] = {}
-    for body, at in rows:
-        with suppress(ValueError, KeyError, TypeError):
-            last[json.loads(body)["tick_data"]["instigator_name"]] = at.replace(tzinfo=UTC)
-    return last
+def _last_looks(connection: sa.Connection, now: datetime) -> dict[str, datetime]:
+    """When each schedule or sensor last looked whether something was due, by its name."""
+    looks: dict[str, datetime] = {}
+    for tick in rows.last_ticks(connection, now - timedelta(days=4)):
+        if tick.status != "FAILURE":
+            looks[tick.name] = max(tick.at, looks.get(tick.name, tick.at))
+    return looks
 
 
 def _storage(connection: sa.Connection) -> Finding:
-    size, days = connection.execute(
-        sa.text("""
-            SELECT pg_database_size(current_database()),
-                   (SELECT greatest(extract(epoch FROM max(timestamp) - min(timestamp)) / 86400, 1) FROM event_logs)""")
-    ).one()
-    monthly = float(size) / float(days or 1) * 30 if (days or 0) >= 3 else 0.0
+    size, days = rows.growth(connection)
+    monthly = size / max(days, 1) * 30 if days >= 3 else 0.0
     told = f"{size / 1e6:.0f} MB{f', {monthly / 1e6:.0f} MB al mese' if monthly else ''}"
-    if max(float(size), monthly) > LARGEST_STORAGE:
+    if max(size, monthly) > LARGEST_STORAGE:
         return Finding("dagster_storage", ok=False, message=f"L'archivio di Dagster è grande: {told}.")
     return Finding("dagster_storage", ok=True, message=f"L'archivio di Dagster è {told}.")
 
 
 def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, datetime]) -> Iterator[Finding]:
-    rows = connection.execute(
+    ended = connection.execute(
         sa.text("""
             SELECT service, max(started_at) AS at,
                    (array_agg(CASE WHEN outcome = 'partial' AND reasons @> '[{"code": "guard"}]' THEN 'stopped'
@@ -177,7 +158,7 @@ def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, date
             FROM service_run WHERE NOT preview AND started_at > :since GROUP BY service"""),
         {"since": now - timedelta(days=40)},
     )
-    last = {service: (at, outcome) for service, at, outcome in rows}
+    last = {service: (at, outcome) for service, at, outcome in ended}
     for service in SERVICES:
         if not service.available:
             continue

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime.dagster_inside.names import pointer
 from polydesk_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
 TEMPLATE = Path(__file__).with_name("embedded.yaml")
 _SOCKET_PATH_LIMIT = 100
@@ -36,9 +36,7 @@ class Location:
     @property
     def pointer(self) -> str:
         """Dagster's serialized code pointer to its definitions, as its code server has it too."""
-        return json.dumps(
-            {"__class__": "ModuleCodePointer", "fn_name": "defs", "module": self.module, "working_directory": None}
-        )
+        return pointer(self.module)
 
 
 LOCATIONS = (
@@ -81,15 +79,6 @@ def code_socket(home: Path, location: str) -> Path:
 def runs_socket(dagster_home: Path, location: str) -> Path:
     """Where the fork server of a location listens."""
     return sockets(dagster_home) / f"{location}.runs"
-
-
-def origin(home: Path, location: str) -> GrpcServerCodeLocationOrigin:
-    """A location as the workspace of `polydesk up` names it, so that a run recorded elsewhere belongs to it too."""
-    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
-
-    return GrpcServerCodeLocationOrigin(
-        host="localhost", socket=str(code_socket(home, location)), location_name=location
-    )
 
 
 def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> dict[str, str]:

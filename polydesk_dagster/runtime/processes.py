@@ -8,7 +8,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from polydesk_dagster.runtime import forks, instance
+from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.dagster_inside.names import DAEMON
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.runtime.supervisor import Child
 from polydesk_dagster.settings import Settings
 
@@ -88,7 +90,7 @@ def dagster_children(
         ),
         Child(
             "daemon",
-            (*python, "dagster._daemon", "run", *workspace),
+            (*DAEMON, *workspace),
             environment,
             after=(*code_servers, "launcher"),
         ),

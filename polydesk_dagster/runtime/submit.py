@@ -13,10 +13,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
@@ -24,14 +22,9 @@ from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance as instances
 from polydesk_dagster.runtime import supervisor
+from polydesk_dagster.runtime.dagster_inside import rows
+from polydesk_dagster.runtime.orders import Message, Order, carry_out
 from polydesk_dagster.settings import Settings
-
-if TYPE_CHECKING:
-    from dagster import DagsterEvent, DagsterInstance
-
-Message = Mapping[str, Any]
-"""What is told while a run goes on, by its ``kind``: ``run`` (``run_id``, ``pid``), ``event`` (``type``, ``step``,
-``message``), ``progress`` (``done``, ``total``, ``what``), ``refused`` (``message``), ``end`` (``status``)."""
 
 _RESTART_SECONDS = 15.0
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -43,16 +36,6 @@ class _UnansweredError(Exception):
 
 class _UnableError(Exception):
     """The fork server cannot run anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A job to run; ``partition`` is a key of its partitions."""
-
-    job: str
-    run_config: Mapping[str, object] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +135,7 @@ def _status_of_the_dead(settings: Settings, run_id: str) -> str:
     try:
         while time.monotonic() < deadline:
             with contextlib.suppress(sa.exc.OperationalError), engine.connect() as connection:
-                status = connection.scalar(sa.text("SELECT status FROM runs WHERE run_id = :run"), {"run": run_id})
+                status = rows.status_of(connection, run_id)
                 if status in _FINISHED:
                     return str(status)
             time.sleep(0.2)
@@ -162,9 +145,7 @@ def _status_of_the_dead(settings: Settings, run_id: str) -> str:
 
 
 def _here(settings: Settings, location: str, order: Order, on_message: Callable[[Message], object]) -> Finished:
-    from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
-
-    from polydesk_dagster.runtime import forks
+    from polydesk_dagster.runtime.dagster_inside.runs import code, interruptible
 
     pointer = next(each for each in instances.LOCATIONS if each.name == location).pointer
     ended: dict[str, str] = {}
@@ -182,66 +163,6 @@ def _here(settings: Settings, location: str, order: Order, on_message: Callable[
 
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # a terminal is for the desk
     order = replace(order, run_config={**order.run_config, **quiet})
-    setup_interrupt_handlers()
-    with instances.open_instance(settings) as instance, capture_interrupts():
-        carry_out(instance, order, tell, code=forks.code(pointer), location=location)
+    with interruptible(), instances.open_instance(settings) as instance:
+        carry_out(instance, order, tell, code=code(pointer), location=location)
     return Finished(ended["run_id"], ended["status"])
-
-
-def carry_out(
-    instance: DagsterInstance,
-    order: Order,
-    tell: Callable[[Message], object],
-    *,
-    code: Any,
-    location: str,
-    run_id: str | None = None,
-) -> bool:
-    """Record a run and execute it in this process, telling what happens. Returns whether it succeeded.
-
-    ``code`` is the ``ReconstructableRepository`` of the location.
-    """
-    from dagster import DagsterInvalidConfigError, DagsterInvariantViolationError
-    from dagster._core.storage.tags import PARTITION_NAME_TAG
-
-    from polydesk_dagster.runtime import progress, work
-
-    tags = dict(order.tags)
-    if order.partition is not None:
-        tags[PARTITION_NAME_TAG] = order.partition
-        _know_partition(instance, code, order)
-    try:
-        run = work.create(
-            instance,
-            code=code,
-            job_name=order.job,
-            run_config=order.run_config,
-            tags=tags,
-            location=instances.origin(Path(instance.root_directory).parent, location),
-            run_id=run_id,
-        )
-    except (DagsterInvalidConfigError, DagsterInvariantViolationError) as error:
-        tell({"kind": "refused", "message": str(error)})
-        return True
-    tell({"kind": "run", "run_id": run.run_id, "pid": os.getpid()})
-
-    def on_event(event: DagsterEvent) -> None:
-        tell({"kind": "event", "type": event.event_type_value, "step": event.step_key, "message": event.message})
-
-    def on_progress(done: int, total: int, what: str) -> None:
-        tell({"kind": "progress", "done": done, "total": total, "what": what})
-
-    with progress.shown(on_progress):
-        succeeded = work.execute(instance, run.run_id, on_event)
-    recorded = instance.get_run_by_id(run.run_id)
-    tell({"kind": "end", "status": recorded.status.value if recorded else "FAILURE"})
-    return succeeded
-
-
-def _know_partition(instance: DagsterInstance, code: Any, order: Order) -> None:
-    """A key of dynamic partitions exists once somebody has named it."""
-    from dagster import DynamicPartitionsDefinition
-
-    partitions = code.get_definition().get_job(order.job).partitions_def
-    if isinstance(partitions, DynamicPartitionsDefinition) and partitions.name and order.partition:
-        instance.add_dynamic_partitions(partitions.name, [order.partition])

@@ -22,7 +22,7 @@ from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
-from polydesk_dagster.runtime import submit
+from polydesk_dagster.runtime import orders, submit
 from polydesk_dagster.settings import Settings
 from tests import world
 from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
@@ -215,7 +215,7 @@ def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_c
 
 
 def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(_: Settings, __: str, order: submit.Order, *___: object) -> submit.Finished:
+    def dies(_: Settings, __: str, order: orders.Order, *___: object) -> submit.Finished:
         report = Report(Outcome.OK, Counts(updated=3), (Reason("said", "Detto prima."),))
         now = datetime.now(UTC)
         with desk.engine.begin() as connection:

@@ -21,7 +21,7 @@ from polydesk_dagster.catalog import BY_KEY, SERVICES, Every, OnDemand
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import health, progress
-from polydesk_dagster.runtime.storage import PooledPostgresStorage
+from polydesk_dagster.runtime.dagster_inside.storage import PooledPostgresStorage
 from polydesk_dagster.settings import Settings
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)

@@ -16,9 +16,9 @@ from sqlalchemy.engine import URL
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import instance
-from polydesk_dagster.runtime.compute_logs import FileComputeLogManager
-from polydesk_dagster.runtime.launcher import WarmRunLauncher
-from polydesk_dagster.runtime.storage import PooledRunStorage
+from polydesk_dagster.runtime.dagster_inside.compute_logs import FileComputeLogManager
+from polydesk_dagster.runtime.dagster_inside.launcher import WarmRunLauncher
+from polydesk_dagster.runtime.dagster_inside.storage import PooledRunStorage
 from polydesk_dagster.settings import Settings
 from tests.runtime.world import ROOT
 

@@ -26,7 +26,9 @@ from sqlalchemy.engine import URL
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.runtime import forks, instance, launcher, submit, work
+from polydesk_dagster.runtime import instance, orders, submit, work
+from polydesk_dagster.runtime.dagster_inside import launcher
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 from tests.runtime.world import ROOT, TINY, finished, gone, kill, messages, recorded, server_of, started, until
 
@@ -293,8 +295,8 @@ class TestSubmitting:
     def test_the_run_is_in_the_history_and_its_events_are_told(
         self, dagster: DagsterInstance, settings: Settings, place: str
     ) -> None:
-        told: list[submit.Message] = []
-        order = submit.Order("tiny", {"ops": {"work": {"config": {}}}}, {"polydesk/from": "cli"}, "MI01")
+        told: list[orders.Message] = []
+        order = orders.Order("tiny", {"ops": {"work": {"config": {}}}}, {"polydesk/from": "cli"}, "MI01")
         done = submit.execute(settings, "tiny", order, told.append)
         assert done.status == "SUCCESS"
         run = dagster.get_run_by_id(done.run_id)
@@ -311,27 +313,27 @@ class TestSubmitting:
 
     @pytest.mark.usefixtures("place")
     def test_a_failure_is_told(self, settings: Settings) -> None:
-        order = submit.Order("tiny", {"ops": {"work": {"config": {"end": "fails"}}}})
+        order = orders.Order("tiny", {"ops": {"work": {"config": {"end": "fails"}}}})
         assert submit.execute(settings, "tiny", order, lambda _: None).status == "FAILURE"
 
     @pytest.mark.usefixtures("place")
     @pytest.mark.parametrize(
-        "order", [submit.Order("tiny", {"ops": {"work": {"config": {"nonsense": 1}}}}), submit.Order("nobody")]
+        "order", [orders.Order("tiny", {"ops": {"work": {"config": {"nonsense": 1}}}}), orders.Order("nobody")]
     )
-    def test_what_cannot_be_run_is_refused(self, settings: Settings, order: submit.Order) -> None:
+    def test_what_cannot_be_run_is_refused(self, settings: Settings, order: orders.Order) -> None:
         with pytest.raises(PermanentError):
             submit.execute(settings, "tiny", order, lambda _: None)
 
     def test_a_killed_run_ends_as_failed(self, dagster: DagsterInstance, settings: Settings) -> None:
         finished(dagster, _launched(dagster, settings))
-        order = submit.Order("tiny", {"ops": {"work": {"config": {"end": "killed"}}}})
+        order = orders.Order("tiny", {"ops": {"work": {"config": {"end": "killed"}}}})
         assert submit.execute(settings, "tiny", order, lambda _: None).status == "FAILURE"
 
     def test_an_interrupt_cancels_the_run(self, dagster: DagsterInstance, settings: Settings) -> None:
         finished(dagster, _launched(dagster, settings))
-        order = submit.Order("tiny", {"ops": {"work": {"config": {"seconds": 60}}}})
+        order = orders.Order("tiny", {"ops": {"work": {"config": {"seconds": 60}}}})
 
-        def interrupt(message: submit.Message) -> None:
+        def interrupt(message: orders.Message) -> None:
             if message.get("type") == "STEP_START":
                 os.kill(os.getpid(), signal.SIGINT)
 

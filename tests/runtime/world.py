@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
-from polydesk_dagster.runtime import forks, instance, work
+from polydesk_dagster.runtime import instance, work
+from polydesk_dagster.runtime.dagster_inside import runs
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,13 +69,13 @@ def recorded(
     dagster: DagsterInstance, settings: Settings, config: Mapping[str, object], location: instance.Location = TINY
 ) -> str:
     """The id of a new run of the tiny job, not launched yet."""
-    return work.create(
+    return runs.create(
         dagster,
-        code=forks.code(location.pointer),
+        code=runs.code(location.pointer),
         job_name="tiny",
         run_config={"ops": {"work": {"config": dict(config)}}},
         tags={},
-        location=instance.origin(settings.home, location.name),
+        location=runs.origin(instance.code_socket(settings.home, location.name), location.name),
         run_id=None,
     ).run_id
 

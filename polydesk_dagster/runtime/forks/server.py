@@ -1,11 +1,8 @@
-"""The fork server: a process that has a code location loaded and forks a child for each run, which so starts at once.
+"""A fork server's own life: it listens, forks, looks after its children, and executes itself anew when it must.
 
 It stays fit to be forked: one thread, no connection, nothing executed. It executes itself anew, with its sockets and
 its children, when the code has changed on disk or it has grown; a child that dies without recording its run's end has
 that recorded for it.
-
-Clients speak JSON, a line each way, over a unix socket in a private folder: ``launch`` a recorded run, ``execute`` a
-job (record it, run it, and stream its events), ``terminate`` a run, or ask for the ``status``.
 """
 
 from __future__ import annotations
@@ -17,26 +14,24 @@ import gc
 import json
 import logging
 import os
-import random
 import selectors
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
-    from dagster._core.code_pointer import CodePointer
+from polydesk_dagster.runtime.dagster_inside.names import NEEDED_BY_RUNS
+from polydesk_dagster.runtime.forks import child as life
+from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit
 
 _STATE = "POLYDESK_FORKS_STATE"
 _LOG_BYTES = 10_000_000
-_ANSWER_SECONDS = 60.0
-_REPORT_SECONDS = 90.0
 _STOP_SECONDS = 8.0
 _TRY_AGAIN_SECONDS = 30.0
 """Code that did not load is loaded again for a request after so long, whether we saw it change or not."""
@@ -44,14 +39,12 @@ _LAUNCHES_PER_LIFE = 2000
 _GROWTH = 1.3
 """Grown by this factor since it loaded the code, it executes itself anew at the next quiet moment."""
 _MODULES = (
-    "dagster._cli.api",
-    "dagster._core.execution.api",
-    "dagster._core.execution.plan.execute_plan",
-    "dagster._core.executor.in_process",
-    "dagster._core.execution.plan.active",
-    "polydesk_dagster.runtime.compute_logs",
-    "polydesk_dagster.runtime.launcher",
-    "polydesk_dagster.runtime.storage",
+    *NEEDED_BY_RUNS,
+    "polydesk_dagster.runtime.dagster_inside.compute_logs",
+    "polydesk_dagster.runtime.dagster_inside.launcher",
+    "polydesk_dagster.runtime.dagster_inside.runs",
+    "polydesk_dagster.runtime.dagster_inside.storage",
+    "polydesk_dagster.runtime.orders",
     "psycopg2.extensions",
     "psycopg",
     "sqlalchemy.dialects.postgresql",
@@ -134,7 +127,7 @@ class ForkServer:
             "children": {pid: asdict(child) for pid, child in self._children.items()},
         }
         os.environ[_STATE] = json.dumps(state)
-        os.execv(sys.executable, [sys.executable, "-m", "polydesk_dagster.runtime.forks", *sys.argv[1:]])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-m", "polydesk_dagster.runtime.forks.server", *sys.argv[1:]])  # noqa: S606
 
     def _load(self) -> None:
         """Import the code location; what went wrong is kept and told to whoever wants a run."""
@@ -143,19 +136,20 @@ class ForkServer:
         try:
             for module in _MODULES:
                 importlib.import_module(module)
-            repository = code(self._pointer).get_definition()
+            runs = importlib.import_module("polydesk_dagster.runtime.dagster_inside.runs")
+            repository = runs.code(self._pointer).get_definition()
             repository.load_all_definitions()
         except Exception as error:
             log.exception("the code location does not load")
             self._problem = f"il codice non si carica: {type(error).__name__}: {error}"
         else:
-            self._problem = _unfit(2 if self._listener is None else 3)
+            self._problem = unfit(2 if self._listener is None else 3)
         if self._problem:
             log.error("%s", self._problem)
-        self._files = _own_files(self._pointer)
+        self._files = own_files(self._pointer)
         gc.collect()
         gc.freeze()
-        self._size = _resident()
+        self._size = resident()
         self._loaded_at = time.monotonic()
 
     # The loop.
@@ -193,7 +187,7 @@ class ForkServer:
     def _when_quiet(self) -> None:
         if self._children or self._stop_at is not None:
             return
-        if self._launches >= _LAUNCHES_PER_LIFE or _resident() > _GROWTH * self._size:
+        if self._launches >= _LAUNCHES_PER_LIFE or resident() > _GROWTH * self._size:
             self._be_born_again("it has grown")
         if self._idle_seconds is not None and time.monotonic() - self._last_use > self._idle_seconds:
             self._stop()
@@ -244,7 +238,7 @@ class ForkServer:
             reporter = _Child(child.run_id, child.instance, reporter=True)
             if self._stop_at is not None:
                 reporter.kill_at = time.monotonic() + _STOP_SECONDS
-            self._fork(partial(_report_dead, child.instance, child.run_id, how), reporter)
+            self._fork(partial(life.report_dead, child.instance, child.run_id, how), reporter)
 
     # Requests.
 
@@ -269,7 +263,7 @@ class ForkServer:
         match request["do"]:
             case "status":
                 runs = {child.run_id: pid for pid, child in self._children.items() if not child.reporter}
-                return {"pid": os.getpid(), "problem": self._problem, "runs": runs, "bytes": _resident()}
+                return {"pid": os.getpid(), "problem": self._problem, "runs": runs, "bytes": resident()}
             case "terminate":
                 for pid, child in self._children.items():
                     if child.run_id == request["run_id"] and not child.reporter:
@@ -292,18 +286,16 @@ class ForkServer:
     def _outdated(self) -> bool:
         if self._problem and time.monotonic() - self._loaded_at > _TRY_AGAIN_SECONDS:
             return True
-        return _seen(self._files) != self._files
+        return seen(self._files) != self._files
 
     def _launch(self, request: Mapping[str, Any], client: socket.socket) -> Mapping[str, object]:
         run_id, instance = request["run_id"], request["instance"]
-        work = partial(_run, instance, run_id, self._owner)
+        work = partial(life.run, instance, run_id, self._owner)
         return {"pid": self._fork(work, _Child(run_id, instance), client)}
 
     def _execute(self, request: Mapping[str, Any], client: socket.socket) -> None:
-        from dagster._core.utils import make_new_run_id
-
-        run_id = make_new_run_id()
-        order = _Executed(run_id, request["order"], self._location, self._pointer, self._owner, client)
+        run_id = str(uuid.uuid4())
+        order = life.Executed(run_id, request["order"], self._location, self._pointer, self._owner, client)
         self._fork(order, _Child(run_id, None))
 
     def _fork(self, work: Callable[[], bool], child: _Child, client: socket.socket | None = None) -> int:
@@ -319,169 +311,8 @@ class ForkServer:
                 return pid
             holders = [self._listener, self._selector, *self._wake, client]
             ours = [self._lock, self._owner_alive, *(each.fileno() for each in holders if each is not None)]
-            _in_child(work, output, ours)
+            life.live(work, output, ours)
         raise AssertionError("unreachable")
-
-
-def _in_child(work: Callable[[], bool], output: int, inherited: Sequence[int]) -> None:
-    """The child's whole life; it never returns."""
-    status = 70
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        os.setsid()
-        for descriptor in inherited:
-            if descriptor >= 0:
-                os.close(descriptor)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        random.seed()
-        status = 0 if work() else 1
-    except BaseException:
-        log.exception("the run's process failed")
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        os._exit(status)
-
-
-@dataclass(frozen=True, slots=True)
-class _Executed:
-    """Record a run of a job, execute it, and tell the client each event; a client that went away changes nothing."""
-
-    run_id: str
-    order: Mapping[str, Any]
-    location: str
-    pointer: str
-    owner: int
-    client: socket.socket
-
-    def __call__(self) -> bool:
-        from polydesk_dagster.runtime import submit
-
-        self.client.settimeout(None)
-        with _guarded_run(self.owner), _instance(None) as instance:
-            order = submit.Order(**self.order)
-            return submit.carry_out(
-                instance, order, self._tell, code=code(self.pointer), location=self.location, run_id=self.run_id
-            )
-
-    def _tell(self, message: Mapping[str, object]) -> None:
-        with contextlib.suppress(OSError):
-            self.client.sendall(json.dumps(message, ensure_ascii=False).encode() + b"\n")
-
-
-def _run(instance_ref: str, run_id: str, owner: int) -> bool:
-    from polydesk_dagster.runtime import work
-
-    with _guarded_run(owner), _instance(instance_ref) as instance:
-        return work.execute(instance, run_id, lambda _event: None)
-
-
-def _instance(reference: str | None) -> DagsterInstance:
-    from dagster import DagsterInstance
-    from dagster._core.instance.ref import InstanceRef
-    from dagster._serdes import deserialize_value
-
-    if reference is None:
-        return DagsterInstance.get()
-    return DagsterInstance.from_ref(deserialize_value(reference, InstanceRef))
-
-
-@contextlib.contextmanager
-def _guarded_run(owner: int) -> Iterator[None]:
-    from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
-
-    from polydesk_dagster.runtime import work
-
-    setup_interrupt_handlers()
-    work.end_with(owner)
-    with capture_interrupts():
-        yield
-
-
-def _report_dead(instance_ref: str | None, run_id: str, how: str) -> bool:
-    """Record that a run's process is gone, unless its end is recorded already; tried for a while if the database is
-    away, after which run monitoring is left to find out."""
-    from dagster import DagsterRunStatus
-
-    deadline = time.monotonic() + _REPORT_SECONDS
-    while True:
-        try:
-            with _instance(instance_ref) as instance:
-                run = instance.get_run_by_id(run_id)
-                if run is None or run.is_finished:
-                    return True
-                if run.status is DagsterRunStatus.CANCELING:
-                    instance.report_run_canceled(run, f"Il processo dell'esecuzione è stato chiuso ({how}).")
-                else:
-                    instance.report_run_failed(
-                        run,
-                        f"Il processo dell'esecuzione è morto ({how}) prima di finire. Nessuna modifica a metà: ciò "
-                        "che era in una transazione aperta è stato annullato.",
-                    )
-                return True
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(2.0)
-
-
-def code(pointer: str) -> Any:
-    """The ``ReconstructableRepository`` that a serialized code pointer names."""
-    from dagster._core.definitions.reconstruct import ReconstructableRepository
-    from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT
-    from dagster._serdes import deserialize_value
-
-    return ReconstructableRepository(
-        cast("CodePointer", deserialize_value(pointer)),
-        executable_path=sys.executable,
-        entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
-    )
-
-
-def _unfit(ours: int) -> str | None:
-    """Why this process cannot be forked safely: a second thread, or a socket besides our own, would be shared with
-    every child."""
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads > 1:
-        return f"il codice avvia {threads - 1} thread mentre si carica"
-    sockets = -ours
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            sockets += str(descriptor.readlink()).startswith("socket:")
-    return f"il codice apre {sockets} connessioni mentre si carica" if sockets > 0 else None
-
-
-def _own_files(pointer: str) -> dict[Path, tuple[int, int]]:
-    """The files of the loaded code that may be edited while we run, with time and size: our package, the location's
-    package, and whatever is not installed."""
-    module = json.loads(pointer).get("module") or ""
-    packages = {"polydesk_dagster", str(module).partition(".")[0]}
-    installed = (sys.prefix, sys.base_prefix)
-    return _seen(
-        Path(file)
-        for name, loaded in list(sys.modules.items())
-        if (file := getattr(loaded, "__file__", None))
-        and (name.partition(".")[0] in packages or not file.startswith(installed))
-    )
-
-
-def _seen(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    seen = {}
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            seen[path] = (status.st_mtime_ns, status.st_size)
-    return seen
-
-
-def _resident() -> int:
-    """Memory of this process, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
@@ -510,46 +341,6 @@ def _line(client: socket.socket) -> bytes:
             break
         received += part
     return bytes(received)
-
-
-def ask(path: Path, request: Mapping[str, object], timeout: float = _ANSWER_SECONDS) -> Mapping[str, Any]:
-    """One request to a fork server and its answer.
-
-    Raises:
-        TimeoutError: no answer in time.
-        OSError: nobody listens, or it went before it had answered.
-    """
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(timeout)
-        client.connect(str(path))
-        client.sendall(json.dumps(request).encode() + b"\n")
-        with client.makefile("rb") as stream:
-            line = stream.readline()
-    if not line:
-        raise ConnectionResetError
-    answer: Mapping[str, Any] = json.loads(line)
-    return answer
-
-
-def being_served(path: Path) -> bool:
-    """Whether a fork server holds this socket's lock, be it still loading."""
-    try:
-        with path.with_suffix(".lock").open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def command(path: Path, location: str, pointer: str, output: Path, idle_seconds: float | None = None) -> list[str]:
-    """The command line of a fork server; ``pointer`` is the serialized code pointer of the location."""
-    words = [sys.executable, "-m", "polydesk_dagster.runtime.forks", "--socket", str(path), "--location", location]
-    words += ["--pointer", pointer, "--output", str(output)]
-    if idle_seconds is not None:
-        words += ["--idle-seconds", str(idle_seconds)]
-    return words
 
 
 def main() -> None:

@@ -2,6 +2,9 @@
 
 Any process may launch, terminate or look after any run: what it needs is in the run's tags and behind the location's
 socket. Where a warm start is not possible Dagster's own launcher takes the run, with a word in its log.
+
+``dagster._core.launcher.base`` holds the types that a launcher takes and returns, and the serialisation names instance
+and code to another process; a launcher of one's own is supported, but ``dagster`` exports only its default one.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, 
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._serdes import ConfigurableClassData, serialize_value
 
-from polydesk_dagster.runtime import forks
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.runtime.instance import runs_socket
 from polydesk_dagster.runtime.work import Worker
 

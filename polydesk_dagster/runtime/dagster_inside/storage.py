@@ -2,6 +2,9 @@
 
 Dagster's own opens a connection for each query, a hundred for a run, and reflects whole tables to see whether a column
 exists; both cost far more than the queries. What is stored, and its tables, are Dagster's own.
+
+``dagster-postgres`` offers no way to give it a pool or to say which columns are there: the engines and the answers are
+put into its classes from here, and the tables are asked for by the names that they have in Dagster's schema.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Dagster's own starts four processes a step to copy the output to the terminal as well, and one that is killed leaves
 them behind for a while. Here a step's output goes straight to its files, where the UI reads it as usual.
+
+A compute log manager of one's own is supported by configuration, but neither its base classes nor the redirection of
+a stream are exported by ``dagster``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+"""Names and texts of Dagster's that we write ourselves, where importing Dagster would cost more than the work."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+HIDDEN_TAG_PREFIX = ".dagster/"
+"""Tags that Dagster's page does not show; the prefix is documented nowhere and has no public name."""
+
+DAEMON = (sys.executable, "-m", "dagster._daemon", "run")
+"""The daemon as a child of ours: the public ``dagster-daemon`` is a script, which may be missing from this Python's
+folder, and runs this same module."""
+
+NEEDED_BY_RUNS = (
+    "dagster._cli.api",
+    "dagster._core.execution.api",
+    "dagster._core.execution.plan.execute_plan",
+    "dagster._core.executor.in_process",
+    "dagster._core.execution.plan.active",
+)
+"""What executing a run imports of Dagster besides ``dagster``: a fork server has it ready. Nothing public loads it."""
+
+
+def pointer(module: str) -> str:
+    """The serialized code pointer to ``defs`` of a module, letter by letter as a code server has it.
+
+    A run names the code that it comes from so, and the page finds a run's location by it; ``dagster`` exports neither
+    the class nor its serialisation.
+    """
+    values = {"__class__": "ModuleCodePointer", "fn_name": "defs", "module": module, "working_directory": None}
+    return json.dumps(values)
+
+
+def module_of(pointer: str) -> str:
+    """The module that a serialized code pointer names; empty if it points to a file."""
+    return str(json.loads(pointer).get("module") or "")

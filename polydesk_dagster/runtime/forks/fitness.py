@@ -1,0 +1,52 @@
+"""Whether a fork server may be forked, whether its code is still that on disk, and how large it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from polydesk_dagster.runtime.dagster_inside.names import module_of
+
+
+def unfit(ours: int) -> str | None:
+    """Why this process cannot be forked safely: a second thread, or a socket besides our own, would be shared with
+    every child."""
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads > 1:
+        return f"il codice avvia {threads - 1} thread mentre si carica"
+    sockets = -ours
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets += str(descriptor.readlink()).startswith("socket:")
+    return f"il codice apre {sockets} connessioni mentre si carica" if sockets > 0 else None
+
+
+def own_files(pointer: str) -> dict[Path, tuple[int, int]]:
+    """The files of the loaded code that may be edited while we run, with time and size: our package, the location's
+    package, and whatever is not installed."""
+    module = module_of(pointer)
+    packages = {"polydesk_dagster", module.partition(".")[0]}
+    installed = (sys.prefix, sys.base_prefix)
+    return seen(
+        Path(file)
+        for name, loaded in list(sys.modules.items())
+        if (file := getattr(loaded, "__file__", None))
+        and (name.partition(".")[0] in packages or not file.startswith(installed))
+    )
+
+
+def seen(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found[path] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def resident() -> int:
+    """Memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
