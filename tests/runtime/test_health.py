@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,16 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
+from dagster import DagsterInstance
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import definitions
 from polydesk_dagster.catalog import BY_KEY, SERVICES, Every, OnDemand
-from polydesk_dagster.database.engine import create_engine, dagster_url
-from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import health, progress
-from polydesk_dagster.runtime.dagster_inside.storage import PooledPostgresStorage
 from polydesk_dagster.settings import Settings
+from tests.runtime import written as world
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
 
@@ -33,30 +31,22 @@ def settings(database: URL, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def storage(settings: Settings) -> Iterator[sa.Engine]:
+def written(settings: Settings) -> Iterator[tuple[DagsterInstance, sa.Engine]]:
     """Dagster's own storage of this installation, with daemons that beat."""
-    url = dagster_url(settings)
-    create_database(url.set(drivername="postgresql+psycopg"))
-    PooledPostgresStorage(url.render_as_string(hide_password=False)).run_storage._engine.dispose()  # type: ignore[attr-defined]
-    engine = create_engine(url.set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
+    with world.storage(settings) as (dagster, engine):
         for kind in health.DAEMONS:
-            _beats(connection, kind, NOW)
-    yield engine
-    engine.dispose()
-    admin = create_engine(url.set(drivername="postgresql+psycopg", database="postgres"))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(f'DROP DATABASE "{url.database}" WITH (FORCE)'))
-    admin.dispose()
+            world.beats(dagster, kind, NOW)
+        yield dagster, engine
 
 
-def _beats(connection: sa.Connection, kind: str, at: datetime) -> None:
-    connection.execute(
-        sa.text("""
-            INSERT INTO daemon_heartbeats (daemon_type, daemon_id, timestamp) VALUES (:kind, :id, :at)
-            ON CONFLICT (daemon_type) DO UPDATE SET timestamp = excluded.timestamp"""),
-        {"kind": kind, "id": str(uuid.uuid4()), "at": at.replace(tzinfo=None)},
-    )
+@pytest.fixture
+def dagster(written: tuple[DagsterInstance, sa.Engine]) -> DagsterInstance:
+    return written[0]
+
+
+@pytest.fixture
+def storage(written: tuple[DagsterInstance, sa.Engine]) -> sa.Engine:
+    return written[1]
 
 
 def _ran(engine: sa.Engine, service: str, at: datetime, outcome: str = "ok", reasons: str = "[]") -> None:
@@ -73,14 +63,23 @@ def _bad(settings: Settings) -> list[tuple[str, str | None]]:
     return [(finding.code, finding.subject) for finding in health.examine(settings, NOW) if not finding.ok]
 
 
-@pytest.mark.usefixtures("storage")
+@pytest.mark.usefixtures("written")
 def test_a_fresh_installation_is_well(settings: Settings) -> None:
     assert _bad(settings) == []
 
 
-def test_a_dead_daemon_is_seen(settings: Settings, storage: sa.Engine) -> None:
+def test_a_quiet_installation_whose_schedules_only_look_is_well(
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
+) -> None:
+    for service in (s for s in SERVICES if isinstance(s.cadence, Every)):
+        _ran(engine, service.key, NOW - timedelta(hours=20))
+        world.ticked(dagster, service.sensor or service.key, NOW - timedelta(seconds=40), why="Niente è cambiato.")
+    assert _bad(settings) == []
+
+
+def test_a_dead_daemon_is_seen(settings: Settings, dagster: DagsterInstance, storage: sa.Engine) -> None:
+    world.beats(dagster, "SENSOR", NOW - timedelta(minutes=4))
     with storage.begin() as connection:
-        _beats(connection, "SENSOR", NOW - timedelta(minutes=4))
         connection.execute(sa.text("DELETE FROM daemon_heartbeats WHERE daemon_type = 'SCHEDULER'"))
     assert _bad(settings) == [("daemon", "SCHEDULER"), ("daemon", "SENSOR")]
 
@@ -89,49 +88,35 @@ def test_a_dead_daemon_is_seen(settings: Settings, storage: sa.Engine) -> None:
     ("status", "minutes", "stuck"),
     [("STARTED", 239, False), ("STARTED", 241, True), ("QUEUED", 31, True), ("SUCCESS", 9999, False)],
 )
-def test_a_stuck_run_is_seen(settings: Settings, storage: sa.Engine, status: str, minutes: int, stuck: bool) -> None:
-    with storage.begin() as connection:
-        connection.execute(
-            sa.text("""
-                INSERT INTO runs (run_id, pipeline_name, status, run_body, create_timestamp, update_timestamp)
-                VALUES ('una', 'generate_slots', :status, '{}', :at, :at)"""),
-            {"status": status, "at": (NOW - timedelta(minutes=minutes)).replace(tzinfo=None)},
-        )
-    assert _bad(settings) == ([("stuck_run", "una")] if stuck else [])
+def test_a_stuck_run_is_seen(
+    settings: Settings, dagster: DagsterInstance, storage: sa.Engine, status: str, minutes: int, stuck: bool
+) -> None:
+    run = world.ran(dagster, storage, "clear_caches", status, NOW - timedelta(minutes=minutes))
+    assert _bad(settings) == ([("stuck_run", run)] if stuck else [])
 
 
 def test_a_nightly_service_overdue_by_two_intervals_is_seen(
-    settings: Settings, storage: sa.Engine, engine: sa.Engine
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
     _ran(engine, "generate_slots", NOW - timedelta(hours=47))
     assert _bad(settings) == []
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE service_run SET started_at = started_at - interval '2 hours'"))
     assert _bad(settings) == [("service_overdue", "generate_slots")]
-    with storage.begin() as connection:  # its schedule still looks, but it is a service that must run once a day
-        _looked(connection, "generate_slots", NOW - timedelta(hours=1))
+    # its schedule still looks, but it is a service that must run once a day
+    world.ticked(dagster, "generate_slots", NOW - timedelta(hours=1))
     assert _bad(settings) == []
 
 
-def _looked(connection: sa.Connection, name: str, at: datetime) -> None:
-    body = f'{{"tick_data": {{"instigator_name": "{name}"}}}}'
-    connection.execute(
-        sa.text("""
-            INSERT INTO job_ticks (job_origin_id, selector_id, status, type, timestamp, tick_body)
-            VALUES (:name, :name, 'SKIPPED', 'SCHEDULE', :at, :body)"""),
-        {"name": name, "at": at.replace(tzinfo=None), "body": body},
-    )
-
-
 def test_a_frequent_service_is_on_time_while_its_schedule_looks(
-    settings: Settings, storage: sa.Engine, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frequent = replace(BY_KEY["generate_slots"], cadence=Every(15))
     monkeypatch.setattr(health, "SERVICES", (frequent,))
     _ran(engine, "generate_slots", NOW - timedelta(hours=20))
     assert _bad(settings) == [("service_overdue", "generate_slots")]
-    with storage.begin() as connection:
-        _looked(connection, "generate_slots", NOW - timedelta(minutes=29))
+
+    world.ticked(dagster, "generate_slots", NOW - timedelta(minutes=29))
     assert _bad(settings) == []
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE service_run SET started_at = started_at - interval '5 hours'"))
@@ -139,7 +124,7 @@ def test_a_frequent_service_is_on_time_while_its_schedule_looks(
 
 
 def test_every_service_on_a_cadence_is_on_time_by_what_dagster_looks_with(
-    settings: Settings, storage: sa.Engine, engine: sa.Engine
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
     scheduled = [s.key for s in SERVICES if s.available and not isinstance(s.cadence, OnDemand)]
     for service in scheduled:
@@ -148,26 +133,25 @@ def test_every_service_on_a_cadence_is_on_time_by_what_dagster_looks_with(
     repository = definitions.defs.get_repository_def()
     names = [schedule.name for schedule in repository.schedule_defs]
     names += [sensor.name for sensor in repository.sensor_defs if not sensor.name.startswith("asked_")]
-    with storage.begin() as connection:
-        for name in names:
-            _looked(connection, name, NOW - timedelta(minutes=1))
+    for name in names:
+        world.ticked(dagster, name, NOW - timedelta(minutes=1))
     assert _bad(settings) == []
 
 
 def test_a_studiolab_without_news_for_days_is_no_fault(
-    settings: Settings, storage: sa.Engine, engine: sa.Engine
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
     (sensor,) = (s for s in definitions.defs.get_repository_def().sensor_defs if s.name == "studiolab_events")
     assert sensor.job_name == "sync_events"
     _ran(engine, sensor.job_name, NOW - timedelta(days=3))
     assert _bad(settings) == [("service_overdue", "sync_events")]
-    with storage.begin() as connection:
-        _looked(connection, sensor.name, NOW - timedelta(minutes=1))
+
+    world.ticked(dagster, sensor.name, NOW - timedelta(minutes=1))
     assert _bad(settings) == []
 
 
 def test_the_last_failure_of_a_service_is_seen_until_it_succeeds(
-    settings: Settings, storage: sa.Engine, engine: sa.Engine
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
     _ran(engine, "generate_slots", NOW - timedelta(hours=2), "failed")
     assert _bad(settings) == [("service_failed", "generate_slots")]
@@ -176,7 +160,7 @@ def test_the_last_failure_of_a_service_is_seen_until_it_succeeds(
 
 
 def test_a_service_that_a_guard_stopped_in_part_is_seen(
-    settings: Settings, storage: sa.Engine, engine: sa.Engine
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
     _ran(engine, "nightly_cleanup", NOW - timedelta(hours=3), "partial", '[{"code": "moved"}]')
     assert _bad(settings) == []
@@ -195,7 +179,9 @@ def test_a_large_storage_is_seen(settings: Settings, storage: sa.Engine, monkeyp
     assert _bad(settings) == [("dagster_storage", None)]
 
 
-def test_the_endpoint_answers_200_or_503_with_what_it_found(settings: Settings, storage: sa.Engine) -> None:
+def test_the_endpoint_answers_200_or_503_with_what_it_found(
+    settings: Settings, dagster: DagsterInstance, storage: sa.Engine
+) -> None:
     transport = httpx.ASGITransport(health.application(settings))
 
     def ask() -> httpx.Response:
@@ -205,9 +191,8 @@ def test_the_endpoint_answers_200_or_503_with_what_it_found(settings: Settings, 
 
         return asyncio.run(get())
 
-    with storage.begin() as connection:
-        for kind in health.DAEMONS:
-            _beats(connection, kind, datetime.now(UTC))
+    for kind in health.DAEMONS:
+        world.beats(dagster, kind, datetime.now(UTC))
     well = ask()
     assert well.status_code == 200
     assert well.json()["ok"] is True
