@@ -213,7 +213,7 @@ def test_changed_code_is_loaded_by_the_same_server_which_keeps_its_children(
     dagster: DagsterInstance, settings: Settings
 ) -> None:
     code = settings.home / "changing.py"
-    source = (ROOT / "tests" / "runtime_jobs.py").read_text()
+    source = (ROOT / "tests" / "runtime" / "jobs.py").read_text()
     code.write_text(source)
     location = instance.Location("changing", "changing")
     doomed = recorded(dagster, settings, {"seconds": 6, "end": "killed"}, location)
@@ -241,7 +241,7 @@ def test_changed_code_is_loaded_by_the_same_server_which_keeps_its_children(
 def test_code_that_cannot_be_forked_is_left_to_dagsters_launcher(
     dagster: DagsterInstance, settings: Settings, name: str, line: str, reason: str
 ) -> None:
-    source = (ROOT / "tests" / "runtime_jobs.py").read_text()
+    source = (ROOT / "tests" / "runtime" / "jobs.py").read_text()
     (settings.home / f"{name}.py").write_text(source)
     location = instance.Location(name, name)
     run_id = recorded(dagster, settings, {}, location)
