@@ -1,12 +1,10 @@
 """Messages to patients: reminders and preparation notices."""
 
-from base64 import b64encode
-from io import BytesIO
-
 import dagster as dg
 
 from polydesk_dagster.clinic.messages import health, service
 from polydesk_dagster.clinic.messages.kinds import PREPARATION, REMINDER, Kind
+from polydesk_dagster.clinic.statistics import pictures
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -84,25 +82,15 @@ def _send(
 
 def _picture(kind: Kind, days: list[health.Day]) -> dg.MetadataValue:
     """Sent, withheld and failed by day, as bars."""
-    from matplotlib.figure import Figure
+    import pandas as pd
 
-    figure = Figure(figsize=(7, 2.4), layout="constrained")
-    axes = figure.add_subplot()
-    labels = [f"{day.day:%d/%m}" for day in days]
-    base = [0] * len(days)
-    for name, colour, values in (
-        ("inviati", "#2a7f62", [day.sent for day in days]),
-        ("trattenuti", "#c9c9c9", [day.withheld for day in days]),
-        ("non riusciti o in dubbio", "#c0392b", [day.lost for day in days]),
-    ):
-        axes.bar(labels, values, bottom=base, label=name, color=colour)
-        base = [below + value for below, value in zip(base, values, strict=True)]
-    axes.set_title(kind.name)
-    axes.legend(fontsize="small")
-    axes.tick_params(labelsize="small")
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=80)
-    return dg.MetadataValue.md(f"![{kind.name}](data:image/png;base64,{b64encode(drawn.getvalue()).decode()})")
+    frame = pd.DataFrame(
+        [(day.sent, day.withheld, day.lost) for day in days],
+        index=pd.DatetimeIndex([day.day for day in days]),
+        columns=["inviati", "trattenuti", "non riusciti o in dubbio"],
+    )
+    drawn = pictures.data_uri(pictures.stacked(kind.name, frame, "messaggi"))
+    return dg.MetadataValue.md(f"![{kind.name}]({drawn})")
 
 
 ASSETS = (appointment_reminders, preparation_notices)

@@ -65,9 +65,9 @@ def test_small_clinical_counts_are_not_told(march: sa.Engine) -> None:
 
 def test_a_day_without_data_is_a_zero_in_a_series(march: sa.Engine) -> None:
     with march.connect() as connection:
-        series = reading.daily(connection, MARCH, {"tutti": "appointments"}, "statistic_appointment")
-    assert len(series["tutti"]) == 31
-    assert (series["tutti"][0], series["tutti"][30]) == (3, 0)
+        days = reading.daily(connection, MARCH, {"tutti": "appointments"}, "statistic_appointment")
+    assert len(days) == 31
+    assert (days.loc["2026-03-01", "tutti"], days.loc["2026-03-31", "tutti"]) == (3, 0)
 
 
 def test_freshness_says_what_waits(march: sa.Engine) -> None:

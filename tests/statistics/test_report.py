@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,6 +60,25 @@ def test_a_spreadsheet_with_numbers_as_numbers(installation: Path) -> None:
     assert (services["A2"].value, services["A2"].data_type, services["B2"].value) == ("=1+1 <b>ECG</b>", "s", 20)
     assert float(book["Per convenzione"]["C2"].value) == 672.0
     assert len(book["Riepilogo"]._images) == 8
+    weeks = [[cell.value for cell in row] for row in book["Per settimana"].iter_rows()]
+    assert weeks[0] == ["Settimana dal", "Eseguiti", "Totale"]
+    assert (weeks[1], weeks[-1]) == (["23/02/2026", 1, 1], ["Totale", 20, 20])
+
+
+def test_a_period_without_data_is_a_report_all_the_same(installation: Path) -> None:
+    target = installation / "vuoto.xlsx"
+    quiet = ("--from", "2025-03-01", "--to", "2025-03-31", "-o")
+    assert CliRunner().invoke(app, ["report", *quiet, str(target)]).exit_code == 0
+    assert CliRunner().invoke(app, ["report", *quiet, str(target.with_suffix(".html"))]).exit_code == 0
+
+
+def test_nothing_of_the_report_s_libraries_is_loaded_before_it_is_asked_for() -> None:
+    heavy = "print(sorted({'pandas', 'matplotlib', 'openpyxl', 'numpy'} & set(sys.modules)))"
+    rooms = "polydesk_dagster.commands.report, polydesk_dagster.clinic.statistics.manager, polydesk_dagster.definitions"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {rooms}; {heavy}"], check=False, capture_output=True, text=True
+    )
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
 @pytest.mark.parametrize(

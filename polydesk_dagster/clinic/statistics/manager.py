@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -124,43 +125,46 @@ def as_html(report: ManagerReport) -> str:
 
 def write_xlsx(report: ManagerReport, target: Path) -> None:
     """A sheet of figures with the plots, then one sheet per table."""
+    import pandas as pd
+
+    with pd.ExcelWriter(target, engine="openpyxl") as writer:
+        _summary(report, writer.book.create_sheet("Riepilogo"))
+        for table in _tables(report):
+            frame = pd.DataFrame(list(table.rows), columns=list(table.columns), dtype=object)
+            name = table.key[:31]
+            frame.to_excel(writer, sheet_name=name, index=False, freeze_panes=(1, 0))
+            _dress(writer.sheets[name])
+
+
+def _summary(report: ManagerReport, sheet: Any) -> None:
     import io
 
-    from openpyxl import Workbook
     from openpyxl.drawing.image import Image
     from openpyxl.styles import Font
 
-    book = Workbook()
-    summary = book.active
-    summary.key = "Riepilogo"
     for line in (report.title, report.period, report.note):
-        summary.append([line])
-    summary["A1"].font = Font(bold=True, size=14)
-    summary.column_dimensions["A"].width = 34
+        sheet.append([line])
+    sheet["A1"].font = Font(bold=True, size=14)
+    sheet.column_dimensions["A"].width = 34
     for section in report.sections:
-        summary.append([])
-        summary.append([section.label])
-        summary.cell(summary.max_row, 1).font = Font(bold=True, size=12)
+        sheet.append([])
+        sheet.append([section.label])
+        sheet.cell(sheet.max_row, 1).font = Font(bold=True, size=12)
         for label, value in section.figures.items():
-            summary.append([label, value])
+            sheet.append([label, value])
         picture = Image(io.BytesIO(section.png))
-        summary.add_image(picture, f"A{summary.max_row + 1}")
+        sheet.add_image(picture, f"A{sheet.max_row + 1}")
         for _ in range(int(picture.height / 18)):
-            summary.append([""])
-    for table in _tables(report):
-        sheet = book.create_sheet(table.key[:31])
-        sheet.append(list(table.columns))
-        for cell in sheet[1]:
-            cell.font = Font(bold=True)
-        for row in table.rows:
-            sheet.append(list(row))
-            for cell in sheet[sheet.max_row]:
-                if isinstance(cell.value, str):
-                    cell.data_type = "s"  # a name that begins like a formula stays a name
-        sheet.freeze_panes = "A2"
-        for at, column in enumerate(table.columns, start=1):
-            sheet.column_dimensions[sheet.cell(1, at).column_letter].width = max(14, len(column) + 2)
-    book.save(target)
+            sheet.append([""])
+
+
+def _dress(sheet: Any) -> None:
+    """Columns as wide as their titles; a name that begins like a formula stays a name."""
+    for column in sheet.iter_cols():
+        sheet.column_dimensions[column[0].column_letter].width = max(14, len(str(column[0].value)) + 2)
+        for cell in column:
+            if isinstance(cell.value, str):
+                cell.data_type = "s"
 
 
 def _tables(report: ManagerReport) -> Iterator[Table]:

@@ -4,51 +4,58 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COLOURS = ("#1f6f8b", "#99c24d", "#f2a541", "#d1495b", "#7a6c9d", "#8d99ae", "#3d3d3d")
 _SIZE = (7.2, 2.6)
 _DPI = 80
 
 
-def stacked(title: str, first: date, series: Mapping[str, Sequence[float]], unit: str) -> bytes:
-    """Bars of each day from ``first``, one layer per series; layers without any value are left out."""
+def stacked(title: str, days: DataFrame, unit: str) -> bytes:
+    """Bars of each day, one layer per column of ``days`` (its index is the days); columns of zeros are left out."""
     figure, axes = _canvas(title, unit)
-    drawn = {label: values for label, values in series.items() if any(values)}
-    length = max((len(values) for values in drawn.values()), default=0)
-    days = [first + timedelta(days=n) for n in range(length)]
-    bottom = [0.0] * length
-    for n, (label, values) in enumerate(drawn.items()):
-        axes.bar(days, values, bottom=bottom, width=1.0, color=COLOURS[n % len(COLOURS)], label=label)
-        bottom = [below + value for below, value in zip(bottom, values, strict=True)]
-    return _png(figure, axes, bool(drawn))
+    drawn = days.loc[:, (days != 0).any()]
+    below = drawn.cumsum(axis=1).shift(axis=1, fill_value=0.0)
+    for n, label in enumerate(drawn):
+        axes.bar(
+            drawn.index, drawn[label], bottom=below[label], width=0.85, color=COLOURS[n % len(COLOURS)], label=label
+        )
+    return _png(figure, axes, drawn.size > 0)
 
 
-def lines(title: str, first: date, series: Mapping[str, Sequence[float | None]], unit: str) -> bytes:
-    """One line per series from ``first``; None leaves a gap."""
+def lines(title: str, days: DataFrame, unit: str) -> bytes:
+    """One line per column of ``days`` (its index is the days); NaN leaves a gap."""
     figure, axes = _canvas(title, unit)
-    drawn = {label: values for label, values in series.items() if any(value is not None for value in values)}
-    for n, (label, values) in enumerate(drawn.items()):
-        days = [first + timedelta(days=at) for at in range(len(values))]
-        numbers = [float("nan") if value is None else value for value in values]
-        axes.plot(days, numbers, color=COLOURS[n % len(COLOURS)], label=label, linewidth=1.5, marker=".", markersize=3)
-    if drawn:
+    drawn = days.dropna(axis=1, how="all")
+    for n, label in enumerate(drawn):
+        axes.plot(
+            drawn.index,
+            drawn[label],
+            color=COLOURS[n % len(COLOURS)],
+            label=label,
+            linewidth=1.5,
+            marker=".",
+            markersize=3,
+        )
+    if drawn.size:
         axes.set_ylim(bottom=0)
-    return _png(figure, axes, bool(drawn))
+    return _png(figure, axes, drawn.size > 0)
 
 
 def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _canvas(title: str, unit: str):  # type: ignore[no-untyped-def]
+def _canvas(title: str, unit: str) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.09, right=0.99, top=0.89, bottom=0.12)
+    figure.subplots_adjust(left=0.09, right=0.99, top=0.89, bottom=0.2)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_ylabel(unit, fontsize=7)
@@ -57,15 +64,15 @@ def _canvas(title: str, unit: str):  # type: ignore[no-untyped-def]
     return figure, axes
 
 
-def _png(figure, axes, drawn: bool) -> bytes:  # type: ignore[no-untyped-def]
+def _png(figure: Any, axes: Any, drawn: bool) -> bytes:
     from matplotlib.dates import AutoDateLocator, DateFormatter
     from PIL import Image
 
     if drawn:
         axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))  # type: ignore[no-untyped-call]
-        axes.legend(fontsize=7, frameon=False, ncols=4, loc="upper left")
-        axes.margins(y=0.25)
+        # Below the plot: inside it the legend hid the bars of the first days.
+        axes.legend(fontsize=6.5, frameon=False, ncols=7, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     else:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "nessun dato nel periodo", ha="center", va="center", fontsize=9, color="#666666")

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 SMALLEST = 5
 """A count of a clinical breakdown below this is not told, nor one from which it could be worked out."""
@@ -310,15 +314,65 @@ def by_agenda(connection: sa.Connection, period: Period) -> Table:
     return Table("Occupazione per agenda", columns, tuple(tuple(row) for row in rows), len(rows))
 
 
-def daily(connection: sa.Connection, period: Period, columns: Mapping[str, str], table: str) -> dict[str, list[float]]:
-    """Day by day, days without data as zero: for each label the sum of its SQL expression over ``table``."""
+def daily(connection: sa.Connection, period: Period, columns: Mapping[str, str], table: str) -> DataFrame:
+    """Day by day (the index), days without data as zero: each column is the sum of its expression over ``table``."""
+    import pandas as pd
+
     sums = ", ".join(f"coalesce(sum({expression}), 0)" for expression in columns.values())
     rows = connection.execute(
+        sa.text(f"SELECT day, {sums} FROM {table} WHERE {_WITHIN} GROUP BY day"), period.values
+    ).all()
+    found = pd.DataFrame([row[1:] for row in rows], index=[row[0] for row in rows], columns=list(columns))
+    found.index = pd.DatetimeIndex(found.index)
+    days = pd.date_range(period.first, period.last)
+    return found.astype(float).reindex(days, fill_value=0.0)
+
+
+def appointments(connection: sa.Connection, period: Period) -> DataFrame:
+    """What a manager pivots: one row for each day, clinic, channel and outcome, with the count in ``appointments``.
+    Neither service nor specialist is in it, so that no count needs to be withheld."""
+    import pandas as pd
+
+    rows = connection.execute(
         sa.text(f"""
-            SELECT d.day, {sums}
-            FROM (SELECT CAST(x AS date) AS day
-                  FROM generate_series(CAST(:first AS timestamp), CAST(:last AS timestamp), interval '1 day') x) d
-            LEFT JOIN (SELECT * FROM {table} WHERE {_WITHIN}) t USING (day) GROUP BY d.day ORDER BY d.day"""),
+            SELECT s.day, c.code AS clinic, s.channel, s.status, CAST(sum(s.appointments) AS bigint) AS appointments
+            FROM statistic_appointment s JOIN clinic c ON c.id = s.clinic_id
+            WHERE {_WITHIN.replace("clinic_id =", "s.clinic_id =")}
+            GROUP BY s.day, c.code, s.channel, s.status ORDER BY 1, 2, 3, 4"""),
         period.values,
     ).all()
-    return {label: [float(row[at]) for row in rows] for at, label in enumerate(columns, start=1)}
+    columns = ["day", "clinic", "channel", "status", "appointments"]
+    found = pd.DataFrame([tuple(row) for row in rows], columns=columns)
+    return found.assign(
+        day=pd.to_datetime(found["day"]),
+        channel=found["channel"].map(CHANNELS),
+        status=pd.Categorical(found["status"].map(STATUSES), categories=list(STATUSES.values()), ordered=True),
+    )
+
+
+def by_week(connection: sa.Connection, period: Period) -> Table:
+    """Weeks from Monday, by outcome."""
+    found = appointments(connection, period)
+    found["week"] = found["day"].dt.to_period("W-SUN").dt.start_time.dt.strftime("%d/%m/%Y")
+    weeks = found["week"].drop_duplicates()  # in the order of time, which the pivot would turn into the alphabet's
+    return _pivot("Per settimana", "Settimana dal", found, "week", weeks)
+
+
+def by_clinic(connection: sa.Connection, period: Period) -> Table:
+    """Clinics by outcome; of use for the chain."""
+    found = appointments(connection, period)
+    return _pivot("Per clinica", "Clinica", found, "clinic", found["clinic"].drop_duplicates().sort_values())
+
+
+def _pivot(title: str, first: str, found: DataFrame, over: str, order: Series[str]) -> Table:
+    """The appointments of each value of ``over``, by outcome, with the sum and a last row of totals."""
+    if found.empty:
+        return Table(title, (first,), (), 0)
+    counted = found.pivot_table(
+        values="appointments", index=over, columns="status", aggfunc="sum", fill_value=0, observed=True
+    ).reindex(order)
+    counted["Totale"] = counted.sum(axis=1)
+    counted.loc["Totale"] = counted.sum()
+    columns = (first, *(str(column).capitalize() for column in counted))
+    rows = tuple((str(index), *(int(cell) for cell in row)) for index, *row in counted.itertuples(name=None))
+    return Table(title, columns, rows, len(rows))

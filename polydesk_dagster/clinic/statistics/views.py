@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.statistics import pictures, reading
 from polydesk_dagster.clinic.statistics.reading import MESSAGE_STATES, STATUSES, Overview, Period
 from polydesk_dagster.outcome import Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,63 +31,62 @@ class View:
 
 def _appointments(connection: sa.Connection, period: Period) -> bytes:
     columns = {label: f"appointments * CAST(status = '{key}' AS integer)" for key, label in STATUSES.items()}
-    series = reading.daily(connection, period, columns, "statistic_appointment")
-    return pictures.stacked("Appuntamenti per giorno ed esito", period.first, series, "appuntamenti")
-
-
-def _share(part: list[float], whole: list[float]) -> list[float | None]:
-    return [100 * p / w if w else None for p, w in zip(part, whole, strict=True)]
+    days = reading.daily(connection, period, columns, "statistic_appointment")
+    return pictures.stacked("Appuntamenti per giorno ed esito", days, "appuntamenti")
 
 
 def _occupancy(connection: sa.Connection, period: Period) -> bytes:
-    sums = reading.daily(
-        connection, period, {"booked": "booked_minutes", "offered": "offered_minutes"}, "statistic_occupancy"
-    )
-    series = {"occupazione": _share(sums["booked"], sums["offered"])}
-    return pictures.lines("Minuti prenotati su minuti offerti", period.first, series, "%")
+    columns = {"booked": "booked_minutes", "offered": "offered_minutes"}
+    days = reading.daily(connection, period, columns, "statistic_occupancy")
+    shares = _shares(days, {"occupazione": ("booked", "offered")}, 100)
+    return pictures.lines("Minuti prenotati su minuti offerti", shares, "%")
 
 
 def _attendance(connection: sa.Connection, period: Period) -> bytes:
     columns = {"no_shows": "no_shows", "due": "due", "cancellations": "cancellations", "made": "made"}
-    sums = reading.daily(connection, period, columns, "statistic_attendance")
-    series = {
-        "assenti su attesi": _share(sums["no_shows"], sums["due"]),
-        "disdetti su presi": _share(sums["cancellations"], sums["made"]),
-    }
-    return pictures.lines("Assenze e disdette", period.first, series, "%")
+    days = reading.daily(connection, period, columns, "statistic_attendance")
+    pairs = {"assenti su attesi": ("no_shows", "due"), "disdetti su presi": ("cancellations", "made")}
+    return pictures.lines("Assenze e disdette", _shares(days, pairs, 100), "%")
 
 
 def _lead_time(connection: sa.Connection, period: Period) -> bytes:
     columns = {"known": "appointments", "minutes": "lead_minutes"}
-    sums = reading.daily(connection, period, columns, "statistic_lead_time")
-    pairs = zip(sums["minutes"], sums["known"], strict=True)
-    series = {"attesa media": [minutes / known / 1440 if known else None for minutes, known in pairs]}
-    return pictures.lines("Giorni dalla prenotazione alla visita", period.first, series, "giorni")
+    days = reading.daily(connection, period, columns, "statistic_lead_time")
+    means = _shares(days, {"attesa media": ("minutes", "known")}, 1 / 1440)
+    return pictures.lines("Giorni dalla prenotazione alla visita", means, "giorni")
 
 
 def _revenue(connection: sa.Connection, period: Period) -> bytes:
     columns = {"accettato": "accepted", "ancora da accettare": "booked - accepted"}
-    series = reading.daily(connection, period, columns, "statistic_revenue")
-    return pictures.stacked("Valore prenotato", period.first, series, "€")
+    days = reading.daily(connection, period, columns, "statistic_revenue")
+    return pictures.stacked("Valore prenotato", days, "€")
 
 
 def _funnel(connection: sa.Connection, period: Period) -> bytes:
     columns = {"bloccati": "held", "prenotati": "booked", "verificati": "verified", "confermati": "confirmed"}
-    series = reading.daily(connection, period, columns, "statistic_funnel")
-    return pictures.lines("Prenotazione online, per giorno di inizio", period.first, dict(series), "richieste")
+    days = reading.daily(connection, period, columns, "statistic_funnel")
+    return pictures.lines("Prenotazione online, per giorno di inizio", days, "richieste")
 
 
 def _messages(connection: sa.Connection, period: Period) -> bytes:
     columns = {label: f"messages * CAST(state = '{key}' AS integer)" for key, label in MESSAGE_STATES.items()}
-    series = reading.daily(connection, period, columns, "statistic_message")
-    return pictures.stacked("Messaggi per giorno di programmazione", period.first, series, "messaggi")
+    days = reading.daily(connection, period, columns, "statistic_message")
+    return pictures.stacked("Messaggi per giorno di programmazione", days, "messaggi")
 
 
 def _reports(connection: sa.Connection, period: Period) -> bytes:
-    sums = reading.daily(connection, period, {"timed": "timed", "minutes": "minutes"}, "statistic_report")
-    pairs = zip(sums["minutes"], sums["timed"], strict=True)
-    series = {"tempo medio": [minutes / timed / 60 if timed else None for minutes, timed in pairs]}
-    return pictures.lines("Ore dalla visita al referto, per giorno di pubblicazione", period.first, series, "ore")
+    days = reading.daily(connection, period, {"timed": "timed", "minutes": "minutes"}, "statistic_report")
+    means = _shares(days, {"tempo medio": ("minutes", "timed")}, 1 / 60)
+    return pictures.lines("Ore dalla visita al referto, per giorno di pubblicazione", means, "ore")
+
+
+def _shares(days: DataFrame, pairs: Mapping[str, tuple[str, str]], scale: float) -> DataFrame:
+    """For each label ``scale`` × part ÷ whole, day by day; a day without a whole has none."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {label: scale * days[part] / days[whole].where(days[whole] != 0) for label, (part, whole) in pairs.items()}
+    )
 
 
 VIEWS: Mapping[str, View] = {
@@ -96,7 +99,7 @@ VIEWS: Mapping[str, View] = {
             ("appointments",),
             _appointments,
             lambda o: {"Appuntamenti": o.appointments, **{STATUSES[s].capitalize(): n for s, n in o.by_status.items()}},
-            (reading.by_channel, reading.by_service, reading.by_specialist),
+            (reading.by_week, reading.by_clinic, reading.by_channel, reading.by_service, reading.by_specialist),
         ),
         View(
             "occupancy",
