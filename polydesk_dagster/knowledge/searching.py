@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -14,29 +13,14 @@ import sqlalchemy as sa
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint
 from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.question import LONGEST, Question, understand
+from polydesk_dagster.knowledge.ranking import MARGINAL, RELEVANT, Candidate, rank, relevant
 from polydesk_dagster.knowledge.store import Hit, Store
-from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, grams, marked, one_edit_away, words
-
-LONGEST_WORD = 30
-"""Letters up to which a word may be misspelt; its neighbours are some fifty a letter."""
+from polydesk_dagster.knowledge.text import gram_text, words
 
 CANDIDATES = 32
 """Passages of each channel that are ranked."""
 
-LONGEST = 60
-"""Words of a question that are looked at; a whole letter is no question."""
-
-RELEVANT = 0.32
-"""Coverage that the best passage must have. Calibrated on real questions: it keeps 997 in 1000 of those that the
-documents answer, and turns away 2 in 3 of those on subjects that they do not treat."""
-
-MARGINAL = 0.12
-"""Coverage below which a passage is not given even after a relevant one."""
-
-
-WHOLE, SENTENCE, ADJACENT = 0.5, 0.5, 1.0
-"""What a unit of each is worth beside a unit of BM25: the question's weight in the whole passage, in its best sentence,
-and each pair of neighbouring words found together."""
 
 SPARE = 10
 """Passages looked up beyond those asked for, should some not be for whoever asks."""
@@ -44,8 +28,6 @@ SPARE = 10
 SOURCES = 3
 """Documents named for one passage; the others are counted."""
 
-RANK_CONSTANT = 60
-"""Of reciprocal rank fusion: how little the first ranks stand out."""
 
 ATTEMPTS = 3
 """How often a question without an answer is put again because the index moved while it was looked up."""
@@ -162,25 +144,6 @@ class _Index:
     similarity: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Words of a question after spelling, those that carry its subject, and their weights."""
-
-    every: tuple[str, ...]
-    telling: tuple[str, ...]
-    weights: Mapping[str, float]
-    unknown: tuple[str, ...]
-    corrected: Mapping[str, str]
-
-
-@dataclass(slots=True)
-class _Candidate:
-    hit: Hit
-    why: dict[str, float]
-    score: float = 0.0
-    coverage: float = 0.0
-
-
 @lru_cache(maxsize=4)
 def _store(uri: str) -> Store:
     return Store(uri)
@@ -219,14 +182,14 @@ def _answer(
     index, known, hidden = _look_up(connection, asked, generation, viewer)
     if index is None:
         return Answer(question, (), None, {}, "La knowledge base non è ancora stata indicizzata."), False
-    understood = _understand(connection, index, asked, known)
+    understood = understand(connection, index.id, index.passages, asked, known)
     where = _where(connection, viewer, hidden)
     candidates, note = _candidates(index, library, question, understood, where)
-    ranked = [c for c in _rank(candidates, understood) if _counts(c, MARGINAL, index.similarity)]
+    ranked = [c for c in rank(candidates, understood) if relevant(c, MARGINAL, index.similarity)]
     ranked = ranked[: limit + SPARE]
     sources = _sources(connection, index.id, ranked, viewer)
     best = [candidate for candidate in ranked if candidate.hit.key in sources][:limit]
-    if not any(_counts(candidate, RELEVANT, index.similarity) for candidate in best):
+    if not any(relevant(candidate, RELEVANT, index.similarity) for candidate in best):
         nothing = "Nessun documento parla di questo."
         message = f"{nothing} {note}" if note else nothing
         moved = connection.execute(NOW_AT, {"id": index.id, "revision": index.revision}).scalar_one()
@@ -251,39 +214,6 @@ def _look_up(
     )
 
 
-def _understand(connection: sa.Connection, index: _Index, asked: Sequence[str], known: Mapping[str, int]) -> _Question:
-    """Words that no passage holds are taken for the commonest known word one letter away."""
-    unknown = [w for w in dict.fromkeys(asked) if w not in known and w not in STOP_WORDS]
-    misspelt = {w: one_edit_away(w) for w in unknown if 4 <= len(w) <= LONGEST_WORD and w.isalpha()}
-    corrected: dict[str, str] = {}
-    counts = dict(known)
-    if misspelt:
-        rows = connection.execute(
-            sa.text("""
-                SELECT DISTINCT ON (m.word) m.word, t.term, t.passages
-                FROM unnest(CAST(:words AS text[]), CAST(:near AS text[])) AS m (word, near)
-                JOIN knowledge_term t ON t.generation_id = :generation AND t.term = m.near
-                ORDER BY m.word, t.passages DESC, t.term"""),
-            {
-                "generation": index.id,
-                "words": [word for word, near in misspelt.items() for _ in near],
-                "near": [candidate for near in misspelt.values() for candidate in near],
-            },
-        )
-        for word, term, passages in rows:
-            corrected[word] = term
-            counts[term] = passages
-    every = tuple(corrected.get(word, word) for word in asked)
-    telling = tuple(dict.fromkeys(word for word in every if word not in STOP_WORDS)) or tuple(dict.fromkeys(every))
-    weights = {word: _rarity(index.passages, counts.get(word, 0)) for word in telling}
-    return _Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected)
-
-
-def _rarity(passages: int, holding: int) -> float:
-    """BM25's weight of a word that stands in ``holding`` of ``passages``."""
-    return math.log(1 + (max(passages, holding) - holding + 0.5) / (holding + 0.5))
-
-
 def _where(connection: sa.Connection, viewer: _Viewer, hidden: Sequence[str]) -> str | None:
     """What LanceDB must leave out before it ranks, so that what may not be shown takes nobody's place."""
     clauses = []
@@ -299,15 +229,15 @@ def _where(connection: sa.Connection, viewer: _Viewer, hidden: Sequence[str]) ->
 
 
 def _candidates(
-    index: _Index, library: Library, question: str, understood: _Question, where: str | None
-) -> tuple[list[_Candidate], str | None]:
+    index: _Index, library: Library, question: str, understood: Question, where: str | None
+) -> tuple[list[Candidate], str | None]:
     """What each channel found; a channel that fails leaves the others, and says so."""
     store = _store(library.uri)
-    found: dict[tuple[str, int], _Candidate] = {}
+    found: dict[tuple[str, int], Candidate] = {}
 
     def add(channel: str, hits: Sequence[Hit]) -> None:
         for hit in hits:
-            candidate = found.setdefault((hit.key, hit.ordinal), _Candidate(hit, {}))
+            candidate = found.setdefault((hit.key, hit.ordinal), Candidate(hit, {}))
             candidate.why[channel] = hit.score
 
     if not understood.telling:
@@ -340,45 +270,8 @@ def _hurried(embedder: Embedder) -> Embedder:
     return replace(embedder, attempts=1, timeout=5.0) if isinstance(embedder, Endpoint) else embedder
 
 
-def _rank(candidates: Sequence[_Candidate], understood: _Question) -> list[_Candidate]:
-    """Best first. The full-text order comes from BM25 and from how much of the question stands together; with vectors
-    the two orders are fused by rank."""
-    pieces = [(weight, grams(word)) for word, weight in understood.weights.items()]
-    whole = sum(understood.weights.values()) or 1.0
-    pairs = {marked(pair) for pair in zip(understood.every, understood.every[1:], strict=False)}
-    for candidate in candidates:
-        text = candidate.hit.marked
-        worth: list[tuple[str, float]] = []
-        held = covered = 0.0
-        for weight, parts in pieces:
-            present = [part for part in parts if part in text]
-            share = len(present) / len(parts)
-            held += weight * share
-            covered += weight * share**2
-            worth += [(part, weight / len(parts)) for part in present]
-        together = max(sum([value for part, value in worth if part in line]) for line in text.split("\n"))
-        adjacent = sum([pair in text for pair in pairs])
-        candidate.coverage = covered / whole
-        candidate.score = candidate.why.get("words", 0.0) + WHOLE * held + SENTENCE * together + ADJACENT * adjacent
-    ordered = sorted(candidates, key=lambda c: (-c.score, c.hit.key, c.hit.ordinal))
-    if not any("vector" in candidate.why for candidate in candidates):
-        return ordered
-    nearest = sorted((c for c in candidates if "vector" in c.why), key=lambda c: -c.why["vector"])
-    fused = {id(c): 1 / (RANK_CONSTANT + rank) for rank, c in enumerate(ordered, 1)}
-    for rank, candidate in enumerate(nearest, 1):
-        fused[id(candidate)] += 1 / (RANK_CONSTANT + rank)
-    for candidate in candidates:
-        candidate.score = fused[id(candidate)]
-    return sorted(candidates, key=lambda c: (-c.score, c.hit.key, c.hit.ordinal))
-
-
-def _counts(candidate: _Candidate, coverage: float, similarity: float | None) -> bool:
-    near = candidate.why.get("vector")
-    return candidate.coverage >= coverage or (near is not None and similarity is not None and near >= similarity)
-
-
 def _sources(
-    connection: sa.Connection, generation: int, candidates: Sequence[_Candidate], viewer: _Viewer
+    connection: sa.Connection, generation: int, candidates: Sequence[Candidate], viewer: _Viewer
 ) -> dict[str, tuple[tuple[Source, ...], int]]:
     rows = connection.execute(
         CITED,
@@ -398,7 +291,7 @@ def _sources(
     return sources
 
 
-def _found(candidate: _Candidate, sources: tuple[Source, ...], copies: int) -> Found:
+def _found(candidate: Candidate, sources: tuple[Source, ...], copies: int) -> Found:
     hit = candidate.hit
     return Found(
         hit.text,

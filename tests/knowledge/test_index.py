@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.knowledge import indexing
+from polydesk_dagster.knowledge import generations, indexing, intake
 from polydesk_dagster.knowledge.library import Library, listing
 from polydesk_dagster.outcome import Outcome
 from tests import world
@@ -111,7 +111,7 @@ def test_another_pipeline_rebuilds_unless_a_person_went_back(shelf: Shelf, monke
     assert shelf.ask("a digiuno per il prelievo?") == []
     shelf.topics()
     shelf.blue()
-    monkeypatch.setattr(indexing, "LANGUAGE", "it-2")
+    monkeypatch.setattr(generations, "LANGUAGE", "it-2")
     rebuilt = shelf.blue()
     assert (rebuilt.reasons[0].code, rebuilt.counts.updated) == ("pipeline_changed", 10)
     indexing.roll_back(shelf.engine)
@@ -261,13 +261,13 @@ def test_a_document_that_kills_its_reader_gets_three_tries(shelf: Shelf, shared_
 
 def test_a_document_replaced_while_it_is_read_is_read_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shelf.write("guida.md", "# Bar\n\nColazioni senza glutine.")
-    whole = indexing._digest
+    whole = intake.digest
 
     def replaced(data: bytes, suffix: str) -> str:
         shelf.write("guida.md", "# Bar\n\nMerende vegane al chiosco.")
         return whole(data, suffix)
 
-    monkeypatch.setattr(indexing, "_digest", replaced)
+    monkeypatch.setattr(intake, "digest", replaced)
     shelf.blue()
     monkeypatch.undo()
     assert shelf.ask("colazioni senza glutine") == ["guida.md"]

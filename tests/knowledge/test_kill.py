@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from sqlalchemy.engine import make_url
 from polydesk_dagster.database.engine import create_engine
-from polydesk_dagster.knowledge import indexing
+from polydesk_dagster.knowledge import contents, generations, indexing, intake
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.store import Store
 
 url, folder, uri, action, step, when = sys.argv[1:]
-owner = Store if hasattr(Store, step) else indexing._Run
+owner = next(place for place in (Store, intake, contents, generations) if hasattr(place, step))
 real = getattr(owner, step)
 
 def deadly(*args, **named):
@@ -36,7 +36,7 @@ def deadly(*args, **named):
     real(*args, **named)
     os.kill(os.getpid(), signal.SIGKILL)
 
-indexing.FLUSH_DOCUMENTS = 4
+intake.FLUSH_DOCUMENTS = 4
 setattr(owner, step, deadly)
 getattr(indexing, action)(
     create_engine(make_url(url)), datetime(2026, 3, 10, 9, tzinfo=UTC), Library(Path(folder), uri),
@@ -47,16 +47,16 @@ getattr(indexing, action)(
 STEPS = [
     ("refresh", "add", "before"),
     ("refresh", "add", "after"),
-    ("refresh", "_flush", "after"),
-    ("refresh", "_let_go", "after"),
+    ("refresh", "flush", "after"),
+    ("refresh", "let_go", "after"),
     ("refresh", "delete", "before"),
     ("refresh", "delete", "after"),
     ("refresh", "merge", "before"),
     ("rebuild", "create", "after"),
     ("rebuild", "add", "after"),
     ("rebuild", "index", "after"),
-    ("rebuild", "_swap", "before"),
-    ("rebuild", "_swap", "after"),
+    ("rebuild", "swap", "before"),
+    ("rebuild", "swap", "after"),
 ]
 
 

@@ -1,0 +1,63 @@
+"""A question understood: its words after spelling, and how much each tells of the subject."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from polydesk_dagster.knowledge.text import STOP_WORDS, one_edit_away
+
+LONGEST_WORD = 30
+"""Letters up to which a word may be misspelt; its neighbours are some fifty a letter."""
+
+LONGEST = 60
+"""Words of a question that are looked at; a whole letter is no question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Words of a question after spelling, those that carry its subject, and their weights."""
+
+    every: tuple[str, ...]
+    telling: tuple[str, ...]
+    weights: Mapping[str, float]
+    unknown: tuple[str, ...]
+    corrected: Mapping[str, str]
+
+
+def understand(
+    connection: sa.Connection, generation: int, passages: int, asked: Sequence[str], known: Mapping[str, int]
+) -> Question:
+    """Words that no passage holds are taken for the commonest known word one letter away."""
+    unknown = [w for w in dict.fromkeys(asked) if w not in known and w not in STOP_WORDS]
+    misspelt = {w: one_edit_away(w) for w in unknown if 4 <= len(w) <= LONGEST_WORD and w.isalpha()}
+    corrected: dict[str, str] = {}
+    counts = dict(known)
+    if misspelt:
+        rows = connection.execute(
+            sa.text("""
+                SELECT DISTINCT ON (m.word) m.word, t.term, t.passages
+                FROM unnest(CAST(:words AS text[]), CAST(:near AS text[])) AS m (word, near)
+                JOIN knowledge_term t ON t.generation_id = :generation AND t.term = m.near
+                ORDER BY m.word, t.passages DESC, t.term"""),
+            {
+                "generation": generation,
+                "words": [word for word, near in misspelt.items() for _ in near],
+                "near": [candidate for near in misspelt.values() for candidate in near],
+            },
+        )
+        for word, term, holding in rows:
+            corrected[word] = term
+            counts[term] = holding
+    every = tuple(corrected.get(word, word) for word in asked)
+    telling = tuple(dict.fromkeys(word for word in every if word not in STOP_WORDS)) or tuple(dict.fromkeys(every))
+    weights = {word: _rarity(passages, counts.get(word, 0)) for word in telling}
+    return Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected)
+
+
+def _rarity(passages: int, holding: int) -> float:
+    """BM25's weight of a word that stands in ``holding`` of ``passages``."""
+    return math.log(1 + (max(passages, holding) - holding + 0.5) / (holding + 0.5))
