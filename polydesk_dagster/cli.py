@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import psycopg
@@ -23,6 +24,7 @@ from polydesk_dagster.commands import (
     services,
     show,
     up,
+    users,
 )
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
@@ -48,11 +50,13 @@ app.add_typer(db.app, name="db")
 app.add_typer(patients.app, name="patients")
 app.add_typer(messages.app, name="messages")
 app.add_typer(events.app, name="events")
+app.add_typer(users.app, name="users")
 app.command()(doctor.doctor)
 
 
 def main() -> None:
     """Entry of the console script. Exit status: 2 for wrong usage or configuration, 4 for what failed."""
+    os.umask(0o077)  # whatever this process and its children write is the installation's alone
     arguments = _language(sys.argv[1:])
     try:
         app(args=arguments, prog_name="polydesk")

@@ -31,6 +31,13 @@ def _http(url: str) -> str:
     return _having(url, {"http", "https"}, "http:// o https://").rstrip("/")
 
 
+def _origin(url: str) -> str:
+    parts = urlsplit(_http(url))
+    if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("serve solo https://nome, senza percorso: le pagine stanno alla radice")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
 def _smtp(url: SecretStr) -> SecretStr:
     _having(url.get_secret_value(), {"smtp", "smtps"}, "smtp://utente:password@host:porta")
     return url
@@ -86,7 +93,7 @@ class Settings(BaseSettings):
     operator_mail: str | None = None
     web_host: str = "127.0.0.1"
     web_port: int = Field(3000, ge=1, le=65535)
-    public_url: HttpUrl | None = None
+    public_url: Annotated[str, AfterValidator(_origin)] | None = None
     oidc_issuer: HttpUrl | None = None
     oidc_client_id: str | None = None
     oidc_client_secret: SecretStr | None = None
@@ -129,7 +136,8 @@ class Settings(BaseSettings):
     @property
     def address(self) -> str:
         """Where people reach the pages, without a slash at the end."""
-        host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
+        everywhere = self.web_host in {"0.0.0.0", "::"}  # noqa: S104 - an address to reach, not one to listen at
+        host = "127.0.0.1" if everywhere else f"[{self.web_host}]" if ":" in self.web_host else self.web_host
         return self.public_url or f"http://{host}:{self.web_port}"
 
 

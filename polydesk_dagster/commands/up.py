@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from polydesk_dagster.commands.installation import Installation, migrated
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.demo import house
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance, processes, supervisor
 from polydesk_dagster.settings import Settings
@@ -71,10 +73,7 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
     return reason
 
 
-ENDPOINTS = (
-    ("health", "polydesk_dagster.runtime.health", 3001),
-    ("caches", "polydesk_dagster.runtime.cache_endpoint", 3002),
-)
+ENDPOINTS = (("caches", "polydesk_dagster.runtime.cache_endpoint", 3002),)
 
 
 def _endpoint(name: str, module: str, port: int, environment: Mapping[str, str]) -> supervisor.Child:
@@ -100,8 +99,7 @@ def _ready(
             )
         )
     for name, _, port in endpoints:
-        paths = {"health": "/health", "caches": "/clinics/CODICE/specialists"}
-        console.print(f"  {name}: http://127.0.0.1:{port}{paths[name]}")
+        console.print(f"  {name}: http://127.0.0.1:{port}/clinics/CODICE/specialists")
     if fresh:
         console.print(say("Eseguo la notte…", "Running the night…"))
         night.tell(night.run(installation))
@@ -112,3 +110,19 @@ def _ready(
         ),
         style="bold green",
     )
+    if simulators.is_demo(installation.engine):
+        _welcome(installation)
+
+
+def _welcome(installation: Installation) -> None:
+    """Let the demo's owner in by one link, and say who else is there."""
+    now = datetime.now(UTC)
+    with installation.engine.begin() as connection:
+        token = house.welcome(connection, now)
+        people, password = house.others(connection, now)
+    console = show.out()
+    console.print(say("Per entrare, una volta sola ed entro un'ora:", "To come in, once and within an hour:"))
+    console.print(f"  {installation.settings.address}/ingresso?gettone={token}", style="bold", soft_wrap=True)
+    console.print(say(f"Altre persone di prova, con la password {password}", f"Others, with the password {password}"))
+    for role, email in people:
+        console.print(f"  {role:<12}{email}")

@@ -71,9 +71,9 @@ def dagster_children(
     children.append(
         Child(
             "web",
-            (*python, "dagster_webserver", "--host", host, "--port", str(port), *workspace),
-            environment,
-            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/server_info"),
+            (*python, "polydesk_dagster.web"),
+            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port)},
+            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live"),
             after=code_servers,
             listens=(host, port),
         )

@@ -1,0 +1,53 @@
+"""Serve the door: ``python -m polydesk_dagster.web``. The home's Dagster instance must be prepared."""
+
+from __future__ import annotations
+
+import os
+
+import uvicorn
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.runtime import instance
+from polydesk_dagster.settings import Settings
+from polydesk_dagster.web.application import DAGSTER, application
+from polydesk_dagster.web.door import Door
+
+_LARGEST_FRAME = 1_000_000
+_PATIENCE = 3
+"""Seconds that open requests and websockets have to end when the process is asked to."""
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    os.umask(0o077)
+    settings = configuration.load()
+    serve(settings)
+
+
+def serve(settings: Settings) -> None:
+    """Open Dagster's instance and its code locations, then listen."""
+    from polydesk_dagster.runtime.dagster_inside import web
+    from polydesk_dagster.web.dagster import presser_of
+
+    door = Door(settings, create_engine(business_url(settings)))
+    workspace = str(instance.workspace_file(settings.home))
+    with (
+        instance.open_instance(settings) as dagster,
+        web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
+    ):
+        uvicorn.run(
+            application(door, page),
+            host=settings.web_host,
+            port=settings.web_port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=door.address.secure,  # only whoever ends TLS before us says where a request comes from
+            ws_max_size=_LARGEST_FRAME,
+            timeout_graceful_shutdown=_PATIENCE,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The one application that listens: guard, people, our pages, health, Dagster's page behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from polydesk_dagster.runtime import health
+from polydesk_dagster.web import login, services
+from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
+from polydesk_dagster.web.guard import Guard
+from polydesk_dagster.web.routes import LOGIN, Pages
+
+PAGES: tuple[Pages, ...] = (login.pages, services.pages)
+"""Every module of views; a new one is named here."""
+DAGSTER = "/dagster"
+
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+
+
+def application(
+    door: Door, dagster: ASGIApp | None = None, more: Iterable[BaseRoute] = (), lifespan: Lifespan | None = None
+) -> ASGIApp:
+    """The whole, for one installation; ``dagster`` is its page, ``more`` are routes that have their own access."""
+    routes: list[BaseRoute] = [
+        *(route for pages in PAGES for route in pages.routes),
+        *more,
+        Route("/health", _health),
+        Route("/health/live", _live),
+        Mount("/static", StaticFiles(directory=HERE / "static")),
+    ]
+    if dagster is not None:
+        routes.append(Mount(DAGSTER, _OnlyKnown(dagster)))
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Recognise, door=door)],
+        exception_handlers={HTTPException: _said, 404: _said, Exception: _broken},
+        lifespan=lifespan,
+    )
+    return Guard(app, door.address)
+
+
+class _OnlyKnown:
+    """ASGI: nobody unknown gets to what is mounted here, whatever the path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if person_of(HTTPConnection(scope)) is not None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif "text/html" in HTTPConnection(scope).headers.get("accept", ""):
+            await RedirectResponse(f"{LOGIN}?da={DAGSTER}", 303)(scope, receive, send)
+        else:
+            await JSONResponse({"errors": [{"message": "Entra di nuovo."}]}, 401)(scope, receive, send)
+
+
+async def _live(_request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _health(request: Request) -> Response:
+    """Whether all is well, for whoever asks; what is wrong, for who is logged in."""
+    door: Door = request.state.door
+    answer = await run_in_threadpool(_examined, door)
+    shown = answer if person_of(request) is not None else {"ok": answer["ok"], "at": answer["at"]}
+    return JSONResponse(shown, 200 if answer["ok"] else 503)
+
+
+def _examined(door: Door) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return health.as_object(health.examine(door.settings, now), now)
+
+
+async def _said(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _page(request, error.status_code, error.detail)
+
+
+async def _broken(request: Request, _error: Exception) -> Response:
+    return _page(request, 500, "Qualcosa è andato storto; nulla è stato fatto a metà. Riprova tra poco.")
+
+
+def _page(request: Request, status: int, message: str) -> Response:
+    door: Door | None = getattr(request.state, "door", None)
+    if door is None or "text/html" not in request.headers.get("accept", "text/html"):
+        return PlainTextResponse(message, status)
+    return door.templates.TemplateResponse(request, "refused.html", {"status": status, "message": message}, status)

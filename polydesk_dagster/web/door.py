@@ -1,0 +1,114 @@
+"""The door of one installation: what every request needs, and who each request comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import sqlalchemy as sa
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.templating import Jinja2Templates
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from polydesk_dagster.settings import Settings
+from polydesk_dagster.web import sessions, tokens
+from polydesk_dagster.web.guard import Address
+from polydesk_dagster.web.roles import May, Person
+
+HERE = Path(__file__).parent
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Door:
+    """One installation, as the pages see it: ``request.state.door``."""
+
+    settings: Settings
+    engine: sa.Engine
+    now: Callable[[], datetime] = _now
+    address: Address = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", Address.of(self.settings))
+
+    @cached_property
+    def templates(self) -> Jinja2Templates:
+        templates = Jinja2Templates(HERE / "templates", context_processors=[_known])
+        templates.env.trim_blocks = templates.env.lstrip_blocks = True
+        templates.env.globals["May"] = May
+        return templates
+
+    @property
+    def cookie(self) -> str:
+        """The session cookie's name. Cookies know no ports, so two installations of one machine need two names; behind
+        TLS the prefix makes sure that only this host, over TLS, can have set it."""
+        return "__Host-polydesk" if self.address.secure else f"polydesk-{self.settings.web_port}"
+
+    def token(self, connection: HTTPConnection) -> str | None:
+        """The session's token that a request brings, good or not."""
+        return connection.cookies.get(self.cookie)
+
+    def let_in(self, response: Response, token: str) -> None:
+        """Give the browser its session."""
+        self.remember(response, self.cookie, token, int(sessions.ABSOLUTE.total_seconds()))
+
+    def remember(self, response: Response, name: str, value: str, seconds: int) -> None:
+        """Set a cookie that scripts cannot read and other pages cannot send with what changes something."""
+        response.set_cookie(
+            name, value, max_age=seconds, path="/", secure=self.address.secure, httponly=True, samesite="lax"
+        )
+
+    def forget(self, response: Response, name: str) -> None:
+        response.delete_cookie(name, path="/", secure=self.address.secure, httponly=True, samesite="lax")
+
+    def look(self, token: str | None, *, touch: bool = True) -> Person | None:
+        """Whose session it is; blocking."""
+        if not token:
+            return None
+        with self.engine.begin() as connection:
+            return sessions.look(connection, token, self.now(), touch=touch)
+
+    async def still_here(self, connection: HTTPConnection) -> bool:
+        """Whether the session behind a connection still holds."""
+        return await run_in_threadpool(self.look, self.token(connection), touch=False) is not None
+
+
+def person_of(connection: HTTPConnection) -> Person | None:
+    """Who a request comes from; None: nobody known."""
+    person: Person | None = connection.scope.get("state", {}).get("person")
+    return person
+
+
+def _known(connection: HTTPConnection) -> dict[str, object]:
+    """What every template knows: ``person``, ``may(May.RUN)`` and the ``form_token`` of a form."""
+    door: Door = connection.state.door
+    person = person_of(connection)
+    token = door.token(connection)
+    return {
+        "person": person,
+        "may": person.may if person else lambda _permission: False,
+        "form_token": tokens.of_form(token) if token and person else "",
+    }
+
+
+class Recognise:
+    """ASGI middleware: puts the door and the person, where one is known, into the request's state."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in {"http", "websocket"}:
+            token = self._door.token(HTTPConnection(scope))
+            person = await run_in_threadpool(self._door.look, token) if token else None
+            scope["state"] = {**scope.get("state", {}), "door": self._door, "person": person}
+        await self._app(scope, receive, send)

@@ -1,0 +1,110 @@
+"""How a page is added: a view in a module about one thing that a person does, its permission read at a glance.
+
+    pages = Pages()
+
+    @pages.get("/servizi", May.SEE)
+    def services(request: Request) -> Response: ...
+
+    @pages.post("/servizi/{key}/esegui", May.RUN)
+    def run(request: Request) -> Response: ...
+
+A plain ``def`` runs in a thread and may ask the database; an ``async def`` must not block. Views find
+``request.state.door``, ``request.state.person`` and for a post ``request.state.form``; ``clinic_of`` refuses a clinic
+that is not hers. A form holds
+``<input type="hidden" name="form_token" value="{{ form_token }}">``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from polydesk_dagster.web import tokens
+from polydesk_dagster.web.door import Door, person_of
+from polydesk_dagster.web.roles import May, Person
+
+View = Callable[[Request], Response | Awaitable[Response]]
+ANYBODY: Final = None
+"""Instead of a permission: a page for people who are not logged in."""
+LOGIN = "/entra"
+
+
+class Pages:
+    """The routes of one module of views."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        self.permissions: dict[tuple[str, str], May | None] = {}
+
+    def get(self, path: str, may: May | None) -> Callable[[View], View]:
+        return self._add("GET", path, may)
+
+    def post(self, path: str, may: May | None) -> Callable[[View], View]:
+        """A form's address: its ``form_token`` is checked wherever a person is known."""
+        return self._add("POST", path, may)
+
+    def _add(self, method: str, path: str, may: May | None) -> Callable[[View], View]:
+        def added(view: View) -> View:
+            self.permissions[method, path] = may
+            self.routes.append(Route(path, _checked(view, may), methods=[method], name=view.__name__))
+            return view
+
+        return added
+
+
+def _checked(view: View, may: May | None) -> Callable[[Request], Awaitable[Response]]:
+    @functools.wraps(view)
+    async def endpoint(request: Request) -> Response:
+        person = person_of(request)
+        if may is not ANYBODY:
+            if person is None:
+                return _to_login(request)
+            if not person.may(may):
+                raise HTTPException(403, "Il tuo ruolo non lo permette.")
+        if request.method == "POST":
+            request.state.form = await request.form()
+            if person is not None:
+                _check_form(request)
+        if inspect.iscoroutinefunction(view):
+            answer: Response = await view(request)
+            return answer
+        return await run_in_threadpool(cast("Callable[[Request], Response]", view), request)
+
+    return endpoint
+
+
+def _to_login(request: Request) -> Response:
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", "text/html"):
+        raise HTTPException(401, "La sessione è finita: entra di nuovo.")
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(LOGIN if here == "/" else f"{LOGIN}?da={quote(here)}", 303)
+
+
+def _check_form(request: Request) -> None:
+    door: Door = request.state.door
+    given = request.state.form.get("form_token") or request.headers.get("x-form-token", "")
+    expected = tokens.of_form(door.token(request) or "")
+    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
+        raise HTTPException(403, "Il modulo è di un'altra sessione: ricarica la pagina e riprova.")
+
+
+def clinic_of(request: Request, clinic: str | None) -> str | None:
+    """The clinic that a form or an address names (None: the whole chain), if the person acts for it.
+
+    Raises:
+        HTTPException: 403 if she does not.
+    """
+    person: Person = request.state.person
+    if not person.acts_for(clinic):
+        raise HTTPException(403, "Agisci solo per le tue cliniche." if clinic else "Indica una delle tue cliniche.")
+    return clinic
