@@ -100,6 +100,8 @@ def _ready(
         )
     for name, _, port in endpoints:
         console.print(f"  {name}: http://127.0.0.1:{port}/clinics/CODICE/specialists")
+    if simulators.is_demo(installation.engine):
+        _welcome(installation)
     if fresh:
         console.print(say("Eseguo la notte…", "Running the night…"))
         night.tell(night.run(installation))
@@ -110,8 +112,6 @@ def _ready(
         ),
         style="bold green",
     )
-    if simulators.is_demo(installation.engine):
-        _welcome(installation)
 
 
 def _welcome(installation: Installation) -> None:

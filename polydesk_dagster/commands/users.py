@@ -25,7 +25,7 @@ Clinics = Annotated[
 
 @app.command("list")
 def list_(
-    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON per persona, in una lista.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON per persona.")] = False,
 ) -> None:
     """Elenca le persone, i ruoli, le cliniche e quando si sono viste l'ultima volta."""
     with opened() as installation, installation.engine.connect() as connection:

@@ -21,7 +21,7 @@ from polydesk_dagster.runtime import health
 from polydesk_dagster.web import login, services
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
 from polydesk_dagster.web.guard import Guard
-from polydesk_dagster.web.routes import LOGIN, Pages
+from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
 PAGES: tuple[Pages, ...] = (login.pages, services.pages)
 """Every module of views; a new one is named here."""
@@ -63,7 +63,7 @@ class _OnlyKnown:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
-        elif "text/html" in HTTPConnection(scope).headers.get("accept", ""):
+        elif scope["method"] == "GET" and reads_pages(HTTPConnection(scope)):
             await RedirectResponse(f"{LOGIN}?da={DAGSTER}", 303)(scope, receive, send)
         else:
             await JSONResponse({"errors": [{"message": "Entra di nuovo."}]}, 401)(scope, receive, send)
@@ -97,6 +97,6 @@ async def _broken(request: Request, _error: Exception) -> Response:
 
 def _page(request: Request, status: int, message: str) -> Response:
     door: Door | None = getattr(request.state, "door", None)
-    if door is None or "text/html" not in request.headers.get("accept", "text/html"):
+    if door is None or not reads_pages(request):
         return PlainTextResponse(message, status)
     return door.templates.TemplateResponse(request, "refused.html", {"status": status, "message": message}, status)

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -77,8 +77,11 @@ class Door:
             return sessions.look(connection, token, self.now(), touch=touch)
 
     async def still_here(self, connection: HTTPConnection) -> bool:
-        """Whether the session behind a connection still holds."""
-        return await run_in_threadpool(self.look, self.token(connection), touch=False) is not None
+        """Whether the session behind a connection still holds; not while the database cannot say so."""
+        try:
+            return await run_in_threadpool(self.look, self.token(connection), touch=False) is not None
+        except sa.exc.OperationalError:
+            return False
 
 
 def person_of(connection: HTTPConnection) -> Person | None:
@@ -109,6 +112,19 @@ class Recognise:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"}:
             token = self._door.token(HTTPConnection(scope))
-            person = await run_in_threadpool(self._door.look, token) if token else None
+            try:
+                person = await run_in_threadpool(self._door.look, token) if token else None
+            except sa.exc.OperationalError:
+                await _away(scope, receive, send)
+                return
             scope["state"] = {**scope.get("state", {}), "door": self._door, "person": person}
         await self._app(scope, receive, send)
+
+
+async def _away(scope: Scope, receive: Receive, send: Send) -> None:
+    """The database does not say who this is, so it is nobody, for now."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1013})
+        return
+    message = "Il database non risponde: riprova tra poco."
+    await PlainTextResponse(message, 503, {"Retry-After": "5"})(scope, receive, send)

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -83,8 +83,14 @@ def _checked(view: View, may: May | None) -> Callable[[Request], Awaitable[Respo
     return endpoint
 
 
+def reads_pages(connection: HTTPConnection) -> bool:
+    """Whether whoever asks would show a page; a script asks for what it can read."""
+    accepted = connection.headers.get("accept", "*/*")
+    return "text/html" in accepted or "*/*" in accepted.partition(",")[0]
+
+
 def _to_login(request: Request) -> Response:
-    if request.method != "GET" or "text/html" not in request.headers.get("accept", "text/html"):
+    if request.method != "GET" or not reads_pages(request):
         raise HTTPException(401, "La sessione è finita: entra di nuovo.")
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(LOGIN if here == "/" else f"{LOGIN}?da={quote(here)}", 303)

@@ -21,13 +21,18 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 
 from polydesk_dagster.database import embedded
+from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.runtime import guardian, instance
 from polydesk_dagster.settings import Settings
 from tests.runtime.world import ROOT, finished, gone, kill, messages, started, until
+from tests.web.world import person, session
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="warm runs need Linux")]
 
-LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+CODE = instance.Location("polydesk", "tests.runtime.jobs")
+"""The tiny jobs in the place of the ordinary location: a role's permissions hold there."""
+
+LAUNCH = """mutation Launch($p: ExecutionParams!) { launchRun(executionParams: $p) {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 
 
@@ -40,23 +45,25 @@ def _free_port() -> int:
 
 
 class Installation:
-    """`polydesk up` of the tiny code location, on an embedded PostgreSQL of its own."""
+    """`polydesk up` of the tiny jobs, on an embedded PostgreSQL of its own."""
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, web_port=_free_port())
         code = f"""
         from pathlib import Path
         from polydesk_dagster.database import embedded
-        from polydesk_dagster.database.engine import dagster_url
-        from polydesk_dagster.database.migrate import create_database
+        from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
+        from polydesk_dagster.database.migrate import create_database, migrate
         from polydesk_dagster.runtime import instance, processes, supervisor
         from polydesk_dagster.settings import Settings
-        from tests.runtime.world import TINY
+        from tests.runtime.test_faults import CODE
         settings = Settings(home=Path({str(home)!r}), web_port={self.settings.web_port})
         embedded.start(settings.home)
         create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
-        instance.prepare(settings, (TINY,))
-        children = processes.dagster_children(settings, instance.environment(settings), (TINY,))
+        create_database(business_url(settings))
+        migrate(create_engine(business_url(settings)))
+        instance.prepare(settings, (CODE,))
+        children = processes.dagster_children(settings, instance.environment(settings), (CODE,))
         running = supervisor.Supervisor(settings.home, children, database=True)
         print("token", running.token, flush=True)
         running.run(lambda: print("ready", flush=True))
@@ -70,10 +77,19 @@ class Installation:
         assert self.process.stdout is not None
         self.token = self.process.stdout.readline().split()[1]
         assert self.process.stdout.readline() == "ready\n"
+        self.cookie = self._signed_in()
+
+    def _signed_in(self) -> str:
+        """The cookie of somebody who may launch runs of the tiny location."""
+        engine = create_engine(business_url(self.settings))
+        with engine.begin() as connection:
+            token = session(connection, person(connection, "superuser"))
+        engine.dispose()
+        return f"polydesk-{self.settings.web_port}={token}"
 
     def launch(self, **how: object) -> str:
         """Launch the tiny job as the UI does. Returns the run's id."""
-        selector = {"repositoryLocationName": "tiny", "repositoryName": "__repository__", "jobName": "tiny"}
+        selector = {"repositoryLocationName": CODE.name, "repositoryName": "__repository__", "jobName": "tiny"}
         config = {"ops": {"work": {"config": how}}}
         params = {"selector": selector, "runConfigData": json.dumps(config), "mode": "default"}
         answer = self._ask(LAUNCH, {"p": params})["launchRun"]
@@ -81,10 +97,11 @@ class Installation:
         return str(answer["run"]["runId"])
 
     def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        origin = f"http://127.0.0.1:{self.settings.web_port}"
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.settings.web_port}/graphql",
+            f"{origin}/dagster/graphql",
             json.dumps({"query": query, "variables": variables}).encode(),
-            {"content-type": "application/json"},
+            {"content-type": "application/json", "origin": origin, "cookie": self.cookie},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
             return dict(json.load(response)["data"])
@@ -173,7 +190,7 @@ def test_the_daemon(up: Installation, dagster: DagsterInstance) -> None:
 def test_the_web_page(up: Installation, dagster: DagsterInstance) -> None:
     run_id = up.launch(seconds=2)
     started(dagster, run_id)
-    kill(up.child("dagster_webserver"))
+    kill(up.child("polydesk_dagster.web"))
     assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
     _works(up, dagster)
 
