@@ -8,36 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dagster._core.workspace.permissions import Permissions
 from starlette.requests import HTTPConnection
 
 from polydesk_dagster.catalog import Place
-from polydesk_dagster.runtime.dagster_inside.web import Presser
+from polydesk_dagster.runtime.dagster_inside.web import Permission, Presser
 from polydesk_dagster.web.door import person_of
 from polydesk_dagster.web.roles import May
 
 RUNS = frozenset(
     {
-        Permissions.LAUNCH_PIPELINE_EXECUTION,
-        Permissions.LAUNCH_PIPELINE_REEXECUTION,
-        Permissions.TERMINATE_PIPELINE_EXECUTION,
-        Permissions.LAUNCH_PARTITION_BACKFILL,
-        Permissions.CANCEL_PARTITION_BACKFILL,
+        Permission.LAUNCH_PIPELINE_EXECUTION,
+        Permission.LAUNCH_PIPELINE_REEXECUTION,
+        Permission.TERMINATE_PIPELINE_EXECUTION,
+        Permission.LAUNCH_PARTITION_BACKFILL,
+        Permission.CANCEL_PARTITION_BACKFILL,
     }
 )
 TIMES = frozenset(
     {
-        Permissions.START_SCHEDULE,
-        Permissions.STOP_RUNNING_SCHEDULE,
-        Permissions.SCHEDULE_DRY_RUN,
-        Permissions.EDIT_SENSOR,
-        Permissions.SENSOR_DRY_RUN,
-        Permissions.RELOAD_REPOSITORY_LOCATION,
+        Permission.START_SCHEDULE,
+        Permission.STOP_RUNNING_SCHEDULE,
+        Permission.SCHEDULE_DRY_RUN,
+        Permission.EDIT_SENSOR,
+        Permission.SENSOR_DRY_RUN,
+        Permission.RELOAD_REPOSITORY_LOCATION,
     }
 )
-SYSTEM = frozenset({Permissions.RELOAD_WORKSPACE, Permissions.EDIT_CONCURRENCY_LIMIT})
+SYSTEM = frozenset({Permission.RELOAD_WORKSPACE, Permission.EDIT_CONCURRENCY_LIMIT})
 
-_LOCATIONS: Mapping[May, Mapping[str, frozenset[Permissions]]] = {
+_LOCATIONS: Mapping[May, Mapping[str, frozenset[Permission]]] = {
     May.RUN: {Place.ORDINARY.value: RUNS},
     May.EMERGENCY: {Place.ORDINARY.value: RUNS | TIMES, Place.EMERGENCY.value: RUNS | TIMES},
 }
@@ -48,7 +47,7 @@ def presser_of(connection: HTTPConnection) -> Presser | None:
     person = person_of(connection)
     if person is None:
         return None
-    granted: dict[str, frozenset[Permissions]] = {}
+    granted: dict[str, frozenset[Permission]] = {}
     for permission, locations in _LOCATIONS.items():
         if person.may(permission) and person.clinics is None:
             granted |= locations

@@ -30,6 +30,8 @@ from polydesk_dagster.runtime.names import PERSON_TAG
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+Permission = Permissions
+"""What Dagster's page asks before it does something."""
 VERSION = "polydesk"
 LOOK_AGAIN = 10.0
 """Seconds after which a websocket's session is looked at again."""
