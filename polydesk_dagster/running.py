@@ -159,13 +159,15 @@ def service_job(
 
 
 def job_tags(service: Service) -> dict[str, str]:
-    """The tags of a service's runs: whose they are, and the seconds after which run monitoring ends them."""
+    """The tags of a service's runs: whose they are, the seconds after which run monitoring ends them, and that Dagster
+    never presses a dangerous button a second time by itself."""
     match service.cadence:
         case Every(minutes):
             seconds = max(600, minutes * 60)
         case _:
             seconds = 3600
-    return {"polydesk/service": service.key, "dagster/max_runtime": str(seconds)}
+    tags = {"polydesk/service": service.key, "dagster/max_runtime": str(seconds)}
+    return {**tags, "dagster/max_retries": "0"} if service.dangerous else tags
 
 
 def _instant(text: str | None, now: datetime) -> datetime:

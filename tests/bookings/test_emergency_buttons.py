@@ -15,6 +15,7 @@ from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -93,6 +94,7 @@ def test_the_gate_stays_shut(engine: sa.Engine, practice: world.Practice, given:
     press(engine, Press(), preview=True)
     report = press(engine, given)
     assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, code)
+    assert "LIBERA" not in teller("it").reason(report.reasons[0]), "what is to be typed stands in the preview alone"
     assert confirm(engine, practice, "ada").answer is Answer.CONFIRMED
 
 
@@ -144,7 +146,7 @@ def test_the_button_rests_between_two_uses(
         holds.place(connection, slot_id=slot, token="token bice", visitor="bice", as_of=AS_OF)
     press(engine, Press(), preview=True)
     stopped = press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).reasons[0]
-    assert (stopped.code, "ancora 10 minuti" in stopped.message) == ("too_soon", True)
+    assert (stopped.code, "ancora 10 minuti" in teller("it").reason(stopped)) == ("too_soon", True)
     monkeypatch.setattr(emergency, "PAUSE", timedelta(0))
     assert press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).outcome is Outcome.OK
 
@@ -229,8 +231,8 @@ def test_the_seat_of_an_expired_hold_exposes_nobody(engine: sa.Engine, practice:
 def test_an_empty_plan_asks_for_no_phrase(engine: sa.Engine, practice: world.Practice) -> None:
     press(engine, Press())
     report = press(engine, Press(WHY, "LIBERA 1"))
-    assert (report.outcome, report.reasons[0].code) == (Outcome.NOTHING_TO_DO, "nothing_to_do")
-    assert "LIBERA" not in report.reasons[0].message
+    assert (report.outcome, report.reasons[0].code) == (Outcome.NOTHING_TO_DO, "empty_plan")
+    assert "LIBERA" not in teller("it").reason(report.reasons[0])
 
 
 def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, practice: world.Practice) -> None:

@@ -23,7 +23,7 @@ from polydesk_dagster.clinic.bookings import holds, releasing
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.database.engine import plain_url
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.outcome import WHAT_TO_DO, Reason, Report
 from tests import world
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,9 @@ class Desk:
         with self.engine.begin() as connection:
             report: Report = rule(connection, datetime.now(UTC), Press())
         assert report.plan_id is not None
-        return report.plan_id, str(report.figures["Che cosa fare"]).partition("«")[2].partition("»")[0]
+        todo = report.figures[WHAT_TO_DO]
+        assert isinstance(todo, Reason)
+        return report.plan_id, str(todo.values["phrase"])
 
 
 @pytest.fixture

@@ -94,6 +94,10 @@ def test_a_dangerous_job_does_nothing_by_default(execute: Execute, engine: sa.En
         assert str(connection.scalar(sa.text("SELECT actor FROM audit"))).startswith("desk:")
 
 
+def test_no_dangerous_button_is_pressed_again_by_dagster() -> None:
+    assert [job.tags["dagster/max_retries"] for job in emergency.JOBS] == ["0"] * 3
+
+
 def test_the_nightly_clean_up_refuses_by_name(execute: Execute, engine: sa.Engine) -> None:
     assert not execute("nightly_cleanup", only=["patient"]).success
     assert last(engine, "nightly_cleanup") == ("refused", "unknown_data_set")

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope, plans
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
-from polydesk_dagster.changes.plans import ITALY
 from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
+from polydesk_dagster.values import Duration, Instant
 
 VERBS: Mapping[str, str] = {
     "release_all_holds": "LIBERA",
@@ -95,8 +95,7 @@ def _show(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     report = changes.preview(connection, plan, kind)
     if not plan.writes:
         return report
-    minutes = int(kind.expires.total_seconds() // 60)
-    todo = f"Entro {minutes} minuti: indica il motivo e come conferma scrivi «{phrase(plan)}»."
+    todo = Reason("confirm_with", {"within": Duration(kind.expires.total_seconds()), "phrase": phrase(plan)})
     return replace(report, figures={**report.figures, WHAT_TO_DO: todo})
 
 
@@ -114,9 +113,7 @@ def _standing(connection: sa.Connection, scope: Scope, plan_id: int | None) -> P
     return None if found is None else plans.load(connection, found)
 
 
-_NO_PLAN = Report.refused(
-    "no_plan", "Non c'è un'anteprima valida: rifalla, guardala e poi conferma con la frase che indica."
-)
+_NO_PLAN = Report.refused("no_plan")
 
 
 # The whole chain is every clinic.
@@ -132,33 +129,24 @@ def without_reason(clinic: str | None, reason: str) -> Report | None:
     """The refusal of what needs a reason, an undo as well, where ``reason`` is too short to be one."""
     if is_reason(reason):
         return None
-    message = f"Serve il motivo, di almeno {LEAST_REASON} caratteri: resta nel registro."
-    return Report.refused("reason_missing", message, clinic)
+    return Report.refused("reason_missing", {"least": LEAST_REASON}, clinic)
 
 
 def check(connection: sa.Connection, plan: Plan | None, given: Press) -> Report | None:
     """Why ``plan`` must not be applied on what was typed, or None if it may, until the end of the transaction."""
     clinic = plan.clinic if plan is not None else None
     if plan is not None and not plan.writes:
-        message = f"Il piano {plan.id} è vuoto: non c'è niente da fare, né da confermare."
-        return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("nothing_to_do", message, clinic),), plan_id=plan.id)
+        reasons = (Reason("empty_plan", {"plan": plan.id}, clinic),)
+        return Report(Outcome.NOTHING_TO_DO, reasons=reasons, plan_id=plan.id)
     if (refusal := without_reason(clinic, given.reason)) is not None:
         return refusal
     if plan is None:
         return _NO_PLAN
     if " ".join(given.confirm.split()) != phrase(plan):
-        message = (
-            f"La conferma «{given.confirm}» non è quella del piano {plan.id}: per applicarlo scrivi «{phrase(plan)}»."
-        )
-        return Report.refused("wrong_phrase", message, clinic)
+        return Report.refused("wrong_phrase", {"plan": plan.id}, clinic)
     in_turn(connection, "press", plan.service)  # who presses the same button meanwhile then finds this press
     last = connection.execute(_LAST, {"service": plan.service, "clinic": clinic, "pause": PAUSE}).one_or_none()
     if last is None:
         return None
-    minutes = math.ceil(last.left / 60)
-    wait = "un minuto" if minutes == 1 else f"{minutes} minuti"
-    message = (
-        f"Lo stesso comando è stato eseguito alle {last.at.astimezone(ITALY):%H:%M}: aspetta ancora {wait} e guarda "
-        "prima che cosa ha fatto."
-    )
-    return Report.refused("too_soon", message, clinic)
+    wait = Duration(60 * math.ceil(last.left / 60))
+    return Report.refused("too_soon", {"at": Instant(last.at), "wait": wait}, clinic)
