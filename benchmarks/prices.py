@@ -20,9 +20,9 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
-from polydesk_dagster.sources.studiolab.kinds import PRICE
 from polydesk_dagster.sources.studiolab.records import Price
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)

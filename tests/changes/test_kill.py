@@ -13,7 +13,7 @@ from polydesk_dagster.changes import audit, plans
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import synchronise
 from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.sources.studiolab.kinds import PRICE
+from polydesk_dagster.sources.kinds.prices import PRICE
 from tests import world
 from tests.changes import world as w
 from tests.changes.worker import COUNT, prices

@@ -16,7 +16,7 @@ from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import settle, synchronise
 from polydesk_dagster.database.engine import create_engine
-from polydesk_dagster.sources.studiolab.kinds import PRICE
+from polydesk_dagster.sources.kinds.prices import PRICE
 from tests.changes import world as w
 from tests.world import AS_OF
 

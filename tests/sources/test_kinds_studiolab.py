@@ -20,9 +20,9 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.kinds.prices import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
-from polydesk_dagster.sources.studiolab.kinds import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
 from tests import world
 from tests.changes import world as w
 from tests.sources.test_remote_policy import FAST

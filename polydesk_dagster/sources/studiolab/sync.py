@@ -16,9 +16,9 @@ from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
 from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.outcome import Report
+from polydesk_dagster.sources.kinds.prices import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
 from polydesk_dagster.sources.studiolab.client import Page as WirePage
 from polydesk_dagster.sources.studiolab.client import Studiolab, Unchanged
-from polydesk_dagster.sources.studiolab.kinds import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
 from polydesk_dagster.wire import Rejected
 
 Ask = Callable[[Studiolab, str | None], Iterator[WirePage[Any]]]
