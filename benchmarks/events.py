@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, seconds
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
-from polydesk_dagster.sources.studiolab import effects, events, looking, staging
+from polydesk_dagster.sources.studiolab import effects, events, inbox, looking, staging
 from polydesk_dagster.sources.studiolab.client import Studiolab
 
 BACKLOG = 50_000
@@ -87,7 +87,7 @@ def _at_once(engine: sa.Engine, as_of: datetime, staged: staging.Batch) -> None:
         staging.copy(connection, staged)
         connection.execute(sa.text("ANALYZE news"))
         effects.settle(connection, 1, as_of)
-        connection.execute(sa.text(events.INBOX), clinic)
+        connection.execute(sa.text(inbox.INBOX), clinic)
 
 
 def _idle(bench: Bench, url: str) -> Figure:

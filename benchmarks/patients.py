@@ -21,6 +21,7 @@ from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import synchronise
 from polydesk_dagster.clinic.patients import identity as patients
+from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.remote import decode
@@ -42,7 +43,7 @@ def _write_pages(folder: Path, count: int) -> None:
     codes = {name: codicefiscale.encode_lastname(name) for name in surnames}
     firsts = {name: codicefiscale.encode_firstname(name) for names in FIRST_NAMES.values() for name in names}
     days = [date(1930, 1, 1) + timedelta(days=n) for n in range(33_000)]
-    births = {(d, s): patients.birth_part(d.isoformat(), s) for d in days for s in ("M", "F")}
+    births = {(d, s): birth_part(d.isoformat(), s) for d in days for s in ("M", "F")}
     page: list[dict[str, Any]] = []
     for number in range(count):
         sex = "MF"[number % 2]
@@ -52,7 +53,7 @@ def _write_pages(folder: Path, count: int) -> None:
         page.append(
             {
                 "id": f"P{number:07d}",
-                "fiscal_code": None if number % 50 == 0 else code + patients.check_letter(code),
+                "fiscal_code": None if number % 50 == 0 else code + check_letter(code),
                 "last_name": last,
                 "first_name": first,
                 "sex": sex,

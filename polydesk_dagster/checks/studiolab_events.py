@@ -3,7 +3,7 @@
 import dagster as dg
 
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.sources.studiolab import events
+from polydesk_dagster.sources.studiolab import cursor, inbox
 
 EVENTS = dg.AssetKey(["studiolab", "events"])
 
@@ -11,7 +11,7 @@ EVENTS = dg.AssetKey(["studiolab", "events"])
 @dg.asset_check(asset=EVENTS, description="Nessun evento attende la decisione di una persona.")
 def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
-        dead = events.dead_letters(connection)
+        dead = inbox.dead_letters(connection)
     return dg.AssetCheckResult(
         passed=not dead,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -26,7 +26,7 @@ def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=EVENTS, description="Nessuna clinica ha la lettura degli eventi ferma.")
 def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
-        stopped = events.stopped(connection)
+        stopped = cursor.stopped(connection)
     return dg.AssetCheckResult(
         passed=not stopped,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -37,7 +37,7 @@ def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=EVENTS, description="Nell'ultima settimana nessun evento è andato perduto.")
 def no_lost_events(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
-        lost = events.lost(connection, polydesk.now())
+        lost = cursor.lost(connection, polydesk.now())
     return dg.AssetCheckResult(
         passed=not lost,
         severity=dg.AssetCheckSeverity.WARN,

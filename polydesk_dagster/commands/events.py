@@ -24,7 +24,7 @@ def parked(
     json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
 ) -> None:
     """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
-    from polydesk_dagster.sources.studiolab.events import unsettled
+    from polydesk_dagster.sources.studiolab.inbox import unsettled
 
     with opened(create=False) as installation, installation.engine.connect() as connection:
         waiting = unsettled(connection, clinic)
@@ -62,10 +62,10 @@ def _state(state: str) -> str:
 @app.command()
 def retry(event: Event, clinic: Clinic) -> None:
     """Fa riprovare un evento parcheggiato al prossimo giro, con tutti i suoi tentativi davanti."""
-    from polydesk_dagster.sources.studiolab import events
+    from polydesk_dagster.sources.studiolab import inbox
 
     with opened(create=False) as installation, installation.engine.begin() as connection:
-        events.retry(connection, clinic, event, datetime.now(UTC))
+        inbox.retry(connection, clinic, event, datetime.now(UTC))
     show.out().print(say("Sarà riprovato al prossimo giro.", "It will be tried again by the next run."))
 
 
@@ -77,10 +77,10 @@ def skip(
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
     from polydesk_dagster.changes.audit import is_reason
-    from polydesk_dagster.sources.studiolab import events
+    from polydesk_dagster.sources.studiolab import inbox
 
     if not is_reason(reason):
         raise typer.BadParameter(say("--reason: almeno 10 caratteri", "--reason: at least 10 characters"))
     with opened(create=False) as installation, installation.engine.begin() as connection:
-        events.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))
+        inbox.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))
     show.out().print(say("Saltato. Chi lo aspettava prosegue al prossimo giro.", "Skipped."))

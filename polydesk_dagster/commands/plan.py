@@ -16,9 +16,9 @@ from rich.text import Text
 from polydesk_dagster.catalog import name_of
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes import show as rows_of
-from polydesk_dagster.changes.apply import undo as take_back
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
 from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.reverse import undo as take_back
 from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.clinic.bookings import emergency

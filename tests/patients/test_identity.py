@@ -20,6 +20,8 @@ from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import synchronise
 from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.clinic.patients import reviews
+from polydesk_dagster.clinic.patients.cleaning import e164, prepare
+from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.clinic.patients.identity import PATIENT
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.studiolab.records import Patient
@@ -76,18 +78,18 @@ def run(engine: sa.Engine) -> Import:
 
 @given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=15, max_size=15))
 def test_the_check_letter_is_the_librarys(code: str) -> None:
-    assert patients.check_letter(code) == codicefiscale.encode_cin(code)
+    assert check_letter(code) == codicefiscale.encode_cin(code)
 
 
 @given(st.dates(date(1900, 1, 1), date(2040, 12, 31)), st.sampled_from("MF"))
 @settings(max_examples=50, deadline=None)
 def test_the_birth_part_is_the_librarys(day: date, sex: str) -> None:
-    assert patients.birth_part(day.isoformat(), sex) == codicefiscale.encode_birthdate(day.strftime("%d/%m/%Y"), sex)
+    assert birth_part(day.isoformat(), sex) == codicefiscale.encode_birthdate(day.strftime("%d/%m/%Y"), sex)
 
 
 @pytest.mark.parametrize("variant", codicefiscale.decode(MARIO["fiscal_code"])["omocodes"][::9])
 def test_every_omocodia_variant_folds_to_the_same_person(variant: str) -> None:
-    row = patients.prepare(person("P1", fiscal_code=variant))
+    row = prepare(person("P1", fiscal_code=variant))
     assert (row[1], row[2], row[-1]) == (variant, MARIO["fiscal_code"], None)
 
 
@@ -105,18 +107,18 @@ def test_every_omocodia_variant_folds_to_the_same_person(variant: str) -> None:
     ],
 )
 def test_a_code_that_cannot_be_this_persons_is_a_doubt(fields: dict[str, Any], said: str) -> None:
-    row = patients.prepare(person("P1", **fields))
+    row = prepare(person("P1", **fields))
     assert row[-2] == "invalid"
     assert said in str(row[-1])
 
 
 def test_codes_of_foreigners_and_spellings() -> None:
-    assert patients.prepare(person("P1", fiscal_code="STP1234567890123"))[3] == "STP"
-    assert patients.prepare(person("P1", fiscal_code=" eni1234567890123 "))[1:4] == (
+    assert prepare(person("P1", fiscal_code="STP1234567890123"))[3] == "STP"
+    assert prepare(person("P1", fiscal_code=" eni1234567890123 "))[1:4] == (
         "ENI1234567890123", "ENI1234567890123", "ENI",
     )  # fmt: skip
-    assert patients.prepare(person("P1", fiscal_code="rss mra 80a01 h501 u"))[1] == MARIO["fiscal_code"]
-    assert patients.prepare(person("P1", last_name="Nicolo'\ufeff ", fiscal_code=None))[4] == "Nicolo'"
+    assert prepare(person("P1", fiscal_code="rss mra 80a01 h501 u"))[1] == MARIO["fiscal_code"]
+    assert prepare(person("P1", last_name="Nicolo'\ufeff ", fiscal_code=None))[4] == "Nicolo'"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_codes_of_foreigners_and_spellings() -> None:
     ],
 )
 def test_telephones_in_one_form(typed: str, known: str | None) -> None:
-    assert patients.e164(typed) == known
+    assert e164(typed) == known
 
 
 @pytest.mark.parametrize(
@@ -146,19 +148,19 @@ def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> 
     item = person("P1", **fault)
     assert sort_records(Patient, [item]).rejected
     with pytest.raises(Reject):
-        patients.prepare(item)
+        prepare(item)
 
 
 def test_a_blank_date_is_an_absent_one_and_nobody_dies_before_birth() -> None:
-    assert patients.prepare(person("P1", birth_date=" ", deceased_on="\ufeff2020-01-01 "))[7::8] == (None, "2020-01-01")
-    assert patients.prepare(person("P1", deceased_on=MARIO["birth_date"]))[15] == MARIO["birth_date"]
+    assert prepare(person("P1", birth_date=" ", deceased_on="\ufeff2020-01-01 "))[7::8] == (None, "2020-01-01")
+    assert prepare(person("P1", deceased_on=MARIO["birth_date"]))[15] == MARIO["birth_date"]
     with pytest.raises(Reject, match="prima"):
-        patients.prepare(person("P1", deceased_on="1979-12-31"))
+        prepare(person("P1", deceased_on="1979-12-31"))
 
 
 def test_what_is_no_text_at_all_is_rejected() -> None:
     with pytest.raises(Reject):
-        patients.prepare(person("P1", first_name="\ud800"))
+        prepare(person("P1", first_name="\ud800"))
 
 
 def test_who_is_missing_is_added_once_and_never_overwritten(run: Import) -> None:

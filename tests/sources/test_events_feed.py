@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.sources.studiolab import events
+from polydesk_dagster.sources.studiolab import inbox
 from tests import world
 from tests.sources.events_world import CODE, Lab, acceptance, booking, lab, person, report
 
@@ -266,19 +266,19 @@ def test_a_person_retries_or_skips_a_dead_letter(bo: Lab) -> None:
         bo.sync(pause)
     assert bo.states() == {"dead": 2, "waiting": 1}
     with bo.engine.begin() as connection:
-        listed = events.unsettled(connection, CODE)
+        listed = inbox.unsettled(connection, CODE)
         assert [(e.state, e.entity) for e in listed] == [
             ("dead", "appointment:X"),
             ("waiting", "appointment:X"),
             ("dead", "appointment:Y"),
         ]
-        events.skip(connection, CODE, listed[0].event_id, "agenda chiusa nel 2020", bo.as_of)
-        events.retry(connection, CODE, listed[2].event_id, bo.as_of)
+        inbox.skip(connection, CODE, listed[0].event_id, "agenda chiusa nel 2020", bo.as_of)
+        inbox.retry(connection, CODE, listed[2].event_id, bo.as_of)
     bo.sync()
     assert bo.states() == {"skipped": 1, "applied": 1, "parked": 1}
     assert bo.appointment("X").seats == 1
     with bo.engine.begin() as connection, pytest.raises(PermanentError, match="non è in attesa"):
-        events.skip(connection, CODE, listed[0].event_id, "un'altra volta ancora", bo.as_of)
+        inbox.skip(connection, CODE, listed[0].event_id, "un'altra volta ancora", bo.as_of)
 
 
 def test_a_page_that_fails_leaves_nothing_of_itself(bo: Lab) -> None:

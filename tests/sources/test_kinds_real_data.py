@@ -13,7 +13,9 @@ from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.changes.synchronise import settle, synchronise
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.kinds.prices import MUNICIPALITY, PRICE, SERVICE
+from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
+from polydesk_dagster.sources.kinds.prices import PRICE
+from polydesk_dagster.sources.kinds.services import SERVICE
 from tests import world
 from tests.changes import world as w
 

@@ -20,7 +20,11 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.kinds.prices import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
+from polydesk_dagster.sources.kinds.agreements import AGREEMENT
+from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
+from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
+from polydesk_dagster.sources.kinds.prices import PRICE
+from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from tests import world

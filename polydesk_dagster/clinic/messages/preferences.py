@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages.kinds import KINDS, Channel
-from polydesk_dagster.clinic.patients.identity import e164
+from polydesk_dagster.clinic.patients.cleaning import e164
 
 _STOP = re.compile(r"\W*(stop|basta|ferma|cancella(mi)?|disiscrivi(mi)?|abmelden|unsubscribe)\b", re.IGNORECASE)
 _START = re.compile(r"\W*(start|riprendi|iscrivi(mi)?|anmelden)\b", re.IGNORECASE)

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
-from polydesk_dagster.clinic.patients.identity import COLUMNS, NO_CODE, SAME_NAME, SERVICE
+from polydesk_dagster.clinic.patients.cleaning import COLUMNS
+from polydesk_dagster.clinic.patients.identity import NO_CODE, SAME_NAME, SERVICE
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 
 _REVIEW = "SELECT q.*, c.code AS clinic FROM patient_review q JOIN clinic c ON c.id = q.clinic_id"

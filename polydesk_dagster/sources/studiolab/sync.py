@@ -16,7 +16,11 @@ from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
 from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.outcome import Report
-from polydesk_dagster.sources.kinds.prices import AGREEMENT, COLLABORATOR, MUNICIPALITY, PRICE, SERVICE
+from polydesk_dagster.sources.kinds.agreements import AGREEMENT
+from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
+from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
+from polydesk_dagster.sources.kinds.prices import PRICE
+from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.sources.studiolab.client import Page as WirePage
 from polydesk_dagster.sources.studiolab.client import Studiolab, Unchanged
 from polydesk_dagster.wire import Rejected

@@ -1,0 +1,226 @@
+"""A patient as studiolab writes one, made fit to be staged: text, dates, telephones, and whether the code is hers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import date
+from functools import cache, lru_cache
+from operator import itemgetter
+from typing import Any
+
+from polydesk_dagster.changes.kind import Reject
+from polydesk_dagster.clinic.patients.fiscal_codes import (
+    birth_part,
+    check_letter,
+    examine,
+    first_name_part,
+    last_name_part,
+)
+from polydesk_dagster.wire import LONGEST, clean
+
+_CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_EMAIL = re.compile(r"[^@\s\"<>(),;:]+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
+
+
+@cache
+def _national() -> tuple[re.Pattern[str], ...]:
+    from phonenumbers import PhoneMetadata
+
+    italy: Any = PhoneMetadata.metadata_for_region("IT", None)
+    return tuple(re.compile(kind.national_number_pattern) for kind in (italy.mobile, italy.fixed_line))
+
+
+_TYPED = re.compile(r"[\s./()-]+")
+
+
+def e164(typed: str) -> str | None:
+    """A telephone as the desk typed it, in international form; None if it cannot be one."""
+    digits = typed if typed.isdigit() else _TYPED.sub("", typed)
+    national = digits.removeprefix("+39")
+    mobile, fixed = _national()
+    if 8 <= len(national) <= 11 and (mobile.fullmatch(national) or fixed.fullmatch(national)):
+        return f"+39{national}"
+    return _foreign(typed)
+
+
+@lru_cache(65_536)
+def _foreign(typed: str) -> str | None:
+    import phonenumbers
+
+    try:
+        number = phonenumbers.parse(typed, "IT")
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise Reject("invalid", "un campo non è un testo")
+    if not (value.isascii() and value.isprintable()):
+        value = unicodedata.normalize("NFC", value.translate(_INVISIBLE))
+        if "\0" in value or _SURROGATE.search(value):
+            raise Reject("invalid", "un campo contiene caratteri che non sono un testo")
+    if len(value) > LONGEST:
+        raise Reject("invalid", f"un campo ha più di {LONGEST} caratteri")
+    return value.strip() or None
+
+
+@lru_cache(131_072)
+def _day(value: str) -> str:
+    try:
+        return date.fromisoformat(day).isoformat() if _DATE.fullmatch(day := clean(value)) else ""
+    except ValueError:
+        return ""
+
+
+def _all_plain(texts: list[Any]) -> bool:
+    """Whether nothing has to be done to any of these: one look for all, because nearly all are so."""
+    try:
+        joined = "|".join([text for text in texts if text is not None])
+    except TypeError:
+        return False
+    return (
+        len(joined) <= LONGEST
+        and joined.isascii()
+        and joined.isprintable()
+        and " |" not in joined
+        and "| " not in joined
+        and "" not in texts
+        and joined == joined.strip()
+    )
+
+
+def _date(value: object) -> str | None:
+    day = _day(value) if type(value) is str else ""
+    if not day and _text(value) is not None:
+        raise Reject("invalid", "una data non è una data")
+    return day or None
+
+
+@lru_cache(65_536)
+def _is_place(value: str | None) -> bool:
+    return value is None or _CADASTRAL.fullmatch(value) is not None
+
+
+_TEXT_FIELDS = (
+    "id",
+    "last_name",
+    "first_name",
+    "fiscal_code",
+    "birth_place",
+    "residence",
+    "address",
+    "postal_code",
+    "email",
+    "phone",
+    "mobile",
+)
+_OTHER_FIELDS = ("sex", "birth_date", "deceased_on", "updated_at")
+_TEXTS, _OTHERS = itemgetter(*_TEXT_FIELDS), itemgetter(*_OTHER_FIELDS)
+_ABSENT = dict.fromkeys((*_TEXT_FIELDS, *_OTHER_FIELDS))
+
+
+def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """One patient of studiolab as staged values, problem and reason last.
+
+    A record whose code is wrong or disagrees with the person is a problem for the review; a telephone or an address
+    that cannot be one is left empty. Raises Reject when the record cannot be read at all.
+    """
+    if not isinstance(item, Mapping):
+        raise Reject("invalid", "non è un oggetto")
+    try:
+        texts, (sex, born, died, updated_at) = list(_TEXTS(item)), _OTHERS(item)
+    except KeyError:
+        whole = {**_ABSENT, **item}
+        texts, (sex, born, died, updated_at) = list(_TEXTS(whole)), _OTHERS(whole)
+    if not _all_plain(texts):
+        texts = [_text(value) for value in texts]
+    external_id, last_name, first_name, code, birth_place, residence, address, postal_code, email, phone, mobile = texts
+    if not (external_id and last_name and first_name and updated_at):
+        raise Reject("invalid", "manca id, last_name, first_name o updated_at")
+    if sex == "":
+        sex = None
+    if sex is not None and sex not in ("M", "F"):
+        raise Reject("invalid", "sex non è M né F")
+    birth_date = None if born is None else _date(born)
+    deceased_on = None if died is None else _date(died)
+    if birth_date and deceased_on and deceased_on < birth_date:
+        raise Reject("invalid", "deceased_on viene prima di birth_date")
+    if not (_is_place(birth_place) and _is_place(residence)):
+        raise Reject("invalid", "birth_place o residence non è un codice catastale")
+    canonical = kind = problem = reason = None
+    if code is not None:
+        code = code.upper().replace(" ", "")
+        expected = None
+        if sex and birth_date and birth_place:
+            expected = (
+                last_name_part(last_name) + first_name_part(first_name) + birth_part(birth_date, sex) + birth_place
+            )
+        if len(code) == 16 and expected == code[:15] and check_letter(expected) == code[15]:
+            canonical, kind = code, "CF"
+        else:
+            try:
+                kind, canonical, reason = examine(
+                    code,
+                    last_name=last_name,
+                    first_name=first_name,
+                    sex=sex,
+                    birth_date=birth_date,
+                    birth_place=birth_place,
+                )
+            except ValueError as wrong:
+                code, reason = None, str(wrong)
+            problem = "invalid" if reason else None
+    elif birth_date is None:
+        problem, reason = "invalid", "senza codice fiscale e senza data di nascita"
+    if email is not None and not _EMAIL.fullmatch(email):
+        email = None
+    return (
+        external_id,
+        code,
+        canonical,
+        kind,
+        last_name,
+        first_name,
+        sex,
+        birth_date,
+        birth_place,
+        residence,
+        address,
+        postal_code,
+        email,
+        e164(phone) if phone else None,
+        e164(mobile) if mobile else None,
+        deceased_on,
+        problem,
+        reason,
+    )
+
+
+COLUMNS = {
+    "fiscal_code": "text",
+    "fiscal_code_canonical": "text",
+    "fiscal_code_kind": "text",
+    "last_name": "text",
+    "first_name": "text",
+    "sex": "text",
+    "birth_date": "date",
+    "birth_place": "text",
+    "residence": "text",
+    "address": "text",
+    "postal_code": "text",
+    "email": "text",
+    "phone": "text",
+    "mobile": "text",
+    "deceased_on": "date",
+}

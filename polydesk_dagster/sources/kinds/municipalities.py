@@ -1,0 +1,97 @@
+"""The municipalities of yesterday and today: each closed where it ended, never deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polydesk_dagster.changes.kind import Kind, Limits, Source
+from polydesk_dagster.sources.kinds.validity import OTHERS, OVERLAPS
+
+
+def one_layout(name: str, other_name: str | None) -> tuple[str, str | None]:
+    """The Italian name and the other one, however the source lays them out: ``Aldino/Aldein`` and ``Aldein``, or the
+    two apart. A hyphen inside an Italian name stays."""
+    if other_name:
+        head, tail = name[: -len(other_name)], name[-len(other_name) :]
+        if tail == other_name and head != head.rstrip(" /-"):
+            return head.rstrip(" /-"), other_name
+        return name, other_name
+    if "/" in name:
+        first, _, second = name.partition("/")
+        return first.strip(), second.strip() or None
+    return name, None
+
+
+def _municipality(record: Any) -> tuple[Any, ...]:
+    name, other_name = one_layout(record.name, record.other_name)
+    return (
+        record.cadastral_code,
+        record.valid_from,
+        record.valid_to,
+        record.istat_code,
+        name,
+        other_name,
+        record.province,
+        record.region,
+        sorted(record.postal_codes or ()),
+        record.successor,
+    )
+
+
+# An interval that the source has moved is closed empty here, so that the right one finds its place free.
+_MOVED = """EXISTS (SELECT FROM wanted w WHERE w.cadastral_code = c.cadastral_code AND w.problem IS NULL
+                    AND w.valid_from <> c.valid_from
+                    AND daterange(w.valid_from, w.valid_to) && daterange(c.valid_from, c.valid_to))"""
+
+MUNICIPALITY = Kind(
+    name="municipality",
+    label="comuni",
+    table="municipality",
+    key="r.cadastral_code || ' ' || r.name || ' dal ' || r.valid_from",
+    identity=("cadastral_code", "valid_from"),
+    owned=("valid_to", "istat_code", "name", "other_name", "province", "region", "postal_codes", "successor"),
+    taken="t.cadastral_code = r.cadastral_code AND t.valid_from = r.valid_from",
+    together="r.cadastral_code",
+    limits=Limits(minimum=7500, shrink=0.05, retired=0.05, changed=0.05),
+    source=Source(
+        columns={
+            "cadastral_code": "text",
+            "valid_from": "date",
+            "valid_to": "date",
+            "istat_code": "text",
+            "name": "text",
+            "other_name": "text",
+            "province": "text",
+            "region": "text",
+            "postal_codes": "text[]",
+            "successor": "text",
+        },
+        prepare=_municipality,
+        label=lambda record: str(record.cadastral_code),
+        text=("name", "other_name"),
+        key=("{}.cadastral_code", "{}.valid_from"),
+        indexed="cadastral_code",
+        desired=f"""
+            SELECT s.n, s.cadastral_code, s.valid_from, s.valid_to, s.istat_code, s.name, s.other_name, s.province,
+                   s.region, s.postal_codes, s.successor,
+                   CASE WHEN s.fault IS NOT NULL THEN coalesce(s.problem, s.failing) END AS problem, s.fault AS reason
+            FROM (
+                SELECT s.*, CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE 'overlapping' END AS failing,
+                       CASE WHEN s.problem IS NOT NULL THEN s.reason
+                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                            WHEN {OVERLAPS} THEN 'due periodi di validità si sovrappongono' END AS fault
+                FROM {{stage}} s
+                {OTHERS.format("s.cadastral_code")}
+            ) s
+        """,
+        current="SELECT t.*, t.cadastral_code AS source_key FROM municipality t",
+        retire={"valid_to": f"CASE WHEN {_MOVED} THEN c.valid_from ELSE greatest(c.valid_from, :today) END"},
+        retirable=f"(c.valid_to IS NULL OR c.valid_to > c.valid_from AND {_MOVED})",
+        blocked="""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
+                                                        AND w.cadastral_code = c.cadastral_code)
+                        THEN 'la fonte si contraddice su questo comune' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco'
+                       WHEN d.name <> c.name OR d.other_name IS DISTINCT FROM c.other_name THEN 'ha cambiato nome'
+                       WHEN d.valid_to IS NOT NULL AND c.valid_to IS NULL THEN 'soppresso' END""",
+    ),
+)

@@ -1,0 +1,111 @@
+"""How far a clinic's events were read: the cursor, the numbers that are missing, and why the feed is stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.errors import PermanentError
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    clinic_id: int
+    code: str
+    sequence: int
+    stopped: str | None
+    down_since: datetime | None
+
+
+def load(connection: sa.Connection, clinic: str) -> Cursor:
+    row = connection.execute(
+        sa.text("""
+            WITH made AS (INSERT INTO event_cursor (clinic_id) SELECT id FROM clinic WHERE code = :clinic
+                          ON CONFLICT DO NOTHING)
+            SELECT c.id, coalesce(e.sequence, 0), e.stopped_reason, e.down_since
+            FROM clinic c LEFT JOIN event_cursor e ON e.clinic_id = c.id WHERE c.code = :clinic"""),
+        {"clinic": clinic},
+    ).one_or_none()
+    if row is None:
+        raise PermanentError(f"la clinica {clinic} non esiste")
+    return Cursor(row[0], clinic, *row[1:])
+
+
+START = """
+SELECT e.sequence, least(e.sequence, coalesce((SELECT min(lower(span)) - 1 FROM event_gap g
+                                               WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL), e.sequence))
+FROM event_cursor e WHERE e.clinic_id = :clinic"""
+
+
+LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"
+
+FILL_GAPS = """
+WITH seen AS (SELECT range_agg(int8range(s, s, '[]')) AS numbers FROM unnest(CAST(:sequences AS bigint[])) s),
+filled AS (DELETE FROM event_gap g USING seen
+           WHERE g.clinic_id = :clinic AND g.lost_at IS NULL AND g.span && seen.numbers RETURNING g.span, g.noticed_at)
+INSERT INTO event_gap (clinic_id, span, noticed_at)
+SELECT :clinic, left_over, f.noticed_at
+FROM filled f, seen, unnest(int8multirange(f.span) - seen.numbers) left_over"""
+
+# What lies between the cursor and the page's last number and did not come.
+NOTE_GAPS = """
+INSERT INTO event_gap (clinic_id, span, noticed_at)
+SELECT :clinic, missing, :as_of
+FROM event_cursor e,
+     (SELECT range_agg(int8range(s, s, '[]')) AS numbers FROM unnest(CAST(:sequences AS bigint[])) s) seen,
+     unnest(int8multirange(int8range(
+         CASE WHEN e.sequence = 0 AND lower(numbers) > :far THEN lower(numbers) ELSE e.sequence + 1 END,
+         greatest(e.sequence, :highest) + 1)) - numbers) missing
+WHERE e.clinic_id = :clinic"""
+
+MOVE = """
+UPDATE event_cursor SET sequence = greatest(sequence, :highest), read_at = :as_of, failures = 0, quiet_until = NULL,
+                        down_since = NULL
+WHERE clinic_id = :clinic"""
+
+LOSE_GAPS = """
+UPDATE event_gap SET lost_at = :as_of
+WHERE clinic_id = :clinic AND lost_at IS NULL
+  AND (noticed_at <= CAST(:as_of AS timestamptz) - CAST(:patience AS interval) OR lower(span) < :below)"""
+
+
+STOP = "UPDATE event_cursor SET stopped_at = :as_of, stopped_reason = :reason WHERE clinic_id = :clinic"
+
+GO_ON = """
+UPDATE event_cursor SET sequence = :sequence, stopped_at = NULL, stopped_reason = NULL WHERE clinic_id = :clinic"""
+
+LOST = """
+INSERT INTO event_gap (clinic_id, span, noticed_at, lost_at)
+SELECT :clinic, int8range(:first, :last, '[]'), :as_of, :as_of WHERE CAST(:first AS bigint) <= :last"""
+
+# Numbers that start again say nothing about what came before them.
+FORGET_NUMBERS = """
+WITH states AS (DELETE FROM event_state WHERE clinic_id = :clinic),
+gaps AS (UPDATE event_gap SET lost_at = :as_of WHERE clinic_id = :clinic AND lost_at IS NULL)
+UPDATE event_inbox SET state = 'superseded', reason = 'precedente al ripristino di studiolab', payload = NULL,
+                       next_try_at = NULL, changed_at = :as_of
+WHERE clinic_id = :clinic AND state IN ('parked', 'waiting', 'dead')"""
+
+
+def stopped(connection: sa.Connection) -> dict[str, str]:
+    """Why the feed of a clinic (code) is stopped, for those that are."""
+    query = "SELECT clinic_id, stopped_reason AS value FROM event_cursor WHERE stopped_at IS NOT NULL"
+    return by_clinic(connection, query)
+
+
+def lost(connection: sa.Connection, as_of: datetime) -> dict[str, int]:
+    """How many sequence numbers each clinic (code) lost in the week before ``as_of``."""
+    return by_clinic(
+        connection,
+        """SELECT clinic_id, CAST(sum(upper(span) - lower(span)) AS bigint) AS value FROM event_gap
+           WHERE lost_at > CAST(:as_of AS timestamptz) - interval '7 days' GROUP BY 1""",
+        as_of=as_of,
+    )
+
+
+def by_clinic(connection: sa.Connection, query: str, **parameters: object) -> dict[str, Any]:
+    joined = f"SELECT c.code, q.value FROM ({query}) q JOIN clinic c ON c.id = q.clinic_id ORDER BY c.code"
+    return {row.code: row.value for row in connection.execute(sa.text(joined), parameters)}
