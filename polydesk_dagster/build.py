@@ -12,7 +12,7 @@ import dagster as dg
 from polydesk_dagster import assets, catalog, checks, jobs, sensors
 from polydesk_dagster.catalog import Daily, Every, OnDemand, Place, Service
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import job_tags
+from polydesk_dagster.running import job_description, job_tags
 from polydesk_dagster.schedules.due import HEARTBEAT
 from polydesk_dagster.schedules.services import schedule_for
 
@@ -21,7 +21,7 @@ OWNER = "team:polydesk"
 
 def definitions(place: Place, *, resources: dict[str, object] | None = None) -> dg.Definitions:
     """The definitions of one code location; ``resources`` replaces the real ones in tests."""
-    ours = list(catalog.available(place))
+    ours = catalog.of_place(place)
     op_jobs = {job.name: job for job in _collect(jobs, "JOBS")}
     tools = list(_collect(jobs, "TOOLS")) if place is Place.ORDINARY else []
     wanted = {key for service in ours for key in service.assets}
@@ -55,7 +55,7 @@ def _asset_job(service: Service) -> Any:
     return dg.define_asset_job(
         service.key,
         selection=dg.AssetSelection.assets(*service.assets),
-        description=service.summary,
+        description=job_description(service),
         tags=job_tags(service),
     )
 

@@ -1,12 +1,12 @@
 """Every service of *Impostazioni → Servizi*, once: schedules, jobs, the command, the docs and health derive from here.
 
 Times are wall-clock ``Europe/Rome``. Whether a service is due is never read from a tick's time, only from the data, so
-a missed tick costs nothing.
+a missed tick costs nothing. What a service is called, and the sentence that explains it, stand in the catalogues of
+``told`` under its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -25,10 +25,6 @@ class Daily:
     @property
     def cron(self) -> str:
         return f"{self.at.minute} {self.at.hour} * * *"
-
-    @property
-    def sentence(self) -> str:
-        return f"ogni notte alle {self.at:%H:%M}"
 
     @property
     def interval(self) -> timedelta:
@@ -70,12 +66,6 @@ class Every:
         return f"*/{step} * * * *"
 
     @property
-    def sentence(self) -> str:
-        if self.minutes == 1:
-            return "ogni minuto"
-        return "ogni ora" if self.minutes == 60 else f"ogni {self.minutes} minuti"
-
-    @property
     def interval(self) -> timedelta:
         return timedelta(minutes=self.minutes)
 
@@ -90,10 +80,6 @@ class Every:
 @dataclass(frozen=True, slots=True)
 class OnDemand:
     """Only when somebody presses the button."""
-
-    @property
-    def sentence(self) -> str:
-        return "su richiesta"
 
 
 Cadence = Daily | Every | OnDemand
@@ -111,10 +97,7 @@ class Service:
     """One row of the page."""
 
     key: str
-    name: str
     cadence: Cadence
-    summary: str
-    """One Italian sentence: what it does, for the desk."""
     group: str
     assets: tuple[str, ...] = ()
     """Keys of the assets that it materialises, ``group/name``; empty for a job."""
@@ -133,8 +116,6 @@ class Service:
     """Further fields of its config that the command may set."""
     sensor: str | None = None
     """The sensor that starts it where there is news, in place of a schedule of the service's own name."""
-    available: bool = False
-    """Whether this version can run it."""
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -153,59 +134,42 @@ ON_DEMAND = OnDemand()
 SERVICES: tuple[Service, ...] = (
     Service(
         "generate_slots",
-        "Generazione automatica schedule agende",
         Daily(time(3, 0)),
-        "Crea gli orari prenotabili delle agende con la generazione automatica.",
         "calendar",
         assets=("calendar/agenda_slots",),
         options=("past_guard",),
-        available=True,
     ),
     Service(
         "import_closures",
-        "Importa chiusure di default",
         Daily(time(3, 15)),
-        "Prende le festività dal server centrale e chiude, nella stessa esecuzione, gli orari dei giorni toccati.",
         "calendar",
         assets=("calendar/closures",),
-        available=True,
     ),
     Service(
         "resend_activation_emails",
-        "Reinvia email di attivazione",
         ON_DEMAND,
-        "Riscrive a chi non ha ancora attivato il proprio account.",
         "notifications",
         options=("everyone",),
-        available=True,
     ),
     Service(
         "send_preparation_notices",
-        "Invio notifiche preparazione appuntamenti",
         Every(25),
-        "Manda le istruzioni da seguire prima della visita.",
         "notifications",
         assets=("notifications/preparation_notices",),
         changes_records=False,
         options=("past_guard",),
-        available=True,
     ),
     Service(
         "send_reminders",
-        "Invio notifiche promemoria",
         Every(20),
-        "Ricorda ai pazienti l'appuntamento di domani.",
         "notifications",
         assets=("notifications/appointment_reminders",),
         changes_records=False,
         options=("past_guard",),
-        available=True,
     ),
     Service(
         "refresh_statistics",
-        "Aggiornamento statistiche",
         Every(15),
-        "Ricalcola i numeri dei grafici per i giorni che sono cambiati.",
         "statistics",
         assets=(
             "statistics/appointments",
@@ -220,119 +184,86 @@ SERVICES: tuple[Service, ...] = (
         together=True,
         changes_records=False,
         options=("full",),
-        available=True,
     ),
     Service(
         "refresh_caches",
-        "Aggiornamento cache",
         Every(10),
-        "Prepara gli elenchi di medici e sedi che il sito carica per primi.",
         "caches",
         assets=("caches/specialists", "caches/locations"),
         together=True,
         changes_records=False,
-        available=True,
     ),
     Service(
         "clear_caches",
-        "Svuota tutta la cache",
         ON_DEMAND,
-        "Ricostruisce da zero gli elenchi temporanei, senza lasciarli mai vuoti.",
         "caches",
         changes_records=False,
-        available=True,
     ),
     Service(
         "refresh_sort_names",
-        "Aggiorna nomi ordinamento specialisti",
         ON_DEMAND,
-        "Sistema l'ordine alfabetico dei medici nelle liste.",
         "caches",
-        available=True,
     ),
     Service(
         "nightly_cleanup",
-        "Pulizia notturna dati",
         Daily(time(2, 30)),
-        "Elimina registri vecchi e file temporanei secondo le regole di conservazione.",
         "maintenance",
         destroys=True,
         options=("past_guard", "reason", "operator", "only"),
-        available=True,
     ),
     Service(
         "delete_unverified_appointments",
-        "Elimina appuntamenti non verificati",
         Every(60),
-        "Libera le prenotazioni online che il paziente non ha confermato.",
         "maintenance",
         destroys=True,
         options=("past_guard", "reason", "operator"),
-        available=True,
     ),
     Service(
         "release_expired_holds",
-        "Elimina slot temporaneamente bloccati",
         Every(5),
-        "Libera gli orari rimasti bloccati da una prenotazione online non conclusa.",
         "maintenance",
         destroys=True,
         options=("unpaid", "operator"),
-        available=True,
     ),
     Service(
         "index_knowledge",
-        "Indicizza knowledge base (icona blu)",
         Every(30),
-        "Legge i documenti nuovi o cambiati per l'assistente.",
         "knowledge",
         assets=("knowledge/index",),
         changes_records=False,
         options=("past_guard",),
-        available=True,
     ),
     Service(
         "reindex_knowledge",
-        "Indicizza knowledge base (icona gialla)",
         ON_DEMAND,
-        "Rilegge da zero tutti i documenti per l'assistente.",
         "knowledge",
         assets=("knowledge/index",),
         changes_records=False,
         options=("past_guard", "rollback"),
-        available=True,
     ),
     Service(
         "sync_events",
-        "Sincronizzazione eventi",
         Every(1),
-        "Riceve da studiolab referti, accettazioni e spostamenti.",
         "studiolab",
         assets=("studiolab/events",),
         per_clinic=True,
         changes_records=False,
         options=("reconcile",),
         sensor="studiolab_events",
-        available=True,
     ),
     Service(
         "import_municipalities",
-        "Importa comuni",
         Daily(time(2, 30)),
-        "Allinea l'elenco dei comuni italiani a studiolab.",
         "studiolab",
         assets=(
             "studiolab/municipalities_preview",
             "studiolab/municipalities",
         ),
         options=("plan", "past_guard", "reason", "operator"),
-        available=True,
     ),
     Service(
         "sync_prices",
-        "Sync prezzi e convenzioni",
         Daily(time(3, 30)),
-        "Allinea listino e convenzioni a studiolab.",
         "studiolab",
         assets=(
             "studiolab/agreements_preview",
@@ -342,13 +273,10 @@ SERVICES: tuple[Service, ...] = (
         ),
         per_clinic=True,
         options=("plan", "past_guard", "reason", "operator"),
-        available=True,
     ),
     Service(
         "import_patients",
-        "Import pazienti",
         Daily(time(4, 0)),
-        "Aggiunge le anagrafiche che mancano; non ne cambia nessuna.",
         "studiolab",
         assets=(
             "studiolab/patients_preview",
@@ -356,13 +284,10 @@ SERVICES: tuple[Service, ...] = (
         ),
         per_clinic=True,
         options=("plan", "past_guard", "reason", "operator"),
-        available=True,
     ),
     Service(
         "sync_collaborators",
-        "Sync collaboratori",
         ON_DEMAND,
-        "Allinea medici e tecnici a studiolab.",
         "studiolab",
         assets=(
             "studiolab/collaborators_preview",
@@ -370,13 +295,10 @@ SERVICES: tuple[Service, ...] = (
         ),
         per_clinic=True,
         options=("plan", "past_guard", "reason", "operator"),
-        available=True,
     ),
     Service(
         "sync_services",
-        "Sync servizi",
         ON_DEMAND,
-        "Allinea le prestazioni a studiolab.",
         "studiolab",
         assets=(
             "studiolab/services_preview",
@@ -384,13 +306,10 @@ SERVICES: tuple[Service, ...] = (
         ),
         per_clinic=True,
         options=("plan", "past_guard", "reason", "operator"),
-        available=True,
     ),
     Service(
         "preview_prices",
-        "Anteprima prezzi e convenzioni (occhio)",
         ON_DEMAND,
-        "Mostra che cosa cambierebbe nel listino, senza cambiare nulla.",
         "studiolab",
         assets=(
             "studiolab/agreements_preview",
@@ -399,73 +318,52 @@ SERVICES: tuple[Service, ...] = (
         per_clinic=True,
         changes_records=False,
         only_looks=True,
-        available=True,
     ),
     Service(
         "preview_collaborators",
-        "Anteprima collaboratori (occhio)",
         ON_DEMAND,
-        "Mostra che cosa cambierebbe tra medici e tecnici, senza cambiare nulla.",
         "studiolab",
         assets=("studiolab/collaborators_preview",),
         per_clinic=True,
         changes_records=False,
         only_looks=True,
-        available=True,
     ),
     Service(
         "preview_services",
-        "Anteprima servizi (occhio)",
         ON_DEMAND,
-        "Mostra che cosa cambierebbe tra le prestazioni, senza cambiare nulla.",
         "studiolab",
         assets=("studiolab/services_preview",),
         per_clinic=True,
         changes_records=False,
         only_looks=True,
-        available=True,
     ),
     Service(
         "release_all_holds",
-        "Elimina TUTTI gli slot bloccati",
         ON_DEMAND,
-        "Libera ogni orario in fase di prenotazione, senza mai creare un overbooking.",
         "emergency",
         place=Place.EMERGENCY,
         destroys=True,
         options=("reason", "confirm", "plan", "operator"),
-        available=True,
     ),
     Service(
         "reset_message_templates",
-        "Reset template notifiche",
         ON_DEMAND,
-        "Riporta i testi di SMS ed email a quelli di fabbrica, conservando una copia.",
         "emergency",
         place=Place.EMERGENCY,
         destroys=True,
         options=("reason", "confirm", "plan", "operator"),
-        available=True,
     ),
     Service(
         "recover_deleted_services",
-        "Recupera servizi eliminati (superuser)",
         ON_DEMAND,
-        "Ripristina le prestazioni eliminate per errore.",
         "emergency",
         place=Place.EMERGENCY,
         destroys=True,
         options=("reason", "confirm", "plan", "operator"),
-        available=True,
     ),
 )
 
 BY_KEY = {service.key: service for service in SERVICES}
-
-
-def name_of(key: str) -> str:
-    """The Italian name of a service; the key itself of what is none, or is none any more."""
-    return BY_KEY[key].name if key in BY_KEY else key
 
 
 def next_run(service: Service, instant: datetime) -> datetime | None:
@@ -473,6 +371,6 @@ def next_run(service: Service, instant: datetime) -> datetime | None:
     return None if isinstance(service.cadence, OnDemand) else service.cadence.next_after(instant)
 
 
-def available(place: Place | None = None) -> Iterator[Service]:
-    """The services that this version can run, of one place or of both."""
-    return (s for s in SERVICES if s.available and place in (None, s.place))
+def of_place(place: Place) -> tuple[Service, ...]:
+    """The services of one code location."""
+    return tuple(service for service in SERVICES if service.place is place)

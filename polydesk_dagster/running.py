@@ -72,7 +72,7 @@ def serve(
     """
     report = perform(context, polydesk, service, config, rule, title=title)
     if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
-        raise failure(title or BY_KEY[service].name, report)
+        raise failure(title or teller().service(service), report)
     return report
 
 
@@ -93,7 +93,7 @@ def perform(
     """Run ``rule`` for ``service`` and keep what it came to in ``service_run``, whatever that is. What is no service of
     the catalogue brings its Italian ``title``."""
     engine = polydesk.engine()
-    name = title or BY_KEY[service].name
+    name = title or teller().service(service)
     clinic = context.partition_key if context.has_partition_key else config.clinic
     started = polydesk.now()
     clock = time.monotonic()
@@ -141,8 +141,9 @@ def service_job(
     its config, a ``config_type``."""
     service = BY_KEY[key]
     (step,) = service.steps
+    description = job_description(service)
 
-    @dg.op(name=step, description=service.summary)
+    @dg.op(name=step, description=description)
     def operation(
         context: dg.OpExecutionContext,
         config: config_type,  # type: ignore[valid-type]
@@ -151,11 +152,22 @@ def service_job(
         report = serve(context, polydesk, key, config, lambda run: rule(run, config))
         context.add_output_metadata(metadata(report))
 
-    @dg.job(name=key, description=service.summary, tags=job_tags(service), executor_def=dg.in_process_executor)
+    @dg.job(
+        name=key,
+        description=description,
+        tags=job_tags(service),
+        executor_def=dg.in_process_executor,
+    )
     def job() -> None:
         operation()
 
     return job
+
+
+def job_description(service: Service) -> str:
+    """How a job is described on Dagster's page, whose search looks at it: its Italian name first, when, what for."""
+    t = teller()
+    return f"{t.service(service.key)} ({t.cadence(service.cadence)}). {t.summary_of(service.key)}"
 
 
 def job_tags(service: Service) -> dict[str, str]:

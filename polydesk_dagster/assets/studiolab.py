@@ -7,7 +7,6 @@ import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.catalog import BY_KEY, name_of
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.plans import Plan, Scope
@@ -20,6 +19,7 @@ from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.settings import person
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
 BUILT_IN_GUARDS = {
@@ -177,7 +177,10 @@ def _named(
     except LookupError:
         return Report.refused("unknown_plan", f"Non esiste il piano {config.plan}.", clinic)
     if plan.service != listing.service:
-        whose = f"di «{name_of(plan.service)}» ({registry.kind(plan.kind).label}), non di «{name_of(listing.service)}»"
+        whose = (
+            f"di «{teller().service(plan.service)}» ({registry.kind(plan.kind).label}), "
+            f"non di «{teller().service(listing.service)}»"
+        )
     elif plan.clinic != (clinic if listing.per_clinic else None):
         whose = f"della clinica {plan.clinic}, non di {clinic}"
     else:
@@ -201,7 +204,7 @@ def _asked(
     found = _named(polydesk, listing, context.partition_key if context.has_partition_key else config.clinic, config)
     if isinstance(found, Report):
         perform(context, polydesk, service, config, lambda _: found)
-        raise failure(BY_KEY[service].name, found)
+        raise failure(teller().service(service), found)
     return found
 
 
@@ -332,7 +335,7 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
             )
             perform(context, polydesk, service, config, lambda _: stopped)  # the service itself ends here
         if report.outcome is Outcome.FAILED:
-            raise failure(BY_KEY[service].name, report)
+            raise failure(teller().service(service), report)
         if report.outcome is Outcome.SKIPPED:
             return
         plan = _load(polydesk, report.plan_id) if report.plan_id is not None else None

@@ -10,19 +10,20 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from polydesk_dagster.catalog import Daily, OnDemand, Service, available
+from polydesk_dagster.catalog import SERVICES, Daily, OnDemand, Service
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation
 from polydesk_dagster.commands.run import as_object, run_service
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import Outcome, Report, combine
+from polydesk_dagster.told import teller
 
 WELL = {Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.SKIPPED}
 
 
 def order() -> list[Service]:
     """The scheduled services as the night runs them: the nightly ones by the clock, then the frequent ones."""
-    scheduled = [service for service in available() if not isinstance(service.cadence, OnDemand)]
+    scheduled = [service for service in SERVICES if not isinstance(service.cadence, OnDemand)]
     nightly = [service for service in scheduled if isinstance(service.cadence, Daily)]
     nightly.sort(key=lambda service: service.cadence.at if isinstance(service.cadence, Daily) else None)  # type: ignore[arg-type, return-value]
     return nightly + [service for service in scheduled if not isinstance(service.cadence, Daily)]
@@ -34,7 +35,7 @@ def run(installation: Installation) -> list[dict[str, Any]]:
     services = order()
     with _progress(len(services)) as advance:
         for service in services:
-            advance(service.name)
+            advance(teller().service(service.key))
             started, clock = datetime.now(UTC), monotonic()
             try:
                 reports = run_service(installation, service, None, {})

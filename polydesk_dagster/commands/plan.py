@@ -13,7 +13,6 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.text import Text
 
-from polydesk_dagster.catalog import name_of
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes import show as rows_of
 from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
@@ -28,6 +27,7 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
+from polydesk_dagster.told import teller
 
 app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.", no_args_is_help=True)
 
@@ -80,7 +80,7 @@ def list_(
         [
             (
                 plan.id,
-                name_of(plan.service),
+                teller().service(plan.service),
                 registry.kind(plan.kind).label,
                 plan.clinic,
                 f"{plan.created_at.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
@@ -171,7 +171,7 @@ def quarantine_(
     )
     cells = [
         (
-            name_of(each.service),
+            teller().service(each.service),
             registry.kind(each.kind).label if each.kind else "",
             each.clinic,
             each.key,
@@ -202,7 +202,7 @@ def apply_(
             if free:
                 report = _settle(installation, plan, reason, confirm, past_guard or ())
             else:
-                report = plans.busy(plan, name_of(plan.service))
+                report = plans.busy(plan, teller().service(plan.service))
         what = say(f"Piano {plan.id}", f"Plan {plan.id}")
         _answer(plan, report, what, json=json)
 
@@ -258,7 +258,7 @@ def undo_(
                         preview=preview,
                     )
             else:
-                report = plans.busy(plan, name_of(plan.service))
+                report = plans.busy(plan, teller().service(plan.service))
         what = say(f"Annullamento del piano {plan.id}", f"Undo of plan {plan.id}")
         if preview:
             what = say(f"Anteprima, niente è cambiato: {what.lower()}", f"Preview, nothing has changed: {what.lower()}")
@@ -322,7 +322,7 @@ def _as_object(plan: Plan) -> dict[str, Any]:
 
 def _tell(plan: Plan) -> None:
     console = show.out()
-    name = name_of(plan.service)
+    name = teller().service(plan.service)
     state = say(*STATES[_state(plan)])
     head = (f"{say('Piano', 'Plan')} {plan.id}", "bold")
     console.print(Text.assemble(head, f" · {name} · {plan.clinic or say('catena', 'chain')} · {state}"))

@@ -90,14 +90,10 @@ def run(
     config = {"as_of": as_of, "preview": preview or None, **given}
     started, clock = datetime.now(UTC), monotonic()
     heads: dict[int, Plan] = {}
-    if not service.available:
-        report = Report.refused("not_available", _not_available(service))
-        report_by_clinic = [(clinic, report)]
-    else:
-        with opened() as installation:
-            report_by_clinic = run_service(installation, service, clinic, config, progress=_progress(json))
-            report = combine(each for _, each in report_by_clinic)
-            heads = _heads(installation, report)
+    with opened() as installation:
+        report_by_clinic = run_service(installation, service, clinic, config, progress=_progress(json))
+        report = combine(each for _, each in report_by_clinic)
+        heads = _heads(installation, report)
     result = as_object(service, clinic, report, started, monotonic() - clock)
     if len(report_by_clinic) > 1:
         result["clinics"] = [
@@ -125,13 +121,6 @@ def _check_instant(as_of: str | None) -> None:
                 f"--as-of {as_of}: an RFC 3339 instant with an offset is needed",
             )
         )
-
-
-def _not_available(service: Service) -> str:
-    return say(
-        f"«{service.name}» non è ancora disponibile in questa versione ({service.cadence.sentence} quando lo sarà).",
-        f"{service.key} is not available in this version yet.",
-    )
 
 
 def _progress(quiet: bool) -> Callable[[Message], object] | None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 import typer
 from rich.text import Text
 
-from polydesk_dagster.catalog import ROME, SERVICES, OnDemand, next_run
+from polydesk_dagster.catalog import ROME, SERVICES, next_run
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
@@ -36,15 +36,14 @@ def services(
         rows.append(
             {
                 "key": service.key,
-                "name": service.name,
-                "summary": service.summary,
-                "cadence": service.cadence.sentence,
-                "next_run": coming.isoformat() if coming and service.available else None,
+                "name": show.told().service(service.key),
+                "summary": show.told().summary_of(service.key),
+                "cadence": show.told().cadence(service.cadence),
+                "next_run": coming.isoformat() if coming else None,
                 "last_outcome": outcome,
                 "last_run_at": when.isoformat() if when else None,
                 "location": service.place,
                 "per_clinic": service.per_clinic,
-                "available": service.available,
             }
         )
     if json:
@@ -65,18 +64,8 @@ def _cells(row: dict[str, Any]) -> tuple[object, ...]:
     if row["next_run"]:
         coming = datetime.fromisoformat(row["next_run"]).astimezone(ROME).strftime("%d/%m %H:%M")
     last = show.outcome(row["last_outcome"]) if row["last_outcome"] else say("mai eseguito", "never ran")
-    if not row["available"]:
-        last = Text(say("non ancora disponibile", "not available yet"), "dim")
     name = Text(row["name"], "red") if row["location"] == "polydesk_emergency" else row["name"]
-    return name, row["key"], say(row["cadence"], _english(row["key"])), coming, last
-
-
-def _english(key: str) -> str:
-    cadence = next(service.cadence for service in SERVICES if service.key == key)
-    if isinstance(cadence, OnDemand):
-        return "on demand"
-    minutes = int(cadence.interval.total_seconds() // 60)
-    return f"nightly at {cadence.at:%H:%M}" if hasattr(cadence, "at") else f"every {minutes} min"
+    return name, row["key"], row["cadence"], coming, last
 
 
 def _last_outcomes() -> dict[str, tuple[str, datetime]]:

@@ -13,7 +13,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, job_tags, serve, service_job
+from polydesk_dagster.running import Run, ServiceConfig, job_description, job_tags, serve, service_job
 from polydesk_dagster.settings import person
 from polydesk_dagster.told.dagster import metadata
 
@@ -147,7 +147,7 @@ def _rest() -> None:
 _CLEANUP = BY_KEY["nightly_cleanup"]
 
 
-@dg.op(name=_CLEANUP.steps[0], description=_CLEANUP.summary)
+@dg.op(name=_CLEANUP.steps[0], description=job_description(_CLEANUP))
 def _cleanup_step(context: dg.OpExecutionContext, config: NightlyCleanupConfig, polydesk: PolydeskResource) -> None:
     report = serve(context, polydesk, _CLEANUP.key, config, lambda run: _nightly_cleanup(run, config, context.instance))
     context.add_output_metadata(metadata(report))
@@ -155,7 +155,7 @@ def _cleanup_step(context: dg.OpExecutionContext, config: NightlyCleanupConfig, 
 
 @dg.job(
     name=_CLEANUP.key,
-    description=_CLEANUP.summary,
+    description=job_description(_CLEANUP),
     tags=job_tags(_CLEANUP),
     executor_def=dg.in_process_executor,
 )

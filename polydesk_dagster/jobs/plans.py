@@ -5,7 +5,7 @@ from dataclasses import replace
 import dagster as dg
 
 from polydesk_dagster import changes
-from polydesk_dagster.catalog import BY_KEY, Place, name_of
+from polydesk_dagster.catalog import BY_KEY, Place
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.changes.plans import Plan
@@ -14,6 +14,7 @@ from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
 from polydesk_dagster.settings import person
+from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
 KEY, TITLE = "undo_plan", "Annulla un piano"
@@ -65,7 +66,7 @@ def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:
         return refusal
     with exclusive(run.engine, plan.service, plan.clinic) as alone:  # the lock that a run of its service would hold
         if not alone:
-            return plans.busy(plan, name_of(plan.service))
+            return plans.busy(plan, teller().service(plan.service))
         with run.engine.begin() as connection:
             report = changes.undo(
                 connection,

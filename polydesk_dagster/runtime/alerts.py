@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from polydesk_dagster.catalog import BY_KEY, ROME
+from polydesk_dagster.catalog import ROME
+from polydesk_dagster.told import teller
 
 QUIET = timedelta(minutes=30)
 """After a mail nothing more for so long; while runs keep failing the pause doubles, up to :data:`LONGEST_QUIET`."""
@@ -100,7 +101,7 @@ def _paragraph(service: str, failures: Sequence[Failure], web: str) -> str:
 
 
 def _name(service: str) -> str:
-    return BY_KEY[service].name if service in BY_KEY else service
+    return teller().service(service)
 
 
 def failure(

@@ -19,6 +19,7 @@ from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.schedules.due import HEARTBEAT
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import teller
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -160,14 +161,13 @@ def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, date
     )
     last = {service: (at, outcome) for service, at, outcome in ended}
     for service in SERVICES:
-        if not service.available:
-            continue
         at, outcome = last.get(service.key, (None, None))
         if outcome in ENDED_BADLY:
             yield Finding(
                 "service_failed",
                 ok=False,
-                message=f"«{service.name}» alla sua ultima esecuzione ({at.astimezone(ROME):%d/%m %H:%M}) è "
+                message=f"«{teller().service(service.key)}» alla sua ultima esecuzione "
+                f"({at.astimezone(ROME):%d/%m %H:%M}) è "
                 f"{ENDED_BADLY[outcome]}.",
                 subject=service.key,
             )
@@ -181,7 +181,7 @@ def _overdue(service: Service, ran: datetime | None, looked: datetime | None, no
         return
     interval = service.cadence.interval
     seen = max((instant for instant in (ran, looked) if instant is not None), default=None)
-    name = f"«{service.name}» ({service.cadence.sentence})"
+    name = f"«{teller().service(service.key)}» ({teller().cadence(service.cadence)})"
     if seen is None:
         yield Finding("service_overdue", ok=True, message=f"{name} non è ancora partito.", subject=service.key)
     elif now - seen > 2 * interval:

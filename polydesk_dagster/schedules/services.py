@@ -9,6 +9,7 @@ from polydesk_dagster.catalog import ROME, Daily, Every, Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.schedules.due import why_not
+from polydesk_dagster.told import teller
 
 CLINICS = dg.DynamicPartitionsDefinition(name="clinic")
 """Clinics with an active studiolab, by code."""
@@ -37,7 +38,7 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
         cron_schedule=cadence.cron,
         execution_timezone=ROME.key,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"{service.name}: {cadence.sentence}.",
+        description=f"{teller().service(service.key)}: {teller().cadence(cadence)}.",
     )
     def tick(
         context: dg.ScheduleEvaluationContext, polydesk: PolydeskResource
@@ -75,7 +76,7 @@ def _requests(
         key = _run_key(service, clinic, instant)
         yield dg.RunRequest(run_key=key, partition_key=clinic, tags={"polydesk/service": service.key})
     if not free:
-        yield dg.SkipReason(f"«{service.name}» è ancora in esecuzione.")
+        yield dg.SkipReason(f"«{teller().service(service.key)}» è ancora in esecuzione.")
 
 
 def _run_key(service: Service, clinic: str | None, instant: datetime) -> str:

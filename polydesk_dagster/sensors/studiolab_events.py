@@ -14,6 +14,7 @@ from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
 from polydesk_dagster.sources.studiolab import asked, looking
 from polydesk_dagster.sources.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
 from polydesk_dagster.sources.studiolab.looking import Seen
+from polydesk_dagster.told import teller
 
 SERVICE = "sync_events"
 Attempts = Mapping[str, tuple[int, int]]
@@ -119,7 +120,7 @@ def _asked_for(service: str) -> dg.SensorDefinition:
         job_name=service,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Avvia «{BY_KEY[service].name}» per le cliniche in cui un evento di studiolab lo chiede.",
+        description=f"Avvia «{teller().service(service)}» per le cliniche in cui un evento di studiolab lo chiede.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, polydesk: PolydeskResource
@@ -156,5 +157,5 @@ def _has_run(instance: dg.DagsterInstance, service: str, question: int) -> bool:
 
 SENSORS = (
     studiolab_events,
-    *(_asked_for(service) for service in (IMPORT_PATIENTS, PREVIEW_PRICES) if BY_KEY[service].available),
+    *(_asked_for(service) for service in (IMPORT_PATIENTS, PREVIEW_PRICES)),
 )

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
+from polydesk_dagster.catalog import Cadence, Daily, Every, OnDemand
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told.catalogue import LANGUAGES, catalogue
 from polydesk_dagster.values import (
@@ -114,6 +115,22 @@ class Teller:
         """The name of a row of the page; what is no service of ours stands for itself."""
         found = self._form(f"service.{key}.name", 1)
         return key if found is None else found
+
+    def summary_of(self, key: str) -> str:
+        """One sentence: what a row of the page does, for the desk."""
+        return self.text(f"service.{key}.summary")
+
+    def cadence(self, cadence: Cadence) -> str:
+        """When a service runs: «ogni notte alle 03:00»."""
+        match cadence:
+            case Daily(at):
+                return self.text("cadence.daily", at=at)
+            case Every(60):
+                return self.text("cadence.hourly")
+            case Every(minutes):
+                return self.text("cadence.every", count=minutes)
+            case OnDemand():
+                return self.text("cadence.on_demand")
 
     def label(self, kind: str, key: str) -> str:
         """What a ``figure``, ``column`` or ``table`` is called; a key without a name stands for itself."""

@@ -14,6 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from polydesk_dagster.assets.studiolab import LISTINGS
 from polydesk_dagster.catalog import BY_KEY, ROME, SERVICES, Daily, Every, OnDemand, next_run
+from polydesk_dagster.told import teller
 
 SCHEDULED = [service for service in SERVICES if not isinstance(service.cadence, OnDemand)]
 
@@ -33,7 +34,7 @@ def test_the_services_that_only_look_are_those_of_studiolabs_lists() -> None:
 
 
 def test_the_timetable(snapshot: SnapshotAssertion) -> None:
-    assert {s.key: (s.name, s.cadence.sentence, s.place.value) for s in SERVICES} == snapshot
+    assert {s.key: (teller().service(s.key), teller().cadence(s.cadence), s.place.value) for s in SERVICES} == snapshot
 
 
 @pytest.mark.parametrize("service", SCHEDULED, ids=lambda service: service.key)
@@ -71,5 +72,7 @@ def test_the_page_in_italian_names_every_service() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "servizi.md"
     text = page.read_text()
     for service in SERVICES:
-        assert f"## {service.name}" in text, f"docs/servizi.md non parla di «{service.name}»"
+        assert f"## {teller().service(service.key)}" in text, (
+            f"docs/servizi.md non parla di «{teller().service(service.key)}»"
+        )
         assert f"`{service.key}`" in text

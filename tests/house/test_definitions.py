@@ -61,10 +61,10 @@ def test_schedules(snapshot: SnapshotAssertion) -> None:
     } == snapshot
 
 
-def test_every_available_service_has_its_job_and_schedule_where_it_belongs() -> None:
+def test_every_service_has_its_job_and_schedule_where_it_belongs() -> None:
     for place, defs in ((Place.ORDINARY, definitions.defs), (Place.EMERGENCY, emergency.defs)):
         repository = defs.get_repository_def()
-        ours = [s for s in SERVICES if s.available and s.place is place]
+        ours = [s for s in SERVICES if s.place is place]
         tools = {"undo_plan"} if place is Place.ORDINARY else set()
         named = {name for name in repository.job_names if not name.startswith("__")}
         assert named == {s.key for s in ours} | tools
@@ -81,8 +81,3 @@ def test_every_job_resolves_and_has_the_steps_that_the_catalogue_names(defs: dg.
     for service in SERVICES:
         if service.key in jobs:
             assert set(service.steps) <= {node.name for node in jobs[service.key].nodes}
-
-
-def test_what_is_not_available_is_not_registered() -> None:
-    jobs = {*definitions.defs.get_repository_def().job_names, *emergency.defs.get_repository_def().job_names}
-    assert not jobs & {s.key for s in SERVICES if not s.available}

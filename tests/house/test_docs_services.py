@@ -17,7 +17,9 @@ SECTION = re.compile(
 
 def test_it_is_in_step_with_the_catalogue() -> None:
     sections = [(match["name"], match["key"], match["when"]) for match in SECTION.finditer(GUIDE)]
-    assert sections == [(service.name, service.key, service.cadence.sentence) for service in SERVICES]
+    assert sections == [
+        (teller().service(service.key), service.key, teller().cadence(service.cadence)) for service in SERVICES
+    ]
 
 
 def test_every_service_is_explained() -> None:
