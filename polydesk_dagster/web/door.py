@@ -16,6 +16,7 @@ from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.web import sessions, tokens
 from polydesk_dagster.web.guard import Address
 from polydesk_dagster.web.roles import May, Person
@@ -90,14 +91,26 @@ def person_of(connection: HTTPConnection) -> Person | None:
     return person
 
 
+LANGUAGE_COOKIE = "polydesk-language"
+
+
+def language_of(connection: HTTPConnection) -> str:
+    """The language that a page is asked for in: the one chosen on it, else the first of ours that the browser takes."""
+    asked = [connection.cookies.get(LANGUAGE_COOKIE, "")]
+    accepted = connection.headers.get("accept-language", "").split(",")
+    asked += [each.partition(";")[0].strip().partition("-")[0].lower() for each in accepted]
+    return next((each for each in asked if each in LANGUAGES), LANGUAGES[0])
+
+
 def _known(connection: HTTPConnection) -> dict[str, object]:
-    """What every template knows: ``person``, ``may(May.RUN)`` and the ``form_token`` of a form."""
+    """What every template knows: who speaks its language (``t``), ``person``, ``may(May.RUN)`` and the ``form_token`` of a form."""
     door: Door = connection.state.door
     person = person_of(connection)
     token = door.token(connection)
     return {
         "person": person,
         "may": person.may if person else lambda _permission: False,
+        "t": teller(language_of(connection)),
         "form_token": tokens.of_form(token) if token and person else "",
     }
 

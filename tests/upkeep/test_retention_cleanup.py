@@ -21,6 +21,7 @@ from polydesk_dagster.clinic.upkeep import registry, retention
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF
 
@@ -426,8 +427,8 @@ def test_a_plan_that_is_applied_by_hand_says_when_its_orders_are_worked_off(engi
         report = changes.apply(connection, plan, as_of=AS_OF, actor="desk:anna")
     assert (report.outcome, report.counts.created) == (Outcome.OK, 1)
     (reason,) = report.reasons
-    assert "ordinata: orari bloccati già conclusi, 5 righe" in reason.message
-    assert "«Pulizia notturna dati» il 11/03 alle 02:30" in reason.message
+    assert "ordinata: orari bloccati già conclusi, 5 righe" in teller().reason(reason)
+    assert "«Pulizia notturna dati» il 11/03/2026 02:30" in teller().reason(reason)
     assert count(engine, "hold") == 5
     assert retention.clean(engine, AS_OF).counts.retired == 5
 

@@ -19,11 +19,12 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.catalog import BY_KEY, ROME, next_run
+from polydesk_dagster.catalog import BY_KEY, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
 from polydesk_dagster.clinic.upkeep.registry import REGISTRY, DataSet
 from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.values import Count, Instant, ServiceKey
 
 BATCH = 250
 """Rows of one transaction: small enough that whoever comes in between waits for a few milliseconds only."""
@@ -48,9 +49,14 @@ def _say_when(connection: sa.Connection, rows: str, as_of: datetime) -> Report:
     reasons = (
         Reason(
             "ordered",
-            f"ordinata: {known[row.dataset].name}, {row.expected} righe. Finora non è stato tolto nulla: lo fa "
-            f"«{nightly.name}» il {coming.astimezone(ROME):%d/%m alle %H:%M}, o subito "
-            f"«polydesk run {nightly.key} --only {row.dataset}».",
+            {
+                "dataset": known[row.dataset].name,
+                "rows": Count("rows", row.expected),
+                "service": ServiceKey(nightly.key),
+                "at": Instant(coming),
+                "key": nightly.key,
+                "chosen": row.dataset,
+            },
         )
         for row in ordered
     )
