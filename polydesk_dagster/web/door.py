@@ -103,7 +103,8 @@ def language_of(connection: HTTPConnection) -> str:
 
 
 def _known(connection: HTTPConnection) -> dict[str, object]:
-    """What every template knows: who speaks its language (``t``), ``person``, ``may(May.RUN)`` and the ``form_token`` of a form."""
+    """What every template knows: who speaks its language (``t``), ``person``, ``may(May.RUN)`` and a form's
+    ``form_token``."""
     door: Door = connection.state.door
     person = person_of(connection)
     token = door.token(connection)
