@@ -1,13 +1,15 @@
-# Everything starts from Python 3.11 alone: `make up` to run it, `make test` to test it.
-PYTHON ?= python3.11
+# Everything starts from Python alone: `make up` to run it, `make test` to test it.
+# The newest supported Python that runs here; a name that only points at one which is not installed does not count.
+PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c "import ensurepip" 2>/dev/null && echo python$$v && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup up test check bench lock
+.PHONY: setup up test test-fast check bench lock
 setup: $(READY)
 
 # The lock names every package with its hash, dependencies included, so nothing needs resolving.
 $(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -18,6 +20,10 @@ up: setup
 
 test: setup check
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Everything that is not marked slow: for between two edits.
+test-fast: setup
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 check: setup
 	$(BIN)/ruff check .

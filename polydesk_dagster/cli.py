@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import psycopg
 import typer
@@ -32,11 +34,28 @@ from polydesk_dagster.told import LANGUAGES
 
 app = typer.Typer(
     name="polydesk",
-    help="Il motore di Impostazioni → Servizi di Polydesk.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"polydesk {version('polydesk-dagster')}")
+        raise typer.Exit
+
+
+@app.callback()
+def polydesk(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Scrive la versione ed esce.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Il motore di Impostazioni → Servizi di Polydesk."""
+
+
 app.command()(up.up)
 app.command()(demo.demo)
 app.command()(services.services)
