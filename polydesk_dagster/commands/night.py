@@ -41,7 +41,7 @@ def run(installation: Installation) -> list[dict[str, Any]]:
                 reports = run_service(installation, service, None, {})
                 report = combine(each for _, each in reports)
             except Exception as error:  # noqa: BLE001 - one service that breaks must not hide how the others ended
-                report = Report.failed("unexpected", f"Errore imprevisto: {type(error).__name__}.")
+                report = Report.failed("unexpected", {"error": type(error).__name__})
             results.append(as_object(service, None, report, started, monotonic() - clock))
     return results
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 import typer
 from rich.text import Text
 
@@ -16,11 +15,10 @@ from polydesk_dagster.catalog import BY_KEY, Place, Service
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.outcome import EXIT_STATUS, WHAT_TO_DO, Outcome, Report, combine
+from polydesk_dagster.outcome import EXIT_STATUS, WHAT_TO_DO, Report, combine
 from polydesk_dagster.values import Several
 
 Option = typer.Option
@@ -143,59 +141,14 @@ def run_service(
     config: dict[str, Any],
     progress: Callable[[Message], object] | None = None,
 ) -> list[tuple[str | None, Report]]:
-    """Run a service for one clinic or all, each clinic with a studiolab in a run of its own; returns their reports."""
-    with installation.engine.connect() as connection:
-        known = set(connection.scalars(sa.text("SELECT code FROM clinic")))
-        active = list(connection.scalars(ACTIVE_CLINICS))
-    if clinic is not None and clinic not in known:
-        listed = ", ".join(sorted(known)) or say("nessuna", "none")
-        raise typer.BadParameter(
-            say(f"clinica «{clinic}» sconosciuta; ci sono: {listed}", f"unknown clinic {clinic}; there are: {listed}")
-        )
-    if service.per_clinic and clinic is None and (plan := config.get("plan")) is not None:
-        clinic = _clinic_of(installation, plan)
-    if not service.per_clinic:
-        return [(clinic, _execute(installation, service, None, {**config, "clinic": clinic}, progress))]
-    wanted = active if clinic is None else [code for code in active if code == clinic]
-    if not wanted:
-        message = (
-            say(f"Clinica {clinic}: integrazione con studiolab non attiva", f"Clinic {clinic}: studiolab is off")
-            if clinic
-            else say("Nessuna clinica ha l'integrazione con studiolab attiva", "No clinic has its studiolab on")
-        )
-        return [(clinic, Report.skipped("integration_off", f"{message}.", clinic))]
-    return [(code, _execute(installation, service, code, config, progress)) for code in wanted]
+    """``pressing.press`` for the command, which calls what does not exist a wrong usage."""
+    from polydesk_dagster.runtime.pressing import UnknownError, press
 
-
-def _execute(
-    installation: Installation,
-    service: Service,
-    partition: str | None,
-    config: dict[str, Any],
-    progress: Callable[[Message], object] | None,
-) -> Report:
-    from polydesk_dagster.database.service_runs import recorded
-    from polydesk_dagster.runtime.orders import Order
-    from polydesk_dagster.runtime.submit import execute
-
-    given = {name: value for name, value in config.items() if value is not None}
-    order = Order(
-        service.key,
-        {"ops": {step: {"config": given} for step in service.steps}},
-        {"polydesk/service": service.key},
-        partition,
-    )
-    finished = execute(installation.settings, service.place.value, order, progress or (lambda _: None))
-    with installation.engine.connect() as connection:
-        reports = [report for _, report in recorded(connection, finished.run_id, service.key)]
-    said = {report.outcome for report in reports} & {Outcome.REFUSED, Outcome.FAILED}
-    if not ((reports and finished.status == "SUCCESS") or (said and finished.status == "FAILURE")):
-        message = say(
-            f"Esecuzione {finished.run_id} finita ({finished.status}) senza dirlo: guarda il suo log nell'interfaccia.",
-            f"Run {finished.run_id} ended ({finished.status}) without an outcome: see its log in the UI.",
-        )
-        reports.append(Report.failed("no_report", message, partition))
-    return combine(reports, steps=True)
+    told = progress or (lambda _: None)
+    try:
+        return press(installation.settings, installation.engine, service, clinic, config, told=told)
+    except UnknownError as error:
+        raise typer.BadParameter(show.told().reason(error.reason)) from None
 
 
 def as_object(
@@ -264,11 +217,3 @@ def _heads(installation: Installation, report: Report) -> dict[int, Plan]:
     ]
     with installation.engine.connect() as connection:
         return {plan: plans.load(connection, plan) for plan in (*others, report.plan_id) if plan is not None}
-
-
-def _clinic_of(installation: Installation, plan: int) -> str | None:
-    with installation.engine.connect() as connection:
-        try:
-            return plans.load(connection, plan).clinic
-        except LookupError:
-            raise typer.BadParameter(say(f"non esiste il piano {plan}", f"there is no plan {plan}")) from None

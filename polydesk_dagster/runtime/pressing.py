@@ -1,0 +1,90 @@
+"""A service that a person starts: the same Dagster job wherever she presses, for one clinic or for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.catalog import Service
+from polydesk_dagster.changes import plans
+from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
+from polydesk_dagster.database.service_runs import recorded
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Outcome, Report, combine
+from polydesk_dagster.runtime.names import PERSON_TAG
+from polydesk_dagster.runtime.orders import Message, Order
+from polydesk_dagster.settings import Settings
+from polydesk_dagster.values import Several, Term, Value
+
+Told = Callable[[Message], object]
+"""Who is told what happens on the way; see ``orders.Message``."""
+
+
+class UnknownError(PermanentError):
+    """What was asked for does not exist: a clinic or a plan."""
+
+
+def press(
+    settings: Settings,
+    engine: sa.Engine,
+    service: Service,
+    clinic: str | None,
+    config: Mapping[str, Any],
+    *,
+    person: str | None = None,
+    told: Told = lambda _: None,
+) -> list[tuple[str | None, Report]]:
+    """Run ``service`` for a clinic's code or for all (None), each clinic with a studiolab in a run of its own, and wait
+    for the end; returns their reports. ``config`` is that of the service's steps; ``person`` is whom the audit names.
+
+    Raises:
+        UnknownError: if there is no such clinic or plan; nothing ran.
+    """
+    with engine.connect() as connection:
+        known = set(connection.scalars(sa.text("SELECT code FROM clinic")))
+        active = list(connection.scalars(ACTIVE_CLINICS))
+        if clinic is not None and clinic not in known:
+            raise UnknownError("unknown_clinic", given=clinic, known=Several(tuple(sorted(known))))
+        if service.per_clinic and clinic is None and (plan := config.get("plan")):
+            clinic = _clinic_of(connection, plan)
+    if not service.per_clinic:
+        whole = {**config, "clinic": clinic}
+        return [(clinic, _execute(settings, engine, service, None, whole, person, told))]
+    wanted = active if clinic is None else [code for code in active if code == clinic]
+    if not wanted:
+        code = "integration_off" if clinic else "integrations_off"
+        return [(clinic, Report.skipped(code, clinic=clinic))]
+    return [(code, _execute(settings, engine, service, code, config, person, told)) for code in wanted]
+
+
+def _clinic_of(connection: sa.Connection, plan: int) -> str | None:
+    try:
+        return plans.load(connection, plan).clinic
+    except LookupError:
+        raise UnknownError("unknown_plan", plan=plan) from None
+
+
+def _execute(
+    settings: Settings,
+    engine: sa.Engine,
+    service: Service,
+    partition: str | None,
+    config: Mapping[str, Any],
+    person: str | None,
+    told: Told,
+) -> Report:
+    from polydesk_dagster.runtime.submit import execute
+
+    given = {name: value for name, value in config.items() if value is not None}
+    tags = {"polydesk/service": service.key} | ({PERSON_TAG: person} if person else {})
+    steps = {"ops": {step: {"config": given} for step in service.steps}}
+    finished = execute(settings, service.place.value, Order(service.key, steps, tags, partition), told)
+    with engine.connect() as connection:
+        reports = [report for _, report in recorded(connection, finished.run_id, service.key)]
+    said = {report.outcome for report in reports} & {Outcome.REFUSED, Outcome.FAILED}
+    if not ((reports and finished.status == "SUCCESS") or (said and finished.status == "FAILURE")):
+        values: dict[str, Value] = {"run": finished.run_id, "status": Term("run_status", finished.status)}
+        reports.append(Report.failed("no_report", values, partition))
+    return combine(reports, steps=True)
