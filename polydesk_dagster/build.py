@@ -10,10 +10,9 @@ from typing import Any
 import dagster as dg
 
 from polydesk_dagster import assets, catalog, checks, jobs, sensors
-from polydesk_dagster.catalog import Daily, Every, OnDemand, Place, Service
+from polydesk_dagster.catalog import HEARTBEAT, Daily, Every, OnDemand, Place, Service
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import job_description, job_tags
-from polydesk_dagster.schedules.due import HEARTBEAT
 from polydesk_dagster.schedules.services import schedule_for
 
 OWNER = "team:polydesk"

@@ -130,6 +130,8 @@ class Service:
 
 
 ON_DEMAND = OnDemand()
+HEARTBEAT = timedelta(hours=24)
+"""A service with nothing to do still runs once in this time, so that its freshness means something."""
 
 SERVICES: tuple[Service, ...] = (
     Service(

@@ -5,21 +5,26 @@ It asks both databases directly, so that it also speaks when Dagster does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 
-from polydesk_dagster.catalog import ROME, SERVICES, OnDemand, Service
+from polydesk_dagster.catalog import ROME, OnDemand
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.runtime.dagster_inside import rows
-from polydesk_dagster.schedules.due import HEARTBEAT
+from polydesk_dagster.runtime.state.activity import starts_live
+from polydesk_dagster.runtime.state.model import Condition, ServiceState
+from polydesk_dagster.runtime.state.services import service_states
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import teller
+from polydesk_dagster.told.state import standing
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -65,27 +70,39 @@ class Finding:
 def examine(settings: Settings, now: datetime) -> list[Finding]:
     """Look at everything; never raises for what is wrong with the installation."""
     findings: list[Finding] = []
-    ticks: dict[str, datetime] = {}
-    try:
-        engine = create_engine(dagster_url(settings).set(drivername="postgresql+psycopg"), pool_size=1)
-        try:
-            with engine.connect() as connection:
-                ticks = _last_looks(connection, now)
-                findings += [*_daemons(connection, now), *_stuck_runs(connection, now), _storage(connection)]
-        finally:
-            engine.dispose()
-    except (sa.exc.SQLAlchemyError, PolydeskError) as error:
-        findings.append(_unreachable("dagster_database", "Il database di Dagster", error))
-    try:
-        engine = create_engine(business_url(settings), pool_size=1)
-        try:
-            with engine.connect() as connection:
-                findings += [_schema(connection), *_services(connection, now, ticks)]
-        finally:
-            engine.dispose()
-    except (sa.exc.SQLAlchemyError, PolydeskError) as error:
-        findings.append(_unreachable("database", "Il database delle cliniche", error))
+    with (
+        _reached("dagster_database", "Il database di Dagster", lambda: _dagster_url(settings), findings) as theirs,
+        _reached("database", "Il database delle cliniche", lambda: business_url(settings), findings) as ours,
+    ):
+        if theirs is not None:
+            findings += [*_daemons(theirs, now), *_stuck_runs(theirs, now), _storage(theirs)]
+        if ours is not None:
+            findings += [_schema(ours), *_services(ours, theirs, now, live=starts_live(settings))]
     return findings
+
+
+def _dagster_url(settings: Settings) -> URL:
+    return dagster_url(settings).set(drivername="postgresql+psycopg")
+
+
+@contextmanager
+def _reached(code: str, what: str, url: Callable[[], URL], findings: list[Finding]) -> Iterator[sa.Connection | None]:
+    """A connection to a database; None, with a finding that says why, where there is none to be had. What goes wrong
+    with it in the block is a finding too, and ends the block."""
+    try:
+        engine = create_engine(url(), pool_size=1)
+        connection = engine.connect()
+    except (sa.exc.SQLAlchemyError, PolydeskError) as error:
+        findings.append(_unreachable(code, what, error))
+        yield None
+        return
+    try:
+        yield connection
+    except sa.exc.SQLAlchemyError as error:
+        findings.append(_unreachable(code, what, error))
+    finally:
+        connection.close()
+        engine.dispose()
 
 
 def _unreachable(code: str, what: str, error: Exception) -> Finding:
@@ -132,15 +149,6 @@ def _stuck_runs(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
         yield Finding("stuck_run", ok=True, message=f"Nessuna esecuzione bloccata ({len(runs)} in corso o in coda).")
 
 
-def _last_looks(connection: sa.Connection, now: datetime) -> dict[str, datetime]:
-    """When each schedule or sensor last looked whether something was due, by its name."""
-    looks: dict[str, datetime] = {}
-    for tick in rows.last_ticks(connection, now - timedelta(days=4)):
-        if tick.status != "FAILURE":
-            looks[tick.name] = max(tick.at, looks.get(tick.name, tick.at))
-    return looks
-
-
 def _storage(connection: sa.Connection) -> Finding:
     size, days = rows.growth(connection)
     monthly = size / max(days, 1) * 30 if days >= 3 else 0.0
@@ -150,48 +158,41 @@ def _storage(connection: sa.Connection) -> Finding:
     return Finding("dagster_storage", ok=True, message=f"L'archivio di Dagster è {told}.")
 
 
-def _services(connection: sa.Connection, now: datetime, ticks: Mapping[str, datetime]) -> Iterator[Finding]:
-    ended = connection.execute(
-        sa.text("""
-            SELECT service, max(started_at) AS at,
-                   (array_agg(CASE WHEN outcome = 'partial' AND reasons @> '[{"code": "guard"}]' THEN 'stopped'
-                                   ELSE outcome END ORDER BY started_at DESC))[1]
-            FROM service_run WHERE NOT preview AND started_at > :since GROUP BY service"""),
-        {"since": now - timedelta(days=40)},
-    )
-    last = {service: (at, outcome) for service, at, outcome in ended}
-    for service in SERVICES:
-        at, outcome = last.get(service.key, (None, None))
-        if outcome in ENDED_BADLY:
+def _services(
+    connection: sa.Connection, dagster: sa.Connection | None, now: datetime, *, live: bool
+) -> Iterator[Finding]:
+    for state in service_states(connection, dagster, now, live=live):
+        name, key = teller().service(state.service.key), state.service.key
+        for run in state.runs:
+            if run.bad:
+                whose = f" per {run.clinic}" if run.clinic else ""
+                how = ENDED_BADLY["stopped" if run.stopped else run.outcome]
+                when = f"{run.at.astimezone(ROME):%d/%m %H:%M}"
+                message = f"«{name}» alla sua ultima esecuzione{whose} ({when}) è {how}."
+                yield Finding("service_failed", ok=False, message=message, subject=key)
+        if not isinstance(state.service.cadence, OnDemand):
             yield Finding(
-                "service_failed",
-                ok=False,
-                message=f"«{teller().service(service.key)}» alla sua ultima esecuzione "
-                f"({at.astimezone(ROME):%d/%m %H:%M}) è "
-                f"{ENDED_BADLY[outcome]}.",
-                subject=service.key,
+                "service_overdue",
+                ok=not state.bad or state.condition is Condition.FAILED,
+                message=_punctual(state, now),
+                subject=key,
             )
-        yield from _overdue(service, at, ticks.get(service.sensor or service.key), now)
 
 
-def _overdue(service: Service, ran: datetime | None, looked: datetime | None, now: datetime) -> Iterator[Finding]:
-    """A frequent service is on time if its schedule looked whether anything was due, and it ran once a day; one that a
-    sensor starts runs only where there is news, and is on time if that looked."""
-    if isinstance(service.cadence, OnDemand):
-        return
-    interval = service.cadence.interval
-    seen = max((instant for instant in (ran, looked) if instant is not None), default=None)
-    name = f"«{teller().service(service.key)}» ({teller().cadence(service.cadence)})"
-    if seen is None:
-        yield Finding("service_overdue", ok=True, message=f"{name} non è ancora partito.", subject=service.key)
-    elif now - seen > 2 * interval:
-        message = f"{name} doveva già essere ripartito: l'ultima volta {_ago(now - seen)} fa."
-        yield Finding("service_overdue", ok=False, message=message, subject=service.key)
-    elif service.sensor is None and ran is not None and now - ran > HEARTBEAT + 2 * interval:
-        message = f"{name} guarda ma non lavora: l'ultima esecuzione {_ago(now - ran)} fa."
-        yield Finding("service_overdue", ok=False, message=message, subject=service.key)
-    else:
-        yield Finding("service_overdue", ok=True, message=f"{name} è in orario.", subject=service.key)
+def _punctual(state: ServiceState, now: datetime) -> str:
+    name = f"«{teller().service(state.service.key)}» ({teller().cadence(state.service.cadence)})"
+    seen = [at for at in (state.last_at, state.look.at if state.look else None, state.activity.since) if at is not None]
+    match state.condition:
+        case Condition.STANDING:
+            return f"{name} non parte da solo: {standing(teller(), state.activity)}."
+        case Condition.NEVER_RAN if not seen:
+            return f"{name} non è ancora partito."
+        case Condition.OVERDUE:
+            return f"{name} doveva già essere ripartito: l'ultima volta {_ago(now - max(seen))} fa."
+        case Condition.IDLE:
+            return f"{name} guarda ma non lavora: l'ultima esecuzione {_ago(now - (state.last_at or now))} fa."
+        case _:
+            return f"{name} è in orario."
 
 
 def _ago(span: timedelta) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import sqlalchemy as sa
 
+from polydesk_dagster.catalog import HEARTBEAT
 from polydesk_dagster.clinic.bookings import sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.caches import documents as caches
@@ -29,9 +30,6 @@ DUE: Mapping[str, Due] = {
     "send_preparation_notices": partial(messages_due, [PREPARATION.key, *PASSING]),
 }
 """By service key; a service without an entry always runs."""
-
-HEARTBEAT = timedelta(hours=24)
-"""A service with nothing to do still runs once in this time, so that its freshness means something."""
 
 
 def why_not(connection: sa.Connection, service: str, as_of: datetime) -> str | None:

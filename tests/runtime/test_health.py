@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,12 +16,18 @@ from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import definitions
-from polydesk_dagster.catalog import BY_KEY, SERVICES, Every, OnDemand
+from polydesk_dagster.catalog import SERVICES, Every, OnDemand
 from polydesk_dagster.runtime import health, progress
 from polydesk_dagster.settings import Settings
 from tests.runtime import written as world
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services start by themselves here without anybody's word."""
+    monkeypatch.setattr(health, "starts_live", lambda _: True)
 
 
 @pytest.fixture
@@ -109,18 +114,15 @@ def test_a_nightly_service_overdue_by_two_intervals_is_seen(
 
 
 def test_a_frequent_service_is_on_time_while_its_schedule_looks(
-    settings: Settings, dagster: DagsterInstance, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
-    frequent = replace(BY_KEY["generate_slots"], cadence=Every(15))
-    monkeypatch.setattr(health, "SERVICES", (frequent,))
-    _ran(engine, "generate_slots", NOW - timedelta(hours=20))
-    assert _bad(settings) == [("service_overdue", "generate_slots")]
-
-    world.ticked(dagster, "generate_slots", NOW - timedelta(minutes=29))
+    _ran(engine, "refresh_statistics", NOW - timedelta(hours=20))
+    assert _bad(settings) == [("service_overdue", "refresh_statistics")]
+    world.ticked(dagster, "refresh_statistics", NOW - timedelta(minutes=29))
     assert _bad(settings) == []
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE service_run SET started_at = started_at - interval '5 hours'"))
-    assert _bad(settings) == [("service_overdue", "generate_slots")]
+    assert _bad(settings) == [("service_overdue", "refresh_statistics")]
 
 
 def test_every_service_on_a_cadence_is_on_time_by_what_dagster_looks_with(

@@ -14,6 +14,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import TickData, TickStatus
 from dagster._daemon.types import DaemonHeartbeat
+from dagster._utils.error import SerializableErrorInfo
 
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database
@@ -61,7 +62,10 @@ def ticked(
             selector_id=name,
         )
     )
-    dagster.update_tick(begun.with_status(status, skip_reason=why) if why else begun.with_status(status))
+    ended: dict[str, object] = {"skip_reason": why} if why else {}
+    if status is TickStatus.FAILURE:
+        ended = {"error": SerializableErrorInfo("rotto", [], "RuntimeError")}
+    dagster.update_tick(begun.with_status(status, **ended))
 
 
 def ran(dagster: DagsterInstance, storage: sa.Engine, job: str, status: str, since: datetime) -> str:

@@ -1,0 +1,72 @@
+"""The state of every clinic's integration with studiolab, as its last looks and its settings leave it.
+
+Whether a studiolab answers right now only a request can tell: ``probing`` asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from polydesk_dagster.runtime.state.model import IntegrationState, Link
+
+CLINICS = """
+    SELECT c.code AS clinic, c.name, c.time_zone, c.language, c.active,
+           (SELECT count(*) FROM agenda a WHERE a.clinic_id = c.id AND a.active) AS agendas,
+           i.base_url, i.token_env, i.active AS on, e.stopped_at, e.stopped_reason, coalesce(e.failures, 0) AS failures,
+           e.down_since, e.quiet_until, e.read_at,
+           EXISTS (SELECT FROM service_run r WHERE r.clinic_id = c.id AND r.service = 'sync_events') AS asked
+    FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id LEFT JOIN event_cursor e ON e.clinic_id = c.id
+    WHERE CAST(:clinic AS text) IS NULL OR c.code = :clinic ORDER BY c.code"""
+
+
+def integration_states(
+    connection: sa.Connection, has_token: Callable[[str], bool], clinic: str | None = None
+) -> tuple[IntegrationState, ...]:
+    """Every clinic, by code, or only one; ``has_token`` says whether a variable that an integration names is set."""
+    rows = connection.execute(sa.text(CLINICS), {"clinic": clinic})
+    return tuple(_state(row, has_token) for row in rows)
+
+
+def integration_state(
+    connection: sa.Connection, clinic: str, has_token: Callable[[str], bool]
+) -> IntegrationState | None:
+    """The same of one clinic; None where there is none with that code."""
+    return next(iter(integration_states(connection, has_token, clinic)), None)
+
+
+def _state(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> IntegrationState:
+    link = _link(row, has_token)
+    return IntegrationState(
+        row.clinic,
+        row.name,
+        row.time_zone,
+        row.language,
+        row.active,
+        row.agendas,
+        link,
+        row.base_url,
+        row.token_env,
+        {Link.STOPPED: row.stopped_at, Link.UNREACHABLE: row.down_since}.get(link),
+        row.quiet_until,
+        row.failures,
+        row.stopped_reason,
+        row.read_at,
+    )
+
+
+def _link(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> Link:
+    if row.base_url is None:
+        return Link.ABSENT
+    if not row.on:
+        return Link.OFF
+    if not row.active:
+        return Link.CLINIC_OFF
+    if not has_token(row.token_env):
+        return Link.TOKEN_MISSING
+    if row.stopped_at is not None:
+        return Link.STOPPED
+    if row.failures:
+        return Link.UNREACHABLE
+    return Link.WELL if row.read_at is not None or row.asked else Link.NOT_ASKED
