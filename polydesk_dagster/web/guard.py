@@ -124,6 +124,8 @@ class Guard:
             return None if origins == [ours] else 403
         if scope["method"] not in _METHODS:
             return 405
+        if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > LARGEST:
+            return 413
         site = headers.get("sec-fetch-site", "none")
         if scope["method"] not in _SAFE:
             return None if origins == [ours] and site in {"same-origin", "none"} else 403
@@ -131,8 +133,7 @@ class Guard:
             # A link from elsewhere may open a page of ours, in a tab of its own; nothing else may be fetched.
             opens = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
             return None if opens else 403
-        length = headers.get("content-length", "0")
-        return None if length.isdigit() and int(length) <= LARGEST else 413
+        return None
 
     async def _carefully(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Whatever goes wrong inside has been answered already; its message may quote a patient and is told nobody."""
