@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
@@ -36,6 +37,8 @@ class Door:
     engine: sa.Engine
     now: Callable[[], datetime] = _now
     address: Address = field(init=False)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What modules of views make once and keep."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", Address.of(self.settings))

@@ -31,7 +31,8 @@ def local(path: object) -> str:
     return path
 
 
-def _form(request: Request, status: int = 200, **more: object) -> Response:
+def login_page(request: Request, status: int = 200, **more: object) -> Response:
+    """The form to come in; ``problem`` says why the last try did not."""
     door: Door = request.state.door
     given = {"next": local(request.query_params.get("da")), "oidc": door.settings.oidc_issuer is not None, **more}
     return door.templates.TemplateResponse(request, "login.html", given, status)
@@ -39,7 +40,7 @@ def _form(request: Request, status: int = 200, **more: object) -> Response:
 
 @pages.get(LOGIN, ANYBODY)
 def login(request: Request) -> Response:
-    return RedirectResponse("/", 303) if person_of(request) else _form(request)
+    return RedirectResponse("/", 303) if person_of(request) else login_page(request)
 
 
 @pages.post(LOGIN, ANYBODY)
@@ -50,11 +51,11 @@ async def enter(request: Request) -> Response:
     where, address = local(form.get("next")), request.client.host if request.client else ""
     number = await run_in_threadpool(throttle.attempt, door.engine, email, address, door.now())
     if number is None:
-        return _form(request, 429, problem=TOO_MANY, next=where, email=email)
+        return login_page(request, 429, problem=TOO_MANY, next=where, email=email)
     async with _hashing:
         token = await run_in_threadpool(_proved, door, number, email, password)
     if token is None:
-        return _form(request, 401, problem=WRONG, next=where, email=email)
+        return login_page(request, 401, problem=WRONG, next=where, email=email)
     return inside(request, token, where)
 
 
@@ -87,7 +88,7 @@ def enter_by_link(request: Request) -> Response:
     with door.engine.begin() as connection:
         user = users.use_link(connection, request.query_params.get("gettone", ""), "enter", door.now())
         token = sessions.begin(connection, user, "link", door.now()) if user is not None else None
-    return _form(request, 403, problem=USED_UP) if token is None else inside(request, token, "/")
+    return login_page(request, 403, problem=USED_UP) if token is None else inside(request, token, "/")
 
 
 @pages.get("/attiva", ANYBODY)
@@ -113,7 +114,7 @@ async def choose(request: Request) -> Response:
     async with _hashing:
         token = await run_in_threadpool(_chosen, door, code, password)
     if token is None:
-        return _form(request, 403, problem=USED_UP)
+        return login_page(request, 403, problem=USED_UP)
     return await run_in_threadpool(inside, request, token, "/")
 
 

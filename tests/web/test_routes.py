@@ -1,0 +1,72 @@
+"""Every address with the permission that stands on it; nothing else answers whoever is not known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polydesk_dagster.web.application import PAGES
+from polydesk_dagster.web.roles import PERMISSIONS, May, Role
+from tests.runtime.world import until
+from tests.web.world import Served
+
+LISTED = Path(__file__).with_name("routes.json")
+
+
+def _all() -> dict[str, str | None]:
+    return {
+        f"{method} {path}": may and may.value for pages in PAGES for (method, path), may in pages.permissions.items()
+    }
+
+
+def test_the_routes_are_those_of_the_list() -> None:
+    """A new page is added to ``routes.json`` too: who may see it is read there at a glance."""
+    assert _all() == json.loads(LISTED.read_text())
+
+
+def test_whoever_is_not_known_gets_no_further_than_the_login(door: Served) -> None:
+    client = door.client()
+    for route, may in _all().items():
+        method, path = route.split()
+        answer = client.request(method, path.replace("{", "").replace("}", ""))
+        if may is None:
+            assert answer.status_code != 303, route
+        elif method == "GET":
+            assert answer.headers["location"].startswith("/entra"), route
+        else:
+            assert answer.status_code == 401, route
+
+
+def test_every_role_may_what_the_roles_before_it_may() -> None:
+    assert PERMISSIONS[Role.SPECIALIST] < PERMISSIONS[Role.DESK] < PERMISSIONS[Role.MANAGER]
+    assert PERMISSIONS[Role.MANAGER] < PERMISSIONS[Role.SUPERUSER] == frozenset(May)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_role_sees_the_services(door: Served, role: Role) -> None:
+    answer = door.signed_in(role).get("/")
+    assert answer.status_code == 200
+    assert "Generazione automatica" in answer.text
+
+
+def test_health_tells_a_stranger_only_whether_all_is_well(door: Served) -> None:
+    assert door.client().get("/health/live").text == "ok"
+    assert door.client().get("/health").json().keys() == {"ok", "at"}
+    assert door.signed_in("desk").get("/health").json().keys() == {"ok", "at", "findings"}
+
+
+def test_what_goes_wrong_inside_is_told_nobody(door: Served, caplog: pytest.LogCaptureFixture) -> None:
+    from polydesk_dagster.web import services
+
+    def broken(*_: object) -> None:
+        raise ValueError("Mario Rossi RSSMRA70A01A944X")
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(services, "next_run", broken)
+    answer = door.signed_in("desk").get("/")
+    patch.undo()
+    assert answer.status_code == 500
+    until(lambda: "ValueError" in caplog.text)
+    assert "RSSMRA" not in answer.text + caplog.text
