@@ -1,22 +1,23 @@
-"""What tests share: one embedded PostgreSQL a run, a database a test copied from a migrated template."""
+"""What tests share: one PostgreSQL server a session, however many processes run it, and a database a test."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import create_engine
-from polydesk_dagster.database.migrate import create_database, migrate
+from tests import postgres
 
 DATA = Path(__file__).parent / "data"
+
+_open = pytest.StashKey[ExitStack]()
+_server = pytest.StashKey[str]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,44 +25,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[URL]:
-    """A PostgreSQL server of this test process."""
-    home = Path(tempfile.mkdtemp(prefix="polydesk-test-", dir="/tmp"))  # short: a socket's path has a limit
-    home.chmod(0o755)
-    url = make_url(embedded.start(home)).set(drivername="postgresql+psycopg")
-    engine = create_engine(url.set(database="postgres"))
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
-            connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
-        connection.execute(sa.text("SELECT pg_reload_conf()"))
-    engine.dispose()
-    yield url
-    embedded.stop(home, patience=5)
-    shutil.rmtree(home, ignore_errors=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The process that hands out the tests starts the server and tells each of its workers where it is."""
+    stash = node.config.stash
+    if _server not in stash:
+        stash[_open] = ExitStack()
+        stash[_server] = stash[_open].enter_context(postgres.started()).render_as_string(hide_password=False)
+    node.workerinput["server"] = stash[_server]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _open in config.stash:
+        config.stash[_open].close()
 
 
 @pytest.fixture(scope="session")
-def template(server: URL) -> str:
-    """The name of a migrated, empty database to copy."""
-    url = server.set(database="template_polydesk")
-    create_database(url)
-    engine = create_engine(url)
-    migrate(engine)
-    engine.dispose()
-    return "template_polydesk"
+def server(request: pytest.FixtureRequest) -> Iterator[URL]:
+    """The PostgreSQL server of this session; its databases are the tests' own."""
+    told = getattr(request.config, "workerinput", {}).get("server")
+    if told is not None:
+        yield make_url(told)
+        return
+    with postgres.started() as url:
+        yield url
 
 
 @pytest.fixture
-def database(server: URL, template: str) -> Iterator[URL]:
+def database(server: URL) -> Iterator[URL]:
     """A migrated, empty database of this test."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    admin = create_engine(server.set(database="postgres"))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
-        yield server.set(database=name)
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with postgres.copied(server, postgres.EMPTY) as url:
+        yield url
 
 
 @pytest.fixture
@@ -72,8 +66,33 @@ def engine(database: URL) -> Iterator[sa.Engine]:
 
 
 @pytest.fixture
-def connection(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection in a transaction that is rolled back at the end."""
+def small_chain(server: URL) -> Iterator[sa.Engine]:
+    """A database of this test with the demo chain of size ``small`` in it, as of ``postgres.CHAIN_AS_OF``."""
+    with postgres.copied(server, postgres.SMALL_CHAIN) as url:
+        engine = create_engine(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def unwritten(server: URL) -> Iterator[sa.Engine]:
+    """A migrated, empty database in which nothing is ever committed."""
+    with postgres.copied(server, postgres.EMPTY) as url:
+        engine = create_engine(url)
+        sa.event.listen(engine, "commit", _refuse)
+        yield engine
+        engine.dispose()
+
+
+def _refuse(_connection: sa.Connection) -> None:
+    raise AssertionError("what is committed is for a database of the test's own: ask for `engine` too")
+
+
+@pytest.fixture
+def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
+    """A connection in a transaction that is rolled back at the end; to the test's own database if it has one."""
+    own = "database" in request.fixturenames
+    engine: sa.Engine = request.getfixturevalue("engine" if own else "unwritten")
     with engine.connect() as connection:
         yield connection
 

@@ -1,0 +1,104 @@
+"""The PostgreSQL server of a test session, and databases of it that are copied from templates."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from polydesk_dagster.database import embedded
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.migrate import create_database, migrate
+
+EMPTY = "template_empty"
+"""Migrated, without a row."""
+SMALL_CHAIN = "template_small_chain"
+"""The demo chain of size ``small``, as of :data:`CHAIN_AS_OF`."""
+CHAIN_AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
+
+_MEMORY = Path("/dev/shm")
+_ENOUGH = 4 * 1024**3
+
+
+@contextmanager
+def started() -> Iterator[URL]:
+    """A server of its own, in memory where there is some: nothing of it outlives the session."""
+    room = _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH else Path("/tmp")
+    home = Path(tempfile.mkdtemp(prefix="polydesk-test-", dir=room))  # short: a socket's path has a limit
+    home.chmod(0o755)
+    url = make_url(embedded.start(home)).set(drivername="postgresql+psycopg")
+    with _administered(url) as connection:
+        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+            connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
+    try:
+        yield url
+    finally:
+        embedded.stop(home, patience=5)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def copied(server: URL, template: str) -> Iterator[URL]:
+    """A database of its own, dropped at the end; the template is made by whoever first wants it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with _administered(server) as connection:
+        _make(connection, server, template)
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
+        try:
+            yield server.set(database=name)
+        finally:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def _chain(engine: sa.Engine) -> None:
+    from polydesk_dagster.demo import chain
+
+    chain.load(engine, "small", as_of=CHAIN_AS_OF)
+
+
+_BASES: dict[str, tuple[str | None, Callable[[sa.Engine], object]]] = {
+    EMPTY: (None, migrate),
+    SMALL_CHAIN: (EMPTY, _chain),
+}
+"""What each template is copied from, and what is done to the copy."""
+
+
+def _make(connection: sa.Connection, server: URL, template: str) -> None:
+    there = sa.text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
+    if connection.scalar(there, {"name": template}):
+        return
+    base, fill = _BASES[template]
+    if base is not None:
+        _make(connection, server, base)
+    connection.execute(sa.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": template})
+    try:
+        if not connection.scalar(there, {"name": template}):
+            unfinished = server.set(database=f"{template}_unfinished")
+            if base is None:
+                create_database(unfinished)
+            else:
+                connection.execute(sa.text(f"CREATE DATABASE {unfinished.database} TEMPLATE {base}"))
+            engine = create_engine(unfinished)
+            fill(engine)
+            engine.dispose()
+            connection.execute(sa.text(f"ALTER DATABASE {unfinished.database} RENAME TO {template}"))
+    finally:
+        connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": template})
+
+
+@contextmanager
+def _administered(server: URL) -> Iterator[sa.Connection]:
+    engine = create_engine(server.set(database="postgres"), pool_size=1)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+    finally:
+        engine.dispose()
