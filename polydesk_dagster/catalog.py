@@ -139,7 +139,6 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(3, 0)),
         "calendar",
         assets=("calendar/agenda_slots",),
-        options=("past_guard",),
     ),
     Service(
         "import_closures",

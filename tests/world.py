@@ -19,6 +19,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from psycopg.types.json import Jsonb
 
+from polydesk_dagster import changes
+from polydesk_dagster.outcome import Outcome
+
 AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
 """A Tuesday, 10:00 in Rome, nineteen days before the clocks go forward."""
 
@@ -296,6 +299,21 @@ def _seat(connection: sa.Connection, slot_id: int, **holder: Any) -> None:
         {"slot": slot_id},
     ).scalar_one()
     insert(connection, "seat", [{"slot_id": slot_id, "unit": unit, **holder}])
+
+
+def approve(engine: sa.Engine, as_of: datetime) -> list[Outcome]:
+    """A person has looked at the agendas that slot generation holds and applies their plans."""
+    outcomes = []
+    with engine.begin() as connection:
+        for plan in changes.latest(connection, service="generate_slots"):
+            if plan.state == "ready" and plan.failed_guards and not plan.expired:
+                past = [guard.name for guard in plan.failed_guards]
+                reason = "guardato in segreteria"
+                report = changes.apply(
+                    connection, plan.id, as_of=as_of, actor="desk:anna", reason=reason, past_guards=past
+                )
+                outcomes.append(report.outcome)
+    return outcomes
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,6 @@ from polydesk_dagster.running import Run, ServiceConfig, serve
 from polydesk_dagster.told.dagster import metadata
 
 
-class GenerateSlotsConfig(ServiceConfig):
-    """What slot generation can be asked."""
-
-    past_guard: str | None = None
-    """``too_many_retirements`` retires what the guard would hold back; give it only after looking at the preview."""
-
-
 @dg.asset(
     key=["calendar", "agenda_slots"],
     group_name="calendar",
@@ -30,7 +23,7 @@ class GenerateSlotsConfig(ServiceConfig):
     code_version="1",
 )
 def agenda_slots(
-    context: dg.AssetExecutionContext, config: GenerateSlotsConfig, polydesk: PolydeskResource
+    context: dg.AssetExecutionContext, config: ServiceConfig, polydesk: PolydeskResource
 ) -> dg.MaterializeResult:
     report = serve(
         context,
@@ -42,7 +35,6 @@ def agenda_slots(
             run.as_of,
             clinic=run.clinic,
             preview=run.preview,
-            past_guard=config.past_guard,
             progress=run.progress,
         ),
     )

@@ -13,6 +13,7 @@ WHERE = {
     "unverified_booking": "polydesk_dagster.clinic.bookings.unverified:UNVERIFIED_BOOKING",
     "cleanup": "polydesk_dagster.clinic.upkeep.retention:CLEANUP",
     "deleted_service": "polydesk_dagster.clinic.upkeep.recovery:DELETED_SERVICE",
+    "slot": "polydesk_dagster.clinic.calendar.slot_plan:SLOT",
     "closure": "polydesk_dagster.clinic.calendar.closures:CLOSURE",
     "municipality": "polydesk_dagster.sources.kinds.municipalities:MUNICIPALITY",
     "service": "polydesk_dagster.sources.kinds.services:SERVICE",

@@ -183,7 +183,8 @@ class Worker:
                 sa.text("UPDATE agenda SET capacity = 1 + (capacity - 1 + :step) % 3 WHERE id = :agenda"),
                 {"step": self.random.randint(1, 2), "agenda": self.agenda},
             )
-        report = slots.generate(self.engine, self.now(), past_guard=slots.RETIREMENT_GUARD)
+        report = slots.generate(self.engine, self.now())
+        world.approve(self.engine, self.now())
         self.counted[f"regenerate:{report.outcome}"] += 1
         return report.outcome is Outcome.OK
 

@@ -30,7 +30,8 @@ BREAK = {
     "bookings_without_slot": (calendar_checks.bookings_without_slot, "DELETE FROM seat", 1),
     "open_orphans": (
         calendar_checks.open_orphans,
-        "INSERT INTO orphan (slot_id, cause, detected_at) SELECT slot_id, 'closure', now() FROM seat",
+        """INSERT INTO orphan (slot_id, cause, detected_at) SELECT slot_id, 'closure', now() FROM seat;
+           UPDATE slot SET state = 'orphan' WHERE id IN (SELECT slot_id FROM seat)""",
         1,
     ),
     "agendas_behind": (calendar_checks.agendas_behind, "UPDATE agenda_state SET outcome = 'failed'", 1),

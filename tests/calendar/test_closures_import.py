@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from polydesk_dagster import changes
 from polydesk_dagster.central import Closure, ClosureSet
+from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.clinic.calendar import closures, slots
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.outcome import Outcome, Report
@@ -135,3 +138,65 @@ def test_a_preview_writes_nothing_but_its_plan(engine: sa.Engine, practice: worl
     assert (report.outcome, report.counts.created) == (Outcome.OK, 13)
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM closure")).scalar_one() == 0
+
+
+def test_a_closed_day_takes_the_slots_that_reach_into_it_over_midnight(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection, weekdays=(), slot_minutes=45)
+        world.rules(connection, practice.agenda, (2, 3), "21:15", "02:00", crosses_midnight=True)
+    slots.generate(engine, AS_OF)
+    assert free(engine, "2026-03-24") == 4
+    run(engine, THIS)
+    assert (free(engine, "2026-03-24"), free(engine, "2026-03-25")) == (3, 0)
+    run(engine, [c for c in THIS if c["id"] != "t3"])
+    assert (free(engine, "2026-03-24"), free(engine, "2026-03-25")) == (4, 6)
+
+
+parts = st.fixed_dictionaries(
+    {
+        "day": st.dates(date(2026, 3, 24), date(2026, 4, 3)),
+        "length": st.integers(0, 2),
+        "part": st.sampled_from(["day", "morning", "afternoon"]),
+    }
+)
+"""Around the night of 29 March, when an hour is missing."""
+
+turns = st.fixed_dictionaries(
+    {"starts": st.integers(0, 95), "length": st.integers(2, 95), "minutes": st.sampled_from([15, 40, 45, 90, 240])}
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turn=turns, first=st.lists(parts, max_size=3), then=st.lists(parts, max_size=3))
+def test_after_an_import_no_free_slot_touches_closed_hours(
+    engine: sa.Engine, turn: dict[str, int], first: list[dict[str, Any]], then: list[dict[str, Any]]
+) -> None:
+    """Whatever the turn, whatever was closed before; and what is open again is offered again."""
+    starts, ends = (time(n // 4, n % 4 * 15) for n in (turn["starts"], (turn["starts"] + turn["length"]) % 96))
+    with engine.begin() as connection:
+        connection.execute(sa.text("TRUNCATE clinic, patient, closure, plan CASCADE"))
+        practice = world.practice(connection, weekdays=(), slot_minutes=turn["minutes"], horizon_days=30)
+        world.rules(
+            connection,
+            practice.agenda,
+            range(1, 8),
+            starts.isoformat("minutes"),
+            ends.isoformat("minutes"),
+            crosses_midnight=ends <= starts,
+        )
+    slots.generate(engine, AS_OF)
+    for number, chosen in enumerate((first, then)):
+        items = [
+            item(
+                f"c{number}{n}",
+                closed["day"].isoformat(),
+                date_to=(closed["day"] + timedelta(days=closed["length"])).isoformat(),
+                part=closed["part"],
+            )
+            for n, closed in enumerate(chosen)
+        ]
+        run(engine, [item("always", "2026-12-25"), *items])
+        with engine.connect() as connection:
+            assert calendar_checks.free_on_closure(connection, AS_OF).count == 0
+        assert slots.generate(engine, AS_OF).counts.changed == 0, "the import has left nothing to the night"

@@ -1,15 +1,21 @@
-"""Which agendas take part in generation, what is wrong with the rules of some, and how far each has come."""
+"""Which agendas take part in generation, what is wrong with the turns of some, and how far each has come."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Reason
+from polydesk_dagster.values import Count, Instant, Named
 
 RETIREMENT_GUARD = "too_many_retirements"
-"""The name to give when an operator has looked and wants the retirements all the same."""
+"""The guard over an agenda's plan; also what holds the agenda until a person has looked."""
+
+ENDS_AHEAD = timedelta(days=30)
+"""How long before an agenda's last turn ends that is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +26,25 @@ class Clinic:
     horizon_days: int
 
 
-def manual_agendas(connection: sa.Connection, clinic: Clinic, reasons: list[Reason]) -> int:
+def agenda(row: sa.Row[tuple[object, ...]]) -> Named:
+    """How a row with ``id`` and ``name`` of an agenda is told."""
+    return Named(str(row.id), row.name)
+
+
+def manual_agendas(connection: sa.Connection, clinic: Clinic) -> Reason | None:
+    """The clinic's agendas without automatic generation, counted; None if there are none."""
     manual = connection.scalar(
         sa.text("SELECT count(*) FROM agenda WHERE clinic_id = :clinic AND active AND NOT auto_generate"),
         {"clinic": clinic.id},
     )
-    if manual:
-        reasons.append(
-            Reason("manual_agenda", "Agende senza generazione automatica: non toccate.", clinic.code, manual)
-        )
-    return int(manual or 0)
+    return Reason("manual_agenda", None, clinic.code, int(manual)) if manual else None
 
+
+# Locked before anything is read: a slot that somebody is adding by hand is waited for and then seen.
+LOCK_AGENDAS = """
+    SELECT count(*) FROM (SELECT id FROM agenda WHERE id IN (SELECT agenda_id FROM derive_cell)
+                          ORDER BY id FOR NO KEY UPDATE) locked
+"""
 
 AGENDAS = """
     CREATE TEMP TABLE working_agenda ON COMMIT DROP AS
@@ -39,7 +53,7 @@ AGENDAS = """
                     AND coalesce(v.active AND v.deleted_at IS NULL, true)
                     AND coalesce(r.active, true) AS running,
            daterange(a.valid_from, least(a.valid_to, s.ends_on), '[]') AS validity,
-           CAST(NULL AS text) AS problem, CAST(NULL AS text) AS detail
+           CAST(NULL AS text) AS problem, CAST(NULL AS time) AS turn_starts, CAST(NULL AS time) AS turn_ends
     FROM agenda a
     LEFT JOIN specialist s ON s.id = a.specialist_id
     LEFT JOIN service v ON v.id = a.service_id
@@ -47,94 +61,132 @@ AGENDAS = """
     WHERE a.id IN (SELECT agenda_id FROM derive_cell)
 """
 
-# A rule's turn on a day: a slot's day is that of its start, so a turn that crosses midnight also reaches the day after.
-
 PROBLEMS = """
-    UPDATE working_agenda a SET problem = p.problem, detail = p.detail
+    UPDATE working_agenda a SET problem = p.problem, turn_starts = p.starts_at, turn_ends = p.ends_at
     FROM (
         SELECT a.id, CASE WHEN r.id IS NULL THEN 'no_rules' ELSE 'end_before_start' END AS problem,
-               to_char(min(r.starts_at), 'HH24:MI') || '–' || to_char(min(r.ends_at), 'HH24:MI') AS detail
+               min(r.starts_at) AS starts_at, min(r.ends_at) AS ends_at
         FROM working_agenda a LEFT JOIN agenda_rule r ON r.agenda_id = a.id
         WHERE a.running AND (r.id IS NULL OR r.crosses_midnight IS DISTINCT FROM (r.ends_at <= r.starts_at))
         GROUP BY a.id, r.id IS NULL
     ) p WHERE p.id = a.id
 """
 
+# Turns that overlap say nothing sure of their days: those stay as they are, the others are derived.
 OVERLAPS = """
-    UPDATE working_agenda a SET problem = 'overlapping_rules', detail = p.detail
-    FROM (
-        SELECT agenda_id, to_char(min(following), 'DD/MM/YYYY HH24:MI') AS detail
-        FROM (SELECT agenda_id, closes, lead(opens) OVER (PARTITION BY agenda_id ORDER BY opens) AS following
-              FROM rule_day) t
-        WHERE following < closes GROUP BY agenda_id
-    ) p WHERE p.agenda_id = a.id
+    CREATE TEMP TABLE left_out_day ON COMMIT DROP AS
+    SELECT t.agenda_id, CAST(day AS date) AS local_date, min(t.opens) AS opens
+    FROM (SELECT agenda_id, opens, closes, bool_or(crosses) OVER (PARTITION BY agenda_id) AS nightly,
+                 max(closes) OVER (PARTITION BY agenda_id ORDER BY opens, rule_id
+                                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS busy_until
+          FROM rule_day) t
+    CROSS JOIN LATERAL generate_series(t.opens::date - CASE WHEN t.nightly THEN 1 ELSE 0 END, t.closes::date,
+                                       interval '1 day') AS day
+    WHERE t.opens < t.busy_until GROUP BY 1, 2
+"""
+
+LEFT_OUT = """
+    SELECT a.id, a.name, count(*) AS days, min(d.opens) AT TIME ZONE :time_zone AS first
+    FROM left_out_day d JOIN working_agenda a ON a.id = d.agenda_id
+    JOIN derive_cell c ON c.agenda_id = d.agenda_id AND c.local_date = d.local_date
+    GROUP BY a.id, a.name ORDER BY a.name, a.id
 """
 
 
-PROBLEM_WORDS = {
-    "no_rules": "non ha nessun turno: aggiungine uno o spegni la generazione automatica",
-    "end_before_start": "ha un turno {detail} che finisce prima di iniziare: correggi l'ora, o segna che passa la "
-    "mezzanotte",
-    "overlapping_rules": "ha turni sovrapposti, per esempio dal {detail}: separali",
-}
-
-
-def leave_out_senseless_agendas(
-    connection: sa.Connection, clinic: Clinic, values: dict[str, object], reasons: list[Reason]
+def leave_out_what_makes_no_sense(
+    connection: sa.Connection, clinic: Clinic, values: Mapping[str, object], reasons: list[Reason]
 ) -> int:
+    """Take the agendas whose turns make no sense, and the days whose turns overlap, out of this derivation: their
+    slots stay as they are. Returns how many agendas that is about."""
     bad = connection.execute(
-        sa.text("SELECT id, name, problem, detail FROM working_agenda WHERE problem IS NOT NULL ORDER BY name, id")
+        sa.text("""
+            SELECT id, name, problem, turn_starts, turn_ends FROM working_agenda
+            WHERE problem IS NOT NULL ORDER BY name, id""")
     ).all()
-    for agenda_id, name, problem, detail in bad:
-        words = PROBLEM_WORDS[problem].format(detail=detail)
-        reasons.append(Reason(problem, f"Agenda «{name}» ({agenda_id}) {words}. I suoi orari restano.", clinic.code))
+    for row in bad:
+        told = {"agenda": agenda(row), "starts": row.turn_starts, "ends": row.turn_ends}
+        reasons.append(
+            Reason(row.problem, told if row.problem == "end_before_start" else {"agenda": agenda(row)}, clinic.code)
+        )
+    overlapping = connection.execute(sa.text(LEFT_OUT), values).all()
+    for row in overlapping:
+        told = {
+            "agenda": agenda(row),
+            "days": Count("agenda_day", row.days),
+            "first": Instant(row.first, clinic.time_zone),
+        }
+        reasons.append(Reason("overlapping_rules", told, clinic.code))
     if bad:
         for table in ("rule_day", "derive_cell"):
             connection.execute(
-                sa.text(f"DELETE FROM {table} USING working_agenda a WHERE a.id = agenda_id AND a.problem IS NOT NULL"),
-                values,
+                sa.text(f"DELETE FROM {table} USING working_agenda a WHERE a.id = agenda_id AND a.problem IS NOT NULL")
             )
+    if overlapping:
+        connection.execute(
+            sa.text("""
+                DELETE FROM derive_cell c USING left_out_day d
+                WHERE d.agenda_id = c.agenda_id AND d.local_date = c.local_date""")
+        )
+        connection.execute(
+            sa.text("UPDATE working_agenda SET problem = 'overlapping_rules' WHERE id = ANY(:agendas)"),
+            {"agendas": [row.id for row in overlapping]},
+        )
     connection.execute(sa.text("ANALYZE rule_day"))
-    return len(bad)
+    return len(bad) + len(overlapping)
 
 
 REMEMBER = f"""
-    INSERT INTO agenda_state AS known (agenda_id, outcome, reason_code, generated_through, changed_at)
+    INSERT INTO agenda_state AS known (agenda_id, outcome, reason_code, generated_through, derived_through, changed_at)
     SELECT a.id, CASE WHEN a.problem IS NULL THEN 'ok' WHEN a.problem = '{RETIREMENT_GUARD}' THEN 'refused'
                       ELSE 'failed' END,
-           a.problem, c.through, :as_of
+           a.problem,
+           (SELECT max(s.local_date) FROM slot s WHERE s.agenda_id = a.id AND s.state = 'free'), c.through, :as_of
     FROM working_agenda a
     LEFT JOIN (SELECT agenda_id, max(local_date) AS through FROM derive_cell GROUP BY agenda_id) c ON c.agenda_id = a.id
     ON CONFLICT (agenda_id) DO UPDATE
     SET outcome = excluded.outcome, reason_code = excluded.reason_code,
-        generated_through = coalesce(excluded.generated_through, known.generated_through),
-        changed_at = excluded.changed_at
-    WHERE (known.outcome, known.reason_code, known.generated_through)
-          IS DISTINCT FROM (excluded.outcome, excluded.reason_code, excluded.generated_through)
+        generated_through = excluded.generated_through,
+        derived_through = coalesce(excluded.derived_through, known.derived_through), changed_at = excluded.changed_at
+    WHERE (known.outcome, known.reason_code, known.generated_through, known.derived_through)
+          IS DISTINCT FROM (excluded.outcome, excluded.reason_code, excluded.generated_through,
+                            coalesce(excluded.derived_through, known.derived_through))
+"""
+
+REMEMBER_FAILED = """
+    INSERT INTO agenda_state (agenda_id, outcome, reason_code, changed_at)
+    VALUES (:agenda, 'failed', 'agenda_refused', :as_of)
+    ON CONFLICT (agenda_id) DO UPDATE
+    SET outcome = excluded.outcome, reason_code = excluded.reason_code, changed_at = excluded.changed_at
 """
 
 GAPS = """
-    SELECT a.id, a.name, min(c.local_date), max(c.local_date)
+    SELECT a.id, a.name, min(c.local_date) AS first, max(c.local_date) AS last
     FROM derive_cell c JOIN working_agenda a ON a.id = c.agenda_id AND a.running AND c.local_date <@ a.validity
     WHERE NOT EXISTS (SELECT FROM agenda_rule r WHERE r.agenda_id = c.agenda_id
                       AND c.local_date BETWEEN r.valid_from AND coalesce(r.valid_to, 'infinity'))
       AND EXISTS (SELECT FROM agenda_rule r WHERE r.agenda_id = c.agenda_id AND r.valid_to < c.local_date)
       AND EXISTS (SELECT FROM agenda_rule r WHERE r.agenda_id = c.agenda_id AND r.valid_from > c.local_date)
-    GROUP BY a.id, a.name ORDER BY a.name
+    GROUP BY a.id, a.name ORDER BY a.name, a.id
+"""
+
+# An agenda that was given an end of its own has been ended on purpose: of that nobody need be told.
+ENDS = """
+    SELECT a.id, a.name, max(r.valid_to) AS last
+    FROM working_agenda a JOIN agenda_rule r ON r.agenda_id = a.id
+    WHERE a.running GROUP BY a.id, a.name, a.validity
+    HAVING bool_and(r.valid_to IS NOT NULL) AND max(r.valid_to) < CAST(:ends_before AS date)
+       AND max(r.valid_to) < coalesce(upper(a.validity) - 1, 'infinity')
+    ORDER BY a.name, a.id
 """
 
 
-def remember(connection: sa.Connection, values: dict[str, object]) -> None:
-    connection.execute(sa.text(REMEMBER), values)
-
-
-def tell_gaps(connection: sa.Connection, clinic: Clinic, values: dict[str, object], reasons: list[Reason]) -> None:
-    for agenda_id, name, first, last in connection.execute(sa.text(GAPS), values):
-        reasons.append(
-            Reason(
-                "validity_gap",
-                f"Agenda «{name}» ({agenda_id}): tra il {first:%d/%m/%Y} e il {last:%d/%m/%Y} nessun turno è in "
-                "vigore, quindi nessun orario. Se non è voluto, correggi le date dei turni.",
-                clinic.code,
-            )
-        )
+def tell_gaps_and_ends(connection: sa.Connection, clinic: Clinic, values: Mapping[str, object]) -> list[Reason]:
+    """Agendas without a turn in force between two others, and those whose last turn ends soon or has ended."""
+    reasons = []
+    for row in connection.execute(sa.text(GAPS), values):
+        told = {"agenda": agenda(row), "first": row.first, "last": row.last}
+        reasons.append(Reason("validity_gap", told, clinic.code))
+    for row in connection.execute(sa.text(ENDS), values):
+        code = "turns_ended" if row.last < values["today"] else "turns_end"
+        reasons.append(Reason(code, {"agenda": agenda(row), "last": row.last}, clinic.code))
+    return reasons

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.calendar.effective import CLOSED_HOURS
+from polydesk_dagster.clinic.calendar.effective import CLOSED_HOURS, slot_span
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def free_on_closure(connection: sa.Connection, as_of: datetime) -> Finding:
             FROM ({CLOSED_HOURS}) h JOIN slot s ON s.agenda_id = h.agenda_id
             JOIN agenda a ON a.id = s.agenda_id AND a.auto_generate JOIN clinic c ON c.id = a.clinic_id
             WHERE s.state = 'free' AND NOT s.manual AND s.starts_at > :as_of
-              AND h.closed && tsrange(s.starts_at AT TIME ZONE c.time_zone, s.ends_at AT TIME ZONE c.time_zone)""",
+              AND h.closed && {slot_span("s", "c.time_zone")}""",
             {
                 "clinic_id": clinic,
                 "as_of": as_of,
@@ -109,6 +109,7 @@ def agendas_behind(connection: sa.Connection, as_of: datetime) -> Finding:
         LEFT JOIN agenda_state g ON g.agenda_id = a.id
         WHERE a.active AND a.auto_generate
           AND (g.outcome IS DISTINCT FROM 'ok'
-               OR g.generated_through < CAST(:as_of AS date) + coalesce(a.horizon_days, c.horizon_days) - 3)""",
+               OR g.derived_through IS NULL
+               OR g.derived_through < CAST(:as_of AS date) + coalesce(a.horizon_days, c.horizon_days) - 3)""",
         {"as_of": as_of},
     )

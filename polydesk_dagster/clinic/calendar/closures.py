@@ -42,7 +42,8 @@ def _prepare(closure: Any) -> tuple[Any, ...]:
     )
 
 
-# What a change of closures touches: the days before and after it, of every agenda that either reaches.
+# What a change of closures touches: the days before and after the change, and their eves, whose slots may reach over
+# midnight; of every agenda that either reaches.
 _TOUCHED = f"""
     CREATE TEMP TABLE touched_cell ON COMMIT DROP AS
     SELECT DISTINCT a.id AS agenda_id, CAST(day AS date) AS local_date
@@ -56,7 +57,7 @@ _TOUCHED = f"""
     ) c
     CROSS JOIN agenda a JOIN clinic k ON k.id = a.clinic_id AND k.active
     CROSS JOIN LATERAL generate_series(
-        greatest(c.date_from, CAST(:as_of AS date) - 1), least(c.date_to, CAST(:as_of AS date) + 731),
+        greatest(c.date_from - 1, CAST(:as_of AS date) - 1), least(c.date_to, CAST(:as_of AS date) + 731),
         interval '1 day') AS day
     WHERE a.auto_generate AND {REACHES}
 """

@@ -1,19 +1,22 @@
-"""The days that changed, slot by slot: what the rules no longer produce, what they produce anew, what they alter.
+"""The days that changed, slot by slot: the smallest change that brings about what the rules produce.
 
-A slot with a booking or a live hold is never changed, and one that was added by hand is left alone.
+Everything is decided here, in one table, before anything is written. A slot with a booking or a live hold keeps its
+hours; its capacity follows the rules down to the seats taken. What was added by hand is left alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD, Clinic
+from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
+from polydesk_dagster.clinic.calendar.effective import CLOSURE_IN_FORCE, LAYERS, REACHES, slot_span
 from polydesk_dagster.clinic.calendar.expansion import WANTED
-from polydesk_dagster.outcome import Reason
 
 MAX_RETIRED_SHARE = 0.20
-"""Of an agenda's free slots that lie ahead, the share that one run may retire without an explanation (a closure, an
-agenda that ended)."""
+"""Of an agenda's free slots that lie ahead, the share that may be retired without an explanation (a closure, an agenda
+that ended) before a person has looked."""
 
 # Locked before anything is decided, so that a hold placed meanwhile is seen: whoever books locks the slot too.
 LOCK_PRESENT = """
@@ -22,14 +25,17 @@ LOCK_PRESENT = """
         WHERE s.starts_at > :as_of ORDER BY s.id FOR UPDATE OF s) locked
 """
 
-TAKEN = """EXISTS (SELECT FROM seat t WHERE t.slot_id = s.id
-                   AND (t.appointment_id IS NOT NULL OR t.held_until > :as_of))"""
-"""Whether slot ``s`` has a booking or a live hold."""
+
+def taken(alias: str) -> str:
+    """SQL: how many seats of a slot have a booking or a live hold."""
+    return f"""(SELECT count(*) FROM seat WHERE seat.slot_id = {alias}.id
+                AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of))"""
+
 
 PRESENT = f"""
     CREATE TEMP TABLE present_slot ON COMMIT DROP AS
-    SELECT s.id, s.agenda_id, s.starts_at, s.ends_at, s.local_date, s.capacity, s.state,
-           s.manual OR {TAKEN} AS fixed, s.manual
+    SELECT s.id, s.agenda_id, s.starts_at, s.ends_at, s.local_date, s.capacity, s.state, s.manual,
+           CAST({taken("s")} AS smallint) AS taken
     FROM slot s JOIN changed_cell c ON c.agenda_id = s.agenda_id AND c.local_date = s.local_date
     WHERE s.starts_at > :as_of
 """
@@ -43,112 +49,88 @@ WANTED_SLOTS = f"""
         SELECT FROM slot s
         WHERE s.agenda_id = w.agenda_id AND s.starts_at <> w.starts_at
           AND s.starts_at < w.ends_at AND s.starts_at > w.starts_at - interval '8 hours' AND s.ends_at > w.starts_at
-          AND s.state <> 'retired' AND (s.manual OR {TAKEN}))
+          AND s.state <> 'retired' AND (s.manual OR {taken("s")} > 0))
 """
 
-LEAVING = """
+# Every slot of the changed days beside what it shall be; of an orphan that ends, the cause it had.
+CHANGES = f"""
+    INSERT INTO slot_change
+    SELECT CASE WHEN x.state = 'retired' THEN 'retire' ELSE 'update' END, p.id, agenda_id, starts_at, p.local_date,
+           x.ends_at, x.capacity, x.state, p.state, p.capacity,
+           CASE WHEN x.state = 'orphan' OR x.state = 'retired' THEN y.cause ELSE o.cause END,
+           CASE WHEN x.state = 'orphan' AND y.cause = 'closure' THEN (
+                    SELECT c.id FROM agenda a JOIN clinic k ON k.id = a.clinic_id
+                    JOIN ({CLOSURE_IN_FORCE}) c ON {REACHES}
+                    WHERE a.id = p.agenda_id AND c.effect = 'closed' AND c.hours && {slot_span("p")}
+                    ORDER BY array_position(CAST(:layers AS text[]), c.layer) DESC, c.id LIMIT 1)
+                ELSE o.closure_id END
     FROM present_slot p
-    LEFT JOIN wanted_slot w ON w.agenda_id = p.agenda_id AND w.starts_at = p.starts_at
-    JOIN working_agenda a ON a.id = p.agenda_id
-    LEFT JOIN closed_hours h ON h.agenda_id = p.agenda_id
-    WHERE w.agenda_id IS NULL AND p.state <> 'retired' AND NOT p.manual
-"""
-"""Present slots that the rules no longer produce."""
-
-CAUSE = """
-    CASE WHEN h.closed && tsrange(p.starts_at AT TIME ZONE :time_zone, p.ends_at AT TIME ZONE :time_zone)
-         THEN 'closure'
-         WHEN NOT a.running OR NOT p.local_date <@ a.validity THEN 'agenda_ended'
-         ELSE 'rule_changed' END
-"""
-
-
-def compare(connection: sa.Connection, values: dict[str, object]) -> None:
-    connection.execute(sa.text(LOCK_PRESENT), values)
-    for statement in (PRESENT, "ANALYZE present_slot", WANTED_SLOTS, "ANALYZE wanted_slot"):
-        connection.execute(sa.text(statement), values)
-
-
-# Compared with all free slots that the agenda still has ahead, not only with those of the days in question.
-GUARD = f"""
-    SELECT a.id, a.name, g.leaving, g.ahead
-    FROM (
-        SELECT l.agenda_id, l.leaving, l.staying,
-               (SELECT count(*) FROM slot s
-                WHERE s.agenda_id = l.agenda_id AND s.starts_at > :as_of AND s.state = 'free') AS ahead
-        FROM (SELECT p.agenda_id, count(*) FILTER (WHERE {CAUSE} = 'rule_changed') AS leaving,
-                     (SELECT count(*) FROM wanted_slot w WHERE w.agenda_id = p.agenda_id) AS staying
-              {LEAVING} AND NOT p.fixed GROUP BY p.agenda_id) l
-        WHERE l.leaving > 0
-    ) g JOIN working_agenda a ON a.id = g.agenda_id
-    WHERE g.leaving > :share * g.ahead OR (g.staying = 0 AND g.leaving = g.ahead)
-    ORDER BY a.name
+    LEFT JOIN wanted_slot w USING (agenda_id, starts_at)
+    JOIN working_agenda g ON g.id = agenda_id
+    LEFT JOIN closed_hours h USING (agenda_id)
+    LEFT JOIN orphan o ON o.slot_id = p.id AND o.resolved_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN w.capacity IS NULL OR p.taken > 0 THEN p.ends_at ELSE w.ends_at END AS ends_at,
+               CASE WHEN w.capacity IS NULL THEN greatest(p.capacity, p.taken)
+                    ELSE greatest(w.capacity, p.taken) END AS capacity,
+               CASE WHEN w.capacity IS NULL AND p.taken = 0 THEN 'retired'
+                    WHEN w.capacity IS NULL OR p.taken > w.capacity THEN 'orphan' ELSE 'free' END AS state) x
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN w.capacity IS NOT NULL THEN 'over_capacity'
+                    WHEN h.closed && {slot_span("p")} THEN 'closure'
+                    WHEN NOT g.running OR NOT p.local_date <@ g.validity THEN 'agenda_ended'
+                    ELSE 'rule_changed' END AS cause) y
+    WHERE NOT p.manual AND (p.ends_at, p.capacity, p.state) IS DISTINCT FROM (x.ends_at, x.capacity, x.state)
 """
 
-
-def hold_back_retirements(
-    connection: sa.Connection,
-    clinic: Clinic,
-    values: dict[str, object],
-    past_guard: str | None,
-    reasons: list[Reason],
-) -> int:
-    held = connection.execute(sa.text(GUARD), {**values, "share": MAX_RETIRED_SHARE}).all()
-    for agenda_id, name, leaving, ahead in held:
-        if past_guard == RETIREMENT_GUARD:
-            words = "ritirati lo stesso, come chiesto"
-        else:
-            words = (
-                "troppi per farlo da soli: l'agenda resta com'è. Guarda l'anteprima e, se è giusto, ripeti con "
-                f"--past-guard {RETIREMENT_GUARD}"
-            )
-        reasons.append(
-            Reason(
-                RETIREMENT_GUARD,
-                f"Agenda «{name}» ({agenda_id}): i turni non producono più {leaving} dei suoi {ahead} orari liberi; "
-                f"{words}.",
-                clinic.code,
-            )
-        )
-    if not held or past_guard == RETIREMENT_GUARD:
-        return 0
-    agendas = [row[0] for row in held]
-    for table in ("present_slot", "wanted_slot"):
-        connection.execute(sa.text(f"DELETE FROM {table} WHERE agenda_id = ANY(:agendas)"), {"agendas": agendas})
-    connection.execute(
-        sa.text("UPDATE working_agenda SET problem = :guard WHERE id = ANY(:agendas)"),
-        {"guard": RETIREMENT_GUARD, "agendas": agendas},
-    )
-    return len(held)
-
-
-# An orphan whose booking has gone is retired like any other slot, and its row is settled.
-RETIRE = f"""
-    WITH gone AS (
-        SELECT p.id {LEAVING} AND NOT p.fixed
-    ), settled AS (
-        UPDATE orphan SET state = 'resolved', resolved_at = :as_of FROM gone
-        WHERE orphan.slot_id = gone.id AND orphan.resolved_at IS NULL
-    )
-    UPDATE slot SET state = 'retired' FROM gone WHERE slot.id = gone.id
-"""
-
-UPDATE = """
-    UPDATE slot SET ends_at = w.ends_at, capacity = w.capacity, state = 'free'
-    FROM present_slot p JOIN wanted_slot w USING (agenda_id, starts_at)
-    WHERE slot.id = p.id AND NOT p.fixed
-      AND (p.ends_at, p.capacity, p.state) IS DISTINCT FROM (w.ends_at, w.capacity, 'free')
-"""
-
-INSERT_WANTED = """
-    INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
-    SELECT w.agenda_id, w.starts_at, w.ends_at, w.local_date, w.capacity
+NEW_SLOTS = """
+    INSERT INTO slot_change (action, agenda_id, starts_at, local_date, ends_at, capacity, state)
+    SELECT 'create', w.agenda_id, w.starts_at, w.local_date, w.ends_at, w.capacity, 'free'
     FROM wanted_slot w
     WHERE NOT EXISTS (SELECT FROM present_slot p WHERE p.agenda_id = w.agenda_id AND p.starts_at = w.starts_at)
 """
 
-# Retired slots that the rules produce again: they count as updated but were not there before.
-COUNT_REVIVED = """
-    SELECT count(*) FROM present_slot p JOIN wanted_slot w USING (agenda_id, starts_at)
-    WHERE p.state = 'retired' AND NOT p.fixed
+FRESH_SLOTS = f"""
+    INSERT INTO slot_change (action, agenda_id, starts_at, local_date, ends_at, capacity, state)
+    SELECT 'create', w.agenda_id, w.starts_at, w.local_date, w.ends_at, w.capacity, 'free'
+    FROM ({WANTED.format(cells="fresh_cell")}) w
 """
+
+SLOT_CHANGE = """
+    CREATE TEMP TABLE slot_change (
+        action text NOT NULL, id bigint, agenda_id bigint NOT NULL, starts_at timestamptz NOT NULL,
+        local_date date NOT NULL, ends_at timestamptz NOT NULL, capacity smallint NOT NULL, state text NOT NULL,
+        was_state text, was_capacity smallint, cause text, closure_id bigint) ON COMMIT DROP
+"""
+
+# Compared with all free slots that the agenda has ahead, not only with those of the days in question, and not with
+# those that it would be given.
+HELD = f"""
+    UPDATE working_agenda a SET problem = '{RETIREMENT_GUARD}'
+    FROM (SELECT agenda_id, count(*) AS leaving FROM slot_change
+          WHERE action = 'retire' AND cause = 'rule_changed' AND was_state = 'free' GROUP BY agenda_id) l
+    WHERE l.agenda_id = a.id AND a.problem IS NULL
+      AND l.leaving > {MAX_RETIRED_SHARE} * (SELECT count(*) FROM slot s
+                                             WHERE s.agenda_id = a.id AND s.starts_at > :as_of AND s.state = 'free')
+"""
+
+
+def due(alias: str = "slot_change") -> str:
+    """SQL: a row of ``slot_change`` that nobody has to look at first. A held agenda's are not, but what is closed is
+    closed."""
+    return f"""({alias}.cause IS NOT DISTINCT FROM 'closure' AND {alias}.state IN ('orphan', 'retired')
+                OR {alias}.agenda_id NOT IN (SELECT id FROM working_agenda WHERE problem = '{RETIREMENT_GUARD}'))"""
+
+
+def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bool) -> None:
+    """Fill the table ``slot_change`` with all that must change, and mark the agendas that a person must look at.
+
+    With ``lock`` the slots in question stay as they are seen until the transaction ends.
+    """
+    values = {**values, "layers": list(LAYERS)}
+    statements = [SLOT_CHANGE, FRESH_SLOTS]
+    if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM changed_cell)")):
+        statements += [LOCK_PRESENT] if lock else []
+        statements += [PRESENT, "ANALYZE present_slot", WANTED_SLOTS, "ANALYZE wanted_slot", CHANGES, NEW_SLOTS]
+    for statement in (*statements, "ANALYZE slot_change", HELD):
+        connection.execute(sa.text(statement), values)

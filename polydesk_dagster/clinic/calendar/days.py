@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar.expansion import WANTED
@@ -54,14 +56,8 @@ CHANGED = f"""
     WHERE (coalesce(p.n, 0), p.digest) IS DISTINCT FROM (coalesce(w.n, 0), w.digest) OR p.unusual
 """
 
-INSERT_FRESH = f"""
-    INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
-    SELECT agenda_id, starts_at, ends_at, local_date, capacity
-    FROM ({WANTED.format(cells="fresh_cell")}) w
-"""
 
-
-def sort_cells(connection: sa.Connection, values: dict[str, object]) -> None:
+def sort_cells(connection: sa.Connection, values: Mapping[str, object]) -> None:
     for statement in (
         PRESENT_CELLS,
         "ANALYZE present_cell",

@@ -41,6 +41,18 @@ REACHES = """
 """Whether closure ``c`` reaches agenda ``a`` of clinic ``k``."""
 
 
+def local_span(starts: str, ends: str, length: str) -> str:
+    """SQL: the local hours that a slot touches, from its local start, its local end and its length. Where the clocks go
+    back between the two, the end alone may lie before the start."""
+    return f"tsrange({starts}, greatest({ends}, {starts} + ({length})))"
+
+
+def slot_span(alias: str, zone: str = ":time_zone") -> str:
+    """SQL: the same of a row of ``slot``."""
+    starts, ends = (f"{alias}.{column} AT TIME ZONE {zone}" for column in ("starts_at", "ends_at"))
+    return local_span(starts, ends, f"{alias}.ends_at - {alias}.starts_at")
+
+
 def _folded() -> str:
     expression = "'{}'::tsmultirange"
     for layer in LAYERS:

@@ -5,10 +5,12 @@ Where the clocks change near a turn it is expanded with care, apart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar.agendas import AGENDAS, OVERLAPS, PROBLEMS
-from polydesk_dagster.clinic.calendar.effective import CLOSED_HOURS
+from polydesk_dagster.clinic.calendar.effective import CLOSED_HOURS, local_span
 
 # A rule's turn on a day: a slot's day is that of its start, so a turn that crosses midnight also reaches the day after.
 # The offset from UTC is null where the clocks change near the turn: those turns are expanded with care, apart.
@@ -45,7 +47,7 @@ RULE_DAYS = """
 """
 
 
-def expand_rules(connection: sa.Connection, values: dict[str, object]) -> None:
+def expand_rules(connection: sa.Connection, values: Mapping[str, object]) -> None:
     connection.execute(sa.text(AGENDAS), values)
     connection.execute(sa.text(PROBLEMS))
     connection.execute(sa.text(f"CREATE TEMP TABLE closed_hours ON COMMIT DROP AS {CLOSED_HOURS}"), values)
@@ -55,7 +57,7 @@ def expand_rules(connection: sa.Connection, values: dict[str, object]) -> None:
 
 # Around a change of the clocks. A wall time that does not exist is dropped; one that exists twice is taken the first
 # time; a slot that the change makes overlap its predecessor, or outlast its turn, is dropped too.
-SHIFTED = """
+SHIFTED = f"""
     CREATE TEMP TABLE shifted_slot ON COMMIT DROP AS
     SELECT agenda_id, rule_id, local_start, starts_at, ends_at, capacity,
            CASE WHEN gap OR ends_at > turn_end OR starts_at < lag(CASE WHEN NOT gap THEN ends_at END)
@@ -71,12 +73,13 @@ SHIFTED = """
         CROSS JOIN LATERAL (SELECT (p.late - d.fold) AT TIME ZONE :time_zone = g.local_start AS folded) AS f
         CROSS JOIN LATERAL (SELECT CASE WHEN f.folded THEN p.late - d.fold ELSE p.late END AS at, f.folded) AS i
         WHERE d.utc_offset IS NULL
-          AND (d.closed IS NULL OR NOT d.closed && tsrange(g.local_start, g.local_start + d.step))
+          AND (d.closed IS NULL
+               OR NOT d.closed && {local_span("g.local_start", "(i.at + d.step) AT TIME ZONE :time_zone", "d.step")})
     ) s
 """
 
 
-def shift_across_dst(connection: sa.Connection, values: dict[str, object]) -> dict[str, int]:
+def shift_across_dst(connection: sa.Connection, values: Mapping[str, object]) -> dict[str, int]:
     """Expand the turns near a change of the clocks; returns what was dropped there, and what does not fit its turn."""
     connection.execute(sa.text(SHIFTED), values)
     kinds = {
