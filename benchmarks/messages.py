@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds
 from polydesk_dagster.clinic.messages import hours, planning, service
-from polydesk_dagster.clinic.messages.dispatch import Limits, dispatch
+from polydesk_dagster.clinic.messages.dispatch import dispatch
+from polydesk_dagster.clinic.messages.pace import Limits
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.providers.sms import SmsGateway
 

@@ -9,7 +9,10 @@ from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
+
+T = teller()
 
 
 class MessagesConfig(ServiceConfig):
@@ -25,10 +28,7 @@ class MessagesConfig(ServiceConfig):
     group_name="notifications",
     kinds={"postgres"},
     tags={"polydesk/records": "message"},
-    description=(
-        "I promemoria degli appuntamenti di domani: un messaggio per persona e giorno, mai due volte per lo stesso "
-        "orario, mai nelle ore di silenzio. Di ciò che non parte è scritto il motivo."
-    ),
+    description=T.text("asset.appointment_reminders"),
     code_version="1",
 )
 def appointment_reminders(
@@ -42,10 +42,7 @@ def appointment_reminders(
     group_name="notifications",
     kinds={"postgres"},
     tags={"polydesk/records": "message"},
-    description=(
-        "Le istruzioni da seguire prima della visita, in tempo perché il paziente possa rispettarle; quando è troppo "
-        "tardi l'appuntamento finisce nell'elenco delle telefonate della segreteria."
-    ),
+    description=T.text("asset.preparation_notices"),
     code_version="1",
 )
 def preparation_notices(
@@ -76,7 +73,9 @@ def _send(
     shown = metadata(report)
     if report.counts.updated and instants:
         with polydesk.engine().connect() as connection:
-            shown["Ultimi giorni"] = _picture(kind, health.days(connection, kind.key, instants[0]))
+            shown[T.label("figure", "messages_last_days")] = _picture(
+                kind, health.days(connection, kind.key, instants[0])
+            )
     return dg.MaterializeResult(metadata=shown)
 
 
@@ -87,10 +86,11 @@ def _picture(kind: Kind, days: list[health.Day]) -> dg.MetadataValue:
     frame = pd.DataFrame(
         [(day.sent, day.withheld, day.lost) for day in days],
         index=pd.DatetimeIndex([day.day for day in days]),
-        columns=["inviati", "trattenuti", "non riusciti o in dubbio"],
+        columns=[T.label("column", f"messages_{key}") for key in ("sent", "withheld", "lost")],
     )
-    drawn = pictures.data_uri(pictures.stacked(kind.name, frame, "messaggi"))
-    return dg.MetadataValue.md(f"![{kind.name}]({drawn})")
+    name = T.term("message_kind", kind.key)
+    drawn = pictures.data_uri(pictures.stacked(name, frame, T.text("axis.messages")))
+    return dg.MetadataValue.md(f"![{name}]({drawn})")
 
 
 ASSETS = (appointment_reminders, preparation_notices)

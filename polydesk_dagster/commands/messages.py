@@ -6,24 +6,36 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
 
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
-from polydesk_dagster.commands.show import say
+from polydesk_dagster.commands.show import say, told
+from polydesk_dagster.values import Term
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from polydesk_dagster.clinic.messages.kinds import Channel
 
-app = typer.Typer(help="I messaggi ai pazienti: dubbi, telefonate, chi non ne vuole, testi.", no_args_is_help=True)
+app = typer.Typer(
+    help="I messaggi ai pazienti: dubbi, telefonate, chi non ne vuole, testi, storia.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")]
+
+
+Who = Annotated[str, typer.Option(help="Chi lo dice.", metavar="NOME")]
+Why = Annotated[str, typer.Option(help="Perché.", metavar="MOTIVO")]
 
 
 class Shown(StrEnum):
     reminder = "reminder"
     preparation = "preparation"
+
+
+def _titles(*keys: str) -> Sequence[str]:
+    return [told().label("column", key) for key in keys]
 
 
 @app.command()
@@ -34,15 +46,28 @@ def unknown(json: Json = False) -> None:
 
     with opened(create=False) as installation, installation.engine.connect() as connection:
         doubts = health.unknown(connection)
+    names = ("id", "clinic", "kind", "channel", "address", "since")
+    if json:
+        show.as_json([
+            dict(zip(names, (d.id, d.clinic, d.kind, d.channel, mask_address(d.address), d.since.at.isoformat()),
+                     strict=True))
+            for d in doubts
+        ])  # fmt: skip
+        return
+    t = told()
     rows = [
-        (doubt.id, doubt.clinic, doubt.kind, doubt.channel, mask_address(doubt.address), doubt.since.isoformat())
+        (
+            doubt.id,
+            doubt.clinic,
+            t.term("message_kind", doubt.kind),
+            t.term("channel", doubt.channel),
+            mask_address(doubt.address),
+            t.value(doubt.since),
+        )
         for doubt in doubts
     ]
-    if json:
-        names = ("id", "clinic", "kind", "channel", "address", "since")
-        show.as_json([dict(zip(names, row, strict=True)) for row in rows])
-        return
-    show.table(say("In dubbio", "In doubt"), ("Id", "Clinica", "Tipo", "Canale", "Recapito", "Da"), rows)
+    columns = _titles("number", "clinic", "message_kind", "message_channel", "message_address", "message_since")
+    show.table(say("table.messages_unknown"), columns, rows)
 
 
 @app.command()
@@ -51,7 +76,7 @@ def settle(
     arrived: Annotated[
         bool, typer.Option("--arrived/--not-arrived", help="È arrivato, oppure si può mandare di nuovo.")
     ],
-    who: Annotated[str, typer.Option(help="Chi lo dice.", metavar="NOME")],
+    who: Who,
 ) -> None:
     """Dice che ne è stato di un messaggio in dubbio: arrivato, o da mandare di nuovo."""
     from polydesk_dagster.clinic.messages import ledger
@@ -59,8 +84,8 @@ def settle(
     with opened(create=False) as installation, installation.engine.begin() as connection:
         settled = ledger.settle(connection, number, arrived=arrived, who=who, at=datetime.now(UTC))
     if not settled:
-        raise typer.BadParameter(say(f"il messaggio {number} non è in dubbio", f"message {number} is not in doubt"))
-    show.out().print(say("Annotato.", "Noted."))
+        raise typer.BadParameter(say("command.messages.not_in_doubt", number=number))
+    show.out().print(say("command.messages.noted"))
 
 
 Address = Annotated[str, typer.Argument(help="Un numero di telefono o un'email.", metavar="RECAPITO")]
@@ -69,23 +94,23 @@ Address = Annotated[str, typer.Argument(help="Un numero di telefono o un'email."
 @app.command()
 def stop(address: Address) -> None:
     """Annota che a un recapito non si deve più scrivere, di chiunque sia: vale dal prossimo messaggio."""
-    from polydesk_dagster.clinic.messages import preferences
+    from polydesk_dagster.clinic.messages import blocks
 
     channel, known = _read(address)
     with opened(create=False) as installation, installation.engine.begin() as connection:
-        preferences.receive(connection, channel, known, "STOP", datetime.now(UTC))
-    show.out().print(say("Annotato: non si scrive più.", "Noted: nothing more will be written there."))
+        blocks.stop(connection, channel, known, datetime.now(UTC))
+    show.out().print(say("command.messages.stopped"))
 
 
 @app.command()
-def start(address: Address) -> None:
-    """Annota che a un recapito si può scrivere di nuovo, qualunque fosse il motivo per cui era bloccato."""
-    from polydesk_dagster.clinic.messages import preferences
+def start(address: Address, who: Who, why: Why) -> None:
+    """Toglie il blocco di un recapito, qualunque ne fosse il motivo; resta scritto chi lo ha tolto e perché."""
+    from polydesk_dagster.clinic.messages import blocks
 
     channel, known = _read(address)
     with opened(create=False) as installation, installation.engine.begin() as connection:
-        blocked = preferences.unblock(connection, channel, known)
-    show.out().print(say("Annotato.", "Noted.") if blocked else say("Non era bloccato.", "It was not blocked."))
+        blocked = blocks.lift(connection, channel, known, who=who, why=why, as_of=datetime.now(UTC))
+    show.out().print(say("command.messages.noted" if blocked else "command.messages.not_blocked"))
 
 
 def _read(address: str) -> tuple[Channel, str]:
@@ -93,27 +118,103 @@ def _read(address: str) -> tuple[Channel, str]:
 
     found = preferences.read_address(address)
     if found is None:
-        raise typer.BadParameter(say("non è un telefono né un'email", "neither a telephone nor an e-mail address"))
+        raise typer.BadParameter(say("command.messages.no_address"))
     return found
 
 
 @app.command()
-def calls(json: Json = False) -> None:
-    """Elenca gli appuntamenti per cui la segreteria deve telefonare."""
-    from polydesk_dagster.clinic.messages.kinds import WHY_WORDS
+def calls(
+    json: Json = False,
+    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+    done: Annotated[int | None, typer.Option(help="Il numero di una telefonata fatta.", metavar="ID")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Che cosa ne è stato.", metavar="ESITO")] = None,
+    who: Annotated[str | None, typer.Option(help="Chi ha telefonato.", metavar="NOME")] = None,
+) -> None:
+    """Elenca gli appuntamenti per cui la segreteria deve telefonare; con --done ne chiude uno."""
+    from polydesk_dagster.clinic.messages import calls as listed
+
+    now = datetime.now(UTC)
+    if done is not None:
+        if not (outcome and who):
+            raise typer.BadParameter(say("command.messages.call_needs"))
+        with opened(create=False) as installation, installation.engine.begin() as connection:
+            closed = listed.done(connection, done, who=who, outcome=outcome, at=now)
+        if not closed:
+            raise typer.BadParameter(say("command.messages.no_call", number=done))
+        show.out().print(say("command.messages.noted"))
+        return
+    with opened(create=False) as installation, installation.engine.connect() as connection:
+        found = listed.to_make(connection, now, clinic)
+    if json:
+        show.as_json([
+            {"id": c.id, "appointment_id": c.appointment_id, "clinic": c.clinic, "kind": c.kind, "reason": c.reason,
+             "starts_at": c.start.at.isoformat(), "patient": c.patient, "guardian": c.guardian, "phones": c.phones,
+             "service": c.service}
+            for c in found
+        ])  # fmt: skip
+        return
+    t = told()
+    rows = [
+        (
+            call.id,
+            call.clinic,
+            t.value(call.start),
+            call.guardian or call.patient,
+            ", ".join(call.phones) or t.value(None),
+            call.service,
+            t.term("message_kind", call.kind),
+            t.text(f"reason.message_{call.reason}"),
+        )
+        for call in found
+    ]
+    columns = _titles(
+        *("number", "clinic", "message_start", "call_person", "call_phones", "call_service", "message_kind", "reason")
+    )
+    show.table(say("table.messages_calls"), columns, rows)
+
+
+class About(StrEnum):
+    appointment = "appointment"
+    patient = "patient"
+
+
+@app.command()
+def why(
+    about: Annotated[About, typer.Argument(help="Un appuntamento o un paziente.", metavar="appointment|patient")],
+    number: Annotated[int, typer.Argument(help="Il suo numero.", metavar="ID")],
+    json: Json = False,
+) -> None:
+    """Racconta che cosa è stato pianificato, mandato o no, quando e perché, di un appuntamento o di un paziente."""
+    from polydesk_dagster.clinic.messages import story
 
     with opened(create=False) as installation, installation.engine.connect() as connection:
-        found = connection.execute(
-            sa.text("""
-                SELECT l.appointment_id, c.code AS clinic, l.kind, l.reason, l.starts_at
-                FROM call_list l JOIN clinic c ON c.id = l.clinic_id
-                WHERE l.state = 'open' ORDER BY l.starts_at, l.id""")
-        ).all()
+        found = story.of(connection, about.value, number)
     if json:
-        show.as_json([{**row._mapping, "starts_at": row.starts_at.isoformat()} for row in found])
+        show.as_json([
+            {"at": step.at.at.isoformat(), "kind": step.kind, "what": step.what, "reason": step.reason,
+             "channel": step.channel, "address": step.address, "start": step.start and step.start.at.isoformat(),
+             "code": step.code}
+            for step in found
+        ])  # fmt: skip
         return
-    rows = [(r.appointment_id, r.clinic, f"{r.starts_at:%d/%m %H:%M} UTC", WHY_WORDS[r.reason]) for r in found]
-    show.table(say("Da chiamare", "To call"), ("Appuntamento", "Clinica", "Inizio", "Perché"), rows)
+    t = told()
+    rows = [
+        (
+            t.value(step.at),
+            t.term("message_kind", step.kind),
+            t.term("message_step", step.what),
+            t.text(f"reason.message_{step.reason}") if step.reason else (step.code or ""),
+            t.term("channel", step.channel) if step.channel else "",
+            step.address or "",
+            t.value(step.start) if step.start else "",
+        )
+        for step in found
+    ]
+    columns = _titles(
+        *("message_at", "message_kind", "message_step", "reason", "message_channel", "message_address"),
+        "message_start",
+    )
+    show.table(say("table.messages_story", about=Term("message_about", about.value), number=number), columns, rows)
 
 
 @app.command()
@@ -127,33 +228,51 @@ def preview(
     with opened(create=False) as installation, installation.engine.connect() as connection:
         found = samples(connection, kind, datetime.now(UTC), clinic)
     for sample in found:
+        t = told()
         size = "" if sample.size is None else f", {sample.size.segments} SMS {sample.size.encoding}"
-        show.out().print(f"── {sample.clinic}, {sample.channel}{size}")
-        text = sample.problem or f"{sample.subject or ''}\n{sample.body}".strip()
+        show.out().print(f"── {sample.clinic}, {t.term('channel', sample.channel)}{size}")
+        text = t.reason(sample.problem) if sample.problem else f"{sample.subject or ''}\n{sample.body}".strip()
         show.out().print(text, soft_wrap=True)
 
 
 @app.command()
 def lint(json: Json = False) -> None:
-    """Controlla i testi personalizzati: variabili, parole da non usare, lunghezza degli SMS."""
-    from polydesk_dagster.clinic.messages import templates
+    """Controlla i testi personalizzati e i nomi delle prestazioni: variabili, parole da non usare, lunghezza."""
+    from polydesk_dagster.clinic.messages import sensitivity, templates
 
     with opened(create=False) as installation, installation.engine.connect() as connection:
-        texts = connection.execute(
-            sa.text("""
-                SELECT coalesce(c.code, 'catena') AS clinic, t.kind, t.variant, t.channel, t.language, t.subject, t.body
-                FROM message_template t LEFT JOIN clinic c ON c.id = t.clinic_id
-                WHERE t.retired_at IS NULL ORDER BY 1, 2, 3, 4, 5""")
-        ).all()
+        texts = templates.customised(connection)
+        names = sensitivity.undecided(connection)
+    t = told()
     found = [
-        {"clinic": t.clinic, "template": f"{t.kind} {t.variant} {t.channel} {t.language}", "error": f.error,
-         "message": f.message}
-        for t in texts
-        for f in templates.lint(t.kind, t.variant, t.channel, t.subject, t.body)
-    ]  # fmt: skip
+        (text.clinic or say("all_clinics"), f"{text.kind} {text.variant} {text.channel} {text.language}", finding)
+        for text in texts
+        for finding in templates.lint(text.kind, text.variant, text.channel, text.subject, text.body)
+    ]
+    found += [(name.clinic, name.code, sensitivity.finding(name)) for name in names]
     if json:
-        show.as_json(found)
+        show.as_json([
+            {"clinic": place, "template": text, "error": f.error, "code": f.reason.code, "message": t.reason(f.reason)}
+            for place, text, f in found
+        ])  # fmt: skip
     else:
-        rows = [tuple(row.values()) for row in found]
-        show.table(say("Testi", "Texts"), ("Clinica", "Testo", "Errore", "Che cosa"), rows)
-    raise typer.Exit(1 if any(row["error"] for row in found) else 0)
+        rows = [(place, text, t.value(f.error), t.reason(f.reason)) for place, text, f in found]
+        show.table(say("table.messages_lint"), _titles("clinic", "message_text", "message_error", "reason"), rows)
+    raise typer.Exit(1 if any(f.error for *_, f in found) else 0)
+
+
+@app.command()
+def sensitive(
+    code: Annotated[str, typer.Argument(help="Il codice della prestazione.", metavar="PRESTAZIONE")],
+    who: Who,
+    clinic: Annotated[str, typer.Option(help="La clinica.", metavar="CODICE")],
+    named: Annotated[bool, typer.Option("--never-named/--may-be-named", help="Se i messaggi possono nominarla.")],
+) -> None:
+    """Decide se una prestazione può essere nominata nei messaggi."""
+    from polydesk_dagster.clinic.messages import sensitivity
+
+    with opened(create=False) as installation, installation.engine.begin() as connection:
+        decided = sensitivity.decide(connection, clinic, code, sensitive=named, who=who, at=datetime.now(UTC))
+    if not decided:
+        raise typer.BadParameter(say("command.messages.no_service", code=code, clinic=clinic))
+    show.out().print(say("command.messages.noted"))

@@ -14,6 +14,9 @@ from polydesk_dagster.errors import PermanentError, TransientError
 
 _SYSTEM = "gateway SMS"
 _LONGEST_ANSWER = 64 * 1024
+_SOFT = frozenset({"absent", "blocked", "full"})
+"""Why a text cannot be delivered: of the number, but not for good."""
+_REASONS = _SOFT | {"unknown_number", "expired", "network", "other"}
 
 
 class SmsGateway:
@@ -49,7 +52,8 @@ class SmsGateway:
             # Another text went out with this key; only a look-up can tell what the gateway did with it.
             return Answer(Fate.DOUBTFUL, code="409")
         if status in {400, 422}:
-            return Answer(Fate.REFUSED, code=str(status))
+            # By the contract about this number or this text, not for good: what is wrong is not said.
+            return Answer(Fate.REFUSED, code=str(status), strike=True)
         return answer
 
     async def look_up(self, key: str) -> Answer:
@@ -72,7 +76,7 @@ class SmsGateway:
 
     async def _accepted(self, key: str, response: httpx.Response) -> Answer:
         """A success says what became of the message; one that cannot be read says nothing."""
-        body, answer = b"", Answer(Fate.DOUBTFUL, code=f"{response.status_code} illeggibile")
+        body, answer = b"", Answer(Fate.DOUBTFUL, code=f"{response.status_code} unreadable")
         async for piece in response.aiter_bytes():
             body += piece
             if len(body) > _LONGEST_ANSWER:
@@ -81,7 +85,7 @@ class SmsGateway:
             if told is None:
                 continue
             if self._keys.setdefault(str(told.reference), key) != key:
-                return Answer(Fate.DOUBTFUL, code=f"{response.status_code} di un altro messaggio")
+                return Answer(Fate.DOUBTFUL, code=f"{response.status_code} of another message")
             answer = told
         return answer
 
@@ -90,11 +94,12 @@ def _told(body: bytes) -> Answer | None:
     """What a whole answer tells; None for a part of one, and for anything else."""
     try:
         message = json.loads(body)
-        reference, status = str(message["id"]), str(message["status"])
-    except (ValueError, KeyError, TypeError):
+        reference, status, reason = str(message["id"]), str(message["status"]), message.get("reason")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if status == "undeliverable":
-        return Answer(Fate.REFUSED, reference, "undeliverable", bad_address=True)
+        code = f"undeliverable {reason}" if reason in _REASONS else "undeliverable"
+        return Answer(Fate.REFUSED, reference, code, bad_address=reason == "unknown_number", strike=reason in _SOFT)
     return Answer(Fate.ACCEPTED, reference, delivered=status == "delivered")
 
 

@@ -8,8 +8,9 @@ from datetime import datetime
 from sqlalchemy.engine import make_url
 
 from polydesk_dagster.clinic.messages import hours
-from polydesk_dagster.clinic.messages.dispatch import Limits, dispatch
+from polydesk_dagster.clinic.messages.dispatch import dispatch
 from polydesk_dagster.clinic.messages.kinds import KINDS, Channel
+from polydesk_dagster.clinic.messages.pace import Limits
 from polydesk_dagster.clinic.messages.provider import Provider
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN

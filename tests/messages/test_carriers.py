@@ -44,8 +44,13 @@ def test_a_permanent_refusal_falls_back_and_is_remembered(engine: sa.Engine, mai
     assert addressed(folder) == ["a@example.org", "b@example.org"]
     assert states(engine) == [("sent", None), ("sent", None), ("failed", "refused")]
     with engine.connect() as connection:
-        blocked = connection.execute(sa.text("SELECT address, cause FROM message_block ORDER BY address")).all()
-    assert [tuple(row) for row in blocked] == [("+393470010001", "refused"), ("rifiutata@example.org", "bounced")]
+        blocked = connection.execute(
+            sa.text("SELECT address, cause, strikes FROM message_block ORDER BY address")
+        ).all()
+    assert [tuple(row) for row in blocked] == [
+        ("+393470010000", "refused", 1), ("+393470010001", "refused", 0), ("+393470020000", "refused", 1),
+        ("rifiutata@example.org", "bounced", 0),
+    ]  # fmt: skip
 
 
 def test_a_text_that_never_arrives_falls_back_while_the_appointment_is_ahead(
@@ -64,7 +69,7 @@ def test_a_text_that_never_arrives_falls_back_while_the_appointment_is_ahead(
         service.send(engine, AS_OF + timedelta(minutes=5), "reminder", carriers)
         assert [request["method"] for request in simulator.requests] == ["POST"] * 3
         report = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", carriers)
-        assert (report.figures["Consegne confermate"], report.figures["Non consegnati"]) == (1, 2)
+        assert (report.figures["messages_delivered"], report.figures["messages_undelivered"]) == (1, 2)
         assert (report.counts.updated, report.counts.failed) == (1, 1)
         asked = len(simulator.requests)
         service.send(engine, AS_OF + timedelta(hours=3), "reminder", carriers)
@@ -95,7 +100,7 @@ def test_what_never_arrived_and_is_of_no_use_any_more_is_not_sent_again(
         service.send(engine, AS_OF, kind, carriers)
         later = AS_OF + timedelta(hours=after)
         report = service.send(engine, later, "reminder", {"sms": providers["sms"]})
-        assert report.figures["Non consegnati"] == 1
+        assert report.figures["messages_undelivered"] == 1
         service.send(engine, later, kind, carriers)
         assert len(simulator.sent) >= 1
     assert addressed(folder) == []
@@ -149,7 +154,7 @@ def test_a_doubt_is_settled_by_asking_in_the_same_run(engine: sa.Engine) -> None
         simulator.fail("timeout", "/messages", seconds=1.5)
         simulator.fail("status", "/messages", status=503, after=1)
         report = service.send(engine, AS_OF, "reminder", providers)
-        assert report.figures["In dubbio"] == 0
+        assert report.figures["messages_unknown"] == 0
         service.send(engine, AS_OF + timedelta(minutes=2), "reminder", providers)
         assert sorted(message.times for message in simulator.sent) == [1, 1]
     assert states(engine) == [("sent", None), ("sent", None)]
@@ -162,7 +167,7 @@ def test_a_gateway_that_is_down_costs_nobody_an_attempt(engine: sa.Engine) -> No
             booked(connection, practice, f"{9 + minute // 2:02d}:{minute % 2 * 30:02d}")
     dead: dict[Channel, Provider] = {"sms": SmsGateway("http://127.0.0.1:9", "x", "Polydesk")}
     report = service.send(engine, AS_OF, "reminder", dead)
-    assert (report.outcome, report.reasons[0].code) == (Outcome.FAILED, "carrier")
+    assert (report.outcome, report.reasons[0].code) == (Outcome.FAILED, "message_carrier_closed")
     with gateway() as (simulator, providers):
         assert service.send(engine, AS_OF + timedelta(hours=2), "reminder", providers).counts.updated == 9
         assert len(simulator.sent) == 9
@@ -179,7 +184,8 @@ def test_silence_over_smtp_stays_a_doubt_for_a_person(engine: sa.Engine, mail: t
         mute = world.patient(connection, mobile=None, email="muta@example.org")
         booked(connection, practice, patient_id=mute)
     report = service.send(engine, AS_OF, "reminder", {"email": relay})
-    assert (report.counts.failed, report.figures["In dubbio"]) == (1, 1)
+    assert (report.counts.waiting, report.figures["messages_unknown"]) == (1, 1)
+    assert report.outcome is Outcome.REFUSED
     service.send(engine, AS_OF + timedelta(hours=1), "reminder", {"email": relay})
     assert addressed(folder) == ["muta@example.org"]
     with engine.begin() as connection:

@@ -22,6 +22,9 @@ def home(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
 
 
+WHO = ("--who", "Ada", "--why", "lo chiede la paziente")
+
+
 def said(*arguments: str) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["messages", *arguments])
     return done.exit_code, done.output
@@ -39,8 +42,8 @@ def test_a_stop_told_at_the_desk_holds_a_message_that_was_planned_already(engine
         service.send(engine, AS_OF, "reminder", providers)
         assert simulator.sent == []
         assert states(engine) == [("withheld", "opted_out")]
-        assert "Annotato" in said("start", "+39 347 1234567")[1]
-        assert "Non era bloccato" in said("start", "+39 347 1234567")[1]
+        assert "Annotato" in said("start", "+39 347 1234567", *WHO)[1]
+        assert "Non era bloccato" in said("start", "+39 347 1234567", *WHO)[1]
         with engine.begin() as connection:
             booked(connection, practice, "13:00", patient_id=both)
         service.send(engine, AS_OF, "reminder", providers)

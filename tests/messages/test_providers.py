@@ -121,7 +121,9 @@ class TestMail(ProviderContract):
         assert message["Message-ID"] == f"<{outgoing.key}@clinica.example>"
         assert message["Subject"] == self.subject
         assert message["List-Unsubscribe"].startswith("<mailto:no-reply@clinica.example")
-        assert message.get_content().splitlines() == ["Gentile Anna,", "è domani."]
+        body = message.get_body(("plain",))
+        assert body is not None
+        assert body.get_content().splitlines() == ["Gentile Anna,", "è domani."]
 
     @pytest.mark.parametrize(
         "address", ["a@b.example, c@d.example", "a@b.example\r\nBcc: x@y.example", "nessuno", "@b"]

@@ -17,9 +17,11 @@ from polydesk_dagster.clinic.messages.reset import reset
 from polydesk_dagster.clinic.messages.templates import lint, write
 from polydesk_dagster.clinic.messages.text import mask_address, plain, readable_number, segments
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 from tests import world
 from tests.messages.world import AS_OF
 
+told = teller("it").reason
 HOURS = Hours(
     clinic_id=1,
     code="BO01",
@@ -98,14 +100,23 @@ def test_the_factory_texts_pass_their_own_lint() -> None:
         ("{{ clinica }} {{ appuntamenti[0].referto }}", "variabile sconosciuta: referto"),
         ("{{ clinica }} {% if %}", "errore di sintassi alla riga 1"),
         ("{{ clinica }}: esame oncologico", "«oncolog»"),
-        ("{{ nome }}, venga domani", "non dice chi scrive"),
-        ("{{ clinica.__class__.__mro__ }}{{ clinica }}", "SecurityError"),
-        ("{{ clinica }}{% for a in range(10**9) %}x{% endfor %}", "OverflowError"),
+        ("{{ nome }}, venga domani", "non dice chi scrive: usa {{ clinica }}"),
+        ("{{ clinica.__class__.__mro__ }}{{ clinica }}", "«__mro__» non si può usare"),
+        ("{{ clinica }}{% for a in range(10**9) %}x{% endfor %}", "«for» non si può usare"),
         ("{{ clinica }} 😀 è domani", "UCS-2"),
+        ("{{ clinica }}: {{ nome|dictsort }}", "«| dictsort» non si può usare"),
+        ("{{ clinica }} {{ 'x' * 300000000 }}", "«mul» non si può usare"),
+        ("{{ clinica }} {{ nome ~ nome }}", "«concat» non si può usare"),
+        ("{{ clinica }} {{ nome.center(10) }}", "«call» non si può usare"),
+        ("{{ clinica }} {{ nome | center(1000000000) }}", "«| center» non si può usare"),
+        ("{{ clinica }}" + "{% for a in appuntamenti %}" * 9 + "x" + "{% endfor %}" * 9, "«for in for»"),
+        ("{{ clinica }}{% set x = 1 %}", "«assign» non si può usare"),
+        ("{{ clinica }} {{ " + "(" * 900 + "1" + ")" * 900 + " }}", "errore di sintassi"),
+        ("{{ clinica }} " + "a" * 8_000, "supera 8000 caratteri"),
     ],
 )
 def test_lint(body: str, said: str) -> None:
-    assert any(said in finding.message for finding in lint("reminder", "plain", "sms", None, body))
+    assert any(said in told(finding.reason) for finding in lint("reminder", "plain", "sms", None, body))
 
 
 def test_a_neutral_text_cannot_name_the_service() -> None:

@@ -9,25 +9,21 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import hours, planning
-from polydesk_dagster.clinic.messages.dispatch import LINK_LIFE, Limits, dispatch
+from polydesk_dagster.clinic.messages.dispatch import dispatch
 from polydesk_dagster.clinic.messages.kinds import ACTIVATION, Channel
+from polydesk_dagster.clinic.messages.pace import Limits
 from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.provider import Provider
-from polydesk_dagster.clinic.messages.service import Progress, report_of, unknown_clinic
+from polydesk_dagster.clinic.messages.reporting import Came, report_of
+from polydesk_dagster.clinic.messages.service import Progress, unknown_clinic
+from polydesk_dagster.clinic.messages.writing import LINK_LIFE
 from polydesk_dagster.outcome import Counts, Reason, Report, Table, done
+from polydesk_dagster.values import Term
 
 PAUSE = timedelta(hours=72)
 """Who was written to less than this ago is left alone."""
 MOST = 3
 """Who was written to so many times is left alone."""
-
-_WORDS = {
-    "pending": "un'email di attivazione è già in partenza o in dubbio",
-    "recent": "già scritto nelle ultime 72 ore",
-    "three_times": "già scritto tre volte",
-    "disabled": "account disabilitato",
-    "bounced": "email respinta: correggi l'indirizzo",
-}
 
 # Who has no active account, with how often and when one was written to, and why one is left out now.
 _JUDGED = """
@@ -74,13 +70,16 @@ def resend(
         for code, _, reason, count in rows:
             if reason is not None:
                 left_out[code, reason] += count
-        reasons = tuple(Reason(reason, _WORDS[reason], code, count) for (code, reason), count in left_out.items())
+        reasons = tuple(
+            Reason(f"activation_{reason}", clinic=code, count=count) for (code, reason), count in left_out.items()
+        )
         reasons += _example_portal(clinics)
         if preview:
-            wanted = [(code, role, count) for code, role, reason, count in rows if reason is None]
-            counts = Counts(created=sum(count for *_, count in wanted), skipped=left_out.total())
-            table = Table("Da riscrivere", ("Clinica", "Ruolo", "Utenti"), tuple(wanted), len(wanted))
-            return Report(done(counts), counts, reasons, {"Email che partirebbero": counts.created}, (table,))
+            wanted = tuple((code, Term("user_role", role), n) for code, role, reason, n in rows if reason is None)
+            counts = Counts(created=sum(n for *_, n in wanted), skipped=left_out.total())
+            table = Table("activation_wanted", ("clinic", "user_role", "activation_users"), wanted, len(wanted))
+            figures = {"messages_would_go": counts.created}
+            return Report(done(counts), counts, reasons, figures, (table,), preview=True)
         planned = planning.enqueue(
             connection,
             ACTIVATION.key,
@@ -101,7 +100,7 @@ def resend(
         limits=limits,
         progress=progress,
     )
-    report = report_of(Planned(planned), tally)
+    report = report_of(Came(Planned(planned, kind=ACTIVATION.key), tally))
     counts = report.counts + Counts(skipped=left_out.total())
     return Report(report.outcome, counts, reasons + report.reasons, report.figures, report.tables)
 
@@ -109,12 +108,7 @@ def resend(
 def _example_portal(clinics: list[hours.Hours]) -> tuple[Reason, ...]:
     if not any("polydesk.example" in clinic.portal_url for clinic in clinics):
         return ()
-    return (
-        Reason(
-            "example_portal",
-            "L'indirizzo del portale è ancora quello di esempio: imposta message_policy.portal_url",
-        ),
-    )
+    return (Reason("example_portal"),)
 
 
 def redeem(connection: sa.Connection, token: str, as_of: datetime) -> int | None:

@@ -1,41 +1,38 @@
-"""Sending what is due: claim, commit, send, record; many texts at once, e-mails one by one for each connection.
+"""Sending what is due: judge, write, claim, send, record; many texts at once, e-mails one by one for each connection.
 
 A text carries an idempotency key and a doubt about it is settled by asking the gateway. Nobody can ask a mail server,
-so an e-mail is written down as departing before its first byte and a doubt about it stays for a person.
+so an e-mail is written down as departing before its first byte and a doubt about it stays for a person. What a message
+says is tested once more as it leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-from urllib.parse import urlencode
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import judging, templates
+from polydesk_dagster.clinic.messages.answers import refusal_of, result_of, settled
+from polydesk_dagster.clinic.messages.breaker import Breaker
+from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Verdict, Wait, Withheld, judge
-from polydesk_dagster.clinic.messages.kinds import ACTIVATION, KINDS, Channel, Why
-from polydesk_dagster.clinic.messages.ledger import Claim, Doubt, Ledger, Result
-from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing, Provider
-from polydesk_dagster.clinic.messages.templates import BrokenTemplateError, Need, Shelf
-from polydesk_dagster.clinic.messages.text import segments
+from polydesk_dagster.clinic.messages.kinds import CHANNELS, KINDS, Channel, Why
+from polydesk_dagster.clinic.messages.ledger import Doubt, Ledger, Result
+from polydesk_dagster.clinic.messages.pace import Limits, Pace, Tally
+from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider
+from polydesk_dagster.clinic.messages.templates import Shelf
+from polydesk_dagster.clinic.messages.writing import LINK_LIFE, Job, Writer
 
-BACKOFF = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60))
-"""After the first, second … attempt that failed; ±20 %, so that what failed together does not come back together."""
-MOST_ATTEMPTS = 5
-LINK_LIFE = timedelta(days=7)
-"""How long the link of an activation e-mail is good."""
 _CLAIM_AT_ONCE = 300
+_CLAIM_SECONDS = 1.0
+"""Texts are claimed for about so long: what is claimed and then has no time left has to be looked up."""
 _FLUSH_EVERY = 0.25
 _PATIENCE_WITH_SLOWER = 10.0
 """Seconds that a run sits out when a carrier asks for a slower pace; for more, the message comes back later."""
@@ -43,75 +40,6 @@ _UNREACHABLE_IN_A_ROW = 5
 """Failures to reach a carrier after which the run leaves it alone."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much, how fast. Rates are messages a second."""
-
-    run_cap: int
-    hourly_cap: int
-    sms_per_second: float
-    mail_per_second: float
-    sms_at_once: int = 16
-    mail_connections: int = 3
-
-    @classmethod
-    def load(cls, connection: sa.Connection) -> Limits:
-        row = connection.execute(
-            sa.text("""SELECT run_cap, hourly_cap, sms_per_second, mail_per_second FROM message_policy
-                       WHERE clinic_id IS NULL""")
-        ).one()
-        return cls(row.run_cap, row.hourly_cap, float(row.sms_per_second), float(row.mail_per_second))
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a dispatch came to: messages by (clinic code, kind, state, reason)."""
-
-    counts: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
-    closed: dict[str, str] = field(default_factory=dict)
-    """Carriers that the run had to leave alone, with why."""
-    missing: Counter[str] = field(default_factory=Counter)
-    """Messages that wait because no carrier is configured for their channel."""
-    capped: bool = False
-    settled: int = 0
-    """Doubts of earlier runs that the gateway has cleared."""
-
-    def add(self, clinic: str, kind: str, state: str, reason: str | None = None, count: int = 1) -> None:
-        self.counts[clinic, kind, state, reason or ""] += count
-
-    def total(self, *states: str) -> int:
-        return sum(count for (_, _, state, _), count in self.counts.items() if state in states)
-
-
-class _Pace:
-    """Lets at most ``rate`` a second through; a pause holds everybody back."""
-
-    def __init__(self, rate: float) -> None:
-        self._gap = 1 / rate
-        self._next = 0.0
-
-    async def turn(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._next = max(self._next, now - min(1.0, self._gap * 20)) + self._gap
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
-
-    def pause(self, seconds: float) -> None:
-        self._next = max(self._next, asyncio.get_running_loop().time() + seconds)
-
-
-@dataclass(slots=True)
-class _Job:
-    """A claimed message on its way to the wire."""
-
-    message: Candidate
-    outgoing: Outgoing
-    channel: Channel
-    claim: Claim
-    token: str | None
-    """Of an activation e-mail's link."""
 
 
 def dispatch(
@@ -144,6 +72,15 @@ def _first(error: Exception) -> Exception:
     return error
 
 
+@dataclass(slots=True)
+class _Written:
+    """A batch that was judged and written while nothing was locked."""
+
+    jobs: list[Job] = field(default_factory=list)
+    withheld: list[tuple[Candidate, Withheld]] = field(default_factory=list)
+    dropped: list[tuple[int, str, int, str]] = field(default_factory=list)
+
+
 class _Dispatch:
     """One run of the dispatcher. Only :meth:`_in_database` touches the ledger's connection while senders work."""
 
@@ -164,15 +101,17 @@ class _Dispatch:
         self.started = time.monotonic()
         self.tally = Tally()
         self.database = asyncio.Lock()
-        self.paces = {"sms": _Pace(limits.sms_per_second), "email": _Pace(limits.mail_per_second)}
+        self.paces = {"sms": Pace(limits.sms_per_second), "email": Pace(limits.mail_per_second)}
         self.crew = {"sms": limits.sms_at_once, "email": limits.mail_connections}
+        self.breakers = {channel: Breaker(channel) for channel in CHANNELS}
         self.unreachable: Counter[str] = Counter()
         self.told: Counter[tuple[str, int]] = Counter()
         self.doubted: dict[int, tuple[str, str]] = {}
+        self.leaving: list[tuple[int, asyncio.Future[bool]]] = []
         self.results: list[Result] = []
-        self.dead_addresses: list[int] = []
         self.again = False
         self.taken = self.budget = self.wanted = 0
+        self.batch = max(limits.sms_at_once, min(_CLAIM_AT_ONCE, int(limits.sms_per_second * _CLAIM_SECONDS)))
 
     def now(self) -> datetime:
         return self.as_of + timedelta(seconds=time.monotonic() - self.started)
@@ -210,16 +149,14 @@ class _Dispatch:
                 {"since": self.as_of - timedelta(hours=1), "at": self.now(), "kinds": self.kinds},
             ).one()
             if self.wanted:
-                self.shelf = Shelf.load(connection)
+                self.writer = Writer(Shelf.load(connection), self.clinics, self.limits.most_segments)
         self.budget = min(self.limits.run_cap, max(0, self.limits.hourly_cap - hour))
 
     async def _pass(self) -> None:
         """Look once at everything that is due; ``again`` says whether something came up that is worth another."""
         self.again = False
-        # Texts are few in advance, because they were judged when they were claimed; e-mails are judged again when
-        # they depart.
-        queues: dict[Channel, asyncio.Queue[_Job | None]] = {
-            "sms": asyncio.Queue(_CLAIM_AT_ONCE),
+        queues: dict[Channel, asyncio.Queue[Job | None]] = {
+            "sms": asyncio.Queue(self.batch),
             "email": asyncio.Queue(),
         }
         done = asyncio.Event()
@@ -233,29 +170,32 @@ class _Dispatch:
             done.set()
             await recorder
         await self._flush()
+        await self._blame()
 
-    async def _producer(self, queues: Mapping[Channel, asyncio.Queue[_Job | None]]) -> None:
+    async def _producer(self, queues: Mapping[Channel, asyncio.Queue[Job | None]]) -> None:
         after: tuple[datetime, int] | None = (datetime.min.replace(tzinfo=UTC), 0)
         while after is not None:
             if self.taken >= self.budget:
                 self.tally.capped = True
                 break
-            after, jobs = await self._in_database(self._claim, after, min(_CLAIM_AT_ONCE, self.budget - self.taken))
+            limit = min(self.batch, self.budget - self.taken)
+            after, candidates, now = await self._in_database(self._look, after, limit)
+            written = await asyncio.to_thread(self._write, candidates, now)
+            jobs = await self._in_database(self._claim, written)
             self.taken += len(jobs)
             for job in jobs:
                 await queues[job.channel].put(job)
-            self.progress(min(self.taken, self.wanted), self.wanted, "messaggi presi in carico")
+            self.progress(min(self.taken, self.wanted), self.wanted, "messages")
         for channel in self.providers:
             for _ in range(self.crew[channel]):
                 await queues[channel].put(None)
 
-    def _claim(self, after: tuple[datetime, int], limit: int) -> tuple[tuple[datetime, int] | None, list[_Job]]:
-        """One transaction: lock the next messages, judge and write them, and commit them as claimed. Returns where to
-        go on from, None at the end."""
+    def _look(
+        self, after: tuple[datetime, int], limit: int
+    ) -> tuple[tuple[datetime, int] | None, list[Candidate], datetime]:
+        """The next messages that are due with all that is known about them, and where to go on from, None at the
+        end."""
         now, connection = self.now(), self.ledger.connection
-        jobs: list[_Job] = []
-        withheld: list[tuple[int, str, str]] = []
-        dropped: list[tuple[int, str, int, str]] = []
         with connection.begin():
             due = self.ledger.due(
                 self.kinds,
@@ -266,67 +206,60 @@ class _Dispatch:
                 limit=limit,
             )
             if not due:
-                return None, []
-            for message in judging.facts(connection, [number for _, number in due], now):
-                verdict = self._judge(message, now)
-                if isinstance(verdict, Wait):
-                    if verdict.missing is not None and verdict.missing not in self.providers:
-                        self.tally.missing[verdict.missing] += 1
-                    continue
-                dropped += [(message.id, item.subject, item.subject_id, why) for item, why in verdict.dropped]
-                job = self._write(message, verdict) if isinstance(verdict, Ready) else verdict
-                if isinstance(job, Withheld):
-                    state = "failed" if job.failed else "withheld"
-                    withheld.append((message.id, state, job.why))
-                    self.tally.add(message.clinic, message.kind, state, job.why)
-                else:
-                    self.told[message.recipient_type, message.recipient_id] += KINDS[message.kind].capped
-                    jobs.append(job)
-            self.ledger.claim([job.claim for job in jobs], withheld, dropped, now)
-            self.ledger.give_links([(job.message.recipient_id, job.token) for job in jobs if job.token], now, LINK_LIFE)
-        return due[-1], jobs
+                return None, [], now
+            return due[-1], facts(connection, [number for _, number in due], now), now
+
+    def _write(self, candidates: Sequence[Candidate], now: datetime) -> _Written:
+        """Judge and write a batch; no transaction is open meanwhile."""
+        written = _Written()
+        for message in candidates:
+            verdict = self._judge(message, now)
+            if isinstance(verdict, Wait):
+                if verdict.missing is None:
+                    self.tally.behind_doubt[message.clinic] += 1
+                elif verdict.missing not in self.providers:
+                    self.tally.missing[verdict.missing] += 1
+                continue
+            written.dropped += [(message.id, item.subject, item.subject_id, why) for item, why in verdict.dropped]
+            job = self._job(message, verdict, now) if isinstance(verdict, Ready) else verdict
+            if isinstance(job, Withheld):
+                written.withheld.append((message, job))
+            else:
+                self.told[message.recipient_type, message.recipient_id] += KINDS[message.kind].capped
+                written.jobs.append(job)
+        return written
 
     def _judge(self, message: Candidate, now: datetime) -> Verdict:
         usable = frozenset(self.providers.keys() - self.tally.closed.keys())
         told = self.told[message.recipient_type, message.recipient_id]
         return judge(message, self.clinics[message.clinic_id], now, usable, told)
 
-    def _write(self, message: Candidate, ready: Ready) -> _Job | Withheld:
-        need = Need(
-            message.kind,
-            ready.variant,
-            ready.channel,
-            ready.language,
-            message.clinic_id,
-            message.template_revision,
-        )
-        template = self.shelf.find(need)
-        if template is None:
-            return Withheld(Why.TEMPLATE, failed=True)
-        context, token = ready.context, None
-        if message.kind == ACTIVATION.key:
-            token = secrets.token_urlsafe(32)
-            address = f"{self.clinics[message.clinic_id].portal_url}?{urlencode({'codice': token})}"
-            context = {**context, "collegamento": address, "giorni": LINK_LIFE.days}
-        try:
-            text = templates.write(template.subject, template.body, context)
-        except BrokenTemplateError:
-            return Withheld(Why.TEMPLATE, failed=True)
-        same = message.key is not None and token is None
-        same = same and (message.address, message.subject, message.body) == (ready.address, text.subject, text.body)
-        key = message.key if same and message.key else str(uuid.uuid4())
-        claim = Claim(
-            message.id,
-            ready.channel,
-            ready.address,
-            key,
-            text.subject,
-            text.body if token is None else text.body.replace(token, "…"),
-            segments(text.body).segments if ready.channel == "sms" else None,
-        )
-        return _Job(message, Outgoing(key, ready.address, text.subject, text.body), ready.channel, claim, token)
+    def _job(self, message: Candidate, ready: Ready, now: datetime) -> Job | Withheld:
+        by_mail: Verdict | None = None
+        if ready.channel == "sms":
+            without = replace(message, refused_channels=message.refused_channels | {"sms"})
+            by_mail = self._judge(without, now)
+        return self.writer.write(message, ready, by_mail if isinstance(by_mail, Ready) else None)
 
-    async def _sender(self, channel: Channel, queue: asyncio.Queue[_Job | None]) -> None:
+    def _claim(self, written: _Written) -> list[Job]:
+        """One transaction: commit as claimed what was written, unless somebody else was faster."""
+        if not (written.jobs or written.withheld or written.dropped):
+            return []
+        now = self.now()
+        withheld = [
+            (message.id, "failed" if verdict.failed else "withheld", str(verdict.why))
+            for message, verdict in written.withheld
+        ]
+        with self.ledger.connection.begin():
+            taken = self.ledger.claim([job.claim for job in written.jobs], withheld, written.dropped, now)
+            jobs = [job for job in written.jobs if job.message.id in taken]
+            self.ledger.give_links([(job.message.recipient_id, job.token) for job in jobs if job.token], now, LINK_LIFE)
+        for (message, verdict), (_, state, _) in zip(written.withheld, withheld, strict=True):
+            if message.id in taken:
+                self.tally.add(message.clinic, message.kind, state, verdict.why)
+        return jobs
+
+    async def _sender(self, channel: Channel, queue: asyncio.Queue[Job | None]) -> None:
         while (job := await queue.get()) is not None:
             answer = await self._attempt(channel, job)
             if answer is None:
@@ -335,7 +268,7 @@ class _Dispatch:
             if channel == "email":
                 await self._flush()
 
-    async def _attempt(self, channel: Channel, job: _Job) -> Answer | None:
+    async def _attempt(self, channel: Channel, job: Job) -> Answer | None:
         """One attempt, and some more where the carrier only wants us slower. None where it was not to leave after
         all."""
         waited = 0.0
@@ -344,53 +277,66 @@ class _Dispatch:
             allowed = KINDS[job.message.kind].any_hour or self.clinics[job.message.clinic_id].may_send(self.now())
             if channel in self.tally.closed or not allowed:
                 return Answer(Fate.CLOSED)
-            if channel == "email" and not await self._in_database(self.ledger.depart, job.message.id, self.now()):
+            if not await self._may_leave(job.message.id):
                 self.again = True
                 return None
-            answer = await self.providers[channel].send(job.outgoing)
+            try:
+                answer = await self.providers[channel].send(job.outgoing)
+            except Exception as error:  # noqa: BLE001 - whatever a carrier does not expect is this one message's
+                return Answer(Fate.DOUBTFUL, code=type(error).__name__)
             pause = answer.retry_after if answer.retry_after is not None else 1.0
             waited += pause
             if answer.fate is not Fate.SLOWER or waited > _PATIENCE_WITH_SLOWER:
                 return answer
             self.paces[channel].pause(pause)
 
-    def _keep(self, channel: Channel, job: _Job, answer: Answer) -> None:
+    async def _may_leave(self, message: int) -> bool:
+        """Whether what ``message`` says still holds. Who comes while the ledger is busy is asked for together."""
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.leaving.append((message, told))
+        async with self.database:
+            batch, self.leaving = self.leaving, []
+            if batch:
+                numbers = [number for number, _ in batch]
+                free = await asyncio.to_thread(self.ledger.depart, numbers, self.now())
+                for number, future in batch:
+                    future.set_result(number in free)
+        return await told
+
+    def _keep(self, channel: Channel, job: Job, answer: Answer) -> None:
         """Turn an answer into what the ledger will say."""
-        message, now = job.message, self.now()
+        message, breaker = job.message, self.breakers[channel]
         self.unreachable[channel] = self.unreachable[channel] + 1 if answer.fate is Fate.UNREACHABLE else 0
+        if answer.fate is Fate.REFUSED:
+            breaker.refused(job, answer)
+        elif answer.fate in {Fate.ACCEPTED, Fate.DOUBTFUL}:
+            breaker.answered()
+        if breaker.open is not None:
+            self.tally.closed.setdefault(channel, breaker.open)
         if (answer.fate is Fate.CLOSED and answer.code) or self.unreachable[channel] >= _UNREACHABLE_IN_A_ROW:
             self.tally.closed.setdefault(channel, answer.code or "")
-        back = "retry" if message.attempts else "planned"
-        result = Result(message.id, back, now, reference=answer.reference, answer=answer.fate, code=answer.code)
-        match answer.fate:
-            case Fate.ACCEPTED:
-                result = replace(result, state="sent", answer=None)
-            case Fate.REFUSED:
-                if set(KINDS[message.kind].channels) - message.refused_channels - {channel}:
-                    result = replace(result, state="retry", refused=True, send_after=now)
-                    self.again = True
-                else:
-                    result = replace(result, state="failed", reason=Why.REFUSED, refused=True)
-                if answer.bad_address:
-                    self.dead_addresses.append(message.id)
-            case Fate.LATER if message.attempts + 1 >= MOST_ATTEMPTS:
-                result = replace(result, state="failed", reason=Why.EXHAUSTED)
-            case Fate.LATER:
-                wait = max(_backoff(message.attempts), timedelta(seconds=answer.retry_after or 0))
-                result = replace(result, state="retry", send_after=now + wait)
-            case Fate.SLOWER:
-                wait = timedelta(seconds=answer.retry_after or 60)
-                result = replace(result, state="retry", counted=False, send_after=now + wait)
-            case Fate.DOUBTFUL | Fate.UNKNOWN_KEY:
-                result = replace(result, state="unknown")
-                self.doubted[message.id] = (message.clinic, message.kind)
-            case Fate.UNREACHABLE:
-                result = replace(result, counted=False, send_after=now + BACKOFF[0])
-            case Fate.CLOSED:
-                result = replace(result, counted=False, answer=answer.fate if answer.code else None)
+        result = result_of(job, answer, self.now())
         self.results.append(result)
-        if result.state != "retry" or not result.refused:
-            self.tally.add(message.clinic, message.kind, result.state, result.reason)
+        if result.state == "unknown":
+            self.doubted[message.id] = (message.clinic, message.kind)
+        if result.state == "sent":
+            self.tally.segments += job.claim.segments or 0
+        self.tally.add(message.clinic, message.kind, result.state, result.reason)
+
+    async def _blame(self) -> None:
+        """Decide on the refusals of this pass: a message's own, which goes another way or ends, or the channel's."""
+        for channel, breaker in self.breakers.items():
+            refused = list(breaker.blamed())
+            if not refused:
+                continue
+            now = self.now()
+            results = [refusal_of(job, channel, now) for job, _ in refused]
+            for result, (job, _) in zip(results, refused, strict=True):
+                self.again = self.again or result.state == "retry"
+                self.tally.add(job.message.clinic, job.message.kind, "retry", count=-1)
+                if result.state == "failed":
+                    self.tally.add(job.message.clinic, job.message.kind, result.state, result.reason)
+            await self._in_database(self.ledger.refuse, results, [answer for _, answer in refused], now)
 
     async def _recorder(self, done: asyncio.Event) -> None:
         while not done.is_set():
@@ -400,11 +346,8 @@ class _Dispatch:
 
     async def _flush(self) -> None:
         results, self.results = self.results, []
-        dead, self.dead_addresses = self.dead_addresses, []
         if results:
             await self._in_database(self.ledger.record, results)
-        if dead:
-            await self._in_database(self.ledger.block, dead, self.now())
 
     async def _settle_doubts(self) -> None:
         """Ask the gateway what became of every text that nobody is sure of."""
@@ -423,33 +366,18 @@ class _Dispatch:
                     return await gateway.look_up(doubt.key)
 
             answers = await asyncio.gather(*(ask(doubt) for doubt in doubts))
-            settled = [self._settled(doubt, answer) for doubt, answer in zip(doubts, answers, strict=True)]
-            await self._in_database(self.ledger.record, [result for result in settled if result is not None])
+            known = [self._settled(doubt, answer) for doubt, answer in zip(doubts, answers, strict=True)]
+            await self._in_database(self.ledger.record, [result for result in known if result is not None])
             if all(answer.fate is Fate.UNREACHABLE for answer in answers):
                 return
 
     def _settled(self, doubt: Doubt, answer: Answer) -> Result | None:
-        now = self.now()
-        match answer.fate:
-            case Fate.ACCEPTED:
-                result = Result(doubt.id, "sent", now, reference=answer.reference, counted=False)
-            case Fate.REFUSED:
-                result = Result(doubt.id, "retry", now, send_after=now, counted=False, refused=True)
-            case Fate.UNKNOWN_KEY if doubt.attempts >= MOST_ATTEMPTS:
-                result = Result(doubt.id, "failed", now, Why.EXHAUSTED, counted=False)
-            case Fate.UNKNOWN_KEY:
-                wait = _backoff(doubt.attempts - 1) if doubt.attempts else timedelta(0)
-                result = Result(doubt.id, "retry", now, send_after=now + wait, counted=False)
-            case _:
-                return None
+        result = settled(doubt, answer, self.now())
+        if result is None:
+            return None
         if self.doubted.pop(doubt.id, None):
             self.tally.add(doubt.clinic, doubt.kind, "unknown", count=-1)
         else:
             self.tally.settled += 1
         self.tally.add(doubt.clinic, doubt.kind, result.state, result.reason)
-        return replace(result, answer=f"look_up:{answer.fate}")
-
-
-def _backoff(attempts: int) -> timedelta:
-    """The wait after ``attempts`` + 1 failures."""
-    return BACKOFF[min(attempts, len(BACKOFF) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
+        return result

@@ -36,21 +36,24 @@ _TIMES = "{% for a in appuntamenti %}{{ ', ' if not loop.first }}{{ a.ora }}{% i
 _SERVICES = "{% for a in appuntamenti %}{{ '; ' if not loop.first }}{{ a.ora }}{% if a.iniziali %} ({{ a.iniziali }})\
 {% endif %} {{ a.prestazione }}{% endfor %}"
 _SERVICES_DE = _SERVICES.replace("{{ a.ora }}", "{{ a.ora }} Uhr")
-_FOOT_IT = "\n{{ clinica }}\nTel. {{ telefono }}\n"
-_FOOT_DE = "\n{{ clinica }}\nTel. {{ telefono }}\n"
+_FOOT_IT = _FOOT_DE = "\n{{ clinica }}\n{% if telefono %}Tel. {{ telefono }}\n{% endif %}"
+
+_CALL = "{% if telefono %} Tel. {{ telefono }}{% endif %}"
+_DOCUMENT_IT = "un {{ 'documento di ' if iniziali else 'suo documento' }}{{ iniziali }}"
+_DOCUMENT_DE = "ein Dokument für {{ iniziali or 'Sie' }}"
 
 FACTORY: tuple[Factory, ...] = (
     Factory(
         *("reminder", "plain", "sms", "it", None),
         "{{ clinica }}: {{ nome }}, le ricordiamo l'appuntamento di {{ giorno }}, ore "
         + _SERVICES
-        + ". Per disdire: {{ telefono }}",
+        + "{% if telefono %}. Per disdire: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("reminder", "neutral", "sms", "it", None),
         "{{ clinica }}: {{ nome }}, le ricordiamo l'appuntamento di {{ giorno }}, ore "
         + _TIMES
-        + ". Per disdire: {{ telefono }}",
+        + "{% if telefono %}. Per disdire: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("reminder", "plain", "email", "it", "Promemoria: appuntamento di {{ giorno }}"),
@@ -70,13 +73,13 @@ FACTORY: tuple[Factory, ...] = (
         *("reminder", "plain", "sms", "de", None),
         "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, "
         + _SERVICES_DE
-        + ". Absagen: {{ telefono }}",
+        + "{% if telefono %}. Absagen: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("reminder", "neutral", "sms", "de", None),
         "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, "
         + _TIMES
-        + " Uhr. Absagen: {{ telefono }}",
+        + " Uhr{% if telefono %}. Absagen: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("reminder", "plain", "email", "de", "Erinnerung: Termin am {{ giorno }}"),
@@ -96,13 +99,13 @@ FACTORY: tuple[Factory, ...] = (
         *("preparation", "plain", "sms", "it", None),
         "{{ clinica }}: {{ nome }}, per l'appuntamento di {{ giorno }}"
         "{% for a in appuntamenti %}{{ ', ore' if loop.first else ' Ore' }} {{ a.ora }}"
-        "{% if a.iniziali %} ({{ a.iniziali }}){% endif %}: {{ a.preparazione }}{% endfor %} Tel. {{ telefono }}",
+        "{% if a.iniziali %} ({{ a.iniziali }}){% endif %}: {{ a.preparazione }}{% endfor %}" + _CALL,
     ),
     Factory(
         *("preparation", "neutral", "sms", "it", None),
         "{{ clinica }}: {{ nome }}, l'appuntamento di {{ giorno }}, ore "
         + _TIMES
-        + ", richiede una preparazione. Ci chiami per le istruzioni: {{ telefono }}",
+        + ", richiede una preparazione. Ci chiami per le istruzioni{% if telefono %}: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("preparation", "plain", "email", "it", "Come prepararsi all'appuntamento di {{ giorno }}"),
@@ -120,13 +123,13 @@ FACTORY: tuple[Factory, ...] = (
         *("preparation", "plain", "sms", "de", None),
         "{{ clinica }}: {{ nome }}, zu Ihrem Termin am {{ giorno }}"
         "{% for a in appuntamenti %}{{ ',' if loop.first }} {{ a.ora }} Uhr"
-        "{% if a.iniziali %} ({{ a.iniziali }}){% endif %}: {{ a.preparazione }}{% endfor %} Tel. {{ telefono }}",
+        "{% if a.iniziali %} ({{ a.iniziali }}){% endif %}: {{ a.preparazione }}{% endfor %}" + _CALL,
     ),
     Factory(
         *("preparation", "neutral", "sms", "de", None),
         "{{ clinica }}: {{ nome }}, Ihr Termin am {{ giorno }}, "
         + _TIMES
-        + " Uhr, erfordert eine Vorbereitung. Bitte rufen Sie uns an: {{ telefono }}",
+        + " Uhr, erfordert eine Vorbereitung. Bitte rufen Sie uns an{% if telefono %}: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("preparation", "plain", "email", "de", "Vorbereitung auf Ihren Termin am {{ giorno }}"),
@@ -139,6 +142,38 @@ FACTORY: tuple[Factory, ...] = (
         *("preparation", "neutral", "email", "de", "Ihr Termin am {{ giorno }}"),
         "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} erfordert eine Vorbereitung. "
         "Bitte rufen Sie uns an.\n" + _FOOT_DE,
+    ),
+    Factory(
+        *("confirmation", "plain", "sms", "it", None),
+        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _SERVICES + "." + _CALL,
+    ),
+    Factory(
+        *("confirmation", "neutral", "sms", "it", None),
+        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _TIMES + "." + _CALL,
+    ),
+    Factory(
+        *("confirmation", "plain", "email", "it", "Prenotazione di {{ giorno }}"),
+        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _LIST_IT + _FOOT_IT,
+    ),
+    Factory(
+        *("confirmation", "neutral", "email", "it", "Prenotazione di {{ giorno }}"),
+        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _NEUTRAL_IT + _FOOT_IT,
+    ),
+    Factory(
+        *("confirmation", "plain", "sms", "de", None),
+        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _SERVICES_DE + "." + _CALL,
+    ),
+    Factory(
+        *("confirmation", "neutral", "sms", "de", None),
+        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _TIMES + " Uhr." + _CALL,
+    ),
+    Factory(
+        *("confirmation", "plain", "email", "de", "Termin am {{ giorno }}"),
+        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _LIST_DE + _FOOT_DE,
+    ),
+    Factory(
+        *("confirmation", "neutral", "email", "de", "Termin am {{ giorno }}"),
+        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _NEUTRAL_DE + _FOOT_DE,
     ),
     Factory(
         *("activation", "plain", "email", "it", "Attivi il suo account {{ clinica }}"),
@@ -173,23 +208,23 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("report_ready", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, un suo documento è pronto. Può ritirarlo online o in sede. Tel. {{ telefono }}",
+        "{{ clinica }}: {{ nome }}, " + _DOCUMENT_IT + " è pronto. Può ritirarlo online o in sede." + _CALL,
     ),
     Factory(
         *("report_ready", "plain", "email", "it", "Un suo documento è pronto"),
-        "Gentile {{ nome }},\n\nun suo documento è pronto: può ritirarlo online o in sede.\n" + _FOOT_IT,
+        "Gentile {{ nome }},\n\n" + _DOCUMENT_IT + " è pronto: può ritirarlo online o in sede.\n" + _FOOT_IT,
     ),
     Factory(
         *("report_ready", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, ein Dokument liegt für Sie bereit, online oder bei uns. Tel. {{ telefono }}",
+        "{{ clinica }}: {{ nome }}, " + _DOCUMENT_DE + " liegt bereit, online oder bei uns." + _CALL,
     ),
     Factory(
         *("report_ready", "plain", "email", "de", "Ein Dokument liegt für Sie bereit"),
-        "Guten Tag {{ nome }},\n\nein Dokument liegt für Sie bereit, online oder bei uns.\n" + _FOOT_DE,
+        "Guten Tag {{ nome }},\n\n" + _DOCUMENT_DE + " liegt bereit, online oder bei uns.\n" + _FOOT_DE,
     ),
     Factory(
         *("service_notice", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, {{ avviso }} Per informazioni: {{ telefono }}",
+        "{{ clinica }}: {{ nome }}, {{ avviso }}{% if telefono %} Per informazioni: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("service_notice", "plain", "email", "it", "Avviso da {{ clinica }}"),
@@ -197,7 +232,7 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("service_notice", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, {{ avviso }} Auskunft: {{ telefono }}",
+        "{{ clinica }}: {{ nome }}, {{ avviso }}{% if telefono %} Auskunft: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("service_notice", "plain", "email", "de", "Mitteilung von {{ clinica }}"),

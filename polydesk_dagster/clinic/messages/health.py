@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import hours
 from polydesk_dagster.clinic.messages.kinds import REMINDER
+from polydesk_dagster.values import Instant
 
 TOO_LONG_UNKNOWN = timedelta(hours=1)
 WORST_FAILURE_RATE = 0.05
@@ -24,7 +26,7 @@ class Unknown:
     kind: str
     channel: str
     address: str
-    since: datetime
+    since: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,25 @@ def unknown(connection: sa.Connection, older_than: datetime | None = None) -> li
     """Messages in doubt, oldest first."""
     rows = connection.execute(
         sa.text("""
-            SELECT m.id, c.code, m.kind, m.channel, m.address, m.changed_at
+            SELECT m.id, c.code, m.kind, m.channel, m.address, m.changed_at, c.time_zone
             FROM message m JOIN clinic c ON c.id = m.clinic_id
             WHERE m.state = 'unknown' AND (CAST(:before AS timestamptz) IS NULL OR m.changed_at < :before)
             ORDER BY m.changed_at, m.id"""),
         {"before": older_than},
     )
-    return [Unknown(*row) for row in rows]
+    return [
+        Unknown(row.id, row.code, row.kind, row.channel, row.address, Instant(row.changed_at, row.time_zone))
+        for row in rows
+    ]
+
+
+def doubts(connection: sa.Connection, clinics: Sequence[int]) -> int:
+    """How many messages of ``clinics`` are in doubt."""
+    counted = connection.scalar(
+        sa.text("SELECT count(*) FROM message WHERE state = 'unknown' AND clinic_id = ANY (:clinics)"),
+        {"clinics": list(clinics)},
+    )
+    return int(counted or 0)
 
 
 def failure_rate(connection: sa.Connection, as_of: datetime) -> tuple[int, int]:

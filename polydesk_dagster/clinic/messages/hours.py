@@ -34,6 +34,8 @@ class Hours:
     portal_url: str
     holidays: frozenset[date]
     rest_days: bool
+    email: str | None = None
+    """Where patients' answers to e-mails go."""
 
     def rests(self, day: date) -> bool:
         """Whether nobody is to be disturbed on ``day``."""
@@ -100,7 +102,7 @@ def load(connection: sa.Connection, as_of: datetime, clinic: str | None = None) 
     """The hours of every active clinic (or of ``clinic``), with the public holidays around ``as_of``."""
     rows = connection.execute(
         sa.text("""
-            SELECT p.* FROM clinic_message_policy p JOIN clinic c ON c.id = p.clinic_id
+            SELECT p.*, c.email FROM clinic_message_policy p JOIN clinic c ON c.id = p.clinic_id
             WHERE c.active AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic) ORDER BY c.id"""),
         {"clinic": clinic},
     ).all()
@@ -122,6 +124,7 @@ def load(connection: sa.Connection, as_of: datetime, clinic: str | None = None) 
             row.portal_url,
             holidays[row.clinic_id],
             row.quiet_rest_days,
+            row.email,
         )
         for row in rows
     ]

@@ -1,23 +1,30 @@
 """The last look before a message leaves: is what it says still true, may this person be written to, where and how.
 
-Facts come from one query a batch; the judgement itself is pure.
+The judgement is pure; what it is told comes from ``facts``.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from polydesk_dagster.clinic.messages.hours import Hours
-from polydesk_dagster.clinic.messages.kinds import ACTIVATION, KINDS, PREPARATION, REMINDER, VERIFICATION, Channel, Why
+from polydesk_dagster.clinic.messages.kinds import (
+    ABOUT_APPOINTMENTS,
+    ACTIVATION,
+    CONFIRMATION,
+    KINDS,
+    PREPARATION,
+    REPORT_READY,
+    VERIFICATION,
+    Channel,
+    Why,
+)
 from polydesk_dagster.clinic.messages.text import day_in_words, initials, readable_number
-
-ABOUT_APPOINTMENTS = frozenset({REMINDER.key, PREPARATION.key})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +45,13 @@ class Item:
     deceased: bool = False
     service: str | None = None
     sensitive: bool = False
+    """So it was decided, or its name says so and nobody has decided."""
     preparation: str | None = None
     specialist: str | None = None
     location: str | None = None
     verification_expires_at: datetime | None = None
     in_flight: bool = False
-    """Whether a message about another start of the same appointment may be on its way right now."""
+    """Whether a message that told this very start may be on its way right now."""
     told: datetime | None = None
     """The start that the last message that went out told."""
     report_version: int | None = None
@@ -63,7 +71,8 @@ class Person:
     preferred: str | None = None
     deceased: bool = False
     user_state: str | None = None
-    shared_mobile: bool = False
+    shared: frozenset[str] = frozenset()
+    """Channels whose address other patients have too."""
     refusals: frozenset[tuple[str, str]] = frozenset()
     """(channel, kind or 'any') that the person does not want."""
     blocked: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +128,7 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not now: another message about the same appointment is on its way, or its carrier is not configured."""
+    """Not now: a message that told the same start is on its way or in doubt, or its carrier is not configured."""
 
     missing: Channel | None = None
 
@@ -152,8 +161,9 @@ def judge(
     channel, address = place
     if channel not in configured:
         return Wait(channel)
-    sensitive = any(item.sensitive for item in kept)
-    neutral = sensitive and message.kind in ABOUT_APPOINTMENTS
+    # On an address that a family shares a reminder needs no service; a preparation has to say what to do.
+    cautious = any(item.sensitive for item in kept) or (channel in person.shared and message.kind != PREPARATION.key)
+    neutral = cautious and message.kind in ABOUT_APPOINTMENTS
     context = _context(message, person, kept, hours, channel=channel, neutral=neutral)
     return Ready(channel, address, person.language, "neutral" if neutral else "plain", context, dropped)
 
@@ -185,7 +195,8 @@ def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:
         return Why.PAST
     if message.kind == PREPARATION.key and not item.preparation:
         return Why.NO_PREPARATION
-    return Why.ALREADY_TOLD if item.told == item.starts_at else None
+    told_now = message.kind != CONFIRMATION.key and item.told == item.starts_at
+    return Why.ALREADY_TOLD if told_now else None
 
 
 def _channel(message: Candidate, person: Person) -> tuple[Channel, str] | Why:
@@ -232,8 +243,8 @@ def can_receive_texts(number: str) -> bool:
 def _context(
     message: Candidate, person: Person, items: Sequence[Item], hours: Hours, *, channel: Channel, neutral: bool
 ) -> dict[str, Any]:
-    """The variables of the text. On a telephone that a family shares only initials are named."""
-    anonymous = channel == "sms" and person.shared_mobile
+    """The variables of the text. On an address that a family shares only initials are named."""
+    anonymous = channel in person.shared
     name = initials(person.first_name, person.last_name) if anonymous else f"{person.first_name} {person.last_name}"
     context: dict[str, Any] = {
         "clinica": message.clinic_name,
@@ -246,19 +257,40 @@ def _context(
         context["giorno"] = day_in_words(hours.local_day(first), person.language)
     if message.kind == VERIFICATION.key and items[0].verification_expires_at is not None:
         context["scadenza"] = f"{items[0].verification_expires_at.astimezone(hours.zone):%H:%M}"
+    if message.kind == REPORT_READY.key:
+        context["iniziali"] = next(iter(_who(message, items).values()), "")
     if message.kind in ABOUT_APPOINTMENTS:
+        who = _who(message, items)
         context["appuntamenti"] = [
-            _appointment(message, item, hours, neutral) for item in sorted(items, key=lambda item: str(item.starts_at))
+            _appointment(message, item, hours, neutral, who)
+            for item in sorted(items, key=lambda item: (str(item.starts_at), item.subject_id))
         ]
     return context
 
 
-def _appointment(message: Candidate, item: Item, hours: Hours, neutral: bool) -> dict[str, str]:
+def _who(message: Candidate, items: Sequence[Item]) -> dict[int | None, str]:
+    """How each patient who is not the recipient is called: initials, or the first name and an initial where two have
+    the same."""
+    people = {
+        item.patient_id: (item.first_name or "", item.last_name or "")
+        for item in items
+        if item.patient_id != message.recipient_id
+    }
+    short = {number: initials(*names) for number, names in people.items()}
+    twice = {called for called, times in Counter(short.values()).items() if times > 1}
+    return {
+        number: f"{people[number][0]} {initials('', people[number][1])}".strip() if called in twice else called
+        for number, called in short.items()
+    }
+
+
+def _appointment(
+    message: Candidate, item: Item, hours: Hours, neutral: bool, who: Mapping[int | None, str]
+) -> dict[str, str]:
     assert item.starts_at is not None
-    somebody_else = item.patient_id != message.recipient_id
     shown = {
         "ora": f"{item.starts_at.astimezone(hours.zone):%H:%M}",
-        "iniziali": initials(item.first_name or "", item.last_name or "") if somebody_else else "",
+        "iniziali": who.get(item.patient_id, ""),
         "sede": item.location or "",
     }
     if not neutral:
@@ -267,123 +299,3 @@ def _appointment(message: Candidate, item: Item, hours: Hours, neutral: bool) ->
         if message.kind == PREPARATION.key:
             shown["preparazione"] = " ".join((item.preparation or "").split())
     return shown
-
-
-_MOBILE = r"'^\+(393[0-9]{8,9}|[124-9][0-9]{6,14}|3[0-8][0-9]{6,13})$'"
-"""What may be a mobile number, seen from SQL: not an Italian landline."""
-
-_PEOPLE = sa.text(rf"""
-    WITH m AS (
-        SELECT m.id, m.clinic_id, c.code, c.name, c.phone, c.language, m.kind, m.recipient_type, m.recipient_id,
-               m.about_day, m.context, m.template_revision, m.attempts, m.refused_channels,
-               CAST(m.idempotency_key AS text) AS key, m.address, m.subject, m.body,
-               date_trunc('day', CAST(:now AS timestamptz) AT TIME ZONE c.time_zone) AT TIME ZONE c.time_zone AS today
-        FROM message m JOIN clinic c ON c.id = m.clinic_id WHERE m.id = ANY (:ids)
-    ), person AS (
-        SELECT m.id AS message_id, p.first_name, p.last_name, p.language AS speech,
-               CASE WHEN p.mobile ~ {_MOBILE} THEN p.mobile WHEN p.phone ~ {_MOBILE} THEN p.phone END AS mobile,
-               p.email, p.preferred_channel AS preferred, p.deceased_on IS NOT NULL AS deceased,
-               NULL AS user_state,
-               EXISTS (SELECT FROM patient o WHERE o.mobile = p.mobile AND o.id <> p.id) AS shared,
-               (SELECT array_agg(o.channel || ':' || o.kind) FROM message_opt_out o
-                WHERE o.patient_id = p.id) AS refusals
-        FROM m JOIN patient p ON p.id = m.recipient_id WHERE m.recipient_type = 'patient'
-        UNION ALL
-        SELECT m.id, u.display_name, '', m.language, NULL, u.email, 'email', false, u.state, false, NULL
-        FROM m JOIN app_user u ON u.id = m.recipient_id WHERE m.recipient_type = 'user'
-        UNION ALL
-        SELECT m.id, '', '', m.language, CASE WHEN a.contact_phone ~ {_MOBILE} THEN a.contact_phone END,
-               a.contact_email, NULL, false, NULL, false, NULL
-        FROM m JOIN appointment a ON a.id = m.recipient_id WHERE m.recipient_type = 'booking'
-    )
-    SELECT m.*, person.*, person.message_id IS NOT NULL AS known,
-           (SELECT cause FROM message_block b WHERE b.channel = 'sms' AND b.address = person.mobile) AS sms_blocked,
-           (SELECT cause FROM message_block b
-            WHERE b.channel = 'email' AND b.address = lower(person.email)) AS email_blocked,
-           (SELECT count(*) FROM message t
-            WHERE t.recipient_id = m.recipient_id AND t.recipient_type = m.recipient_type AND t.sent_at >= m.today
-              AND t.kind = ANY (:capped)) AS told_today
-    FROM m LEFT JOIN person ON person.message_id = m.id
-    ORDER BY m.id""")
-
-_ITEMS = sa.text("""
-    SELECT l.message_id, l.subject, l.subject_id, l.version, l.useful_until,
-           a.status, a.start_version, a.starts_at, a.patient_id, p.first_name, p.last_name,
-           coalesce(p.deceased_on IS NOT NULL, false) AS deceased, s.name AS service,
-           coalesce(s.sensitive, false) AS sensitive, s.preparation,
-           concat_ws(' ', sp.title, sp.last_name) AS specialist, lo.name AS location, a.verification_expires_at,
-           coalesce(other.in_flight, false) AS in_flight, other.told,
-           r.version AS report_version, r.withdrawn_at IS NOT NULL AS report_withdrawn
-    FROM message_ledger l
-    LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
-    LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id
-    LEFT JOIN patient p ON p.id = a.patient_id
-    LEFT JOIN service s ON s.id = a.service_id
-    LEFT JOIN specialist sp ON sp.id = a.specialist_id
-    LEFT JOIN agenda ag ON ag.id = a.agenda_id
-    LEFT JOIN location lo ON lo.id = ag.location_id
-    LEFT JOIN LATERAL (
-        -- what was or may have been said about other starts of the same appointment
-        SELECT bool_or(o.state IN ('claimed', 'unknown')) AS in_flight,
-               (array_agg(x.starts_at ORDER BY x.version DESC) FILTER (WHERE o.state = 'sent'))[1] AS told
-        FROM message_ledger x JOIN message o ON o.id = x.message_id
-        WHERE x.subject_id = l.subject_id AND x.kind = l.kind AND x.version < l.version AND x.subject = l.subject
-          AND x.recipient_id = l.recipient_id AND x.recipient_type = l.recipient_type AND x.withheld IS NULL
-    ) other ON l.version > 1 AND l.subject = 'appointment'
-    WHERE l.message_id = ANY (:ids) AND l.withheld IS NULL
-    ORDER BY l.message_id, a.starts_at, l.subject_id""")
-
-
-def facts(connection: sa.Connection, ids: Sequence[int], now: datetime) -> list[Candidate]:
-    """Everything that :func:`judge` needs to know about the messages ``ids``, by id."""
-    items: dict[int, list[Item]] = {}
-    for row in connection.execute(_ITEMS, {"ids": list(ids)}):
-        items.setdefault(row[0], []).append(Item(*row[1:]))
-    capped = [kind.key for kind in KINDS.values() if kind.capped]
-    rows = connection.execute(_PEOPLE, {"ids": list(ids), "now": now, "capped": capped})
-    return [
-        Candidate(
-            row.id,
-            row.clinic_id,
-            row.code,
-            row.name,
-            row.phone,
-            row.kind,
-            row.recipient_type,
-            row.recipient_id,
-            row.about_day,
-            row.context or {},
-            row.template_revision,
-            row.attempts,
-            frozenset(row.refused_channels),
-            row.key,
-            row.address,
-            row.subject,
-            row.body,
-            _person(row) if row.known else None,
-            tuple(items.get(row.id, ())),
-        )
-        for row in rows
-    ]
-
-
-def _person(row: Any) -> Person:
-    pairs = (refusal.split(":", 1) for refusal in row.refusals or ())
-    return Person(
-        row.first_name,
-        row.last_name,
-        row.speech,
-        row.mobile,
-        row.email,
-        row.preferred,
-        row.deceased,
-        row.user_state,
-        row.shared,
-        frozenset((channel, kind) for channel, kind in pairs),
-        {
-            channel: cause
-            for channel, cause in (("sms", row.sms_blocked), ("email", row.email_blocked))
-            if cause is not None
-        },
-        row.told_today,
-    )

@@ -15,7 +15,6 @@ class Kind:
     """One kind of message."""
 
     key: str
-    name: str
     channels: tuple[Channel, ...] = CHANNELS
     any_hour: bool = False
     """Whether it may go out in quiet hours and on rest days: somebody is waiting for it."""
@@ -25,18 +24,21 @@ class Kind:
     """Whether it counts towards, and is held by, the daily cap of a person."""
 
 
-REMINDER = Kind("reminder", "Promemoria")
-PREPARATION = Kind("preparation", "Preparazione")
-ACTIVATION = Kind("activation", "Attivazione account", channels=("email",), any_hour=True, capped=False)
-VERIFICATION = Kind("verification_nudge", "Conferma prenotazione online", any_hour=True, capped=False)
-REPORT_READY = Kind("report_ready", "Referto disponibile")
-NOTICE = Kind("service_notice", "Avviso di servizio", refusable=False, capped=False)
+REMINDER = Kind("reminder")
+PREPARATION = Kind("preparation")
+ACTIVATION = Kind("activation", channels=("email",), any_hour=True, capped=False)
+VERIFICATION = Kind("verification_nudge", any_hour=True, capped=False)
+REPORT_READY = Kind("report_ready")
+CONFIRMATION = Kind("confirmation", any_hour=True, capped=False)
+NOTICE = Kind("service_notice", refusable=False, capped=False)
 
 KINDS: dict[str, Kind] = {
-    kind.key: kind for kind in (REMINDER, PREPARATION, ACTIVATION, VERIFICATION, REPORT_READY, NOTICE)
+    kind.key: kind for kind in (REMINDER, PREPARATION, CONFIRMATION, ACTIVATION, VERIFICATION, REPORT_READY, NOTICE)
 }
-PASSING = (VERIFICATION.key, REPORT_READY.key, NOTICE.key)
-"""Kinds that other parts of Polydesk put in the ledger; whichever dispatcher comes by first sends them."""
+ABOUT_APPOINTMENTS = frozenset({REMINDER.key, PREPARATION.key, CONFIRMATION.key})
+PASSING = (CONFIRMATION.key, VERIFICATION.key, REPORT_READY.key, NOTICE.key, ACTIVATION.key)
+"""Kinds that other parts of Polydesk put in the ledger, and what of them is to be tried again; whichever dispatcher
+comes by first sends them."""
 
 
 class Why(StrEnum):
@@ -64,25 +66,18 @@ class Why(StrEnum):
     OPERATOR = "operator"
 
 
-WHY_WORDS: dict[str, str] = {
-    Why.CANCELLED: "appuntamento annullato o non più in programma",
-    Why.MOVED: "appuntamento spostato dopo la pianificazione",
-    Why.PAST: "appuntamento già iniziato",
-    Why.TOO_LATE: "troppo tardi perché serva",
-    Why.QUIET_HOURS: "solo ore di silenzio da qui a quando servirebbe",
-    Why.JUST_BOOKED: "prenotato da poco: la conferma lo diceva già",
-    Why.ALREADY_TOLD: "l'ultimo messaggio diceva già questo orario",
-    Why.NO_PREPARATION: "la prestazione non richiede più preparazione",
-    Why.DECEASED: "paziente o tutore deceduto",
-    Why.GONE: "il destinatario non esiste più",
-    Why.OPTED_OUT: "il paziente non vuole questi messaggi",
-    Why.NO_ADDRESS: "nessun recapito utilizzabile: completa l'anagrafica",
-    Why.PERSON_CAP: "raggiunto il massimo di messaggi al giorno per persona",
-    Why.TEMPLATE: "il testo non si compone: correggi il template",
-    Why.VERIFIED: "prenotazione già confermata o scaduta",
-    Why.REPORT_WITHDRAWN: "referto ritirato, o sostituito da uno più nuovo",
-    Why.ACCOUNT: "account già attivo, disabilitato o con email respinta",
-    Why.REFUSED: "rifiutato dal gestore su ogni canale possibile",
-    Why.EXHAUSTED: "esauriti i tentativi",
-    Why.OPERATOR: "deciso da un operatore",
+TO_CALL: dict[str, tuple[Why, ...]] = {
+    REMINDER.key: (
+        Why.NO_ADDRESS,
+        Why.TOO_LATE,
+        Why.QUIET_HOURS,
+        Why.REFUSED,
+        Why.EXHAUSTED,
+        Why.TEMPLATE,
+        Why.PERSON_CAP,
+        Why.DECEASED,
+        Why.GONE,
+    ),
 }
+"""Why somebody has to telephone, of an appointment that lives: nobody was told, and not because nobody wanted to be."""
+TO_CALL[PREPARATION.key] = (*TO_CALL[REMINDER.key], Why.OPTED_OUT)

@@ -15,7 +15,9 @@ from typing import Self
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages.blocks import IN_FORCE, note_refusals
 from polydesk_dagster.clinic.messages.kinds import KINDS
+from polydesk_dagster.clinic.messages.provider import Answer
 
 FIRST_QUESTION = timedelta(minutes=10)
 """After the gateway took a text, until it is asked whether the text arrived."""
@@ -36,6 +38,8 @@ class Claim:
     subject: str | None
     body: str
     segments: int | None
+    previous: str | None
+    """The key of the attempt before, as it was when this one was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,41 @@ class Doubt:
     attempts: int
     clinic: str
     kind: str
+
+
+_DEPART = sa.text(f"""
+    WITH asked AS (
+        SELECT m.id, m.channel, m.kind, m.address, m.recipient_type, m.recipient_id FROM message m
+        WHERE m.id = ANY (:ids) AND m.state = 'claimed' AND m.dispatcher = :dispatcher
+    ), look AS MATERIALIZED (
+        SELECT q.id, q.channel,
+               NOT EXISTS (
+                   SELECT FROM message_ledger l
+                   LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id
+                   LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
+                   WHERE l.message_id = q.id AND l.withheld IS NULL
+                     AND (l.kind IN ('reminder', 'preparation', 'confirmation')
+                              AND (a.status = 'booked' AND a.start_version = l.version AND a.starts_at > :at)
+                                  IS NOT TRUE
+                          OR l.kind = 'verification_nudge' AND a.status <> 'unverified'
+                          OR l.subject = 'report' AND (r.withdrawn_at IS NULL AND r.version = l.version) IS NOT TRUE))
+               AND NOT EXISTS (SELECT FROM message_block b
+                               WHERE b.channel = q.channel AND b.address = lower(q.address) AND {IN_FORCE})
+               AND NOT EXISTS (SELECT FROM message_opt_out o
+                               WHERE q.recipient_type = 'patient' AND o.patient_id = q.recipient_id
+                                 AND o.channel = q.channel AND o.kind IN (q.kind, 'any') AND q.kind <> 'service_notice')
+               AND NOT EXISTS (SELECT FROM patient p
+                               WHERE q.recipient_type = 'patient' AND p.id = q.recipient_id
+                                 AND p.deceased_on IS NOT NULL) AS ok
+        FROM asked q
+    ), moved AS (
+        UPDATE message m
+        SET on_wire_at = CASE WHEN look.ok THEN CAST(:at AS timestamptz) END,
+            state = CASE WHEN look.ok THEN 'claimed' WHEN attempts > 0 THEN 'retry' ELSE 'planned' END,
+            dispatcher = CASE WHEN look.ok THEN dispatcher END
+        FROM look WHERE m.id = look.id AND (look.channel = 'email' OR NOT look.ok)
+    )
+    SELECT id FROM look WHERE ok""")
 
 
 class Ledger:
@@ -142,16 +181,15 @@ class Ledger:
         after: tuple[datetime, int],
         limit: int,
     ) -> list[tuple[datetime, int]]:
-        """Lock the next messages to look at, oldest first, passing over those that another dispatcher is looking at.
-        The caller's transaction holds them until :meth:`claim`."""
+        """The next messages to look at, oldest first. Nothing is locked: writing them takes its time, and
+        :meth:`claim` takes only those that are still as they were."""
         rows = self._connection.execute(
             sa.text("""
                 SELECT send_after, id FROM message
                 WHERE state IN ('planned', 'retry') AND send_after <= :at AND (send_after, id) > (:time, :id)
                   AND kind = ANY (:kinds) AND clinic_id = ANY (:clinics)
                   AND (clinic_id = ANY (:open) OR kind = ANY (:any_hour))
-                ORDER BY send_after, id LIMIT :limit
-                FOR UPDATE SKIP LOCKED"""),
+                ORDER BY send_after, id LIMIT :limit"""),
             {
                 "at": at,
                 "time": after[0],
@@ -171,12 +209,28 @@ class Ledger:
         withheld: Sequence[tuple[int, str, str]],
         dropped: Sequence[tuple[int, str, int, str]],
         at: datetime,
-    ) -> None:
-        """Write down what is about to be sent, before it is; the caller commits.
+    ) -> set[int]:
+        """Write down what is about to be sent, before it is; the caller commits. Returns the messages that were still
+        waiting and that no other dispatcher is taking.
 
         ``withheld``: (message, state, reason); ``dropped``: (message, subject, its id, reason), ledger rows that their
         message leaves out. Texts can be looked up and count as on the wire from here; e-mails from :meth:`depart`.
         """
+        wanted = [claim.id for claim in claims] + [row[0] for row in withheld]
+        previous = [claim.previous for claim in claims] + [None] * len(withheld)
+        taken = set(
+            self._connection.scalars(
+                sa.text("""
+                    SELECT m.id FROM message m
+                    JOIN unnest(CAST(:ids AS bigint[]), CAST(:keys AS uuid[])) AS w (id, key) USING (id)
+                    WHERE m.state IN ('planned', 'retry')
+                      AND (m.idempotency_key IS NOT DISTINCT FROM w.key OR w.key IS NULL)
+                    FOR UPDATE OF m SKIP LOCKED"""),
+                {"ids": wanted, "keys": previous},
+            )
+        )
+        claims = [claim for claim in claims if claim.id in taken]
+        withheld = [row for row in withheld if row[0] in taken]
         if claims:
             self._connection.execute(
                 sa.text("""
@@ -230,38 +284,14 @@ class Ledger:
                     "reasons": [row[3] for row in dropped],
                 },
             )
+        return taken
 
-    def depart(self, message_id: int, at: datetime) -> bool:
-        """Commit that an e-mail is about to be on the wire; False where it must not be after all, because what it tells
-        is no longer so or an address was blocked while it waited its turn. Such a message is looked at anew."""
+    def depart(self, messages: Sequence[int], at: datetime) -> set[int]:
+        """Which of the claimed ``messages`` may leave now: what they tell is still so, and nobody has said meanwhile
+        that it is not wanted. E-mails among them are committed as being on the wire; the others of both are given back
+        and looked at anew."""
         with self._connection.begin():
-            state = self._connection.scalar(
-                sa.text("""
-                    UPDATE message m
-                    SET on_wire_at = CASE WHEN ok THEN CAST(:at AS timestamptz) END,
-                        state = CASE WHEN ok THEN 'claimed' WHEN attempts > 0 THEN 'retry' ELSE 'planned' END,
-                        dispatcher = CASE WHEN ok THEN dispatcher END
-                    FROM (SELECT NOT EXISTS (
-                                     SELECT FROM message_ledger l
-                                     LEFT JOIN appointment a ON a.id = l.subject_id
-                                     WHERE l.message_id = :id AND l.withheld IS NULL AND l.subject = 'appointment'
-                                       AND l.kind IN ('reminder', 'preparation')
-                                       AND (a.status = 'booked' AND a.start_version = l.version) IS NOT TRUE)
-                             AND NOT EXISTS (
-                                     SELECT FROM message_ledger l
-                                     LEFT JOIN appointment a ON l.kind = 'verification_nudge' AND a.id = l.subject_id
-                                     LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
-                                     WHERE l.message_id = :id AND l.withheld IS NULL
-                                       AND (a.status <> 'unverified' OR r.withdrawn_at IS NOT NULL
-                                            OR r.version <> l.version))
-                             AND NOT EXISTS (
-                                     SELECT FROM message_block b JOIN message x ON x.id = :id
-                                     WHERE b.channel = x.channel AND b.address = lower(x.address)) AS ok) AS look
-                    WHERE m.id = :id AND m.state = 'claimed' AND m.dispatcher = :dispatcher
-                    RETURNING m.state"""),
-                {"id": message_id, "at": at, "dispatcher": self.id},
-            )
-        return bool(state == "claimed")
+            return set(self._connection.scalars(_DEPART, {"ids": messages, "at": at, "dispatcher": self.id}))
 
     def record(self, results: Sequence[Result]) -> None:
         """Write down, in one transaction, what became of messages that this dispatcher claimed or looked up."""
@@ -328,9 +358,28 @@ class Ledger:
                     },
                 )
 
-    def block(self, message_ids: Sequence[int], at: datetime) -> None:
+    def refuse(self, results: Sequence[Result], answers: Sequence[Answer], at: datetime) -> None:
+        """Write down refusals that are the messages' own, after :meth:`record` had them wait, and what each says of
+        its address; ``results`` and ``answers`` go in pairs."""
         with self._connection.begin():
-            block(self._connection, message_ids, at)
+            note_refusals(self._connection, [result.id for result in results], answers, at)
+            self._connection.execute(
+                sa.text("""
+                    UPDATE message m
+                    SET state = r.state, reason = r.reason, changed_at = :at,
+                        send_after = coalesce(r.again, send_after), attempts = attempts + 1,
+                        refused_channels = array_append(refused_channels, channel)
+                    FROM unnest(CAST(:ids AS bigint[]), CAST(:states AS text[]), CAST(:reasons AS text[]),
+                                CAST(:again AS timestamptz[])) AS r (id, state, reason, again)
+                    WHERE m.id = r.id AND m.state = 'retry'"""),
+                {
+                    "at": at,
+                    "ids": [result.id for result in results],
+                    "states": [result.state for result in results],
+                    "reasons": [result.reason for result in results],
+                    "again": [result.send_after for result in results],
+                },
+            )
 
     def give_links(self, links: Sequence[tuple[int, str]], at: datetime, life: timedelta) -> None:
         """Give each (user, token) of an activation e-mail its single-use link, voiding the older ones; the caller
@@ -362,26 +411,6 @@ class Ledger:
                 {"limit": limit, "after": after},
             ).all()
         return [Doubt(*row) for row in rows]
-
-
-def block(connection: sa.Connection, message_ids: Sequence[int], at: datetime) -> None:
-    """Block the addresses of messages that were refused because nothing can ever arrive there."""
-    connection.execute(
-        sa.text("""
-            INSERT INTO message_block (channel, address, cause, since)
-            SELECT DISTINCT channel, lower(address), CASE channel WHEN 'sms' THEN 'refused' ELSE 'bounced' END,
-                   CAST(:at AS timestamptz)
-            FROM message WHERE id = ANY (:ids)
-            ON CONFLICT DO NOTHING"""),
-        {"ids": list(message_ids), "at": at},
-    )
-    connection.execute(
-        sa.text("""
-            UPDATE app_user u SET state = 'bounced' FROM message m
-            WHERE m.id = ANY (:ids) AND m.kind = 'activation' AND u.id = m.recipient_id
-              AND u.state IN ('never_invited', 'invited')"""),
-        {"ids": list(message_ids)},
-    )
 
 
 def settle(connection: sa.Connection, message_id: int, *, arrived: bool, who: str, at: datetime) -> bool:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import hours, receipts
 from polydesk_dagster.clinic.messages.hours import Hours
-from polydesk_dagster.clinic.messages.kinds import KINDS, PREPARATION, REMINDER, VERIFICATION
+from polydesk_dagster.clinic.messages.kinds import CONFIRMATION, KINDS, PREPARATION, REMINDER, VERIFICATION
 from polydesk_dagster.database.locks import in_turn
 
 
@@ -24,6 +24,7 @@ class Planned:
     messages: int = 0
     appointments: int = 0
     withheld: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,14 @@ _WANTED = {
     PREPARATION.key: "s.preparation IS NOT NULL",
 }
 _KNOWN_ALREADY = {
-    REMINDER.key: """a.start_version = 1 AND a.channel <> 'studiolab'
-                 AND a.created_at > :as_of - make_interval(hours => c.just_booked_hours)""",
+    # Who booked so shortly before the start, and was told it then: by a confirmation that went out, or at the desk too
+    # late for any reminder.
+    REMINDER.key: f"""a.start_version = 1 AND a.channel <> 'studiolab'
+                 AND a.created_at > a.starts_at - make_interval(hours => c.just_booked_hours)
+                 AND (a.created_at >= {_USEFUL_UNTIL[REMINDER.key]}
+                      OR EXISTS (SELECT FROM message_ledger k JOIN message n ON n.id = k.message_id
+                                 WHERE k.subject = 'appointment' AND k.subject_id = a.id AND k.kind = 'confirmation'
+                                   AND k.version = a.start_version AND k.withheld IS NULL AND n.state = 'sent'))""",
     PREPARATION.key: "false",
 }
 
@@ -121,7 +128,7 @@ WITH span AS (
 ), to_call AS (
     INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
     SELECT clinic_id, id, start_version, :kind, withheld, starts_at, :as_of
-    FROM judged WHERE withheld IS NOT NULL AND :kind = 'preparation'
+    FROM judged WHERE withheld <> 'just_booked'
     ON CONFLICT DO NOTHING
 ), looked AS (
     INSERT INTO message_horizon (clinic_id, kind, lead_days, looked_until)
@@ -144,7 +151,7 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
     """
     spans = due_spans(connection, kind, as_of, clinics)
     if not spans:
-        return Planned()
+        return Planned(kind=kind)
     # One planner of a kind at a time, also where one works for a clinic and one for all; the second sees what the
     # first wrote.
     in_turn(connection, "message planning", kind)
@@ -161,6 +168,7 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
         sum(row.appointments for row in rows if row.code is None),
         sum(row.appointments for row in rows if row.code is not None and row.withheld is None),
         withheld,
+        kind,
     )
 
 
@@ -201,7 +209,13 @@ def due_spans(connection: sa.Connection, kind: str, as_of: datetime, clinics: Se
 
 _ENQUEUE = """
 WITH wanted AS MATERIALIZED (
-    SELECT nextval(pg_get_serial_sequence('message', 'id')) AS message_id, asked.* FROM ({query}) AS asked
+    -- what concerns a child is told to the guardian
+    SELECT nextval(pg_get_serial_sequence('message', 'id')) AS message_id, asked.clinic_id, asked.subject,
+           asked.subject_id, asked.version, asked.recipient_type, asked.expires_at, asked.context,
+           coalesce(child.guardian_id, asked.recipient_id) AS recipient_id
+    FROM ({query}) AS asked
+    LEFT JOIN patient child ON asked.recipient_type = 'patient' AND child.id = asked.recipient_id
+         AND child.guardian_id IS NOT NULL AND child.birth_date + interval '18 years' > :as_of
 ), entry AS (
     INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
                                 message_id, starts_at, useful_until, planned_at)
@@ -233,6 +247,27 @@ def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mappin
     return connection.execute(statement, {**parameters, "kind": kind, "as_of": as_of}).rowcount
 
 
+# Who booked lately, and is to come later than the confirmation takes to be read.
+_TO_CONFIRM = """
+    SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, a.start_version AS version,
+           'patient' AS recipient_type, a.patient_id AS recipient_id, a.starts_at AS expires_at,
+           CAST(NULL AS jsonb) AS context
+    FROM appointment a
+    JOIN clinic_message_policy c ON c.clinic_id = a.clinic_id AND c.confirmations
+    WHERE a.status = 'booked' AND a.start_version = 1 AND a.channel <> 'studiolab' AND a.patient_id IS NOT NULL
+      AND a.created_at > CAST(:as_of AS timestamptz) - interval '1 day' AND a.created_at <= :as_of
+      AND a.starts_at > CAST(:as_of AS timestamptz) + interval '1 hour' AND a.clinic_id = ANY (:clinics)
+      AND NOT EXISTS (SELECT FROM message_ledger l
+                      WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = 'confirmation')"""
+
+
+def confirm(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> int:
+    """Put into the ledger one confirmation for each appointment booked in the last day, where the clinic's policy
+    wants them."""
+    wanted = {"clinics": [clinic.clinic_id for clinic in clinics]}
+    return enqueue(connection, CONFIRMATION.key, _TO_CONFIRM, wanted, as_of)
+
+
 # Who booked online and has not answered, at half time of the window; never one whom the desk, a payment or
 # studiolab vouches for.
 _TO_NUDGE = """
@@ -254,8 +289,9 @@ def nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) 
 
 
 def nothing_to_nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> bool:
+    """Whether no booking wants a nudge or a confirmation."""
     wanted = {"as_of": as_of, "clinics": [clinic.clinic_id for clinic in clinics]}
-    return not connection.scalar(sa.text(f"SELECT EXISTS ({_TO_NUDGE})"), wanted)
+    return not connection.scalar(sa.text(f"SELECT EXISTS ({_TO_NUDGE}) OR EXISTS ({_TO_CONFIRM})"), wanted)
 
 
 def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: datetime, clinics: Sequence[Hours]) -> bool:
@@ -277,7 +313,7 @@ def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: date
 
 
 def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why no run of ``kinds`` needs to start now, in Italian; None where one does."""
+    """Why no run of ``kinds`` needs to start now; None where one does."""
     clinics = hours.load(connection, as_of)
     if not nothing_to_send(connection, kinds, as_of, clinics):
         return None

@@ -3,55 +3,65 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages import blocks
 from polydesk_dagster.clinic.messages.kinds import KINDS, Channel
 from polydesk_dagster.clinic.patients.cleaning import e164
 
-_STOP = re.compile(r"\W*(stop|basta|ferma|cancella(mi)?|disiscrivi(mi)?|abmelden|unsubscribe)\b", re.IGNORECASE)
-_START = re.compile(r"\W*(start|riprendi|iscrivi(mi)?|anmelden)\b", re.IGNORECASE)
+# What may stand around the word: none of these changes what it means.
+_COURTESY = re.compile(
+    r"\b(?:buon ?giorno|buona ?sera|buon ?di|salve|ciao|grazie(?: mille)?|per favore|per cortesia|prego|"
+    r"(?:cordiali|distinti) saluti|saluti|hallo|guten (?:tag|morgen|abend)|bitte|danke(?: schon)?|hello|please|"
+    r"thank you|thanks)\b"
+)
+_STOP = frozenset({
+    "stop", "stopall", "stop all", "stop sms", "sms stop", "stop messaggi", "stop email", "stop mail",
+    "basta", "basta sms", "basta messaggi", "basta email",
+    "disiscrivi", "disiscrivimi", "disiscrivetemi", "cancellami", "cancellatemi", "cancella iscrizione",
+    "annulla iscrizione", "non scrivetemi piu", "non mi scrivete piu", "non voglio piu messaggi",
+    "non voglio ricevere messaggi", "non voglio piu ricevere messaggi",
+    "unsubscribe", "abmelden", "abbestellen", "keine sms", "keine sms mehr", "keine nachrichten mehr",
+})  # fmt: skip
+_START = frozenset({
+    "start", "unstop", "riprendi", "riprendete", "iscrivi", "iscrivimi", "iscrivetemi", "anmelden", "subscribe",
+})  # fmt: skip
+"""The whole of a text, courtesies aside; anything else is for the desk to read. «Cancella» and «annulla» alone are
+not here: they may speak of the appointment."""
+
+
+def read(text: str) -> str | None:
+    """``stop``, ``start``, or None for what only a person can understand."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    words = " ".join(re.findall(r"[a-z0-9]+", bare))
+    said = " ".join(_COURTESY.sub(" ", words).split())
+    return "stop" if said in _STOP else "start" if said in _START else None
 
 
 def receive(connection: sa.Connection, channel: Channel, address: str, text: str, as_of: datetime) -> str | None:
     """Take in what came back to a message: ``stop`` blocks the address for everybody who has it, ``start`` unblocks
-    it. Returns which of the two it was, or None."""
-    key = {"channel": channel, "address": address.strip().lower()}
-    if _STOP.match(text):
-        connection.execute(
-            sa.text("""
-                INSERT INTO message_block (channel, address, cause, since) VALUES (:channel, :address, 'stop', :as_of)
-                ON CONFLICT (channel, address) DO UPDATE SET cause = 'stop', since = excluded.since"""),
-            {**key, "as_of": as_of},
-        )
-        return "stop"
-    if _START.match(text):
-        connection.execute(
-            sa.text("DELETE FROM message_block WHERE channel = :channel AND address = :address AND cause = 'stop'"), key
-        )
-        return "start"
-    return None
+    it. Returns which of the two it was, or None; then, and where the address is none, nothing is done."""
+    said, known = read(text), read_address(address)
+    if said is None or known is None or known[0] != channel:
+        return None
+    if said == "stop":
+        blocks.stop(connection, *known, as_of)
+    else:
+        blocks.lift(connection, *known, who="recipient", why="start", as_of=as_of, cause="stop")
+    return said
 
 
 def read_address(typed: str) -> tuple[Channel, str] | None:
-    """What the desk typed, as (channel, address) in the form in which addresses are kept; None if it can be neither a
-    telephone nor an e-mail."""
+    """A telephone or an e-mail however it was written, as (channel, address) in the form in which addresses are kept;
+    None if it can be neither."""
     wanted = typed.strip()
     if "@" in wanted:
         return "email", wanted.lower()
     number = e164(wanted)
     return None if number is None else ("sms", number)
-
-
-def unblock(connection: sa.Connection, channel: Channel, address: str) -> bool:
-    """A person says that an address may be written to again, whyever it was blocked. Returns whether it was."""
-    return bool(
-        connection.execute(
-            sa.text("DELETE FROM message_block WHERE channel = :channel AND address = :address"),
-            {"channel": channel, "address": address},
-        ).rowcount
-    )
 
 
 def opt_out(

@@ -40,7 +40,9 @@ class Answer:
     retry_after: float | None = None
     """Seconds."""
     bad_address: bool = False
-    """Refused because that address can never receive anything."""
+    """Refused because that address can never receive anything, by the carrier's own word."""
+    strike: bool = False
+    """Refused in a way that speaks of the address, but not for good."""
     delivered: bool = False
     """Only from a look-up: the message has arrived."""
 
@@ -53,6 +55,11 @@ class Outgoing:
     address: str
     subject: str | None
     body: str
+    language: str = "it"
+    reply_to: str | None = None
+    """Where an answer to an e-mail goes."""
+    unsubscribe: str | None = None
+    """The https link on which one press says that nothing more is wanted (RFC 8058)."""
 
 
 class Provider(Protocol):

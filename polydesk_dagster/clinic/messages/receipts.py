@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import ledger
+from polydesk_dagster.clinic.messages.blocks import note_refusals
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.ledger import FIRST_QUESTION
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider
@@ -141,12 +141,13 @@ _UNDELIVERED = sa.text("""
 def _record(
     connection: sa.Connection, at: datetime, ids: Sequence[int], answers: Sequence[Answer | None], found: Receipts
 ) -> None:
-    arrived, lost, unanswered = [], [], []
+    arrived, unanswered = [], []
+    lost: dict[int, Answer] = {}
     for number, answer in zip(ids, answers, strict=True):
         if answer is not None and answer.delivered:
             arrived.append(number)
         elif answer is not None and answer.fate is Fate.REFUSED:
-            lost.append(number)
+            lost[number] = answer
         elif answer is None or answer.fate not in {Fate.ACCEPTED, Fate.UNKNOWN_KEY}:
             unanswered.append(number)
     if arrived:
@@ -154,5 +155,5 @@ def _record(
     if unanswered:
         connection.execute(_ASK_AGAIN, {"ids": unanswered, "at": at, "pause": FIRST_QUESTION})
     if lost:
-        ledger.block(connection, lost, at)
-        found.undelivered.update(connection.scalars(_UNDELIVERED, {"ids": lost, "at": at}).all())
+        note_refusals(connection, list(lost), list(lost.values()), at)
+        found.undelivered.update(connection.scalars(_UNDELIVERED, {"ids": list(lost), "at": at}).all())

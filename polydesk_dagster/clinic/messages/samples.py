@@ -8,11 +8,14 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import hours, judging, planning, templates
+from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready
 from polydesk_dagster.clinic.messages.kinds import CHANNELS, Channel
-from polydesk_dagster.clinic.messages.templates import BrokenTemplateError, Need, Shelf
+from polydesk_dagster.clinic.messages.sandbox import BrokenTemplateError
+from polydesk_dagster.clinic.messages.templates import Need, Shelf
 from polydesk_dagster.clinic.messages.text import Segments, segments
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.values import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Sample:
     subject: str | None
     body: str
     size: Segments | None
-    problem: str | None = None
+    problem: Reason | None = None
 
 
 def samples(connection: sa.Connection, kind: str, as_of: datetime, clinic: str | None, many: int = 3) -> list[Sample]:
@@ -35,13 +38,13 @@ def samples(connection: sa.Connection, kind: str, as_of: datetime, clinic: str |
     """
     clinics = {each.clinic_id: each for each in hours.load(connection, as_of, clinic)}
     if not clinics:
-        raise PermanentError(f"Non esiste una clinica attiva con il codice «{clinic}».")
+        raise PermanentError("message_unknown_clinic", code=clinic)
     attempt = connection.begin_nested()
     try:
         ids = _as_if_due(connection, kind, as_of, list(clinics), many)
         shelf = Shelf.load(connection)
         found = []
-        for message in judging.facts(connection, ids, as_of):
+        for message in facts(connection, ids, as_of):
             for channel in CHANNELS:
                 masked = _masked(message, channel)
                 verdict = judging.judge(masked, clinics[message.clinic_id], as_of, frozenset(CHANNELS))
@@ -93,6 +96,7 @@ def _masked(message: Candidate, channel: Channel) -> Candidate:
         email="nessuno@example.org" if channel == "email" else None,
         refusals=frozenset(),
         blocked={},
+        shared=frozenset(),
         told_today=0,
     )
     return replace(message, person=person)
@@ -105,9 +109,9 @@ def _sample(message: Candidate, ready: Ready, shelf: Shelf) -> Sample:
     template = shelf.find(need)
     try:
         if template is None:
-            return Sample(message.clinic, ready.channel, None, "", None, "manca il testo")
+            return Sample(message.clinic, ready.channel, None, "", None, Reason("template_missing"))
         text = templates.write(template.subject, template.body, ready.context)
     except BrokenTemplateError as error:
-        return Sample(message.clinic, ready.channel, None, "", None, str(error))
+        return Sample(message.clinic, ready.channel, None, "", None, Reason(error.code, {"value": error.value}))
     size = segments(text.body) if ready.channel == "sms" else None
     return Sample(message.clinic, ready.channel, text.subject, text.body, size)

@@ -9,24 +9,21 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import hours, judging, planning, receipts
-from polydesk_dagster.clinic.messages.dispatch import Limits, Tally, dispatch
+from polydesk_dagster.clinic.messages import calls, health, hours, judging, planning, receipts
+from polydesk_dagster.clinic.messages.dispatch import dispatch
+from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.hours import Hours
-from polydesk_dagster.clinic.messages.judging import Ready, Withheld, judge
-from polydesk_dagster.clinic.messages.kinds import (
-    CHANNELS,
-    KINDS,
-    PASSING,
-    PREPARATION,
-    REMINDER,
-    WHY_WORDS,
-    Channel,
-    Why,
-)
+from polydesk_dagster.clinic.messages.judging import Ready, Withheld
+from polydesk_dagster.clinic.messages.kinds import CHANNELS, PASSING, REMINDER, TO_CALL, Channel
+from polydesk_dagster.clinic.messages.pace import Limits, Tally
 from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.provider import Provider
 from polydesk_dagster.clinic.messages.receipts import Receipts
+from polydesk_dagster.clinic.messages.reporting import Came, reason_of, report_of
+from polydesk_dagster.clinic.messages.templates import Shelf
+from polydesk_dagster.clinic.messages.writing import Writer
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
+from polydesk_dagster.values import Money, Term, Value
 
 VOLUME_GUARD = "unusual_volume"
 UNUSUAL = 3
@@ -37,12 +34,6 @@ _SMALL = 200
 """Messages a day that are never too many."""
 
 Progress = Callable[[int, int, str], None]
-CARRIERS: Mapping[str, str] = {
-    "sms": "il gateway SMS: imposta POLYDESK_SMS_URL, POLYDESK_SMS_TOKEN e POLYDESK_SMS_SENDER",
-    "email": "il server di posta: imposta POLYDESK_SMTP_URL e POLYDESK_MAIL_FROM",
-}
-
-_LOST = "il gestore non è riuscito a consegnarli: numero da correggere in anagrafica"
 
 
 def _silent(_done: int, _total: int, _what: str) -> None:
@@ -69,14 +60,14 @@ def send(
         if not clinics:
             return unknown_clinic(clinic)
         planned = planning.plan(connection, kind, as_of, clinics)
-        nudges = planning.nudge(connection, as_of, clinics)
-        planned = replace(planned, messages=planned.messages + nudges, appointments=planned.appointments + nudges)
+        more = planning.nudge(connection, as_of, clinics) + planning.confirm(connection, as_of, clinics)
+        planned = replace(planned, messages=planned.messages + more, appointments=planned.appointments + more)
         if preview:
             report = _preview(connection, as_of, kind, clinics, planned)
             connection.rollback()
             return report
         connection.commit()
-    arrived = Receipts()
+    arrived: Receipts | None = None
     if kind == REMINDER.key:
         arrived = receipts.collect(engine, as_of, providers.get("sms"), clinics)
     with engine.connect() as connection:
@@ -92,16 +83,17 @@ def send(
         tally = dispatch(
             engine, as_of, providers=providers, clinics=clinics, kinds=kinds, limits=limits, progress=progress
         )
-    if kind == PREPARATION.key and (limits is not None or planned.withheld):
-        with engine.begin() as connection:
-            list_calls(connection, as_of)
-    return report_of(planned, tally, arrived)
+    with engine.begin() as connection:
+        calls.refresh(connection, kind, as_of)
+        open_calls = calls.waiting(connection, kind, [clinic.clinic_id for clinic in clinics])
+        doubts = health.doubts(connection, [clinic.clinic_id for clinic in clinics])
+    return report_of(Came(planned, tally, arrived, open_calls, doubts, limits))
 
 
 def unknown_clinic(clinic: str | None) -> Report:
     if clinic is None:
-        return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("no_clinics", "Non c'è ancora nessuna clinica attiva."),))
-    return Report.refused("unknown_clinic", f"Non esiste una clinica attiva con il codice «{clinic}».", clinic)
+        return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("message_no_clinics"),))
+    return Report.refused("message_unknown_clinic", {"code": clinic}, clinic)
 
 
 def hold_unusual(connection: sa.Connection, kind: str, as_of: datetime, *, allowed: bool) -> Report | None:
@@ -133,88 +125,8 @@ def hold_unusual(connection: sa.Connection, kind: str, as_of: datetime, *, allow
             {"kind": kind, "wanted": wanted, "usual": usual, "at": as_of},
         )
         return None
-    return Report.refused(
-        VOLUME_GUARD,
-        f"{KINDS[kind].name}: oggi sarebbero {wanted} messaggi, di solito {usual}. Nessuno è partito: "
-        f"se è giusto così, ripeti con la protezione «{VOLUME_GUARD}» tolta.",
-    )
-
-
-_CALL = sa.text("""
-    INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
-    SELECT l.clinic_id, l.subject_id, l.version, l.kind, m.reason, a.starts_at, :as_of
-    FROM message m
-    JOIN message_ledger l ON l.message_id = m.id AND l.subject = 'appointment' AND l.withheld IS NULL
-    JOIN appointment a ON a.id = l.subject_id AND a.status = 'booked' AND a.start_version = l.version
-    WHERE m.kind = 'preparation' AND m.state IN ('withheld', 'failed') AND m.changed_at >= :as_of
-      AND m.reason = ANY (:reasons) AND a.starts_at > :as_of
-    ON CONFLICT DO NOTHING""")
-
-
-def list_calls(connection: sa.Connection, as_of: datetime) -> int:
-    """Put on the desk's call list whose preparation could not be sent since ``as_of``."""
-    reasons = [Why.NO_ADDRESS, Why.OPTED_OUT, Why.TOO_LATE, Why.REFUSED, Why.EXHAUSTED, Why.TEMPLATE, Why.PERSON_CAP]
-    return connection.execute(_CALL, {"as_of": as_of, "reasons": [str(why) for why in reasons]}).rowcount
-
-
-def report_of(planned: Planned, tally: Tally, arrived: Receipts | None = None) -> Report:
-    """What the operator reads: counts, why what was not sent was not, and which carrier is missing.
-
-    ``arrived``: where the gateway was asked what became of earlier texts."""
-    failed = tally.total("failed")
-    unknown = tally.total("unknown")
-    counts = Counts(
-        created=planned.messages,
-        updated=tally.total("sent"),
-        skipped=sum(planned.withheld.values()) + tally.total("withheld"),
-        failed=failed + unknown,
-    )
-    why: Counter[tuple[str, str]] = Counter(planned.withheld)
-    for (clinic, _, state, reason), count in tally.counts.items():
-        if state in {"withheld", "failed"}:
-            why[clinic, reason] += count
-    reasons = [Reason(code, WHY_WORDS[code], clinic, count) for (clinic, code), count in sorted(why.items())]
-    outcome = done(counts)
-    if unknown:
-        reasons.append(
-            Reason("unknown", "Non si sa se siano arrivati: vedi «polydesk messages unknown»", count=unknown)
-        )
-    if arrived is not None:
-        reasons += [Reason("undelivered", _LOST, clinic, n) for clinic, n in sorted(arrived.undelivered.items())]
-    for channel, code in tally.closed.items():
-        reasons.insert(0, Reason("carrier", f"Non risponde o ci rifiuta {CARRIERS[channel].split(':')[0]} ({code})"))
-        outcome = Outcome.PARTIAL if counts.updated else Outcome.FAILED
-    for channel, count in tally.missing.items():
-        reasons.insert(0, Reason("not_configured", f"Manca {CARRIERS[channel]}; i messaggi aspettano", count=count))
-        outcome = Outcome.PARTIAL if counts.changed else Outcome.SKIPPED
-    if tally.capped:
-        reasons.append(Reason("cap", "Raggiunto il massimo per esecuzione o per ora: il resto parte più tardi"))
-    figures = {
-        "Messaggi pianificati": planned.messages,
-        "Appuntamenti nei messaggi": planned.appointments,
-        "Inviati": tally.total("sent"),
-        "Trattenuti": counts.skipped,
-        "Da ritentare": tally.total("retry", "planned"),
-        "Non riusciti": failed,
-        "In dubbio": unknown,
-        "Dubbi chiariti": tally.settled,
-    }
-    if arrived is not None:
-        figures |= {"Consegne confermate": arrived.delivered, "Non consegnati": arrived.undelivered.total()}
-    return Report(outcome, counts, tuple(reasons), figures, (_by_clinic(tally),) if tally.counts else ())
-
-
-def _by_clinic(tally: Tally) -> Table:
-    states = ("sent", "withheld", "retry", "failed", "unknown")
-    totals: dict[tuple[str, str], Counter[str]] = {}
-    for (clinic, kind, state, _), count in tally.counts.items():
-        totals.setdefault((clinic, kind), Counter())["retry" if state == "planned" else state] += count
-    rows = tuple(
-        (clinic, KINDS[kind].name, *(counts[state] for state in states))
-        for (clinic, kind), counts in sorted(totals.items())
-    )
-    columns = ("Clinica", "Messaggio", "Inviati", "Trattenuti", "Da ritentare", "Non riusciti", "In dubbio")
-    return Table("Per clinica", columns, rows, len(rows))
+    values: dict[str, Value] = {"kind": Term("message_kind", kind), "wanted": wanted, "usual": usual}
+    return Report.refused(VOLUME_GUARD, values)
 
 
 def _preview(
@@ -229,19 +141,34 @@ def _preview(
     ).all()
     would: Counter[tuple[str, str]] = Counter()
     why: Counter[tuple[str, str]] = Counter(planned.withheld)
+    limits = Limits.load(connection)
+    writer, pieces = Writer(Shelf.load(connection), by_clinic, limits.most_segments), 0
     for first in range(0, len(ids), 1000):
-        for message in judging.facts(connection, ids[first : first + 1000], as_of):
-            verdict = judge(message, by_clinic[message.clinic_id], as_of, frozenset(CHANNELS))
-            if isinstance(verdict, Ready):
+        for message in facts(connection, ids[first : first + 1000], as_of):
+            verdict = judging.judge(message, by_clinic[message.clinic_id], as_of, frozenset(CHANNELS))
+            job = writer.write(message, verdict) if isinstance(verdict, Ready) else verdict
+            if isinstance(job, Withheld):
+                why[message.clinic, job.why] += 1
+            elif isinstance(verdict, Ready) and not isinstance(job, judging.Wait):
                 would[message.clinic, verdict.channel] += 1
-            elif isinstance(verdict, Withheld):
-                why[message.clinic, verdict.why] += 1
+                pieces += job.claim.segments or 0
+    aside = sum(count for (_, reason), count in why.items() if reason in TO_CALL[kind])
     counts = Counts(created=would.total(), skipped=why.total())
-    rows = tuple((clinic, channel, count) for (clinic, channel), count in sorted(would.items()))
+    rows = tuple((clinic, Term("channel", channel), count) for (clinic, channel), count in sorted(would.items()))
+    figures: dict[str, Value] = {
+        "messages_would_go": would.total(),
+        "messages_would_not": why.total(),
+        "messages_segments": pieces,
+    }
+    if limits.segment_cost is not None:
+        figures["messages_cost"] = Money(pieces * limits.segment_cost)
     return Report(
-        done(counts),
+        done(counts, set_aside=aside),
         counts,
-        tuple(Reason(code, WHY_WORDS[code], clinic, count) for (clinic, code), count in sorted(why.items())),
-        {"Messaggi che partirebbero": would.total(), "Messaggi da trattenere": why.total()},
-        (Table("Partirebbero", ("Clinica", "Canale", "Messaggi"), rows, len(rows)),) if rows else (),
+        tuple(reason_of(code, clinic, count) for (clinic, code), count in sorted(why.items())),
+        figures,
+        (Table("messages_would_go", ("clinic", "message_channel", "messages_would_go"), rows, len(rows)),)
+        if rows
+        else (),
+        preview=True,
     )

@@ -5,27 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from polydesk_dagster.clinic.messages import sandbox
 from polydesk_dagster.clinic.messages.factory import FACTORY
-from polydesk_dagster.clinic.messages.text import plain, segments
+from polydesk_dagster.clinic.messages.kinds import Channel
+from polydesk_dagster.clinic.messages.sandbox import BrokenTemplateError
+from polydesk_dagster.clinic.messages.text import CLINICAL, plain, segments
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.values import Reason, Term, Value
 
 LONGEST_SMS = 4
 """Segments above which the lint complains."""
-_LONGEST = 10_000
-"""Characters of a rendered text; a loop that writes more is a mistake."""
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-
-
-class BrokenTemplateError(Exception):
-    """A template that cannot be written; says the variable or the place, never a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +35,18 @@ _FACTORY = {
 }
 
 
-@lru_cache(maxsize=1024)
-def _compiled(source: str) -> Template:
-    return _ENVIRONMENT.from_string(source)
-
-
 def write(subject: str | None, body: str, context: Mapping[str, Any]) -> Text:
     """Render a template; without a subject it is an SMS, and typographic characters that would make it longer go.
 
     Raises:
-        BrokenTemplateError: for a syntax error, an unknown variable, a forbidden access or an endless text.
+        BrokenTemplateError: for whatever keeps it from being written.
     """
-    try:
-        written = _compiled(body).render(context).strip() + ("\n" if subject is not None else "")
-        head = None if subject is None else " ".join(_compiled(subject).render(context).split())
-    except (TemplateError, SecurityError, OverflowError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise BrokenTemplateError(_place(error)) from None
+    written = sandbox.render(body, context).strip() + ("\n" if subject is not None else "")
+    head = None if subject is None else " ".join(sandbox.render(subject, context).split())
     written = plain(written) if subject is None else written
-    if len(written) > _LONGEST or not written.strip():
-        raise BrokenTemplateError("il testo è vuoto o troppo lungo")
+    if not written.strip():
+        raise BrokenTemplateError("template_empty")
     return Text(head, written)
-
-
-def _place(error: Exception) -> str:
-    if isinstance(error, TemplateSyntaxError):
-        return f"errore di sintassi alla riga {error.lineno}"
-    unknown = re.match(r"'(?:[\w.]+ object' has no attribute ')?(\w+)'", str(error))
-    return f"variabile sconosciuta: {unknown[1]}" if unknown else type(error).__name__
 
 
 _PERSON = {"clinica": "Poliambulatorio Prova", "telefono": "+390510000000", "nome": "Mario Rossi"}
@@ -94,16 +72,16 @@ _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
         "giorno": "mercoledì 11 marzo",
         "scadenza": "12:30",
     },
-    ("report_ready", "plain"): _PERSON,
+    ("confirmation", "plain"): {
+        **_PERSON,
+        "giorno": "mercoledì 11 marzo",
+        "appuntamenti": [{**_APPOINTMENT, **_NAMED}],
+    },
+    ("confirmation", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("report_ready", "plain"): {**_PERSON, "iniziali": ""},
     ("service_notice", "plain"): {**_PERSON, "avviso": "domani la sede resta chiusa."},
 }
 """What each template may use, with an example of each variable."""
-
-_CLINICAL = re.compile(
-    r"diagnos|patolog|oncolog|onkolog|tumor|neoplas|hiv\b|aids\b|ivg\b|abort|interruzione|schwangerschaftsabbruch|ser\.?d\b"
-    r"|tossicodip|dipendenz|psichiatr|psychiatr|gravidanz|schwanger|sifilid|epatit|positiv|negativ|esito|befund",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,44 +89,110 @@ class Finding:
     """What is wrong with a template; an error forbids its use, else it is advice."""
 
     error: bool
-    message: str
+    reason: Reason
+
+
+def _error(code: str, **values: Value) -> Finding:
+    return Finding(True, Reason(code, values))
 
 
 def lint(kind: str, variant: str, channel: str, subject: str | None, body: str) -> list[Finding]:
     """What is wrong with a text before anybody is sent it."""
     sample = _SAMPLES.get((kind, variant))
     if sample is None:
-        return [Finding(True, f"non esiste un template «{kind}» di tipo «{variant}»")]
+        return [_error("template_unknown_kind", kind=Term("message_kind", kind), variant=variant)]
     found = []
-    clinical = _CLINICAL.search(f"{subject or ''}\n{body}")
+    clinical = re.search(CLINICAL, f"{subject or ''}\n{body}", re.IGNORECASE)
     if clinical:
-        found.append(Finding(True, f"la parola «{clinical[0]}» rivela lo stato di salute: toglila"))
+        found.append(_error("template_clinical", word=clinical[0]))
     try:
         for source in filter(None, (subject, body)):
-            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - sample.keys()
-            found += [Finding(True, f"variabile sconosciuta: {name}") for name in sorted(unknown)]
+            unknown = sandbox.check(source) - sample.keys()
+            found += [_error("template_variable", value=name) for name in sorted(unknown)]
         if found:
             return found
         text = write(subject, body, sample)
-    except TemplateSyntaxError as error:
-        return [*found, Finding(True, f"errore di sintassi alla riga {error.lineno}")]
     except BrokenTemplateError as error:
-        return [*found, Finding(True, str(error))]
+        return [*found, _error(error.code, value=error.value)]
     if "{{ clinica }}" not in body and "{{clinica}}" not in body:
-        found.append(Finding(True, "non dice chi scrive: usa {{ clinica }}"))
+        found.append(_error("template_anonymous"))
     if channel == "sms":
         size = segments(text.body)
         if size.culprits:
-            found.append(
-                Finding(False, f"«{size.culprits}» obbliga a UCS-2: {size.segments} SMS invece di {_plain(text.body)}")
+            reason = Reason(
+                "template_ucs2",
+                {"characters": size.culprits, "segments": size.segments, "instead": _plain(text.body)},
             )
+            found.append(Finding(False, reason))
         if size.segments > LONGEST_SMS:
-            found.append(Finding(False, f"occupa {size.segments} SMS: al più {LONGEST_SMS}"))
+            found.append(Finding(False, Reason("template_segments", {"segments": size.segments, "most": LONGEST_SMS})))
+    return found
+
+
+def save(
+    connection: sa.Connection,
+    clinic_id: int | None,
+    kind: str,
+    variant: str,
+    channel: Channel,
+    language: str,
+    text: Text,
+) -> list[Finding]:
+    """Make ``text`` the clinic's (without one, the chain's) from the next message planned on. Returns the advice.
+
+    Raises:
+        PermanentError: for a text that lint finds an error in; nothing is saved.
+    """
+    found = lint(kind, variant, channel, text.subject, text.body)
+    for finding in found:
+        if finding.error:
+            raise PermanentError("template_refused", why=finding.reason)
+    connection.execute(
+        sa.text("""
+            INSERT INTO message_template (layer, clinic_id, kind, variant, channel, language, subject, body)
+            VALUES (CASE WHEN CAST(:clinic AS bigint) IS NULL THEN 'chain' ELSE 'clinic' END, :clinic, :kind, :variant,
+                    :channel, :language, :subject, :body)
+            ON CONFLICT (layer, clinic_id, kind, variant, channel, language) DO UPDATE
+            SET subject = excluded.subject, body = excluded.body, retired_at = NULL, updated_at = now()"""),
+        {
+            "clinic": clinic_id,
+            "kind": kind,
+            "variant": variant,
+            "channel": channel,
+            "language": language,
+            "subject": text.subject if channel == "email" else None,
+            "body": text.body,
+        },
+    )
     return found
 
 
 def _plain(text: str) -> int:
     return segments("".join(c if not segments(c).culprits else "x" for c in text)).segments
+
+
+@dataclass(frozen=True, slots=True)
+class Customised:
+    """A text that is in force instead of the factory's; ``clinic`` is None for the chain's."""
+
+    clinic: str | None
+    kind: str
+    variant: str
+    channel: str
+    language: str
+    subject: str | None
+    body: str
+
+
+def customised(connection: sa.Connection) -> list[Customised]:
+    """The chain's first, then clinic by clinic."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.code, t.kind, t.variant, t.channel, t.language, t.subject, t.body
+            FROM message_template t LEFT JOIN clinic c ON c.id = t.clinic_id
+            WHERE t.retired_at IS NULL ORDER BY c.code NULLS FIRST, 2, 3, 4, 5""")
+    )
+    return [Customised(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

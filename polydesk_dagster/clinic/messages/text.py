@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+
+CLINICAL = (
+    r"diagnos|patolog|oncolog|onkolog|tumor|neoplas|hiv(?!\w)|aids(?!\w)|ivg(?!\w)|abort|interruzione"
+    r"|schwangerschaftsabbruch|ser\.?d(?!\w)|tossicodip|dipendenz|psichiatr|psychiatr|gravidanz|schwanger|sifilid"
+    r"|epatit|positiv|negativ|esito|befund"
+)
+"""What tells of somebody's health, in a text or in a service's name; read alike by Python and by PostgreSQL."""
 
 _GSM = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
@@ -71,15 +79,36 @@ _PLAIN = str.maketrans(
         "…": "...",
         "\u00a0": " ",
         "\u202f": " ",
+        "\t": " ",
+        "\u00ad": None,
+        "\u200b": None,
+        "\ufeff": None,
+        "´": "'",
+        "`": "'",
+        "•": "-",
+        "·": "-",
+        "°": "o",
+        "º": "o",
+        "ª": "a",
+        "ç": "c",
+        "×": "x",
+        "½": "1/2",
+        "¼": "1/4",
+        "²": "2",
+        "³": "3",
+        "µ": "u",
+        "≥": ">=",
+        "≤": "<=",
     }
 )
 
 
 def plain(text: str) -> str:
-    """``text`` with what an Italian keyboard has for typographic characters, where that keeps it within GSM-7: one «È»
-    would double the SMS. Else, and so for every name of a person, nothing is changed."""
-    written = text.translate(_PLAIN)
-    return text if segments(written).culprits else written
+    """``text`` composed, and with what an Italian keyboard has for typographic characters, where that keeps it within
+    GSM-7: one «È» would double the SMS. Else, and so for every name of a person, nothing more is changed."""
+    composed = unicodedata.normalize("NFC", text)
+    written = composed.translate(_PLAIN)
+    return composed if segments(written).culprits else written
 
 
 @lru_cache(4096)

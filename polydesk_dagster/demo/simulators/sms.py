@@ -95,7 +95,7 @@ class SmsSimulator(Simulator):
             return problem(400, "empty text", reason="testo o mittente vuoto")
         message = Message(uuid.uuid4().hex, key, to, sender, text, "accepted", time.time())
         if to.endswith(UNDELIVERABLE):
-            message.status, message.reason = "undeliverable", "numero inesistente"
+            message.status, message.reason = "undeliverable", "unknown_number"
         self.messages[key] = message
         if self._journal:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class SmsSimulator(Simulator):
             return problem(404, "the gateway never accepted that key")
         if message.status == "accepted":
             lost = message.to.endswith(LOST)
-            message.status, message.reason = ("undeliverable", "numero inesistente") if lost else ("delivered", None)
+            message.status, message.reason = ("undeliverable", "unknown_number") if lost else ("delivered", None)
         return Reply(message.answer())
 
     async def _messages(self, request: Request) -> Response:

@@ -1,0 +1,107 @@
+"""Addresses that are not written to, whoever's they are: a STOP, a mailbox that does not exist, two soft refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.messages.kinds import Channel
+from polydesk_dagster.clinic.messages.provider import Answer
+
+STRIKES = 2
+"""Soft refusals of different messages after which an address is left alone for a while."""
+SOFT = timedelta(days=30)
+"""How long it is."""
+FORGOTTEN = timedelta(days=90)
+"""After which an earlier soft refusal no longer counts."""
+
+IN_FORCE = "(b.until IS NULL OR b.until > :at) AND (b.lifted_at IS NULL OR b.since > b.lifted_at)"
+"""Whether a row ``b`` of ``message_block`` holds at ``:at``."""
+
+# What was refused softly once is remembered by a block that has ended already.
+_NOTE = sa.text(f"""
+    INSERT INTO message_block AS b (channel, address, cause, since, until, strikes, code)
+    SELECT DISTINCT ON (m.channel, lower(m.address)) m.channel, lower(m.address),
+           CASE m.channel WHEN 'sms' THEN 'refused' ELSE 'bounced' END, CAST(:at AS timestamptz),
+           CASE WHEN NOT n.hard THEN CAST(:at AS timestamptz) END, CASE WHEN n.hard THEN 0 ELSE 1 END, n.code
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:hard AS boolean[]), CAST(:codes AS text[])) AS n (id, hard, code)
+    JOIN message m USING (id)
+    WHERE m.address IS NOT NULL
+    ORDER BY m.channel, lower(m.address), n.hard DESC
+    ON CONFLICT (channel, address) DO UPDATE
+    SET cause = excluded.cause, since = excluded.since, code = excluded.code,
+        strikes = CASE WHEN excluded.until IS NULL THEN 0
+                       WHEN b.since < excluded.since - CAST(:forgotten AS interval) OR b.lifted_at >= b.since THEN 1
+                       ELSE b.strikes + 1 END,
+        until = CASE WHEN excluded.until IS NULL THEN NULL
+                     WHEN b.since < excluded.since - CAST(:forgotten AS interval) OR b.lifted_at >= b.since
+                         OR b.strikes + 1 < :strikes THEN excluded.until
+                     ELSE excluded.until + CAST(:soft AS interval) END
+    WHERE NOT ({IN_FORCE})""")
+
+
+def note_refusals(connection: sa.Connection, messages: Sequence[int], answers: Sequence[Answer], at: datetime) -> None:
+    """Take down what refusals say of the addresses of ``messages``: nothing, that nothing can ever arrive there, or a
+    soft refusal, of which it takes two."""
+    noted = [
+        (number, answer)
+        for number, answer in zip(messages, answers, strict=True)
+        if answer.bad_address or answer.strike
+    ]
+    if not noted:
+        return
+    connection.execute(
+        _NOTE,
+        {
+            "at": at,
+            "ids": [number for number, _ in noted],
+            "hard": [answer.bad_address for _, answer in noted],
+            "codes": [answer.code for _, answer in noted],
+            "forgotten": FORGOTTEN,
+            "soft": SOFT,
+            "strikes": STRIKES,
+        },
+    )
+    connection.execute(
+        sa.text("""
+            UPDATE app_user u SET state = 'bounced' FROM message m
+            WHERE m.id = ANY (:ids) AND m.kind = 'activation' AND u.id = m.recipient_id
+              AND u.state IN ('never_invited', 'invited')"""),
+        {"ids": [number for number, answer in noted if answer.bad_address]},
+    )
+
+
+def stop(connection: sa.Connection, channel: Channel, address: str, as_of: datetime) -> None:
+    """Nothing more is to be written to ``address``, until it says otherwise or somebody lifts it."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO message_block (channel, address, cause, since) VALUES (:channel, :address, 'stop', :at)
+            ON CONFLICT (channel, address) DO UPDATE
+            SET cause = 'stop', since = excluded.since, until = NULL, strikes = 0, code = NULL"""),
+        {"channel": channel, "address": address, "at": as_of},
+    )
+
+
+def lift(
+    connection: sa.Connection,
+    channel: Channel,
+    address: str,
+    *,
+    who: str,
+    why: str,
+    as_of: datetime,
+    cause: str | None = None,
+) -> bool:
+    """``address`` may be written to again, whyever it was blocked (or only where it was for ``cause``); who said so and
+    why stays. Returns whether it was blocked."""
+    return bool(
+        connection.execute(
+            sa.text(f"""
+                UPDATE message_block b SET lifted_at = :at, lifted_by = :who, lift_reason = :why
+                WHERE channel = :channel AND address = :address AND {IN_FORCE}
+                  AND (CAST(:cause AS text) IS NULL OR cause = :cause)"""),
+            {"channel": channel, "address": address, "at": as_of, "who": who, "why": why, "cause": cause},
+        ).rowcount
+    )

@@ -1,0 +1,127 @@
+"""The desk's call list: appointments that live, and whose message reached nobody although it should have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.messages.kinds import TO_CALL
+from polydesk_dagster.values import Instant
+
+_LOOK_BACK = timedelta(hours=1)
+"""How long before a run began a message may have ended and still be its own: the run's clock goes on while it works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One appointment to telephone about; names and telephones are for people with access to the records."""
+
+    id: int
+    appointment_id: int
+    clinic: str
+    kind: str
+    reason: str
+    start: Instant
+    patient: str
+    guardian: str | None
+    phones: tuple[str, ...]
+    service: str
+
+
+# A child's guardian may be dead; a dead patient's appointment is for the desk to cancel, not to remind of.
+_LIST = sa.text("""
+    WITH unsent AS (
+        SELECT l.clinic_id, l.subject_id, l.version, l.kind, l.recipient_id, coalesce(l.withheld, m.reason) AS reason,
+               m.changed_at
+        FROM message m JOIN message_ledger l ON l.message_id = m.id AND l.subject = 'appointment'
+        WHERE m.kind = :kind AND m.changed_at >= :since
+          AND (l.withheld IS NOT NULL OR m.state IN ('withheld', 'failed'))
+    )
+    INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
+    SELECT u.clinic_id, u.subject_id, u.version, u.kind, u.reason, a.starts_at,
+           greatest(u.changed_at, CAST(:as_of AS timestamptz))
+    FROM unsent u
+    JOIN appointment a ON a.id = u.subject_id AND a.status = 'booked' AND a.start_version = u.version
+    JOIN patient p ON p.id = a.patient_id AND p.deceased_on IS NULL
+    WHERE u.reason = ANY (:reasons) AND a.starts_at > :as_of
+    ON CONFLICT DO NOTHING""")
+
+_CLOSE = sa.text("""
+    UPDATE call_list l SET state = 'done', done_at = :as_of, outcome = CASE WHEN l.starts_at <= :as_of THEN 'past'
+                                                                            ELSE 'no_longer_so' END
+    WHERE l.state = 'open'
+      AND (l.starts_at <= :as_of
+           OR NOT EXISTS (SELECT FROM appointment a WHERE a.id = l.appointment_id AND a.status = 'booked'
+                            AND a.start_version = l.start_version))""")
+
+
+def refresh(connection: sa.Connection, kind: str, as_of: datetime) -> None:
+    """List whose message of ``kind`` could not be sent since about ``as_of``; close what is past or no longer so."""
+    asked = {"kind": kind, "as_of": as_of, "since": as_of - _LOOK_BACK, "reasons": [str(why) for why in TO_CALL[kind]]}
+    connection.execute(_LIST, asked)
+    connection.execute(_CLOSE, {"as_of": as_of})
+
+
+def waiting(connection: sa.Connection, kind: str, clinics: Sequence[int]) -> Counter[str]:
+    """How many calls are open, by clinic code."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.code, count(*) AS calls FROM call_list l JOIN clinic c ON c.id = l.clinic_id
+            WHERE l.state = 'open' AND l.kind = :kind AND l.clinic_id = ANY (:clinics) GROUP BY c.code"""),
+        {"kind": kind, "clinics": list(clinics)},
+    )
+    return Counter({row.code: row.calls for row in rows})
+
+
+def to_make(connection: sa.Connection, as_of: datetime, clinic: str | None = None) -> list[Call]:
+    """The open calls whose appointment is still ahead, soonest first."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT l.id, l.appointment_id, c.code, l.kind, l.reason, l.starts_at, c.time_zone,
+                   concat_ws(' ', p.first_name, p.last_name) AS patient,
+                   nullif(concat_ws(' ', g.first_name, g.last_name), '') AS guardian,
+                   array_remove(ARRAY[g.mobile, g.phone, p.mobile, p.phone], NULL) AS phones,
+                   coalesce(s.name, '') AS service
+            FROM call_list l
+            JOIN clinic c ON c.id = l.clinic_id
+            JOIN appointment a ON a.id = l.appointment_id AND a.status = 'booked'
+                              AND a.start_version = l.start_version
+            LEFT JOIN patient p ON p.id = a.patient_id
+            LEFT JOIN patient g ON g.id = p.guardian_id AND g.deceased_on IS NULL
+                               AND p.birth_date + interval '18 years' > a.starts_at
+            LEFT JOIN service s ON s.id = a.service_id
+            WHERE l.state = 'open' AND l.starts_at > :as_of AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
+            ORDER BY l.starts_at, l.id"""),
+        {"as_of": as_of, "clinic": clinic},
+    )
+    return [
+        Call(
+            row.id,
+            row.appointment_id,
+            row.code,
+            row.kind,
+            row.reason,
+            Instant(row.starts_at, row.time_zone),
+            row.patient,
+            row.guardian,
+            tuple(dict.fromkeys(row.phones)),
+            row.service,
+        )
+        for row in rows
+    ]
+
+
+def done(connection: sa.Connection, number: int, *, who: str, outcome: str, at: datetime) -> bool:
+    """Somebody has telephoned, and what came of it. Returns False where the call is not open (any more)."""
+    return bool(
+        connection.execute(
+            sa.text("""
+                UPDATE call_list SET state = 'done', done_at = :at, done_by = :who, outcome = :outcome
+                WHERE id = :id AND state = 'open'"""),
+            {"id": number, "who": who, "outcome": outcome, "at": at},
+        ).rowcount
+    )

@@ -1,0 +1,95 @@
+"""From a judged message to what goes on the wire: text, key, and what is sent instead where it costs too much."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from polydesk_dagster.clinic.messages import templates
+from polydesk_dagster.clinic.messages.hours import Hours
+from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Withheld
+from polydesk_dagster.clinic.messages.kinds import ABOUT_APPOINTMENTS, ACTIVATION, Channel, Why
+from polydesk_dagster.clinic.messages.ledger import Claim
+from polydesk_dagster.clinic.messages.provider import Outgoing
+from polydesk_dagster.clinic.messages.sandbox import BrokenTemplateError
+from polydesk_dagster.clinic.messages.templates import Need, Shelf, Text
+from polydesk_dagster.clinic.messages.text import segments
+
+LINK_LIFE = timedelta(days=7)
+"""How long the link of an activation e-mail is good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A written message on its way to the wire."""
+
+    message: Candidate
+    outgoing: Outgoing
+    channel: Channel
+    claim: Claim
+    token: str | None
+    """Of an activation e-mail's link."""
+
+
+class Writer:
+    """Writes the messages of one run. A template that broke once is not tried again."""
+
+    def __init__(self, shelf: Shelf, clinics: Mapping[int, Hours], most_segments: int) -> None:
+        self._shelf, self._clinics, self._most = shelf, clinics, most_segments
+        self._broken: dict[Text, BrokenTemplateError] = {}
+
+    def write(self, message: Candidate, ready: Ready, by_mail: Ready | None = None) -> Job | Withheld:
+        """``ready`` as a job. ``by_mail``: the same message by e-mail, where that is possible, for a text that would
+        take more segments than it may."""
+        try:
+            text = self._text(message, ready, token := self._token(message))
+            if ready.channel == "sms" and segments(text.body).segments > self._most:
+                if by_mail is not None:
+                    ready, text = by_mail, self._text(message, by_mail, token)
+                elif message.kind in ABOUT_APPOINTMENTS:
+                    text = self._text(message, replace(ready, variant="neutral"), token)
+        except BrokenTemplateError:
+            return Withheld(Why.TEMPLATE, failed=True)
+        same = message.key is not None and token is None
+        same = same and (message.address, message.subject, message.body) == (ready.address, text.subject, text.body)
+        key = message.key if same and message.key else str(uuid.uuid4())
+        claim = Claim(
+            message.id,
+            ready.channel,
+            ready.address,
+            key,
+            text.subject,
+            text.body if token is None else text.body.replace(token, "…"),
+            segments(text.body).segments if ready.channel == "sms" else None,
+            message.key,
+        )
+        clinic = self._clinics[message.clinic_id]
+        outgoing = Outgoing(key, ready.address, text.subject, text.body, ready.language, clinic.email)
+        return Job(message, outgoing, ready.channel, claim, token)
+
+    def _token(self, message: Candidate) -> str | None:
+        return secrets.token_urlsafe(32) if message.kind == ACTIVATION.key else None
+
+    def _text(self, message: Candidate, ready: Ready, token: str | None) -> Text:
+        need = Need(
+            message.kind, ready.variant, ready.channel, ready.language, message.clinic_id, message.template_revision
+        )
+        template = self._shelf.find(need)
+        if template is None:
+            raise BrokenTemplateError("template_missing")
+        if template in self._broken:
+            raise self._broken[template]
+        context: Mapping[str, Any] = ready.context
+        if token is not None:
+            address = f"{self._clinics[message.clinic_id].portal_url}?{urlencode({'codice': token})}"
+            context = {**context, "collegamento": address, "giorni": LINK_LIFE.days}
+        try:
+            return templates.write(template.subject, template.body, context)
+        except BrokenTemplateError as error:
+            self._broken[template] = error
+            raise
