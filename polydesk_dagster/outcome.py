@@ -52,7 +52,7 @@ WHAT_TO_DO = "what_to_do"
 """The figure that says what a person does next."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """Records by what became of them."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -61,12 +63,28 @@ def _table(kept: dict[str, Any]) -> Table:
     return Table(kept.get("key") or kept["title"], tuple(kept["columns"]), rows, kept["total"])
 
 
+_REPORT = "r.outcome, r.counts, r.reasons, r.figures, r.tables, r.plan_id, r.preview"
+
+
+def _report(row: Sequence[Any]) -> Report:
+    outcome, counts, reasons, figures, tables, plan_id, preview = row
+    return Report(
+        Outcome(outcome),
+        Counts(**counts),
+        tuple(map(Reason.from_dict, reasons)),
+        mapping_from_json(figures),
+        tuple(map(_table, tables)),
+        plan_id,
+        preview,
+    )
+
+
 def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[tuple[str | None, Report]]:
     """The reports that the runs of ``service`` inside one Dagster run left, oldest first, each with its clinic; what
     was only a preview counts where the whole run was one."""
     rows = connection.execute(
-        sa.text("""
-            SELECT c.code, r.outcome, r.counts, r.reasons, r.figures, r.tables, r.plan_id, r.preview
+        sa.text(f"""
+            SELECT c.code, {_REPORT}
             FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
             WHERE r.dagster_run = :run AND r.service = :service
               AND r.preview = (SELECT bool_and(preview) FROM service_run
@@ -74,18 +92,32 @@ def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[
             ORDER BY r.id"""),
         {"run": dagster_run, "service": service},
     )
-    return [
-        (
-            code,
-            Report(
-                Outcome(outcome),
-                Counts(**counts),
-                tuple(map(Reason.from_dict, reasons)),
-                mapping_from_json(figures),
-                tuple(map(_table, tables)),
-                plan_id,
-                preview,
-            ),
-        )
-        for code, outcome, counts, reasons, figures, tables, plan_id, preview in rows
-    ]
+    return [(row[0], _report(row[1:])) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run of a service as the history shows it; ``clinic`` is a code, None the whole chain."""
+
+    clinic: str | None
+    at: datetime
+    seconds: float
+    dagster_run: str | None
+    report: Report
+
+
+def past(
+    connection: sa.Connection, service: str, clinics: Collection[str] | None = None, limit: int = 30
+) -> list[PastRun]:
+    """The newest runs of ``service``, newest first, previews included; with ``clinics`` (codes) only theirs and those
+    of the whole chain."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT c.code, r.started_at, r.seconds, r.dagster_run, {_REPORT}
+            FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
+            WHERE r.service = :service
+              AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
+            ORDER BY r.id DESC LIMIT :limit"""),
+        {"service": service, "clinics": None if clinics is None else sorted(clinics), "limit": limit},
+    )
+    return [PastRun(row[0], row[1], row[2], row[3], _report(row[4:])) for row in rows]

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.catalog import Service
+from polydesk_dagster.catalog import Place, Service
 from polydesk_dagster.changes import plans
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database.service_runs import recorded
@@ -75,16 +75,42 @@ def _execute(
     person: str | None,
     told: Told,
 ) -> Report:
+    given = {name: value for name, value in config.items() if value is not None}
+    steps = {"ops": {step: {"config": given} for step in service.steps}}
+    order = Order(service.key, steps, _tags(service.key, person), partition)
+    return _reported(settings, engine, service.place, order, service.key, partition, told)
+
+
+def _tags(key: str, person: str | None) -> dict[str, str]:
+    return {"polydesk/service": key} | ({PERSON_TAG: person} if person else {})
+
+
+def _reported(
+    settings: Settings, engine: sa.Engine, place: Place, order: Order, key: str, clinic: str | None, told: Told
+) -> Report:
+    """Carry out ``order`` and gather what its run recorded."""
     from polydesk_dagster.runtime.submit import execute
 
-    given = {name: value for name, value in config.items() if value is not None}
-    tags = {"polydesk/service": service.key} | ({PERSON_TAG: person} if person else {})
-    steps = {"ops": {step: {"config": given} for step in service.steps}}
-    finished = execute(settings, service.place.value, Order(service.key, steps, tags, partition), told)
+    finished = execute(settings, place.value, order, told)
     with engine.connect() as connection:
-        reports = [report for _, report in recorded(connection, finished.run_id, service.key)]
+        reports = [report for _, report in recorded(connection, finished.run_id, key)]
     said = {report.outcome for report in reports} & {Outcome.REFUSED, Outcome.FAILED}
     if not ((reports and finished.status == "SUCCESS") or (said and finished.status == "FAILURE")):
         values: dict[str, Value] = {"run": finished.run_id, "status": Term("run_status", finished.status)}
-        reports.append(Report.failed("no_report", values, partition))
+        reports.append(Report.failed("no_report", values, clinic))
     return combine(reports, steps=True)
+
+
+def use(
+    settings: Settings,
+    engine: sa.Engine,
+    tool: str,
+    clinic: str | None,
+    config: Mapping[str, Any],
+    *,
+    person: str | None = None,
+    told: Told = lambda _: None,
+) -> list[tuple[str | None, Report]]:
+    """Run ``tool``, a job beside the services such as ``apply_plan``, and wait for the end; returns its report."""
+    order = Order(tool, {"ops": {f"run_{tool}": {"config": dict(config)}}}, _tags(tool, person))
+    return [(clinic, _reported(settings, engine, Place.ORDINARY, order, tool, clinic, told))]

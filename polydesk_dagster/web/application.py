@@ -18,12 +18,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.runtime import health
-from polydesk_dagster.web import login, oidc, services
+from polydesk_dagster.web import login, oidc, reader, red, services
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
 from polydesk_dagster.web.guard import Guard
 from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
-PAGES: tuple[Pages, ...] = (login.pages, oidc.pages, services.pages)
+PAGES: tuple[Pages, ...] = (login.pages, oidc.pages, reader.pages, services.pages, red.pages)
 """Every module of views; a new one is named here."""
 DAGSTER = "/dagster"
 

@@ -11,16 +11,19 @@ from typing import Any
 
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import LANGUAGES, teller
-from polydesk_dagster.web import sessions, tokens
+from polydesk_dagster.told import LANGUAGES, Teller, teller
+from polydesk_dagster.values import Value
+from polydesk_dagster.web import sessions, tokens, words
 from polydesk_dagster.web.guard import Address
-from polydesk_dagster.web.roles import May, Person
+from polydesk_dagster.web.presses import Presses
+from polydesk_dagster.web.roles import Person
 
 HERE = Path(__file__).parent
 
@@ -39,16 +42,30 @@ class Door:
     address: Address = field(init=False)
     kept: dict[str, Any] = field(default_factory=dict)
     """What modules of views make once and keep."""
+    presses: Presses = field(init=False, default_factory=Presses)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", Address.of(self.settings))
 
     @cached_property
     def templates(self) -> Jinja2Templates:
-        templates = Jinja2Templates(HERE / "templates", context_processors=[_known])
+        templates = Jinja2Templates(HERE / "templates", context_processors=[known])
         templates.env.trim_blocks = templates.env.lstrip_blocks = True
-        templates.env.globals["May"] = May
+        templates.env.globals |= words.GLOBALS
         return templates
+
+    @cached_property
+    def dagster(self) -> sa.Engine:
+        """Dagster's own database."""
+        return create_engine(dagster_url(self.settings).set(drivername="postgresql+psycopg"))
+
+    def page(self, request: Request, template: str, /, **values: object) -> Response:
+        """A page in the reader's language."""
+        return self.templates.TemplateResponse(request, template, values)
+
+    def say(self, request: Request, name: str, /, **values: Value) -> str:
+        """A sentence of the catalogues in the reader's language."""
+        return teller_of(request).text(name, **values)
 
     @property
     def cookie(self) -> str:
@@ -105,7 +122,12 @@ def language_of(connection: HTTPConnection) -> str:
     return next((each for each in asked if each in LANGUAGES), LANGUAGES[0])
 
 
-def _known(connection: HTTPConnection) -> dict[str, object]:
+def teller_of(connection: HTTPConnection) -> Teller:
+    """Who speaks the reader's language."""
+    return teller(language_of(connection))
+
+
+def known(connection: HTTPConnection) -> dict[str, object]:
     """What every template knows: who speaks its language (``t``), ``person``, ``may(May.RUN)`` and a form's
     ``form_token``."""
     door: Door = connection.state.door
@@ -114,7 +136,9 @@ def _known(connection: HTTPConnection) -> dict[str, object]:
     return {
         "person": person,
         "may": person.may if person else lambda _permission: False,
-        "t": teller(language_of(connection)),
+        "t": teller_of(connection),
+        "now": door.now(),
+        "here": connection.url.path,
         "form_token": tokens.of_form(token) if token and person else "",
     }
 

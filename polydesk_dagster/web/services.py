@@ -1,24 +1,235 @@
-"""*Impostazioni → Servizi*: every service of the catalogue."""
+"""*Impostazioni → Servizi*: every service as it is, and its buttons: run, preview, pause, resume, let go live."""
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
 
-from polydesk_dagster.catalog import ROME, SERVICES, next_run
-from polydesk_dagster.web.door import Door
-from polydesk_dagster.web.roles import May
-from polydesk_dagster.web.routes import Pages
+import sqlalchemy as sa
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from polydesk_dagster.catalog import BY_KEY, Place, Service
+from polydesk_dagster.database import service_runs
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.runtime.pressing import press
+from polydesk_dagster.runtime.state import activity
+from polydesk_dagster.runtime.state.model import ServiceState
+from polydesk_dagster.web import looks
+from polydesk_dagster.web.door import Door, known, teller_of
+from polydesk_dagster.web.presses import Pressed
+from polydesk_dagster.web.roles import May, Person
+from polydesk_dagster.web.routes import Pages, clinic_of
 
 pages = Pages()
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "calendar": ("calendar",),
+    "notifications": ("notifications",),
+    "maintenance": ("statistics", "caches", "maintenance", "knowledge"),
+    "studiolab": ("studiolab",),
+}
+"""The page's groups, each with the catalogue's that stand in it; the emergency ones have a zone of their own."""
+
+ALL_IN_ORDER = ("sync_collaborators", "sync_services", "sync_prices")
+"""«Sincronizza tutto»: prices need services and collaborators; agreements are the first step of the prices."""
+
+PAUSES = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
+"""For how long a service can be paused by one choice."""
+
+HISTORY = sa.text("""
+    SELECT w.service, array_agg(r.outcome ORDER BY r.id)
+    FROM unnest(CAST(:services AS text[])) w(service)
+    CROSS JOIN LATERAL (
+        SELECT id, outcome FROM service_run r
+        WHERE r.service = w.service AND (NOT r.preview OR w.service = ANY(:only_look)) ORDER BY id DESC LIMIT 30) r
+    GROUP BY w.service""")
+"""The outcomes of each service's last thirty runs, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the page."""
+
+    state: ServiceState
+    outcomes: Sequence[str]
+    """Of the last thirty runs, oldest first."""
+    pressed: Pressed | None
+    """A press from this page that goes on."""
+
+    @property
+    def service(self) -> Service:
+        return self.state.service
+
+    @property
+    def behind(self) -> list[str]:
+        """Codes of the clinics whose last run somebody must look at."""
+        return [run.clinic for run in self.state.runs if run.bad and run.clinic is not None]
+
+    @property
+    def waiting(self) -> int:
+        """Records that wait for a person."""
+        return sum(each.count for each in self.state.waiting)
 
 
 @pages.get("/", May.SEE)
 def services(request: Request) -> Response:
     door: Door = request.state.door
-    now = door.now()
-    rows = []
-    for service in SERVICES:
-        coming = next_run(service, now)
-        rows.append((service, coming.astimezone(ROME).strftime("%d/%m %H:%M") if coming else "—"))
-    return door.templates.TemplateResponse(request, "services.html", {"rows": rows})
+    with door.engine.connect() as connection:
+        rows = list(_rows(door, connection))
+        clinics = looks.clinics(connection, request.state.person)
+    groups = {
+        name: [row for row in rows if row.service.group in within and row.service.place is Place.ORDINARY]
+        for name, within in GROUPS.items()
+    }
+    red = [row for row in rows if row.service.place is Place.EMERGENCY]
+    standing = sum(row.state.activity.mode == "not_live" for row in rows)
+    return door.page(request, "services.html", groups=groups, red=red, clinics=clinics, standing=standing)
+
+
+def _rows(door: Door, connection: sa.Connection) -> Iterator[Row]:
+    states = looks.states(door, connection)
+    only_look = [state.service.key for state in states if state.service.only_looks]
+    values = {"services": [state.service.key for state in states], "only_look": only_look}
+    history = {row[0]: row[1] for row in connection.execute(HISTORY, values)}
+    for state in states:
+        key = state.service.key
+        yield Row(state, history.get(key, ()), door.presses.running(key, None))
+
+
+@pages.get("/servizi/{key}", May.SEE)
+def service(request: Request) -> Response:
+    """One service: its last runs in words, what waits, and its history."""
+    door: Door = request.state.door
+    key = _service(request).key
+    with door.engine.connect() as connection:
+        (row,) = (row for row in _rows(door, connection) if row.service.key == key)
+        clinics = looks.clinics(connection, request.state.person)
+        said = activity.history(connection, key, 20)
+        runs = service_runs.past(connection, key, request.state.person.clinics)
+    return door.page(request, "service.html", row=row, clinics=clinics, said=said, runs=runs, pauses=list(PAUSES))
+
+
+@pages.post("/servizi/{key}/esegui", May.RUN)
+def run(request: Request) -> Response:
+    return _press(request, preview=False)
+
+
+@pages.post("/servizi/{key}/anteprima", May.RUN)
+def preview(request: Request) -> Response:
+    return _press(request, preview=True)
+
+
+def _press(request: Request, *, preview: bool) -> Response:
+    door: Door = request.state.door
+    person: Person = request.state.person
+    service = _service(request)
+    if service.place is Place.EMERGENCY:
+        raise HTTPException(403, door.say(request, "web.red_only"))
+    clinic = clinic_of(request, request.state.form.get("clinic") or None)
+    config = {"preview": True} if preview and not service.only_looks else {}
+    work = partial(press, door.settings, door.engine, service, clinic, config, person=person.signature)
+    started, new = door.presses.start(
+        service.key, clinic, lambda told: work(told=told), preview=preview, by=person.name, at=door.now()
+    )
+    address = f"/premute/{started.id}" + ("" if new else "?gia=1")
+    return RedirectResponse(address, 303)
+
+
+@pages.get("/premute/{press}", May.SEE)
+def pressed(request: Request) -> Response:
+    """A press, while it goes on and when it has ended."""
+    door: Door = request.state.door
+    again = request.query_params.get("gia") == "1"
+    return door.page(request, "pressed.html", press=_pressed(request), again=again)
+
+
+@pages.get("/premute/{press}/stato", May.SEE)
+async def press_events(request: Request) -> Response:
+    """Server-sent events: the press as the page shows it, whenever it changes, until it ends."""
+    door: Door = request.state.door
+    press = _pressed(request)
+    template = door.templates.get_template("pressed_part.html")
+
+    def next_part() -> str:
+        with press.changed:
+            if not press.ended:
+                press.changed.wait(timeout=10)
+        return template.render(known(request), press=press)
+
+    async def parts() -> AsyncIterator[str]:
+        while await door.still_here(request):
+            ended = press.ended
+            lines = (await run_in_threadpool(next_part)).splitlines()
+            yield "".join(f"data: {line}\n" for line in lines) + "\n"
+            if ended:
+                yield "event: end\ndata:\n\n"
+                return
+
+    return StreamingResponse(parts(), media_type="text/event-stream")
+
+
+@pages.post("/servizi/{key}/sospendi", May.RUN)
+def pause(request: Request) -> Response:
+    form = request.state.form
+    span = PAUSES.get(form.get("for", ""))
+    if span is None:
+        raise HTTPException(400, request.state.door.say(request, "web.choose_until"))
+
+    def said(connection: sa.Connection, key: str, actor: str, reason: str, now: datetime) -> None:
+        activity.pause(connection, key, until=now + span, actor=actor, reason=reason, as_of=now)
+
+    return _say(request, said)
+
+
+@pages.post("/servizi/{key}/riprendi", May.RUN)
+def resume(request: Request) -> Response:
+    def said(connection: sa.Connection, key: str, actor: str, reason: str, now: datetime) -> None:
+        activity.resume(connection, key, actor=actor, reason=reason, as_of=now)
+
+    return _say(request, said)
+
+
+@pages.post("/servizi/{key}/avvia", May.RUN)
+def go_live(request: Request) -> Response:
+    def said(connection: sa.Connection, key: str, actor: str, reason: str, now: datetime) -> None:
+        activity.go_live(connection, [key], actor=actor, reason=reason, as_of=now)
+
+    return _say(request, said)
+
+
+Said = Callable[[sa.Connection, str, str, str, datetime], None]
+
+
+def _say(request: Request, said: Said) -> Response:
+    """Change whether a service starts by itself, which is the whole chain's affair."""
+    door: Door = request.state.door
+    person: Person = request.state.person
+    clinic_of(request, None)
+    key, reason = _service(request).key, request.state.form.get("reason", "").strip()
+    try:
+        with door.engine.begin() as connection:
+            said(connection, key, person.signature, reason, door.now())
+    except PolydeskError as error:
+        raise HTTPException(400, teller_of(request).reason(error.reason)) from None
+    return RedirectResponse(f"/servizi/{key}", 303)
+
+
+def _service(request: Request) -> Service:
+    found = BY_KEY.get(request.path_params["key"])
+    if found is None:
+        raise HTTPException(404)
+    return found
+
+
+def _pressed(request: Request) -> Pressed:
+    door: Door = request.state.door
+    person: Person = request.state.person
+    found = door.presses.find(request.path_params["press"])
+    if found is None or not (person.clinics is None or found.clinic is None or found.clinic in person.clinics):
+        raise HTTPException(404)
+    return found

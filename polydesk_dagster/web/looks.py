@@ -1,0 +1,43 @@
+"""What several pages read: the state of services, the clinics that a person sees, her runs. No rule is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from polydesk_dagster.runtime.state import activity, services
+from polydesk_dagster.runtime.state.model import ServiceState
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.roles import Person
+
+
+def states(door: Door, connection: sa.Connection) -> tuple[ServiceState, ...]:
+    """Every service; where Dagster's own database does not answer, without what only that knows."""
+    live = activity.starts_live(door.settings)
+    try:
+        with door.dagster.connect() as dagster:
+            return services.service_states(connection, dagster, door.now(), live=live)
+    except sa.exc.OperationalError:
+        return services.service_states(connection, None, door.now(), live=live)
+
+
+@dataclass(frozen=True, slots=True)
+class Clinic:
+    id: int
+    code: str
+    name: str
+    zone: str
+    linked: bool
+    """Whether its studiolab is on."""
+
+
+def clinics(connection: sa.Connection, person: Person) -> list[Clinic]:
+    """The active clinics that a person acts for, by code."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.id, c.code, c.name, c.time_zone, coalesce(i.active, false)
+            FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id WHERE c.active ORDER BY c.code""")
+    )
+    found = [Clinic(*row) for row in rows]
+    return [clinic for clinic in found if person.clinics is None or clinic.code in person.clinics]

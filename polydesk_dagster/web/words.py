@@ -1,0 +1,66 @@
+"""What the templates call: the places of the navigation, typed values to be told, and when a service runs next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.runtime.state.model import Mode, ServiceState
+from polydesk_dagster.told import Teller
+from polydesk_dagster.values import Count, Instant, Several, Value
+from polydesk_dagster.web.roles import May
+
+PLACES: tuple[tuple[str, str, May], ...] = (
+    ("/", "services", May.SEE),
+    ("/dagster/", "dagster", May.SEE),
+)
+"""The navigation: address, name and the permission that it needs; every page stands below one of them."""
+
+HEIGHTS: Mapping[str, tuple[int, int]] = {
+    "ok": (2, 18),
+    "nothing_to_do": (12, 8),
+    "skipped": (16, 4),
+    "partial": (6, 14),
+    "refused": (4, 16),
+    "failed": (0, 20),
+}
+"""Where a bar of the sparkline begins and how high it is, by outcome: told apart without colours too."""
+
+
+def said_of(t: Teller, state: ServiceState) -> str:
+    """When a service runs next, or since when and by whom it does not."""
+    activity = state.activity
+    match activity.mode:
+        case Mode.PAUSED:
+            values: dict[str, Value] = {"who": activity.actor, "until": _instant(activity.until)}
+            return t.text("web.paused", **values)
+        case Mode.NOT_LIVE:
+            return t.text("web.not_live")
+        case Mode.SWITCHED_OFF:
+            return t.text("web.switched_off")
+        case Mode.ON if state.next_run is not None:
+            return t.text("web.next_run", at=Instant(state.next_run))
+        case _:
+            return ""
+
+
+def _instant(at: datetime | None) -> Instant | None:
+    return None if at is None else Instant(at)
+
+
+def _several(items: Iterable[Value]) -> Several:
+    return Several(tuple(items))
+
+
+GLOBALS: Mapping[str, object] = {
+    "BY_KEY": BY_KEY,
+    "HEIGHTS": HEIGHTS,
+    "May": May,
+    "PLACES": PLACES,
+    "count": Count,
+    "instant": Instant,
+    "said_of": said_of,
+    "several": _several,
+}
+"""What every template knows beside what belongs to its request."""
