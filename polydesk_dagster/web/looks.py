@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -12,14 +12,25 @@ from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import Person
 
 
-def states(door: Door, connection: sa.Connection) -> tuple[ServiceState, ...]:
-    """Every service; where Dagster's own database does not answer, without what only that knows."""
+def states(door: Door, connection: sa.Connection, person: Person) -> list[ServiceState]:
+    """Every service, as far as a person's clinics go; where Dagster's own database does not answer, without what only
+    that knows."""
     live = activity.starts_live(door.settings)
     try:
         with door.dagster.connect() as dagster:
-            return services.service_states(connection, dagster, door.now(), live=live)
+            found = services.service_states(connection, dagster, door.now(), live=live)
     except sa.exc.OperationalError:
-        return services.service_states(connection, None, door.now(), live=live)
+        found = services.service_states(connection, None, door.now(), live=live)
+    if person.clinics is None:
+        return list(found)
+    return [
+        replace(
+            state,
+            runs=tuple(run for run in state.runs if run.clinic is None or person.acts_for(run.clinic)),
+            waiting=tuple(each for each in state.waiting if each.clinic is None or person.acts_for(each.clinic)),
+        )
+        for state in found
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Row:
 def services(request: Request) -> Response:
     door: Door = request.state.door
     with door.engine.connect() as connection:
-        rows = list(_rows(door, connection))
+        rows = list(_rows(door, connection, request.state.person))
         clinics = looks.clinics(connection, request.state.person)
     groups = {
         name: [row for row in rows if row.service.group in within and row.service.place is Place.ORDINARY]
@@ -91,8 +91,8 @@ def services(request: Request) -> Response:
     return door.page(request, "services.html", groups=groups, red=red, clinics=clinics, standing=standing)
 
 
-def _rows(door: Door, connection: sa.Connection) -> Iterator[Row]:
-    states = looks.states(door, connection)
+def _rows(door: Door, connection: sa.Connection, person: Person) -> Iterator[Row]:
+    states = looks.states(door, connection, person)
     only_look = [state.service.key for state in states if state.service.only_looks]
     values = {"services": [state.service.key for state in states], "only_look": only_look}
     history = {row[0]: row[1] for row in connection.execute(HISTORY, values)}
@@ -107,7 +107,7 @@ def service(request: Request) -> Response:
     door: Door = request.state.door
     key = _service(request).key
     with door.engine.connect() as connection:
-        (row,) = (row for row in _rows(door, connection) if row.service.key == key)
+        (row,) = (row for row in _rows(door, connection, request.state.person) if row.service.key == key)
         clinics = looks.clinics(connection, request.state.person)
         said = activity.history(connection, key, 20)
         runs = service_runs.past(connection, key, request.state.person.clinics)

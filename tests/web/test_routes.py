@@ -32,7 +32,7 @@ def test_whoever_is_not_known_gets_no_further_than_the_login(door: Served) -> No
         method, path = route.split()
         answer = client.request(method, path.replace("{", "").replace("}", ""))
         if may is None:
-            assert answer.status_code != 303, route
+            assert answer.status_code != 303 or route == "POST /lingua", route
         elif method == "GET":
             assert answer.headers["location"].startswith("/entra"), route
         else:
@@ -64,7 +64,7 @@ def test_what_goes_wrong_inside_is_told_nobody(door: Served, caplog: pytest.LogC
         raise ValueError("Mario Rossi RSSMRA70A01A944X")
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(services, "next_run", broken)
+    patch.setattr(services.looks, "states", broken)
     answer = door.signed_in("desk").get("/")
     patch.undo()
     assert answer.status_code == 500

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -109,12 +110,16 @@ def execute(instance: DagsterInstance, run_id: str, on_event: Callable[[DagsterE
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run in the block as canceled, its end recorded.
+    """Ctrl-C and SIGTERM end the run in the block as canceled, its end recorded. Only the main thread is told of
+    signals: in another one, as under the door, they are somebody else's.
 
     Dagster's run worker and its ``dagster job execute`` do this; nothing public gives it to another program.
     """
     from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     setup_interrupt_handlers()
     with capture_interrupts():
         yield

@@ -1,0 +1,152 @@
+"""*Impostazioni → Servizi*: what each role sees and may press, in each language, and what a press does."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.catalog import SERVICES, Place
+from polydesk_dagster.database.engine import business_url, dagster_url
+from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.database.service_runs import record
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.state import activity
+from polydesk_dagster.told import teller
+from tests import world
+from tests.web.world import Served
+
+
+@pytest.fixture
+def served(door: Served) -> Served:
+    with door.door.engine.begin() as connection:
+        world.clinic(connection)
+    return door
+
+
+def _ran(engine: sa.Engine, service: str, report: Report, clinic: str | None = None) -> None:
+    now = datetime.now(UTC) - timedelta(minutes=69)
+    with engine.begin() as connection:
+        record(
+            connection, service, report, clinic=clinic, preview=report.preview, dagster_run="r", as_of=now, started=now,
+            seconds=1.0,
+        )  # fmt: skip
+
+
+def test_every_service_stands_in_its_group_with_its_name_and_sentence(served: Served) -> None:
+    for language, heading in (("it", "Impostazioni → Servizi"), ("en", "Settings → Services"), ("de", "Einstellungen")):
+        text = unescape(served.signed_in("superuser").get("/", headers={"accept-language": language}).text)
+        assert heading in text
+        for service in SERVICES:
+            assert teller(language).service(service.key) in text, service.key
+
+
+@pytest.mark.parametrize(
+    ("role", "runs", "red"),
+    [("desk", False, False), ("specialist", False, False), ("manager", True, False), ("superuser", True, True)],
+)
+def test_a_role_sees_only_the_buttons_that_it_may_press(served: Served, role: str, runs: bool, red: bool) -> None:
+    text = served.signed_in(role).get("/").text
+    assert ("/servizi/clear_caches/esegui" in text) is runs
+    assert all((f"/rossa/{s.key}" in text) is red for s in SERVICES if s.place is Place.EMERGENCY)
+
+
+@pytest.mark.parametrize(
+    ("path", "role", "status"),
+    [
+        ("/servizi/clear_caches/esegui", "desk", 403),
+        ("/servizi/clear_caches/anteprima", "specialist", 403),
+        ("/servizi/release_all_holds/esegui", "superuser", 403),
+        ("/rossa/release_all_holds/guarda", "manager", 403),
+        ("/rossa/release_all_holds/premi", "manager", 403),
+        ("/rossa/clear_caches/guarda", "superuser", 404),
+        ("/servizi/nobody/esegui", "manager", 404),
+        ("/servizi/send_reminders/sospendi", "desk", 403),
+    ],
+)
+def test_what_a_role_may_not_press_is_refused(served: Served, path: str, role: str, status: int) -> None:
+    with served.signed_in(role) as browser:
+        assert browser.post(path, data=served.form(browser)).status_code == status
+
+
+def test_the_last_outcome_is_told_in_words_with_its_reason(served: Served) -> None:
+    reason = Reason("no_instant", {"given": "<script>alert(1)</script>"})
+    _ran(served.door.engine, "clear_caches", Report(Outcome.PARTIAL, Counts(updated=2, failed=1), (reason,)))
+    _ran(served.door.engine, "clear_caches", Report(Outcome.OK, Counts(updated=9), preview=True))
+    with served.signed_in("desk") as browser:
+        row = re.search(r'<li class="service" id="clear_caches">.*?</li>', browser.get("/").text, re.DOTALL)
+        assert row is not None
+        assert "riuscito in parte" in row[0]
+        assert "1 ora e 9 minuti fa" in row[0]
+        page = browser.get("/servizi/clear_caches").text
+    assert "2 modifiche, 1 errore" in page
+    assert "anteprima: niente è cambiato" in page
+    assert "9 da modificare" in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        hers, other = world.clinic(connection, code="MI01"), world.clinic(connection, code="NA01")
+    assert other
+    _ran(served.door.engine, "refresh_sort_names", Report(Outcome.FAILED, Counts(failed=1)), "NA01")
+    with served.signed_in("manager", clinic=hers) as browser:
+        assert "NA01" not in browser.get("/servizi/refresh_sort_names").text
+        for clinic in ("NA01", ""):
+            form = served.form(browser, clinic=clinic)
+            assert browser.post("/servizi/refresh_sort_names/esegui", data=form).status_code == 403
+        form = served.form(browser, reason="Festa del paese", **{"for": "day"})
+        assert browser.post("/servizi/send_reminders/sospendi", data=form).status_code == 403
+
+
+def test_a_pause_says_who_why_and_until_when_and_ends_by_a_word(served: Served) -> None:
+    with served.signed_in("superuser") as browser:
+        assert "non ancora avviato" in browser.get("/servizi/send_reminders").text
+        form = served.form(browser, reason="Tutto è stato provato")
+        assert browser.post("/servizi/send_reminders/avvia", data=form).status_code == 303
+        form = served.form(browser, reason="La posta è rotta", **{"for": "day"})
+        assert browser.post("/servizi/send_reminders/sospendi", data=form).status_code == 303
+        page = browser.get("/servizi/send_reminders").text
+        assert "sospeso da superuser:" in page
+        assert "La posta è rotta" in page
+        with served.door.engine.connect() as connection:
+            said = activity.activity(connection, "send_reminders", datetime.now(UTC), live=True)
+        assert said.mode == "paused"
+        short = served.form(browser, reason="sì")
+        assert browser.post("/servizi/send_reminders/riprendi", data=short).status_code == 400
+        form = served.form(browser, reason="La posta va di nuovo")
+        assert browser.post("/servizi/send_reminders/riprendi", data=form).status_code == 303
+        assert "sospeso da" not in browser.get("/servizi/send_reminders").text.split("<details>")[0]
+
+
+def test_the_language_that_was_chosen_stays(served: Served) -> None:
+    with served.signed_in("desk") as browser:
+        answer = browser.post("/lingua", data=served.form(browser, lingua="de", da="//evil.example"))
+        assert answer.headers["location"] == "/"
+        assert "Einstellungen → Dienste" in browser.get("/").text
+
+
+@pytest.mark.slow
+def test_a_press_runs_the_service_and_tells_how_it_ended(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = served.door.settings
+    monkeypatch.setenv("POLYDESK_HOME", str(settings.home))  # the run reads them itself
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", business_url(settings).render_as_string(hide_password=False))
+    create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+    instance.prepare(settings)
+    with served.signed_in("manager") as browser:
+        answer = browser.post("/servizi/refresh_sort_names/esegui", data=served.form(browser))
+        assert answer.status_code == 303
+        address = answer.headers["location"]
+        with browser.stream("GET", f"{address}/stato", timeout=240) as events:
+            told = "".join(events.iter_text())
+        assert "event: end" in told
+        assert "niente da fare" in told
+        assert "niente da fare" in browser.get(address).text
+    with served.door.engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT service, outcome FROM service_run")).all()
+    assert [tuple(row) for row in rows] == [("refresh_sort_names", "nothing_to_do")]
