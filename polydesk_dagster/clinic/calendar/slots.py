@@ -389,7 +389,7 @@ def _write(connection: sa.Connection, clinic: Clinic, as_of: datetime, today: da
     ).rowcount
     for statement in AFTER:
         connection.execute(sa.text(statement.format(rows=f"(SELECT * FROM slot_change WHERE {due()})")), values)
-    counts = Counts(created, updated, retired, waiting=decided.orphaned, failed=decided.failed)
+    counts = Counts(created=created, updated=updated, retired=retired, waiting=decided.orphaned, failed=decided.failed)
     counts += Counts(unchanged=decided.unchanged)
     return Report(
         done(counts, set_aside=decided.orphaned),
