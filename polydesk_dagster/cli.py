@@ -1,41 +1,93 @@
-"""The command ``polydesk``."""
+"""The command ``polydesk``. A sub-command is imported when it is used: this module imports only what speaks."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
-import psycopg
 import typer
-from sqlalchemy.exc import SQLAlchemyError
+from typer.core import TyperCommand, TyperGroup
 
-from polydesk_dagster.commands import (
-    ask,
-    clinics,
-    db,
-    demo,
-    doctor,
-    events,
-    messages,
-    patients,
-    plan,
-    report,
-    run,
-    services,
-    show,
-    up,
-    users,
-)
+from polydesk_dagster.commands import show
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
 from polydesk_dagster.told import LANGUAGES
+from polydesk_dagster.values import Term
+
+COMMANDS: Mapping[str, str] = {
+    "up": "up:up",
+    "demo": "demo:demo",
+    "services": "services:services",
+    "run": "run:run",
+    "plan": "plan:app",
+    "go-live": "activity:go_live",
+    "pause": "activity:pause",
+    "resume": "activity:resume",
+    "ask": "ask:ask",
+    "report": "report:report",
+    "clinics": "clinics:clinics",
+    "integration": "clinics:integration",
+    "patients": "patients:app",
+    "messages": "messages:app",
+    "events": "events:app",
+    "users": "users:app",
+    "db": "db:app",
+    "doctor": "doctor:doctor",
+}
+"""Each sub-command by its module under ``commands`` and the function or group in it; ``command.<name>`` is its line in
+the help, in the catalogues."""
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+
+class _Commands(TyperGroup):
+    """The sub-commands by name; one is imported once it is its turn."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """What the help says of it; ``resolve_command`` gives the command itself."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=say(f"command.{cmd_name}"))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and loaded(str(name)), rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.help = say("command")
+        for parameter in self.params:
+            if isinstance(parameter, typer.core.TyperOption) and show.told().knows(f"command.--{parameter.name}"):
+                parameter.help = say(f"command.--{parameter.name}")
+        super().format_help(ctx, formatter)
+
+
+def loaded(name: str) -> Any:
+    """The command or group ``name``, imported now."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"polydesk_dagster.commands.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
 
 app = typer.Typer(
     name="polydesk",
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -52,45 +104,42 @@ def polydesk(
     version: Annotated[
         bool, typer.Option("--version", help="Scrive la versione ed esce.", is_eager=True, callback=_version)
     ] = False,
+    lang: Annotated[  # taken out of the arguments before anything is read, wherever it stands
+        str, typer.Option("--lang", help="Lingua di ciò che si legge.", metavar="|".join(LANGUAGES))
+    ] = LANGUAGES[0],
 ) -> None:
     """Il motore di Impostazioni → Servizi di Polydesk."""
 
 
-app.command()(up.up)
-app.command()(demo.demo)
-app.command()(services.services)
-app.command()(run.run)
-app.add_typer(plan.app, name="plan")
-app.command()(ask.ask)
-app.command()(report.report)
-app.command()(clinics.clinics)
-app.command()(clinics.integration)
-app.add_typer(db.app, name="db")
-app.add_typer(patients.app, name="patients")
-app.add_typer(messages.app, name="messages")
-app.add_typer(events.app, name="events")
-app.add_typer(users.app, name="users")
-app.command()(doctor.doctor)
-
-
 def main() -> None:
-    """Entry of the console script. Exit status: 2 for wrong usage or configuration, 4 for what failed."""
+    """Entry of the console script. Exit status: 2 for wrong usage or configuration, 4 for what failed, 130 after
+    Ctrl-C; whatever happens is said in one sentence."""
     os.umask(0o077)  # whatever this process and its children write is the installation's alone
     arguments = _language(sys.argv[1:])
     try:
         app(args=arguments, prog_name="polydesk")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _last_words(say("command.interrupted"), INTERRUPTED)
+        raise
+    except KeyboardInterrupt:
+        _last_words(say("command.interrupted"), INTERRUPTED)
     except PolydeskError as error:
-        show.err().print(show.told().reason(error.reason), style="red")
-        raise SystemExit(2 if isinstance(error, ConfigurationError) else 4) from None
-    except (SQLAlchemyError, psycopg.Error) as error:  # its message and its traceback may quote a patient's row
-        italian = (
-            f"Il database non ha accettato l'operazione ({in_brief(error)}). Nessuna modifica a metà: riprova, e se"
-        )
-        english = (
-            f"The database did not take it ({in_brief(error)}). Nothing is half done: try again, then call for help."
-        )
-        show.err().print(say(f"{italian} si ripete chiama l'assistenza.", english), style="red")
-        raise SystemExit(4) from None
+        _last_words(show.told().reason(error.reason), 2 if isinstance(error, ConfigurationError) else 4)
+    except OSError as error:
+        where = say("command.file", path=str(error.filename)) if error.filename else ""
+        code = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        _last_words(say("command.system", why=Term("errno", code), where=where), 4)
+    except Exception as error:
+        # The message and the traceback of a database's error may quote a patient's row.
+        if type(error).__module__.partition(".")[0] not in {"sqlalchemy", "psycopg"}:
+            raise
+        _last_words(say("command.database", why=in_brief(error)), 4)
+
+
+def _last_words(text: str, status: int) -> None:
+    show.err().print(text, style="red")
+    raise SystemExit(status) from None
 
 
 def _language(arguments: list[str]) -> list[str]:

@@ -36,7 +36,7 @@ def ask(
 
     if not question.strip():
         raise typer.BadParameter(say("la domanda è vuota", "the question is empty"))
-    with opened(create=False) as installation:
+    with opened() as installation:
         answer = searching.ask(
             installation.engine,
             _instant(as_of),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
@@ -12,36 +11,39 @@ import typer
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
-
-CLINICS = """
-    SELECT c.code, c.name, c.time_zone, c.language, c.active,
-           (SELECT count(*) FROM agenda a WHERE a.clinic_id = c.id AND a.active) AS agendas,
-           i.base_url, i.token_env, coalesce(i.active, false) AS integration
-    FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id ORDER BY c.code
-"""
+from polydesk_dagster.runtime.state.integrations import integration_state, integration_states
+from polydesk_dagster.runtime.state.model import IntegrationState, Link
+from polydesk_dagster.told.state import linked
 
 
 def clinics(json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False) -> None:
     """Elenca le cliniche e il loro collegamento a studiolab."""
-    with opened(create=False) as installation, installation.engine.connect() as connection:
-        rows = connection.execute(sa.text(CLINICS)).mappings().all()
+    with opened() as installation, installation.engine.connect() as connection:
+        states = integration_states(connection, installation.has_token)
     if json:
-        show.as_json([dict(row) for row in rows])
+        show.as_json([as_object(state) for state in states])
         return
-    columns = ("Codice", "Clinica", "Fuso", "Agende", "studiolab")
-    if say("it", "en") == "en":
-        columns = ("Code", "Clinic", "Time zone", "Agendas", "studiolab")
-    show.table(None, columns, [(r["code"], r["name"], r["time_zone"], r["agendas"], _state(r)) for r in rows])
+    columns = tuple(say(f"column.{name}") for name in ("code", "clinic", "time_zone", "agendas", "studiolab"))
+    told = show.told()
+    show.table(None, columns, [(s.clinic, s.name, s.time_zone, s.agendas, linked(told, s)) for s in states])
 
 
-def _state(row: sa.RowMapping) -> str:
-    if row["base_url"] is None:
-        return say("mai configurato", "never configured")
-    word = say("attivo", "on") if row["integration"] else say("spento", "off")
-    missing = (
-        "" if os.environ.get(row["token_env"]) else say(f", manca {row['token_env']}", f", {row['token_env']} unset")
-    )
-    return f"{word} ({row['base_url']}{missing})"
+def as_object(state: IntegrationState) -> dict[str, Any]:
+    return {
+        "code": state.clinic,
+        "name": state.name,
+        "time_zone": state.time_zone,
+        "language": state.language,
+        "active": state.active,
+        "agendas": state.agendas,
+        "base_url": state.base_url,
+        "token_env": state.token_env,
+        "integration": state.link not in {Link.ABSENT, Link.OFF},
+        "link": state.link,
+        "since": state.since and state.since.isoformat(),
+        "asked_again_at": state.asked_again_at and state.asked_again_at.isoformat(),
+        "read_at": state.read_at and state.read_at.isoformat(),
+    }
 
 
 def integration(
@@ -65,7 +67,7 @@ def integration(
                 "the name of a variable is needed (A-Z, 0-9, _), never the token itself",
             )
         )
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
         if clinic_id is None:
             known = ", ".join(connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")))
@@ -77,8 +79,9 @@ def integration(
             clinic_id,
             {"url": url and url.rstrip("/"), "token": token_env, "active": active, "reports": reports},
         )
-        row = connection.execute(sa.text(f"SELECT * FROM ({CLINICS}) c WHERE code = :code"), {"code": code}).mappings()
-        show.out().print(f"{code}: studiolab {_state(row.one())}")
+        state = integration_state(connection, code, installation.has_token)
+    assert state is not None
+    show.out().print(f"{code}: {linked(show.told(), state)}")
 
 
 def _change(connection: sa.Connection, clinic_id: int, wanted: dict[str, str | bool | None]) -> None:

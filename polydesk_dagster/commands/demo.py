@@ -30,7 +30,7 @@ def demo(
                 "POLYDESK_DATABASE_URL is set: the demo goes only into the embedded database.",
             )
         )
-    with opened() as installation:
+    with opened(create=True) as installation:
         loaded = load_if_empty(installation, size, quiet=json)
         settings = installation.settings
         up = supervisor.running(settings.home) is not None

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 from rich.text import Text
 
+from polydesk_dagster import settings as configuration
 from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.database import embedded
+from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import health, supervisor
 from polydesk_dagster.runtime.health import Finding
-from polydesk_dagster.settings import Settings, variable
-
-SYSTEMS = (
-    ("central", "Server centrale", "central_url"),
-    ("sms", "Gateway SMS", "sms_url"),
-    ("mail", "Posta", "smtp_url"),
-    ("embeddings", "Embedding", "embeddings_url"),
-)
+from polydesk_dagster.runtime.state import probing
+from polydesk_dagster.runtime.state.integrations import integration_states
+from polydesk_dagster.runtime.state.model import BROKEN, Answer, Link
+from polydesk_dagster.settings import Settings
+from polydesk_dagster.told.state import linked, told_of_system
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")] = False) -> None:
+def doctor(
+    probe: Annotated[bool, typer.Option("--probe", help="Interroga davvero ogni sistema configurato.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")] = False,
+) -> None:
     """Guarda com'è messa l'installazione. Stato d'uscita 0 se tutto va bene, 1 se qualcosa chiede attenzione."""
     now = datetime.now(UTC)
-    with opened(create=False) as installation:
-        settings = installation.settings
-        up = supervisor.running(settings.home) is not None
-        findings = [*_configuration(settings, up=up), *_clinics(installation), *_records(installation, now)]
-        watched = health.examine(settings, now)
-        # Where nothing is meant to be running, silent daemons and overdue services are no news.
-        findings += watched if up or not settings.embedded else [f for f in watched if f.code in RESTING]
+    settings = configuration.load()
+    up = supervisor.running(settings.home) is not None
+    findings = [*_configuration(settings, up=up), *_systems(settings, now, ask=probe)]
+    try:
+        with opened() as installation:
+            findings += [*_clinics(installation, now, ask=probe), *_records(installation, now)]
+            watched = health.examine(settings, now)
+    except PermanentError as error:
+        if settings.embedded and not embedded.exists(settings.home):
+            raise
+        findings.append(Finding("database", ok=False, message=show.told().reason(error.reason)))
+        watched = []
+    # Where nothing is meant to be running, silent daemons and overdue services are no news.
+    findings += watched if up or not settings.embedded else [f for f in watched if f.code in RESTING]
     well = all(finding.ok for finding in findings)
     if json:
         show.as_json(health.as_object(findings, now))
     else:
-        mark = {True: Text(say("bene", "ok"), "green"), False: Text(say("guarda", "look"), "red")}
+        mark = {True: Text(say("doctor.well"), "green"), False: Text(say("doctor.look"), "red")}
         rows = [(mark[f.ok], f.code, f.subject, f.message) for f in findings]
         columns = ("", say("Che cosa", "What"), say("Di chi", "Of what"), say("Come sta", "How it is"))
         show.table(None, columns, rows)
@@ -59,35 +67,26 @@ def _configuration(settings: Settings, *, up: bool) -> Iterator[Finding]:
     yield Finding("database_kind", ok=True, message=where)
     state = say("in funzione", "up") if up else say("spento: avvialo con «polydesk up»", "down: run “polydesk up”")
     yield Finding("up", ok=True, message=state)
-    for code, name, field in SYSTEMS:
-        if getattr(settings, field) is not None:
-            yield Finding(
-                "configured", ok=True, message=say(f"{name}: configurato", f"{code}: configured"), subject=code
-            )
-        elif settings.embedded or code == "embeddings":
-            played = say("non configurato, lo recita il simulatore", "not configured, played by the simulator")
-            absent = say("non configurato, non serve", "not configured, not needed")
-            message = absent if code == "embeddings" else played
-            yield Finding("configured", ok=True, message=f"{name}: {message}", subject=code)
-        else:
-            missing = say(f"{name}: manca {variable(field)}", f"{code}: {variable(field)} is missing")
-            yield Finding("configured", ok=False, message=missing, subject=code)
 
 
-def _clinics(installation: Installation) -> Iterator[Finding]:
+def _systems(settings: Settings, now: datetime, *, ask: bool) -> Iterator[Finding]:
+    probes = probing.systems(settings, now)
+    for state in probing.asked(probes) if ask else [state for state, _ in probes]:
+        ok = state.answer is Answer.WELL if state.answer else state.configured or state.played or not state.needed
+        yield Finding("configured", ok=ok, message=told_of_system(show.told(), state), subject=state.code)
+
+
+def _clinics(installation: Installation, now: datetime, *, ask: bool) -> Iterator[Finding]:
     with installation.engine.connect() as connection:
-        rows = connection.execute(
-            sa.text("""
-                SELECT c.code, i.token_env FROM clinic c JOIN integration i ON i.clinic_id = c.id
-                WHERE i.active ORDER BY c.code""")
-        ).all()
-    played = installation.settings.embedded
-    for code, token in rows:
-        known = bool(os.environ.get(token)) or (played and token.startswith("POLYDESK_DEMO_"))
-        message = say(f"studiolab attivo, token in {token}", f"studiolab on, token in {token}")
-        if not known:
-            message = say(f"studiolab attivo, ma {token} non è impostata", f"studiolab on, but {token} is not set")
-        yield Finding("studiolab", ok=known, message=message, subject=code)
+        states = integration_states(connection, installation.has_token)
+        asked = probing.studiolabs(connection, configuration.secret, now) if ask else []
+    for state in states:
+        if state.link not in {Link.ABSENT, Link.OFF}:
+            message = f"studiolab {linked(show.told(), state)}"
+            yield Finding("studiolab", ok=state.link not in BROKEN, message=message, subject=state.clinic)
+    for answer in asked:
+        message = told_of_system(show.told(), answer)
+        yield Finding("studiolab_asked", ok=answer.answer is Answer.WELL, message=message, subject=answer.clinic)
 
 
 def _records(installation: Installation, now: datetime) -> Iterator[Finding]:

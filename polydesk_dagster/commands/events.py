@@ -26,7 +26,7 @@ def parked(
     """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
     from polydesk_dagster.sources.studiolab.inbox import unsettled
 
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         waiting = unsettled(connection, clinic)
     if json:
         show.as_json([asdict(event) for event in waiting])
@@ -64,7 +64,7 @@ def retry(event: Event, clinic: Clinic) -> None:
     """Fa riprovare un evento parcheggiato al prossimo giro, con tutti i suoi tentativi davanti."""
     from polydesk_dagster.sources.studiolab import inbox
 
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         inbox.retry(connection, clinic, event, datetime.now(UTC))
     show.out().print(say("Sarà riprovato al prossimo giro.", "It will be tried again by the next run."))
 
@@ -81,6 +81,6 @@ def skip(
 
     if not is_reason(reason):
         raise typer.BadParameter(say("--reason: almeno 10 caratteri", "--reason: at least 10 characters"))
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         inbox.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))
     show.out().print(say("Saltato. Chi lo aspettava prosegue al prossimo giro.", "Skipped."))

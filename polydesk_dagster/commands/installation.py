@@ -14,6 +14,8 @@ from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database, current, head, migrate
 from polydesk_dagster.errors import ConfigurationError, PermanentError
+from polydesk_dagster.runtime.dagster_inside import rows
+from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.settings import Settings
 
 
@@ -22,23 +24,48 @@ class Installation:
     settings: Settings
     engine: sa.Engine
 
+    @property
+    def live(self) -> bool:
+        """Whether its services start by themselves without anybody's word."""
+        return starts_live(self.settings)
+
+    def has_token(self, name: str) -> bool:
+        """Whether the variable that a clinic's integration names is set; a simulator knows its own."""
+        return configuration.secret(name) is not None or (self.settings.embedded and name.startswith("POLYDESK_DEMO_"))
+
+    @contextmanager
+    def dagster(self) -> Iterator[sa.Connection | None]:
+        """A connection to Dagster's own database; None where there is no such database, or it has no tables yet."""
+        engine = create_engine(dagster_url(self.settings).set(drivername="postgresql+psycopg"), pool_size=1)
+        try:
+            connection = engine.connect()
+        except sa.exc.OperationalError:
+            yield None
+            return
+        try:
+            yield connection if rows.written(connection) else None
+        finally:
+            connection.close()
+            engine.dispose()
+
 
 @contextmanager
-def opened(*, create: bool = True) -> Iterator[Installation]:
+def opened(*, create: bool = False) -> Iterator[Installation]:
     """The installation of this environment, its schema at the newest revision.
 
-    The embedded server is started if it is not running, and stopped again if nobody else uses it; its database is
-    made and migrated here. A configured database is never changed in passing: if it is behind, that is refused.
+    The embedded server is started if it is not running, and stopped again if nobody else uses it; its databases are
+    brought up to date here, and with ``create`` made where there are none. A configured database is never changed in
+    passing: if it is behind, that is refused.
 
     Raises:
         ConfigurationError: if the environment is wrong.
-        PermanentError: if the database is missing, unreachable or behind, or with ``create=False`` does not exist yet.
+        PermanentError: if the database is missing, unreachable or behind, or without ``create`` does not exist yet.
     """
     settings = configuration.load()
     if not settings.embedded:
         yield from _configured(settings)
         return
-    if not create and not (settings.home / "postgres" / "PG_VERSION").exists():
+    if not create and not embedded.exists(settings.home):
         raise PermanentError(
             say(
                 f"In {settings.home} non c'è ancora un'installazione: esegui «polydesk up».",
@@ -59,9 +86,15 @@ def opened(*, create: bool = True) -> Iterator[Installation]:
 
 
 def _made(settings: Settings) -> sa.Engine:
+    engine = create_engine(business_url(settings))
+    try:
+        with engine.connect() as connection:
+            if current(connection) == head():
+                return engine
+    except sa.exc.OperationalError:  # there is no such database yet
+        pass
     create_database(business_url(settings))
     create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
-    engine = create_engine(business_url(settings))
     migrate(engine)
     return engine
 

@@ -44,7 +44,7 @@ def unknown(json: Json = False) -> None:
     from polydesk_dagster.clinic.messages import health
     from polydesk_dagster.clinic.messages.text import mask_address
 
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         doubts = health.unknown(connection)
     names = ("id", "clinic", "kind", "channel", "address", "since")
     if json:
@@ -81,7 +81,7 @@ def settle(
     """Dice che ne è stato di un messaggio in dubbio: arrivato, o da mandare di nuovo."""
     from polydesk_dagster.clinic.messages import ledger
 
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         settled = ledger.settle(connection, number, arrived=arrived, who=who, at=datetime.now(UTC))
     if not settled:
         raise typer.BadParameter(say("command.messages.not_in_doubt", number=number))
@@ -97,7 +97,7 @@ def stop(address: Address) -> None:
     from polydesk_dagster.clinic.messages import blocks
 
     channel, known = _read(address)
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         blocks.stop(connection, channel, known, datetime.now(UTC))
     show.out().print(say("command.messages.stopped"))
 
@@ -108,7 +108,7 @@ def start(address: Address, who: Who, why: Why) -> None:
     from polydesk_dagster.clinic.messages import blocks
 
     channel, known = _read(address)
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         blocked = blocks.lift(connection, channel, known, who=who, why=why, as_of=datetime.now(UTC))
     show.out().print(say("command.messages.noted" if blocked else "command.messages.not_blocked"))
 
@@ -137,13 +137,13 @@ def calls(
     if done is not None:
         if not (outcome and who):
             raise typer.BadParameter(say("command.messages.call_needs"))
-        with opened(create=False) as installation, installation.engine.begin() as connection:
+        with opened() as installation, installation.engine.begin() as connection:
             closed = listed.done(connection, done, who=who, outcome=outcome, at=now)
         if not closed:
             raise typer.BadParameter(say("command.messages.no_call", number=done))
         show.out().print(say("command.messages.noted"))
         return
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         found = listed.to_make(connection, now, clinic)
     if json:
         show.as_json([
@@ -187,7 +187,7 @@ def why(
     """Racconta che cosa è stato pianificato, mandato o no, quando e perché, di un appuntamento o di un paziente."""
     from polydesk_dagster.clinic.messages import story
 
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         found = story.of(connection, about.value, number)
     if json:
         show.as_json([
@@ -225,7 +225,7 @@ def preview(
     """Mostra i testi su tre appuntamenti veri, con i nomi mascherati."""
     from polydesk_dagster.clinic.messages.samples import samples
 
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         found = samples(connection, kind, datetime.now(UTC), clinic)
     for sample in found:
         t = told()
@@ -240,7 +240,7 @@ def lint(json: Json = False) -> None:
     """Controlla i testi personalizzati e i nomi delle prestazioni: variabili, parole da non usare, lunghezza."""
     from polydesk_dagster.clinic.messages import sensitivity, templates
 
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         texts = templates.customised(connection)
         names = sensitivity.undecided(connection)
     t = told()
@@ -271,7 +271,7 @@ def sensitive(
     """Decide se una prestazione può essere nominata nei messaggi."""
     from polydesk_dagster.clinic.messages import sensitivity
 
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         decided = sensitivity.decide(connection, clinic, code, sensitive=named, who=who, at=datetime.now(UTC))
     if not decided:
         raise typer.BadParameter(say("command.messages.no_service", code=code, clinic=clinic))

@@ -68,7 +68,7 @@ def review(
     json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
 ) -> None:
     """Elenca i casi da decidere, con i nomi mascherati: prima chi aspetta da più tempo."""
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         found = reviews.listed(connection, clinic=clinic, state=state, limit=limit)
     if json:
         show.as_json([_head(each) for each in found])
@@ -211,7 +211,7 @@ def _now() -> datetime:
 @contextmanager
 def _deciding() -> Iterator[sa.Connection]:
     """A transaction of the installation, in which a case that does not exist is wrong usage."""
-    with opened(create=False) as installation, installation.engine.begin() as connection:
+    with opened() as installation, installation.engine.begin() as connection:
         try:
             yield connection
         except LookupError as error:

@@ -31,7 +31,7 @@ def report(
         raise typer.BadParameter(say("--to viene prima di --from", "--to comes before --from"))
     if not output.parent.is_dir():
         raise typer.BadParameter(say(f"la cartella {output.parent} non esiste", f"no folder {output.parent}"))
-    with opened(create=False) as installation, installation.engine.connect() as connection:
+    with opened() as installation, installation.engine.connect() as connection:
         gathered = manager.gather(connection, Period(*days, clinic_id(connection, clinic)))
     if output.suffix == ".html":
         output.write_text(manager.as_html(gathered), encoding="utf-8")

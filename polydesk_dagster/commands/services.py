@@ -3,85 +3,97 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import sqlalchemy as sa
 import typer
 from rich.text import Text
 
-from polydesk_dagster.catalog import ROME, SERVICES, next_run
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.errors import ConfigurationError, PermanentError
+from polydesk_dagster.runtime.state.model import Condition, Mode, ServiceState
+from polydesk_dagster.runtime.state.services import service_states
+from polydesk_dagster.told.state import standing
+from polydesk_dagster.values import Instant
 
-LAST = """
-    SELECT DISTINCT ON (service, coalesce(clinic_id, 0)) service, outcome, started_at
-    FROM service_run WHERE NOT preview OR service = ANY(:only_look)
-    ORDER BY service, coalesce(clinic_id, 0), started_at DESC, id DESC
-"""
-WORST_FIRST = ("failed", "refused", "partial", "skipped", "ok", "nothing_to_do")
+if TYPE_CHECKING:
+    from polydesk_dagster.runtime.state.model import LastRun
 
 
 def services(
     json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON per servizio, in una lista.")] = False,
 ) -> None:
-    """Elenca i servizi: cadenza, prossima esecuzione vera, ultimo esito."""
+    """Elenca i servizi: cadenza, prossima esecuzione vera, ultima esecuzione e suo esito."""
     now = datetime.now(UTC)
-    last = _last_outcomes()
-    rows: list[dict[str, Any]] = []
-    for service in SERVICES:
-        coming = next_run(service, now)
-        outcome, when = last.get(service.key, (None, None))
-        rows.append(
-            {
-                "key": service.key,
-                "name": show.told().service(service.key),
-                "summary": show.told().summary_of(service.key),
-                "cadence": show.told().cadence(service.cadence),
-                "next_run": coming.isoformat() if coming else None,
-                "last_outcome": outcome,
-                "last_run_at": when.isoformat() if when else None,
-                "location": service.place,
-                "per_clinic": service.per_clinic,
-            }
-        )
+    with opened() as installation, installation.dagster() as dagster, installation.engine.connect() as connection:
+        states = service_states(connection, dagster, now, live=installation.live)
     if json:
-        show.as_json(rows)
+        show.as_json([as_object(state) for state in states])
         return
-    columns = (
-        say("Servizio", "Service"),
-        say("Chiave", "Key"),
-        say("Quando", "When"),
-        say("Prossima", "Next"),
-        say("Ultimo esito", "Last outcome"),
+    columns = tuple(say(f"column.{name}") for name in ("service", "key", "when", "next", "last_run", "last_outcome"))
+    show.table(None, columns, [_cells(state) for state in states])
+
+
+def as_object(state: ServiceState) -> dict[str, Any]:
+    """Stable English keys; sentences only where a person would read them in the page."""
+    told, last, said = show.told(), state.last, state.activity
+    return {
+        "key": state.service.key,
+        "name": told.service(state.service.key),
+        "summary": told.summary_of(state.service.key),
+        "cadence": told.cadence(state.service.cadence),
+        "next_run": _iso(state.next_run),
+        "last_outcome": last.outcome if last else None,
+        "last_run_at": _iso(state.last_at),
+        "location": state.service.place,
+        "per_clinic": state.service.per_clinic,
+        "condition": state.condition,
+        "activity": {
+            "mode": said.mode,
+            "since": _iso(said.since),
+            "until": _iso(said.until),
+            "actor": said.actor,
+            "reason": said.reason,
+        },
+        "running": len(state.running),
+        "runs": [_run(run) for run in state.runs],
+        "waiting": [
+            {"code": each.code, "clinic": each.clinic, "count": each.count, "since": _iso(each.since)}
+            for each in state.waiting
+        ],
+    }
+
+
+def _run(run: LastRun) -> dict[str, Any]:
+    return {
+        "clinic": run.clinic,
+        "outcome": run.outcome,
+        "stopped": run.stopped,
+        "started_at": _iso(run.at),
+        "counts": dict(run.counts),
+    }
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return instant.isoformat() if instant else None
+
+
+def _cells(state: ServiceState) -> tuple[object, ...]:
+    told, last = show.told(), state.last
+    name = Text(told.service(state.service.key), "red") if state.service.dangerous else told.service(state.service.key)
+    coming: object = told.value(Instant(state.next_run)) if state.next_run else "—"
+    if state.activity.mode not in {Mode.ON, Mode.ON_DEMAND}:
+        coming = Text(standing(told, state.activity), "yellow")
+    elif state.condition in {Condition.OVERDUE, Condition.IDLE}:
+        coming = Text(told.term("condition", state.condition), "red")
+    outcome: object = show.outcome(last.outcome) if last else say("command.services.never")
+    if last and last.clinic:
+        outcome = Text.assemble(f"{last.clinic}: ", show.outcome(last.outcome))
+    return (
+        name,
+        state.service.key,
+        told.cadence(state.service.cadence),
+        coming,
+        told.value(Instant(state.last_at)) if state.last_at else "—",
+        outcome,
     )
-    show.table(None, columns, [_cells(row) for row in rows])
-
-
-def _cells(row: dict[str, Any]) -> tuple[object, ...]:
-    coming = "—"
-    if row["next_run"]:
-        coming = datetime.fromisoformat(row["next_run"]).astimezone(ROME).strftime("%d/%m %H:%M")
-    last = show.outcome(row["last_outcome"]) if row["last_outcome"] else say("mai eseguito", "never ran")
-    name = Text(row["name"], "red") if row["location"] == "polydesk_emergency" else row["name"]
-    return name, row["key"], row["cadence"], coming, last
-
-
-def _last_outcomes() -> dict[str, tuple[str, datetime]]:
-    """Of each service the last outcome; where clinics run apart, the worst of their last ones. A preview is no run of
-    a service, but of one that only looks."""
-    try:
-        with opened(create=False) as installation, installation.engine.connect() as connection:
-            only_look = [service.key for service in SERVICES if service.only_looks]
-            rows = connection.execute(sa.text(LAST), {"only_look": only_look}).all()
-    except ConfigurationError:
-        raise
-    except PermanentError:
-        return {}
-    found: dict[str, tuple[str, datetime]] = {}
-    for service, outcome, when in rows:
-        known = found.get(service)
-        if known is None or WORST_FIRST.index(outcome) < WORST_FIRST.index(known[0]):
-            found[service] = (outcome, max(when, known[1]) if known else when)
-    return found

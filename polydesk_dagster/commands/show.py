@@ -59,7 +59,9 @@ def as_json(value: object) -> None:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    shown = Table(*columns, title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
+    for column in columns:
+        shown.add_column(column, overflow="fold")  # a key that is cut cannot be typed
     for row in rows:
         shown.add_row(*(cell if isinstance(cell, Text) else "" if cell is None else str(cell) for cell in row))
     out().print(shown)

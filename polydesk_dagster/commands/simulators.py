@@ -20,6 +20,7 @@ from polydesk_dagster.demo.simulators import dataset
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
 
 STUDIOLAB_TOKEN = "POLYDESK_DEMO_STUDIOLAB_TOKEN"  # noqa: S105 - a variable's name
@@ -109,6 +110,7 @@ def unconfigured(settings: Settings) -> tuple[list[Played], dict[str, str]]:
             playing = Played(system.name, system.what, system.module, free_port(system.port), state)
             played.append(playing)
             environment |= system.variables(playing)
+    environment[PLAYED] = ",".join(playing.name for playing in played)
     return played, environment
 
 

@@ -109,6 +109,11 @@ def url(home: Path) -> str:
     return f"postgresql://postgres@/?host={info.socket_dir}"
 
 
+def exists(home: Path) -> bool:
+    """Whether a server was ever made under this home."""
+    return (home / "postgres" / "PG_VERSION").exists()
+
+
 def running(home: Path) -> bool:
     return _info(home.absolute()) is not None
 
@@ -119,7 +124,7 @@ def stop(home: Path, *, patience: float = 0.0) -> bool:
     Returns whether it is stopped now.
     """
     home = home.absolute()
-    if not (home / "postgres" / "PG_VERSION").exists():
+    if not exists(home):
         return True
     held = _held.pop(home, None)
     if held is not None:

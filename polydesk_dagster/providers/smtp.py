@@ -80,6 +80,15 @@ class MailRelay:
             await _goodbye(client)
         return answer
 
+    async def greet(self) -> Answer:
+        """Connect and log in, as for a message, and send none."""
+        try:
+            client, _ = await self._connection()
+        except (aiosmtplib.SMTPException, OSError) as error:
+            return _not_connected(error)
+        await _goodbye(client)
+        return Answer(Fate.ACCEPTED)
+
     async def look_up(self, key: str) -> Answer:  # noqa: ARG002 - there is nothing that a mail server could be asked
         return Answer(Fate.DOUBTFUL)
 

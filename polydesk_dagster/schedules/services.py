@@ -9,6 +9,7 @@ from polydesk_dagster.catalog import ROME, Daily, Every, Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.schedules.due import why_not
+from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.told import teller
 
 CLINICS = dg.DynamicPartitionsDefinition(name="clinic")
@@ -49,7 +50,8 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
             yield dg.SkipReason(f"Cadenza di {cadence.minutes} minuti esatti: la prossima è alle {coming:%H:%M}.")
             return
         with polydesk.engine().connect() as connection:
-            reason = why_not(connection, service.key, instant)
+            reason = why_standing(connection, polydesk.settings(), service.key, instant)
+            reason = reason or why_not(connection, service.key, instant)
             clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else [None]
         if reason is not None:
             yield dg.SkipReason(reason)

@@ -11,6 +11,7 @@ from polydesk_dagster import settings
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
+from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.sources.studiolab import asked, looking
 from polydesk_dagster.sources.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
 from polydesk_dagster.sources.studiolab.looking import Seen
@@ -93,7 +94,10 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     as_of = polydesk.now()
     with polydesk.engine().connect() as connection:
         known = looking.clinics(connection, as_of)
+        standing = why_standing(connection, polydesk.settings(), SERVICE, as_of)
     partitions = _partitions(context.instance, {clinic.code for clinic in known})
+    if standing is not None:
+        return dg.SensorResult(skip_reason=standing, dynamic_partitions_requests=partitions)
     if not known:
         reason = "Nessuna clinica ha l'integrazione con studiolab attiva."
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
@@ -126,14 +130,15 @@ def _asked_for(service: str) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, polydesk: PolydeskResource
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         with polydesk.engine().connect() as connection:
-            questions = asked.open_questions(connection, service)
+            standing = why_standing(connection, polydesk.settings(), service, polydesk.now())
+            questions = [] if standing else asked.open_questions(connection, service)
         started = [question for question in questions if _has_run(context.instance, service, question.id)]
         if started:
             with polydesk.engine().begin() as connection:
                 asked.close(connection, [question.id for question in started], polydesk.now())
         waiting = [question for question in questions if question not in started]
         if not waiting:
-            yield dg.SkipReason("Nessun evento lo chiede.")
+            yield dg.SkipReason(standing or "Nessun evento lo chiede.")
             return
         context.instance.add_dynamic_partitions("clinic", [question.clinic for question in waiting])
         for question in waiting:

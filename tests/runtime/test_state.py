@@ -124,10 +124,10 @@ class TestActivity:
     @pytest.mark.parametrize(
         ("service", "reason", "hours", "code"),
         [
-            ("nothing", WHY, 1, "unknown_service"),
-            ("clear_caches", WHY, 1, "on_demand"),
-            ("send_reminders", "  boh  ", 1, "no_reason"),
-            ("send_reminders", WHY, 0, "past"),
+            ("nothing", WHY, 1, "switch_unknown"),
+            ("clear_caches", WHY, 1, "switch_on_demand"),
+            ("send_reminders", "  boh  ", 1, "switch_no_reason"),
+            ("send_reminders", WHY, 0, "switch_past"),
         ],
     )
     def test_what_makes_no_sense_is_refused(
@@ -136,7 +136,7 @@ class TestActivity:
         until = NOW + timedelta(hours=hours)
         with pytest.raises(SwitchError) as refused:
             activity.pause(connection, service, until=until, actor="desk:anna", reason=reason, as_of=NOW)
-        assert refused.value.code == code
+        assert refused.value.reason.code == code
         assert connection.scalar(sa.text("SELECT count(*) FROM service_switch")) == 0
 
     def test_what_was_said_is_never_unsaid(self, connection: sa.Connection) -> None:

@@ -13,6 +13,7 @@ from dagster._core.execution.api import execute_run
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import studiolab_events
 from tests import world
 from tests.changes.test_plan_dagster import BASE, House, _metadata, _plan, house
@@ -22,6 +23,14 @@ __all__ = ["house"]  # a fixture
 
 SERVICES = dg.AssetKey(["studiolab", "services"])
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def live(house: House) -> None:
+    with house.engine.begin() as connection:
+        activity.go_live(
+            connection, ["sync_events"], actor="desk:anna", reason="prova con la clinica", as_of=world.AS_OF
+        )
 
 
 def switch(house: House, active: bool) -> None:

@@ -15,6 +15,7 @@ from polydesk_dagster.catalog import Place
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.remote import Policy
+from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import requests, studiolab_events
 from polydesk_dagster.sources.studiolab import looking
 from polydesk_dagster.sources.studiolab.looking import Clinic, Seen
@@ -185,6 +186,8 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", engine.url.render_as_string(hide_password=False))
     monkeypatch.setenv("STUDIOLAB_TOKEN", DEMO_TOKEN)
+    with engine.begin() as connection:
+        activity.go_live(connection, ["sync_events"], actor="desk:anna", reason="prova con la clinica", as_of=NOW)
     repository = definitions(Place.ORDINARY).get_repository_def()
     with lab(engine) as bo, dg.DagsterInstance.ephemeral() as instance:
 

@@ -38,6 +38,11 @@ class Tick:
     """How many runs it asked for."""
 
 
+def written(connection: sa.Connection) -> bool:
+    """Whether Dagster has made its tables in this database."""
+    return bool(connection.scalar(sa.text("SELECT to_regclass('job_ticks') IS NOT NULL")))
+
+
 def heartbeats(connection: sa.Connection) -> dict[str, datetime]:
     """When each daemon beat last, by Dagster's name of its kind."""
     rows = connection.execute(sa.text("SELECT daemon_type, max(timestamp) FROM daemon_heartbeats GROUP BY daemon_type"))

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from polydesk_dagster.catalog import BY_KEY, SERVICES, OnDemand
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime.state.model import Activity, Mode
+from polydesk_dagster.values import ServiceKey
 
 if TYPE_CHECKING:
     from polydesk_dagster.settings import Settings
@@ -32,13 +33,8 @@ STANDING = tuple(service.key for service in SERVICES if not isinstance(service.c
 
 
 class SwitchError(PermanentError):
-    """Why a service cannot be let, paused or resumed. ``code``: ``unknown_service``, ``on_demand``, ``no_reason`` (it
-    says too little) or ``past`` (a pause that would have ended already)."""
-
-    def __init__(self, code: str, service: str | None = None) -> None:
-        super().__init__(f"{code}: {service}" if service else code)
-        self.code = code
-        self.service = service
+    """Why a service cannot be let, paused or resumed. Its reason's code: ``switch_unknown``, ``switch_on_demand``,
+    ``switch_no_reason`` (it says too little) or ``switch_past`` (a pause that would have ended already)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,7 @@ def pause(
     """
     _check([service], reason)
     if until <= as_of:
-        raise SwitchError("past", service)
+        raise SwitchError("switch_past", service=ServiceKey(service))
     _say(connection, Said(service, "pause", as_of, until, actor, reason))
 
 
@@ -165,11 +161,13 @@ def _activity(service: str, known: _Known | None, as_of: datetime, live: bool) -
 def _check(services: Sequence[str], reason: str) -> None:
     for key in services:
         if key not in STANDING:
-            raise SwitchError("on_demand" if key in BY_KEY else "unknown_service", key)
+            if key in BY_KEY:
+                raise SwitchError("switch_on_demand", service=ServiceKey(key))
+            raise SwitchError("switch_unknown", given=key, known=", ".join(STANDING))
     from polydesk_dagster.changes import audit  # not while the command only reads
 
     if not audit.is_reason(reason):
-        raise SwitchError("no_reason")
+        raise SwitchError("switch_no_reason", least=audit.LEAST_REASON)
 
 
 def _say(connection: sa.Connection, said: Said) -> None:

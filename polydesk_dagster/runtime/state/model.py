@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from polydesk_dagster.catalog import Service
+from polydesk_dagster.values import Reason
 
 
 class Mode(StrEnum):
@@ -229,7 +230,7 @@ class SystemState:
     """Whether something cannot work without it."""
     answer: Answer | None = None
     """None: it was not asked."""
-    why: str | None = None
-    """Of an answer that is not well: a technical word for it, without any secret."""
+    why: Reason | None = None
+    """Of an answer that is not well; no secret is in it."""
     seconds: float | None = None
     """How long it took to answer."""

@@ -1,0 +1,80 @@
+"""``polydesk go-live``, ``pause`` and ``resume``: whether services start by themselves, who said so and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from polydesk_dagster.catalog import ROME
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import opened
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.runtime.state import activity
+from polydesk_dagster.settings import person
+from polydesk_dagster.values import Instant, ServiceKey, Several
+
+Key = Annotated[str, typer.Argument(help="Chiave del servizio (vedi «polydesk services»).", metavar="CHIAVE")]
+Why = Annotated[str, typer.Option("--reason", help="Perché; resta nel registro delle modifiche.", metavar="TESTO")]
+Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+
+
+def go_live(
+    reason: Why,
+    service: Annotated[
+        str | None, typer.Argument(help="Chiave del servizio (vedi «polydesk services»).", metavar="[CHIAVE]")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Tutti i servizi che partono da soli.")] = False,
+    json: Json = False,
+) -> None:
+    """Attiva un servizio, o tutti: da adesso parte da solo, secondo la sua cadenza."""
+    if (service is None) != everything:
+        raise typer.BadParameter(say("command.go_live.one_or_all"))
+    wanted = activity.STANDING if service is None else (service,)
+    with opened() as installation, installation.engine.begin() as connection:
+        let = activity.go_live(connection, wanted, actor=person(), reason=reason, as_of=datetime.now(UTC))
+    if json:
+        show.as_json({"live": list(let)})
+    elif let:
+        show.out().print(say("command.go_live.done", services=Several(tuple(map(ServiceKey, let)))))
+    else:
+        show.out().print(say("command.go_live.nothing"))
+
+
+def pause(
+    service: Key,
+    until: Annotated[
+        str,
+        typer.Option("--until", help="Fino a quando: AAAA-MM-GG o AAAA-MM-GGThh:mm, ora italiana.", metavar="QUANDO"),
+    ],
+    reason: Why,
+    json: Json = False,
+) -> None:
+    """Mette in pausa un servizio: fino ad allora non parte da solo; poi riprende senza che nessuno faccia niente."""
+    end = _instant(until)
+    with opened() as installation, installation.engine.begin() as connection:
+        activity.pause(connection, service, until=end, actor=person(), reason=reason, as_of=datetime.now(UTC))
+    if json:
+        show.as_json({"service": service, "until": end.isoformat()})
+    else:
+        show.out().print(say("command.pause.done", service=ServiceKey(service), until=Instant(end)))
+
+
+def resume(service: Key, reason: Why, json: Json = False) -> None:
+    """Fa riprendere subito un servizio in pausa."""
+    with opened() as installation, installation.engine.begin() as connection:
+        ended = activity.resume(connection, service, actor=person(), reason=reason, as_of=datetime.now(UTC))
+    if json:
+        show.as_json({"service": service, "resumed": ended})
+    else:
+        name = "command.resume.done" if ended else "command.resume.nothing"
+        show.out().print(say(name, service=ServiceKey(service)))
+
+
+def _instant(given: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(given)
+    except ValueError:
+        raise typer.BadParameter(say("command.pause.until", given=given)) from None
+    return (instant if instant.tzinfo else instant.replace(tzinfo=ROME)).astimezone(UTC)

@@ -1,0 +1,256 @@
+"""The command as such: what it imports, how it is helped with, how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from rich.console import Console
+from sqlalchemy.engine import URL
+
+from polydesk_dagster import cli
+from polydesk_dagster.commands import show
+from polydesk_dagster.told import LANGUAGES, teller
+from tests import world
+
+HEAVY = ("sqlalchemy", "alembic", "dagster", "psycopg", "pydantic", "httpx", "starlette", "pandas")
+WHY = "messaggi provati con la direzione"
+
+
+@pytest.fixture(autouse=True)
+def italian() -> None:
+    show.speak("it")
+
+
+def _said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit status, and what was said on the two outputs."""
+    monkeypatch.setattr(sys, "argv", ["polydesk", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], ["--lang", "de", "-h"]])
+def test_help_imports_nothing_that_works(arguments: list[str]) -> None:
+    looking = f"""
+import sys
+from polydesk_dagster import cli
+sys.argv = ["polydesk", *{arguments!r}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code
+print(sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", looking], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_is_in_the_help_of_every_language_and_can_be_imported() -> None:
+    for name in cli.COMMANDS:
+        assert cli.loaded(name).name == name
+        assert all(teller(language).knows(f"command.{name}") for language in LANGUAGES)
+
+
+def test_help_speaks_the_language_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text, _ = _said(monkeypatch, capsys, "-h", "--lang", "en")
+    assert status == 0
+    assert "Lets a service start by itself" in text
+    assert "--lang" in text
+    assert "--install-completion" in text
+    status, text, _ = _said(monkeypatch, capsys, "plan", "-h")
+    assert status == 0
+    assert "undo" in text
+
+
+def test_a_narrow_terminal_folds_a_key_and_cuts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(show, "out", lambda: Console(width=50, markup=False))
+    key = "delete_unverified_appointments"
+    show.table(None, ("Servizio", "Chiave", "Quando"), [("Elimina appuntamenti non verificati", key, "ogni ora")])
+    lines = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert "".join(lines) == key
+
+
+class TestFailures:
+    """One sentence and the exit status, never a traceback."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        home = tmp_path / "home"
+        monkeypatch.setenv("POLYDESK_HOME", str(home))
+        monkeypatch.delenv("POLYDESK_DATABASE_URL", raising=False)
+        return home
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["services"], ["plan", "list"], ["clinics"], ["doctor"], ["run", "generate_slots"], ["users", "list"]],
+    )
+    def test_without_an_installation_nothing_is_built_in_passing(
+        self, arguments: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        status, out, said = _said(monkeypatch, capsys, *arguments)
+        assert (status, out) == (4, "")
+        assert "polydesk up" in said
+        assert not home.exists()
+
+    @pytest.mark.parametrize("arguments", [["services"], ["plan", "list"], ["pause", "send_reminders"]])
+    def test_a_database_that_is_down(
+        self, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("POLYDESK_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/polydesk")
+        if arguments[0] == "pause":
+            arguments = [*arguments, "--until", "2999-01-01", "--reason", WHY]
+        status, out, said = _said(monkeypatch, capsys, *arguments)
+        assert (status, out) == (4, "")
+        assert "non risponde" in said
+
+    def test_the_doctor_says_that_the_database_is_down(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("POLYDESK_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/polydesk")
+        status, out, _ = _said(monkeypatch, capsys, "doctor", "--json")
+        assert status == 1
+        findings = {(each["code"], each["ok"]) for each in json.loads(out)["findings"]}
+        assert ("database", False) in findings
+
+    def test_a_home_that_cannot_be(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("POLYDESK_HOME", str(tmp_path / "file" / "home"))
+        status, _, said = _said(monkeypatch, capsys, "db", "migrate")
+        assert status == 4
+        assert said.startswith("Non riesco: una cartella del percorso è un file")
+
+    def test_a_missing_permission(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        def refused(_: str) -> Any:
+            raise PermissionError(13, "Permission denied", "/somewhere")
+
+        monkeypatch.setattr(cli, "loaded", refused)
+        status, _, said = _said(monkeypatch, capsys, "services")
+        assert status == 4
+        assert said == "Non riesco: il permesso manca (/somewhere).\n"
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_ctrl_c(self, inside: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        def interrupted(*_: object, **__: object) -> Any:
+            raise KeyboardInterrupt
+
+        if inside:
+            monkeypatch.setattr(cli, "loaded", interrupted)
+        else:
+            monkeypatch.setattr(cli, "app", interrupted)
+        assert _said(monkeypatch, capsys, "services") == (130, "", "Interrotto.\n")
+
+    @pytest.mark.parametrize("arguments", [["nothing"], ["services", "--nothing"], ["--lang", "fr", "services"]])
+    def test_wrong_usage(
+        self, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        status, _, said = _said(monkeypatch, capsys, *arguments)
+        assert status == 2
+        assert "Traceback" not in said
+
+
+class TestActivity:
+    """On a database of one's own: what goes live, is paused and goes on, as the command says it."""
+
+    @pytest.fixture(autouse=True)
+    def configured(self, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+        monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
+
+    @pytest.fixture
+    def say(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+        return lambda *arguments: _said(monkeypatch, capsys, *arguments)
+
+    @staticmethod
+    def _states(say: Any) -> dict[str, Any]:
+        status, out, _ = say("services", "--json")
+        assert status == 0
+        return {row["key"]: row for row in json.loads(out)}
+
+    def test_nothing_starts_before_somebody_says_so(self, say: Any) -> None:
+        states = self._states(say)
+        assert states["send_reminders"]["activity"]["mode"] == "not_live"
+        assert states["send_reminders"]["next_run"] is None
+        assert states["clear_caches"]["activity"]["mode"] == "on_demand"
+        assert "non ancora attivato" in say("services")[1]
+
+    def test_going_live_pausing_and_resuming(self, say: Any) -> None:
+        assert say("go-live", "send_reminders", "--reason", WHY)[0] == 0
+        assert self._states(say)["send_reminders"]["next_run"] is not None
+        until = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+        status, out, _ = say("pause", "send_reminders", "--until", until, "--reason", "gestore SMS in manutenzione")
+        assert (status, "in pausa fino al" in out) == (0, True)
+        paused = self._states(say)["send_reminders"]
+        assert paused["activity"]["mode"] == "paused"
+        assert paused["activity"]["reason"] == "gestore SMS in manutenzione"
+        assert paused["next_run"] > until
+        assert say("resume", "send_reminders", "--reason", "manutenzione finita")[0] == 0
+        assert self._states(say)["send_reminders"]["activity"]["mode"] == "on"
+        status, out, _ = say("resume", "send_reminders", "--reason", "manutenzione finita", "--json")
+        assert (status, json.loads(out)["resumed"]) == (0, False)
+
+    def test_everything_goes_live_at_once(self, say: Any) -> None:
+        status, out, _ = say("go-live", "--all", "--reason", WHY, "--json")
+        assert status == 0
+        states = self._states(say)
+        assert {key for key, row in states.items() if row["next_run"]} == set(json.loads(out)["live"])
+
+    @pytest.mark.parametrize(
+        ("arguments", "status"),
+        [
+            (["go-live", "--reason", WHY], 2),
+            (["go-live", "send_reminders", "--all", "--reason", WHY], 2),
+            (["go-live", "send_reminders"], 2),
+            (["go-live", "send_reminders", "--reason", "boh"], 4),
+            (["go-live", "clear_caches", "--reason", WHY], 4),
+            (["pause", "send_reminders", "--until", "domani", "--reason", WHY], 2),
+            (["pause", "send_reminders", "--until", "2020-01-01", "--reason", WHY], 4),
+        ],
+    )
+    def test_what_makes_no_sense_changes_nothing(self, say: Any, arguments: list[str], status: int) -> None:
+        assert say(*arguments)[0] == status
+        assert self._states(say)["send_reminders"]["activity"]["mode"] == "not_live"
+
+    def test_clinics_say_how_their_studiolab_is(
+        self, say: Any, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TOKEN_OF_MI01", "x")
+        since = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
+        with engine.begin() as connection:
+            for code in ("MI01", "RM01", "TO01"):
+                clinic = world.clinic(connection, code)
+                if code != "TO01":
+                    world.integration(connection, clinic, "http://s", token_env=f"TOKEN_OF_{code}")
+                if code == "MI01":
+                    connection.execute(
+                        sa.text("""
+                            INSERT INTO event_cursor (clinic_id, failures, down_since, quiet_until)
+                            VALUES (:clinic, 3, :since, :since)"""),
+                        {"clinic": clinic, "since": since},
+                    )
+        status, out, _ = say("clinics", "--json")
+        assert status == 0
+        links = {row["code"]: (row["link"], row["since"]) for row in json.loads(out)}
+        assert links == {
+            "MI01": ("unreachable", since.isoformat()),
+            "RM01": ("token_missing", None),
+            "TO01": ("absent", None),
+        }
+        _, out, _ = say("clinics")
+        assert "non risponde dal 10/03/2026 09:00" in out
+        status, out, _ = say("doctor", "--json")
+        findings = {each["subject"]: each["ok"] for each in json.loads(out)["findings"] if each["code"] == "studiolab"}
+        assert (status, findings) == (1, {"MI01": False, "RM01": False})

@@ -1,0 +1,85 @@
+"""A schedule and a sensor start nothing while their service is not live or paused, whatever Dagster's switch says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster import definitions
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.state import activity
+from tests import world
+
+NOW = datetime(2026, 3, 27, 2, 0, tzinfo=UTC)
+WHY = "messaggi provati con la direzione"
+
+
+@pytest.fixture(autouse=True)
+def configured(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
+        yield opened
+
+
+def _tick(instance: dg.DagsterInstance, name: str, at: datetime = NOW) -> tuple[int, str | None]:
+    """How many runs a tick of the schedule asks for, and why none."""
+    schedule = definitions.defs.get_repository_def().get_schedule_def(name)
+    resources = {"polydesk": PolydeskResource()}
+    context = dg.build_schedule_context(instance, scheduled_execution_time=at, resources=resources)
+    data = schedule.evaluate_tick(context)
+    return len(data.run_requests or ()), data.skip_message
+
+
+def test_a_service_starts_once_somebody_has_let_it(instance: dg.DagsterInstance, engine: sa.Engine) -> None:
+    runs, why = _tick(instance, "generate_slots")
+    assert runs == 0
+    assert why is not None
+    assert "non è ancora attivato" in why
+    with engine.begin() as connection:
+        activity.go_live(connection, ["generate_slots"], actor="desk:anna", reason=WHY, as_of=NOW - timedelta(days=1))
+    assert _tick(instance, "generate_slots") == (1, None)
+
+
+def test_a_pause_is_told_with_who_and_why_and_ends(instance: dg.DagsterInstance, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        before = NOW - timedelta(days=1)
+        activity.go_live(connection, activity.STANDING, actor="desk:anna", reason=WHY, as_of=before)
+        activity.pause(
+            connection,
+            "generate_slots",
+            until=NOW + timedelta(hours=1),
+            actor="desk:ugo",
+            reason="agende in revisione",
+            as_of=before,
+        )
+    runs, why = _tick(instance, "generate_slots")
+    assert runs == 0
+    assert why is not None
+    assert "in pausa fino al 27/03/2026 04:00, da desk:ugo: agende in revisione" in why
+    assert _tick(instance, "generate_slots", NOW + timedelta(days=1)) == (1, None)
+
+
+def test_a_studiolab_is_not_even_asked_before_its_service_is_live(
+    instance: dg.DagsterInstance, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        world.integration(connection, world.clinic(connection), "http://127.0.0.1:1", token_env="NOBODY")
+    sensor = definitions.defs.get_repository_def().get_sensor_def("studiolab_events")
+    with dg.build_sensor_context(instance, resources={"polydesk": PolydeskResource()}) as context:
+        data = sensor.evaluate_tick(context)
+    assert not data.run_requests
+    assert data.skip_message is not None
+    assert "non è ancora attivato" in data.skip_message
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM event_cursor")) == 0
