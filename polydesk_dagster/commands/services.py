@@ -30,7 +30,7 @@ def services(
     if json:
         show.as_json([as_object(state) for state in states])
         return
-    columns = tuple(say(f"column.{name}") for name in ("service", "key", "when", "next", "last_run", "last_outcome"))
+    columns = tuple(say(f"column.{name}") for name in ("service", "key", "cadence", "next", "last_run", "last_outcome"))
     show.table(None, columns, [_cells(state) for state in states])
 
 
