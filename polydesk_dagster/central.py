@@ -66,16 +66,20 @@ class Central:
     def __exit__(self, *_: object) -> None:
         self.remote.close()
 
-    def closures(self, year: int) -> ClosureSet:
-        """The full set of ``year``. Raises TransientError, or PermanentError where the answer has another shape or
-        speaks of another year: an answer that cannot be trusted whole is no answer."""
-        body = self.remote.get("/closures", {"year": year}).body
+    def closures(self, year: int) -> ClosureSet | None:
+        """The full set of ``year``; None where the server has none of that year. Raises TransientError, or
+        PermanentError where the answer has another shape or speaks of another year: an answer that cannot be trusted
+        whole is no answer."""
+        answer = self.remote.get("/closures", {"year": year}, expected=frozenset({404}))
+        if answer.status == 404:
+            return None
+        body = answer.body
         if not isinstance(body, dict) or not isinstance(body.get("items"), list):
-            raise PermanentError(f"{SYSTEM}: l'elenco delle chiusure {year} non ha la forma prevista")
+            raise PermanentError("central_shape", year=year)
         if body.get("year") != year or isinstance(body["year"], bool):
-            raise PermanentError(f"{SYSTEM}: chieste le chiusure {year}, risposto con un altro anno")
+            raise PermanentError("central_other_year", year=year)
         version = body.get("version")
         if not isinstance(version, str) or not version.strip():
-            raise PermanentError(f"{SYSTEM}: le chiusure {year} non dicono la loro versione")
+            raise PermanentError("central_no_version", year=year)
         records = sort_records(Closure, body["items"], "id", {"year": year})
         return ClosureSet(year, version.strip(), records.valid, records.rejected)

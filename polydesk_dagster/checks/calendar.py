@@ -7,6 +7,7 @@ from polydesk_dagster.clinic.calendar.checks import Finding
 from polydesk_dagster.resources.polydesk import PolydeskResource
 
 SLOTS = dg.AssetKey(["calendar", "agenda_slots"])
+CLOSURES = dg.AssetKey(["calendar", "closures"])
 
 
 def _result(finding: Finding, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
@@ -47,10 +48,20 @@ def no_agenda_left_behind(polydesk: PolydeskResource) -> dg.AssetCheckResult:
         return _result(calendar_checks.agendas_behind(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
+@dg.asset_check(
+    asset=CLOSURES, description="Da ottobre il server centrale ha pubblicato le chiusure dell'anno prossimo."
+)
+def next_year_is_published(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        finding = calendar_checks.next_year_unpublished(connection, polydesk.now())
+    return _result(finding, dg.AssetCheckSeverity.WARN)
+
+
 CHECKS = (
     no_free_slot_on_a_closure,
     no_overlapping_slots,
     every_booking_has_its_slot,
     no_open_orphans,
     no_agenda_left_behind,
+    next_year_is_published,
 )

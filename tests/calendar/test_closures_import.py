@@ -27,7 +27,9 @@ def item(id_: str, day: str, **fields: Any) -> dict[str, Any]:
 
 
 def central(sets: dict[int, list[dict[str, Any]]]) -> Any:
-    def ask(year: int) -> ClosureSet:
+    def ask(year: int) -> ClosureSet | None:
+        if year not in sets:
+            return None
         records = sort_records(Closure, sets[year], "id", {"year": year})
         return ClosureSet(year, "v1", records.valid, records.rejected)
 
@@ -118,13 +120,36 @@ def test_bad_items_are_named_and_what_we_hold_of_them_stays(engine: sa.Engine, p
 def test_one_year_that_fails_does_not_stop_the_other(engine: sa.Engine, practice: world.Practice) -> None:
     good = central({2026: THIS})
 
-    def ask(year: int) -> ClosureSet:
+    def ask(year: int) -> ClosureSet | None:
         if year == 2027:
             raise TransientError("Server centrale: nessuna risposta")
         return good(year)
 
     report = closures.import_closures(engine, ask, as_of=AS_OF)
     assert (report.outcome, report.counts.created) == (Outcome.PARTIAL, 9)
+
+
+@pytest.mark.parametrize("sets", [{2026: THIS}, {2026: THIS, 2027: []}], ids=["not found", "empty"])
+def test_next_year_may_be_published_late(
+    engine: sa.Engine, practice: world.Practice, sets: dict[int, list[dict[str, Any]]]
+) -> None:
+    report = closures.import_closures(engine, central(sets), as_of=AS_OF)
+    assert (report.outcome, [reason.code for reason in report.reasons]) == (Outcome.OK, ["not_yet_published"])
+    assert closures.import_closures(engine, central(sets), as_of=AS_OF).outcome is Outcome.NOTHING_TO_DO
+    with engine.connect() as connection:
+        september, october = datetime(2026, 9, 30, 12, tzinfo=UTC), datetime(2026, 9, 30, 22, tzinfo=UTC)
+        assert calendar_checks.next_year_unpublished(connection, september).count == 0
+        assert calendar_checks.next_year_unpublished(connection, october) == calendar_checks.Finding(1, "2027")
+    run(engine, THIS)
+    with engine.connect() as connection:
+        assert calendar_checks.next_year_unpublished(connection, october).count == 0
+    gone = closures.import_closures(engine, central(sets), as_of=AS_OF)
+    assert gone.outcome in {Outcome.PARTIAL, Outcome.REFUSED}, "what was published does not go without a word"
+
+
+def test_this_year_must_be_there(engine: sa.Engine, practice: world.Practice) -> None:
+    report = closures.import_closures(engine, central({2027: OTHER}), as_of=AS_OF)
+    assert (report.outcome, report.counts.created) == (Outcome.PARTIAL, 4)
 
 
 def test_contradicting_ids_stop_the_set_and_repeated_ones_do_not(engine: sa.Engine, practice: world.Practice) -> None:

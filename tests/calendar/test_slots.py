@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.outcome import Counts, Outcome
 from polydesk_dagster.told import teller
@@ -225,6 +226,56 @@ def test_a_gap_between_validities_is_told(engine: sa.Engine) -> None:
     (reason,) = report.reasons
     assert reason.code == "validity_gap"
     assert re.search(r"01/04/2026 e il 14/04/2026", teller().reason(reason))
+
+
+@pytest.mark.parametrize(
+    ("last", "code"), [("2026-04-08", "turns_end"), ("2026-04-09", None), ("2026-03-06", "turns_ended")]
+)
+def test_the_end_of_the_last_turn_is_told_thirty_days_ahead(engine: sa.Engine, last: str, code: str | None) -> None:
+    practice = _practice(engine)
+    with engine.begin() as connection:
+        past = world.agenda(connection, practice.clinic, practice.location, specialist_id=practice.specialist)
+        connection.execute(
+            sa.text("UPDATE agenda_rule SET valid_to = :last WHERE agenda_id = :id"), {"last": last, "id": past}
+        )
+    report = slots.generate(engine, AS_OF)
+    assert [reason.code for reason in report.reasons] == ([code] if code else [])
+    with engine.connect() as connection:
+        through = connection.execute(
+            sa.text("SELECT generated_through, derived_through FROM agenda_state WHERE agenda_id = :id"), {"id": past}
+        ).one()
+    friday = {"turns_ended": None}.get(code or "", date.fromisoformat(last))
+    assert through == (friday, date(2026, 6, 7))
+    _run(engine, "UPDATE agenda SET valid_to = :last WHERE id = :id", last=last, id=past)
+    assert slots.generate(engine, AS_OF).reasons == (), "an agenda that was given its end needs no word"
+
+
+def test_an_agenda_that_ended_is_not_behind(engine: sa.Engine) -> None:
+    _practice(engine)
+    _run(engine, "UPDATE agenda_rule SET valid_to = '2026-03-20'")
+    slots.generate(engine, AS_OF)
+    with engine.connect() as connection:
+        assert calendar_checks.agendas_behind(connection, AS_OF).count == 0
+        assert calendar_checks.agendas_behind(connection, AS_OF + timedelta(days=4)).count == 1
+
+
+def test_one_day_of_overlapping_turns_leaves_the_others(engine: sa.Engine) -> None:
+    practice = _practice(engine, weekdays=(4,))
+    slots.generate(engine, AS_OF)
+    with engine.begin() as connection:
+        once = {"valid_from": date(2026, 4, 16), "valid_to": date(2026, 4, 16)}
+        world.rules(connection, practice.agenda, (4,), "12:30", "14:00", **once)
+        connection.execute(sa.text("UPDATE agenda SET capacity = 2"))
+    report = slots.generate(engine, AS_OF)
+    assert (report.outcome, report.counts.failed) == (Outcome.PARTIAL, 1)
+    assert "16/04/2026 12:30" in teller().reason(report.reasons[0])
+    with engine.connect() as connection:
+        left = connection.execute(
+            sa.text("SELECT local_date, count(*) FROM slot WHERE capacity = 1 GROUP BY local_date")
+        ).all()
+    assert [tuple(row) for row in left] == [(date(2026, 4, 16), 8)]
+    again = slots.generate(engine, AS_OF)
+    assert again.counts.changed == 0
 
 
 def test_an_unknown_clinic_is_named(engine: sa.Engine) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.plans import ITALY
 from polydesk_dagster.clinic.calendar.effective import CLOSED_HOURS, slot_span
 
 
@@ -97,6 +98,22 @@ def open_orphans(connection: sa.Connection, as_of: datetime) -> Finding:
         WHERE o.state = 'open'""",
         {"as_of": as_of},
     )
+
+
+PUBLISHED_BY = 10
+"""The month from which the central server should have next year's closures."""
+
+
+def next_year_unpublished(connection: sa.Connection, as_of: datetime) -> Finding:
+    """From October on: next year, where none of its central closures is known here."""
+    today = as_of.astimezone(ITALY).date()
+    if today.month < PUBLISHED_BY:
+        return Finding(0, "")
+    known = connection.scalar(
+        sa.text("SELECT EXISTS (SELECT FROM closure WHERE source = 'central' AND source_year = :year)"),
+        {"year": today.year + 1},
+    )
+    return Finding(0, "") if known else Finding(1, str(today.year + 1))
 
 
 def agendas_behind(connection: sa.Connection, as_of: datetime) -> Finding:

@@ -14,8 +14,8 @@ from polydesk_dagster.changes.plans import ITALY, Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.clinic.calendar.effective import REACHES
-from polydesk_dagster.errors import PolydeskError, TransientError
-from polydesk_dagster.outcome import Report, combine
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.outcome import Outcome, Reason, Report, combine
 
 SERVICE = "import_closures"
 YEARS = 2
@@ -159,9 +159,10 @@ def import_closures(
     actor: str = "dagster",
     preview: bool = False,
 ) -> Report:
-    """Import this year's and the next one's set. ``ask`` gives the client's set of a year.
+    """Import this year's and the next one's set. ``ask`` gives the client's set of a year, None where there is none.
 
-    A year whose set cannot be had or is refused keeps its last good one; the other goes on.
+    A year whose set cannot be had or is refused keeps its last good one; the other goes on. Next year's may be
+    published late: until we hold some of it, that there is none is told and is no fault.
     """
     first = as_of.astimezone(ITALY).year
     reports = []
@@ -169,8 +170,14 @@ def import_closures(
         try:
             found = ask(year)
         except PolydeskError as error:
-            code = "transient" if isinstance(error, TransientError) else "permanent"
-            reports.append(Report.failed(code, f"{error}; le chiusure {year} restano quelle che sono"))
+            reports.append(Report.failed("closures_unreadable", {"year": year, "cause": error.reason}))
+            continue
+        if not (found and (found.items or found.rejected)) and year > first and not _known(engine, year):
+            unpublished = Reason("not_yet_published", {"year": year})
+            reports.append(Report(Outcome.NOTHING_TO_DO, reasons=(unpublished,), preview=preview))
+            continue
+        if found is None:
+            reports.append(Report.failed("closures_missing", {"year": year}))
             continue
         unreadable = tuple(
             Unreadable(r.key, "invalid", f"chiusura {r.position + 1}: {r.reason}", r.raw) for r in found.rejected
@@ -179,3 +186,14 @@ def import_closures(
             import_year(engine, year, found.version, found.items, unreadable, as_of=as_of, actor=actor, preview=preview)
         )
     return combine(reports)
+
+
+def _known(engine: sa.Engine, year: int) -> bool:
+    """Whether we hold closures of ``year`` from the central server, lifted ones included."""
+    with engine.connect() as connection:
+        return bool(
+            connection.scalar(
+                sa.text("SELECT EXISTS (SELECT FROM closure WHERE source = 'central' AND source_year = :year)"),
+                {"year": year},
+            )
+        )
