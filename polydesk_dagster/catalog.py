@@ -210,21 +210,21 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(2, 30)),
         "maintenance",
         destroys=True,
-        options=("past_guard", "reason", "operator", "only"),
+        options=("past_guard", "reason", "only"),
     ),
     Service(
         "delete_unverified_appointments",
         Every(60),
         "maintenance",
         destroys=True,
-        options=("past_guard", "reason", "operator"),
+        options=("past_guard", "reason"),
     ),
     Service(
         "release_expired_holds",
         Every(5),
         "maintenance",
         destroys=True,
-        options=("unpaid", "operator"),
+        options=("unpaid",),
     ),
     Service(
         "index_knowledge",
@@ -260,7 +260,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/municipalities_preview",
             "studiolab/municipalities",
         ),
-        options=("plan", "past_guard", "reason", "operator"),
+        options=("plan", "past_guard", "reason"),
     ),
     Service(
         "sync_prices",
@@ -273,7 +273,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/prices",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason", "operator"),
+        options=("plan", "past_guard", "reason"),
     ),
     Service(
         "import_patients",
@@ -284,7 +284,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/patients",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason", "operator"),
+        options=("plan", "past_guard", "reason"),
     ),
     Service(
         "sync_collaborators",
@@ -295,7 +295,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/collaborators",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason", "operator"),
+        options=("plan", "past_guard", "reason"),
     ),
     Service(
         "sync_services",
@@ -306,7 +306,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/services",
         ),
         per_clinic=True,
-        options=("plan", "past_guard", "reason", "operator"),
+        options=("plan", "past_guard", "reason"),
     ),
     Service(
         "preview_prices",
@@ -344,7 +344,7 @@ SERVICES: tuple[Service, ...] = (
         "emergency",
         place=Place.EMERGENCY,
         destroys=True,
-        options=("reason", "confirm", "plan", "operator"),
+        options=("reason", "confirm", "plan"),
     ),
     Service(
         "reset_message_templates",
@@ -352,7 +352,7 @@ SERVICES: tuple[Service, ...] = (
         "emergency",
         place=Place.EMERGENCY,
         destroys=True,
-        options=("reason", "confirm", "plan", "operator"),
+        options=("reason", "confirm", "plan"),
     ),
     Service(
         "recover_deleted_services",
@@ -360,7 +360,7 @@ SERVICES: tuple[Service, ...] = (
         "emergency",
         place=Place.EMERGENCY,
         destroys=True,
-        options=("reason", "confirm", "plan", "operator"),
+        options=("reason", "confirm", "plan"),
     ),
 )
 

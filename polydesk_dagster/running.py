@@ -20,8 +20,9 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, where
 from polydesk_dagster.outcome import SHOWN_ROWS, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.runtime.progress import Progress, reporter
-from polydesk_dagster.settings import Settings
+from polydesk_dagster.settings import Settings, person
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 from polydesk_dagster.values import Instant, ServiceKey, Value
@@ -51,6 +52,8 @@ class Run:
     log: logging.Logger
     polydesk: PolydeskResource
     progress: Progress
+    person: str
+    """Whoever pressed, as the audit trail names people."""
 
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -108,6 +111,7 @@ def perform(
         context.log,
         polydesk,
         reporter(context.log),
+        context.run.tags.get(PERSON_TAG) or person(),
     )
     with exclusive(engine, service, clinic) as alone:
         if not alone:

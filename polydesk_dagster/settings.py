@@ -16,11 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from polydesk_dagster.errors import ConfigurationError
 
 
-def person(operator: str = "") -> str:
-    """Who acts, as the audit trail names people: whoever's account this is, and ``operator`` if somebody says that it
-    is another who does."""
-    account = f"desk:{getpass.getuser()}"
-    return f"{account} as {operator}" if operator else account
+def person() -> str:
+    """Who acts at a terminal, as the audit trail names people: whoever's account this is."""
+    return f"desk:{getpass.getuser()}"
 
 
 def _whole_path(path: Path) -> Path:

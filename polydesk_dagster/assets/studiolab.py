@@ -16,7 +16,6 @@ from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, failure, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
-from polydesk_dagster.settings import person
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
@@ -44,8 +43,6 @@ class SyncConfig(ServiceConfig):
     """A failed guard of that plan that a person has looked at; several are separated by commas. Needs ``plan``."""
     reason: str | None = None
     """Why a guard may be passed; needed with ``past_guard``."""
-    operator: str = ""
-    """Who applies that plan; default the account that the run has."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +255,7 @@ def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
         plan,
         as_of=run.as_of,
-        actor="dagster" if config.plan is None else person(config.operator),
+        actor="dagster" if config.plan is None else run.person,
         reason=config.reason,
         past_guards=_passed(config),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
@@ -19,6 +18,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, WHAT_TO_DO, Report, combine
+from polydesk_dagster.settings import person
 from polydesk_dagster.values import Several
 
 Option = typer.Option
@@ -41,9 +41,6 @@ def run(
     ] = None,
     reason: Annotated[str | None, Option(help="Perché; serve per passare oltre.", metavar="TESTO")] = None,
     confirm: Annotated[str | None, Option(help="La frase di conferma dell'anteprima.", metavar="FRASE")] = None,
-    operator: Annotated[
-        str | None, Option(help="Chi lo chiede; di regola chi usa il terminale.", metavar="NOME")
-    ] = None,
     unpaid: Annotated[
         list[int] | None, Option(help="Blocco il cui pagamento risulta mai avvenuto; ripetibile.", metavar="ID")
     ] = None,
@@ -67,7 +64,6 @@ def run(
         "past_guard": ",".join(past_guard) if past_guard else None,
         "reason": reason,
         "confirm": confirm,
-        "operator": operator,
         "unpaid": unpaid or None,
         "only": only or None,
     }
@@ -83,8 +79,6 @@ def run(
                 f"--past-guard needs --plan: look at a plan first (polydesk run {key} --preview), then name it",
             )
         )
-    if "operator" in service.options:  # the run may be executed by the account of «polydesk up»
-        given["operator"] = operator or getpass.getuser()
     config = {"as_of": as_of, "preview": preview or None, **given}
     started, clock = datetime.now(UTC), monotonic()
     heads: dict[int, Plan] = {}
@@ -146,7 +140,7 @@ def run_service(
 
     told = progress or (lambda _: None)
     try:
-        return press(installation.settings, installation.engine, service, clinic, config, told=told)
+        return press(installation.settings, installation.engine, service, clinic, config, person=person(), told=told)
     except UnknownError as error:
         raise typer.BadParameter(show.told().reason(error.reason)) from None
 

@@ -14,7 +14,6 @@ from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, job_description, job_tags, serve, service_job
-from polydesk_dagster.settings import person
 from polydesk_dagster.told.dagster import metadata
 
 SCHEDULED = "dagster"
@@ -26,8 +25,6 @@ class ReleaseExpiredHoldsConfig(ServiceConfig):
 
     unpaid: list[int] = Field(default_factory=list)
     """Holds whose payment a person has looked up and found missing: they are released too."""
-    operator: str = ""
-    """Who has looked; default the account that the run has."""
 
 
 def _release_expired_holds(run: Run, config: ReleaseExpiredHoldsConfig) -> Report:
@@ -38,7 +35,7 @@ def _release_expired_holds(run: Run, config: ReleaseExpiredHoldsConfig) -> Repor
             clinic=run.clinic,
             preview=run.preview,
             unpaid=config.unpaid,
-            actor=person(config.operator) if config.unpaid else SCHEDULED,
+            actor=run.person if config.unpaid else SCHEDULED,
         )
 
 
@@ -50,8 +47,6 @@ class DeleteUnverifiedConfig(ServiceConfig):
     and with a reason."""
     reason: str | None = None
     """Why the guard may be passed, at least 10 characters."""
-    operator: str = ""
-    """Who goes past it; default the account that the run has."""
 
 
 def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
@@ -64,7 +59,7 @@ def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
         preview=run.preview,
         past_guard=config.past_guard,
         reason=config.reason,
-        actor=person(config.operator) if config.past_guard else SCHEDULED,
+        actor=run.person if config.past_guard else SCHEDULED,
     )
     if run.clinic is not None:  # the second stage is the chain's
         return expired
@@ -93,8 +88,6 @@ class NightlyCleanupConfig(ServiceConfig):
     """Refused: a run plans anew, and nobody has looked at that plan. The refusal says how to name the one looked at."""
     reason: str | None = None
     """Goes with ``polydesk plan apply``, as the guard does."""
-    operator: str = ""
-    """Who asks; the run gives nobody's word for anything."""
 
 
 def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.DagsterInstance) -> Report:

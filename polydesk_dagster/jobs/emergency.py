@@ -10,7 +10,6 @@ from polydesk_dagster.clinic.messages import reset
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.running import Run, ServiceConfig, service_job
-from polydesk_dagster.settings import person
 
 
 class EmergencyConfig(ServiceConfig):
@@ -22,8 +21,6 @@ class EmergencyConfig(ServiceConfig):
     """The phrase that the preview gave, e.g. «LIBERA 37». It is good for that plan alone, for a few minutes."""
     plan: int | None = None
     """The plan that was looked at; default the newest one that still stands."""
-    operator: str = ""
-    """Who is pressing; default the account that the run has."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,23 +29,25 @@ class EmergencyConfig(ServiceConfig):
         return {**given, "preview": True} if looks_only else given
 
 
-def press_of(config: EmergencyConfig) -> Press:
+def press_of(run: Run, config: EmergencyConfig) -> Press:
     """What was typed, and by whom, for the gate."""
-    return Press(config.reason, config.confirm, person(config.operator), config.plan)
+    return Press(config.reason, config.confirm, run.person, config.plan)
 
 
 def _release_all_holds(run: Run, config: EmergencyConfig) -> Report:
     with run.engine.begin() as connection:
-        return releasing.release_all(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+        return releasing.release_all(
+            connection, run.as_of, press_of(run, config), clinic=run.clinic, preview=run.preview
+        )
 
 
 def _recover_deleted_services(run: Run, config: EmergencyConfig) -> Report:
     with run.engine.begin() as connection:
-        return recovery.recover(connection, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+        return recovery.recover(connection, run.as_of, press_of(run, config), clinic=run.clinic, preview=run.preview)
 
 
 def _reset_message_templates(run: Run, config: EmergencyConfig) -> Report:
-    return reset.reset(run.engine, run.as_of, press_of(config), clinic=run.clinic, preview=run.preview)
+    return reset.reset(run.engine, run.as_of, press_of(run, config), clinic=run.clinic, preview=run.preview)
 
 
 JOBS = (

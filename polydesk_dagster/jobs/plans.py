@@ -13,7 +13,6 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
-from polydesk_dagster.settings import person
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
@@ -33,8 +32,6 @@ class UndoConfig(dg.Config):
     """Why, at least 10 characters: it stays in the audit trail."""
     preview: bool = False
     """Only show which rows would go back."""
-    operator: str = ""
-    """Who asks for it; default the account that the run has."""
 
 
 def _load(polydesk: PolydeskResource, plan_id: int) -> Plan | Report:
@@ -72,7 +69,7 @@ def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:
                 connection,
                 plan.id,
                 as_of=run.as_of,
-                actor=person(config.operator),
+                actor=run.person,
                 reason=config.reason.strip() or None,
                 preview=config.preview,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from polydesk_dagster.jobs import emergency
 from polydesk_dagster.jobs.dagster_storage import clean_dagster
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.names import PERSON_TAG
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -40,11 +40,12 @@ def execute(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inst
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
 
-    def run(job: str, **config: object) -> dg.ExecuteInProcessResult:
+    def run(job: str, person: str | None = None, **config: object) -> dg.ExecuteInProcessResult:
         return JOBS[job].execute_in_process(
             run_config={"ops": {BY_KEY[job].steps[0]: {"config": {"as_of": AS_OF.isoformat(), **config}}}},
             resources={"polydesk": PolydeskResource()},
             instance=instance,
+            tags={PERSON_TAG: person} if person else None,
             raise_on_error=False,
         )
 
@@ -215,10 +216,10 @@ def test_who_gave_their_word_is_in_the_audit_trail(execute: Execute, engine: sa.
     with engine.begin() as connection:
         placed = holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF - timedelta(minutes=9))
         confirming.begin_confirming(connection, token="t", as_of=AS_OF - timedelta(minutes=5))
-    assert execute("release_expired_holds", unpaid=[placed.hold_id], operator="anna").success
+    assert execute("release_expired_holds", unpaid=[placed.hold_id], person="manager:anna@example.org").success
     with engine.connect() as connection:
         actor = connection.scalar(sa.text("SELECT actor FROM audit"))
-    assert actor == f"desk:{getpass.getuser()} as anna"
+    assert actor == "manager:anna@example.org"
 
 
 @dg.asset

@@ -15,6 +15,7 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.jobs.plans import undo_plan
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.names import PERSON_TAG
 from tests.patients.test_identity import MARIO, Import, person
 
 WHY = "importati dal listino sbagliato"
@@ -26,11 +27,12 @@ class Page:
     def __init__(self, run: Import, instance: dg.DagsterInstance) -> None:
         self.run, self.instance = run, instance
 
-    def undo(self, **config: Any) -> dg.ExecuteInProcessResult:
+    def undo(self, person: str | None = None, **config: Any) -> dg.ExecuteInProcessResult:
         return undo_plan.execute_in_process(
             run_config={"ops": {"take_back": {"config": config}}} if config else None,
             resources={"polydesk": PolydeskResource()},
             instance=self.instance,
+            tags={PERSON_TAG: person} if person else None,
             raise_on_error=False,
         )
 
@@ -86,10 +88,10 @@ def test_what_was_edited_since_stays_and_is_told(page: Page) -> None:
     plan = page.run(MARIO, person("P2", fiscal_code=None, last_name="Verdi")).plan_id
     with page.run.engine.begin() as connection:
         connection.execute(sa.text("UPDATE patient SET mobile = '+393400000000' WHERE last_name = 'Verdi'"))
-    assert page.undo(plan=plan, reason=WHY, operator="anna").success
+    assert page.undo(plan=plan, reason=WHY, person="manager:anna@example.org").success
     assert page.last()[::2] == ("partial", "changed_since")
     assert page.patients() == 1
-    assert page.run.rows("SELECT actor FROM audit WHERE action = 'undo'") == [(f"desk:{getpass.getuser()} as anna",)]
+    assert page.run.rows("SELECT actor FROM audit WHERE action = 'undo'") == [("manager:anna@example.org",)]
 
 
 def test_a_running_service_is_not_disturbed(page: Page) -> None:

@@ -112,9 +112,9 @@ def test_past_a_guard_goes_who_names_the_plan_and_every_guard(desk: Desk) -> Non
     status, answer = desk.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
     assert (status, _codes(answer)[0]) == (3, "guard:code_reused")
     assert desk.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
-    status, answer = desk.run("sync_prices", "--plan", plan, *past, "--operator", "giulia")
+    status, answer = desk.run("sync_prices", "--plan", plan, *past)
     assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
-    assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()} as giulia"]
+    assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()}"]
     assert desk.all(f"SELECT unnest(past_guards) FROM plan WHERE id = {plan}") == ["code_reused", "price_jump"]
 
 
