@@ -11,13 +11,28 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from polydesk_dagster.knowledge.formats.text import Loss
 from polydesk_dagster.knowledge.library import Task
 from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.knowledge.text import marked_words
+
+ATTENTION = frozenset(
+    {
+        "pages_without_text",
+        "words_lost",
+        "formulas_without_value",
+        "form_unread",
+        "held_personal_data",
+        "held_instructions",
+    }
+)
+"""Losses for which a document counts as read in part until a person has looked at it; the others are only told."""
 
 
 def unsettled(connection: sa.Connection, generation: int) -> dict[str, list[str]]:
@@ -31,14 +46,34 @@ def unsettled(connection: sa.Connection, generation: int) -> dict[str, list[str]
     return {row.state: row.keys_ for row in rows}
 
 
-def ready(connection: sa.Connection, generation: int) -> set[str]:
-    """Keys of contents that are answers."""
-    return set(
-        connection.scalars(
-            sa.text("SELECT key FROM knowledge_content WHERE generation_id = :id AND state = 'ready'"),
-            {"id": generation},
-        )
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One reading of some bytes under one visibility."""
+
+    title: str | None
+    passages: int
+    losses: tuple[Loss, ...]
+
+    @property
+    def wants_eyes(self) -> bool:
+        """Whether something of it is missing that a person should know of."""
+        return any(loss.code in ATTENTION for loss in self.losses)
+
+
+def ready(connection: sa.Connection, generation: int) -> dict[str, Content]:
+    """Contents that are answers, by key."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT key, title, passages, losses FROM knowledge_content
+            WHERE generation_id = :id AND state = 'ready'"""),
+        {"id": generation},
     )
+    return {row.key: Content(row.title, row.passages, losses_of(row.losses)) for row in rows}
+
+
+def losses_of(stored: Sequence[Sequence[Any]]) -> tuple[Loss, ...]:
+    """Losses out of the database's JSON."""
+    return tuple(Loss(code, count, tuple(pages)) for code, count, pages in stored)
 
 
 def passages(connection: sa.Connection, generation: int) -> dict[str, int]:
@@ -60,27 +95,28 @@ def announce(connection: sa.Connection, generation: int, keys: Sequence[str]) ->
     connection.execute(sa.text("UPDATE knowledge_generation SET unmerged = true WHERE id = :id"), {"id": generation})
 
 
-def make_ready(connection: sa.Connection, generation: int, written: Mapping[str, tuple[str | None, int]]) -> None:
-    """Contents whose passages are all written become answers; ``written`` is title and number of passages by key."""
+def make_ready(connection: sa.Connection, generation: int, written: Mapping[str, Content]) -> None:
+    """Contents whose passages are all written become answers."""
+    rows: list[dict[str, object]] = [
+        {"key": key, "title": content.title, "passages": content.passages, "losses": _plain(content.losses)}
+        for key, content in written.items()
+    ]
     connection.execute(
         sa.text("""
-            UPDATE knowledge_content c SET state = 'ready', title = n.title, passages = n.passages
-            FROM unnest(CAST(:keys AS text[]), CAST(:titles AS text[]), CAST(:passages AS integer[]))
-                 AS n (key, title, passages)
+            UPDATE knowledge_content c
+            SET state = 'ready', title = n.title, passages = n.passages, losses = n.losses
+            FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS n (key text, title text, passages integer, losses jsonb)
             WHERE c.generation_id = :generation AND c.key = n.key"""),
-        {
-            "generation": generation,
-            "keys": list(written),
-            "titles": [title for title, _ in written.values()],
-            "passages": [count for _, count in written.values()],
-        },
+        {"generation": generation, "rows": _json(rows)},
     )
 
 
-def cite(
-    connection: sa.Connection, generation: int, entries: list[dict[str, object]], pipeline: str, as_of: datetime
-) -> None:
-    """Documents that were read cite their contents, and are indexed."""
+def _plain(losses: Sequence[Loss]) -> list[list[object]]:
+    return [[loss.code, loss.count, list(loss.pages)] for loss in losses]
+
+
+def cite(connection: sa.Connection, generation: int, entries: list[dict[str, object]], as_of: datetime) -> None:
+    """Documents that were read cite their contents; ``state`` says whether whole or in part."""
     if not entries:
         return
     connection.execute(  # what this very run let go a moment ago may be cited again
@@ -93,7 +129,8 @@ def cite(
         sa.text("""
             WITH read AS (
                 SELECT * FROM jsonb_to_recordset(CAST(:entries AS jsonb))
-                    AS e (document bigint, key text, fingerprint text, sha256 text, scope text, size bigint)),
+                    AS e (document bigint, key text, fingerprint text, sha256 text, scope text, size bigint, state text,
+                          reader text, names text)),
             entered AS (
                 INSERT INTO knowledge_entry (generation_id, document_id, key, fingerprint, sha256, scope)
                 SELECT :generation, document, key, fingerprint, sha256, scope FROM read
@@ -101,26 +138,32 @@ def cite(
                 SET key = excluded.key, fingerprint = excluded.fingerprint, sha256 = excluded.sha256,
                     scope = excluded.scope)
             UPDATE document d
-            SET state = 'indexed', fingerprint = read.fingerprint, reader = :pipeline, size_bytes = read.size,
-                sha256 = read.sha256, attempts = 0, reason_code = NULL, reason = NULL, retry_at = NULL,
+            SET state = read.state, fingerprint = read.fingerprint, reader = read.reader, size_bytes = read.size,
+                sha256 = read.sha256, attempts = 0, reason_code = NULL, reason = NULL, reason_values = '{}',
+                retry_at = NULL, stale_since = NULL, losses = c.losses, names = to_tsvector('italian', read.names),
                 changed_at = :as_of
-            FROM read WHERE d.id = read.document"""),
-        {"entries": _json(entries), "generation": generation, "pipeline": pipeline, "as_of": as_of},
+            FROM read JOIN knowledge_content c ON c.generation_id = :generation AND c.key = read.key
+            WHERE d.id = read.document"""),
+        {"entries": _json(entries), "generation": generation, "as_of": as_of},
     )
 
 
 def set_aside(connection: sa.Connection, troubles: list[dict[str, object]], as_of: datetime) -> None:
-    """What could not be read is shown, and no more; what was indexed of it before goes on answering."""
+    """What could not be read is shown, and no more; what was indexed of it before goes on answering, and is told to be
+    of an earlier version."""
     if not troubles:
         return
     connection.execute(
         sa.text("""
             UPDATE document d
-            SET state = t.state, reason_code = t.code, reason = t.reason, fingerprint = t.fingerprint,
-                reader = t.reader, attempts = t.attempts, retry_at = t.retry_at, size_bytes = t.size,
-                sha256 = t.sha256, changed_at = :as_of
+            SET state = t.state, reason_code = t.code, reason = NULL, reason_values = t.values,
+                fingerprint = t.fingerprint, reader = t.reader, attempts = t.attempts, retry_at = t.retry_at,
+                size_bytes = t.size, sha256 = t.sha256, losses = '[]', changed_at = :as_of,
+                stale_since = CASE WHEN EXISTS (SELECT FROM knowledge_entry e WHERE e.document_id = d.id
+                                                AND e.sha256 IS DISTINCT FROM t.sha256)
+                                   THEN coalesce(d.stale_since, :as_of) END
             FROM jsonb_to_recordset(CAST(:troubles AS jsonb))
-                AS t (document bigint, state text, code text, reason text, fingerprint text, reader text,
+                AS t (document bigint, state text, code text, values jsonb, fingerprint text, reader text,
                       attempts integer, retry_at timestamptz, size bigint, sha256 text)
             WHERE d.id = t.document"""),
         {"troubles": _json(troubles), "as_of": as_of},
@@ -139,7 +182,7 @@ def let_go(engine: sa.Engine, generation: int, leaving: Sequence[Task], as_of: d
         connection.execute(
             sa.text("""
                 UPDATE document SET state = 'gone', reason_code = NULL, reason = NULL, retry_at = NULL,
-                                    changed_at = :as_of
+                                    stale_since = NULL, changed_at = :as_of
                 WHERE id = ANY(:documents) AND state <> 'gone'"""),
             {"documents": [task.document for task in leaving if task.change == "gone"], "as_of": as_of},
         )

@@ -13,13 +13,16 @@ import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge import contents
+from polydesk_dagster.knowledge.contents import Content
+from polydesk_dagster.knowledge.formats.plain import TEXT
+from polydesk_dagster.knowledge.formats.text import UnreadableError
 from polydesk_dagster.knowledge.generations import Generation
 from polydesk_dagster.knowledge.library import File, Task, fingerprint, register
-from polydesk_dagster.knowledge.reader import TEXT, UnreadableError
-from polydesk_dagster.knowledge.reading import LARGEST, Reader, ReaderDiedError, objection
-from polydesk_dagster.knowledge.splitting import Passage, split, title_of
+from polydesk_dagster.knowledge.reading import LARGEST, Reader, ReaderDiedError
 from polydesk_dagster.knowledge.store import Row
+from polydesk_dagster.knowledge.text import words
 from polydesk_dagster.knowledge.work import Work
+from polydesk_dagster.values import Reason, Several
 
 TRIES = 3
 FIRST_WAIT = timedelta(minutes=10)
@@ -45,6 +48,8 @@ class Document:
     cleared: str | None
     attempts: int
     """At this very file."""
+    known: tuple[str, str | None]
+    """Its state and the digest that the state speaks of, before this run."""
 
 
 @dataclass(slots=True)
@@ -52,7 +57,7 @@ class Batch:
     """What is written together: passages of new contents, and who cites which content."""
 
     rows: list[Row] = field(default_factory=list)
-    contents: dict[str, tuple[str | None, int]] = field(default_factory=dict)
+    contents: dict[str, Content] = field(default_factory=dict)
     entries: list[dict[str, object]] = field(default_factory=list)
     troubles: list[dict[str, object]] = field(default_factory=list)
 
@@ -81,11 +86,11 @@ def take_in(work: Work, generation: Generation, files: Mapping[str, File], wante
             _read(work, reader, document, kinds[document.path], ready, batch)
             if batch.full:
                 counted += flush(work, generation, batch)
-                ready |= batch.contents.keys()
+                ready |= batch.contents
                 batch = Batch()
-                work.progress(number + 1, len(documents), "documenti letti")
+                work.progress(number + 1, len(documents), "documents_read")
     counted += flush(work, generation, batch)
-    work.progress(len(documents), len(documents), "documenti letti")
+    work.progress(len(documents), len(documents), "documents_read")
     return counted
 
 
@@ -93,7 +98,7 @@ def _documents(connection: sa.Connection, paths: list[str], files: Mapping[str, 
     rows = connection.execute(
         sa.text("""
             SELECT d.id, d.path, document_scope(d) AS scope, d.clinic_id, role_rank(d.audience) AS audience,
-                   d.valid_from, d.valid_to, d.cleared_sha256, d.fingerprint,
+                   d.valid_from, d.valid_to, d.cleared_sha256, d.fingerprint, d.state, d.sha256,
                    CASE WHEN d.state = 'retrying' THEN d.attempts ELSE 0 END AS attempts
             FROM document d WHERE d.path = ANY(:paths) ORDER BY d.path"""),
         {"paths": paths},
@@ -110,35 +115,47 @@ def _documents(connection: sa.Connection, paths: list[str], files: Mapping[str, 
             row.valid_to,
             row.cleared_sha256,
             row.attempts if row.fingerprint == files[row.path].fingerprint else 0,
+            (row.state, row.sha256),
         )
         for row in rows
     ]
 
 
-def _read(work: Work, reader: Reader, document: Document, change: str, ready: set[str], batch: Batch) -> None:
+def _read(
+    work: Work, reader: Reader, document: Document, change: str, ready: Mapping[str, Content], batch: Batch
+) -> None:
     """One document into the batch: its passages, or that they are there already, or why there are none."""
     sha256 = None
+    suffix = document.file.location.suffix.lower()
     try:
         data, seen = _bytes(document.file)
-        sha256 = digest(data, document.file.location.suffix.lower())
-        key = hashlib.sha256(f"{sha256}\n{work.pipeline}\n{document.scope}".encode()).hexdigest()[:32]
-        if key not in ready and key not in batch.contents:
-            passages, title = _passages(reader, data, document, sha256)
-            batch.contents[key] = (title, len(passages))
+        sha256 = digest(data, suffix)
+        cleared = sha256 == document.cleared
+        said = "\n".join([sha256, work.pipeline, document.scope, *(["cleared"] if cleared else [])])
+        key = hashlib.sha256(said.encode()).hexdigest()[:32]
+        content = ready.get(key) or batch.contents.get(key)
+        if content is None:
+            reading = reader.read(data, suffix, cleared=cleared)
+            content = batch.contents[key] = Content(reading.title, len(reading.passages), reading.losses)
             batch.rows += [
                 Row(key, number, p, document.clinic, document.audience, document.valid_from, document.valid_to)
-                for number, p in enumerate(passages)
+                for number, p in enumerate(reading.passages)
             ]
     except FileNotFoundError:
-        work.account.note(
-            "skipped", document.path, "vanished", "è sparito durante la lettura: se ne riparla al prossimo giro"
-        )
-    except (UnreadableError, ReaderDiedError) as error:
-        _trouble(work, document, batch, error.code, str(error), sha256, lasting=isinstance(error, UnreadableError))
+        work.account.note("skipped", document.path, "vanished", Reason("vanished"))
+    except UnreadableError as error:
+        _trouble(work, document, batch, error, sha256, lasting=True)
+    except ReaderDiedError as error:
+        _trouble(work, document, batch, error, sha256, lasting=False)
     except OSError as error:
-        _trouble(work, document, batch, "unreadable_file", f"non si apre ({error.strerror})", sha256, lasting=False)
+        told = ReaderDiedError("unreadable_file", error=error.strerror or type(error).__name__)
+        _trouble(work, document, batch, told, sha256, lasting=False)
     else:
-        work.account.note("created" if change == "new" else "updated", document.path, change, "")
+        partial = content.wants_eyes and not cleared
+        work.account.note("created" if change == "new" else "updated", document.path, change)
+        if partial:
+            newly = document.known != ("partial", sha256)
+            work.account.note_partial(document.path, content.losses, newly=newly)
         batch.entries.append(
             {
                 "document": document.id,
@@ -147,36 +164,42 @@ def _read(work: Work, reader: Reader, document: Document, change: str, ready: se
                 "sha256": sha256,
                 "scope": document.scope,
                 "size": len(data),
+                "state": "partial" if partial else "indexed",
+                "reader": _reader(work, document),
+                "names": " ".join(words(f"{document.file.location.stem}\n{content.title or ''}")),
             }
         )
 
 
-def _passages(reader: Reader, data: bytes, document: Document, sha256: str) -> tuple[list[Passage], str | None]:
-    reading = reader.read(data, document.file.location.suffix.lower())
-    if sha256 != document.cleared:
-        objected = objection("\n".join(page.markdown for page in reading.pages))
-        if objected is not None:
-            raise objected
-    passages = split(reading.pages)
-    if not passages:
-        raise UnreadableError("no_text", "il file non contiene testo")
-    return passages, reading.title or title_of(reading.pages)
+def _reader(work: Work, document: Document) -> str:
+    """What a document's state depends on besides its file: another pipeline, or a person's look, reads it again."""
+    return " ".join(filter(None, (work.pipeline, document.cleared)))
 
 
 def _trouble(
-    work: Work, document: Document, batch: Batch, code: str, why: str, sha256: str | None, *, lasting: bool
+    work: Work,
+    document: Document,
+    batch: Batch,
+    error: UnreadableError | ReaderDiedError,
+    sha256: str | None,
+    *,
+    lasting: bool,
 ) -> None:
     attempts = document.attempts + 1
     quarantined = lasting or attempts >= TRIES
-    work.account.note("failed", document.path, code, why if quarantined else f"{why}; si riprova")
+    why = Reason(error.code, error.values)
+    if quarantined:
+        work.account.note_quarantined(document.path, why, newly=document.known != ("quarantined", sha256))
+    else:
+        work.account.note("failed", document.path, "retrying", why)
     batch.troubles.append(
         {
             "document": document.id,
             "state": "quarantined" if quarantined else "retrying",
-            "code": code,
-            "reason": why,
+            "code": error.code,
+            "values": error.values,
             "fingerprint": document.file.fingerprint,
-            "reader": " ".join(filter(None, (work.pipeline, document.cleared))),
+            "reader": _reader(work, document),
             "attempts": attempts,
             "retry_at": None if quarantined else work.as_of + FIRST_WAIT * 4 ** (attempts - 1),
             "size": document.file.size,
@@ -196,7 +219,7 @@ def flush(work: Work, generation: Generation, batch: Batch) -> Counter[str]:
         if not generation.building:
             contents.add_words(connection, generation.id, counted)
         contents.make_ready(connection, generation.id, batch.contents)
-        contents.cite(connection, generation.id, batch.entries, work.pipeline, work.as_of)
+        contents.cite(connection, generation.id, batch.entries, work.as_of)
         contents.set_aside(connection, batch.troubles, work.as_of)
         contents.retire(connection, generation.id)
         contents.moved(connection, generation.id)
@@ -210,10 +233,7 @@ def _vectors(work: Work, generation: Generation, rows: Sequence[Row]) -> list[li
     vectors = dict(zip(distinct, work.library.embedder.embed(distinct), strict=True))
     lengths = {len(vector) for vector in vectors.values()}
     if lengths != {generation.dimension}:
-        raise PermanentError(
-            f"Il modello degli embedding dà vettori di {sorted(lengths)} numeri, l'indice ne ha "
-            f"{generation.dimension}: usa l'icona gialla. L'indice non è stato toccato."
-        )
+        raise PermanentError("embedding_length", given=Several(tuple(sorted(lengths))), wanted=generation.dimension)
     return [vectors[row.context] for row in rows]
 
 
@@ -222,7 +242,7 @@ def _bytes(file: File) -> tuple[bytes, str | None]:
     with file.location.open("rb") as source:
         before = os.fstat(source.fileno())
         if before.st_size > LARGEST:
-            raise UnreadableError("too_large", f"supera {LARGEST // 1024**2} MB")
+            raise UnreadableError("too_large", megabytes=LARGEST // 1024**2)
         data = source.read(LARGEST + 1)
         after = os.fstat(source.fileno())
     whole = fingerprint(before) == fingerprint(after) and len(data) == after.st_size

@@ -101,7 +101,8 @@ def tasks(
             known AS (
                 SELECT d.*, e.document_id IS NOT NULL AS entered, e.fingerprint AS entered_fingerprint,
                        e.scope IS DISTINCT FROM document_scope(d) AS moved,
-                       (d.retracted_at IS NOT NULL AND d.retracted_at <= :as_of) AS retracted
+                       (d.retracted_at IS NOT NULL AND d.retracted_at <= :as_of) AS retracted,
+                       concat_ws(' ', CAST(:pipeline AS text), d.cleared_sha256) AS wanted
                 FROM document d
                 LEFT JOIN knowledge_entry e ON e.document_id = d.id AND e.generation_id = :generation)
             SELECT CASE WHEN k.retracted THEN 'retracted' WHEN s.path IS NULL THEN 'gone'
@@ -110,12 +111,12 @@ def tasks(
             FROM seen s FULL JOIN known k ON k.path = s.path
             WHERE CASE
                 WHEN k.retracted THEN k.entered
-                WHEN s.path IS NULL THEN k.entered OR k.state IN ('indexed', 'retrying', 'quarantined')
+                WHEN s.path IS NULL THEN k.entered OR k.state IN ('indexed', 'partial', 'retrying', 'quarantined')
                 WHEN k.id IS NULL THEN true
-                WHEN k.entered AND NOT k.moved AND k.entered_fingerprint = s.fingerprint THEN k.state <> 'indexed'
+                WHEN k.entered AND NOT k.moved AND k.entered_fingerprint = s.fingerprint
+                THEN k.state NOT IN ('indexed', 'partial') OR k.state = 'partial' AND k.reader IS DISTINCT FROM k.wanted
                 WHEN k.state = 'quarantined'
-                THEN (k.fingerprint, k.reader)
-                     IS DISTINCT FROM (s.fingerprint, concat_ws(' ', CAST(:pipeline AS text), k.cleared_sha256))
+                THEN (k.fingerprint, k.reader) IS DISTINCT FROM (s.fingerprint, k.wanted)
                 WHEN k.state = 'retrying' THEN k.fingerprint IS DISTINCT FROM s.fingerprint OR k.retry_at <= :as_of
                 ELSE true END
             ORDER BY 2"""),

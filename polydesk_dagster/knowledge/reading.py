@@ -1,4 +1,4 @@
-"""Documents opened in a process of their own, within bounds of time and size; text that a person must see first."""
+"""Documents opened in a process of their own, within bounds of time and size."""
 
 from __future__ import annotations
 
@@ -14,31 +14,43 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from polydesk_dagster.knowledge import reader
-from polydesk_dagster.knowledge.reader import UnreadableError
-from polydesk_dagster.knowledge.splitting import Page
+import polydesk_dagster
+from polydesk_dagster.knowledge.formats.text import Loss, UnreadableError
+from polydesk_dagster.knowledge.splitting import Passage
 
 LARGEST = 64 * 1024**2
 """Bytes of a file; a larger one is quarantined unread."""
 
 PATIENCE = 60.0
-"""Seconds that one document may take."""
+"""Seconds of a processor that a document may take, and as many again for each ``A_STRETCH`` of it."""
+
+PAGES_A_STRETCH, BYTES_A_STRETCH = 100, 8 * 1024**2
+
+STANDSTILL = 20
+"""Times as long that may pass on the wall's clock: a busy machine is slow, a process that waits for nothing is dead."""
+
+LOOK = 0.5
+"""Seconds between looks at what the process has used."""
+
+_COUNT = re.compile(rb"/Count\s+(\d{1,6})\b")
 
 
 class ReaderDiedError(Exception):
     """The reading process was killed, by itself or for taking too long. Trying again may help, a few times."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: str, **values: str | int) -> None:
+        super().__init__(code)
         self.code = code
+        self.values = values
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The text of one document."""
+    """The passages of one document, and what of it is in none."""
 
-    pages: tuple[Page, ...]
+    passages: tuple[Passage, ...]
     title: str | None
+    losses: tuple[Loss, ...] = ()
 
 
 class Reader:
@@ -54,33 +66,36 @@ class Reader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop()
 
-    def read(self, data: bytes, suffix: str) -> Reading:
-        """The text of ``data``, a file whose name ends with ``suffix`` (lower case, with its dot).
+    def read(self, data: bytes, suffix: str, *, cleared: bool = False) -> Reading:
+        """The passages of ``data``, a file whose name ends with ``suffix`` (lower case, with its dot); ``cleared`` when
+        a person has looked at this very content.
 
         Raises:
-            UnreadableError: if there is none to have.
+            UnreadableError: if there are none to have.
             ReaderDiedError: if the process did not survive it or took too long.
         """
         process = self._process or self._start()
-        deadline = time.monotonic() + self._patience
-        request = json.dumps({"suffix": suffix, "size": len(data)}).encode() + b"\n" + data
+        bound = self._patience * stretches(data)
+        request = json.dumps({"suffix": suffix, "size": len(data), "cleared": cleared}).encode() + b"\n" + data
         try:
-            answer = json.loads(_exchange(process, request, deadline))
-        except (OSError, ValueError):
-            self._stop()
-            raise ReaderDiedError(
-                "reader_died", "la lettura si interrompe: il file manda in errore il lettore"
-            ) from None
+            answer = json.loads(_exchange(process, request, bound))
         except TimeoutError:
             self._stop()
-            raise ReaderDiedError("reader_slow", f"la lettura non finisce in {self._patience:.0f} secondi") from None
+            raise ReaderDiedError("reader_slow", seconds=round(bound)) from None
+        except (OSError, ValueError):
+            self._stop()
+            raise ReaderDiedError("reader_died") from None
         if "code" in answer:
-            raise UnreadableError(answer["code"], answer["message"])
-        return Reading(tuple(Page(text, number) for number, text in answer["pages"]), answer["title"])
+            raise UnreadableError(answer["code"], **answer["values"])
+        return Reading(
+            tuple(Passage(text, tuple(headings), page) for text, headings, page in answer["passages"]),
+            answer["title"],
+            tuple(Loss(code, count, tuple(pages)) for code, count, pages in answer["losses"]),
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(Path(reader.__file__))],
+            [sys.executable, "-I", "-c", _MAIN, str(Path(polydesk_dagster.__file__).parents[1])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # it may quote the document
@@ -99,23 +114,37 @@ class Reader:
             self._process = None
 
 
-def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float) -> bytes:
-    """Send a request, return the line that answers it.
+_MAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from polydesk_dagster.knowledge.reader import main
+main()
+"""
+
+
+def stretches(data: bytes) -> float:
+    """How many times as long as a small document this one may take, by its size and the pages that it says to have."""
+    pages = max((int(count) for count in _COUNT.findall(data)), default=0) if data.startswith(b"%PDF-") else 0
+    return 1 + len(data) / BYTES_A_STRETCH + pages / PAGES_A_STRETCH
+
+
+def _exchange(process: subprocess.Popen[bytes], request: bytes, bound: float) -> bytes:
+    """Send a request, return the line that answers it; ``bound`` is in seconds of a processor.
 
     Raises:
-        TimeoutError: at the deadline.
+        TimeoutError: when they are used up, or nothing has moved for far longer.
         OSError: if the process went away.
     """
     assert process.stdin is not None
     assert process.stdout is not None
     outgoing, incoming = process.stdin.fileno(), process.stdout.fileno()
     os.set_blocking(outgoing, False)
+    used, deadline = _seconds_used(process), time.monotonic() + STANDSTILL * bound
     rest = memoryview(request)
     answer = bytearray()
     while not answer.endswith(b"\n"):
-        left = deadline - time.monotonic()
-        readable, writable, _ = select.select([incoming], [outgoing] if rest else [], [], max(0.0, left))
-        if not readable and not writable:
+        readable, writable, _ = select.select([incoming], [outgoing] if rest else [], [], min(LOOK, bound))
+        if time.monotonic() > deadline or (not readable and _seconds_used(process) - used > bound):
             raise TimeoutError
         if writable:
             rest = rest[os.write(outgoing, rest[: 1 << 16]) :]
@@ -127,33 +156,16 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float)
     return bytes(answer)
 
 
-_FISCAL_CODE = re.compile(
-    r"(?<![A-Z0-9])[A-Z]{6}[0-9LMNPQRSTUV]{2}[ABCDEHLMPRST][0-9LMNPQRSTUV]{2}[A-Z][0-9LMNPQRSTUV]{3}[A-Z](?![A-Z0-9])",
-    re.IGNORECASE,
-)
-_HEALTH_CARD = re.compile(r"(?<!\d)80380\d{15}(?!\d)")
-_ORDERS = re.compile(
-    r"ignora\w*\s+(?:tutte\s+)?(?:le\s+)?(?:precedenti\s+istruzioni|istruzioni\s+(?:precedenti|ricevute|di\s+sistema))"
-    r"|(?:ignore|disregard|forget)\s+(?:all\s+|any\s+|the\s+|your\s+)*(?:previous|prior|above|earlier)\s+"
-    r"(?:instructions|prompts?|messages)|<\|im_(?:start|end)\|>|\[/?INST\]|(?:prompt\s+di\s+sistema|system\s+prompt)\s*:",
-    re.IGNORECASE,
-)
+def _seconds_used(process: subprocess.Popen[bytes]) -> float:
+    """Of a processor, by all its threads.
 
+    Raises:
+        OSError: if the process went away.
+    """
+    import psutil
 
-def objection(text: str) -> UnreadableError | None:
-    """Why a person should look at this text before anybody is given it: a patient's identity, or orders to whoever
-    reads it. None if nothing was found."""
-    people = sum(1 for found in _FISCAL_CODE.finditer(text) if _has_check_letter(found.group()))
-    people += len(_HEALTH_CARD.findall(text))
-    if people:
-        what = "un codice" if people == 1 else f"{people} codici"
-        return UnreadableError("personal_data", f"contiene {what} di persone (codice fiscale o tessera sanitaria)")
-    if _ORDERS.search(text):
-        return UnreadableError("instructions", "contiene frasi che danno ordini all'assistente")
-    return None
-
-
-def _has_check_letter(code: str) -> bool:
-    from codicefiscale import codicefiscale
-
-    return bool(codicefiscale.encode_cin(code[:15].upper()) == code[15].upper())
+    try:
+        times = psutil.Process(process.pid).cpu_times()
+    except psutil.Error:
+        raise ProcessLookupError from None
+    return float(times.user + times.system)

@@ -12,13 +12,23 @@ ENOUGH = 1_000
 MOST = 1_600
 """Characters that a passage never exceeds; a longer block is cut at its sentences, then at its words."""
 
+LONGEST_HEADING = 200
+"""Characters; what is longer is a paragraph."""
+
 _HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t#]*$")
 _UNDERLINE = re.compile(r"^ {0,3}(=+|-{3,})[ \t]*$")
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 _RULE = re.compile(r"^\|?[ \t:|-]+\|?$")
-_MARKUP = re.compile(
-    r"!?\[([^\]\n]*)\]\([^)\n]*\)|</?[a-zA-Z][^>\n]{0,200}>|<!--.*?-->|\*\*|__|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|`"
+_TAGS = (
+    "a|abbr|b|blockquote|br|caption|center|code|col|colgroup|dd|del|details|div|dl|dt|em|figcaption|figure|font|h[1-6]|"
+    "hr|i|img|ins|kbd|li|mark|ol|p|pre|s|section|small|span|strong|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|u|ul"
 )
+_MARKUP = re.compile(
+    rf"!?\[([^\]\n]*)\]\([^)\n]*\)|</?(?:{_TAGS})(?:\s[^>\n]{{0,200}})?/?>|<!--[^\n]*?-->|\*\*|__|(?<!\w)[*_](?=\w)"
+    r"|(?<=\w)[*_](?!\w)|`",
+    re.IGNORECASE,
+)
+"""Marks and the tags of HTML; what only looks like a tag («<soglia e >») is text."""
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|<>~])")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 
@@ -53,6 +63,15 @@ class _Block:
         return "\n".join(self.lines)
 
 
+@dataclass(slots=True)
+class _Heading:
+    level: int
+    text: str
+    page: int | None
+    bare: bool = True
+    """Nothing has stood under it yet."""
+
+
 def split(pages: Sequence[Page]) -> list[Passage]:
     """The passages of a document, in reading order; none for a document without text."""
     return list(_gather(_blocks(pages)))
@@ -63,6 +82,11 @@ def title_of(pages: Sequence[Page]) -> str | None:
     return next((block.headings[0] for block in _blocks(pages) if block.headings), None)
 
 
+def bare(markdown: str) -> str:
+    """A page's Markdown as ``split`` takes it in: without marks, tags and the addresses of links."""
+    return "\n".join(plain(line) for line in markdown.splitlines())
+
+
 def plain(line: str) -> str:
     """A line of Markdown without its marks: emphasis, links' addresses, tags, escapes."""
     return _ESCAPED.sub(r"\1", _MARKUP.sub(lambda found: found.group(1) or "", line)).strip()
@@ -70,7 +94,7 @@ def plain(line: str) -> str:
 
 def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
     """Paragraphs, lists and tables, each with the headings above it. A heading stays in force over a page's end."""
-    path: list[tuple[int, str]] = []
+    path: list[_Heading] = []
     for page in pages:
         lines: list[str] = []
         fence: str | None = None
@@ -79,7 +103,9 @@ def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
             kept = tuple(line for line in lines if line.strip())
             lines.clear()
             if kept and any(any(c.isalnum() for c in line) for line in kept):
-                yield _Block(kept, tuple(text for _, text in path), page.number, table)
+                for heading in path:
+                    heading.bare = False
+                yield _Block(kept, tuple(heading.text for heading in path), page.number, table)
 
         for line in page.markdown.splitlines():
             opened = _FENCE.match(line)
@@ -96,11 +122,11 @@ def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
             is_row = line.lstrip().startswith("|")
             heading = _HEADING.match(line)
             underlined = _UNDERLINE.match(line) if len(lines) == 1 and not in_table else None
-            if underlined and len(lines[0]) <= 200:
-                _enter(path, 1 if underlined.group(1)[0] == "=" else 2, lines.pop())
-            elif heading:
+            if underlined and len(lines[0]) <= LONGEST_HEADING:
+                yield from _enter(path, 1 if underlined.group(1)[0] == "=" else 2, lines.pop(), page)
+            elif heading and len(heading.group(2)) <= LONGEST_HEADING:
                 yield from block(in_table)
-                _enter(path, len(heading.group(1)), heading.group(2))
+                yield from _enter(path, len(heading.group(1)), heading.group(2), page)
             elif is_row != in_table and lines:
                 yield from block(in_table)
                 lines.append(_row(line) if is_row else plain(line))
@@ -109,14 +135,23 @@ def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
             elif not (is_row and _RULE.match(line.strip())):
                 lines.append(_row(line) if is_row else plain(line))
         yield from block(bool(lines) and lines[0].startswith("|"))
+    yield from _leave(path, 0)
 
 
-def _enter(path: list[tuple[int, str]], level: int, heading: str) -> None:
-    while path and path[-1][0] >= level:
-        path.pop()
-    text = plain(heading)[:200]
-    if text:
-        path.append((level, text))
+def _enter(path: list[_Heading], level: int, heading: str, page: Page) -> Iterator[_Block]:
+    yield from _leave(path, level)
+    if text := plain(heading):
+        path.append(_Heading(level, text, page.number))
+
+
+def _leave(path: list[_Heading], level: int) -> Iterator[_Block]:
+    """Headings of this level and below end; one that had nothing under it is all that its section says."""
+    while path and path[-1].level >= level:
+        ended = path.pop()
+        if ended.bare:
+            for heading in path:
+                heading.bare = False
+            yield _Block((ended.text,), tuple(heading.text for heading in path), ended.page, False)
 
 
 def _row(line: str) -> str:
@@ -175,10 +210,12 @@ def _cut(text: str, most: int = MOST) -> Iterator[str]:
 
 
 def _pieces(sentence: str, most: int) -> Iterator[str]:
-    while len(sentence) > most:
-        at = sentence.rfind(" ", most // 2, most)
-        at = at if at > 0 else most
-        yield sentence[:at].strip()
-        sentence = sentence[at:].strip()
-    if sentence:
-        yield sentence
+    start = 0
+    while len(sentence) - start > most:
+        at = sentence.rfind(" ", start + most // 2, start + most)
+        at = at if at > 0 else start + most
+        if piece := sentence[start:at].strip():
+            yield piece
+        start = at
+    if piece := sentence[start:].strip():
+        yield piece

@@ -6,15 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from polydesk_dagster.knowledge.contents import losses_of
+from polydesk_dagster.knowledge.formats.text import Loss
 from polydesk_dagster.knowledge.generations import pipeline
 from polydesk_dagster.knowledge.library import Library, Task
 from polydesk_dagster.knowledge.store import Store
-from polydesk_dagster.outcome import Counts, Reason, Report, Table, done
+from polydesk_dagster.outcome import Counts, Report, Table, done
+from polydesk_dagster.values import Count, Reason, Several, Share, Term, Value
 
 SHOWN = 50
+
+SHOWN_PAGES = 20
 
 Progress = Callable[[int, int, str], None]
 
@@ -43,16 +49,34 @@ class Account:
     """What became of the documents, as it happens."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    set_aside: int = 0
+    """Documents newly left to a person."""
     reasons: list[Reason] = field(default_factory=list)
-    changes: list[tuple[object, ...]] = field(default_factory=list)
+    changes: list[tuple[Value, ...]] = field(default_factory=list)
 
-    def note(self, count: str, path: str, code: str, why: str) -> None:
+    def note(self, count: str, path: str, change: str, why: Reason | None = None) -> None:
         """One document, by what became of it."""
         self.counts[count] += 1
-        if code not in {"new", "changed"}:
-            self.reasons.append(Reason(code, f"«{path}» {why}."))
+        self._tell(path, change, why)
+
+    def note_quarantined(self, path: str, why: Reason, *, newly: bool) -> None:
+        """A document that was not read; what has waited since an earlier run is only counted."""
+        self.counts["aside"] += 1
+        if newly:
+            self.set_aside += 1
+            self._tell(path, "quarantined", why)
+
+    def note_partial(self, path: str, losses: Sequence[Loss], *, newly: bool) -> None:
+        """A document that was read in part."""
+        if newly:
+            self.set_aside += 1
+            self._tell(path, "partial", lost(losses))
+
+    def _tell(self, path: str, change: str, why: Reason | None) -> None:
+        if why is not None:
+            self.reasons.append(Reason(f"document_{change}", {"path": path, "why": why}))
         if len(self.changes) < SHOWN:
-            self.changes.append((path, _WORDS.get(code, "in quarantena"), why))
+            self.changes.append((path, Term("document_change", change), why))
 
     def recount(self, differences: Mapping[str, int]) -> None:
         """What a new generation changes, instead of what was read for it."""
@@ -63,7 +87,21 @@ class Account:
         """Documents that were let go, of which ``cited`` were in the index."""
         self.counts["retired"] += cited
         for task in leaving[: max(0, SHOWN - len(self.changes))]:
-            self.changes.append((task.path, _WORDS[task.change], ""))
+            self.changes.append((task.path, Term("document_change", task.change), None))
+
+
+def lost(losses: Sequence[Loss]) -> Reason:
+    """What of a document was not read, as one reason."""
+    return Reason("losses", {"losses": Several(tuple(loss_reason(loss) for loss in losses))})
+
+
+def loss_reason(loss: Loss) -> Reason:
+    """One loss; its pages are named where it has some."""
+    if not loss.pages:
+        return Reason(f"loss.{loss.code}", {"n": Count(f"loss.{loss.code}", loss.count)})
+    pages = Several(loss.pages[:SHOWN_PAGES])
+    where = Reason("loss_pages", {"pages": pages}, count=len(loss.pages))
+    return Reason("loss_on_pages", {"loss": Count(f"loss.{loss.code}", loss.count), "where": where})
 
 
 def preview(found: Sequence[Task], files: int, reasons: Sequence[Reason]) -> Report:
@@ -75,57 +113,89 @@ def preview(found: Sequence[Task], files: int, reasons: Sequence[Reason]) -> Rep
         retired=by["gone"] + by["retracted"],
         unchanged=files - by["new"] - by["changed"],
     )
-    rows = tuple((task.path, _WORDS[task.change], "") for task in found)
-    return Report(done(counts), counts, tuple(reasons), tables=(Table(*_CHANGES, rows[:SHOWN], len(rows)),))
+    rows = tuple((task.path, Term("document_change", task.change), None) for task in found)
+    table = Table("documents_changed", CHANGED, rows[:SHOWN], len(rows))
+    return Report(done(counts), counts, tuple(reasons), tables=(table,), preview=True)
 
 
 def report(connection: sa.Connection, account: Account, generation: int, files: int) -> Report:
     """What a run did to a generation, of so many files."""
-    touched = sum(account.counts[name] for name in ("created", "updated", "failed", "skipped"))
-    counts = Counts(**account.counts, unchanged=files - touched)
-    quarantine = quarantined(connection)
-    tables = [quarantine] if quarantine.total else []
+    figures = overview(connection, generation)
+    known = dict(account.counts)
+    aside = known.pop("aside", 0)
+    quarantined = figures["index_quarantined"]
+    waiting = quarantined + figures["index_partial"] + figures["index_nobodys"]
+    touched = sum(known.get(name, 0) for name in ("created", "updated", "failed", "skipped"))
+    unchanged = max(0, files - touched - max(aside, quarantined))
+    counts = Counts(**known, waiting=waiting, unchanged=unchanged)
+    set_aside = shelved(connection)
+    tables = [set_aside] if set_aside.total else []
     if account.changes:
-        total = counts.changed + counts.failed + counts.skipped
-        tables.insert(0, Table(*_CHANGES, tuple(account.changes), total))
-    return Report(done(counts), counts, tuple(account.reasons[:SHOWN]), overview(connection, generation), tuple(tables))
+        total = counts.changed + counts.failed + counts.skipped + account.set_aside
+        tables.insert(0, Table("documents_changed", CHANGED, tuple(account.changes), total))
+    outcome = done(counts, set_aside=account.set_aside)
+    return Report(outcome, counts, tuple(account.reasons[:SHOWN]), figures, tuple(tables))
 
 
-_CHANGES = ("Documenti cambiati", ("Documento", "Che cosa", "Perché"))
-_WORDS = {"new": "nuovo", "changed": "cambiato", "gone": "non c'è più", "retracted": "ritirato", "vanished": "sparito"}
+CHANGED = ("document", "change", "why")
 
 
-def overview(connection: sa.Connection, generation: int) -> dict[str, int | float | str]:
-    """Documents and passages by state, by Italian label."""
+def overview(connection: sa.Connection, generation: int) -> dict[str, Any]:
+    """Documents and passages by state, as figures."""
     row = connection.execute(
         sa.text("""
             SELECT (SELECT count(*) FROM knowledge_entry WHERE generation_id = g.id) AS documents, g.passages,
-                   (SELECT count(*) FROM document WHERE state = 'quarantined') AS quarantined,
-                   (SELECT count(*) FROM document WHERE state = 'retrying') AS retrying,
-                   (SELECT count(*) FROM document WHERE retracted_at IS NOT NULL) AS retracted, g.id, g.probes, g.recall
-            FROM knowledge_generation g WHERE g.id = :id"""),
+                   s.quarantined, s.partial, s.retrying, s.retracted, s.nobodys, s.stale, g.id, g.probes, g.recall
+            FROM knowledge_generation g, (
+                SELECT count(*) FILTER (WHERE state = 'quarantined') AS quarantined,
+                       count(*) FILTER (WHERE state = 'partial') AS partial,
+                       count(*) FILTER (WHERE state = 'retrying') AS retrying,
+                       count(*) FILTER (WHERE retracted_at IS NOT NULL) AS retracted,
+                       count(*) FILTER (WHERE scoped_by = 'nobody' AND state = 'indexed') AS nobodys,
+                       count(*) FILTER (WHERE stale_since IS NOT NULL) AS stale
+                FROM document) s
+            WHERE g.id = :id"""),
         {"id": generation},
     ).one()
-    figures: dict[str, int | float | str] = {
-        "Documenti nell'indice": row.documents,
-        "Passaggi nell'indice": row.passages,
-        "Documenti in quarantena": row.quarantined,
-        "Documenti da riprovare": row.retrying,
-        "Documenti ritirati": row.retracted,
-        "Generazione": row.id,
+    figures: dict[str, Any] = {
+        "index_documents": row.documents,
+        "index_passages": row.passages,
+        "index_quarantined": row.quarantined,
+        "index_partial": row.partial,
+        "index_nobodys": row.nobodys,
+        "index_stale": row.stale,
+        "index_retrying": row.retrying,
+        "index_retracted": row.retracted,
+        "index_generation": row.id,
     }
     if row.recall is not None:
-        figures["Domande di prova"] = row.probes
-        figures["Domande di prova con risposta"] = float(row.recall)
+        figures["index_probes"] = row.probes
+        figures["index_probes_answered"] = Share(float(row.recall))
     return figures
 
 
-def quarantined(connection: sa.Connection) -> Table:
+def shelved(connection: sa.Connection) -> Table:
+    """Documents that wait for a person, the latest first."""
     rows = connection.execute(
         sa.text("""
-            SELECT path, reason, changed_at::date, count(*) OVER () FROM document
-            WHERE state = 'quarantined' ORDER BY changed_at DESC, path LIMIT :shown"""),
+            SELECT path, state, reason_code, reason_values, losses, changed_at, count(*) OVER () AS total FROM document
+            WHERE state IN ('quarantined', 'partial') ORDER BY changed_at DESC, path LIMIT :shown"""),
         {"shown": SHOWN},
     ).all()
-    cells = tuple((path, reason, str(day)) for path, reason, day, _ in rows)
-    return Table("Quarantena", ("Documento", "Perché", "Dal"), cells, rows[0][3] if rows else 0)
+    cells = tuple(
+        (
+            row.path,
+            Term("document_state", row.state),
+            why(row.reason_code, row.reason_values, row.losses),
+            row.changed_at,
+        )
+        for row in rows
+    )
+    return Table("quarantine", ("document", "state", "why", "since"), cells, rows[0].total if rows else 0)
+
+
+def why(code: str | None, values: Mapping[str, Any], losses: Sequence[Sequence[Any]]) -> Reason | None:
+    """Why a document's row stands as it does."""
+    if code is not None:
+        return Reason(code, values)
+    return lost(losses_of(losses)) if losses else None

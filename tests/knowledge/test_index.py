@@ -111,7 +111,7 @@ def test_another_pipeline_rebuilds_unless_a_person_went_back(shelf: Shelf, monke
     assert shelf.ask("a digiuno per il prelievo?") == []
     shelf.topics()
     shelf.blue()
-    monkeypatch.setattr(generations, "LANGUAGE", "it-2")
+    monkeypatch.setattr(generations, "LANGUAGE", "it-0")
     rebuilt = shelf.blue()
     assert (rebuilt.reasons[0].code, rebuilt.counts.updated) == ("pipeline_changed", 10)
     indexing.roll_back(shelf.engine)

@@ -1,0 +1,219 @@
+"""Passages that a person must see before anybody is given them: a patient's identity, orders to whoever reads.
+
+Signals are weighed, since none proves it alone; what is found sets aside the passage, never the document around it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+ENOUGH = 3
+"""Weight from which a passage is set aside."""
+
+_CODE = re.compile(
+    r"(?<![A-Za-z0-9])[A-Z]{3}[ .\-]?[A-Z]{3}[ .\-]?[0-9LMNPQRSTUV]{2}[ .\-]?[ABCDEHLMPRST][ .\-]?"
+    r"[0-9LMNPQRSTUV]{2}[ .\-]?[A-Z][0-9LMNPQRSTUV]{3}[ .\-]?[A-Z](?![A-Za-z0-9])",
+    re.IGNORECASE,
+)
+LEAST_DIGITS = 2
+"""Of a fiscal code written apart; words of prose may have its letters, never its digits."""
+_HEALTH_CARD = re.compile(r"(?<!\d)80380(?:[ \-]?\d){15}(?!\d)")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])IT(?:[ ]?[0-9A-Z]){25}(?![A-Za-z0-9])", re.IGNORECASE)
+_MOBILE = re.compile(r"(?<![\d+])(?:\+39[ .]?)?3\d{2}[ .\-/]?\d{3}[ .\-]?\d{3,4}(?!\d)")
+_PERSON = re.compile(
+    r"\b(?:assistit[oa]|sig\.(?:ra)?|signora?|nat[oa]\s+(?:il|a)|residente\s+(?:in|a))\b",
+    re.IGNORECASE,
+)
+_BORN = re.compile(r"\bnat[oa]\s+(?:\w+\s+){0,3}il\s+\d{1,2}[/. ]\s?(?:\d{1,2}|[a-z]+)[/. ]\s?\d{4}", re.IGNORECASE)
+_EXAMPLE = re.compile(
+    r"\b(?:esempi[oa]?|fac[- ]?simile|campione|modello|ad\s+es\.?|p\.?\s?es\.?|tipo:)\b", re.IGNORECASE
+)
+SAMPLES = frozenset(
+    {"RSSMRA80A01H501U", "RSSMRA85T10A562S", "RSSMRA70A01H501S", "VRDGPP80A01H501T", "BNCLRA80A41H501Y"}
+)
+"""Fiscal codes of Mario Rossi and his kin, which stand in instructions everywhere."""
+
+
+def _any(*alternatives: str) -> str:
+    return f"(?:{'|'.join(alternatives)})"
+
+
+def _near(first: str, words_between: int, second: str) -> str:
+    """``second`` with at most so many words between it and ``first``."""
+    return rf"\b{first}\W+(?:\w+\W+){{0,{words_between}}}{second}"
+
+
+_DROP = _any(
+    r"(?<!non )(?<!non deve )(?<!non devono )(?<!non dovete )"
+    r"(?:ignor\w+|dimentic\w+|scord\w+|trascur\w+|disattend\w*|annull\w+|sovrascriv\w*|aggir\w+)",
+    r"non (?:considerare|tenere conto|seguire|rispettare)|ignore|disregard|forget|override|bypass",
+)
+_PAST = _any(
+    r"precedent\w*|sopra|prima|ricevut\w*|attual\w*|di sistema|iniziali|original\w*",
+    "previous|prior|above|earlier|system",
+)
+_RULES = _any(r"istruzion\w*|regol\w*|direttiv\w*|ordini|prompt|limit\w*", "instructions?|rules|guidelines|messages")
+_SECRET = _any(
+    "prompt|istruzioni di sistema|password|credenziali|api key|token|dati dei pazienti|codici fiscali",
+    "patient data|system",
+)
+_SIGNALS = tuple(
+    (weight, re.compile(pattern))
+    for weight, pattern in (
+        (3, _near(_DROP, 4, _near(_RULES, 3, _PAST))),
+        (3, _near(_DROP, 4, _near(_PAST, 2, _RULES))),
+        (2, _near(_DROP, 3, _RULES)),
+        (3, _near(_DROP, 2, _near(_any("tutto", "everything", "quello che", "cio che", "quanto"), 6, _PAST))),
+        (3, r"<\|im_(?:start|end)\|>|\[/?inst\]|<</?sys>>|</?system>|\bbegin system\b"),
+        (2, r"(?:^|\n)\W*(?:system|sistema|assistant|assistente)\s*:"),
+        (2, rf"\b{_any('prompt di sistema', 'system prompt', 'istruzioni (?:di sistema|nascoste)', 'jailbreak')}\b"),
+        (2, rf"\b{_any('developer mode', 'dan mode', 'modalita (?:sviluppatore|senza limiti)')}\b"),
+        (
+            2,
+            _near(
+                _any("da ora in poi", "d'ora in poi", "from now on", "a partire da adesso"),
+                3,
+                _any("sei", "sarai", "agisci", "rispondi", "comportati", "you", "act", "respond"),
+            ),
+        ),
+        (2, rf"\b{_any('sei ora', 'adesso sei', 'fingi di essere', 'comportati come', 'agisci come', 'impersona')}\b"),
+        (2, rf"\b{_any('you are now', 'act as', 'pretend to be')}\b"),
+        (1, rf"\b{_any('assistente', 'intelligenza artificiale', 'chatbot', 'modello linguistico')}\b"),
+        (1, rf"\b{_any('language model', 'llm', 'gpt', 'ai', 'bot')}\b"),
+        (
+            2,
+            _near(
+                _any(
+                    r"rivela\w*|mostra\w*|stampa\w*|ripeti|elenca|invia\w*|scrivi",
+                    "reveal|print|show|repeat|send|output",
+                ),
+                5,
+                _SECRET,
+            ),
+        ),
+        (
+            2,
+            _near(
+                _any(
+                    r"non (?:dire|rivelare|menzionare|informare)\w*|senza (?:dire|avvisare|informare)\w*",
+                    "do not (?:tell|mention|reveal)|don't tell",
+                ),
+                4,
+                _any(r"utente|paziente|operator\w*|nessuno", "user|anyone|human"),
+            ),
+        ),
+        (
+            2,
+            _near(
+                _any("rispondi", "respond", "reply", "answer"),
+                2,
+                _any("sempre", "solo", "soltanto", "esclusivamente", "only", "always"),
+            ),
+        ),
+        (1, _near(_any("devi", "you must"), 4, _any("obbedire", "eseguire", "obey", "execute", "comply"))),
+        (1, r"https?://\S+\?\S*="),
+    )
+)
+_TRIGGERS = (
+    *[
+        "ignor",
+        "dimentic",
+        "scord",
+        "trascur",
+        "disattend",
+        "annull",
+        "sovrascriv",
+        "aggir",
+        "considerare",
+        "tenere",
+        "seguire",
+        "rispettare",
+    ],
+    *[
+        "disregard",
+        "forget",
+        "overrid",
+        "bypass",
+        "im_",
+        "inst",
+        "system",
+        "sistema",
+        "assistant",
+        "prompt",
+        "nascoste",
+        "jailbreak",
+        "mode",
+        "modalita",
+    ],
+    *[
+        "fingi",
+        "comportati",
+        "agisci",
+        "impersona",
+        "pretend",
+        "rivela",
+        "mostra",
+        "stampa",
+        "invia",
+        "reveal",
+        "print",
+        "send",
+        "token",
+        "password",
+    ],
+    *["senza", "don't", "rispondi", "respond", "reply", "answer"],
+    *("in poi", "from now", "partire da", "sei ora", "adesso sei", "you are", "act as", "non dire", "do not"),
+)
+"""Without one of these nothing weighs enough: most passages are done with after looking for them."""
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
+_SPACED = re.compile(r"\b(?:\w[ .\-_*]){4,}\w\b")
+_DISGUISED = re.compile(r"[a-z][013457@$][a-z]|\b[013457@$][a-z]{3}")
+_LEET = str.maketrans("013457@$", "oieastas")
+
+
+def objection(text: str) -> str | None:
+    """Why a person should look at this passage first: ``personal_data``, ``instructions``, or None."""
+    if _of_persons(text) >= ENOUGH:
+        return "personal_data"
+    return "instructions" if _of_orders(text) >= ENOUGH else None
+
+
+def _of_persons(text: str) -> int:
+    example = bool(_EXAMPLE.search(text))
+    codes = {re.sub(r"[ .\-]", "", found.group()).upper() for found in _CODE.finditer(text)} - SAMPLES
+    codes = {code for code in codes if sum(c.isdigit() for c in code) >= LEAST_DIGITS}
+    real = sum(map(_has_check_letter, codes))
+    weight = (1 if example and real == 1 else 3) * real
+    weight += 3 * len(_HEALTH_CARD.findall(text)) + 3 * len(_BORN.findall(text))
+    weight += 2 * sum(_is_iban(found.group()) for found in _IBAN.finditer(text))
+    weight += min(2, len(_MOBILE.findall(text)))
+    return weight + bool(weight and _PERSON.search(text))
+
+
+def _has_check_letter(code: str) -> bool:
+    from codicefiscale import codicefiscale
+
+    return bool(codicefiscale.encode_cin(code[:15]) == code[15])
+
+
+def _is_iban(text: str) -> bool:
+    code = re.sub(r"\s", "", text).upper()
+    return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
+
+
+def _of_orders(text: str) -> int:
+    """The weight of a text as it stands, or as it reads without what was put in to hide it."""
+    folded = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    open_text = _INVISIBLE.sub("", folded)
+    readings = {open_text, _SPACED.sub(lambda found: re.sub(r"[ .\-_*]", "", found.group()), open_text)}
+    if _DISGUISED.search(open_text):
+        readings.add(open_text.translate(_LEET))
+    weight = max(map(_weight, readings))
+    return weight + (1 if weight and len(open_text) < len(folded) else 0)
+
+
+def _weight(text: str) -> int:
+    if not any(trigger in text for trigger in _TRIGGERS):
+        return 0
+    return sum(weight for weight, pattern in _SIGNALS if pattern.search(text))
