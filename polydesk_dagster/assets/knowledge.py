@@ -11,6 +11,7 @@ from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources import knowledge
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
 YELLOW = "reindex_knowledge"
@@ -61,7 +62,7 @@ def index(
     shown = metadata(report)
     if from_zero and not config.preview:
         with polydesk.engine().connect() as connection:
-            shown["Domande di prova per generazione"] = _plot(connection)
+            shown[teller().label("figure", "index_probes_by_generation")] = _plot(connection)
     return dg.MaterializeResult(metadata=shown)
 
 
@@ -72,14 +73,15 @@ def _plot(connection: sa.Connection) -> dg.MetadataValue:
         sa.text("""
             SELECT id, recall FROM knowledge_generation WHERE recall IS NOT NULL ORDER BY id DESC LIMIT 30""")
     ).all()[::-1]
+    t = teller()
     figure = Figure(figsize=(6, 2.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([str(row.id) for row in rows], [float(row.recall) for row in rows], marker="o")
-    axes.set(ylim=(0, 1.05), xlabel="generazione", ylabel="con risposta tra i primi 5")
+    axes.set(ylim=(0, 1.05), xlabel=t.text("index_plot.generation"), ylabel=t.text("index_plot.answered"))
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=90)
     return dg.MetadataValue.md(
-        f"![Domande di prova](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
+        f"![{t.label('figure', 'index_probes')}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
     )
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.values import Instant, Share
+
+if TYPE_CHECKING:
+    from polydesk_dagster.knowledge.searching import Answer, Found
 
 
 class Role(StrEnum):
@@ -35,7 +39,7 @@ def ask(
     from polydesk_dagster.resources.knowledge import library
 
     if not question.strip():
-        raise typer.BadParameter(say("la domanda è vuota", "the question is empty"))
+        raise typer.BadParameter(say("command.ask.empty"))
     with opened() as installation:
         answer = searching.ask(
             installation.engine,
@@ -49,22 +53,21 @@ def ask(
     if json:
         show.as_json(as_dict(answer))
         return
-    console = show.out()
+    console, t = show.out(), show.told()
     for wrong, right in answer.corrected.items():
-        console.print(
-            say(f"«{wrong}» non c'è: cercato «{right}».", f"No “{wrong}”: looked for “{right}”."), style="dim"
-        )
-    if answer.note:
-        console.print(answer.note, style="yellow")
+        console.print(t.text("command.ask.corrected", wrong=wrong, right=right), style="dim")
+    for note in answer.notes:
+        console.print(t.reason(note), style="yellow")
     for number, found in enumerate(answer.passages, 1):
         console.print(f"\n{number}. {_citation(found)}", style="bold")
         console.print(f"   {_why(found)}", style="dim")
         console.print(found.text)
 
 
-def as_dict(answer: Any) -> dict[str, Any]:
+def as_dict(answer: Answer) -> dict[str, Any]:
     """The answer with stable English keys."""
-    return {**asdict(answer), "relevant": bool(answer.passages)}
+    notes = [note.as_dict() for note in answer.notes]
+    return {**asdict(answer), "notes": notes, "relevant": bool(answer.passages)}
 
 
 def _instant(text: str | None) -> datetime:
@@ -73,26 +76,26 @@ def _instant(text: str | None) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"as_of «{text}» non è un istante RFC 3339") from None
-    if instant.tzinfo is None:
-        raise typer.BadParameter(f"as_of «{text}» non ha il fuso: scrivi per esempio {text}+01:00")
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise typer.BadParameter(say("command.ask.instant", text=text))
     return instant.astimezone(UTC)
 
 
-def _citation(found: Any) -> str:
+def _citation(found: Found) -> str:
     source = found.sources[0]
     place = [source.title if source.title == source.path else f"{source.title} ({source.path})"]
     place += [heading for heading in found.headings if heading != source.title]
     if found.page is not None:
-        place.append(say(f"pagina {found.page}", f"page {found.page}"))
+        place.append(say("command.ask.page", page=found.page))
     if found.copies > 1:
-        place.append(say(f"e altre {found.copies - 1} copie", f"and {found.copies - 1} more copies"))
+        place.append(say("command.ask.copies", count=found.copies - 1))
+    if source.stale_since is not None:
+        place.append(say("command.ask.stale", since=Instant(source.stale_since)))
     return " › ".join(place)
 
 
-def _why(found: Any) -> str:
-    names = {"words": say("parole", "words"), "grams": say("simili", "alike"), "vector": say("senso", "meaning")}
-    parts = [say(f"punteggio {found.score:.3f}", f"score {found.score:.3f}")]
-    parts.append(say(f"copre il {found.coverage:.0%} della domanda", f"covers {found.coverage:.0%} of the question"))
-    parts += [f"{names[channel]} {value:.2f}" for channel, value in found.why.items()]
+def _why(found: Found) -> str:
+    parts = [say("command.ask.score", score=round(found.score, 3), coverage=Share(found.coverage))]
+    parts += [f"{show.told().term('channel', channel)} {value:.2f}" for channel, value in found.why.items()]
     return ", ".join(parts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.values import Several
 
 if TYPE_CHECKING:
     import httpx
@@ -65,19 +66,16 @@ class Endpoint:
         try:
             answer = client.post(self._address, json={"model": self.model, "input": list(texts)})
         except httpx.HTTPError as error:
-            raise TransientError(f"Il server degli embedding non risponde ({type(error).__name__}).") from error
+            raise TransientError("embeddings_silent", error=type(error).__name__) from error
         if answer.status_code in {408, 425, 429} or answer.status_code >= 500:
-            raise TransientError(f"Il server degli embedding risponde {answer.status_code}: riprova più tardi.")
+            raise TransientError("embeddings_busy", status=answer.status_code)
         if answer.status_code != 200:
-            raise PermanentError(
-                f"Il server degli embedding rifiuta la richiesta ({answer.status_code}): controlla "
-                "POLYDESK_EMBEDDINGS_URL, _MODEL e _KEY."
-            )
+            raise PermanentError("embeddings_refused", status=answer.status_code)
         try:
             rows = sorted(answer.json()["data"], key=lambda row: row["index"])
             return [_unit([float(x) for x in row["embedding"]]) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
-            raise PermanentError("Il server degli embedding non risponde con dei vettori.") from error
+            raise PermanentError("embeddings_no_vectors") from error
 
     @property
     def _address(self) -> str:
@@ -116,11 +114,11 @@ def _model(folder: Path) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise PermanentError("Per un modello su disco installa «polydesk-dagster[local-embeddings]».") from error
+        raise PermanentError("embeddings_no_library") from error
     try:
         return SentenceTransformer(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
-        raise PermanentError(f"Nella cartella «{folder.name}» non c'è un modello sentence-transformers.") from error
+        raise PermanentError("embeddings_no_model", folder=folder.name) from error
 
 
 def _unit(vector: Vector) -> Vector:
@@ -134,6 +132,5 @@ def _check(vectors: Sequence[Vector], wanted: int, name: str) -> None:
     lengths = {len(vector) for vector in vectors}
     if len(vectors) != wanted or len(lengths) > 1:
         raise PermanentError(
-            f"«{name}» ha dato {len(vectors)} vettori per {wanted} testi, di lunghezze {sorted(lengths)}: "
-            "l'indice non è stato toccato."
+            "embeddings_uneven", model=name, given=len(vectors), wanted=wanted, lengths=Several(tuple(sorted(lengths)))
         )

@@ -20,6 +20,9 @@ from polydesk_dagster.knowledge.work import Progress, Work
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 
 GUARD = "too_many_removals"
+PROBES = "probes"
+"""Names of the guards that a person who has looked may go past."""
+
 GUARD_SHARE = 0.2
 GUARD_LEAST = 3
 
@@ -60,9 +63,8 @@ def roll_back(engine: sa.Engine) -> Report:
 
     def back() -> Report:
         if not generations.step_back(engine):
-            return Report.refused("no_previous", "Non c'è una generazione precedente a cui tornare.")
-        message = "Si risponde di nuovo con la generazione precedente dell'indice."
-        return Report(Outcome.OK, Counts(updated=1), (Reason("rolled_back", message),))
+            return Report.refused("no_previous")
+        return Report(Outcome.OK, Counts(updated=1), (Reason("rolled_back"),))
 
     return _alone(engine, back)
 
@@ -87,7 +89,7 @@ def _alone(engine: sa.Engine, run: Callable[[], Report]) -> Report:
     """Blue and yellow are two services over one index: whoever comes second leaves."""
     with exclusive(engine, "knowledge index") as taken:
         if not taken:
-            return Report.skipped("already_running", "L'indice è già in lavorazione: questa volta non serve.")
+            return Report.skipped("index_busy")
         return run()
 
 
@@ -111,13 +113,8 @@ class _Run:
             return self.yellow()
         if current.pipeline != work.pipeline:
             if rolled_back:
-                return Report.refused(
-                    "rolled_back",
-                    "Si risponde con una generazione precedente, fatta in un altro modo: per aggiornare usa l'icona "
-                    "gialla.",
-                )
-            message = "È cambiato come si leggono i documenti: indice rifatto."
-            work.account.reasons.append(Reason("pipeline_changed", message))
+                return Report.refused("older_generation")
+            work.account.reasons.append(Reason("pipeline_changed"))
             return self.yellow()
         files, refusal = self._listing()
         if refusal is not None:
@@ -161,7 +158,7 @@ class _Run:
         work.store.create(building.id, dimension)
         words = take_in(work, building, files, every)
         if refusal := self._flaw(building, current, files, words):
-            generations.discard(self.engine, building.id, refusal.reasons[0].message, work.as_of)
+            generations.discard(self.engine, building.id, refusal.reasons[0].code, work.as_of)
             work.store.drop(generations.kept(self.engine))
             return refusal
         before = current.id if current else None
@@ -181,9 +178,8 @@ class _Run:
             with self.engine.connect() as connection:
                 known = connection.scalar(sa.text("SELECT EXISTS (SELECT FROM knowledge_entry)"))
             if known or folder.exists():
-                return {}, Report.refused("unreadable_folder", str(error))
-            message = "La cartella dei documenti non c'è ancora: creala e mettici le guide."
-            return {}, Report.skipped("no_folder", message)
+                return {}, Report(Outcome.REFUSED, reasons=(error.reason,))
+            return {}, Report.skipped("no_folder")
 
     def _guard(
         self, connection: sa.Connection, generation: int | None, gone: Sequence[Task], files: dict[str, File]
@@ -203,14 +199,11 @@ class _Run:
         many = lost >= GUARD_LEAST and lost > GUARD_SHARE * (known or 0)
         if not (many or (lost and not files)):
             return None
-        message = f"Mancano {lost} documenti su {known}"
+        missing = {"lost": lost, "known": known}
         if self.past_guard == GUARD:
-            self.work.account.reasons.append(Reason("past_guard", f"{message}: ritirati perché richiesto.", count=lost))
+            self.work.account.reasons.append(Reason("past_removals", missing, count=lost))
             return None
-        return Report.refused(
-            GUARD,
-            f"{message}: l'indice resta com'è. Controlla la cartella; se è giusto così, ripeti con past_guard={GUARD}.",
-        )
+        return Report.refused(GUARD, {**missing, "guard": GUARD})
 
     def _retracted(self, connection: sa.Connection) -> set[str]:
         return set(
@@ -245,11 +238,16 @@ class _Run:
         if refusal is not None:
             return refusal
         if work.store.passages_by_key(building.id) != written:
-            return Report.failed("incomplete", "La nuova generazione non ha tutti i passaggi: resta quella di prima.")
+            return Report.failed("index_incomplete")
         work.store.index(building.id)
         result = probing.probe(self.engine, work.as_of, work.library, building.id, before)
         generations.measured(self.engine, building.id, result.asked, result.recall, result.similarity)
-        return None if result.flaw is None else Report.refused("probes", result.flaw)
+        if result.flaw is None:
+            return None
+        if self.past_guard == PROBES:
+            work.account.reasons.append(Reason("past_probes", {"why": result.flaw}))
+            return None
+        return Report(Outcome.REFUSED, reasons=(result.flaw,))
 
     def _report(self, generation: int, files: int) -> Report:
         with self.engine.connect() as connection:

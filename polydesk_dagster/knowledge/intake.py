@@ -233,7 +233,7 @@ def _vectors(work: Work, generation: Generation, rows: Sequence[Row]) -> list[li
     vectors = dict(zip(distinct, work.library.embedder.embed(distinct), strict=True))
     lengths = {len(vector) for vector in vectors.values()}
     if lengths != {generation.dimension}:
-        raise PermanentError("embedding_length", given=Several(tuple(sorted(lengths))), wanted=generation.dimension)
+        raise PermanentError("embeddings_length", given=Several(tuple(sorted(lengths))), wanted=generation.dimension)
     return [vectors[row.context] for row in rows]
 
 

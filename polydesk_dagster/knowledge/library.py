@@ -72,13 +72,10 @@ def listing(folder: Path) -> dict[str, File]:
                         files[_name(location, folder)] = File(location, fingerprint(status), status.st_size)
     except FileNotFoundError as error:
         if not folder.is_dir():
-            raise PermanentError("La cartella dei documenti (POLYDESK_DOCUMENTS) non c'è.") from error
+            raise PermanentError("folder_missing") from error
         return listing(folder)  # something was moved under our eyes
     except OSError as error:
-        raise PermanentError(
-            f"La cartella dei documenti non si riesce a leggere ({error.strerror}): controlla POLYDESK_DOCUMENTS e i "
-            "permessi. L'indice resta com'è."
-        ) from error
+        raise PermanentError("folder_unreadable", error=error.strerror or type(error).__name__) from error
     return files
 
 

@@ -13,6 +13,7 @@ from polydesk_dagster.knowledge import searching
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.knowledge.text import STOP_WORDS, marked_words
+from polydesk_dagster.values import Reason
 
 SAMPLED = 40
 """Contents that are asked for with their own words."""
@@ -35,8 +36,8 @@ class Result:
     """At 5, of all questions; None without any."""
     similarity: float | None
     """From which a vector alone speaks of relevance; None without vectors."""
-    flaw: str | None
-    """Italian: why this generation must not answer."""
+    flaw: Reason | None
+    """Why this generation must not answer."""
 
 
 def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, current: int | None) -> Result:
@@ -67,15 +68,9 @@ def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, c
     total = len(asked) + len(own_hits)
     flaw = None
     if own_hits and sum(own_hits) < OWN_RECALL * len(own_hits):
-        flaw = (
-            f"La nuova generazione trova {sum(own_hits)} dei suoi {len(own_hits)} passaggi di prova: resta quella di "
-            "prima."
-        )
+        flaw = Reason("probes_own", {"hits": sum(own_hits), "asked": len(own_hits)})
     elif before - hits > LOST_RECALL * len(asked):
-        flaw = (
-            f"La nuova generazione risponde a {hits} domande di prova su {len(asked)}, quella di prima a "
-            f"{before}: resta quella di prima."
-        )
+        flaw = Reason("probes_clinic", {"hits": hits, "asked": len(asked), "before": before})
     return Result(
         total,
         (hits + sum(own_hits)) / total if total else None,

@@ -17,6 +17,7 @@ from polydesk_dagster.knowledge.question import LONGEST, Question, understand
 from polydesk_dagster.knowledge.ranking import MARGINAL, RELEVANT, Candidate, rank, relevant
 from polydesk_dagster.knowledge.store import Hit, Store
 from polydesk_dagster.knowledge.text import gram_text, words
+from polydesk_dagster.values import Reason
 
 CANDIDATES = 32
 """Passages of each channel that are ranked."""
@@ -65,7 +66,7 @@ LanceDB still has them."""
 
 
 CITED = sa.text("""
-    SELECT e.key, d.id, d.path, coalesce(d.title, k.title, d.path) AS title, c.code,
+    SELECT e.key, d.id, d.path, coalesce(d.title, k.title, d.path) AS title, c.code, d.stale_since,
            count(*) OVER (PARTITION BY e.key) AS copies,
            row_number() OVER (PARTITION BY e.key ORDER BY d.path) AS place
     FROM knowledge_entry e
@@ -89,6 +90,8 @@ class Source:
     path: str
     title: str
     clinic: str | None
+    stale_since: datetime | None = None
+    """Since when its file holds another version, which could not be read or waits for a person; None: it is current."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ class Answer:
     generation: int | None
     corrected: Mapping[str, str]
     """Words of the question that no document holds, by the known word that was looked for instead."""
-    note: str | None
-    """Italian: why there is nothing, or what was missing in the search."""
+    notes: tuple[Reason, ...] = ()
+    """Why there is nothing, and what was missing in the search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +184,19 @@ def _answer(
     asked = words(question)[:LONGEST]
     index, known, hidden = _look_up(connection, asked, generation, viewer)
     if index is None:
-        return Answer(question, (), None, {}, "La knowledge base non è ancora stata indicizzata."), False
+        return Answer(question, (), None, {}, (Reason("not_indexed"),)), False
     understood = understand(connection, index.id, index.passages, asked, known)
     where = _where(connection, viewer, hidden)
-    candidates, note = _candidates(index, library, question, understood, where)
+    candidates, notes = _candidates(index, library, question, understood, where)
     ranked = [c for c in rank(candidates, understood) if relevant(c, MARGINAL, index.similarity)]
     ranked = ranked[: limit + SPARE]
     sources = _sources(connection, index.id, ranked, viewer)
     best = [candidate for candidate in ranked if candidate.hit.key in sources][:limit]
     if not any(relevant(candidate, RELEVANT, index.similarity) for candidate in best):
-        nothing = "Nessun documento parla di questo."
-        message = f"{nothing} {note}" if note else nothing
         moved = connection.execute(NOW_AT, {"id": index.id, "revision": index.revision}).scalar_one()
-        return Answer(question, (), index.id, understood.corrected, message), bool(moved)
+        return Answer(question, (), index.id, understood.corrected, (Reason("nothing_relevant"), *notes)), bool(moved)
     found = tuple(_found(candidate, *sources[candidate.hit.key]) for candidate in best)
-    return Answer(question, found, index.id, understood.corrected, note), False
+    return Answer(question, found, index.id, understood.corrected, notes), False
 
 
 def _look_up(
@@ -230,7 +231,7 @@ def _where(connection: sa.Connection, viewer: _Viewer, hidden: Sequence[str]) ->
 
 def _candidates(
     index: _Index, library: Library, question: str, understood: Question, where: str | None
-) -> tuple[list[Candidate], str | None]:
+) -> tuple[list[Candidate], tuple[Reason, ...]]:
     """What each channel found; a channel that fails leaves the others, and says so."""
     store = _store(library.uri)
     found: dict[tuple[str, int], Candidate] = {}
@@ -241,7 +242,7 @@ def _candidates(
             candidate.why[channel] = hit.score
 
     if not understood.telling:
-        return [], None
+        return [], ()
     query = " ".join(understood.telling)
     add("words", store.match(index.id, index.revision, "marked", query, where=where, limit=CANDIDATES))
     if understood.unknown or len(found) < CANDIDATES:
@@ -252,17 +253,17 @@ def _candidates(
             ),
         )
     if index.embedder is None:
-        return list(found.values()), None
+        return list(found.values()), ()
     if library.embedder is None or library.embedder.name != index.embedder:
-        return list(found.values()), "L'indice ha vettori di un altro modello: cercato solo nel testo."
+        return list(found.values()), (Reason("vectors_of_another"),)
     try:
         vector = _hurried(library.embedder).embed([question])[0]
     except PolydeskError:
-        return list(found.values()), "Il modello degli embedding non risponde: cercato solo nel testo."
+        return list(found.values()), (Reason("vectors_silent"),)
     if len(vector) != index.dimension:
-        return list(found.values()), "Il modello degli embedding non è più quello dell'indice: cercato solo nel testo."
+        return list(found.values()), (Reason("vectors_changed"),)
     add("vector", store.near(index.id, index.revision, vector, where=where, limit=CANDIDATES))
-    return list(found.values()), None
+    return list(found.values()), ()
 
 
 def _hurried(embedder: Embedder) -> Embedder:
@@ -285,9 +286,9 @@ def _sources(
         },
     )
     sources: dict[str, tuple[tuple[Source, ...], int]] = {}
-    for key, document, path, title, code, copies, place in rows:
+    for key, document, path, title, code, stale_since, copies, place in rows:
         if place <= SOURCES:
-            sources[key] = ((*sources.get(key, ((), 0))[0], Source(document, path, title, code)), copies)
+            sources[key] = ((*sources.get(key, ((), 0))[0], Source(document, path, title, code, stale_since)), copies)
     return sources
 
 

@@ -64,10 +64,7 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise TransientError(
-            f"LanceDB non riesce a scrivere l'indice ({type(error).__name__}): controlla lo spazio e i permessi di "
-            "POLYDESK_KNOWLEDGE_URI. L'indice in uso non è cambiato."
-        ) from error
+        raise TransientError("index_unwritable", error=type(error).__name__) from error
 
 
 class Store:

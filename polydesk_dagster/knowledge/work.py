@@ -16,7 +16,7 @@ from polydesk_dagster.knowledge.generations import pipeline
 from polydesk_dagster.knowledge.library import Library, Task
 from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.outcome import Counts, Report, Table, done
-from polydesk_dagster.values import Count, Reason, Several, Share, Term, Value
+from polydesk_dagster.values import Count, Instant, Reason, Several, Share, Term, Value
 
 SHOWN = 50
 
@@ -97,11 +97,10 @@ def lost(losses: Sequence[Loss]) -> Reason:
 
 def loss_reason(loss: Loss) -> Reason:
     """One loss; its pages are named where it has some."""
+    what = Count(f"loss.{loss.code}", loss.count)
     if not loss.pages:
-        return Reason(f"loss.{loss.code}", {"n": Count(f"loss.{loss.code}", loss.count)})
-    pages = Several(loss.pages[:SHOWN_PAGES])
-    where = Reason("loss_pages", {"pages": pages}, count=len(loss.pages))
-    return Reason("loss_on_pages", {"loss": Count(f"loss.{loss.code}", loss.count), "where": where})
+        return Reason("loss", {"loss": what})
+    return Reason("loss_on_pages", {"loss": what, "pages": Several(loss.pages[:SHOWN_PAGES])}, count=len(loss.pages))
 
 
 def preview(found: Sequence[Task], files: int, reasons: Sequence[Reason]) -> Report:
@@ -137,7 +136,7 @@ def report(connection: sa.Connection, account: Account, generation: int, files: 
     return Report(outcome, counts, tuple(account.reasons[:SHOWN]), figures, tuple(tables))
 
 
-CHANGED = ("document", "change", "why")
+CHANGED = ("document", "document_change", "document_why")
 
 
 def overview(connection: sa.Connection, generation: int) -> dict[str, Any]:
@@ -187,11 +186,16 @@ def shelved(connection: sa.Connection) -> Table:
             row.path,
             Term("document_state", row.state),
             why(row.reason_code, row.reason_values, row.losses),
-            row.changed_at,
+            Instant(row.changed_at),
         )
         for row in rows
     )
-    return Table("quarantine", ("document", "state", "why", "since"), cells, rows[0].total if rows else 0)
+    return Table(
+        "quarantine",
+        ("document", "document_state", "document_why", "document_since"),
+        cells,
+        rows[0].total if rows else 0,
+    )
 
 
 def why(code: str | None, values: Mapping[str, Any], losses: Sequence[Sequence[Any]]) -> Reason | None:

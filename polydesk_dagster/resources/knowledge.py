@@ -11,6 +11,8 @@ from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason
 
 
 def library(settings: Settings) -> Library:
@@ -29,9 +31,9 @@ def _embedder(settings: Settings) -> Embedder | None:
 
 
 def why_no_indexing(connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why a blue run need not start now, in Italian, or None if it should; what is wrong is left to the run to say."""
+    """Why a blue run need not start now, or None if it should; what is wrong is left to the run to say."""
     try:
         due = indexing.anything_due(connection, library(configuration.load()), as_of)
     except PolydeskError:
         return None
-    return None if due else "Nessun documento nuovo, cambiato o sparito."
+    return None if due else teller().reason(Reason("nothing_to_index"))

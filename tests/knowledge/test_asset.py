@@ -33,7 +33,7 @@ def test_blue_and_yellow_in_dagster_and_on_the_command_line(
 ) -> None:
     shelf = Shelf(engine, tmp_path)
     shelf.topics()
-    shelf.write("persona.md", "# Elenco\n\nIl paziente RSSMRA80A01H501U ha chiamato.")
+    shelf.write("persona.md", "# Elenco\n\nIl paziente BNCLRA85B41F205K ha chiamato.")
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
     monkeypatch.setenv("POLYDESK_DOCUMENTS", str(shelf.library.folder))
@@ -48,19 +48,19 @@ def test_blue_and_yellow_in_dagster_and_on_the_command_line(
         assert all(e.passed == (e.check_name != "nothing_in_quarantine") for e in result.get_asset_check_evaluations())
         (event,) = result.get_asset_materialization_events()
         metadata = event.materialization.metadata
-        assert "RSSMRA80A01H501U" not in json.dumps({key: str(value.value) for key, value in metadata.items()})
+        assert "BNCLRA85B41F205K" not in json.dumps({key: str(value.value) for key, value in metadata.items()})
         return {key: value.value for key, value in metadata.items()}
 
     blue = run()
-    assert (blue["Creati"], blue["Documenti in quarantena"]) == (10, 1)
-    assert "persona.md" in str(blue["Quarantena"])
+    assert (blue["Aggiunte"], blue["Documenti in quarantena"]) == (10, 1)
+    assert "persona.md" in str(blue["Documenti che aspettano una persona"])
     with engine.connect() as connection:
         assert why_no_indexing(connection, AS_OF) is not None
     shelf.write("bar.md", "# Bar\n\nColazioni senza glutine al piano terra.")
     with engine.connect() as connection:
         assert why_no_indexing(connection, AS_OF) is None
     yellow = run(from_zero=True)
-    assert (yellow["Creati"], yellow["Generazione"]) == (1, 2)
+    assert (yellow["Aggiunte"], yellow["Generazione dell'indice"]) == (1, 2)
     assert "data:image/png;base64" in str(yellow["Domande di prova per generazione"])
     assert [row.service for row in shelf.sql("SELECT service FROM service_run ORDER BY id")] == [
         "index_knowledge",

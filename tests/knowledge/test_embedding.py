@@ -138,13 +138,13 @@ def test_an_endpoint_that_fails_leaves_the_index_and_the_questions(
             run()
     answer = searching.ask(engine, AS_OF, shelf.library, "a digiuno per il prelievo")
     assert answer.passages[0].sources[0].path == "prelievo.md"
-    assert answer.note is not None
+    assert answer.notes[0].code == "vectors_silent"
     vectors_server.fails, vectors_server.dimension = 0, 32
-    with pytest.raises(PermanentError, match="icona gialla"):
+    with pytest.raises(PermanentError, match="embeddings_length"):
         shelf.blue()
     assert shelf.ask("colazioni vegane") == []
     assert shelf.yellow().outcome is Outcome.OK
     assert shelf.ask("colazioni vegane")[0] == "nuovo.md"
     shelf.whole()
     other = Library(shelf.library.folder, shelf.library.uri)
-    assert searching.ask(engine, AS_OF, other, "colazioni vegane").note is not None
+    assert searching.ask(engine, AS_OF, other, "colazioni vegane").notes

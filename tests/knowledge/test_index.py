@@ -14,10 +14,13 @@ import sqlalchemy as sa
 
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.knowledge import generations, indexing, intake
+from polydesk_dagster.knowledge import generations, indexing, intake, searching
 from polydesk_dagster.knowledge.library import Library, listing
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason
 from tests import world
+from tests.knowledge.paper import SCANNED, pdf
 from tests.knowledge.world import AS_OF, Shelf, older
 
 
@@ -135,7 +138,7 @@ def test_many_documents_missing_stop_everything_until_a_person_says_so(shelf: Sh
         assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
     report = shelf.blue(past_guard=indexing.GUARD)
     assert (report.counts.retired, report.counts.created) == (3, 1)
-    assert report.reasons[0].code == "past_guard"
+    assert report.reasons[0].code == "past_removals"
     shelf.whole()
 
 
@@ -147,7 +150,7 @@ def test_an_empty_or_missing_folder_never_empties_the_index(shelf: Shelf) -> Non
     shelf.blue()
     shelf.library.folder.rename(shelf.home / "spostata")
     for run in (shelf.blue, shelf.yellow):
-        assert (run().outcome, run().reasons[0].code) == (Outcome.REFUSED, "unreadable_folder")
+        assert (run().outcome, run().reasons[0].code) == (Outcome.REFUSED, "folder_missing")
     shelf.library.folder.mkdir()
     assert shelf.blue().outcome is Outcome.REFUSED
     assert shelf.ask("colazioni senza glutine") == ["uno.md"]
@@ -187,9 +190,7 @@ def test_copies_are_read_once_and_cited_each(shelf: Shelf) -> None:
         shelf.write(f"copie/guida {number}.md", "# Bar\n\nIl bar serve colazioni senza glutine.")
     report = shelf.blue()
     assert report.counts.created == 1_000
-    assert report.figures["Passaggi nell'indice"] == 1
-    from polydesk_dagster.knowledge import searching
-
+    assert report.figures["index_passages"] == 1
     (found,) = searching.ask(shelf.engine, AS_OF, shelf.library, "colazioni senza glutine").passages
     assert found.copies == 1_000
     (shelf.library.folder / "copie" / "guida 0.md").unlink()
@@ -217,17 +218,20 @@ def test_what_cannot_be_read_is_shown_and_in_nobodys_way(shelf: Shelf) -> None:
     shelf.topics()
     shelf.write("vecchio.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
     shelf.write("vuoto.md", "")
-    shelf.write("persona.md", "# Elenco\n\nIl paziente RSSMRA80A01H501U ha chiamato.")
+    shelf.write("persona.md", "# Elenco\n\nIl paziente BNCLRA85B41F205K ha chiamato.")
     report = shelf.blue()
-    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 3)
-    assert {reason.code for reason in report.reasons} == {"legacy_format", "empty", "personal_data"}
-    assert not any("RSSMRA" in reason.message for reason in report.reasons)
-    (table,) = [table for table in report.tables if table.title == "Quarantena"]
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, 10, 3)
+    assert report.counts.failed == 0
+    causes = [reason.values["why"] for reason in report.reasons]
+    assert {why.code for why in causes if isinstance(why, Reason)} == {"legacy_format", "empty", "personal_data"}
+    assert not any("BNCLRA" in teller().reason(reason) for reason in report.reasons)
+    (table,) = [table for table in report.tables if table.key == "quarantine"]
     assert table.total == 3
-    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    for known in (shelf.blue(), shelf.yellow()):
+        assert (known.outcome, known.counts.waiting, known.reasons) == (Outcome.NOTHING_TO_DO, 3, ())
     shelf.sql("UPDATE document SET cleared_sha256 = sha256 WHERE path = 'persona.md'")
     assert shelf.blue().counts.created == 1
-    shelf.write("persona.md", "# Elenco\n\nAnche BNCLRA85B41F205A adesso.")
+    shelf.write("persona.md", "# Elenco\n\nAnche VRDGPP80A01F205X adesso.")
     assert shelf.blue().outcome in {Outcome.PARTIAL, Outcome.OK}
     shelf.write("vuoto.md", "# Riempito\n\nOrario della guardia medica notturna.")
     shelf.blue()
@@ -303,7 +307,7 @@ def test_a_generation_that_answers_worse_is_refused(shelf: Shelf) -> None:
     assert shelf.yellow().outcome in {Outcome.OK, Outcome.NOTHING_TO_DO}
     shelf.write("prelievo.md", "# Avviso\n\nNotizie in arrivo.")
     refused = shelf.yellow()
-    assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "probes")
+    assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "probes_clinic")
     assert "acqua" in str(shelf.sql("SELECT term FROM knowledge_term WHERE term = 'acqua'"))
     assert shelf.ask("quante ore di digiuno per il prelievo del sangue")[0] == "prelievo.md"
     assert shelf.sql("SELECT count(*) FROM knowledge_generation WHERE state = 'dropped'")[0][0] == 1
@@ -354,3 +358,38 @@ def test_an_unreadable_subfolder_is_not_an_empty_one(shelf: Shelf, monkeypatch: 
     with pytest.raises(PolydeskError):
         listing(shelf.library.folder)
     assert shelf.blue().outcome is Outcome.REFUSED
+
+
+def test_an_update_that_waits_leaves_the_old_answer_and_says_that_it_is_old(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.write("prezzi.md", "# Prezzi\n\nLa visita cardiologica costa 100 euro.")
+    shelf.blue()
+    (found, *_) = searching.ask(shelf.engine, AS_OF, shelf.library, "quanto costa la visita cardiologica").passages
+    assert found.sources[0].stale_since is None
+    shelf.write("prezzi.md", "# Prezzi\n\nLa visita cardiologica di BNCLRA85B41F205K costa 130 euro.")
+    report = shelf.blue()
+    assert (report.outcome, report.figures["index_stale"]) == (Outcome.PARTIAL, 1)
+    (found, *_) = searching.ask(shelf.engine, AS_OF, shelf.library, "quanto costa la visita cardiologica").passages
+    assert "100 euro" in found.text
+    assert found.sources[0].stale_since == AS_OF
+    shelf.write("prezzi.md", "# Prezzi\n\nLa visita cardiologica costa 130 euro.")
+    shelf.blue()
+    (found, *_) = searching.ask(shelf.engine, AS_OF, shelf.library, "quanto costa la visita cardiologica").passages
+    assert ("130 euro" in found.text, found.sources[0].stale_since) == (True, None)
+
+
+def test_half_read_waits_for_a_person_until_she_has_looked(shelf: Shelf) -> None:
+    shelf.topics()
+    shelf.write("metà.pdf", pdf([["Preparazione alla scintigrafia ossea."], SCANNED, SCANNED]))
+    report = shelf.blue()
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, 11, 1)
+    assert "2 pagine senza testo (pagine 2 e 3)" in teller().reason(report.reasons[0])
+    assert shelf.sql("SELECT state FROM document WHERE path = 'metà.pdf'")[0].state == "partial"
+    assert shelf.ask("preparazione alla scintigrafia") == ["metà.pdf"]
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    again = shelf.yellow()
+    assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1)
+    shelf.sql("UPDATE document SET cleared_sha256 = sha256 WHERE path = 'metà.pdf'")
+    assert shelf.blue().counts.waiting == 0
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    shelf.whole()

@@ -1,12 +1,12 @@
 """What a reading left out, whose a document is, and since when its answers are of an earlier version.
 
-Revision ID: 0099
+Revision ID: 0026
 """
 
 from alembic import op
 
-revision = "0099"
-down_revision = "0022"
+revision = "0026"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 
