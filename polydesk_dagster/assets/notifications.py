@@ -4,12 +4,12 @@ import dagster as dg
 
 from polydesk_dagster.clinic.messages import health, service
 from polydesk_dagster.clinic.messages.kinds import PREPARATION, REMINDER, Kind
-from polydesk_dagster.clinic.statistics import pictures
+from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
-from polydesk_dagster.told import teller
+from polydesk_dagster.told import pictures, teller
 from polydesk_dagster.told.dagster import metadata
 
 T = teller()
@@ -86,11 +86,10 @@ def _picture(kind: Kind, days: list[health.Day]) -> dg.MetadataValue:
     frame = pd.DataFrame(
         [(day.sent, day.withheld, day.lost) for day in days],
         index=pd.DatetimeIndex([day.day for day in days]),
-        columns=[T.label("column", f"messages_{key}") for key in ("sent", "withheld", "lost")],
+        columns=["message_sent", "message_withheld", "message_lost"],
     )
-    name = T.term("message_kind", kind.key)
-    drawn = pictures.data_uri(pictures.stacked(name, frame, T.text("axis.messages")))
-    return dg.MetadataValue.md(f"![{name}]({drawn})")
+    drawn = pictures.png(Drawing(kind.key, frame, "messages", True), T)
+    return dg.MetadataValue.md(f"![{T.term('message_kind', kind.key)}]({pictures.data_uri(drawn)})")
 
 
 ASSETS = (appointment_reminders, preparation_notices)

@@ -9,16 +9,19 @@ import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.clinics import clinic_id
-from polydesk_dagster.clinic.statistics import pictures, reading
+from polydesk_dagster.clinic.statistics import reading
 from polydesk_dagster.clinic.statistics.reading import Freshness, Period
 from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.clinic.statistics.views import VIEWS, View
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
-from polydesk_dagster.told.dagster import metadata
+from polydesk_dagster.told import pictures, teller
+from polydesk_dagster.told.dagster import figures, metadata
+from polydesk_dagster.values import Instant, Term, Value
 
 ROME = ZoneInfo("Europe/Rome")
+T = teller()
 BEFORE = timedelta(days=30)
 AFTER = timedelta(days=14)
 """What the pages show: the last month and the next two weeks."""
@@ -40,7 +43,7 @@ class RefreshStatisticsConfig(ServiceConfig):
             group_name="statistics",
             kinds={"postgres"},
             tags={"polydesk/records": "statistic"},
-            description=f"{view.description} Si ricalcolano solo i giorni che sono cambiati.",
+            description=T.text("statistic.described", summary=T.text(f"statistic.{view.key}.summary")),
             deps=[["calendar", "agenda_slots"]] if "offer" in view.topics else [],
             code_version="1",
         )
@@ -77,16 +80,17 @@ def _current(
     connection: sa.Connection, view: View, period: Period, fresh: dict[str, Freshness]
 ) -> dict[str, dg.MetadataValue]:
     """The plot of one view, and how current it is."""
-    picture = pictures.data_uri(view.picture(connection, period))
+    picture = pictures.data_uri(pictures.png(view.picture(connection, period), T))
     known = [fresh[topic] for topic in view.topics if topic in fresh]
-    return {
-        "Grafico": dg.MetadataValue.md(f"![{view.label}]({picture})"),
-        "Periodo": dg.MetadataValue.text(f"dal {period.first:%d/%m/%Y} al {period.last:%d/%m/%Y}"),
-        "Aggiornato alle": _moment([f.refreshed_at for f in known]),
-        "Ultima modifica contata": _moment([f.watermark for f in known]),
-        "Giorni che aspettano un aggiornamento": dg.MetadataValue.int(sum(f.waiting for f in known)),
-        "Righe": dg.MetadataValue.int(sum(f.rows for f in known)),
+    told: dict[str, Value] = {
+        "statistic_period": T.text("report.period", first=period.first, last=period.last),
+        "statistic_refreshed": _newest([f.refreshed_at for f in known]),
+        "statistic_watermark": _newest([f.watermark for f in known]),
+        "statistic_waiting": sum(f.waiting for f in known),
+        "statistic_rows": sum(f.rows for f in known),
     }
+    drawn = dg.MetadataValue.md(f"![{T.text(f'statistic.{view.key}.name')}]({picture})")
+    return {T.label("figure", "statistic_picture"): drawn, **figures(told)}
 
 
 def _told(connection: sa.Connection, view: View, period: Period, overview: reading.Overview, report: Report) -> Report:
@@ -96,11 +100,9 @@ def _told(connection: sa.Connection, view: View, period: Period, overview: readi
     return replace(report, figures={**view.figures(overview), **report.figures}, tables=capped)
 
 
-def _moment(instants: list[datetime | None]) -> dg.MetadataValue:
+def _newest(instants: list[datetime | None]) -> Value:
     given = [instant for instant in instants if instant is not None]
-    if not given:
-        return dg.MetadataValue.text("mai")
-    return dg.MetadataValue.text(f"{max(given).astimezone(ROME):%d/%m/%Y %H:%M:%S}")
+    return Instant(max(given)) if given else Term("statistic", "never")
 
 
 ASSETS = (refresh_statistics,)

@@ -10,7 +10,7 @@ import typer
 
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
-from polydesk_dagster.commands.show import say
+from polydesk_dagster.commands.show import say, told
 
 
 def report(
@@ -23,18 +23,19 @@ def report(
     from polydesk_dagster.clinic.clinics import clinic_id
     from polydesk_dagster.clinic.statistics import manager
     from polydesk_dagster.clinic.statistics.reading import Period
+    from polydesk_dagster.told import report as shown
 
     if output.suffix not in {".html", ".xlsx"}:
-        raise typer.BadParameter(say(f"«{output}»: serve un file .html o .xlsx", f"{output}: .html or .xlsx"))
+        raise typer.BadParameter(say("command.report.wrong_file", file=str(output)))
     days: tuple[date, date] = (first.date(), last.date())
     if days[1] < days[0]:
-        raise typer.BadParameter(say("--to viene prima di --from", "--to comes before --from"))
+        raise typer.BadParameter(say("command.report.backwards"))
     if not output.parent.is_dir():
-        raise typer.BadParameter(say(f"la cartella {output.parent} non esiste", f"no folder {output.parent}"))
+        raise typer.BadParameter(say("command.report.no_folder", folder=str(output.parent)))
     with opened() as installation, installation.engine.connect() as connection:
         gathered = manager.gather(connection, Period(*days, clinic_id(connection, clinic)))
     if output.suffix == ".html":
-        output.write_text(manager.as_html(gathered), encoding="utf-8")
+        output.write_text(shown.as_html(gathered, told()), encoding="utf-8")
     else:
-        manager.write_xlsx(gathered, output)
-    show.out().print(say(f"Scritto {output}", f"Wrote {output}"))
+        shown.write_xlsx(gathered, output, told())
+    show.out().print(say("command.report.written", file=str(output)))

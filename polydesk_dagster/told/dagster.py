@@ -19,8 +19,7 @@ def metadata(report: Report) -> dict[str, dg.MetadataValue]:
     }
     for key, number in report.counts.as_dict().items():
         shown[t.label("column", f"to_be.{key}" if report.preview else key)] = dg.MetadataValue.int(number)
-    for key, figure in report.figures.items():
-        shown[t.label("figure", key)] = _figure(figure)
+    shown |= figures(report.figures)
     if report.plan_id is not None:
         shown[t.label("figure", "plan")] = dg.MetadataValue.int(report.plan_id)
     if report.reasons:
@@ -28,6 +27,11 @@ def metadata(report: Report) -> dict[str, dg.MetadataValue]:
     for table in report.tables:
         shown[t.label("table", table.key)] = _table(table)
     return shown
+
+
+def figures(given: Mapping[str, Value]) -> dict[str, dg.MetadataValue]:
+    """Figures by Italian label; numbers stay numbers."""
+    return {teller().label("figure", key): _figure(value) for key, value in given.items()}
 
 
 def _figure(value: Value) -> dg.MetadataValue:

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from polydesk_dagster.clinic.statistics import reading
 from polydesk_dagster.clinic.statistics.reading import HIDDEN, SMALLEST, WITHHELD, Period, withheld
 from polydesk_dagster.clinic.statistics.refresh import refresh
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Term
 from tests.statistics import world
 
+told = teller("it").value
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 MARCH = Period(date(2026, 3, 1), date(2026, 3, 31))
 
@@ -39,12 +42,12 @@ def test_ratios_keep_their_parts(march: sa.Engine) -> None:
         chain = reading.overview(connection, MARCH)
         lisbon = reading.overview(connection, Period(MARCH.first, MARCH.last, 2))
         empty = reading.overview(connection, Period(MARCH.first, MARCH.last, 3))
-    assert str(chain.no_shows) == "5 su 25 (20.0 %)"
+    assert told(chain.no_shows.told) == "5 su 25 (20 %)"
     assert chain.appointments == 30
     assert (chain.occupancy.part, chain.occupancy.whole) == (29 * 30, 300)
     assert (chain.within_7_days.part, chain.within_7_days.whole) == (20, 29)
     assert lisbon.revenue_booked == Decimal("0.30")
-    assert (empty.appointments, str(empty.no_shows), empty.lead_days) == (0, "0 su 0", None)
+    assert (empty.appointments, told(empty.no_shows.told), empty.lead_days) == (0, "0 su 0", None)
 
 
 def test_the_online_funnel_counts_by_the_day_it_began(march: sa.Engine) -> None:
@@ -60,7 +63,10 @@ def test_small_clinical_counts_are_not_told(march: sa.Engine) -> None:
     told = {row[0]: row[1] for row in table.rows}
     assert told == {"Visita cardiologica": HIDDEN, "Visita": HIDDEN}  # 26 alone would tell that the other is 3
     assert all(cell == WITHHELD for row in table.rows for cell in row[2:])
-    assert [row[:2] for row in channels.rows] == [("sportello", 28), ("online", 1)]  # not clinical
+    assert [row[:2] for row in channels.rows] == [
+        (Term("booking_channel", "desk"), 28),
+        (Term("booking_channel", "online"), 1),
+    ]  # not clinical
 
 
 def test_a_day_without_data_is_a_zero_in_a_series(march: sa.Engine) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from polydesk_dagster.cli import app
 from polydesk_dagster.clinic.statistics.refresh import refresh
+from polydesk_dagster.commands import show
 from polydesk_dagster.database.engine import plain_url
 from tests.statistics import world
 
@@ -40,7 +41,7 @@ def test_a_page_that_needs_nothing_else(installation: Path) -> None:
     assert done.exit_code == 0, done.output
     page = target.read_text(encoding="utf-8")
     assert "Attività di Bologna" in page
-    assert "672.00" in page
+    assert "672,00\xa0€" in page
     assert "=1+1 &lt;b&gt;ECG" in page
     assert page.count("data:image/png;base64,") == 8
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -48,6 +49,17 @@ def test_a_page_that_needs_nothing_else(installation: Path) -> None:
     whole = installation / "catena.html"
     assert CliRunner().invoke(app, ["report", *MARCH, "-o", str(whole)]).exit_code == 0
     assert "&lt;5" in whole.read_text(encoding="utf-8")
+
+
+def test_the_page_speaks_the_language_that_was_chosen(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = installation / "maerz.html"
+    monkeypatch.setattr(show, "_language", "de")
+    chosen = ("report", *MARCH, "--clinic", "BO01", "-o", str(target))
+    assert CliRunner().invoke(app, chosen).exit_code == 0
+    page = target.read_text(encoding="utf-8")
+    assert '<html lang="de">' in page
+    assert "Tätigkeit von Bologna" in page
+    assert "Auslastung nach Kalender" in page
 
 
 def test_a_spreadsheet_with_numbers_as_numbers(installation: Path) -> None:
@@ -74,7 +86,7 @@ def test_a_period_without_data_is_a_report_all_the_same(installation: Path) -> N
 
 def test_nothing_of_the_report_s_libraries_is_loaded_before_it_is_asked_for() -> None:
     heavy = "print(sorted({'pandas', 'matplotlib', 'openpyxl', 'numpy'} & set(sys.modules)))"
-    rooms = "polydesk_dagster.commands.report, polydesk_dagster.clinic.statistics.manager, polydesk_dagster.definitions"
+    rooms = "polydesk_dagster.commands.report, polydesk_dagster.told.report, polydesk_dagster.definitions"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, {rooms}; {heavy}"], check=False, capture_output=True, text=True
     )

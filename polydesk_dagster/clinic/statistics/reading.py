@@ -11,35 +11,20 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Table
+from polydesk_dagster.values import Money, Reason, Share, Term, Value
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 SMALLEST = 5
 """A count of a clinical breakdown below this is not told, nor one from which it could be worked out."""
 
 HIDDEN = f"<{SMALLEST}"
-WITHHELD = "n.d."
+WITHHELD = Term("statistic", "withheld")
+TOTAL = Term("statistic", "total")
 
-STATUSES = {
-    "completed": "eseguiti",
-    "accepted": "accettati",
-    "booked": "prenotati",
-    "no_show": "assenti",
-    "cancelled": "disdetti",
-    "unverified": "da verificare",
-    "expired": "mai verificati",
-}
-MESSAGE_STATES = {
-    "sent": "inviati",
-    "planned": "in programma",
-    "claimed": "in corso",
-    "retry": "da riprovare",
-    "withheld": "trattenuti",
-    "failed": "non riusciti",
-    "unknown": "esito ignoto",
-}
-CHANNELS = {"online": "online", "desk": "sportello", "phone": "telefono", "studiolab": "studiolab"}
+STATUSES = ("completed", "accepted", "booked", "no_show", "cancelled", "unverified", "expired")
+MESSAGE_STATES = ("sent", "planned", "claimed", "retry", "withheld", "failed", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +74,13 @@ class Ratio:
     part: int
     whole: int
 
-    def __str__(self) -> str:
-        return f"{self.part} su {self.whole}" + (f" ({self.percent:.1f} %)" if self.whole else "")
-
     @property
-    def percent(self) -> float:
-        return 100 * self.part / self.whole if self.whole else 0.0
+    def told(self) -> Reason:
+        """«5 su 25 (20 %)»."""
+        parts: dict[str, Value] = {"part": self.part, "whole": self.whole}
+        if not self.whole:
+            return Reason("part_of_none", parts)
+        return Reason("part_of_whole", {**parts, "share": Share(self.part / self.whole)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +193,9 @@ def withheld(counts: Sequence[int]) -> list[bool]:
     return hidden
 
 
-def _clinical(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[object]]) -> Table:
+def _clinical(key: str, dimension: str, rows: Sequence[Sequence[Value]]) -> Table:
     """A breakdown whose second column and every further whole number are counts of patients' appointments."""
+    columns = (dimension, *_BREAKDOWN)
     told = [list(row) for row in rows]
     numbers = [at for at in range(1, len(columns)) if all(isinstance(row[at], int) for row in rows)]
     masks = {at: withheld([int(str(row[at])) for row in rows]) for at in numbers}
@@ -218,10 +205,10 @@ def _clinical(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[obje
                 row[at] = HIDDEN if at == 1 else WITHHELD
             elif at in masks and masks[at][n]:
                 row[at] = WITHHELD
-    return Table(title, columns, tuple(tuple(row) for row in told), len(told))
+    return Table(key, columns, tuple(tuple(row) for row in told), len(told))
 
 
-_BREAKDOWN = ("Appuntamenti", "Attesi", "Assenti", "Disdetti", "Attesa media (giorni)")
+_BREAKDOWN = tuple(f"statistic_{key}" for key in ("appointments", "due", "no_shows", "cancelled", "lead_days"))
 
 _BREAKDOWN_SQL = f"""
     SELECT {{dimension}} AS dimension, CAST(sum(appointments) AS bigint) AS appointments,
@@ -239,79 +226,114 @@ def by_service(connection: sa.Connection, period: Period) -> Table:
     """Appointments by service, small counts withheld. A deleted service keeps its name."""
     rows = connection.execute(
         sa.text(f"""
-            SELECT coalesce(s.name, 'prestazione ' || b.dimension)
-                   || CASE WHEN s.deleted_at IS NOT NULL THEN ' (eliminata)' ELSE '' END,
+            SELECT b.dimension, s.name, s.deleted_at IS NOT NULL AS deleted,
                    b.appointments, b.due, b.no_shows, b.cancelled, b.lead
             FROM ({_BREAKDOWN_SQL.format(dimension="service_id")}) b LEFT JOIN service s ON s.id = b.dimension
-            ORDER BY b.appointments DESC, 1, b.dimension"""),
+            ORDER BY b.appointments DESC, s.name, b.dimension"""),
         period.values,
     ).all()
-    return _clinical("Per prestazione", ("Prestazione", *_BREAKDOWN), rows)
+
+    def name(row: sa.Row[tuple[object, ...]]) -> Value:
+        if row.name is None:
+            return Reason("statistic_service_gone", {"number": row.dimension})
+        return Reason("statistic_service_deleted", {"name": row.name}) if row.deleted else str(row.name)
+
+    return _clinical("statistic_by_service", "statistic_service", [(name(row), *row[3:]) for row in rows])
 
 
 def by_specialist(connection: sa.Connection, period: Period) -> Table:
     """Appointments by specialist, small counts withheld: whom one sees can tell what for."""
     rows = connection.execute(
         sa.text(f"""
-            SELECT coalesce(concat_ws(' ', s.title, s.last_name, s.first_name), 'senza specialista'),
+            SELECT CASE WHEN s.id IS NOT NULL THEN concat_ws(' ', s.title, s.last_name, s.first_name) END AS name,
                    b.appointments, b.due, b.no_shows, b.cancelled, b.lead
             FROM ({_BREAKDOWN_SQL.format(dimension="specialist_id")}) b LEFT JOIN specialist s ON s.id = b.dimension
             ORDER BY b.appointments DESC, s.sort_name, b.dimension"""),
         period.values,
     ).all()
-    return _clinical("Per specialista", ("Specialista", *_BREAKDOWN), rows)
+    shown = [(row.name or Term("statistic", "no_specialist"), *row[1:]) for row in rows]
+    return _clinical("statistic_by_specialist", "statistic_specialist", shown)
 
 
 def by_channel(connection: sa.Connection, period: Period) -> Table:
     rows = connection.execute(
         sa.text(f"{_BREAKDOWN_SQL.format(dimension='channel')} ORDER BY appointments DESC, channel"), period.values
     ).all()
-    shown = tuple((CHANNELS[row.dimension], *row[1:]) for row in rows)
-    return Table("Per canale", ("Canale", *_BREAKDOWN), shown, len(shown))
+    shown = tuple((Term("booking_channel", row.dimension), *row[1:]) for row in rows)
+    return Table("statistic_by_channel", ("statistic_channel", *_BREAKDOWN), shown, len(shown))
 
 
 def by_agreement(connection: sa.Connection, period: Period) -> Table:
-    """Revenue by agreement, EUR; what carries no price is counted beside it."""
+    """Revenue by agreement; what carries no price is counted beside it."""
     rows = connection.execute(
         sa.text(f"""
-            SELECT coalesce(a.name, 'privato'), CAST(coalesce(sum(r.booked_appointments), 0) AS bigint),
-                   sum(r.booked), CAST(coalesce(sum(r.accepted_appointments), 0) AS bigint), sum(r.accepted),
-                   CAST(coalesce(sum(r.unpriced), 0) AS bigint)
+            SELECT a.name, CAST(coalesce(sum(r.booked_appointments), 0) AS bigint) AS booked,
+                   sum(r.booked) AS booked_value, CAST(coalesce(sum(r.accepted_appointments), 0) AS bigint) AS accepted,
+                   sum(r.accepted) AS accepted_value, CAST(coalesce(sum(r.unpriced), 0) AS bigint) AS unpriced
             FROM statistic_revenue r LEFT JOIN agreement a ON a.id = r.agreement_id
             WHERE r.{_WITHIN.replace("clinic_id =", "r.clinic_id =")}
             GROUP BY r.agreement_id, a.name ORDER BY sum(r.booked) DESC, 1"""),
         period.values,
     ).all()
-    columns = ("Convenzione", "Prenotati", "Valore prenotato €", "Accettati", "Valore accettato €", "Senza prezzo")
-    return Table("Per convenzione", columns, tuple(tuple(row) for row in rows), len(rows))
+    keys = ("agreement", "booked", "booked_value", "accepted", "accepted_value", "unpriced")
+    shown = tuple(
+        (
+            row.name or Term("statistic", "private"),
+            row.booked,
+            Money(Decimal(row.booked_value or 0)),
+            row.accepted,
+            Money(Decimal(row.accepted_value or 0)),
+            row.unpriced,
+        )
+        for row in rows
+    )
+    return Table("statistic_by_agreement", tuple(f"statistic_{key}" for key in keys), shown, len(shown))
 
 
 def by_message_kind(connection: sa.Connection, period: Period) -> Table:
     """Messages by kind, channel and state."""
     rows = connection.execute(
         sa.text(f"""
-            SELECT kind, coalesce(channel, 'nessuno'), state, CAST(sum(messages) AS bigint) AS n
+            SELECT kind, channel, state, CAST(sum(messages) AS bigint) AS n
             FROM statistic_message WHERE {_WITHIN} GROUP BY kind, channel, state ORDER BY kind, n DESC, 2, 3"""),
         period.values,
     ).all()
-    shown = tuple((row[0], row[1], MESSAGE_STATES[row[2]], row[3]) for row in rows)
-    return Table("Messaggi per tipo", ("Tipo", "Canale", "Stato", "Quanti"), shown, len(shown))
+    shown = tuple(
+        (
+            Term("message_kind", row.kind),
+            Term("channel", row.channel) if row.channel else None,
+            Term("message_state", row.state),
+            row.n,
+        )
+        for row in rows
+    )
+    columns = ("message_kind", "message_channel", "message_state", "how_many")
+    return Table("statistic_by_message_kind", columns, shown, len(shown))
 
 
 def by_agenda(connection: sa.Connection, period: Period) -> Table:
     """Occupancy by agenda: booked and offered minutes."""
     rows = connection.execute(
         sa.text(f"""
-            SELECT c.code, coalesce(a.name, 'agenda ' || o.agenda_id) AS name, CAST(o.booked AS bigint) AS booked,
-                   CAST(o.offered AS bigint) AS offered, round(100 * o.booked / nullif(o.offered, 0), 1) AS percent
+            SELECT c.code, a.name, o.agenda_id, CAST(o.booked AS bigint) AS booked, CAST(o.offered AS bigint) AS offered
             FROM (SELECT clinic_id, agenda_id, sum(booked_minutes) AS booked, sum(offered_minutes) AS offered
                   FROM statistic_occupancy WHERE {_WITHIN} GROUP BY clinic_id, agenda_id) o
             JOIN clinic c ON c.id = o.clinic_id LEFT JOIN agenda a ON a.id = o.agenda_id
-            ORDER BY percent DESC NULLS LAST, 1, 2"""),
+            ORDER BY CAST(o.booked AS numeric) / nullif(o.offered, 0) DESC NULLS LAST, 1, 2"""),
         period.values,
     ).all()
-    columns = ("Clinica", "Agenda", "Minuti prenotati", "Minuti offerti", "Occupazione %")
-    return Table("Occupazione per agenda", columns, tuple(tuple(row) for row in rows), len(rows))
+    shown = tuple(
+        (
+            row.code,
+            row.name or Reason("statistic_agenda_gone", {"number": row.agenda_id}),
+            row.booked,
+            row.offered,
+            Share(row.booked / row.offered) if row.offered else None,
+        )
+        for row in rows
+    )
+    keys = ("clinic", *(f"statistic_{key}" for key in ("agenda", "minutes_booked", "minutes_offered", "occupancy")))
+    return Table("statistic_by_agenda", keys, shown, len(shown))
 
 
 def daily(connection: sa.Connection, period: Period, columns: Mapping[str, str], table: str) -> DataFrame:
@@ -345,34 +367,32 @@ def appointments(connection: sa.Connection, period: Period) -> DataFrame:
     found = pd.DataFrame([tuple(row) for row in rows], columns=columns)
     return found.assign(
         day=pd.to_datetime(found["day"]),
-        channel=found["channel"].map(CHANNELS),
-        status=pd.Categorical(found["status"].map(STATUSES), categories=list(STATUSES.values()), ordered=True),
+        status=pd.Categorical(found["status"], categories=list(STATUSES), ordered=True),
     )
 
 
 def by_week(connection: sa.Connection, period: Period) -> Table:
     """Weeks from Monday, by outcome."""
     found = appointments(connection, period)
-    found["week"] = found["day"].dt.to_period("W-SUN").dt.start_time.dt.strftime("%d/%m/%Y")
-    weeks = found["week"].drop_duplicates()  # in the order of time, which the pivot would turn into the alphabet's
-    return _pivot("Per settimana", "Settimana dal", found, "week", weeks)
+    found["week"] = found["day"].dt.to_period("W-SUN").dt.start_time.dt.date
+    return _pivot("statistic_by_week", "statistic_week", found, "week")
 
 
 def by_clinic(connection: sa.Connection, period: Period) -> Table:
     """Clinics by outcome; of use for the chain."""
-    found = appointments(connection, period)
-    return _pivot("Per clinica", "Clinica", found, "clinic", found["clinic"].drop_duplicates().sort_values())
+    return _pivot("statistic_by_clinic", "clinic", appointments(connection, period), "clinic")
 
 
-def _pivot(title: str, first: str, found: DataFrame, over: str, order: Series[str]) -> Table:
+def _pivot(key: str, first: str, found: DataFrame, over: str) -> Table:
     """The appointments of each value of ``over``, by outcome, with the sum and a last row of totals."""
     if found.empty:
-        return Table(title, (first,), (), 0)
+        return Table(key, (first,), (), 0)
     counted = found.pivot_table(
         values="appointments", index=over, columns="status", aggfunc="sum", fill_value=0, observed=True
-    ).reindex(order)
-    counted["Totale"] = counted.sum(axis=1)
-    counted.loc["Totale"] = counted.sum()
-    columns = (first, *(str(column).capitalize() for column in counted))
-    rows = tuple((str(index), *(int(cell) for cell in row)) for index, *row in counted.itertuples(name=None))
-    return Table(title, columns, rows, len(rows))
+    )
+    counted.columns = [f"statistic_status_{status}" for status in counted]
+    counted["statistic_total"] = counted.sum(axis=1)
+    sums = counted.sum()
+    rows = [(index, *map(int, row)) for index, *row in counted.itertuples(name=None)]
+    rows.append((TOTAL, *map(int, sums)))
+    return Table(key, (first, *counted), tuple(rows), len(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,7 @@ from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.statistics.topics import TOPICS, Topic
 from polydesk_dagster.clinic.turns import turn
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, done
+from polydesk_dagster.values import Value
 
 NIGHT = ZoneInfo("Europe/Rome")
 """The zone in which the nightly comparison has its business date."""
@@ -62,7 +63,8 @@ def refresh(
         TransientError: when another refresh did not end in time.
     """
     with _snapshot(engine, keep=not preview) as connection:
-        return _refresh(connection, as_of, clinic_id(connection, clinic), full, progress or (lambda *_: None))
+        report = _refresh(connection, as_of, clinic_id(connection, clinic), full, progress or (lambda *_: None))
+    return replace(report, preview=preview)
 
 
 def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, full: bool, progress: Progress) -> Report:
@@ -77,7 +79,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ful
     if clinic is None:
         _looked(connection, as_of)
     if not topics:
-        return Report(Outcome.NOTHING_TO_DO, figures={"Celle ricalcolate": 0})
+        return Report(Outcome.NOTHING_TO_DO, figures={"statistic_recounted": 0})
     _collect_cells(connection, topics, clinic)
     counts, cells, unlogged = Counts(), 0, 0
     for done_so_far, topic in enumerate(topics):
@@ -91,16 +93,8 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ful
         {"clinic": clinic},
     )
     progress(len(topics), len(topics), "Pubblicazione")
-    reasons: tuple[Reason, ...] = ()
-    if unlogged:
-        reasons = (
-            Reason(
-                "drift",
-                f"{unlogged} celle erano diverse dai dati senza che una modifica le avesse segnalate: ora sono giuste.",
-                count=unlogged,
-            ),
-        )
-    figures: dict[str, int | float | str] = {"Celle ricalcolate": cells, "Celle cambiate": counts.changed}
+    reasons = (Reason("statistic_drift", count=unlogged),) if unlogged else ()
+    figures: dict[str, Value] = {"statistic_recounted": cells, "statistic_changed": counts.changed}
     return Report(done(counts), counts, reasons, figures)
 
 

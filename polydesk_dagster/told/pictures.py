@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from polydesk_dagster.clinic.statistics.drawing import Drawing
+from polydesk_dagster.told.speaking import Teller
 
 COLOURS = ("#1f6f8b", "#99c24d", "#f2a541", "#d1495b", "#7a6c9d", "#8d99ae", "#3d3d3d")
 _SIZE = (7.2, 2.6)
 _DPI = 80
 
 
-def stacked(title: str, days: DataFrame, unit: str) -> bytes:
-    """Bars of each day, one layer per column of ``days`` (its index is the days); columns of zeros are left out."""
-    figure, axes = _canvas(title, unit)
-    drawn = days.loc[:, (days != 0).any()]
-    below = drawn.cumsum(axis=1).shift(axis=1, fill_value=0.0)
-    for n, label in enumerate(drawn):
-        axes.bar(
-            drawn.index, drawn[label], bottom=below[label], width=0.85, color=COLOURS[n % len(COLOURS)], label=label
-        )
-    return _png(figure, axes, drawn.size > 0)
-
-
-def lines(title: str, days: DataFrame, unit: str) -> bytes:
-    """One line per column of ``days`` (its index is the days); NaN leaves a gap."""
-    figure, axes = _canvas(title, unit)
-    drawn = days.dropna(axis=1, how="all")
-    for n, label in enumerate(drawn):
-        axes.plot(
-            drawn.index,
-            drawn[label],
-            color=COLOURS[n % len(COLOURS)],
-            label=label,
-            linewidth=1.5,
-            marker=".",
-            markersize=3,
-        )
-    if drawn.size:
+def png(drawing: Drawing, t: Teller) -> bytes:
+    """``drawing`` with its title, axis and series in the words of ``t``."""
+    figure, axes = _canvas(t.text(f"picture.{drawing.key}"), t.text(f"axis.{drawing.unit}"))
+    days = drawing.days
+    if drawing.stacked:
+        days = days.loc[:, (days != 0).any()]
+        below = days.cumsum(axis=1).shift(axis=1, fill_value=0.0)
+    else:
+        days = days.dropna(axis=1, how="all")
+    for n, series in enumerate(days):
+        style = {"color": COLOURS[n % len(COLOURS)], "label": t.text(f"series.{series}")}
+        if drawing.stacked:
+            axes.bar(days.index, days[series], bottom=below[series], width=0.85, **style)
+        else:
+            axes.plot(days.index, days[series], linewidth=1.5, marker=".", markersize=3, **style)
+    if days.size and not drawing.stacked:
         axes.set_ylim(bottom=0)
-    return _png(figure, axes, drawn.size > 0)
+    return _finished(figure, axes, None if days.size else t.text("picture.empty"))
 
 
 def data_uri(png: bytes) -> str:
@@ -64,18 +53,18 @@ def _canvas(title: str, unit: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _png(figure: Any, axes: Any, drawn: bool) -> bytes:
+def _finished(figure: Any, axes: Any, empty: str | None) -> bytes:
     from matplotlib.dates import AutoDateLocator, DateFormatter
     from PIL import Image
 
-    if drawn:
+    if empty is None:
         axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))  # type: ignore[no-untyped-call]
         # Below the plot: inside it the legend hid the bars of the first days.
         axes.legend(fontsize=6.5, frameon=False, ncols=7, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     else:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "nessun dato nel periodo", ha="center", va="center", fontsize=9, color="#666666")
+        axes.text(0.5, 0.5, empty, ha="center", va="center", fontsize=9, color="#666666")
     full = io.BytesIO()
     figure.savefig(full, format="png")
     small = io.BytesIO()
