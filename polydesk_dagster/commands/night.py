@@ -95,4 +95,9 @@ def _why(row: dict[str, Any]) -> str:
 
 
 def went_well(results: list[dict[str, Any]]) -> bool:
-    return all(Outcome(row["outcome"]) in WELL for row in results)
+    """Whether nothing failed or was refused. What a service set aside for a person is that person's work, no fault."""
+    return all(
+        Outcome(row["outcome"]) in WELL
+        or (Outcome(row["outcome"]) is Outcome.PARTIAL and row["counts"]["waiting"] and not row["counts"]["failed"])
+        for row in results
+    )

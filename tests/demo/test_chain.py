@@ -367,7 +367,7 @@ def test_the_first_night_keeps_what_is_booked(engine: sa.Engine) -> None:
     chain.load(engine, "small", as_of=AS_OF)
     first = slots.generate(engine, AS_OF)
     again = slots.generate(engine, AS_OF)
-    assert (first.outcome, first.counts.failed) == (Outcome.OK, 0)
+    assert (first.outcome, first.counts.failed) == (Outcome.PARTIAL, 0)
     assert first.counts.created > 500
     assert again.outcome is Outcome.NOTHING_TO_DO
     with engine.begin() as connection:
@@ -379,7 +379,7 @@ def test_the_first_night_keeps_what_is_booked(engine: sa.Engine) -> None:
         assert retired == [], "only the day that a doctor took off"
         before = _rows(connection, "SELECT cause, count(*) AS n FROM orphan GROUP BY 1 ORDER BY 1")
         assert {row.cause for row in before} == {"closure", "rule_changed"}
-        assert sum(row.n for row in before) < 15
+        assert sum(row.n for row in before) == first.counts.waiting < 15
         for item in (*central_closures(2026), *central_closures(2027)):
             hours = {"day": (None, None), "morning": ("00:00", "13:00"), "afternoon": ("13:00", "23:59")}
             start, until = hours[str(item["part"])]

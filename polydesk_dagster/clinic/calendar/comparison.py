@@ -132,5 +132,5 @@ def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bo
     if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM changed_cell)")):
         statements += [LOCK_PRESENT] if lock else []
         statements += [PRESENT, "ANALYZE present_slot", WANTED_SLOTS, "ANALYZE wanted_slot", CHANGES, NEW_SLOTS]
-    for statement in (*statements, "ANALYZE slot_change", HELD):
+    for statement in (*statements, HELD):
         connection.execute(sa.text(statement), values)
