@@ -11,7 +11,7 @@ import itertools
 import random
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from psycopg.types.json import Jsonb
 
 from polydesk_dagster import changes
+from polydesk_dagster.clinic.bookings.emergency import VERBS, Press
 from polydesk_dagster.outcome import Outcome
 
 AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
@@ -326,6 +327,25 @@ class Practice:
     service: int
     agenda: int
     patient: int
+
+
+def typed(connection: sa.Connection, given: Press, clinic: str | None = None) -> Press:
+    """``given`` as somebody types it who has looked at the newest plan of its verb for the clinic (None: the chain):
+    with the plan's number and, after verb and count, the plan's word."""
+    verb, _, count = given.confirm.partition(" ")
+    services = [service for service, word in VERBS.items() if word == verb.upper()]
+    found = connection.execute(
+        sa.text("""SELECT p.id, w.word FROM plan p LEFT JOIN press_word w ON w.plan_id = p.id
+                   WHERE p.service = ANY(:services) AND p.clinic_id IS NOT DISTINCT FROM
+                       (SELECT id FROM clinic WHERE code = CAST(:clinic AS text)) AND p.undoes IS NULL
+                     AND (CAST(:plan AS bigint) IS NULL OR p.id = :plan)
+                   ORDER BY p.id DESC LIMIT 1"""),
+        {"services": services or list(VERBS), "clinic": clinic, "plan": given.plan_id},
+    ).one_or_none()
+    if found is None:
+        return given
+    phrase = f"{given.confirm} {found.word}" if count.isdigit() else given.confirm
+    return replace(given, confirm=phrase, plan_id=found.id)
 
 
 def practice(connection: sa.Connection, code: str = "BO01", **agenda_fields: Any) -> Practice:

@@ -18,9 +18,9 @@ class EmergencyConfig(ServiceConfig):
     reason: str = ""
     """Why, at least 10 characters: it stays in the audit trail. It does not make up for a missing phrase."""
     confirm: str = ""
-    """The phrase that the preview gave, e.g. «LIBERA 37». It is good for that plan alone, for a few minutes."""
+    """The phrase that the preview gave, e.g. «LIBERA 37 bilora». It is good for that plan alone, for a few minutes."""
     plan: int | None = None
-    """The plan that was looked at; default the newest one that still stands."""
+    """The plan that was looked at; the preview says its number."""
 
     @model_validator(mode="before")
     @classmethod

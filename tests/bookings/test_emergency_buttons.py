@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
@@ -14,7 +15,7 @@ from polydesk_dagster.clinic.bookings.answers import Answer
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
@@ -41,7 +42,8 @@ def press(
     engine: sa.Engine, given: Press, *, preview: bool = False, after: timedelta = MINUTE, clinic: str | None = None
 ) -> Report:
     with engine.begin() as connection:
-        return releasing.release_all(connection, AS_OF + after, given, clinic=clinic, preview=preview)
+        typed = given if preview or given.looks_only else world.typed(connection, given, clinic)
+        return releasing.release_all(connection, AS_OF + after, typed, clinic=clinic, preview=preview)
 
 
 def confirm(engine: sa.Engine, practice: world.Practice, who: str, after: timedelta = 2 * MINUTE) -> answers.Reply:
@@ -56,7 +58,9 @@ def test_release_all_shows_who_would_lose_what(engine: sa.Engine, practice: worl
         confirming.begin_confirming(connection, token="token cleo", as_of=AS_OF)
     report = press(engine, Press(), after=3 * MINUTE)
     assert report.tables[0].rows == (("BO01", 2, 0, 1, 180, 2),)
-    assert "«LIBERA 2»" in str(report.figures["Che cosa fare"])
+    todo = report.figures[WHAT_TO_DO]
+    assert isinstance(todo, Reason)
+    assert re.fullmatch("LIBERA 2 [a-z]{6}", str(todo.values["phrase"]))
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM hold WHERE ended_at IS NULL")) == 3
 
@@ -98,9 +102,32 @@ def test_the_gate_stays_shut(engine: sa.Engine, practice: world.Practice, given:
     assert confirm(engine, practice, "ada").answer is Answer.CONFIRMED
 
 
+def test_three_wrong_phrases_void_the_plan_and_a_new_look_draws_another_word(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    place(engine, practice, "ada")
+    press(engine, Press(), preview=True)
+    wrong = [press(engine, Press(WHY, f"LIBERA {count}")).reasons[0] for count in (2, 3, 4)]
+    assert [(reason.code, reason.values["left"]) for reason in wrong] == [("wrong_phrase", n) for n in (2, 1, 0)]
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "plan_void"
+    press(engine, Press(), preview=True)
+    assert press(engine, Press(WHY, "LIBERA 1")).outcome is Outcome.OK
+    with engine.connect() as connection:
+        assert len(set(connection.scalars(sa.text("SELECT word FROM press_word")))) == 2
+
+
+def test_wrong_phrases_side_by_side_are_all_counted(engine: sa.Engine, practice: world.Practice) -> None:
+    place(engine, practice, "ada")
+    plan = press(engine, Press(), preview=True).plan_id
+    with ThreadPoolExecutor(6) as pool:
+        tried = pool.map(lambda n: press(engine, Press(WHY, f"LIBERA 1 parola{n}", plan_id=plan)), range(12))
+        codes = sorted(report.reasons[0].code for report in tried)
+    assert codes == ["plan_void"] * 9 + ["wrong_phrase"] * 3
+
+
 def test_nothing_is_applied_that_was_not_looked_at(engine: sa.Engine, practice: world.Practice) -> None:
     place(engine, practice, "ada")
-    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "no_plan"
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "plan_not_named"
     press(engine, Press(), preview=True)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE plan SET expires_at = now()"))
@@ -117,7 +144,7 @@ def test_a_plan_that_was_looked_at_stands_however_many_came_after(
     looked_at = press(engine, Press(), clinic="BO01").plan_id
     for _ in range(21):
         press(engine, Press(), clinic="RE01" if elsewhere else "BO01")
-    given = Press(WHY, "LIBERA 1", plan_id=None if elsewhere else looked_at)
+    given = Press(WHY, "LIBERA 1", plan_id=looked_at)
     report = press(engine, given, clinic="BO01")
     assert (report.outcome, report.plan_id) == (Outcome.OK, looked_at)
 
@@ -178,7 +205,8 @@ def test_two_presses_in_one_instant_are_one_after_the_other(engine: sa.Engine, p
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as connection:
             given = Press(WHY, "LIBERA 1")
-            first = releasing.release_all(connection, AS_OF + MINUTE, given, clinic="BO01")
+            typed = world.typed(connection, given, "BO01")
+            first = releasing.release_all(connection, AS_OF + MINUTE, typed, clinic="BO01")
             second = pool.submit(press, engine, given)
             with pytest.raises(TimeoutError):
                 second.result(timeout=1)
@@ -307,7 +335,8 @@ def delete_service(connection: sa.Connection, service: int, price: str = "valid_
 
 def recover(engine: sa.Engine, given: Press, *, preview: bool = False) -> Report:
     with engine.begin() as connection:
-        return recovery.recover(connection, AS_OF, given, preview=preview)
+        typed = given if preview else world.typed(connection, given)
+        return recovery.recover(connection, AS_OF, typed, preview=preview)
 
 
 def test_a_deleted_service_comes_back_whole_but_not_online(engine: sa.Engine, practice: world.Practice) -> None:

@@ -19,7 +19,7 @@ from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.database.engine import create_engine
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 from tests import world
 from tests.kill_world import killed_at
 from tests.world import AS_OF, rome
@@ -37,7 +37,8 @@ def _run(url: URL) -> None:
             shown = releasing.release_all(connection, LATER, Press(), preview=True)
         with engine.begin() as connection:
             phrase = f"LIBERA {shown.counts.updated}"
-            releasing.release_all(connection, LATER, Press("prova di interruzione", phrase))
+            given = world.typed(connection, Press("prova di interruzione", phrase, plan_id=shown.plan_id))
+            releasing.release_all(connection, LATER, given)
 
 
 @pytest.mark.slow
@@ -129,7 +130,8 @@ def deleted(engine: sa.Engine) -> world.Practice:
 
 def _recover(engine: sa.Engine, given: Press) -> Report:
     with engine.begin() as connection:
-        return recovery.recover(connection, AS_OF, given, clinic="BO01")
+        typed = given if given.looks_only else world.typed(connection, given, "BO01")
+        return recovery.recover(connection, AS_OF, typed, clinic="BO01")
 
 
 def _recover_in_a_process(url: URL) -> None:
@@ -165,7 +167,9 @@ def _back(engine: sa.Engine) -> tuple[int, int, int]:
 )
 def test_a_killed_recovery_has_brought_nothing_back_and_the_next_brings_all(engine: sa.Engine, row: str) -> None:
     shown = _recover(engine, Press())
-    assert f"«{GIVEN.confirm}»" in str(shown.figures["Che cosa fare"])
+    todo = shown.figures[WHAT_TO_DO]
+    assert isinstance(todo, Reason)
+    assert str(todo.values["phrase"]).startswith(GIVEN.confirm)
     killed_at(engine, row, _recover_in_a_process, engine.url)
     assert _back(engine) == (0, 0, 0)
     again = _recover(engine, GIVEN)

@@ -173,7 +173,7 @@ class Worker:
             shown = releasing.release_all(connection, as_of, Press(), preview=True)
         given = Press("prova di sovrapposizione", f"LIBERA {shown.counts.updated}", "desk:prova", shown.plan_id)
         with self.engine.begin() as connection:
-            report = releasing.release_all(connection, self.now(), given)
+            report = releasing.release_all(connection, self.now(), world.typed(connection, given))
         self.counted[f"release_all:{report.outcome}"] += 1
         return report.outcome is Outcome.OK
 

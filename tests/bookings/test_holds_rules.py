@@ -344,7 +344,8 @@ def test_release_all_says_how_many_payments_it_left_alone(
         if number:
             confirming.begin_confirming(connection, token=f"token {number}", as_of=AS_OF)
     releasing.release_all(connection, AS_OF, Press(), preview=True)
-    report = releasing.release_all(connection, AS_OF, Press("prova dei pagamenti", "LIBERA 1"))
+    typed = world.typed(connection, Press("prova dei pagamenti", "LIBERA 1"))
+    report = releasing.release_all(connection, AS_OF, typed)
     assert (report.outcome, report.counts.updated) == (Outcome.OK, 1)
     assert [reason.message for reason in report.reasons] == said
 

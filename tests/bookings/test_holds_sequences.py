@@ -96,7 +96,8 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
             if request == "release_all":
                 shown = releasing.release_all(connection, now, Press(), preview=True)
                 phrase = f"LIBERA {shown.counts.updated}"
-                done = releasing.release_all(connection, now, Press("prova di sequenze", phrase), preview=False)
+                given = world.typed(connection, Press("prova di sequenze", phrase, plan_id=shown.plan_id))
+                done = releasing.release_all(connection, now, given, preview=False)
                 if done.outcome != "refused":
                     for hold in kept.values():
                         hold.state = {"live": "revoked"}.get(hold.at(now), hold.at(now))

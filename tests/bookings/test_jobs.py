@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.clinic.bookings import confirming, holds
+from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import temporary
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs import bookings as ordinary
@@ -85,11 +86,14 @@ def test_a_dangerous_job_does_nothing_by_default(execute: Execute, engine: sa.En
     with engine.begin() as connection:
         holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF)
     assert execute("release_all_holds").success
-    assert not execute("release_all_holds", reason="prova di un comando pericoloso", confirm="LIBERA 9").success
+    with engine.connect() as connection:
+        typed = world.typed(connection, Press("prova di un comando pericoloso", "LIBERA 1"))
+    given = {"reason": typed.reason, "plan": typed.plan_id}
+    assert not execute("release_all_holds", **given, confirm="LIBERA 1").success
     assert last(engine, "release_all_holds") == ("refused", "wrong_phrase")
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT state FROM hold")) == "live"
-    assert execute("release_all_holds", reason="prova di un comando pericoloso", confirm="LIBERA 1").success
+    assert execute("release_all_holds", **given, confirm=typed.confirm).success
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT state FROM hold")) == "revoked"
         assert str(connection.scalar(sa.text("SELECT actor FROM audit"))).startswith("desk:")

@@ -175,7 +175,9 @@ def test_reset_shows_applies_and_undoes(engine: sa.Engine) -> None:
     assert (shown.outcome, shown.counts.retired, shown.plan_id is not None) == (Outcome.OK, 2, True)
     assert reset(engine, AS_OF, Press("perché no")).outcome is Outcome.REFUSED
     reason = "testi sbagliati dopo la migrazione"
-    done = reset(engine, AS_OF, Press(reason, "RIPRISTINA 2"))
+    with engine.connect() as connection:
+        typed = world.typed(connection, Press(reason, "RIPRISTINA 2"))
+    done = reset(engine, AS_OF, typed)
     assert (done.outcome, done.counts.retired) == (Outcome.OK, 2)
     in_force = sa.text("SELECT body FROM message_template WHERE retired_at IS NULL ORDER BY id")
     with engine.begin() as connection:

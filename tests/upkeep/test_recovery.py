@@ -58,7 +58,7 @@ def look(engine: sa.Engine) -> list[list[str]]:
 
 def press(engine: sa.Engine) -> Report:
     with engine.begin() as connection:
-        return recovery.recover(connection, AS_OF, GIVEN)
+        return recovery.recover(connection, AS_OF, world.typed(connection, GIVEN))
 
 
 def ends(engine: sa.Engine) -> dict[int, date | None]:
