@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -94,6 +93,8 @@ app = typer.Typer(
 
 def _version(*, asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"polydesk {version('polydesk-dagster')}")
         raise typer.Exit
 

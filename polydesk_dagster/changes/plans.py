@@ -323,13 +323,26 @@ def made_by(connection: sa.Connection, origin: str, kind: str) -> Plan | None:
     return None if found is None else _plan(found)
 
 
-def latest(connection: sa.Connection, *, service: str | None = None, limit: int = 20) -> list[Plan]:
-    """The newest plans first."""
+ROUTINE = """
+    CASE WHEN plan.state = 'ready' THEN
+        now() > plan.expires_at
+        OR NOT plan.tally ?| ARRAY['create', 'update', 'retire', 'delete', 'link', 'conflict', 'rejected']
+           AND NOT plan.guards @> '[{"passed": false}]'
+    ELSE plan.state = 'applied' AND plan.undoes IS NULL AND plan.applied_by NOT LIKE '%:%' END
+"""
+"""Whether a plan wants nobody: a look that has expired or found nothing, and what a machine has applied."""
+
+
+def latest(
+    connection: sa.Connection, *, service: str | None = None, limit: int = 20, routine: bool = True
+) -> list[Plan]:
+    """The newest plans first; without ``routine`` only those that want somebody, or that somebody has decided."""
     found = connection.execute(
-        sa.text(
-            f"{LOAD} WHERE :service IS NULL OR plan.service = :service ORDER BY plan.id DESC LIMIT :limit"
-        ).bindparams(sa.bindparam("service", type_=sa.Text)),
-        {"service": service, "limit": limit},
+        sa.text(f"""{LOAD} WHERE (:service IS NULL OR plan.service = :service) AND (:routine OR NOT ({ROUTINE}))
+                    ORDER BY plan.id DESC LIMIT :limit""").bindparams(
+            sa.bindparam("service", type_=sa.Text), sa.bindparam("routine", type_=sa.Boolean)
+        ),
+        {"service": service, "limit": limit, "routine": routine},
     )
     return [_plan(row) for row in found]
 

@@ -56,11 +56,14 @@ def _titles(*names: tuple[str, str]) -> tuple[str, ...]:
 def list_(
     service: Annotated[str | None, typer.Option(help="Solo di questo servizio.", metavar="CHIAVE")] = None,
     limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = 20,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Anche ciò che non chiede niente a nessuno: scaduti, vuoti, automatici.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """I piani, dal più recente."""
+    """I piani che aspettano qualcuno o che qualcuno ha deciso, dal più recente; con --all anche gli altri."""
     with opened() as installation, installation.engine.connect() as connection:
-        found = plans.latest(connection, service=service, limit=limit)
+        found = plans.latest(connection, service=service, limit=limit, routine=everything)
     if json:
         show.as_json([_as_object(plan) for plan in found])
         return

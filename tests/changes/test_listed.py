@@ -1,0 +1,58 @@
+"""The list of plans shows what wants somebody, and the rest where it is asked for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from psycopg.types.json import Json
+
+from polydesk_dagster.changes import plans
+from tests import world
+
+NOW = datetime.now(UTC)
+
+
+def _plan(connection: sa.Connection, **fields: Any) -> int:
+    row = {
+        "service": "sync_prices",
+        "kind": "price",
+        "fingerprint": "f",
+        "tally": Json({"create": 2}),
+        "guards": Json([]),
+        "state": "ready",
+        "as_of": NOW,
+        "expires_at": NOW + timedelta(days=1),
+        "applied_at": None,
+        "applied_by": None,
+        **fields,
+    }
+    return world.insert(connection, "plan", [row])[0]
+
+
+FAILED = Json([{"name": "source_short", "passed": False, "message": "", "value": 1, "limit": 2}])
+PASSED = Json([{"name": "source_short", "passed": True, "message": "", "value": 1, "limit": 2}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({}, True),
+        ({"tally": Json({"conflict": 3})}, True),
+        ({"tally": Json({"unchanged": 9}), "guards": FAILED}, True),
+        ({"tally": Json({"unchanged": 9}), "guards": PASSED}, False),
+        ({"expires_at": NOW - timedelta(hours=1)}, False),
+        ({"expires_at": NOW - timedelta(hours=1), "guards": FAILED}, False),
+        ({"state": "applied", "applied_at": NOW, "applied_by": "desk:anna"}, True),
+        ({"state": "applied", "applied_at": NOW, "applied_by": "dagster"}, False),
+        ({"state": "undone", "applied_at": NOW, "applied_by": "dagster"}, True),
+    ],
+)
+def test_what_wants_nobody_is_shown_only_when_asked_for(
+    connection: sa.Connection, fields: dict[str, Any], shown: bool
+) -> None:
+    number = _plan(connection, **fields)
+    assert [plan.id for plan in plans.latest(connection, routine=False)] == ([number] if shown else [])
+    assert [plan.id for plan in plans.latest(connection)] == [number]
