@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -115,6 +116,7 @@ def polydesk(
 def main() -> None:
     """Entry of the console script. Exit status: 2 for wrong usage or configuration, 4 for what failed, 130 after
     Ctrl-C; whatever happens is said in one sentence."""
+    gc.set_threshold(100_000)  # what is imported stays: looking through it again and again is a sixth of the import
     os.umask(0o077)  # whatever this process and its children write is the installation's alone
     arguments = _language(sys.argv[1:])
     try:
