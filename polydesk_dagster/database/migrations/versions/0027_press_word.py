@@ -1,12 +1,12 @@
 """The word that the phrase of a dangerous plan holds, and how often it was typed wrongly.
 
-Revision ID: 0026
+Revision ID: 0027
 """
 
 from alembic import op
 
-revision = "0026"
-down_revision = "0025"
+revision = "0027"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 
