@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.knowledge import contents, generations, probing
+from polydesk_dagster.knowledge import contents, generations, intake, probing, shelving
 from polydesk_dagster.knowledge import work as told
 from polydesk_dagster.knowledge.generations import Generation, pipeline
-from polydesk_dagster.knowledge.intake import take_in
 from polydesk_dagster.knowledge.library import File, Library, Task, listing, tasks
 from polydesk_dagster.knowledge.reading import PATIENCE
+from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.knowledge.work import Progress, Work
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 
@@ -76,9 +77,9 @@ def anything_due(connection: sa.Connection, library: Library, as_of: datetime) -
         return library.folder.is_dir()
     if current.pipeline != pipeline(library):
         return not generations.rolled_back(connection, library)
-    if current.unmerged or contents.unsettled(connection, current.id):
+    if current.unmerged or contents.unsettled(connection, current.id) or not Store(library.uri).there(current.id):
         return True
-    return bool(tasks(connection, listing(library.folder), current.id, current.pipeline, as_of))
+    return bool(tasks(connection, listing(library.folder).files, current.id, current.pipeline, as_of))
 
 
 def _silent(_done: int, _total: int, _what: str) -> None:
@@ -116,20 +117,25 @@ class _Run:
                 return Report.refused("older_generation")
             work.account.reasons.append(Reason("pipeline_changed"))
             return self.yellow()
+        if not work.store.there(current.id):
+            work.account.reasons.append(Reason("index_lost"))
+            return self.yellow()
         files, refusal = self._listing()
         if refusal is not None:
             return refusal
-        with self.engine.begin() as connection:
+        with self._placed(files) as connection:
             found = tasks(connection, files, current.id, work.pipeline, work.as_of)
             refusal = self._guard(connection, current.id, [task for task in found if task.change == "gone"], files)
             leftovers = current.unmerged or bool(contents.unsettled(connection, current.id))
+            if refusal is not None or self.preview:
+                connection.rollback()
         if refusal is not None:
             return refusal
         if self.preview:
             return told.preview(found, len(files), work.account.reasons)
         if found or leftovers:
             contents.sweep(self.engine, work.store, current.id)
-            take_in(work, current, files, [task for task in found if task.change in {"new", "changed"}])
+            intake.take_in(work, current, files, [task for task in found if task.change in {"new", "changed"}])
             self._let_go(current.id, [task for task in found if task.change in {"gone", "retracted"}])
             contents.sweep(self.engine, work.store, current.id)
             contents.merge(self.engine, work.store, current.id)
@@ -140,7 +146,7 @@ class _Run:
         files, refusal = self._listing()
         if refusal is not None:
             return refusal
-        with self.engine.begin() as connection:
+        with self._placed(files) as connection:
             current = generations.find(connection, "current")
             found = tasks(connection, files, None, work.pipeline, work.as_of)
             gone = tasks(connection, files, current.id, work.pipeline, work.as_of) if current else []
@@ -148,6 +154,8 @@ class _Run:
                 connection, current.id if current else None, [task for task in gone if task.change == "gone"], files
             )
             retracted = self._retracted(connection)
+            if refusal is not None or self.preview:
+                connection.rollback()
         if refusal is not None:
             return refusal
         every = [Task("new", path, None) for path in files if path not in retracted]
@@ -156,7 +164,7 @@ class _Run:
         dimension = self._dimension()
         building = generations.begin(self.engine, work.library, dimension, work.as_of)
         work.store.create(building.id, dimension)
-        words = take_in(work, building, files, every)
+        words = intake.take_in(work, building, files, every)
         if refusal := self._flaw(building, current, files, words):
             generations.discard(self.engine, building.id, refusal.reasons[0].code, work.as_of)
             work.store.drop(generations.kept(self.engine))
@@ -170,19 +178,31 @@ class _Run:
 
     # The steps
 
-    def _listing(self) -> tuple[dict[str, File], Report | None]:
+    @contextmanager
+    def _placed(self, files: Mapping[str, File]) -> Iterator[sa.Connection]:
+        """A transaction in which every file has its document, and every document its scope."""
+        with self.engine.connect() as connection:
+            new = shelving.unknown(connection, files)
+        digests = intake.digests(files, new)
+        with self.engine.begin() as connection:
+            self.work.account.note_shelved(shelving.place(connection, list(files), digests, self.work.as_of))
+            yield connection
+
+    def _listing(self) -> tuple[Mapping[str, File], Report | None]:
         folder = self.work.library.folder
         try:
-            return listing(folder), None
+            found = listing(folder)
         except PermanentError as error:
             with self.engine.connect() as connection:
                 known = connection.scalar(sa.text("SELECT EXISTS (SELECT FROM knowledge_entry)"))
             if known or folder.exists():
                 return {}, Report(Outcome.REFUSED, reasons=(error.reason,))
             return {}, Report.skipped("no_folder")
+        self.work.account.note_passed_over(found.passed_over)
+        return found.files, None
 
     def _guard(
-        self, connection: sa.Connection, generation: int | None, gone: Sequence[Task], files: dict[str, File]
+        self, connection: sa.Connection, generation: int | None, gone: Sequence[Task], files: Mapping[str, File]
     ) -> Report | None:
         """A listing that lost much is suspect: a share not mounted, a folder moved."""
         known = connection.scalar(
@@ -223,7 +243,7 @@ class _Run:
             self.work.account.note_leaving(leaving, cited)
 
     def _flaw(
-        self, building: Generation, current: Generation | None, files: dict[str, File], words: Counter[str]
+        self, building: Generation, current: Generation | None, files: Mapping[str, File], words: Counter[str]
     ) -> Report | None:
         """Why the new generation must not answer: documents lost, passages missing, probe questions unanswered."""
         work = self.work
@@ -243,6 +263,9 @@ class _Run:
         result = probing.probe(self.engine, work.as_of, work.library, building.id, before)
         generations.measured(self.engine, building.id, result.asked, result.recall, result.similarity)
         if result.flaw is None:
+            return None
+        if current is None:
+            work.account.reasons.append(Reason("probes_first", {"why": result.flaw}))
             return None
         if self.past_guard == PROBES:
             work.account.reasons.append(Reason("past_probes", {"why": result.flaw}))

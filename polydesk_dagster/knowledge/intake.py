@@ -17,7 +17,7 @@ from polydesk_dagster.knowledge.contents import Content
 from polydesk_dagster.knowledge.formats.plain import TEXT
 from polydesk_dagster.knowledge.formats.text import UnreadableError
 from polydesk_dagster.knowledge.generations import Generation
-from polydesk_dagster.knowledge.library import File, Task, fingerprint, register
+from polydesk_dagster.knowledge.library import File, Task, fingerprint
 from polydesk_dagster.knowledge.reading import LARGEST, Reader, ReaderDiedError
 from polydesk_dagster.knowledge.store import Row
 from polydesk_dagster.knowledge.text import words
@@ -77,7 +77,6 @@ def take_in(work: Work, generation: Generation, files: Mapping[str, File], wante
         return counted
     kinds = {task.path: task.change for task in wanted}
     with work.engine.begin() as connection:
-        register(connection, list(kinds), work.as_of)
         documents = _documents(connection, list(kinds), files)
         ready = contents.ready(connection, generation.id)
     batch = Batch()
@@ -247,6 +246,18 @@ def _bytes(file: File) -> tuple[bytes, str | None]:
         after = os.fstat(source.fileno())
     whole = fingerprint(before) == fingerprint(after) and len(data) == after.st_size
     return data, fingerprint(after) if whole else None
+
+
+def digests(files: Mapping[str, File], paths: Sequence[str]) -> dict[str, str]:
+    """The digests of these files by path, of those that can be read."""
+    found = {}
+    for path in paths:
+        try:
+            data, _ = _bytes(files[path])
+        except (OSError, UnreadableError):
+            continue
+        found[path] = digest(data, files[path].location.suffix.lower())
+    return found
 
 
 def digest(data: bytes, suffix: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,38 +51,55 @@ def fingerprint(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
 
 
-def listing(folder: Path) -> dict[str, File]:
-    """The files under ``folder`` by their path, parted by ``/``; hidden ones, Office's lock files and links left out.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is under a folder."""
+
+    files: Mapping[str, File]
+    """By path, parted by ``/``, accents composed."""
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """Paths that are not read though somebody may think so, and why: ``symlink``, ``same_name``."""
+
+
+def listing(folder: Path) -> Listing:
+    """The files under ``folder``; hidden ones and Office's lock files left out.
 
     Raises:
         PermanentError: if a folder cannot be read. A failed listing is not an empty one.
     """
     files: dict[str, File] = {}
+    passed_over: list[tuple[str, str]] = []
     pending = [folder]
     try:
         while pending:
             with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.name.startswith((".", "~$")) or entry.is_symlink():
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    location = Path(entry.path)
+                    if entry.name.startswith((".", "~$")):
                         continue
-                    if entry.is_dir():
-                        pending.append(Path(entry.path))
+                    if entry.is_symlink():
+                        passed_over.append((_name(location, folder), "symlink"))
+                    elif entry.is_dir():
+                        pending.append(location)
                     elif entry.is_file():
-                        location = Path(entry.path)
-                        status = entry.stat()
-                        files[_name(location, folder)] = File(location, fingerprint(status), status.st_size)
+                        name, status = _name(location, folder), entry.stat()
+                        if name in files:
+                            passed_over.append((name, "same_name"))
+                        else:
+                            files[name] = File(location, fingerprint(status), status.st_size)
     except FileNotFoundError as error:
         if not folder.is_dir():
             raise PermanentError("folder_missing") from error
         return listing(folder)  # something was moved under our eyes
     except OSError as error:
         raise PermanentError("folder_unreadable", error=error.strerror or type(error).__name__) from error
-    return files
+    return Listing(files, tuple(passed_over))
 
 
 def _name(location: Path, folder: Path) -> str:
     relative = location.relative_to(folder).as_posix()
-    return relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def tasks(
@@ -126,21 +144,3 @@ def tasks(
         },
     )
     return [Task(change, path, document) for change, path, document in rows]
-
-
-def register(connection: sa.Connection, paths: list[str], as_of: datetime) -> dict[str, int]:
-    """Rows for files that have none; the first folder of a path, if it is a clinic's code, says whose it is.
-
-    Returns the ids by path.
-    """
-    rows = connection.execute(
-        sa.text("""
-            INSERT INTO document (path, clinic_id, changed_at)
-            SELECT p.path, c.id, :as_of
-            FROM unnest(CAST(:paths AS text[])) AS p (path)
-            LEFT JOIN clinic c ON p.path LIKE '%/%' AND c.code = split_part(p.path, '/', 1)
-            ON CONFLICT (path) DO UPDATE SET path = excluded.path
-            RETURNING path, id"""),
-        {"paths": paths, "as_of": as_of},
-    )
-    return {row.path: row.id for row in rows}

@@ -20,6 +20,9 @@ SAMPLED = 40
 
 OWN_WORDS = 8
 
+TWINS = 2
+"""Passages that may share a content's rarest word for it to be told from others by it."""
+
 OWN_RECALL = 0.9
 """Of the questions made of its own words, the share that an index in order answers."""
 
@@ -80,7 +83,8 @@ def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, c
 
 
 def _own_questions(connection: sa.Connection, library: Library, generation: int) -> list[tuple[str, str]]:
-    """The rarest words of one passage of each of some contents, and the content's key."""
+    """The rarest words of the passage that has the rarest, of each of some contents, and the content's key; contents
+    that are alike down to their rarest word are passed over: nothing tells them apart."""
     keys: Sequence[str] = connection.scalars(
         sa.text("""
             SELECT c.key FROM knowledge_content c
@@ -92,20 +96,23 @@ def _own_questions(connection: sa.Connection, library: Library, generation: int)
         {"generation": generation, "sampled": SAMPLED},
     ).all()
     store = Store(library.uri)
-    passages = {key: next(iter(store.marked(generation, [key])), "") for key in keys}
     told = {
-        key: [w for w in dict.fromkeys(marked_words(text)) if w not in STOP_WORDS] for key, text in passages.items()
+        (key, place): [w for w in dict.fromkeys(marked_words(text)) if w not in STOP_WORDS]
+        for key in keys
+        for place, text in enumerate(store.marked(generation, [key]))
     }
     rows = connection.execute(
         sa.text("SELECT term, passages FROM knowledge_term WHERE generation_id = :g AND term = ANY(:terms)"),
-        {"g": generation, "terms": [word for sequence in told.values() for word in sequence]},
+        {"g": generation, "terms": list({word for sequence in told.values() for word in sequence})},
     )
     holding = {row.term: row.passages for row in rows}
-    return [
-        (" ".join(sorted(sequence, key=lambda w: (holding.get(w, 0), w))[:OWN_WORDS]), key)
-        for key, sequence in told.items()
-        if sequence
-    ]
+    questions: dict[str, tuple[int, str]] = {}
+    for (key, _), sequence in told.items():
+        rarest = sorted(sequence, key=lambda w: (holding.get(w, 0), w))[:OWN_WORDS]
+        if rarest and holding.get(rarest[0], 0) <= TWINS:
+            common = sum(holding.get(word, 0) for word in rarest)
+            questions[key] = min(questions.get(key, (common, "~")), (common, " ".join(rarest)))
+    return [(question, key) for key, (_, question) in questions.items()]
 
 
 def _keys(engine: sa.Engine, generation: int, answer: searching.Answer, key: str) -> list[bool]:

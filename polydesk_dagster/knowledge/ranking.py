@@ -20,6 +20,9 @@ WHOLE, SENTENCE, ADJACENT = 0.5, 0.5, 1.0
 """What a unit of each is worth beside a unit of BM25: the question's weight in the whole passage, in its best sentence,
 and each pair of neighbouring words found together."""
 
+NAMED = 1.0
+"""What a unit of the weight of the words that a document bears in its name is worth beside a unit of BM25."""
+
 RANK_CONSTANT = 60
 """Of reciprocal rank fusion: how little the first ranks stand out."""
 
@@ -30,6 +33,8 @@ class Candidate:
 
     hit: Hit
     why: dict[str, float]
+    named: frozenset[str] = frozenset()
+    """Words of the question that its document bears in its file's name or title."""
     score: float = 0.0
     coverage: float = 0.0
 
@@ -37,16 +42,16 @@ class Candidate:
 def rank(candidates: Sequence[Candidate], understood: Question) -> list[Candidate]:
     """Best first. The full-text order comes from BM25 and from how much of the question stands together; with vectors
     the two orders are fused by rank."""
-    pieces = [(weight, grams(word)) for word, weight in understood.weights.items()]
+    pieces = [(word, weight, grams(word)) for word, weight in understood.weights.items()]
     whole = sum(understood.weights.values()) or 1.0
     pairs = {marked(pair) for pair in zip(understood.every, understood.every[1:], strict=False)}
     for candidate in candidates:
         text = candidate.hit.marked
         worth: list[tuple[str, float]] = []
         held = covered = 0.0
-        for weight, parts in pieces:
+        for word, weight, parts in pieces:
             present = [part for part in parts if part in text]
-            share = len(present) / len(parts)
+            share = 1.0 if word in candidate.named else len(present) / len(parts)
             held += weight * share
             covered += weight * share**2
             worth += [(part, weight / len(parts)) for part in present]
@@ -54,6 +59,7 @@ def rank(candidates: Sequence[Candidate], understood: Question) -> list[Candidat
         adjacent = sum([pair in text for pair in pairs])
         candidate.coverage = covered / whole
         candidate.score = candidate.why.get("words", 0.0) + WHOLE * held + SENTENCE * together + ADJACENT * adjacent
+        candidate.score += NAMED * candidate.why.get("names", 0.0)
     ordered = sorted(candidates, key=lambda c: (-c.score, c.hit.key, c.hit.ordinal))
     if not any("vector" in candidate.why for candidate in candidates):
         return ordered

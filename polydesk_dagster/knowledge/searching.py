@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.errors import PermanentError, PolydeskError
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.question import LONGEST, Question, understand
@@ -22,6 +22,9 @@ from polydesk_dagster.values import Reason
 CANDIDATES = 32
 """Passages of each channel that are ranked."""
 
+
+NAMES_ALIKE = 50
+"""Contents that may bear a word in their names before it tells none from the others."""
 
 SPARE = 10
 """Passages looked up beyond those asked for, should some not be for whoever asks."""
@@ -53,7 +56,7 @@ LOOK_UP = sa.text("""
             SELECT e.key FROM document d
             JOIN knowledge_entry e ON e.document_id = d.id AND e.generation_id = g.id
             WHERE (d.retracted_at IS NOT NULL OR d.valid_from IS NOT NULL OR d.valid_to IS NOT NULL
-                   OR d.state = 'gone')
+                   OR d.state = 'gone' OR d.scoped_by = 'nobody')
               AND NOT document_visible(d, :on_date, :as_of)
               AND NOT EXISTS (
                 SELECT FROM knowledge_entry o JOIN document v ON v.id = o.document_id
@@ -80,6 +83,20 @@ CITED = sa.text("""
 """)
 """The documents that hold each content and may be shown, a few of them and how many there are. This is the rule on who
 sees what; what LanceDB left out before was only to save places."""
+
+
+NAMED_SO = sa.text("""
+    WITH asked AS (SELECT word, to_tsquery('italian', word) AS wanted FROM unnest(CAST(:words AS text[])) AS a (word)),
+    bearing AS (
+        SELECT a.word, e.key FROM asked a JOIN document d ON d.names @@ a.wanted
+        JOIN knowledge_entry e ON e.document_id = d.id AND e.generation_id = :generation
+        GROUP BY a.word, e.key),
+    telling AS (SELECT word, count(*) AS contents FROM bearing GROUP BY word HAVING count(*) <= :most)
+    SELECT b.key, array_agg(b.word) AS words, sum(ln(1 + CAST(:most AS float) / t.contents)) AS weight
+    FROM bearing b JOIN telling t USING (word) GROUP BY b.key ORDER BY weight DESC, b.key LIMIT :candidates
+""")
+"""Contents whose documents bear words of the question in their names, rare words weighing more; a word that more than
+``most`` bear says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +187,13 @@ def ask(
     """
     viewer = _Viewer(clinic, role, as_of)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for _ in range(ATTEMPTS):
-            answer, moved = _answer(connection, library, question, viewer, limit, generation)
-            if answer.passages or not moved:
-                break
+        try:
+            for _ in range(ATTEMPTS):
+                answer, moved = _answer(connection, library, question, viewer, limit, generation)
+                if answer.passages or not moved:
+                    break
+        except PermanentError as error:  # its files are gone; the next blue run makes it anew
+            return Answer(question, (), generation, {}, (error.reason,))
     return answer
 
 
@@ -187,7 +207,7 @@ def _answer(
         return Answer(question, (), None, {}, (Reason("not_indexed"),)), False
     understood = understand(connection, index.id, index.passages, asked, known)
     where = _where(connection, viewer, hidden)
-    candidates, notes = _candidates(index, library, question, understood, where)
+    candidates, notes = _candidates(connection, index, library, question, understood, where)
     ranked = [c for c in rank(candidates, understood) if relevant(c, MARGINAL, index.similarity)]
     ranked = ranked[: limit + SPARE]
     sources = _sources(connection, index.id, ranked, viewer)
@@ -230,7 +250,7 @@ def _where(connection: sa.Connection, viewer: _Viewer, hidden: Sequence[str]) ->
 
 
 def _candidates(
-    index: _Index, library: Library, question: str, understood: Question, where: str | None
+    connection: sa.Connection, index: _Index, library: Library, question: str, understood: Question, where: str | None
 ) -> tuple[list[Candidate], tuple[Reason, ...]]:
     """What each channel found; a channel that fails leaves the others, and says so."""
     store = _store(library.uri)
@@ -252,6 +272,19 @@ def _candidates(
                 index.id, index.revision, "grams", gram_text(understood.telling), where=where, limit=CANDIDATES
             ),
         )
+    named = connection.execute(
+        NAMED_SO,
+        {"words": list(understood.telling), "generation": index.id, "most": NAMES_ALIKE, "candidates": CANDIDATES},
+    ).all()
+    if named:
+        bearing = {row.key: row for row in named}
+        missing = bearing.keys() - {key for key, _ in found}
+        for hit in store.openings(index.id, index.revision, sorted(missing), where=where) if missing else ():
+            found[hit.key, hit.ordinal] = Candidate(hit, {})
+        for (key, _), candidate in found.items():
+            if key in bearing:
+                candidate.why["names"] = bearing[key].weight
+                candidate.named = frozenset(bearing[key].words)
     if index.embedder is None:
         return list(found.values()), ()
     if library.embedder is None or library.embedder.name != index.embedder:

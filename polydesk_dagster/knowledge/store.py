@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
-from polydesk_dagster.errors import TransientError
+from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.knowledge.splitting import Passage
 from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_sentences, marked_words
 
 EXACT_UP_TO = 50_000
 """Rows up to which vectors are compared one by one; beyond, an approximate index pays."""
 
-KEEP_VERSIONS = timedelta(hours=1)
+KEEP_VERSIONS = timedelta(minutes=5)
 """How long LanceDB keeps what a reader of the moment before may still be reading."""
 
 
@@ -67,6 +68,15 @@ def _disk() -> Iterator[None]:
         raise TransientError("index_unwritable", error=type(error).__name__) from error
 
 
+@contextmanager
+def _found() -> Iterator[None]:
+    """An index whose files are gone or damaged, told as that."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise PermanentError("index_unreadable") from error
+
+
 class Store:
     """The tables of one LanceDB; opened when first needed, so that a run with nothing new never loads it."""
 
@@ -93,6 +103,11 @@ class Store:
                 table.checkout_latest()
         self._tables[generation] = (known[0] if known and revision is None else revision or 0, table)
         return table
+
+    def there(self, generation: int) -> bool:
+        """Whether a generation's files are where they should be; looked at on this machine's disk only, where it costs
+        nothing. What is lost elsewhere shows when it is asked."""
+        return "://" in self.uri or (Path(self.uri) / f"{_name(generation)}.lance").is_dir()
 
     def create(self, generation: int, dimension: int | None) -> None:
         import pyarrow as pa
@@ -205,20 +220,33 @@ class Store:
         from lancedb.query import MatchQuery
 
         match = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are pydantic's
-        search = self.table(generation, revision).search(match, query_type="fts")
-        return _hits(search, where, limit, "_score")
+        with _found():
+            search = self.table(generation, revision).search(match, query_type="fts")
+            return _hits(search, where, limit, "_score")
 
     def near(self, generation: int, revision: int, vector: list[float], *, where: str | None, limit: int) -> list[Hit]:
         """The passages whose vectors are nearest."""
-        search = self.table(generation, revision).search(vector, vector_column_name="vector").distance_type("cosine")
-        return _hits(search, where, limit, "_distance")
+        with _found():
+            table = self.table(generation, revision)
+            search = table.search(vector, vector_column_name="vector").distance_type("cosine")
+            return _hits(search, where, limit, "_distance")
+
+    def openings(self, generation: int, revision: int, keys: Sequence[str], *, where: str | None) -> list[Hit]:
+        """The first passage of each of these contents that may be shown."""
+        within = " AND ".join(filter(None, (_among(keys), "ordinal = 0", where)))
+        with _found():
+            found = self.table(generation, revision).search().where(within).select(_FIELDS).limit(len(keys)).to_arrow()
+        return _as_hits(found.to_pydict(), [0.0] * found.num_rows)
 
 
 def _hits(search: Any, where: str | None, limit: int, score: str) -> list[Hit]:
     if where is not None:
         search = search.where(where, prefilter=True)
     columns = search.select([*_FIELDS, score]).limit(limit).to_arrow().to_pydict()
-    scores = columns[score] if score == "_score" else [1 - distance for distance in columns[score]]
+    return _as_hits(columns, columns[score] if score == "_score" else [1 - distance for distance in columns[score]])
+
+
+def _as_hits(columns: dict[str, list[Any]], scores: Sequence[float]) -> list[Hit]:
     return [
         Hit(key, ordinal, text, tuple(headings or ()), page, marked, value)
         for key, ordinal, text, headings, page, marked, value in zip(

@@ -14,6 +14,7 @@ from polydesk_dagster.knowledge.contents import losses_of
 from polydesk_dagster.knowledge.formats.text import Loss
 from polydesk_dagster.knowledge.generations import pipeline
 from polydesk_dagster.knowledge.library import Library, Task
+from polydesk_dagster.knowledge.shelving import Shelved
 from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.outcome import Counts, Report, Table, done
 from polydesk_dagster.values import Count, Instant, Reason, Several, Share, Term, Value
@@ -77,6 +78,17 @@ class Account:
             self.reasons.append(Reason(f"document_{change}", {"path": path, "why": why}))
         if len(self.changes) < SHOWN:
             self.changes.append((path, Term("document_change", change), why))
+
+    def note_shelved(self, shelved: Shelved) -> None:
+        """Documents that were found again elsewhere, and those that newly are nobody's."""
+        self.changes += [(now, Term("document_change", "moved"), before) for before, now in shelved.moved[:SHOWN]]
+        self.set_aside += len(shelved.nobodys)
+        for path in shelved.nobodys[:SHOWN]:
+            self.reasons.append(Reason("document_nobodys", {"path": path, "folder": path.split("/", 1)[0]}))
+
+    def note_passed_over(self, passed_over: Sequence[tuple[str, str]]) -> None:
+        """What lies in the folder and is not read."""
+        self.reasons += [Reason("passed_over", {"path": path, "why": Reason(why)}) for path, why in passed_over[:SHOWN]]
 
     def recount(self, differences: Mapping[str, int]) -> None:
         """What a new generation changes, instead of what was read for it."""

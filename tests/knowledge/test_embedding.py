@@ -116,7 +116,7 @@ def test_meaning_finds_what_words_do_not(
     assert shelf.sql("SELECT dimension FROM knowledge_generation")[0].dimension == 64
     answer = searching.ask(engine, AS_OF, shelf.library, "dove sostare con la macchina?")
     assert answer.passages[0].sources[0].path == "sosta.md"
-    assert set(answer.passages[0].why) == {"vector"}
+    assert set(answer.passages[0].why) >= {"vector"}
     before = len(vectors_server.texts)
     assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
     assert len(vectors_server.texts) == before

@@ -186,6 +186,7 @@ def test_retraction_validity_clinic_and_role_hold_at_once(shelf: Shelf) -> None:
 
 
 def test_copies_are_read_once_and_cited_each(shelf: Shelf) -> None:
+    shelf.said("copie")
     for number in range(1_000):
         shelf.write(f"copie/guida {number}.md", "# Bar\n\nIl bar serve colazioni senza glutine.")
     report = shelf.blue()
@@ -208,7 +209,9 @@ def test_strange_names_and_what_is_no_document(shelf: Shelf) -> None:
         shelf.write(name, "niente")
     (shelf.library.folder / "legame.md").symlink_to("/etc/hostname")
     os.mkfifo(shelf.library.folder / "coda.md")
-    assert shelf.blue().counts.created == 5
+    report = shelf.blue()
+    assert report.counts.created == 5
+    assert [(reason.code, reason.values["path"]) for reason in report.reasons] == [("passed_over", "legame.md")]
     assert shelf.ask("ambulatorio di oculistica") == ["latin\\xe0.md"]
     assert set(shelf.ask("colazioni senza glutine")) == set(names)
     assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
@@ -275,7 +278,7 @@ def test_a_document_replaced_while_it_is_read_is_read_again(shelf: Shelf, monkey
     shelf.blue()
     monkeypatch.undo()
     assert shelf.ask("colazioni senza glutine") == ["guida.md"]
-    assert listing(shelf.library.folder)["guida.md"].size == path.stat().st_size
+    assert listing(shelf.library.folder).files["guida.md"].size == path.stat().st_size
     shelf.blue()
     assert shelf.ask("merende vegane al chiosco") == ["guida.md"]
     shelf.whole()
@@ -302,15 +305,17 @@ def test_a_generation_that_answers_worse_is_refused(shelf: Shelf) -> None:
     shelf.blue()
     shelf.sql(
         "INSERT INTO knowledge_probe (question, document_id) "
-        "SELECT 'quante ore di digiuno per il prelievo del sangue', id FROM document WHERE path = 'prelievo.md'"
+        "SELECT 'entro quanti giorni allegare la fattura quietanzata', id FROM document WHERE path = 'rimborso.md'"
     )
     assert shelf.yellow().outcome in {Outcome.OK, Outcome.NOTHING_TO_DO}
-    shelf.write("prelievo.md", "# Avviso\n\nNotizie in arrivo.")
+    shelf.write("rimborso.md", "# Avviso\n\nNotizie in arrivo.")
     refused = shelf.yellow()
     assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "probes_clinic")
-    assert "acqua" in str(shelf.sql("SELECT term FROM knowledge_term WHERE term = 'acqua'"))
-    assert shelf.ask("quante ore di digiuno per il prelievo del sangue")[0] == "prelievo.md"
+    assert "quietanzata" in str(shelf.sql("SELECT term FROM knowledge_term WHERE term = 'quietanzata'"))
+    assert shelf.ask("entro quanti giorni allegare la fattura quietanzata")[0] == "rimborso.md"
     assert shelf.sql("SELECT count(*) FROM knowledge_generation WHERE state = 'dropped'")[0][0] == 1
+    passed = shelf.yellow(past_guard=indexing.PROBES)
+    assert (passed.outcome, passed.reasons[0].code) == (Outcome.OK, "past_probes")
 
 
 @pytest.mark.slow

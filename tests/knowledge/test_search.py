@@ -74,3 +74,40 @@ def test_odd_questions_get_an_honest_nothing(engine: sa.Engine, tmp_path: Path, 
     shelf.write("bar.md", "# Bar\n\nColazioni senza glutine.")
     shelf.blue()
     assert shelf.ask(question) == []
+
+
+EXAMS = ["trigliceridi", "colesterolo", "transaminasi", "ferritina", "glicemia", "creatinina", "potassio", "magnesio"]
+
+
+def _sheets(shelf: Shelf) -> None:
+    """Sheets of a laboratory with one letterhead and one title, told apart by their file's name alone."""
+    for number, exam in enumerate(EXAMS * 6):
+        shelf.write(
+            f"{exam.upper()}_{number}.html",
+            "<html><head><title>Scheda Esame</title></head><body><h1>Scheda Esame</h1>"
+            "<p>Laboratorio di analisi. Il campione si preleva al mattino, a digiuno.</p>"
+            f"<p>Provetta tappo {'giallo' if number % 2 else 'rosso'}, modello {number // 4}.</p></body></html>",
+        )
+
+
+def test_sheets_that_are_alike_are_found_by_their_files_names(engine: sa.Engine, tmp_path: Path) -> None:
+    shelf = Shelf(engine, tmp_path)
+    _sheets(shelf)
+    assert shelf.blue().counts.created == len(EXAMS) * 6  # documents that are alike are no reason to refuse
+    assert len(shelf.sql("SELECT FROM knowledge_generation WHERE state = 'current'")) == 1
+    for question, exam in (("trigliceridi", "TRIGLICERIDI"), ("che provetta serve per la ferritina?", "FERRITINA")):
+        assert any(path.startswith(exam) for path in shelf.ask(question)[:3]), shelf.ask(question)
+    (found, *_) = searching.ask(engine, AS_OF, shelf.library, "trigliceridi").passages
+    assert found.why["names"] > 0
+
+
+def test_ordinary_words_are_no_slips(engine: sa.Engine, tmp_path: Path) -> None:
+    shelf = Shelf(engine, tmp_path)
+    shelf.write("uno.md", "# Orari\n\nTappo rosso, sabato mattina, prelievo a digiuno.")
+    shelf.blue()
+
+    def corrected(question: str) -> dict[str, str]:
+        return dict(searching.ask(engine, AS_OF, shelf.library, question).corrected)
+
+    assert corrected("posso mangiare salato prima?") == {}
+    assert corrected("a che ora il prelieo di sabto?") == {"prelieo": "prelievo", "sabto": "sabato"}

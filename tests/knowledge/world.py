@@ -49,6 +49,16 @@ class Shelf:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
+    def said(self, folder: str, clinic: str | None = None) -> None:
+        """Somebody says whose a folder is; without a clinic, the whole chain's."""
+        self.sql(
+            "INSERT INTO knowledge_folder (name, clinic_id, said_by, said_at, reason) "
+            "VALUES (:name, (SELECT id FROM clinic WHERE code = :clinic), 'prova', :at, '-')",
+            name=folder,
+            clinic=clinic,
+            at=AS_OF,
+        )
+
     def topics(self) -> None:
         for name, text in TOPICS.items():
             self.write(f"{name}.md", f"# {name.capitalize()}\n\n{text}\n")

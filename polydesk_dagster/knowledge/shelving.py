@@ -1,0 +1,131 @@
+"""Whose documents are: by the first folder of their path, as a person has set it, or nobody's yet; found again by their
+content when they are moved, renamed or copied, so that who may read them never hangs on a name.
+
+In doubt the stricter scope holds: a document that is known under several scopes is given the narrowest of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+
+import sqlalchemy as sa
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """What placing the files came to."""
+
+    moved: tuple[tuple[str, str], ...]
+    """Documents that are found under another path: before, now."""
+    nobodys: tuple[str, ...]
+    """Paths of documents that newly are nobody's."""
+
+
+def unknown(connection: sa.Connection, paths: Iterable[str]) -> list[str]:
+    """Of these paths those that no document has; none while there are no documents at all."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT p.path FROM unnest(CAST(:paths AS text[])) AS p (path)
+            WHERE NOT EXISTS (SELECT FROM document d WHERE d.path = p.path) AND EXISTS (SELECT FROM document)"""),
+        {"paths": list(paths)},
+    )
+    return list(rows.scalars())
+
+
+def place(connection: sa.Connection, paths: Sequence[str], digests: Mapping[str, str], as_of: datetime) -> Shelved:
+    """Give every file its document: the one that had this content and whose file is gone, a new one with the scope of
+    what it is a copy of, or a new one; then say whose each is.
+
+    ``digests`` holds the content's digest of the ``unknown`` among ``paths``, as far as they could be read.
+    """
+    moved = _recognise(connection, paths, digests, as_of)
+    connection.execute(
+        sa.text("""
+            INSERT INTO document (path, scoped_by, changed_at)
+            SELECT path, 'folder', :as_of FROM unnest(CAST(:paths AS text[])) AS p (path)
+            ON CONFLICT (path) DO NOTHING"""),
+        {"paths": list(paths), "as_of": as_of},
+    )
+    return Shelved(tuple(moved), _resolve(connection, paths))
+
+
+def _recognise(
+    connection: sa.Connection, paths: Sequence[str], digests: Mapping[str, str], as_of: datetime
+) -> list[tuple[str, str]]:
+    rows = connection.execute(
+        sa.text("""
+            SELECT id, path, sha256, path <> ALL(CAST(:paths AS text[])) AS missing FROM document
+            WHERE sha256 = ANY(:digests) ORDER BY path"""),
+        {"digests": list(set(digests.values())), "paths": list(paths)},
+    ).all()
+    moved = []
+    taken: set[int] = set()
+    for path, digest in sorted(digests.items()):
+        twins = [row for row in rows if row.sha256 == digest]
+        left = [row for row in twins if row.missing and row.id not in taken]
+        if not twins:
+            continue
+        same_name = [row for row in left if PurePosixPath(row.path).name == PurePosixPath(path).name]
+        if left:
+            found = (same_name or left)[0]
+            taken.add(found.id)
+            connection.execute(
+                sa.text("UPDATE document SET path = :path, changed_at = :as_of WHERE id = :id"),
+                {"path": path, "id": found.id, "as_of": as_of},
+            )
+            moved.append((found.path, path))
+        else:
+            connection.execute(
+                sa.text("INSERT INTO document (path, scoped_by, changed_at) VALUES (:path, 'folder', :as_of)"),
+                {"path": path, "as_of": as_of},
+            )
+        one = len(same_name) == 1
+        _narrow(connection, path, [same_name[0].id] if one else [row.id for row in twins])
+    return moved
+
+
+def _narrow(connection: sa.Connection, path: str, twins: Sequence[int]) -> None:
+    """Who may read a document, no wider than it was for any of these."""
+    connection.execute(
+        sa.text("""
+            UPDATE document d
+            SET audience = t.audience, retracted_at = t.retracted_at, valid_from = t.valid_from, valid_to = t.valid_to,
+                clinic_id = t.clinic_id,
+                scoped_by = CASE WHEN t.clinic_id IS NOT NULL AND (t.set_by_person OR d.path NOT LIKE '%/%')
+                                 THEN 'person' ELSE 'folder' END
+            FROM (
+                SELECT (array_agg(audience ORDER BY role_rank(audience) DESC))[1] AS audience,
+                       min(retracted_at) AS retracted_at, max(valid_from) AS valid_from,
+                       CASE WHEN min(valid_to) > max(valid_from) OR max(valid_from) IS NULL
+                            THEN min(valid_to) ELSE max(valid_from) + 1 END AS valid_to,
+                       CASE WHEN count(DISTINCT clinic_id) = 1 THEN min(clinic_id) END AS clinic_id,
+                       bool_or(scoped_by = 'person') AS set_by_person
+                FROM document WHERE id = ANY(:twins)) t
+            WHERE d.path = :path"""),
+        {"path": path, "twins": list(twins)},
+    )
+
+
+def _resolve(connection: sa.Connection, paths: Sequence[str]) -> tuple[str, ...]:
+    """Whose each document is that no person has set, anew at every run: clinics come, folders are spoken for."""
+    rows = connection.execute(
+        sa.text("""
+            WITH placed AS (
+                SELECT d.id, coalesce(f.clinic_id, c.id) AS clinic_id, d.scoped_by AS before,
+                       CASE WHEN d.path LIKE '%/%' AND f.name IS NULL AND c.id IS NULL THEN 'nobody'
+                            ELSE 'folder' END AS scoped_by
+                FROM document d
+                LEFT JOIN knowledge_folder f ON d.path LIKE '%/%' AND f.name = lower(trim(split_part(d.path, '/', 1)))
+                LEFT JOIN clinic c ON f.name IS NULL AND d.path LIKE '%/%'
+                                  AND lower(trim(c.code)) = lower(trim(split_part(d.path, '/', 1)))
+                WHERE d.scoped_by <> 'person' AND d.path = ANY(:paths))
+            UPDATE document d SET clinic_id = p.clinic_id, scoped_by = p.scoped_by
+            FROM placed p
+            WHERE d.id = p.id AND (d.clinic_id, d.scoped_by) IS DISTINCT FROM (p.clinic_id, p.scoped_by)
+            RETURNING d.path, d.scoped_by, p.before"""),
+        {"paths": list(paths)},
+    )
+    return tuple(sorted(row.path for row in rows if row.scoped_by == "nobody" and row.before != "nobody"))

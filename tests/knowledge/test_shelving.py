@@ -1,0 +1,128 @@
+"""Whose documents are, and that it stays so when their files are renamed, moved or copied."""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.knowledge import indexing, searching
+from polydesk_dagster.outcome import Outcome
+from tests import world
+from tests.knowledge.world import AS_OF, Shelf
+
+SALARIES = "# Compensi\n\nI compensi degli specialisti per ciascuna seduta ambulatoriale."
+QUESTION = "compensi degli specialisti per seduta"
+
+
+@pytest.fixture
+def shelf(engine: sa.Engine, tmp_path: Path) -> Shelf:
+    shelf = Shelf(engine, tmp_path)
+    shelf.topics()
+    return shelf
+
+
+def _rename(shelf: Shelf, before: str, now: str) -> None:
+    target = shelf.library.folder / now
+    target.parent.mkdir(exist_ok=True)
+    (shelf.library.folder / before).rename(target)
+
+
+@pytest.mark.parametrize("now", ["altro nome.md", unicodedata.normalize("NFD", "compensì.md")])
+def test_a_managers_document_stays_hers_under_another_name(shelf: Shelf, now: str) -> None:
+    shelf.write("compensì.md", SALARIES)
+    shelf.blue()
+    shelf.sql("UPDATE document SET audience = 'manager' WHERE path = 'compensì.md'")
+    shelf.blue()
+    _rename(shelf, "compensì.md", now)
+    shelf.blue()
+    assert shelf.ask(QUESTION, role="desk") == []
+    assert shelf.ask(QUESTION, role="manager") == [unicodedata.normalize("NFC", now)]
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    shelf.whole()
+
+
+def test_a_copy_is_no_wider_than_what_it_is_a_copy_of(shelf: Shelf) -> None:
+    shelf.write("compensi.md", SALARIES)
+    shelf.blue()
+    shelf.sql("UPDATE document SET audience = 'manager', valid_to = '2027-01-01' WHERE path = 'compensi.md'")
+    shutil.copy(shelf.library.folder / "compensi.md", shelf.library.folder / "copia.md")
+    shelf.blue()
+    assert shelf.ask(QUESTION, role="desk") == []
+    ((audience, until),) = shelf.sql("SELECT audience, valid_to FROM document WHERE path = 'copia.md'")
+    assert (audience, str(until)) == ("manager", "2027-01-01")
+
+
+def test_what_was_retracted_does_not_answer_under_another_name(shelf: Shelf) -> None:
+    shelf.write("compensi.md", SALARIES)
+    shelf.blue()
+    shelf.sql("UPDATE document SET retracted_at = :now WHERE path = 'compensi.md'", now=AS_OF)
+    shelf.blue()
+    _rename(shelf, "compensi.md", "compensi 2026.md")
+    shelf.blue()
+    shelf.yellow()
+    assert shelf.ask(QUESTION) == []
+
+
+def test_files_moved_into_a_folder_are_no_losses(shelf: Shelf) -> None:
+    shelf.blue()
+    shelf.said("preparazioni")
+    for name in ("colonscopia", "prelievo", "risonanza", "ecografia"):
+        _rename(shelf, f"{name}.md", f"preparazioni/{name}.md")
+    shelf.write("nuovo.md", "# Bar\n\nColazioni senza glutine.")
+    seen = shelf.blue(preview=True)
+    assert (seen.counts.created, seen.counts.retired) == (1, 0)
+    report = shelf.blue()
+    assert (report.outcome, report.counts.created, report.counts.retired) == (Outcome.OK, 1, 0)
+    assert shelf.ask("a digiuno per il prelievo")[0] == "preparazioni/prelievo.md"
+    assert shelf.sql("SELECT count(*) FROM document")[0][0] == 11
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+
+
+def test_a_folder_is_a_clinics_however_its_code_is_written_and_nobodys_otherwise(shelf: Shelf) -> None:
+    with shelf.engine.begin() as connection:
+        world.clinic(connection, "RM01")
+    shelf.write("mi01 /prezzi.md", "# Prezzi\n\nLa visita agopunturale costa 70 euro.")
+    shelf.write("rm01/orari.md", "# Orari\n\nAgopuntura il lunedì.")
+    report = shelf.blue()
+    assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 1)
+    assert [(reason.code, reason.values["folder"]) for reason in report.reasons] == [("document_nobodys", "mi01 ")]
+    assert shelf.ask("quanto costa la visita agopunturale") == []
+    assert shelf.ask("agopuntura il lunedì", clinic="RM01") == ["rm01/orari.md"]
+    again = shelf.blue()
+    assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1)
+    with shelf.engine.begin() as connection:
+        world.clinic(connection, "MI01")
+    assert shelf.blue().counts.waiting == 0
+    assert "mi01 /prezzi.md" in shelf.ask("quanto costa la visita agopunturale", clinic="MI01")
+    assert "mi01 /prezzi.md" not in shelf.ask("quanto costa la visita agopunturale", clinic="RM01")
+
+
+def test_moving_out_of_a_clinics_folder_does_not_give_a_document_to_the_chain(shelf: Shelf) -> None:
+    with shelf.engine.begin() as connection:
+        for code in ("MI01", "RM01"):
+            world.clinic(connection, code)
+    shelf.write("MI01/prezzi.md", "# Prezzi\n\nLa visita agopunturale costa 70 euro.")
+    shelf.blue()
+    _rename(shelf, "MI01/prezzi.md", "prezzi di Milano.md")
+    shelf.blue()
+    assert "prezzi di Milano.md" not in shelf.ask("visita agopunturale", clinic="RM01")
+    assert shelf.ask("visita agopunturale", clinic="MI01")[0] == "prezzi di Milano.md"
+
+
+def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf) -> None:
+    shelf.blue()
+    assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
+    shutil.rmtree(shelf.library.uri)
+    searching._store.cache_clear()
+    answer = searching.ask(shelf.engine, AS_OF, shelf.library, "a digiuno per il prelievo")
+    assert (answer.passages, answer.notes[0].code) == ((), "index_unreadable")
+    with shelf.engine.connect() as connection:
+        assert indexing.anything_due(connection, shelf.library, AS_OF)
+    report = shelf.blue()
+    assert report.reasons[0].code == "index_lost"
+    assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
+    shelf.whole()
