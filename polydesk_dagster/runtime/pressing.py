@@ -22,6 +22,10 @@ Told = Callable[[Message], object]
 """Who is told what happens on the way; see ``orders.Message``."""
 
 
+TOOLS = {"apply_plan": "apply", "undo_plan": "take_back"}
+"""The jobs beside the services, each with its step."""
+
+
 class UnknownError(PermanentError):
     """What was asked for does not exist: a clinic or a plan."""
 
@@ -111,6 +115,6 @@ def use(
     person: str | None = None,
     told: Told = lambda _: None,
 ) -> list[tuple[str | None, Report]]:
-    """Run ``tool``, a job beside the services such as ``apply_plan``, and wait for the end; returns its report."""
-    order = Order(tool, {"ops": {f"run_{tool}": {"config": dict(config)}}}, _tags(tool, person))
+    """Run ``tool``, a key of ``TOOLS``, and wait for the end; returns its report."""
+    order = Order(tool, {"ops": {TOOLS[tool]: {"config": dict(config)}}}, _tags(tool, person))
     return [(clinic, _reported(settings, engine, Place.ORDINARY, order, tool, clinic, told))]

@@ -23,9 +23,6 @@ def catalogue(language: str) -> GNUTranslations:
 
     Reading the files costs more than a short command does, so what they come to is kept beside them, as Python keeps
     its bytecode: under a name that says of which files it is, and not at all where the folder is not ours to write.
-
-    Raises:
-        ValueError: when two files hold the same message.
     """
     files = sorted((FOLDER / language).glob("*.po"))
     kept = FOLDER / language / "__pycache__" / f"{_stamp(files)}.mo"
@@ -58,11 +55,8 @@ def _compiled(language: str, files: Sequence[Path]) -> bytes:
     for path in files:
         with path.open("rb") as file:
             for message in read_po(file, language):
-                if not message.id:
-                    continue
-                if message.id in whole:
-                    raise ValueError(f"{path.name}: {message.id} stands elsewhere too")
-                whole.add(message.id, message.string)
+                if message.id:
+                    whole.add(message.id, message.string)
     compiled = BytesIO()
     write_mo(compiled, whole)
     return compiled.getvalue()

@@ -48,7 +48,7 @@ th { border-bottom: 1px solid #888 } td { border-bottom: 1px solid #eee } td + t
 def as_html(report: ManagerReport, t: Teller) -> str:
     from jinja2 import Environment
 
-    title, period, note = _head(report, t)
+    title, period, note = head(report, t)
     sections = [
         {
             "name": t.text(f"statistic.{section.key}.name"),
@@ -70,7 +70,8 @@ def as_html(report: ManagerReport, t: Teller) -> str:
     return page.render(language=t.language, title=title, period=period, note=note, sections=sections)
 
 
-def _head(report: ManagerReport, t: Teller) -> tuple[str, str, str]:
+def head(report: ManagerReport, t: Teller) -> tuple[str, str, str]:
+    """Its title, its period, and what has to be known of its numbers."""
     title = t.text("report.of_clinic", clinic=report.clinic) if report.clinic else t.text("report.of_chain")
     period = t.text("report.period", first=report.period.first, last=report.period.last)
     waiting = t.text("report.waiting", count=report.waiting) if report.waiting else ""
@@ -117,7 +118,7 @@ def _summary(report: ManagerReport, sheet: Any, t: Teller) -> None:
     from openpyxl.drawing.image import Image
     from openpyxl.styles import Font
 
-    for line in _head(report, t):
+    for line in head(report, t):
         sheet.append([line])
     sheet["A1"].font = Font(bold=True, size=14)
     sheet.column_dimensions["A"].width = 34

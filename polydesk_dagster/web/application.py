@@ -18,12 +18,25 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.runtime import health
-from polydesk_dagster.web import login, oidc, reader, red, services
+from polydesk_dagster.web import (
+    clinics,
+    knowledge,
+    login,
+    messages,
+    oidc,
+    reader,
+    red,
+    services,
+    statistics,
+    wellness,
+)
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
 from polydesk_dagster.web.guard import Guard
 from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
-PAGES: tuple[Pages, ...] = (login.pages, oidc.pages, reader.pages, services.pages, red.pages)
+PAGES: tuple[Pages, ...] = tuple(
+    module.pages for module in (login, oidc, reader, services, red, clinics, messages, knowledge, statistics, wellness)
+)
 """Every module of views; a new one is named here."""
 DAGSTER = "/dagster"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -52,3 +54,31 @@ def clinics(connection: sa.Connection, person: Person) -> list[Clinic]:
     )
     found = [Clinic(*row) for row in rows]
     return [clinic for clinic in found if person.clinics is None or clinic.code in person.clinics]
+
+
+def patients_of(connection: sa.Connection, appointments: Collection[int]) -> set[int]:
+    """Whose appointments (ids) these are."""
+    query = sa.text("SELECT DISTINCT patient_id FROM appointment WHERE id = ANY(:ids) AND patient_id IS NOT NULL")
+    return set(connection.scalars(query, {"ids": list(appointments)}))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document of the knowledge base that waits for a person."""
+
+    path: str
+    code: str
+    since: datetime
+
+
+def quarantined_documents(connection: sa.Connection, person: Person) -> list[Document]:
+    """Documents in quarantine, of her clinics and of the whole chain."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT d.path, d.reason_code, d.changed_at FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
+            WHERE d.state = 'quarantined'
+              AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
+            ORDER BY d.changed_at, d.path"""),
+        {"clinics": None if person.clinics is None else sorted(person.clinics)},
+    )
+    return [Document(*row) for row in rows]

@@ -13,6 +13,11 @@ from polydesk_dagster.web.roles import May
 
 PLACES: tuple[tuple[str, str, May], ...] = (
     ("/", "services", May.SEE),
+    ("/cliniche", "clinics", May.SEE),
+    ("/messaggi", "messages", May.SEE),
+    ("/conoscenza", "knowledge", May.SEE),
+    ("/statistiche", "statistics", May.SEE),
+    ("/salute", "health", May.SEE),
     ("/dagster/", "dagster", May.SEE),
 )
 """The navigation: address, name and the permission that it needs; every page stands below one of them."""

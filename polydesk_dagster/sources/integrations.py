@@ -1,0 +1,31 @@
+"""A clinic's integration with its source, as a person switches it on and off."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import audit
+
+
+def switch(connection: sa.Connection, clinic: str, *, on: bool, actor: str, as_of: datetime) -> bool:
+    """Switch a clinic's integration; returns whether there is one. What it is already is left, without a line in the
+    audit trail."""
+    known = connection.scalar(
+        sa.text("""
+            SELECT i.active FROM integration i JOIN clinic c ON c.id = i.clinic_id
+            WHERE c.code = :clinic FOR UPDATE OF i"""),
+        {"clinic": clinic},
+    )
+    if known is None or known == on:
+        return known is not None
+    connection.execute(
+        sa.text("""
+            UPDATE integration SET active = :on, updated_at = :as_of
+            WHERE clinic_id = (SELECT id FROM clinic WHERE code = :clinic)"""),
+        {"on": on, "clinic": clinic, "as_of": as_of},
+    )
+    action = "integration_on" if on else "integration_off"
+    audit.append(connection, as_of=as_of, actor=actor, action=action, service="integration", clinic=clinic)
+    return True

@@ -1,0 +1,50 @@
+"""Clinics, and how the studiolab of each is: what it was asked last, and the switch."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from polydesk_dagster.runtime.state.integrations import integration_states
+from polydesk_dagster.runtime.state.model import BROKEN
+from polydesk_dagster.settings import secret
+from polydesk_dagster.sources import integrations
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.roles import May, Person
+from polydesk_dagster.web.routes import Pages, clinic_of
+
+pages = Pages()
+
+LISTS = sa.text("""
+    SELECT c.code, max(r.started_at) FROM service_run r JOIN clinic c ON c.id = r.clinic_id
+    WHERE r.service = ANY(ARRAY['sync_prices', 'import_patients', 'sync_services', 'sync_collaborators'])
+      AND NOT r.preview AND r.outcome IN ('ok', 'nothing_to_do', 'partial')
+    GROUP BY c.code""")
+"""When a list of each clinic's studiolab was last read well."""
+
+
+@pages.get("/cliniche", May.SEE)
+def clinics(request: Request) -> Response:
+    door: Door = request.state.door
+    person: Person = request.state.person
+    with door.engine.connect() as connection:
+        states = integration_states(connection, lambda name: secret(name) is not None)
+        lists = {row[0]: row[1] for row in connection.execute(LISTS)}
+    hers = [state for state in states if person.clinics is None or state.clinic in person.clinics]
+    return door.page(request, "clinics.html", clinics=hers, lists=lists, broken=BROKEN)
+
+
+@pages.post("/cliniche/{clinic}/studiolab", May.APPLY)
+def switch(request: Request) -> Response:
+    """Switch the studiolab of one clinic on or off."""
+    door: Door = request.state.door
+    person: Person = request.state.person
+    clinic = clinic_of(request, request.path_params["clinic"])
+    assert clinic is not None
+    on = request.state.form.get("on") == "1"
+    with door.engine.begin() as connection:
+        if not integrations.switch(connection, clinic, on=on, actor=person.signature, as_of=door.now()):
+            raise HTTPException(404)
+    return RedirectResponse("/cliniche", 303)

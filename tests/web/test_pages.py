@@ -1,0 +1,91 @@
+"""The pages beside the services: clinics, messages, knowledge, statistics, health, to do, plans."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.patients import seen
+from polydesk_dagster.told import LANGUAGES
+from polydesk_dagster.web.roles import May, Role
+from polydesk_dagster.web.words import PLACES
+from tests import world
+from tests.web.world import Served
+
+
+@pytest.fixture
+def served(door: Served) -> Served:
+    with door.door.engine.begin() as connection:
+        world.clinic(connection)
+    return door
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_place_of_the_navigation_answers_who_may_see_it(served: Served, role: Role, language: str) -> None:
+    with served.signed_in(role) as browser:
+        nav = browser.get("/", headers={"accept-language": language}).text
+        for address, name, may in PLACES:
+            if address == "/dagster/":
+                continue
+            allowed = may is not May.PATIENTS or role is not Role.SPECIALIST
+            answer = browser.get(address, headers={"accept-language": language})
+            assert answer.status_code == (200 if allowed else 403), (address, answer.text)
+            assert (f'href="{address}"' in nav) is allowed
+            if allowed:
+                assert f'<html lang="{language}">' in answer.text
+                assert f"web.{name}" not in answer.text
+                assert not [line for line in unescape(answer.text).splitlines() if "web." in line]
+
+
+def test_a_clinic_s_studiolab_is_switched_by_who_acts_for_it(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        mine, other = world.clinic(connection, code="MI01"), world.clinic(connection, code="NA01")
+        for clinic in (mine, other):
+            world.integration(connection, clinic, "https://studiolab.example/api/v1")
+    with served.signed_in("manager", clinic=mine) as browser:
+        page = browser.get("/cliniche").text
+        assert "MI01" in page
+        assert "NA01" not in page
+        form = served.form(browser, on="0")
+        assert browser.post("/cliniche/NA01/studiolab", data=form).status_code == 403
+        assert browser.post("/cliniche/MI01/studiolab", data=form).status_code == 303
+        assert "spento" in browser.get("/cliniche").text
+    with served.door.engine.connect() as connection:
+        state = connection.execute(
+            sa.text("SELECT c.code, i.active FROM integration i JOIN clinic c ON c.id = i.clinic_id ORDER BY 1")
+        ).all()
+        said = connection.execute(sa.text("SELECT actor, action, clinic FROM audit ORDER BY id DESC LIMIT 1")).one()
+    assert [tuple(row) for row in state] == [("MI01", False), ("NA01", True)]
+    assert said.actor.startswith("manager:")
+    assert (said.action, said.clinic) == ("integration_off", "MI01")
+
+
+def test_a_period_that_makes_no_sense_is_said(served: Served) -> None:
+    with served.signed_in("manager") as browser:
+        for query in ("dal=ieri", "dal=2026-02-01&al=2026-01-01", "dal=2000-01-01&al=2026-01-01"):
+            assert browser.get(f"/statistiche?{query}").status_code == 400
+        assert "refresh_statistics" in browser.get("/statistiche").text
+
+
+def test_who_looks_at_a_patient_is_written_down(served: Served) -> None:
+    now = datetime.now(UTC)
+    with served.door.engine.begin() as connection:
+        practice = world.practice(connection, "MI01")
+        slot = world.slot(connection, practice.agenda, now + timedelta(days=3))
+        patient = world.patient(connection)
+        visit = world.appointment(connection, slot, service_id=practice.service, patient_id=patient)
+    with served.signed_in("desk", clinic=practice.clinic) as browser:
+        assert browser.get(f"/messaggi/perche?di=appointment&numero={visit}").status_code == 200
+        for wrong in ("di=appointment&numero=x", "di=anybody&numero=1", f"di=patient&numero={10**30}"):
+            assert browser.get(f"/messaggi/perche?{wrong}").status_code == 400
+        assert browser.get("/messaggi/perche?di=patient&numero=999999").status_code == 404
+    with served.signed_in("specialist", clinic=practice.clinic) as browser:
+        assert browser.get(f"/messaggi/perche?di=patient&numero={patient}").status_code == 403
+    with served.door.engine.connect() as connection:
+        (look,) = seen.of(connection, patient)
+    assert look.person.startswith("desk:")
+    assert look.page == "messaggi"
