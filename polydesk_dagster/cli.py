@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -16,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
+from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.told import LANGUAGES
 from polydesk_dagster.values import Term
 
@@ -117,7 +117,7 @@ def main() -> None:
     """Entry of the console script. Exit status: 2 for wrong usage or configuration, 4 for what failed, 130 after
     Ctrl-C; whatever happens is said in one sentence."""
     gc.set_threshold(100_000)  # what is imported stays: looking through it again and again is a sixth of the import
-    os.umask(0o077)  # whatever this process and its children write is the installation's alone
+    keep_to_ourselves()
     arguments = _language(sys.argv[1:])
     try:
         app(args=arguments, prog_name="polydesk")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.home import make
 
 _held: dict[Path, int] = {}
 
@@ -51,8 +52,7 @@ def start(home: Path) -> str:
 
     Returns its ``postgresql://`` URL, without a database's name.
     """
-    home = home.absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    home = make(home.absolute())
     with _file_lock(home / "postgres.lock", fcntl.LOCK_EX):
         if home not in _held:
             users = os.open(home / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)

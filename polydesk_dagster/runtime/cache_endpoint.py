@@ -28,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from polydesk_dagster import settings
 from polydesk_dagster.clinic.caches.documents import CACHES, CHANNEL
 from polydesk_dagster.database.engine import business_url, plain_url
+from polydesk_dagster.home import keep_to_ourselves
 
 PORT = 3002
 MAX_AGE = 60
@@ -193,6 +194,7 @@ def create_app(url: URL) -> Starlette:
 
 
 def main() -> None:
+    keep_to_ourselves()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=PORT)

@@ -18,6 +18,7 @@ from polydesk_dagster.catalog import ROME, OnDemand
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head
 from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.runtime.state.model import Condition, ServiceState
@@ -239,6 +240,7 @@ def main() -> None:
 
     from polydesk_dagster import settings
 
+    keep_to_ourselves()
     parser = argparse.ArgumentParser(description="Stato di salute dell'installazione")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=PORT)

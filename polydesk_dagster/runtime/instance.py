@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.home import make
 from polydesk_dagster.runtime.dagster_inside.names import pointer
 from polydesk_dagster.settings import Settings
 
@@ -103,8 +104,8 @@ def prepare(settings: Settings, locations: Iterable[Location] = LOCATIONS) -> Pa
 
     Neither holds a secret; both are rewritten at each start, so they follow the program's version.
     """
-    folder = dagster_home(settings.home)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = dagster_home(make(settings.home))
+    folder.mkdir(exist_ok=True)
     folder.chmod(stat.S_IRWXU)
     _write(folder / "dagster.yaml", TEMPLATE.read_text())
     servers = [

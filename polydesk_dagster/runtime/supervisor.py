@@ -29,6 +29,7 @@ from pathlib import Path
 
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.home import make
 from polydesk_dagster.runtime import guardian
 
 _PR_SET_PDEATHSIG = 1
@@ -143,7 +144,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        self.home.mkdir(parents=True, exist_ok=True)
+        make(self.home)
         path = self.home / "up.lock"
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:

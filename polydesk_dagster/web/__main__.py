@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import uvicorn
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
@@ -20,7 +19,7 @@ _PATIENCE = 3
 
 def main() -> None:
     """Serve until SIGTERM."""
-    os.umask(0o077)
+    keep_to_ourselves()
     settings = configuration.load()
     serve(settings)
 

@@ -37,6 +37,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from polydesk_dagster.home import keep_to_ourselves
+
 DEMO_TOKEN = "demo-token"  # noqa: S105
 API = "/api/v1"
 _PAGE = b"<!doctype html><html><head><title>502</title></head><body><h1>Servizio non disponibile</h1></body></html>"
@@ -454,6 +456,7 @@ def in_thread(simulator: Simulator) -> Iterator[str]:
 
 def main(description: str, build: Callable[[argparse.Namespace], Simulator], port: int) -> None:
     """The command line of one simulator: serves until SIGTERM and says on standard output where."""
+    keep_to_ourselves()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--port", type=int, default=port, help="0: una porta libera qualsiasi")
     parser.add_argument("--token", default=DEMO_TOKEN)

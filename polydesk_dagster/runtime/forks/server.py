@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.dagster_inside.names import NEEDED_BY_RUNS
 from polydesk_dagster.runtime.forks import child as life
 from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit
@@ -344,6 +345,7 @@ def _line(client: socket.socket) -> bytes:
 
 
 def main() -> None:
+    keep_to_ourselves()
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--location", required=True)
