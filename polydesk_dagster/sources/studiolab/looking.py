@@ -18,9 +18,10 @@ from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources.studiolab.client import GONE, GoneError, news, system
 from polydesk_dagster.sources.studiolab.events import trusted_numbers
 
-POLICY = Policy(connect=3, read=8, write=3, request=12, attempts=1)
-LONGEST_TICK = 20.0
-"""Seconds; who has not answered by then counts as not answering."""
+POLICY = Policy(connect=15, read=15, write=15, request=20, attempts=1)
+"""Long beside what a look takes: a machine of ours that is busy is no studiolab that does not answer."""
+LONGEST_TICK = 25.0
+"""Seconds, of the minute between two ticks; who has not answered by then counts as not answering."""
 AT_ONCE = 64
 GLANCE = 500
 """Events asked for where gaps are open: one of them may be what fills a gap."""
