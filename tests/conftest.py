@@ -67,7 +67,7 @@ def engine(database: URL) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def small_chain(server: URL) -> Iterator[sa.Engine]:
-    """A database of this test with the demo chain of size ``small`` in it, as of ``postgres.CHAIN_AS_OF``."""
+    """A database of this test with the demo chain of size ``small`` in it, as of ``world.AS_OF``."""
     with postgres.copied(server, postgres.SMALL_CHAIN) as url:
         engine = create_engine(url)
         yield engine

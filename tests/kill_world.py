@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
+
+from tests.waiting import until
 
 _WAITING = sa.text("""
     SELECT count(*) FROM pg_stat_activity
@@ -28,15 +29,8 @@ def killed_at(engine: sa.Engine, row: str, target: Callable[..., Any], *argument
         assert holder.execute(sa.text(row)).all(), f"no such row: {row}"
         process = context.Process(target=target, args=arguments)
         process.start()
-        _until(lambda: watcher.scalar(_WAITING), f"never waited for: {row}")
+        until(lambda: watcher.scalar(_WAITING), f"never waited for: {row}")
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         holder.rollback()
-        _until(lambda: not watcher.scalar(_OTHERS), "the killed process's transaction is still there")
-
-
-def _until(what: Callable[[], Any], otherwise: str) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.01)
+        until(lambda: not watcher.scalar(_OTHERS), "the killed process's transaction is still there")

@@ -7,7 +7,6 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,12 +15,12 @@ from sqlalchemy.engine import URL, make_url
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.database.migrate import create_database, migrate
+from tests.world import AS_OF
 
 EMPTY = "template_empty"
 """Migrated, without a row."""
 SMALL_CHAIN = "template_small_chain"
-"""The demo chain of size ``small``, as of :data:`CHAIN_AS_OF`."""
-CHAIN_AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
+"""The demo chain of size ``small``, as of ``world.AS_OF``."""
 
 _MEMORY = Path("/dev/shm")
 _ENOUGH = 4 * 1024**3
@@ -61,7 +60,7 @@ def copied(server: URL, template: str) -> Iterator[URL]:
 def _chain(engine: sa.Engine) -> None:
     from polydesk_dagster.demo import chain
 
-    chain.load(engine, "small", as_of=CHAIN_AS_OF)
+    chain.load(engine, "small", as_of=AS_OF)
 
 
 _BASES: dict[str, tuple[str | None, Callable[[sa.Engine], object]]] = {

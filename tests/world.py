@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import random
 import string
 from collections.abc import Mapping, Sequence
@@ -44,26 +45,32 @@ def rome(day: str | date, at: str = "09:00") -> datetime:
 
 def insert(connection: sa.Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Insert rows that all have the same columns; returns their ids in order (none for tables without an id)."""
-    ids: list[int] = []
     if not rows:
-        return ids
-    columns = list(rows[0])
-    size = 60_000 // len(columns)  # one statement takes 65,535 parameters
-    returning = "" if table in _WITHOUT_ID else " RETURNING id"
-    for first in range(0, len(rows), size):
-        batch = rows[first : first + size]
-        values = ", ".join("(" + ", ".join(f":{column}_{at}" for column in columns) + ")" for at in range(len(batch)))
-        parameters = {
-            f"{column}_{at}": Jsonb(row[column]) if isinstance(row[column], dict) else row[column]
-            for at, row in enumerate(batch)
-            for column in columns
-        }
-        result = connection.execute(
-            sa.text(f"INSERT INTO {table} ({', '.join(columns)}) VALUES {values}{returning}"), parameters
-        )
-        if returning:
-            ids += result.scalars()
-    return ids
+        return []
+    columns = ", ".join(rows[0])
+    result = connection.execute(
+        sa.text(f"""
+            INSERT INTO {table} ({columns})
+            SELECT {columns} FROM jsonb_populate_recordset(CAST(NULL AS {table}), :rows) WITH ORDINALITY r
+            ORDER BY ordinality {"" if table in _WITHOUT_ID else "RETURNING id"}"""),
+        {"rows": Jsonb(rows, dumps=_as_json)},
+    )
+    return [] if table in _WITHOUT_ID else list(result.scalars())
+
+
+def _as_json(rows: Any) -> str:
+    """As PostgreSQL reads its types from JSON: dates, amounts and ranges are their text."""
+    return json.dumps(rows, default=_told)
+
+
+def _told(value: Any) -> Any:
+    match value:
+        case Jsonb():
+            return value.obj
+        case bytes():
+            return f"\\x{value.hex()}"
+        case _:
+            return str(value)
 
 
 def _one(connection: sa.Connection, table: str, row: Mapping[str, Any]) -> int:

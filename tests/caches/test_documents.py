@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, date, datetime
 
 import pytest
@@ -17,6 +16,7 @@ from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
 from tests.statistics import world
+from tests.waiting import until
 
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 
@@ -179,10 +179,7 @@ def test_a_killed_clearing_leaves_the_old_generation_whole(chain: sa.Engine, dat
         waiting = sa.text(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST('cache_change' AS regclass)"
         )
-        deadline = time.monotonic() + 30
-        while not blocker.scalar(waiting):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: blocker.scalar(waiting))
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     assert _served(chain) == before

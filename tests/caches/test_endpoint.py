@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import httpx
@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.runtime.cache_endpoint import create_app
 from tests.statistics import world
+from tests.waiting import PATIENCE, until
 
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 
@@ -29,7 +30,7 @@ def client(engine: sa.Engine, database: URL) -> Iterator[httpx.Client]:
     server = uvicorn.Server(uvicorn.Config(create_app(database), log_level="error", server_header=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE) as client:
         _until(lambda: client.get("/health").status_code == 200)
         yield client
     server.should_exit = True
@@ -37,16 +38,13 @@ def client(engine: sa.Engine, database: URL) -> Iterator[httpx.Client]:
     listener.close()
 
 
-def _until(condition: object) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            if condition():  # type: ignore[operator]
-                return
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def _until(condition: Callable[[], bool]) -> None:
+    def met() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return condition()
+        return False
+
+    until(met)
 
 
 def test_answers_the_document_packed_or_not_and_304_to_who_has_it(client: httpx.Client) -> None:

@@ -17,6 +17,7 @@ from polydesk_dagster.sources.kinds.prices import PRICE
 from tests import world
 from tests.changes import world as w
 from tests.changes.worker import COUNT, prices
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def state(engine: sa.Engine) -> dict[str, Any]:
 
 
 def killed(process: subprocess.Popen[str]) -> bool:
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     return process.returncode == -9
 
 
@@ -91,14 +92,14 @@ def test_killed_while_applying_and_undoing(engine: sa.Engine, clinic: int) -> No
     for moment in (3, 9):
         assert killed(start(engine, "apply", moment, plan, clinic)), moment
         assert state(engine) == before
-    done, _ = start(engine, "apply", 0, plan, clinic).communicate(timeout=60)
+    done, _ = start(engine, "apply", 0, plan, clinic).communicate(timeout=PATIENCE)
     assert done == "ok"
     applied = state(engine)
     assert (applied["changed"], applied["lines"]) == (20, before["lines"] + 1)
     for moment in (6, 13):
         assert killed(start(engine, "undo", moment, plan, clinic)), moment
         assert state(engine) == applied
-    done, _ = start(engine, "undo", 0, plan, clinic).communicate(timeout=60)
+    done, _ = start(engine, "undo", 0, plan, clinic).communicate(timeout=PATIENCE)
     assert done == "ok"
     assert state(engine)["changed"] == 0
 
@@ -107,7 +108,7 @@ def test_of_two_that_apply_one_plan_one_wins(engine: sa.Engine, clinic: int) -> 
     plan = _few(engine, clinic)
     lines = state(engine)["lines"]
     both = [start(engine, "apply", 0, plan, clinic) for _ in range(2)]
-    said = sorted(process.communicate(timeout=60)[0] for process in both)
+    said = sorted(process.communicate(timeout=PATIENCE)[0] for process in both)
     assert said == ["ok", "refused"]
     assert state(engine)["lines"] == lines + 1
     with engine.connect() as connection:

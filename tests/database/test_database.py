@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster.database import migrate
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.database.locks import exclusive
+from tests.waiting import PATIENCE
 
 
 def test_two_processes_migrate_one_empty_database(server: URL) -> None:
@@ -21,7 +22,7 @@ def test_two_processes_migrate_one_empty_database(server: URL) -> None:
     command = [sys.executable, "-c", code, url.render_as_string(hide_password=False)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, error
     engine = create_engine(url)
     with engine.connect() as connection:

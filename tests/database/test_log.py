@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import create_engine
+from tests.waiting import until
 
 SECRET = "Segretissimi"
 
@@ -44,12 +44,13 @@ def _started(home: Path) -> sa.Engine:
 
 def _until_it_answers(engine: sa.Engine) -> None:
     """It recovers by itself from a session that was killed."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def answers() -> bool:
         with contextlib.suppress(sa.exc.OperationalError), engine.connect():
-            return
-        time.sleep(0.1)
-    raise AssertionError("the server does not recover")
+            return True
+        return False
+
+    until(answers, "the server does not recover")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
 from tests import world
 
-AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
+AS_OF = world.AS_OF
 
 MOMENTS = (
     datetime(2026, 3, 27, 10, 0, tzinfo=UTC),  # the clocks go forward on the 29th
@@ -169,9 +169,8 @@ def _check_tomorrow(connection: sa.Connection, as_of: datetime) -> None:
     assert len(clinics) == 2
 
 
-def test_statuses_agree_with_the_clock_and_seats_with_the_statuses(engine: sa.Engine) -> None:
-    chain.load(engine, "small", as_of=AS_OF)
-    with engine.connect() as connection:
+def test_statuses_agree_with_the_clock_and_seats_with_the_statuses(small_chain: sa.Engine) -> None:
+    with small_chain.connect() as connection:
         past = {
             row.status: row.n
             for row in _rows(
@@ -221,9 +220,8 @@ def test_statuses_agree_with_the_clock_and_seats_with_the_statuses(engine: sa.En
         assert twice == []
 
 
-def test_unverified_bookings_are_in_time_and_too_late(engine: sa.Engine) -> None:
-    chain.load(engine, "small", as_of=AS_OF)
-    with engine.connect() as connection:
+def test_unverified_bookings_are_in_time_and_too_late(small_chain: sa.Engine) -> None:
+    with small_chain.connect() as connection:
         rows = _rows(
             connection,
             """SELECT verification_expires_at > :as_of AS in_time, starts_at - verification_expires_at AS margin,
@@ -236,9 +234,8 @@ def test_unverified_bookings_are_in_time_and_too_late(engine: sa.Engine) -> None
         assert all(row.contact_email.endswith("@example.org") and row.contact_phone for row in rows)
 
 
-def test_new_rows_go_behind_those_that_were_loaded(engine: sa.Engine) -> None:
-    chain.load(engine, "small", as_of=AS_OF)
-    with engine.begin() as connection:
+def test_new_rows_go_behind_those_that_were_loaded(small_chain: sa.Engine) -> None:
+    with small_chain.begin() as connection:
         one = world.practice(connection, "ZZ01")
         slot = world.slot(connection, one.agenda, world.rome("2026-03-12", "09:00"))
         world.appointment(connection, slot, service_id=one.service, patient_id=one.patient)
@@ -318,11 +315,10 @@ def test_closures_speak_the_central_server_s_contract() -> None:
     assert all(date.fromisoformat(str(item["date_from"])).year == 2026 for item in items)
 
 
-def test_one_clinic_has_no_studiolab_yet(engine: sa.Engine) -> None:
-    chain.load(engine, "small", as_of=AS_OF)
+def test_one_clinic_has_no_studiolab_yet(small_chain: sa.Engine) -> None:
     for port in (8081, 9081):
-        chain.integrations(engine, f"http://127.0.0.1:{port}/{{clinic}}/api/v1", "POLYDESK_STUDIOLAB_TOKEN")
-    with engine.connect() as connection:
+        chain.integrations(small_chain, f"http://127.0.0.1:{port}/{{clinic}}/api/v1", "POLYDESK_STUDIOLAB_TOKEN")
+    with small_chain.connect() as connection:
         rows = _rows(connection, "SELECT base_url, active FROM integration ORDER BY clinic_id")
     assert [(row.base_url, row.active) for row in rows] == [
         ("http://127.0.0.1:9081/bo01/api/v1", True),
@@ -363,14 +359,13 @@ def test_the_whole_chain(engine: sa.Engine) -> None:
         assert _number(connection, "SELECT count(*) FROM package") > 50
 
 
-def test_the_first_night_keeps_what_is_booked(engine: sa.Engine) -> None:
-    chain.load(engine, "small", as_of=AS_OF)
-    first = slots.generate(engine, AS_OF)
-    again = slots.generate(engine, AS_OF)
+def test_the_first_night_keeps_what_is_booked(small_chain: sa.Engine) -> None:
+    first = slots.generate(small_chain, AS_OF)
+    again = slots.generate(small_chain, AS_OF)
     assert (first.outcome, first.counts.failed) == (Outcome.PARTIAL, 0)
     assert first.counts.created > 500
     assert again.outcome is Outcome.NOTHING_TO_DO
-    with engine.begin() as connection:
+    with small_chain.begin() as connection:
         retired = _rows(
             connection,
             """SELECT s.id FROM slot s WHERE s.state = 'retired' AND NOT EXISTS (
@@ -393,7 +388,7 @@ def test_the_first_night_keeps_what_is_booked(engine: sa.Engine) -> None:
                 ),
                 values,
             )
-    closed = slots.generate(engine, AS_OF)
+    closed = slots.generate(small_chain, AS_OF)
     assert closed.counts.retired > 0
-    with engine.connect() as connection:
+    with small_chain.connect() as connection:
         assert _rows(connection, "SELECT cause, count(*) AS n FROM orphan GROUP BY 1 ORDER BY 1") == before

@@ -22,6 +22,7 @@ from polydesk_dagster.values import Reason
 from tests import world
 from tests.knowledge.paper import SCANNED, pdf
 from tests.knowledge.world import AS_OF, Shelf, older
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_blue_run_with_nothing_new_never_loads_lancedb(shelf: Shelf) -> None:
     )
     url = shelf.engine.url.render_as_string(hide_password=False)
     subprocess.run(
-        [sys.executable, "-c", script, url, str(shelf.library.folder), shelf.library.uri], check=True, timeout=60
+        [sys.executable, "-c", script, url, str(shelf.library.folder), shelf.library.uri], check=True, timeout=PATIENCE
     )
 
 
@@ -337,7 +338,7 @@ def test_a_disk_that_is_full_leaves_the_index_as_it_was(shelf: Shelf) -> None:
     for action in ("refresh", "rebuild"):
         ended = subprocess.run(
             [sys.executable, "-c", script, url, str(shelf.library.folder), shelf.library.uri, action],
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert ended.returncode == 7

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Outcome
 from tests.knowledge.world import Shelf
+from tests.waiting import PATIENCE
 
 # The process kills itself at the nth passing of a step that writes, before or after it.
 SCRIPT = """
@@ -73,7 +74,7 @@ def _killed(shelf: Shelf, action: str, step: str, when: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, url, str(shelf.library.folder), shelf.library.uri, action, step, when],
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
         capture_output=True,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]

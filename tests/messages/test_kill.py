@@ -5,7 +5,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from polydesk_dagster.clinic.messages import health
 from polydesk_dagster.demo.mailbox import received
 from tests import world
 from tests.messages.world import AS_OF
+from tests.waiting import PATIENCE, until
 
 _FILL = """
     WITH someone AS (
@@ -57,18 +57,24 @@ def process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
         yield running, running.stdout.readline().strip()
     finally:
         running.kill()
-        running.communicate(timeout=10)
+        running.communicate(timeout=PATIENCE)
 
 
-def run_and_kill(database: URL, carrier: str, as_of: datetime, seconds: float) -> bool:
-    """Start a dispatcher and SIGKILL it after ``seconds`` of work; True where it was done before."""
-    url = database.render_as_string(hide_password=False)
-    with process("tests.messages.dispatcher", url, carrier, as_of.isoformat()) as (running, line):
+def run_and_kill(engine: sa.Engine, carrier: str, as_of: datetime, more: int) -> bool:
+    """Start a dispatcher and SIGKILL it when it has taken up ``more`` messages; True where it was done before."""
+    url = engine.url.render_as_string(hide_password=False)
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    taken = sa.text("SELECT count(*) FROM message WHERE state <> 'planned'")
+    started = process("tests.messages.dispatcher", url, carrier, as_of.isoformat())
+    with alone.connect() as watcher, started as (run, line):
         assert line == "working"
-        assert running.stdout is not None
-        finished = bool(select.select([running.stdout], [], [], seconds)[0])
-        running.send_signal(signal.SIGKILL)
-        running.wait(10)
+        stdout = run.stdout
+        assert stdout is not None
+        wanted = watcher.scalar(taken) + more
+        until(lambda: watcher.scalar(taken) >= wanted or select.select([stdout], [], [], 0)[0])
+        finished = bool(select.select([stdout], [], [], 0)[0])
+        run.send_signal(signal.SIGKILL)
+        run.wait(PATIENCE)
         return finished
 
 
@@ -103,19 +109,19 @@ def test_killed_twenty_times_the_gateway_has_each_text_exactly_once(engine: sa.E
         while kills < 20:
             if kills % 4 == 0:
                 httpx.post(f"{admin}/faults", json=faults, trust_env=False).raise_for_status()
-            assert not run_and_kill(database, carrier, as_of, chance.uniform(0.05, 0.9)) or kills > 10
+            assert not run_and_kill(engine, carrier, as_of, chance.randrange(1, count // 25))
             kills += 1
             as_of += timedelta(minutes=1)
         url = database.render_as_string(hide_password=False)
-        for _ in range(4):
+        for _ in range(20):
             as_of += timedelta(minutes=75)
             with process("tests.messages.dispatcher", url, carrier, as_of.isoformat()) as (running, _line):
-                running.wait(200)
+                running.wait(PATIENCE)
             # What a slow machine had not come to before the last kill is met in the first whole run.
             httpx.delete(f"{admin}/faults", trust_env=False).raise_for_status()
             if counted(engine) == {"sent": count}:
                 break
-        sent = httpx.get(f"{admin}/messages", trust_env=False, timeout=30).json()
+        sent = httpx.get(f"{admin}/messages", trust_env=False, timeout=PATIENCE).json()
     assert counted(engine) == {"sent": count}
     assert len({message["to"] for message in sent}) == len(sent) == count
     assert any(message["times"] > 1 for message in sent)
@@ -131,14 +137,14 @@ def test_killed_over_smtp_nothing_goes_twice_and_every_doubt_is_listed(
     with process("polydesk_dagster.demo.mailbox", "--port", "0", "--state", str(folder)) as (_, carrier):
         as_of = AS_OF
         for _ in range(20):
-            run_and_kill(database, carrier, as_of, chance.uniform(0.05, 0.5))
+            run_and_kill(engine, carrier, as_of, chance.randrange(1, count // 25))
             as_of += timedelta(minutes=1)
         url = database.render_as_string(hide_password=False)
         with process("tests.messages.dispatcher", url, carrier, (as_of + timedelta(hours=2)).isoformat()) as (
             last,
             _line,
         ):
-            last.wait(120)
+            last.wait(PATIENCE)
     arrived = Counter(str(message["To"]) for message in received(folder))
     states = counted(engine)
     assert set(arrived.values()) == {1}
@@ -162,8 +168,5 @@ def test_a_dispatcher_that_lives_keeps_its_claims(engine: sa.Engine) -> None:
             )
         with Ledger(engine) as other:
             assert other.recover(AS_OF) == 0
-    deadline = time.monotonic() + 5
     with Ledger(engine) as other:
-        while (found := other.recover(AS_OF)) == 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert found == 2
+        assert until(lambda: other.recover(AS_OF)) == 2

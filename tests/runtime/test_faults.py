@@ -24,7 +24,8 @@ from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.runtime import guardian, instance
 from polydesk_dagster.settings import Settings
-from tests.runtime.world import ROOT, finished, gone, kill, messages, started, until
+from tests.runtime.world import ROOT, finished, gone, kill, messages, started
+from tests.waiting import PATIENCE, until
 from tests.web.world import person, session
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="warm runs need Linux")]
@@ -103,7 +104,7 @@ class Installation:
             json.dumps({"query": query, "variables": variables}).encode(),
             {"content-type": "application/json", "origin": origin, "cookie": self.cookie},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return dict(json.load(response)["data"])
 
     def child(self, words: str) -> int:
@@ -130,7 +131,7 @@ def up() -> Iterator[Installation]:
     installation = Installation(home)
     yield installation
     installation.process.send_signal(signal.SIGTERM)
-    installation.process.wait(30)
+    installation.process.wait(PATIENCE)
     shutil.rmtree(home, ignore_errors=True)
 
 
@@ -152,8 +153,8 @@ def _works(up: Installation, dagster: DagsterInstance) -> None:
             time.sleep(0.5)
             return None
 
-    run_id = until(launched, 30)
-    assert finished(dagster, run_id, 30).status is DagsterRunStatus.SUCCESS
+    run_id = until(launched)
+    assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
 
 
 def test_a_killed_run_is_tried_once_more(up: Installation, dagster: DagsterInstance) -> None:
@@ -164,8 +165,8 @@ def test_a_killed_run_is_tried_once_more(up: Installation, dagster: DagsterInsta
     def again() -> list[str]:
         return [run.run_id for run in dagster.get_runs() if run.parent_run_id == run_id]
 
-    [second] = until(again, 30)
-    assert finished(dagster, second, 30).status is DagsterRunStatus.FAILURE
+    [second] = until(again)
+    assert finished(dagster, second).status is DagsterRunStatus.FAILURE
     _works(up, dagster)
 
 
@@ -209,9 +210,9 @@ def test_postgresql(up: Installation, dagster: DagsterInstance) -> None:
     postmaster = int((up.settings.home / "postgres" / "postmaster.pid").read_text().split()[0])
     kill(postmaster)
     until(lambda: gone(postmaster))
-    until(lambda: embedded.running(up.settings.home), 30)
-    until(lambda: gone(pid), 40)
-    assert finished(dagster, run_id, 60).is_finished
+    until(lambda: embedded.running(up.settings.home))
+    until(lambda: gone(pid))
+    assert finished(dagster, run_id).is_finished
     _works(up, dagster)
 
 
@@ -223,14 +224,14 @@ def test_the_supervisor_leaves_nothing_and_the_next_one_works(up: Installation) 
     postmaster = int((up.settings.home / "postgres" / "postmaster.pid").read_text().split()[0])
     kill(up.process.pid)
     up.process.wait()
-    until(lambda: all(gone(pid) for pid in left), 30)
-    until(lambda: gone(postmaster), 30)
+    until(lambda: all(gone(pid) for pid in left))
+    until(lambda: gone(postmaster))
     up.__init__(up.settings.home)  # type: ignore[misc] - the same installation, brought up again
     patch = pytest.MonkeyPatch()
     for name, value in instance.environment(up.settings).items():
         patch.setenv(name, value)
     with DagsterInstance.get() as opened:
-        assert finished(opened, run_id, 60).status is DagsterRunStatus.FAILURE
+        assert finished(opened, run_id).status is DagsterRunStatus.FAILURE
         _works(up, opened)
     patch.undo()
 
@@ -241,6 +242,6 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(up: Installation) -> None:
     left = guardian.marked(up.token)
     assert left
     up.process.send_signal(signal.SIGINT)
-    up.process.wait(30)
+    up.process.wait(PATIENCE)
     assert all(gone(pid) for pid in left)
     assert not embedded.running(up.settings.home)

@@ -30,7 +30,8 @@ from polydesk_dagster.runtime import instance, orders, submit, work
 from polydesk_dagster.runtime.dagster_inside import launcher
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
-from tests.runtime.world import ROOT, TINY, finished, gone, kill, messages, recorded, server_of, started, until
+from tests.runtime.world import ROOT, TINY, finished, gone, kill, messages, recorded, server_of, started
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm runs need Linux")
 
@@ -126,7 +127,7 @@ def test_a_run_that_fails_says_so_itself(dagster: DagsterInstance, settings: Set
 
 def test_a_killed_run_is_failed_at_once_with_its_reason(dagster: DagsterInstance, settings: Settings) -> None:
     run_id = _launched(dagster, settings, end="killed")
-    assert finished(dagster, run_id, 10).status is DagsterRunStatus.FAILURE
+    assert finished(dagster, run_id).status is DagsterRunStatus.FAILURE
     assert "segnale SIGKILL" in messages(dagster, run_id)
 
 

@@ -18,7 +18,8 @@ import pytest
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import guardian
 from polydesk_dagster.runtime.supervisor import Child, Supervisor, running
-from tests.runtime.world import ROOT, gone, kill, until
+from tests.runtime.world import ROOT, gone, kill
+from tests.waiting import PATIENCE, until
 
 LASTING = "import time; print('ci sono', flush=True); time.sleep(600)"
 
@@ -85,7 +86,7 @@ def test_being_stopped_leaves_nothing_running(brought_up: Callable[[str], Up], n
     children = up.children()
     assert len(children) == 2
     up.process.send_signal(number)
-    assert up.process.wait(10) == 0
+    assert up.process.wait(PATIENCE) == 0
     assert all(gone(pid) for pid in children)
     assert running(up.home) is None
 
@@ -98,7 +99,7 @@ def test_being_killed_leaves_nothing_running_grandchildren_included(brought_up: 
     up = brought_up(f"{TWO}, _child('sordo', {deaf!r})")
     children = until(lambda: pids if len(pids := up.children()) == 4 else None)
     kill(up.process.pid)
-    until(lambda: all(gone(pid) for pid in children), 15)
+    until(lambda: all(gone(pid) for pid in children))
 
 
 def test_a_second_one_in_the_same_home_is_told_who_has_it(brought_up: Callable[[str], Up], home: Path) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
@@ -15,19 +13,10 @@ from polydesk_dagster.runtime import instance, work
 from polydesk_dagster.runtime.dagster_inside import runs
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = instance.Location("tiny", "tests.runtime.jobs")
-T = TypeVar("T")
-
-
-def until(what: Callable[[], T], seconds: float = 20.0) -> T:
-    """The first true value of ``what``; fails the test if there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.02)
-    return value
 
 
 def gone(pid: int) -> bool:
@@ -38,12 +27,12 @@ def gone(pid: int) -> bool:
         return True
 
 
-def finished(dagster: DagsterInstance, run_id: str, seconds: float = 20.0) -> DagsterRun:
+def finished(dagster: DagsterInstance, run_id: str) -> DagsterRun:
     def look() -> DagsterRun | None:
         run = dagster.get_run_by_id(run_id)
         return run if run is not None and run.is_finished else None
 
-    return until(look, seconds)
+    return until(look)
 
 
 def started(dagster: DagsterInstance, run_id: str) -> int:

@@ -16,6 +16,7 @@ from polydesk_dagster.clinic.statistics.refresh import compare, refresh
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.outcome import Outcome
 from tests.statistics import world
+from tests.waiting import until
 
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 WRITERS = 4
@@ -124,10 +125,7 @@ def test_a_killed_refresh_leaves_the_old_numbers_whole(engine: sa.Engine, databa
         waiting = sa.text("""
             SELECT count(*) FROM pg_locks
             WHERE NOT granted AND relation = CAST('statistic_funnel' AS regclass)""")
-        deadline = time.monotonic() + 30
-        while not blocker.scalar(waiting):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: blocker.scalar(waiting))
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         assert tuple(blocker.execute(published).one()) == (1, 1)

@@ -23,6 +23,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told import teller
 from tests import world
+from tests.waiting import PATIENCE
 from tests.world import AS_OF
 
 DAY = timedelta(days=1)
@@ -374,7 +375,7 @@ def test_a_data_set_that_another_service_orders_just_now_keeps_nothing_else(
             service="delete_unverified_appointments",
             chosen=registry.UNVERIFIED_BOOKINGS,
         )
-        reports = [nightly.result(timeout=60), hourly.result(timeout=60)]
+        reports = [nightly.result(timeout=PATIENCE), hourly.result(timeout=PATIENCE)]
     assert Outcome.REFUSED not in {report.outcome for report in reports}
     assert sum(report.counts.retired for report in reports) == 6
     assert (count(engine, "hold"), count(engine, "appointment")) == (0, 0)
@@ -455,7 +456,7 @@ def test_a_killed_clean_up_is_finished_by_the_next(engine: sa.Engine) -> None:
     ready = context.Event()
     process = context.Process(target=_clean_slowly, args=(engine.url, ready))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     assert count(engine, "hold") == 25

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.statistics import refresh
 from polydesk_dagster.clinic.upkeep import retention
-from polydesk_dagster.demo import chain
 from tests.world import AS_OF
 
 COUNTED = """
@@ -28,16 +27,15 @@ def _numbers(engine: sa.Engine) -> dict[str, list[str]]:
         }
 
 
-def test_statistics_are_the_same_before_and_after_a_clean_up(engine: sa.Engine) -> None:
-    chain.load(engine, "small", as_of=AS_OF)
-    refresh.refresh(engine, AS_OF, full=True)
-    before = _numbers(engine)
+def test_statistics_are_the_same_before_and_after_a_clean_up(small_chain: sa.Engine) -> None:
+    refresh.refresh(small_chain, AS_OF, full=True)
+    before = _numbers(small_chain)
     assert any(before.values())
     later = AS_OF + timedelta(days=420)
-    report = retention.clean(engine, later)
+    report = retention.clean(small_chain, later)
     assert report.counts.retired > 0
     assert report.counts.updated > 0
-    refresh.refresh(engine, later)
-    assert _numbers(engine) == before, "what is counted as it changes"
-    refresh.refresh(engine, later, full=True)
-    assert _numbers(engine) == before, "and counted anew"
+    refresh.refresh(small_chain, later)
+    assert _numbers(small_chain) == before, "what is counted as it changes"
+    refresh.refresh(small_chain, later, full=True)
+    assert _numbers(small_chain) == before, "and counted anew"

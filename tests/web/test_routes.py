@@ -10,7 +10,7 @@ import pytest
 
 from polydesk_dagster.web.application import PAGES
 from polydesk_dagster.web.roles import PERMISSIONS, May, Role
-from tests.runtime.world import until
+from tests.waiting import until
 from tests.web.world import Served
 
 LISTED = Path(__file__).with_name("routes.json")
