@@ -37,9 +37,12 @@ Work = Callable[[sa.Engine, int, int], None]
 def _place_and_confirm(engine: sa.Engine, first: int, share: int) -> None:
     for slot in range(first, first + share):
         token = holds.new_token()
-        booking = confirming.Booking(service_id=1 + (slot + 1) % 5, patient_id=1 + slot % 2000)
+        service = 1 + (slot + 1) % 5
+        booking = holds.Booking(service_id=service, patient_id=1 + slot % 2000)
         with engine.begin() as connection:
-            placed = holds.place(connection, slot_id=slot, token=token, visitor=f"visitor {slot}", as_of=AS_OF)
+            placed = holds.place(
+                connection, slot_id=slot, service_id=service, token=token, visitor=f"visitor {slot}", as_of=AS_OF
+            )
         with engine.begin() as connection:
             confirmed = confirming.confirm(connection, token=token, booking=booking, as_of=AS_OF)
         if confirmed.answer is not answers.Answer.CONFIRMED:

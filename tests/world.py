@@ -246,6 +246,13 @@ def slot(connection: sa.Connection, agenda_id: int, starts_at: datetime, **field
     return _one(connection, "slot", row)
 
 
+def offered(connection: sa.Connection, slot_id: int) -> int:
+    """The first service that is offered where the slot is; 0 where there is none."""
+    first = sa.text("""SELECT min(o.service_id) FROM agenda_service o JOIN slot s ON s.agenda_id = o.agenda_id
+                       WHERE s.id = :slot""")
+    return connection.scalar(first, {"slot": slot_id}) or 0
+
+
 def appointment(
     connection: sa.Connection,
     slot_id: int,

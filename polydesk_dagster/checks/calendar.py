@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from polydesk_dagster.clinic.bookings import checks as booking_checks
 from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.clinic.calendar.checks import Finding
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -36,6 +37,18 @@ def every_booking_has_its_slot(polydesk: PolydeskResource) -> dg.AssetCheckResul
         return _result(calendar_checks.bookings_without_slot(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
+@dg.asset_check(asset=SLOTS, description="Nessun orario è tenuto occupato da una prenotazione annullata o scaduta.")
+def no_seat_without_a_booking(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(booking_checks.seats_without_booking(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
+
+
+@dg.asset_check(asset=SLOTS, description="Nessun medico, paziente, ambulatorio o strumento è atteso in due posti.")
+def nobody_in_two_places(polydesk: PolydeskResource) -> dg.AssetCheckResult:
+    with polydesk.engine().connect() as connection:
+        return _result(booking_checks.collisions(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
+
+
 @dg.asset_check(asset=SLOTS, description="Non ci sono prenotazioni da ricollocare ancora aperte.")
 def no_open_orphans(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
@@ -61,6 +74,8 @@ CHECKS = (
     no_free_slot_on_a_closure,
     no_overlapping_slots,
     every_booking_has_its_slot,
+    no_seat_without_a_booking,
+    nobody_in_two_places,
     no_open_orphans,
     no_agenda_left_behind,
     next_year_is_published,

@@ -35,7 +35,14 @@ def place(engine: sa.Engine, practice: world.Practice, *visitors: str) -> None:
     with engine.begin() as connection:
         for number, who in enumerate(visitors):
             slot = world.slot(connection, practice.agenda, rome("2026-03-11") + number * timedelta(minutes=30))
-            assert holds.place(connection, slot_id=slot, token=f"token {who}", visitor=who, as_of=AS_OF).done
+            assert holds.place(
+                connection,
+                slot_id=slot,
+                service_id=world.offered(connection, slot),
+                token=f"token {who}",
+                visitor=who,
+                as_of=AS_OF,
+            ).done
 
 
 def press(
@@ -155,7 +162,14 @@ def test_a_hold_that_came_after_the_preview_is_left_alone(engine: sa.Engine, pra
     assert confirm(engine, practice, "ada").answer is Answer.CONFIRMED
     with engine.begin() as connection:
         slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
-        holds.place(connection, slot_id=slot, token="token dora", visitor="dora", as_of=AS_OF)
+        holds.place(
+            connection,
+            slot_id=slot,
+            service_id=world.offered(connection, slot),
+            token="token dora",
+            visitor="dora",
+            as_of=AS_OF,
+        )
     report = press(engine, Press(WHY, "LIBERA 2"))
     assert (report.counts.updated, report.counts.skipped) == (1, 1)
     assert confirm(engine, practice, "dora").answer is Answer.CONFIRMED
@@ -170,7 +184,14 @@ def test_the_button_rests_between_two_uses(
     assert press(engine, Press(WHY, "LIBERA 1")).outcome is Outcome.OK
     with engine.begin() as connection:
         slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
-        holds.place(connection, slot_id=slot, token="token bice", visitor="bice", as_of=AS_OF)
+        holds.place(
+            connection,
+            slot_id=slot,
+            service_id=world.offered(connection, slot),
+            token="token bice",
+            visitor="bice",
+            as_of=AS_OF,
+        )
     press(engine, Press(), preview=True)
     stopped = press(engine, Press(WHY, "LIBERA 1"), after=5 * MINUTE).reasons[0]
     assert (stopped.code, "ancora 10 minuti" in teller("it").reason(stopped)) == ("too_soon", True)
@@ -189,7 +210,14 @@ def test_one_clinic_and_the_whole_chain_are_the_same_button(
         elsewhere = world.practice(connection, "RE01")
         for number, agenda in enumerate((practice.agenda, elsewhere.agenda)):
             slot = world.slot(connection, agenda, rome("2026-03-11", "12:00"))
-            holds.place(connection, slot_id=slot, token=f"t{number}", visitor=f"v{number}", as_of=AS_OF)
+            holds.place(
+                connection,
+                slot_id=slot,
+                service_id=world.offered(connection, slot),
+                token=f"t{number}",
+                visitor=f"v{number}",
+                as_of=AS_OF,
+            )
     press(engine, Press(), clinic=second)
     phrase = "LIBERA 2" if second is None else "LIBERA 1"
     assert press(engine, Press(WHY, phrase), clinic=second).reasons[0].code == "too_soon"
@@ -224,7 +252,14 @@ def test_the_pause_goes_by_the_clock_and_not_by_the_instant_of_the_press(
     assert press(engine, Press(WHY, "LIBERA 1"), after=far).outcome is Outcome.OK
     with engine.begin() as connection:
         slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))
-        holds.place(connection, slot_id=slot, token="token bice", visitor="bice", as_of=AS_OF)
+        holds.place(
+            connection,
+            slot_id=slot,
+            service_id=world.offered(connection, slot),
+            token="token bice",
+            visitor="bice",
+            as_of=AS_OF,
+        )
     press(engine, Press())
     assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "too_soon"
     monkeypatch.setattr(emergency, "PAUSE", timedelta(0))
@@ -251,7 +286,9 @@ def test_the_seat_of_an_expired_hold_exposes_nobody(engine: sa.Engine, practice:
     with engine.begin() as connection:
         slot = world.slot(connection, practice.agenda, rome("2026-03-11"), capacity=2)
         for who, at in (("ada", AS_OF), ("bice", AS_OF + 9 * MINUTE)):
-            holds.place(connection, slot_id=slot, token=who, visitor=who, as_of=at)
+            holds.place(
+                connection, slot_id=slot, service_id=world.offered(connection, slot), token=who, visitor=who, as_of=at
+            )
     report = press(engine, Press(), after=11 * MINUTE)
     assert report.figures["Visitatori che potrebbero perdere l'ultimo posto"] == 0
 
@@ -284,7 +321,7 @@ def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Eng
         assert sweeping.nothing_expired(connection, AS_OF + MINUTE)
         assert sweeping.nothing_expired(connection, AS_OF + 3 * MINUTE) is None, "a payment is stuck"
         report = sweeping.release_expired(connection, AS_OF + 11 * MINUTE)
-    assert (report.counts.updated, report.counts.skipped) == (1, 1)
+    assert (report.outcome, report.counts.updated, report.counts.waiting) == (Outcome.PARTIAL, 1, 1)
     assert any(f"blocco {paying}" in str(row) for row in report.tables[0].rows)
     assert confirm(engine, practice, "ada").answer is Answer.EXPIRED
     with engine.begin() as connection:

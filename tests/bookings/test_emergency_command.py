@@ -162,7 +162,14 @@ def test_two_plans_of_one_button_that_are_applied_at_once_are_one_press(desk: De
     with desk.engine.begin() as connection:
         for number, code in enumerate(("BO01", "RE01")):
             slot = world.slot(connection, world.practice(connection, code).agenda, now + timedelta(days=2))
-            assert holds.place(connection, slot_id=slot, token=f"t{number}", visitor=f"v{number}", as_of=now).done
+            assert holds.place(
+                connection,
+                slot_id=slot,
+                service_id=world.offered(connection, slot),
+                token=f"t{number}",
+                visitor=f"v{number}",
+                as_of=now,
+            ).done
     chain = desk.preview(releasing.release_all)
     clinic = desk.preview(partial(releasing.release_all, clinic="BO01"))
 
@@ -193,7 +200,14 @@ def test_all_holds_go_by_the_command_and_a_second_time_must_wait(desk: Desk) -> 
                 slot = connection.scalar(
                     sa.text("SELECT id FROM slot WHERE starts_at = :start"), {"start": start}
                 ) or world.slot(connection, agenda, start)
-                assert holds.place(connection, slot_id=slot, token=who, visitor=who, as_of=now).done
+                assert holds.place(
+                    connection,
+                    slot_id=slot,
+                    service_id=world.offered(connection, slot),
+                    token=who,
+                    visitor=who,
+                    as_of=now,
+                ).done
 
     with desk.engine.begin() as connection:
         agenda = world.practice(connection).agenda

@@ -58,7 +58,14 @@ def test_a_killed_job_leaves_nothing_half_done(engine: sa.Engine) -> None:
                 as_of = AS_OF if n % 3 else AS_OF + timedelta(minutes=5)
                 who = f"{turn}/{n}"
                 if n % 3 < 2:
-                    holds.place(connection, slot_id=slot, token=who, visitor=who, as_of=as_of)
+                    holds.place(
+                        connection,
+                        slot_id=slot,
+                        service_id=world.offered(connection, slot),
+                        token=who,
+                        visitor=who,
+                        as_of=as_of,
+                    )
                 else:
                     world.appointment(
                         connection, slot, service_id=practice.service, patient_id=None, status="unverified",

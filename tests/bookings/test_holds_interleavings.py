@@ -1,5 +1,6 @@
-"""Holds under many hands at once: processes that place, renew, pay, confirm, release, sweep, release all, regenerate
-slots and close days, all on the same few slots; after every commit no slot may hold more than its capacity."""
+"""Bookings under many hands at once: processes that place, renew, pay, confirm, release, cancel, move, book at the
+desk, sweep, release all, regenerate slots and close days, all on the same few slots of a doctor of two clinics;
+after every commit no slot may hold more than its capacity and nobody may be in two places."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
-from polydesk_dagster.clinic.bookings import confirming, holds, releasing, sweeping
+from polydesk_dagster.clinic.bookings import appointments, confirming, holds, releasing, sweeping
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
@@ -37,14 +39,29 @@ being worked on."""
 DAY = date(2026, 3, 12)
 HOT_SLOTS = 6
 
-# Bookings and live holds counted from their own tables, not from the seats that they take.
-OCCUPANCY = sa.text("""
-    SELECT s.id, s.capacity,
-           (SELECT count(*) FROM appointment a
-            WHERE a.slot_id = s.id AND a.status IN ('unverified', 'booked', 'accepted')) AS bookings,
-           (SELECT count(*) FROM hold h
-            WHERE h.slot_id = s.id AND (h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of)) AS holds
-    FROM slot s WHERE s.id = ANY(:slots)""")
+# Bookings and live holds counted from their own tables, not from the seats and the occupancy that they take.
+TAKING = """
+    SELECT 'booking' AS what, a.id, a.agenda_id, a.patient_id, a.service_id, a.starts_at, a.ends_at
+    FROM appointment a WHERE a.status IN ('unverified', 'booked', 'accepted')
+    UNION ALL
+    SELECT 'hold', h.id, s.agenda_id, NULL, h.service_id, s.starts_at, h.ends_at
+    FROM hold h JOIN slot s ON s.id = h.slot_id
+    WHERE h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of"""
+
+OVERBOOKED = sa.text(f"""
+    SELECT s.id, s.capacity, count(*) AS taken
+    FROM slot s JOIN ({TAKING}) t ON t.agenda_id = s.agenda_id AND t.starts_at < s.ends_at AND t.ends_at > s.starts_at
+    WHERE s.id = ANY(:slots) GROUP BY s.id, s.capacity HAVING count(*) > s.capacity""")
+
+# One doctor has all agendas here; the long service needs the one instrument.
+IN_TWO_PLACES = sa.text(f"""
+    WITH taking AS ({TAKING})
+    SELECT CASE WHEN a.agenda_id <> b.agenda_id THEN 'doctor' WHEN a.patient_id = b.patient_id THEN 'patient'
+                ELSE 'instrument' END AS who, a.what, a.id, b.what AS other, b.id AS other_id
+    FROM taking a JOIN taking b ON (a.what, a.id) < (b.what, b.id) AND a.starts_at < b.ends_at
+                               AND a.ends_at > b.starts_at
+    WHERE a.agenda_id <> b.agenda_id OR a.patient_id = b.patient_id
+       OR a.service_id = :long AND b.service_id = :long""")
 
 
 Told = tuple[str, str, int | None, str]
@@ -58,11 +75,14 @@ class Worker:
     engine: sa.Engine
     random: random.Random
     clock: Synchronized[int]
-    service: int
-    patient: int
+    services: list[int]
+    """At the first clinic, short and long; at the second."""
+    patients: list[int]
     agenda: int
-    slots: list[int]
+    slots: list[list[int]]
+    """Of each clinic."""
     tokens: list[str] = field(default_factory=list)
+    service_of: dict[str, int] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
     asked_at: datetime = AS_OF
     counted: Counter[str] = field(default_factory=Counter)
@@ -86,6 +106,8 @@ class Worker:
             (self.regenerate, 0.7),
             (self.close_or_open, 1.5),
             (self.cancel, 8),
+            (self.move, 6),
+            (self.book, 3),
         ]
         chosen = self.random.choices(*zip(*requests, strict=True), k=REQUESTS)  # type: ignore[arg-type]
         for request in chosen:
@@ -104,10 +126,11 @@ class Worker:
         """Test every slot in one snapshot, by a clock later than that of anything the snapshot can hold."""
         with self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             connection.execute(sa.text("SELECT 1 FROM slot LIMIT 1"))
-            found = connection.execute(OCCUPANCY, {"slots": self.slots, "as_of": self.now()}).all()
-        for slot in found:
-            if slot.bookings + slot.holds > slot.capacity:
-                self.broken.append(f"slot {slot.id}: {slot.bookings} + {slot.holds} > {slot.capacity}")
+            values = {"slots": [*self.slots[0], *self.slots[1]], "as_of": self.now(), "long": self.services[1]}
+            full = connection.execute(OVERBOOKED, values).all()
+            two = connection.execute(IN_TWO_PLACES, values).all()
+        self.broken += [f"slot {row.id}: {row.taken} > {row.capacity}" for row in full]
+        self.broken += [f"{row.who}: {row.what} {row.id}, {row.other} {row.other_id}" for row in two]
 
     def token(self) -> str:
         return self.random.choice(self.tokens[-12:]) if self.tokens else "nessuno"
@@ -118,24 +141,50 @@ class Worker:
             self.told.append((token, f"{request}:{reply.answer}", reply.appointment_id, self.asked_at.isoformat()))
         return reply.done
 
+    def wanted(self) -> dict[str, int]:
+        """A slot and a service that is offered there."""
+        service = self.random.choice(self.services)
+        clinic = self.services.index(service) // 2
+        return {"slot_id": self.random.choice(self.slots[clinic]), "service_id": service}
+
     def place(self) -> bool:
-        token = holds.new_token()
+        token, wanted = holds.new_token(), self.wanted()
         visitor = f"visitor {self.random.randrange(40)}"
         with self.engine.begin() as connection:
-            reply = holds.place(
-                connection, slot_id=self.random.choice(self.slots), token=token, visitor=visitor, as_of=self.now()
-            )
+            reply = holds.place(connection, **wanted, token=token, visitor=visitor, as_of=self.now())
         self.counted[f"place:{reply.answer}"] += 1
         if reply.answer is Answer.PLACED:
             self.tokens.append(token)
+            self.service_of[token] = wanted["service_id"]
         return reply.done
 
     def confirm(self) -> bool:
         token = self.token()
-        booking = Booking(self.service, self.patient if self.random.random() < 0.7 else None, "chi@example.org")
+        patient = self.random.choice(self.patients) if self.random.random() < 0.7 else None
+        booking = Booking(self.service_of.get(token, self.services[0]), patient, "chi@example.org")
         with self.engine.begin() as connection:
             reply = confirming.confirm(connection, token=token, booking=booking, as_of=self.now())
         return self.note(token, reply, "confirm")
+
+    def some_booking(self) -> int:
+        with self.engine.connect() as connection:
+            found = connection.scalars(sa.text("SELECT id FROM appointment WHERE status IN ('booked', 'unverified')"))
+            return self.random.choice(list(found) or [0])
+
+    def move(self) -> bool:
+        slot = self.random.choice(self.random.choice(self.slots))
+        given = {"appointment_id": self.some_booking(), "slot_id": slot, "as_of": self.now()}
+        with self.engine.begin() as connection:
+            reply = appointments.move(connection, **given, by_staff=self.random.random() < 0.5)
+        self.counted[f"move:{reply.answer}"] += 1
+        return reply.done
+
+    def book(self) -> bool:
+        given = {**self.wanted(), "patient_id": self.random.choice(self.patients), "as_of": self.now()}
+        with self.engine.begin() as connection:
+            reply = appointments.book(connection, **given)
+        self.counted[f"book:{reply.answer}"] += 1
+        return reply.done
 
     def renew(self) -> bool:
         token = self.token()
@@ -209,46 +258,52 @@ class Worker:
         return report.outcome is Outcome.OK
 
     def cancel(self) -> bool:
-        """The desk cancels a booking now and then, so that the slots are not simply full for ever."""
+        """Now and then, so that the slots are not simply full for ever."""
         with self.engine.begin() as connection:
-            gone = connection.scalar(
-                sa.text("""
-                    WITH one AS (
-                        SELECT id FROM appointment WHERE status IN ('booked', 'unverified')
-                        ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
-                    ), freed AS (
-                        DELETE FROM seat USING one WHERE seat.appointment_id = one.id
-                    )
-                    UPDATE appointment SET status = 'cancelled', cancelled_at = :as_of, patient_id = :patient
-                    FROM one WHERE appointment.id = one.id RETURNING appointment.id"""),
-                {"as_of": self.now(), "patient": self.patient},
-            )
-        self.counted["cancel" if gone else "cancel:none"] += 1
-        return gone is not None
+            reply = appointments.cancel(connection, appointment_id=self.some_booking(), as_of=self.now())
+        self.counted[f"cancel:{reply.answer}"] += 1
+        return reply.done
 
 
-def _worker(url: URL, seed: int, clock: Synchronized[int], ids: dict[str, int], hot: list[int], result: Path) -> None:
+def _worker(
+    url: URL, seed: int, clock: Synchronized[int], ids: dict[str, Any], hot: list[list[int]], result: Path
+) -> None:
     engine = create_engine(url, pool_size=1)
-    worker = Worker(engine, random.Random(seed), clock, ids["service"], ids["patient"], ids["agenda"], hot)
+    worker = Worker(engine, random.Random(seed), clock, ids["services"], ids["patients"], ids["agenda"], hot)
     worker.work()
     engine.dispose()
     result.write_text(json.dumps([worker.told, worker.counted, worker.broken]))
+
+
+def _world(connection: sa.Connection) -> tuple[dict[str, Any], list[int]]:
+    """A doctor at two clinics; at the first a longer service too, which needs the one instrument. Ids, and agendas."""
+    here = world.practice(connection, capacity=2, horizon_days=4)
+    there = world.practice(connection, "RE01", capacity=1, horizon_days=4)
+    connection.execute(sa.text("UPDATE specialist SET fiscal_code = 'BNCLNE70A41A944X'"))
+    long = world.service(connection, here.clinic, duration_minutes=60)
+    offer = {"clinic_id": here.clinic, "agenda_id": here.agenda, "service_id": long}
+    world.insert(connection, "agenda_service", [offer])
+    place = {"clinic_id": here.clinic, "location_id": here.location}
+    (echo,) = world.insert(connection, "resource", [{**place, "kind": "instrument", "name": "Ecografo"}])
+    world.insert(connection, "service_resource", [{"clinic_id": here.clinic, "service_id": long, "resource_id": echo}])
+    patients = [here.patient, there.patient, *(world.patient(connection) for _ in range(10))]
+    ids = {"services": [here.service, long, there.service], "patients": patients, "agenda": here.agenda}
+    return ids, [here.agenda, there.agenda]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_path: Path) -> None:
     with engine.begin() as connection:
-        practice = world.practice(connection, capacity=2, horizon_days=4)
+        ids, agendas = _world(connection)
     assert slots.generate(engine, AS_OF).outcome is Outcome.OK
+    of_agenda = sa.text(
+        "SELECT id FROM slot WHERE agenda_id = :agenda AND local_date = :day ORDER BY starts_at LIMIT :hot"
+    )
     with engine.connect() as connection:
-        hot = list(
-            connection.scalars(
-                sa.text("SELECT id FROM slot WHERE local_date = :day ORDER BY starts_at LIMIT :hot"),
-                {"day": DAY, "hot": HOT_SLOTS},
-            )
-        )
-    ids = {"service": practice.service, "patient": practice.patient, "agenda": practice.agenda}
+        hot = [
+            list(connection.scalars(of_agenda, {"agenda": agenda, "day": DAY, "hot": HOT_SLOTS})) for agenda in agendas
+        ]
     context = multiprocessing.get_context("fork")
     clock = context.Value("q", 0)
     results = [tmp_path / f"{n}.json" for n in range(WORKERS)]
@@ -272,7 +327,8 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
     assert counted.total() >= 10_000
     for needed in (
         "place:placed", "place:full", "renew:renewed", "confirm:confirmed", "confirm:expired", "confirm:revoked",
-        "confirm:released", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok", "close:ok",
+        "confirm:released", "confirm:elsewhere", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok",
+        "close:ok", "cancel:cancelled", "move:moved", "move:full", "book:booked", "book:doctor_busy",
     ):  # fmt: skip
         assert counted[needed] > 0, f"never happened: {needed} in {counted}"
     _everybody_was_told_the_truth(engine, told)

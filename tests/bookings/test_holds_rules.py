@@ -32,7 +32,14 @@ def slot(connection: sa.Connection, practice: world.Practice) -> int:
 
 def place(connection: sa.Connection, slot: int, who: str, as_of: datetime = AS_OF) -> answers.Reply:
     """Each visitor's token is made of the visitor's name."""
-    return holds.place(connection, slot_id=slot, token=f"token {who}", visitor=who, as_of=as_of)
+    return holds.place(
+        connection,
+        slot_id=slot,
+        service_id=world.offered(connection, slot),
+        token=f"token {who}",
+        visitor=who,
+        as_of=as_of,
+    )
 
 
 def confirm(
@@ -79,10 +86,25 @@ def test_placing_again_with_the_same_token_is_the_same_hold(
 def test_a_visitor_keeps_two_slots_at_most(connection: sa.Connection, practice: world.Practice) -> None:
     slots = [world.slot(connection, practice.agenda, START + n * timedelta(hours=1)) for n in range(4)]
     answers = [
-        holds.place(connection, slot_id=slot, token=f"t{slot}", visitor="ada", as_of=AS_OF).answer for slot in slots[:3]
+        holds.place(
+            connection,
+            slot_id=slot,
+            service_id=world.offered(connection, slot),
+            token=f"t{slot}",
+            visitor="ada",
+            as_of=AS_OF,
+        ).answer
+        for slot in slots[:3]
     ]
     assert answers == [Answer.PLACED, Answer.PLACED, Answer.TOO_MANY]
-    later = holds.place(connection, slot_id=slots[3], token="t", visitor="ada", as_of=AS_OF + 10 * MINUTE)
+    later = holds.place(
+        connection,
+        slot_id=slots[3],
+        service_id=world.offered(connection, slots[3]),
+        token="t",
+        visitor="ada",
+        as_of=AS_OF + 10 * MINUTE,
+    )
     assert later.answer is Answer.PLACED, "expired holds do not count"
 
 
@@ -233,9 +255,9 @@ def test_a_payment_under_way_keeps_its_seat_past_the_expiry(
     assert (
         confirming.begin_confirming(connection, token="token ada", as_of=AS_OF + 9 * MINUTE).answer is Answer.CONFIRMING
     )
-    assert place(connection, slot, "bice", AS_OF + timedelta(hours=1)).answer is Answer.FULL
+    assert place(connection, slot, "bice", AS_OF + 28 * MINUTE).answer is Answer.FULL
     connection.execute(sa.text("UPDATE slot SET state = 'orphan'"))
-    late = confirm(connection, practice, "ada", AS_OF + timedelta(hours=1))
+    late = confirm(connection, practice, "ada", AS_OF + 28 * MINUTE)
     assert late.answer is Answer.CONFIRMED, "who has paid is not told that the agenda closed meanwhile"
 
 
@@ -324,7 +346,7 @@ def test_what_is_left_alone_is_shown_as_it_is(connection: sa.Connection, practic
     confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)
     later = AS_OF + 15 * MINUTE
     swept = sweeping.release_expired(connection, later, preview=True)
-    pressed = releasing.release_all(connection, later, Press(), preview=True)
+    pressed = releasing.release_all(connection, AS_OF + MINUTE, Press(), preview=True)
     for report in (swept, pressed):
         (cells,) = shown(report)
         assert "confirming" in cells

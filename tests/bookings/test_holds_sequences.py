@@ -105,7 +105,9 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
             given_ = {"token": f"token {who}", "as_of": now}
             match request:
                 case "place":
-                    reply = holds.place(connection, slot_id=slot, visitor=who, **given_)
+                    reply = holds.place(
+                        connection, slot_id=slot, service_id=world.offered(connection, slot), visitor=who, **given_
+                    )
                 case "renew":
                     reply = holds.renew(connection, **given_)
                 case "pay":

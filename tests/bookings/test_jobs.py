@@ -75,7 +75,14 @@ def last(engine: sa.Engine, service: str) -> tuple[str, str]:
 
 def test_an_expired_hold_is_swept(execute: Execute, engine: sa.Engine, slot: int) -> None:
     with engine.begin() as connection:
-        holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF - timedelta(minutes=11))
+        holds.place(
+            connection,
+            slot_id=slot,
+            service_id=world.offered(connection, slot),
+            token="t",
+            visitor="v",
+            as_of=AS_OF - timedelta(minutes=11),
+        )
     assert execute("release_expired_holds").success
     assert last(engine, "release_expired_holds") == ("ok", "")
     assert execute("delete_unverified_appointments").success
@@ -84,7 +91,9 @@ def test_an_expired_hold_is_swept(execute: Execute, engine: sa.Engine, slot: int
 
 def test_a_dangerous_job_does_nothing_by_default(execute: Execute, engine: sa.Engine, slot: int) -> None:
     with engine.begin() as connection:
-        holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF)
+        holds.place(
+            connection, slot_id=slot, service_id=world.offered(connection, slot), token="t", visitor="v", as_of=AS_OF
+        )
     assert execute("release_all_holds").success
     with engine.connect() as connection:
         typed = world.typed(connection, Press("prova di un comando pericoloso", "LIBERA 1"))
@@ -199,7 +208,9 @@ def test_what_destroys_never_works_in_the_future(
     execute: Execute, engine: sa.Engine, slot: int, job: str, config: dict[str, object]
 ) -> None:
     with engine.begin() as connection:
-        holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF)
+        holds.place(
+            connection, slot_id=slot, service_id=world.offered(connection, slot), token="t", visitor="v", as_of=AS_OF
+        )
     later = now(timedelta(days=3650))
     assert execute(job, **{**config, "as_of": later, "preview": True}).success
     assert not execute(job, **{**config, "as_of": later}).success
@@ -218,7 +229,14 @@ def test_looking_at_a_dangerous_button_is_recorded_as_a_preview(execute: Execute
 
 def test_who_gave_their_word_is_in_the_audit_trail(execute: Execute, engine: sa.Engine, slot: int) -> None:
     with engine.begin() as connection:
-        placed = holds.place(connection, slot_id=slot, token="t", visitor="v", as_of=AS_OF - timedelta(minutes=9))
+        placed = holds.place(
+            connection,
+            slot_id=slot,
+            service_id=world.offered(connection, slot),
+            token="t",
+            visitor="v",
+            as_of=AS_OF - timedelta(minutes=9),
+        )
         confirming.begin_confirming(connection, token="t", as_of=AS_OF - timedelta(minutes=5))
     assert execute("release_expired_holds", unpaid=[placed.hold_id], person="manager:anna@example.org").success
     with engine.connect() as connection:

@@ -188,7 +188,14 @@ def test_an_expired_booking_whose_slot_was_taken_is_offered_others(engine: sa.En
         slot = connection.scalar(sa.text("SELECT slot_id FROM appointment WHERE id = :id"), {"id": booking})
     bookings.expire_unverified(engine, AS_OF)
     with engine.begin() as connection:
-        assert holds.place(connection, slot_id=slot or 0, token="t", visitor="v", as_of=AS_OF).done
+        assert holds.place(
+            connection,
+            slot_id=slot or 0,
+            service_id=world.offered(connection, slot or 0),
+            token="t",
+            visitor="v",
+            as_of=AS_OF,
+        ).done
     with engine.begin() as connection:
         reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
     assert (reply.answer, reply.alternatives) == (Answer.TAKEN, (near, far))
@@ -365,7 +372,14 @@ def test_a_wrong_expiry_is_undone_where_the_slot_is_still_free(engine: sa.Engine
     plan = bookings.expire_unverified(engine, AS_OF).plan_id
     assert plan is not None
     with engine.begin() as connection:
-        holds.place(connection, slot_id=slot or 0, token="t", visitor="v", as_of=AS_OF)
+        holds.place(
+            connection,
+            slot_id=slot or 0,
+            service_id=world.offered(connection, slot or 0),
+            token="t",
+            visitor="v",
+            as_of=AS_OF,
+        )
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna", reason="il gateway era fermo")
     assert (report.outcome, report.counts.updated, report.counts.skipped) == (Outcome.PARTIAL, 1, 1)

@@ -27,6 +27,8 @@ class Answer(StrEnum):
     NO_MORE_RENEWALS = "no_more_renewals"
     SLOT_CLOSED = "slot_closed"
     SERVICE_NOT_OFFERED = "service_not_offered"
+    ELSEWHERE = "elsewhere"
+    PAID_TOO_LATE = "paid_too_late"
     TOO_LATE_TO_VERIFY = "too_late_to_verify"
     NO_CONTACT = "no_contact"
     NO_LONGER_BOOKED = "no_longer_booked"
@@ -48,6 +50,9 @@ SENTENCES: Mapping[Answer, str] = {
     Answer.NO_MORE_RENEWALS: "Non è possibile avere altro tempo: completa la prenotazione entro la scadenza.",
     Answer.SLOT_CLOSED: "Nel frattempo l'agenda è stata chiusa in questo orario: scegline un altro.",
     Answer.SERVICE_NOT_OFFERED: "Questa prestazione non si può prenotare online in questo orario.",
+    Answer.ELSEWHERE: "A quell'ora hai già un altro appuntamento: scegli un altro orario o telefona in segreteria.",
+    Answer.PAID_TOO_LATE: "Abbiamo ricevuto il pagamento, ma nel frattempo l'orario è stato preso: la segreteria ti "
+    "contatta per un altro orario o per il rimborso.",
     Answer.TOO_LATE_TO_VERIFY: "Manca troppo poco alla visita per verificare i recapiti: telefona in segreteria.",
     Answer.NO_CONTACT: "Per prenotare serve un recapito da verificare: scrivi l'email o il numero di telefono.",
     Answer.NO_LONGER_BOOKED: "Questa prenotazione non è più in programma: è stata annullata, o i recapiti non sono "

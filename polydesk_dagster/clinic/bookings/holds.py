@@ -14,6 +14,9 @@ response is repaired by asking again.
 
 What keeps them exclusive: one seat row per unit of a slot's capacity, its primary key, and one order of locks, hold
 then slot then seat. Whoever gives or takes a seat holds the slot's row; whoever ends a hold holds the hold's row.
+A service that lasts longer than a slot takes the following ones too, all or none, under one hold. Whom and what it
+needs besides (the doctor wherever she works, a room, an instrument) stands in ``occupancy``, which the schema keeps in
+step with holds and bookings.
 
 Payment and confirmation are ``clinic.bookings.confirming``; what ends holds by itself is ``sweeping``, what ends them
 all ``releasing``.
@@ -25,6 +28,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,6 +50,8 @@ class Terms:
     verification_before_start: timedelta = timedelta(hours=1)
     """Verification ends this long before the start at the latest."""
     shortest_verification: timedelta = timedelta(minutes=10)
+    payment: timedelta = timedelta(minutes=20)
+    """How long a payment under way keeps its slots; the schema allows no more than 30 minutes."""
 
     def __post_init__(self) -> None:
         if not timedelta(minutes=5) <= self.lifetime <= timedelta(minutes=15):
@@ -54,9 +60,39 @@ class Terms:
             raise ValueError(f"un blocco non dura in tutto più di 30 minuti, non {self.longest}")
         if not 0 <= self.renewals <= 2:
             raise ValueError(f"un blocco si rinnova al più 2 volte, non {self.renewals}")
+        if not timedelta(minutes=2) < self.payment <= timedelta(minutes=30):
+            raise ValueError(f"un pagamento tiene l'orario al più 30 minuti, non {self.payment}")
 
 
 TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What the visitor chose, to be written when the hold is confirmed.
+
+    Without ``patient_id`` the booking is unverified: it keeps its seat until ``verification_expires_at``, and unless it
+    is paid it needs a contact to verify.
+    """
+
+    service_id: int
+    patient_id: int | None = None
+    contact_email: str | None = None
+    contact_phone: str | None = None
+    agreement_id: int | None = None
+    quoted_price: Decimal | None = None
+    paid: bool = False
+    """A paid booking stands whether or not its contacts are ever verified."""
+
+    def __post_init__(self) -> None:
+        for name in ("contact_email", "contact_phone"):
+            object.__setattr__(self, name, (getattr(self, name) or "").strip() or None)  # a blank is no contact
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether it stands, or somebody can make it stand."""
+        return self.patient_id is not None or self.paid or bool(self.contact_email or self.contact_phone)
+
 
 _ENDED = {
     "confirmed": Answer.CONFIRMED,
@@ -76,95 +112,129 @@ def hashed(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+OFFERS = """(v.id = a.service_id
+           OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id))"""
+"""SQL: the agenda ``a`` offers the service ``v``."""
+
 # One statement a request, so that a hold costs little more than the bare insert. A statement's snapshot is older than
-# the locks that it waits for: rows that it locks are re-read, and what it writes is tested against the newest row by
-# ON CONFLICT or by UPDATE. A unit that was lost that way leaves ``hold_id`` null although one seemed free; with the
-# slot's row now ours, looking once more is final. The two that every booking runs name their columns, so that
-# SQLAlchemy works out how to read a row once and not at every request.
-_PLACE = sa.text("""
+# the locks that it waits for, so what must be read after them is read by volatile functions of the schema: ``free_run``
+# for the units, ``in_the_way`` for whom and what the service needs besides. The two that every booking runs name their
+# columns, so that SQLAlchemy works out how to read a row once and not at every request.
+_PLACE = sa.text(f"""
     WITH visitor AS MATERIALIZED (
         SELECT held, known FROM holds_of_visitor(:visitor, :token, :as_of)
     ), wanted AS MATERIALIZED (
-        SELECT s.id, a.clinic_id, s.capacity, visitor.held, visitor.known,
-               s.state = 'free' AND a.online AND a.active AND c.active AS offered,
+        SELECT s.id, s.starts_at, a.id AS agenda_id, a.specialist_id, a.clinic_id, v.duration_minutes, visitor.held,
+               visitor.known, s.state = 'free' AND a.online AND a.active AND c.active AS offered,
+               coalesce(v.active AND v.deleted_at IS NULL AND v.bookable_online AND {OFFERS}, false) AS served,
                s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute' AS in_time,
                least(:as_of + :lifetime, s.starts_at) AS expires_at
         FROM visitor, slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
+        LEFT JOIN service v ON v.id = :service AND v.clinic_id = a.clinic_id
         WHERE s.id = :slot
-        FOR NO KEY UPDATE OF s
-    ), unit AS (
-        SELECT u.unit
-        FROM wanted CROSS JOIN LATERAL generate_series(1, wanted.capacity) AS u (unit)
-        LEFT JOIN seat ON seat.slot_id = :slot AND seat.unit = u.unit
-        WHERE wanted.offered AND wanted.in_time AND wanted.known IS NULL AND wanted.held < :per_visitor
-          AND (seat.unit IS NULL OR seat.held_until <= :as_of)
-        ORDER BY seat.unit IS NOT NULL, u.unit
-        LIMIT 1
+    ), run AS MATERIALIZED (
+        SELECT r.slot, r.unit, r.ends_at
+        FROM wanted CROSS JOIN LATERAL free_run(wanted.id, wanted.duration_minutes, :as_of) r
+        WHERE wanted.offered AND wanted.served AND wanted.in_time AND wanted.known IS NULL
+          AND wanted.held < :per_visitor
+    ), whole AS MATERIALIZED (
+        SELECT count(*) AS seats, max(ends_at) AS ends_at FROM run HAVING count(*) > 0
+    ), clear AS MATERIALIZED (
+        SELECT whole.seats, whole.ends_at,
+               in_the_way(wanted.agenda_id, wanted.specialist_id, :service, NULL,
+                          tstzrange(wanted.starts_at, whole.ends_at), :as_of) AS hindrance
+        FROM whole, wanted
+    ), numbered AS MATERIALIZED (
+        SELECT nextval('hold_id_seq') AS id FROM clear WHERE hindrance IS NULL
     ), seated AS (
         INSERT INTO seat (slot_id, unit, hold_id, held_until)
-        SELECT wanted.id, unit.unit, nextval('hold_id_seq'), wanted.expires_at FROM unit, wanted
-        ON CONFLICT (slot_id, unit) DO UPDATE SET hold_id = EXCLUDED.hold_id, held_until = EXCLUDED.held_until
+        SELECT run.slot, run.unit, numbered.id, wanted.expires_at FROM run, numbered, wanted
+        ON CONFLICT (slot_id, unit) DO UPDATE SET hold_id = EXCLUDED.hold_id, appointment_id = NULL,
+                                                  held_until = EXCLUDED.held_until
             WHERE seat.held_until <= :as_of
-        RETURNING hold_id
     ), placed AS (
-        INSERT INTO hold (id, clinic_id, slot_id, token_hash, visitor_hash, created_at, expires_at, last_activity_at)
-        SELECT seated.hold_id, wanted.clinic_id, wanted.id, :token, :visitor, :as_of, wanted.expires_at, :as_of
-        FROM seated, wanted
+        INSERT INTO hold (id, clinic_id, slot_id, service_id, ends_at, seats, token_hash, visitor_hash, created_at,
+                          expires_at, last_activity_at)
+        SELECT numbered.id, wanted.clinic_id, wanted.id, :service, clear.ends_at, clear.seats, :token, :visitor, :as_of,
+               wanted.expires_at, :as_of
+        FROM numbered, wanted, clear
         RETURNING id
     )
-    SELECT wanted.offered, wanted.in_time, wanted.held, wanted.known, wanted.expires_at, placed.id AS hold_id
+    SELECT wanted.offered, wanted.served, wanted.in_time, wanted.held, wanted.known, wanted.expires_at,
+           placed.id AS hold_id
     FROM wanted LEFT JOIN placed ON true""").columns(
-    *map(sa.column, ("offered", "in_time", "held", "known", "expires_at", "hold_id"))
+    *map(sa.column, ("offered", "served", "in_time", "held", "known", "expires_at", "hold_id"))
 )
 
-_KNOWN = sa.text("SELECT state, expires_at, appointment_id FROM hold WHERE id = :hold")
+_KNOWN = sa.text("""
+    SELECT h.state, h.expires_at, h.appointment_id,
+           EXISTS (SELECT FROM seat t JOIN slot s ON s.id = t.slot_id WHERE t.hold_id = h.id AND s.state <> 'free')
+               AS closed
+    FROM hold h WHERE h.id = :hold""")
 
 
 def place(
-    connection: sa.Connection, *, slot_id: int, token: str, visitor: str, as_of: datetime, terms: Terms = TERMS
+    connection: sa.Connection,
+    *,
+    slot_id: int,
+    service_id: int,
+    token: str,
+    visitor: str,
+    as_of: datetime,
+    terms: Terms = TERMS,
 ) -> Reply:
-    """Keep one unit of a slot for a visitor.
+    """Keep for a visitor the slots that a service takes from ``slot_id`` on: a unit of each, all or none, and with them
+    the doctor and what else the service needs.
 
     ``visitor`` is whatever tells one visitor from another (a session's id); it is stored as a hash. Placing again with
     a token that is known answers what became of that hold.
 
-    Answers: PLACED, FULL, TOO_MANY, TOO_SOON, NOT_OFFERED; for a known token its hold's state, or NO_LONGER_BOOKED.
+    Answers: PLACED, FULL, TOO_MANY, TOO_SOON, NOT_OFFERED, SERVICE_NOT_OFFERED; for a known token its hold's state,
+    SLOT_CLOSED or NO_LONGER_BOOKED.
     """
     wanted = {
         "slot": slot_id,
+        "service": service_id,
         "token": hashed(token),
         "visitor": hashed(visitor),
         "as_of": as_of,
         "lifetime": terms.lifetime,
         "per_visitor": terms.per_visitor,
     }
-    for _ in range(2):
-        row = connection.execute(_PLACE, wanted).one_or_none()
-        if row is None or (row.known is None and not row.offered):
-            return Reply(Answer.NOT_OFFERED)
-        if row.hold_id is not None:
-            return Reply(Answer.PLACED, row.hold_id, row.expires_at)
-        if row.known is not None:
-            hold = connection.execute(_KNOWN, {"hold": row.known}).one()
-            over = _over(connection, hold, as_of)
-            return Reply(over or Answer.PLACED, row.known, None if over else hold.expires_at, hold.appointment_id)
-        if not row.in_time:
-            return Reply(Answer.TOO_SOON)
-        if row.held >= terms.per_visitor:
-            return Reply(Answer.TOO_MANY)
-    return Reply(Answer.FULL)
+    row = connection.execute(_PLACE, wanted).one_or_none()
+    if row is None:
+        return Reply(Answer.NOT_OFFERED)
+    if row.hold_id is not None:
+        return Reply(Answer.PLACED, row.hold_id, row.expires_at)
+    if row.known is not None:
+        hold = connection.execute(_KNOWN, {"hold": row.known}).one()
+        over = _over(connection, hold, as_of) or (Answer.SLOT_CLOSED if hold.closed and hold.state == "live" else None)
+        return Reply(over or Answer.PLACED, row.known, None if over else hold.expires_at, hold.appointment_id)
+    if not row.offered:
+        return Reply(Answer.NOT_OFFERED)
+    if not row.served:
+        return Reply(Answer.SERVICE_NOT_OFFERED)
+    if not row.in_time:
+        return Reply(Answer.TOO_SOON)
+    return Reply(Answer.TOO_MANY if row.held >= terms.per_visitor else Answer.FULL)
 
 
-# The hold and its slot, locked, so that nobody ends the one or gives the other's seat away meanwhile; ``kept`` is the
-# one test of whether a hold still keeps its seat. A payment under way does not expire.
+# The hold and its slots, locked, so that nobody ends the one or gives the others' seats away meanwhile; ``kept`` is the
+# one test of whether a hold still keeps its seats.
 LOCKED = """
-    locked AS MATERIALIZED (
-        SELECT h.id, h.slot_id, h.state, h.created_at, h.expires_at, h.renewals, h.appointment_id,
-               s.agenda_id, s.starts_at, s.ends_at, s.state = 'free' AND s.starts_at > :as_of AS open,
-               h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of AS kept
+    found AS MATERIALIZED (
+        SELECT h.id, h.slot_id, h.service_id, h.state, h.created_at, h.expires_at, h.renewals, h.appointment_id,
+               h.seats, s.agenda_id, s.starts_at, coalesce(h.ends_at, s.ends_at) AS ends_at,
+               s.state = 'free' AND s.starts_at > :as_of AS begins_open,
+               h.state IN ('live', 'confirming') AND h.expires_at > :as_of AS in_force
         FROM hold h JOIN slot s ON s.id = h.slot_id
         WHERE h.token_hash = :token
         FOR NO KEY UPDATE OF h, s
+    ), locked AS MATERIALIZED (
+        SELECT found.*, in_force AND (seats = 1 OR seats_of_hold(id) = seats) AS kept,
+               begins_open AND (seats = 1 OR NOT EXISTS (SELECT FROM seat t JOIN slot s ON s.id = t.slot_id
+                                                         WHERE t.hold_id = found.id AND s.state <> 'free')) AS open
+        FROM found
     )"""
 
 
@@ -177,7 +247,7 @@ def _over(connection: sa.Connection, hold: sa.Row[Any], as_of: datetime) -> Answ
         return Answer.NO_LONGER_BOOKED
     if hold.state in _ENDED:
         return _ENDED[hold.state]
-    return Answer.EXPIRED if hold.state == "live" and hold.expires_at <= as_of else None
+    return Answer.EXPIRED if hold.expires_at <= as_of else None
 
 
 def ask(
@@ -200,12 +270,14 @@ _RENEW = sa.text(f"""
         WHERE seat.hold_id = locked.id AND locked.kept AND locked.state = 'live' AND locked.renewals < :renewals
           AND least(:as_of + :lifetime, locked.created_at + :longest, locked.starts_at) > locked.expires_at
         RETURNING seat.hold_id, seat.held_until
+    ), once AS (
+        SELECT DISTINCT hold_id, held_until FROM extended
     ), renewed AS (
-        UPDATE hold SET expires_at = extended.held_until, last_activity_at = :as_of, renewals = hold.renewals + 1
-        FROM extended WHERE hold.id = extended.hold_id
+        UPDATE hold SET expires_at = once.held_until, last_activity_at = :as_of, renewals = hold.renewals + 1
+        FROM once WHERE hold.id = once.hold_id
     )
-    SELECT locked.*, extended.held_until, EXISTS (SELECT FROM seat WHERE hold_id = locked.id) AS seated
-    FROM locked LEFT JOIN extended ON true""")
+    SELECT locked.*, once.held_until, EXISTS (SELECT FROM seat WHERE hold_id = locked.id) AS seated
+    FROM locked LEFT JOIN once ON true""")
 
 
 def renew(connection: sa.Connection, *, token: str, as_of: datetime, terms: Terms = TERMS) -> Reply:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import Kind, Scope, propose
 from polydesk_dagster.clinic.bookings.emergency import Press, press
-from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK
+from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
+from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK, STUCK
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Outcome, Reason, Report, Table
 
@@ -35,9 +36,10 @@ REVOKED_HOLD = Kind(
     carried={"what": "text"},
     volatile=True,
     # What has expired, or no longer has, since the plan was looked at would leave the wrong tombstone.
-    still="t.state = 'live' AND (r.state = 'expired') = (t.expires_at <= :as_of)",
+    still=f"(t.state = 'live' OR {STUCK}) AND (r.state = 'expired') = (t.expires_at <= :as_of)",
     after=(
         FREE_SEATS,
+        OPEN_UNANSWERED,
         "UPDATE hold SET ended_at = :as_of FROM {rows} r WHERE r.action = 'update' AND hold.id = r.id",
     ),
     final=NEVER_PUT_BACK,
@@ -45,16 +47,20 @@ REVOKED_HOLD = Kind(
     expires=timedelta(minutes=5),
 )
 
+# A payment that has only just begun is left to end by itself; one of which nobody has heard since goes with the rest.
 _ALL_HOLDS = f"""
-    SELECT CASE t.state WHEN 'live' THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
-           CASE WHEN t.state = 'confirming' THEN 'pagamento in corso: non si tocca'
+    SELECT CASE WHEN t.state = 'live' OR {STUCK} THEN 'update' ELSE 'conflict' END AS action,
+           CAST(NULL AS text) AS finding,
+           CASE WHEN {STUCK}
+                THEN 'pagamento senza risposta' || coalesce(' (riferimento ' || t.payment_reference || ')', '')
+                WHEN t.state = 'confirming' THEN 'pagamento in corso: non si tocca'
                 WHEN t.expires_at <= :as_of THEN 'scaduto'
                 ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0)
                                        AS integer) || ' secondi fa' END AS reason,
            t.id,
-           CASE WHEN t.state = 'confirming' THEN t.state WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END
-               AS state,
-           CASE WHEN t.state = 'live' THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
+           CASE WHEN t.state = 'confirming' AND NOT ({STUCK}) THEN t.state
+                WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state,
+           CASE WHEN t.state = 'live' OR {STUCK} THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
 """
 
 _EXPOSURE = sa.text("""
@@ -65,7 +71,7 @@ _EXPOSURE = sa.text("""
            count(*) FILTER (WHERE h.state = 'live' AND h.expires_at > :as_of
                               AND (SELECT count(*) FROM seat
                                    WHERE seat.slot_id = h.slot_id
-                                     AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) >= s.capacity)
+                                     AND coalesce(seat.held_until > :as_of, true)) >= s.capacity)
                AS exposed
     FROM hold h JOIN clinic c ON c.id = h.clinic_id JOIN slot s ON s.id = h.slot_id
     WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)
@@ -77,8 +83,9 @@ def release_all(
 ) -> Report:
     """Take every hold away behind the gate of :mod:`clinic.bookings.emergency`, in the caller's transaction.
 
-    Holds whose payment is under way are refused. The others become tombstones: who confirms late is told that the
-    slot is no longer reserved, so nothing can be overbooked.
+    A payment that has just begun is left alone; one of which nobody has heard since goes too, and is an open case for
+    the desk. All become tombstones: who confirms late is told that the slot is no longer reserved, so nothing can be
+    overbooked.
 
     Raises:
         PermanentError: for an unknown clinic.

@@ -1,4 +1,4 @@
-"""The sweeper: it tidies the holds whose time has passed and lists the payments that nobody has heard of since."""
+"""The sweeper: it tidies the holds whose time has passed and gives a person the payments of which nobody has heard."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import Kind, Scope, propose
+from polydesk_dagster.changes import Kind, Plan, Scope, propose
 from polydesk_dagster.changes.apply import named
+from polydesk_dagster.clinic.bookings import payments
+from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
 from polydesk_dagster.clinic.clinics import clinic_id
-from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.outcome import Outcome, Reason, Report, done
 
 PAYMENT_GRACE = timedelta(minutes=2)
-"""After this, a hold whose payment is still under way needs a person's look; it is never taken away by itself."""
+"""After this, a hold whose payment is still under way needs a person's look; it keeps its slots for the time that its
+terms give a payment."""
 
 # What an operator reads for a hold: a visitor is nobody's name, so the slot names it.
 NAMED = """
@@ -27,8 +30,8 @@ FREE_SEATS = "DELETE FROM seat WHERE hold_id IN (SELECT id FROM {rows} r WHERE r
 
 _GRACE = f"interval '{PAYMENT_GRACE.total_seconds():g} seconds'"
 
-_PAST = "t.state = 'live' AND t.expires_at <= :as_of"
-_STUCK = f"t.state = 'confirming' AND t.confirming_since <= :as_of - {_GRACE}"
+_PAST = "t.state IN ('live', 'confirming') AND t.expires_at <= :as_of"
+STUCK = f"t.state = 'confirming' AND t.confirming_since <= :as_of - {_GRACE}"
 _UNPAID = "t.id = ANY(CAST(:unpaid AS bigint[]))"
 
 NEVER_PUT_BACK = "un orario liberato non torna a chi lo aveva, che deve sceglierlo di nuovo"
@@ -41,27 +44,30 @@ EXPIRED_HOLD = Kind(
     owned=("state", "ended_at"),
     carried={"what": "text"},
     volatile=True,
-    still=f"({_PAST} OR {_STUCK} AND {_UNPAID})",
-    after=(FREE_SEATS,),
+    still=f"({_PAST} OR {STUCK} AND {_UNPAID})",
+    after=(FREE_SEATS, OPEN_UNANSWERED),
     final=NEVER_PUT_BACK,
     expires=timedelta(minutes=2),
 )
 
 _EXPIRED_HOLDS = f"""
-    SELECT CASE WHEN t.state = 'live' OR {_UNPAID} THEN 'update' ELSE 'conflict' END AS action,
-           CAST(NULL AS text) AS finding,
-           CASE WHEN t.state = 'live' THEN 'scaduto'
-                WHEN {_UNPAID} THEN 'pagamento verificato: non riuscito'
-                ELSE 'blocco ' || t.id || ': pagamento in corso da '
+    SELECT CASE WHEN over OR {_UNPAID} THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
+           CASE WHEN {_UNPAID} THEN 'pagamento verificato: non riuscito'
+                WHEN NOT over THEN 'blocco ' || t.id || ': pagamento in corso da '
                      || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since) / 60 AS integer)
-                     || ' minuti, controlla se è riuscito' END AS reason,
+                     || ' minuti' || coalesce(' (riferimento ' || t.payment_reference || ')', '')
+                     || ', controlla se è riuscito'
+                WHEN t.state = 'confirming' THEN 'blocco ' || t.id || ': pagamento senza risposta'
+                     || coalesce(' (riferimento ' || t.payment_reference || ')', '')
+                     || ', orario liberato: controlla se è riuscito'
+                ELSE 'scaduto' END AS reason,
            t.id,
-           CASE WHEN t.state = 'live' THEN 'expired' WHEN {_UNPAID} THEN 'released' ELSE t.state END AS state,
-           CASE WHEN t.state = 'live' OR {_UNPAID} THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
-      AND ({_PAST} OR {_STUCK})
-"""
+           CASE WHEN {_UNPAID} THEN 'released' WHEN over THEN 'expired' ELSE t.state END AS state,
+           CASE WHEN over OR {_UNPAID} THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
+      AND ({_PAST} OR {STUCK})
+""".replace("over", "(t.expires_at <= :as_of)")
 
-_DUE = sa.text(f"SELECT EXISTS (SELECT FROM hold t WHERE {_PAST}) OR EXISTS (SELECT FROM hold t WHERE {_STUCK})")
+_DUE = sa.text(f"SELECT EXISTS (SELECT FROM hold t WHERE {_PAST}) OR EXISTS (SELECT FROM hold t WHERE {STUCK})")
 
 
 def nothing_expired(connection: sa.Connection, as_of: datetime) -> str | None:
@@ -80,7 +86,7 @@ _NOT_UNPAID = sa.text(f"""
     LEFT JOIN hold t ON t.id = CAST(CASE WHEN n.id BETWEEN 1 AND {2**63 - 1} THEN n.id END AS bigint)
                     AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)
     LEFT JOIN clinic c ON c.id = t.clinic_id
-    WHERE ({_STUCK}) IS NOT TRUE
+    WHERE ({STUCK}) IS NOT TRUE
     ORDER BY n.id""")
 
 
@@ -106,8 +112,9 @@ def release_expired(
     """Tidy the holds whose time has passed, as a volatile plan in the caller's transaction.
 
     A payment that has been under way for longer than ``PAYMENT_GRACE`` is listed for a person, one reason a hold, and
-    left alone, unless ``unpaid`` names its hold: a person has looked and the payment did not go through. Refused, with
-    nothing written, when ``unpaid`` names a hold that is no such payment.
+    left alone while its time lasts, unless ``unpaid`` names its hold: a person has looked and the payment did not go
+    through. One whose time is over loses its slots and is an open case. The run that first lists a payment is partial;
+    later ones count it as waiting. Refused, with nothing written, when ``unpaid`` names a hold that is no such payment.
 
     Raises:
         PermanentError: for an unknown clinic.
@@ -122,9 +129,28 @@ def release_expired(
     if refusal is not None:
         return refusal
     plan = propose(connection, EXPIRED_HOLD, scope, _EXPIRED_HOLDS, as_of=as_of)
-    stuck = tuple(named(connection, plan, EXPIRED_HOLD, "payment_stuck", "r.action = 'conflict'", "r.reason"))
+    unsure = "r.action = 'conflict' OR r.state = 'expired' AND r.was_state = 'confirming'"
+    stuck = tuple(named(connection, plan, EXPIRED_HOLD, "payment_stuck", unsure, "r.reason"))
     shown = replace(changes.preview(connection, plan, EXPIRED_HOLD), reasons=stuck)
     if preview:
         return shown
+    before = payments.waiting(connection, scope.clinic_id)
     report = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
-    return replace(report, reasons=(*report.reasons, *shown.reasons), tables=shown.tables)
+    listed, still = _list(connection, plan, as_of) if plan.rows_kept else (0, 0)
+    cases = payments.waiting(connection, scope.clinic_id)
+    new, waiting = cases - before + listed, cases + still
+    counts = replace(report.counts, skipped=report.counts.skipped - still, waiting=waiting)
+    outcome = report.outcome if report.outcome is Outcome.REFUSED else done(counts, set_aside=new)
+    return replace(
+        report, outcome=outcome, counts=counts, reasons=(*report.reasons, *shown.reasons), tables=shown.tables
+    )
+
+
+def _list(connection: sa.Connection, plan: Plan, as_of: datetime) -> tuple[int, int]:
+    """Of the payments under way that the plan lists for a person: how many none has listed before, and how many."""
+    new = connection.execute(
+        sa.text(f"""UPDATE hold SET listed_at = :as_of FROM {plan.rows} r
+                    WHERE r.action = 'conflict' AND hold.id = r.id AND hold.listed_at IS NULL"""),
+        {"as_of": as_of},
+    ).rowcount
+    return new, plan.tally.get("conflict", 0)

@@ -1,6 +1,7 @@
 """Online bookings that nobody has verified yet: they keep a seat for a while, then it is free again.
 
-Two stages. At its deadline an unverified booking expires: the seat is free, the row stays. Seven days later the row is
+Two stages. At its deadline an unverified booking expires: in every read its seat is free, and whoever takes it ends the
+booking; the service only tidies. The row stays. Seven days later the row is
 deleted by the clean-up (``clinic.upkeep.retention``). In between it can be brought back while the slot has a free
 unit, by the patient (:func:`verify`) or by the desk (:func:`restore`): "but I booked!".
 """
@@ -66,23 +67,19 @@ _LOCK_SLOTS = """
                                            WHERE r.action = 'update')
     ORDER BY s.id FOR NO KEY UPDATE"""
 
+# As long as the booking was; whom and what it needs must be free as well.
+_MINUTES = "CAST(extract(epoch FROM a.ends_at - a.starts_at) / 60 AS integer)"
+
+_CLEAR = """in_the_way(a.agenda_id, a.specialist_id, a.service_id, {patient}, tstzrange(a.starts_at, a.ends_at), :as_of,
+                       NULL, a.id) IS NULL"""
+
 _TAKE_SEATS = f"""
-    WITH back AS (
-        SELECT a.id, a.slot_id, row_number() OVER (PARTITION BY a.slot_id ORDER BY a.id) AS turn
-        FROM {{rows}} r JOIN appointment a ON a.id = r.id JOIN slot s ON s.id = a.slot_id AND s.state = 'free'
-        WHERE r.action = 'update' AND a.status = 'expired' AND a.starts_at > :as_of AND {_STILL_OFFERED}
-    ), unit AS (
-        SELECT s.id AS slot_id, u.unit,
-               row_number() OVER (PARTITION BY s.id ORDER BY seat.unit IS NOT NULL, u.unit) AS turn
-        FROM slot s CROSS JOIN LATERAL generate_series(1, s.capacity) AS u (unit)
-        LEFT JOIN seat ON seat.slot_id = s.id AND seat.unit = u.unit
-        WHERE s.id IN (SELECT slot_id FROM back) AND (seat.unit IS NULL OR seat.held_until <= :as_of)
-    )
-    INSERT INTO seat (slot_id, unit, appointment_id)
-    SELECT back.slot_id, unit.unit, back.id FROM back JOIN unit USING (slot_id, turn)
-    ON CONFLICT (slot_id, unit) DO UPDATE
-        SET appointment_id = EXCLUDED.appointment_id, hold_id = NULL, held_until = NULL
-        WHERE seat.held_until <= :as_of"""
+    SELECT seat_booking(back.id, back.slot_id, back.lasts, :as_of)
+    FROM (SELECT a.id, a.slot_id, {_MINUTES} AS lasts
+          FROM {{rows}} r JOIN appointment a ON a.id = r.id JOIN slot s ON s.id = a.slot_id AND s.state = 'free'
+          WHERE r.action = 'update' AND a.status = 'expired' AND a.starts_at > :as_of AND {_STILL_OFFERED}
+            AND {_CLEAR.format(patient="a.patient_id")}
+          ORDER BY a.id) back"""
 
 _LEAVE_THE_REST = """
     INSERT INTO plan_skip (plan_id, ordinal, reason)
@@ -271,7 +268,9 @@ def restore(connection: sa.Connection, *, appointment_id: int, patient_id: int, 
 
 
 _LOCK_BOOKING = sa.text("""
-    SELECT id, status, starts_at, slot_id, agenda_id, service_id FROM appointment WHERE id = :id FOR NO KEY UPDATE""")
+    SELECT id, CASE WHEN verify_by(a) <= :as_of THEN 'expired' ELSE status END AS status, starts_at, slot_id, agenda_id,
+           service_id
+    FROM appointment a WHERE id = :id FOR NO KEY UPDATE""")
 
 _LOCK_SLOT = sa.text("SELECT FROM slot WHERE id = :slot FOR NO KEY UPDATE")
 
@@ -283,18 +282,10 @@ _OFFERED = sa.text(f"""
                              AND (SELECT v.bookable_online FROM service v WHERE v.id = a.service_id))
     FROM appointment a JOIN slot s ON s.id = a.slot_id WHERE a.id = :appointment""")
 
-_RESEAT = sa.text("""
-    INSERT INTO seat (slot_id, unit, appointment_id)
-    SELECT s.id, u.unit, :appointment
-    FROM slot s CROSS JOIN LATERAL generate_series(1, s.capacity) AS u (unit)
-    LEFT JOIN seat ON seat.slot_id = s.id AND seat.unit = u.unit
-    WHERE s.id = :slot AND s.state = 'free' AND (seat.unit IS NULL OR seat.held_until <= :as_of)
-    ORDER BY seat.unit IS NOT NULL, u.unit
-    LIMIT 1
-    ON CONFLICT (slot_id, unit) DO UPDATE
-        SET appointment_id = EXCLUDED.appointment_id, hold_id = NULL, held_until = NULL
-        WHERE seat.held_until <= :as_of
-    RETURNING unit""")
+_RESEAT = sa.text(f"""
+    SELECT CASE WHEN {_CLEAR.format(patient="CAST(:patient AS bigint)")}
+                THEN seat_booking(a.id, a.slot_id, {_MINUTES}, :as_of) END
+    FROM appointment a WHERE a.id = :appointment""")
 
 _STAND = sa.text("""
     UPDATE appointment
@@ -312,7 +303,7 @@ _ALTERNATIVES = sa.text(f"""
                       WHERE p.id = a.specialist_id AND (NOT p.active OR p.deleted_at IS NOT NULL))
       AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'
       AND (SELECT count(*) FROM seat
-           WHERE seat.slot_id = s.id AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of)) < s.capacity
+           WHERE seat.slot_id = s.id AND coalesce(seat.held_until > :as_of, true)) < s.capacity
     ORDER BY abs(extract(epoch FROM s.starts_at - CAST(:starts_at AS timestamptz))), s.starts_at
     LIMIT 3""")
 
@@ -320,7 +311,7 @@ _ALTERNATIVES = sa.text(f"""
 def _bring_back(
     connection: sa.Connection, appointment_id: int, patient_id: int, as_of: datetime, *, by_staff: bool
 ) -> Reply:
-    booking = connection.execute(_LOCK_BOOKING, {"id": appointment_id}).one_or_none()
+    booking = connection.execute(_LOCK_BOOKING, {"id": appointment_id, "as_of": as_of}).one_or_none()
     if booking is None or booking.status == "cancelled":
         return Reply(Answer.GONE)
     if booking.status not in {"unverified", "expired"}:
@@ -329,11 +320,17 @@ def _bring_back(
         return Reply(Answer.TOO_LATE)
     if booking.status == "expired":
         # The slot's row is where all who want a seat queue up; only then is the seats' newest state read.
-        asked = {"slot": booking.slot_id, "appointment": appointment_id, "as_of": as_of, "by_staff": by_staff}
+        asked = {
+            "slot": booking.slot_id,
+            "appointment": appointment_id,
+            "patient": patient_id,
+            "as_of": as_of,
+            "by_staff": by_staff,
+        }
         for lock in (_LOCK_SLOT, *_LOCK_WHAT_IT_BOOKS):
             connection.execute(lock, asked)
         offered = connection.scalar(_OFFERED, asked)
-        if not offered or connection.execute(_RESEAT, asked).one_or_none() is None:
+        if not offered or connection.scalar(_RESEAT, asked) is None:
             wanted = {**booking._mapping, "as_of": as_of}
             answer = Answer.TAKEN if offered else Answer.CLOSED
             return Reply(answer, tuple(connection.scalars(_ALTERNATIVES, wanted)))

@@ -29,7 +29,7 @@ LOCK_PRESENT = """
 def taken(alias: str) -> str:
     """SQL: how many seats of a slot have a booking or a live hold."""
     return f"""(SELECT count(*) FROM seat WHERE seat.slot_id = {alias}.id
-                AND (seat.appointment_id IS NOT NULL OR seat.held_until > :as_of))"""
+                AND coalesce(seat.held_until > :as_of, true))"""
 
 
 PRESENT = f"""

@@ -94,9 +94,8 @@ OVERLAPPING = f"""s.agenda_id = b.agenda_id AND {WANTS_SEAT} AND s.starts_at < b
               AND s.starts_at > b.starts_at - interval '8 hours' AND s.ends_at > b.starts_at"""
 
 EXPIRED_HOLDS = f"""
-DELETE FROM seat USING booking b, slot s, hold h
-WHERE {OVERLAPPING} AND seat.slot_id = s.id AND seat.held_until <= :as_of
-  AND h.id = seat.hold_id AND h.state = 'live'"""
+DELETE FROM seat USING booking b, slot s
+WHERE {OVERLAPPING} AND seat.slot_id = s.id AND seat.held_until <= :as_of"""
 
 RETIRE_IN_THE_WAY = f"""
 UPDATE slot s SET state = 'retired' FROM booking b
