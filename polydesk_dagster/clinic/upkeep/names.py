@@ -24,7 +24,8 @@ _POINTED_TITLES = {"avv", "ing", "sig", "sigra", "signa", "rag", "geom", "arch",
 
 _PARTICLES = {
     *("de", "di", "da", "d", "del", "dello", "della", "dell", "dei", "degli", "delle", "dal", "dallo", "dalla"),
-    *("dall", "dai", "dagli", "dalle", "lo", "la", "li", "le", "von", "van", "zu"),
+    *("dall", "dai", "dagli", "dalle", "lo", "la", "li", "le", "von", "van", "zu", "der", "den"),
+    *("zur", "zum", "vom", "ter", "ten"),
 }
 
 _WITHOUT_DECOMPOSITION = str.maketrans(
@@ -33,6 +34,7 @@ _WITHOUT_DECOMPOSITION = str.maketrans(
 
 _APOSTROPHES = re.compile(r"['’‘`´ʼ′]")
 _TITLE = re.compile(r"^\s*([^\W\d_]++(?:\.\s?(?:ssa|ra)\b)?)(\.?)[\s\-]*(?=.*\w)", re.IGNORECASE)
+_TITLE_BEHIND = re.compile(r"(?<=\w)[\s,.\-]*?[\s,]\s*([^\W\d_]++(?:\.\s?(?:ssa|ra)\b)?)(\.?)[\s,]*$", re.IGNORECASE)
 _GAP = "  "
 """Between surname and first name: lower than any letter after one blank, so ROSSI comes before ROSSI BIANCHI."""
 
@@ -45,14 +47,17 @@ def fold(text: str) -> str:
 
 
 def without_titles(name: str) -> str:
-    """The name without the titles before it; a name that is nothing but a title stays."""
-    while match := _TITLE.match(name):
-        word, point = match.groups()
-        title = re.sub(r"[.\s]", "", word).lower()
-        if title not in _PLAIN_TITLES and not ((point or "." in word) and title in _POINTED_TITLES):
-            break
+    """The name without the titles before and behind it; a name that is nothing but a title stays."""
+    while (match := _TITLE.match(name)) and _is_title(*match.groups()):
         name = name[match.end() :]
+    while (match := _TITLE_BEHIND.search(name)) and _is_title(*match.groups()):
+        name = name[: match.start()]
     return name.strip()
+
+
+def _is_title(word: str, point: str) -> bool:
+    title = re.sub(r"[.\s]", "", word).lower()
+    return title in _PLAIN_TITLES or (bool(point or "." in word) and title in _POINTED_TITLES)
 
 
 def sort_name(last_name: str, first_name: str) -> str:
