@@ -42,7 +42,8 @@ HOT_SLOTS = 6
 # Bookings and live holds counted from their own tables, not from the seats and the occupancy that they take.
 TAKING = """
     SELECT 'booking' AS what, a.id, a.agenda_id, a.patient_id, a.service_id, a.starts_at, a.ends_at
-    FROM appointment a WHERE a.status IN ('unverified', 'booked', 'accepted')
+    FROM appointment a
+    WHERE a.status IN ('unverified', 'booked', 'accepted') AND coalesce(verify_by(a) > :as_of, true)
     UNION ALL
     SELECT 'hold', h.id, s.agenda_id, NULL, h.service_id, s.starts_at, h.ends_at
     FROM hold h JOIN slot s ON s.id = h.slot_id
