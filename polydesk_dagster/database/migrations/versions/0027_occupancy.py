@@ -1,12 +1,12 @@
 """A booking takes as many slots as its service lasts, and whoever it needs is in one place at a time.
 
-Revision ID: 0024
+Revision ID: 0027
 """
 
 from alembic import op
 
-revision = "0024"
-down_revision = "0022"
+revision = "0027"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 
