@@ -47,7 +47,7 @@ TAKING = """
     UNION ALL
     SELECT 'hold', h.id, s.agenda_id, NULL, h.service_id, s.starts_at, h.ends_at
     FROM hold h JOIN slot s ON s.id = h.slot_id
-    WHERE h.state = 'confirming' OR h.state = 'live' AND h.expires_at > :as_of"""
+    WHERE h.state IN ('live', 'confirming') AND h.expires_at > :as_of"""
 
 OVERBOOKED = sa.text(f"""
     SELECT s.id, s.capacity, count(*) AS taken
@@ -354,7 +354,7 @@ def _everybody_was_told_the_truth(engine: sa.Engine, told: list[Told]) -> None:
         Answer.NO_LONGER_BOOKED: {"confirmed"},
         Answer.RELEASED: {"released"},
         Answer.REVOKED: {"revoked"},
-        Answer.EXPIRED: {"expired", "live"},
+        Answer.EXPIRED: {"expired", "live", "confirming"},
     }
     for token, what, appointment, asked_at in told:
         hold = ended[holds.hashed(token)]
