@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 from polydesk_dagster.told import teller
+from polydesk_dagster.values import Duration
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -63,8 +64,8 @@ def test_release_all_shows_who_would_lose_what(engine: sa.Engine, practice: worl
     place(engine, practice, "ada", "bice", "cleo")
     with engine.begin() as connection:
         confirming.begin_confirming(connection, token="token cleo", as_of=AS_OF)
-    report = press(engine, Press(), after=3 * MINUTE)
-    assert report.tables[0].rows == (("BO01", 2, 0, 1, 180, 2),)
+    report = press(engine, Press(), after=MINUTE)
+    assert report.tables[0].rows == (("BO01", 2, 0, 1, Duration(60), 2),)
     todo = report.figures[WHAT_TO_DO]
     assert isinstance(todo, Reason)
     assert re.fullmatch("LIBERA 2 [a-z]{6}", str(todo.values["phrase"]))
@@ -290,7 +291,7 @@ def test_the_seat_of_an_expired_hold_exposes_nobody(engine: sa.Engine, practice:
                 connection, slot_id=slot, service_id=world.offered(connection, slot), token=who, visitor=who, as_of=at
             )
     report = press(engine, Press(), after=11 * MINUTE)
-    assert report.figures["Visitatori che potrebbero perdere l'ultimo posto"] == 0
+    assert report.figures["visitors_who_may_lose"] == 0
 
 
 def test_an_empty_plan_asks_for_no_phrase(engine: sa.Engine, practice: world.Practice) -> None:
@@ -386,7 +387,7 @@ def test_a_deleted_service_comes_back_whole_but_not_online(engine: sa.Engine, pr
         )
         delete_service(connection, practice.service)
     shown = recover(engine, Press(), preview=True)
-    assert [table.title for table in shown.tables] == ["Recuperabili", "In conflitto", "Non recuperabili"]
+    assert [table.key for table in shown.tables] == ["restorable_services", "conflicting_services", "lost_services"]
     assert [len(table.rows) for table in shown.tables] == [1, 0, 0]
     report = recover(engine, Press("eliminata per errore ieri", "RECUPERA 1"))
     assert (report.outcome, report.counts.updated) == (Outcome.OK, 1)

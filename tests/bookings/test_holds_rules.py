@@ -13,6 +13,7 @@ from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.bookings.holds import Terms
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -355,7 +356,11 @@ def test_what_is_left_alone_is_shown_as_it_is(connection: sa.Connection, practic
 
 @pytest.mark.parametrize(
     ("payments", "said"),
-    [(0, []), (1, ["1 pagamento in corso: non toccato"]), (2, ["2 pagamenti in corso: non toccati"])],
+    [
+        (0, []),
+        (1, ["1 pagamento appena iniziato: lasciato stare"]),
+        (2, ["2 pagamenti appena iniziati: lasciati stare"]),
+    ],
 )
 def test_release_all_says_how_many_payments_it_left_alone(
     connection: sa.Connection, practice: world.Practice, payments: int, said: list[str]
@@ -369,7 +374,7 @@ def test_release_all_says_how_many_payments_it_left_alone(
     typed = world.typed(connection, Press("prova dei pagamenti", "LIBERA 1"))
     report = releasing.release_all(connection, AS_OF, typed)
     assert (report.outcome, report.counts.updated) == (Outcome.OK, 1)
-    assert [reason.message for reason in report.reasons] == said
+    assert [teller("it").reason(reason) for reason in report.reasons] == said
 
 
 def test_only_hashes_are_stored(connection: sa.Connection, slot: int) -> None:

@@ -90,7 +90,7 @@ def test_the_emergency_reaches_payments_that_are_stuck_and_keeps_them_as_cases(
     begin(connection, "bice", AS_OF + 9 * MINUTE)
     at = AS_OF + 10 * MINUTE
     releasing.release_all(connection, at, Press(), preview=True)
-    report = releasing.release_all(connection, at, Press(WHY, "LIBERA 1"))
+    report = releasing.release_all(connection, at, world.typed(connection, Press(WHY, "LIBERA 1"), None))
     assert report.counts.updated == 1, "the one that has only just begun stays"
     assert cases(connection) == [("unanswered", None)]
     assert place(connection, slot, "cleo", at).answer is Answer.PLACED

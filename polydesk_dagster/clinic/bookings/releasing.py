@@ -13,6 +13,7 @@ from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
 from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK, STUCK
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Outcome, Reason, Report, Table
+from polydesk_dagster.values import Duration
 
 
 def _payments_left_alone(connection: sa.Connection, rows: str, _as_of: datetime) -> Report | None:
@@ -23,8 +24,7 @@ def _payments_left_alone(connection: sa.Connection, rows: str, _as_of: datetime)
     )
     if not number:
         return None
-    said = "1 pagamento in corso: non toccato" if number == 1 else f"{number} pagamenti in corso: non toccati"
-    return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("payments_under_way", said, count=number),))
+    return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("payments_under_way", count=number),))
 
 
 REVOKED_HOLD = Kind(
@@ -103,8 +103,8 @@ def release_all(
     if not (preview or given.looks_only):
         return report
     rows = connection.execute(_EXPOSURE, {"as_of": as_of, "clinic_id": scope.clinic_id}).all()
-    columns = ("Clinica", "Attivi", "Scaduti", "In pagamento", "Secondi dall'ultima attività", "Di orari pieni")
-    exposure = Table("Chi sta prenotando adesso", columns, tuple(tuple(row) for row in rows), len(rows))
-    losing = sum(row.exposed for row in rows)
-    figures = {**report.figures, "Visitatori che potrebbero perdere l'ultimo posto": losing}
+    cells = tuple((*row[:4], Duration(row.quiet_seconds), row.exposed) for row in rows)
+    columns = ("clinic", "holds_live", "holds_expired", "holds_confirming", "quiet_for", "holds_exposed")
+    exposure = Table("who_is_booking", columns, cells, len(rows))
+    figures = {**report.figures, "visitors_who_may_lose": sum(row.exposed for row in rows)}
     return replace(report, figures=figures, tables=(exposure, *report.tables))

@@ -130,11 +130,8 @@ _DELETED = f"""
         ) d
     ) listed"""
 
-_LISTS = {
-    "restorable": "Recuperabili",
-    "conflict": "In conflitto",
-    "lost": "Non recuperabili",
-}
+_LISTS = {"restorable": "restorable_services", "conflict": "conflicting_services", "lost": "lost_services"}
+"""The table of each list."""
 
 
 def recover(
@@ -171,7 +168,7 @@ def recover(
 def _three_lists(connection: sa.Connection, plan: Plan) -> tuple[Table, ...]:
     rows = connection.execute(sa.text(f"SELECT list, what, reason FROM {plan.rows} ORDER BY what")).all()
     tables = []
-    for key, title in _LISTS.items():
-        cells = tuple((row.what, row.reason) for row in rows if row.list == key)
-        tables.append(Table(title, ("Prestazione", "Perché"), cells, len(cells)))
+    for which, key in _LISTS.items():
+        cells = tuple((row.what, row.reason) for row in rows if row.list == which)
+        tables.append(Table(key, ("treatment", "why"), cells, len(cells)))
     return tuple(tables)
