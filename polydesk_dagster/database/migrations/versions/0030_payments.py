@@ -1,12 +1,12 @@
 """Nothing keeps a slot without end: a payment under way has a cap, and a booking to be verified its deadline.
 
-Revision ID: 0029
+Revision ID: 0030
 """
 
 from alembic import op
 
-revision = "0029"
-down_revision = "0028"
+revision = "0030"
+down_revision = "0029"
 branch_labels = None
 depends_on = None
 

@@ -1,12 +1,12 @@
 """A booking takes as many slots as its service lasts, and whoever it needs is in one place at a time.
 
-Revision ID: 0028
+Revision ID: 0029
 """
 
 from alembic import op
 
-revision = "0028"
-down_revision = "0027"
+revision = "0029"
+down_revision = "0028"
 branch_labels = None
 depends_on = None
 
