@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "report:report",
     "clinics": "clinics:clinics",
     "integration": "clinics:integration",
+    "closures": "closures:app",
     "patients": "patients:app",
     "messages": "messages:app",
     "events": "events:app",

@@ -14,6 +14,7 @@ WHERE = {
     "cleanup": "polydesk_dagster.clinic.upkeep.retention:CLEANUP",
     "deleted_service": "polydesk_dagster.clinic.upkeep.recovery:DELETED_SERVICE",
     "slot": "polydesk_dagster.clinic.calendar.slot_plan:SLOT",
+    "desk_closure": "polydesk_dagster.clinic.calendar.desk_closures:DESK_CLOSURE",
     "closure": "polydesk_dagster.clinic.calendar.closures:CLOSURE",
     "municipality": "polydesk_dagster.sources.kinds.municipalities:MUNICIPALITY",
     "service": "polydesk_dagster.sources.kinds.services:SERVICE",

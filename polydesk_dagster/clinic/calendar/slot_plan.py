@@ -13,8 +13,10 @@ from polydesk_dagster.clinic.calendar.orphans import LIST
 SERVICE = "generate_slots"
 
 ROWS = """
-    SELECT action, CAST(NULL AS text) AS finding, cause AS reason, id, agenda_id, starts_at, local_date, ends_at,
-           capacity, state, cause, closure_id
+    SELECT action, CAST(NULL AS text) AS finding,
+           CASE WHEN state IN ('orphan', 'retired') THEN 'slot_' || cause
+                WHEN cause IS NOT NULL THEN 'slot_produced_again' END AS reason,
+           id, agenda_id, starts_at, local_date, ends_at, capacity, state, cause, closure_id
     FROM slot_change WHERE {where}
 """
 
@@ -69,8 +71,8 @@ SLOT = Kind(
     barred=f"""CASE WHEN r.action = 'create' THEN NULL
                     WHEN {taken("t")} > CASE WHEN r.state = 'retired' OR r.action = 'delete' THEN 0 ELSE r.capacity END
                          OR r.state <> 'orphan' AND r.ends_at <> t.ends_at AND {taken("t")} > 0
-                    THEN 'ha una prenotazione o un blocco' END""",
-    held="CASE WHEN t.starts_at <= :as_of THEN 'è già passato' END",
+                    THEN 'slot_is_taken' END""",
+    held="CASE WHEN t.starts_at <= :as_of THEN 'slot_has_passed' END",
     together="r.agenda_id || '/' || r.local_date",
     guards=(
         Guard(

@@ -1,0 +1,196 @@
+"""Closures that the desk types or lifts: as plans, with the bookings that they touch and a new place for each.
+
+Whom a closure touches is found by doing it: the plan is applied inside a savepoint that is then rolled back, so that
+what is shown is what applying it does. Where a booking could go is ``replacing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar.effective import REACHES
+from polydesk_dagster.clinic.calendar.replacing import Touched, proposals
+from polydesk_dagster.outcome import Outcome, Report
+
+SERVICE = "import_closures"
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """What the desk wants closed: an agenda, a clinic or, where neither is given, the whole chain. Dates are inclusive;
+    the hours, local, go together."""
+
+    name: str
+    date_from: date
+    date_to: date
+    from_time: time | None = None
+    to_time: time | None = None
+    clinic: str | None = None
+    agenda: int | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """The code of a reason why this is no closure, or None."""
+        if not self.name.strip():
+            return "closure_without_name"
+        if self.date_to < self.date_from:
+            return "closure_ends_before_it_starts"
+        if (self.from_time is None) != (self.to_time is None):
+            return "closure_half_hours"
+        if self.from_time is not None and self.to_time is not None and self.to_time <= self.from_time:
+            return "closure_ends_before_it_starts"
+        return None
+
+
+_TOUCHED = f"""
+    CREATE TEMP TABLE desk_cell ON COMMIT DROP AS
+    SELECT DISTINCT a.id AS agenda_id, CAST(day AS date) AS local_date
+    FROM {{rows}} c
+    CROSS JOIN agenda a JOIN clinic k ON k.id = a.clinic_id AND k.active
+    CROSS JOIN LATERAL generate_series(greatest(c.date_from - 1, CAST(:as_of AS date) - 1),
+                                       least(c.date_to, CAST(:as_of AS date) + 731), interval '1 day') AS day
+    WHERE c.action <> 'conflict' AND a.auto_generate AND {REACHES}
+"""
+
+
+def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
+    connection.execute(sa.text("DROP TABLE IF EXISTS desk_cell"))
+    touched = connection.execute(sa.text(_TOUCHED.format(rows=rows)), {"as_of": as_of}).rowcount
+    return slots.derive(connection, "desk_cell", as_of) if touched else None
+
+
+DESK_CLOSURE = Kind(
+    name="desk_closure",
+    label="chiusure della segreteria",
+    table="closure",
+    key="r.name || ' dal ' || r.date_from || ' al ' || r.date_to",
+    fixed=(
+        "layer",
+        "name",
+        "date_from",
+        "date_to",
+        "from_time",
+        "to_time",
+        "region",
+        "municipality_code",
+        "clinic_id",
+        "agenda_id",
+    ),
+    owned=("lifted_at",),
+    kept=("effect", "yearly", "source"),
+    dependents=("orphan",),
+    undo_before=(
+        "UPDATE orphan SET closure_id = NULL WHERE closure_id IN (SELECT id FROM {rows} r WHERE action = 'delete')",
+    ),
+    effect=_derive,
+)
+
+_NEW = """
+    SELECT 'create' AS action, CAST(NULL AS text) AS finding, CAST(NULL AS text) AS reason, CAST(NULL AS bigint) AS id,
+           CASE WHEN CAST(:agenda AS bigint) IS NOT NULL THEN 'agenda'
+                WHEN CAST(:clinic_id AS bigint) IS NOT NULL THEN 'clinic' ELSE 'chain' END AS layer,
+           :name AS name, :date_from AS date_from, :date_to AS date_to, :from_time AS from_time, :to_time AS to_time,
+           CAST(NULL AS text) AS region, CAST(NULL AS text) AS municipality_code,
+           CASE WHEN CAST(:agenda AS bigint) IS NULL THEN CAST(:clinic_id AS bigint) END AS clinic_id,
+           CAST(:agenda AS bigint) AS agenda_id, CAST(NULL AS timestamptz) AS lifted_at
+"""
+
+_LIFTED = """
+    SELECT 'retire' AS action, CAST(NULL AS text) AS finding, CAST(NULL AS text) AS reason, c.id, c.layer, c.name,
+           c.date_from, c.date_to, c.from_time, c.to_time, c.region, c.municipality_code, c.clinic_id, c.agenda_id,
+           :as_of AS lifted_at
+    FROM closure c WHERE c.id = :closure AND c.lifted_at IS NULL AND c.source = 'desk'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a closure would come to. ``touched`` names patients: for whoever sits at the desk, never for Dagster."""
+
+    report: Report
+    touched: tuple[Touched, ...] = ()
+
+
+def propose(engine: sa.Engine, closure: Closure, *, as_of: datetime) -> Proposal:
+    """The plan of ``closure``, the bookings that would lose their slot, and a new place for each where there is one.
+
+    Nothing but the plan is kept. Refused with a reason for a clinic or an agenda that does not exist.
+    """
+    with engine.begin() as connection:
+        made = _plan(connection, closure, as_of)
+        if isinstance(made, Report):
+            return Proposal(made)
+        trial = connection.begin_nested()
+        before = connection.scalar(sa.text("SELECT coalesce(max(id), 0) FROM orphan")) or 0
+        done = changes.apply(connection, made.id, as_of=as_of, actor="desk:preview")
+        touched = proposals(connection, before, as_of)
+        trial.rollback()
+    figures = {
+        **done.figures,
+        "bookings_to_move": len(touched),
+        "places_found": sum(t.place is not None for t in touched),
+    }
+    return Proposal(replace(done, figures=figures, tables=(), plan_id=made.id, preview=True), tuple(touched))
+
+
+def add(engine: sa.Engine, closure: Closure, *, as_of: datetime, actor: str) -> Report:
+    """Close, and re-derive the days: one plan, applied; what is booked there becomes an orphan."""
+    with engine.begin() as connection:
+        made = _plan(connection, closure, as_of)
+        return made if isinstance(made, Report) else changes.apply(connection, made.id, as_of=as_of, actor=actor)
+
+
+def lift(engine: sa.Engine, closure_id: int, *, as_of: datetime, actor: str, preview: bool = False) -> Report:
+    """Open again what the desk had closed; its slots come back, and what was booked there is no orphan any more.
+
+    Refused for a closure that is not the desk's, is lifted already or does not exist.
+    """
+    with engine.begin() as connection:
+        row = connection.execute(
+            sa.text("""
+                SELECT k.id, k.code FROM closure c LEFT JOIN agenda a ON a.id = c.agenda_id
+                LEFT JOIN clinic k ON k.id = coalesce(c.clinic_id, a.clinic_id)
+                WHERE c.id = :id AND c.lifted_at IS NULL AND c.source = 'desk'"""),
+            {"id": closure_id},
+        ).one_or_none()
+        if row is None:
+            return Report.refused("no_desk_closure", {"closure": closure_id})
+        scope = Scope(SERVICE, row.code, row.id, {"closure": closure_id})
+        plan = changes.propose(connection, DESK_CLOSURE, scope, _LIFTED, as_of=as_of)
+        if preview:
+            return replace(changes.preview(connection, plan, DESK_CLOSURE), preview=True)
+        return changes.apply(connection, plan.id, as_of=as_of, actor=actor)
+
+
+def _plan(connection: sa.Connection, closure: Closure, as_of: datetime) -> Plan | Report:
+    if closure.problem is not None:
+        return Report(Outcome.REFUSED, reasons=Report.refused(closure.problem).reasons)
+    where = connection.execute(
+        sa.text("""
+            SELECT k.id, k.code FROM clinic k LEFT JOIN agenda a ON a.clinic_id = k.id AND a.id = :agenda
+            WHERE k.active AND (CAST(:clinic AS text) IS NULL OR k.code = :clinic)
+              AND (CAST(:agenda AS bigint) IS NULL OR a.id IS NOT NULL) ORDER BY k.id"""),
+        {"clinic": closure.clinic, "agenda": closure.agenda},
+    ).all()
+    if not where:
+        return Report.refused("closure_nowhere", {"agenda": closure.agenda}, closure.clinic)
+    whole = closure.clinic is None and closure.agenda is None
+    parameters: Mapping[str, Any] = {
+        "name": closure.name.strip(),
+        "date_from": closure.date_from,
+        "date_to": closure.date_to,
+        "from_time": closure.from_time,
+        "to_time": closure.to_time,
+        "agenda": closure.agenda,
+    }
+    scope = Scope(SERVICE, None if whole else where[0].code, None if whole else where[0].id, parameters)
+    return changes.propose(connection, DESK_CLOSURE, scope, _NEW, as_of=as_of)

@@ -1,0 +1,163 @@
+"""``polydesk closures``: whom a closure would touch and where they could go, closing, and opening again."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any
+
+import typer
+
+from polydesk_dagster.clinic.calendar import desk_closures
+from polydesk_dagster.clinic.calendar.desk_closures import Closure
+from polydesk_dagster.clinic.calendar.replacing import Touched
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import opened
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.outcome import EXIT_STATUS, Report
+from polydesk_dagster.settings import person
+from polydesk_dagster.values import Instant
+
+app = typer.Typer(help="Le chiusure della segreteria: chi toccano, chiudere, riaprire.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Come si chiama, per esempio «Ferie dott.ssa Bianchi».", metavar="NOME")]
+From = Annotated[str, typer.Option("--from", help="Primo giorno chiuso.", metavar="AAAA-MM-GG")]
+Until = Annotated[str | None, typer.Option("--to", help="Ultimo giorno chiuso.", metavar="AAAA-MM-GG")]
+FromTime = Annotated[str | None, typer.Option("--from-time", help="Dalle ore, ogni giorno.", metavar="HH:MM")]
+ToTime = Annotated[str | None, typer.Option("--to-time", help="Fino alle ore, ogni giorno.", metavar="HH:MM")]
+Clinic = Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")]
+Agenda = Annotated[int | None, typer.Option(help="Solo questa agenda, per numero.", metavar="NUMERO")]
+Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+
+
+@app.command("propose")
+def propose(
+    name: Name,
+    first: From,
+    last: Until = None,
+    from_time: FromTime = None,
+    to_time: ToTime = None,
+    clinic: Clinic = None,
+    agenda: Agenda = None,
+    json: Json = False,
+) -> None:
+    """Mostra le prenotazioni che una chiusura toccherebbe e un posto nuovo per ciascuna; non chiude niente."""
+    closure = _closure(name, first, last, from_time, to_time, clinic, agenda)
+    with opened() as installation:
+        found = desk_closures.propose(installation.engine, closure, as_of=datetime.now(UTC))
+    if not json:
+        _show(found.touched)
+    _answer(found.report, [_as_object(each) for each in found.touched], json=json)
+
+
+@app.command("add")
+def add(
+    name: Name,
+    first: From,
+    last: Until = None,
+    from_time: FromTime = None,
+    to_time: ToTime = None,
+    clinic: Clinic = None,
+    agenda: Agenda = None,
+    json: Json = False,
+) -> None:
+    """Chiude, e toglie gli orari di quei giorni; chi era prenotato resta da ricollocare."""
+    closure = _closure(name, first, last, from_time, to_time, clinic, agenda)
+    with opened() as installation, exclusive(installation.engine, desk_closures.SERVICE, None) as alone:
+        report = _busy()
+        if alone:
+            report = desk_closures.add(installation.engine, closure, as_of=datetime.now(UTC), actor=person())
+    _answer(report, json=json)
+
+
+@app.command("lift")
+def lift(
+    number: Annotated[int, typer.Argument(help="Numero della chiusura.", metavar="NUMERO")],
+    preview: Annotated[bool, typer.Option("--preview", help="Solo il piano.")] = False,
+    json: Json = False,
+) -> None:
+    """Riapre ciò che la segreteria aveva chiuso: gli orari tornano."""
+    with opened() as installation, exclusive(installation.engine, desk_closures.SERVICE, None) as alone:
+        report = _busy()
+        if alone:
+            report = desk_closures.lift(
+                installation.engine, number, as_of=datetime.now(UTC), actor=person(), preview=preview
+            )
+    _answer(report, json=json)
+
+
+def _busy() -> Report:
+    return Report.skipped("already_running", {"service": show.told().service(desk_closures.SERVICE)})
+
+
+def _closure(
+    name: str,
+    first: str,
+    last: str | None,
+    from_time: str | None,
+    to_time: str | None,
+    clinic: str | None,
+    agenda: int | None,
+) -> Closure:
+    try:
+        days = date.fromisoformat(first), date.fromisoformat(last or first)
+        hours = [text and time.fromisoformat(text) for text in (from_time, to_time)]
+    except ValueError as error:
+        raise typer.BadParameter(say("command.closures.not_a_date", given=str(error).rsplit(": ", 1)[-1])) from None
+    return Closure(name, *days, hours[0] or None, hours[1] or None, clinic, agenda)
+
+
+def _show(touched: tuple[Touched, ...]) -> None:
+    if not touched:
+        return
+    t = show.told()
+    columns = [t.label("column", key) for key in ("when", "agenda", "touched_patient", "phone", "service", "new_place")]
+    rows = []
+    for each in touched:
+        place = t.text("command.closures.no_place")
+        if each.place is not None:
+            place = f"{t.value(Instant(each.place.starts_at, each.time_zone))}, {each.place.agenda}"
+        when = t.value(Instant(each.starts_at, each.time_zone))
+        rows.append([when, each.agenda, each.patient, each.phone, each.service, place])
+    show.table(t.label("table", "touched_bookings"), columns, rows)
+
+
+def _as_object(each: Touched) -> dict[str, Any]:
+    place = each.place and {
+        "slot": each.place.slot_id,
+        "starts_at": each.place.starts_at.isoformat(),
+        "agenda": each.place.agenda,
+        "same_doctor": each.place.same_doctor,
+    }
+    return {
+        "appointment": each.appointment_id,
+        "clinic": each.clinic,
+        "agenda": each.agenda,
+        "service": each.service,
+        "starts_at": each.starts_at.isoformat(),
+        "patient": each.patient,
+        "phone": each.phone,
+        "place": place,
+    }
+
+
+def _answer(report: Report, touched: list[dict[str, Any]] | None = None, *, json: bool) -> None:
+    t = show.told()
+    if json:
+        answer = {
+            "outcome": report.outcome,
+            "counts": report.counts.as_dict(),
+            "reasons": [{**reason.as_dict(), "text": t.reason(reason)} for reason in report.reasons],
+            "plan_id": report.plan_id,
+        }
+        show.as_json(answer if touched is None else answer | {"touched": touched})
+    else:
+        show.out().print(t.outcome(report.outcome, preview=report.preview), t.counts(report.counts))
+        for key in ("bookings_to_move", "places_found"):
+            if report.figures.get(key):
+                show.out().print(f"  {t.label('figure', key)}: {t.value(report.figures[key])}")
+        for reason in report.reasons:
+            show.out().print(f"  · {t.reason(reason)}")
+        if report.preview and report.plan_id is not None:
+            show.out().print(say("command.closures.apply", plan=report.plan_id))
+    raise typer.Exit(0 if report.preview else EXIT_STATUS[report.outcome])
