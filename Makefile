@@ -4,7 +4,7 @@ PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c "import ensurepip" 2>
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup up test test-fast check bench lock
+.PHONY: pictures setup up test test-fast check bench lock
 setup: $(READY)
 
 # The lock names every package with its hash, dependencies included, so nothing needs resolving.
@@ -36,3 +36,7 @@ bench: setup
 # Rewrites the lock from pyproject.toml: names, versions and hashes, no addresses.
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet -o requirements.lock
+
+# Pictures of every page, in three languages and two widths; LINK is the one that `make up` prints.
+pictures: setup
+	$(BIN)/python -m tests.web.pictures "$(LINK)"

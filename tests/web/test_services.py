@@ -28,7 +28,8 @@ def served(door: Served) -> Served:
     return door
 
 
-def _ran(engine: sa.Engine, service: str, report: Report, clinic: str | None = None) -> None:
+def ran(engine: sa.Engine, service: str, report: Report, clinic: str | None = None) -> None:
+    """Record that a service ran an hour and nine minutes ago."""
     now = datetime.now(UTC) - timedelta(minutes=69)
     with engine.begin() as connection:
         record(
@@ -75,8 +76,8 @@ def test_what_a_role_may_not_press_is_refused(served: Served, path: str, role: s
 
 def test_the_last_outcome_is_told_in_words_with_its_reason(served: Served) -> None:
     reason = Reason("no_instant", {"given": "<script>alert(1)</script>"})
-    _ran(served.door.engine, "clear_caches", Report(Outcome.PARTIAL, Counts(updated=2, failed=1), (reason,)))
-    _ran(served.door.engine, "clear_caches", Report(Outcome.OK, Counts(updated=9), preview=True))
+    ran(served.door.engine, "clear_caches", Report(Outcome.PARTIAL, Counts(updated=2, failed=1), (reason,)))
+    ran(served.door.engine, "clear_caches", Report(Outcome.OK, Counts(updated=9), preview=True))
     with served.signed_in("desk") as browser:
         row = re.search(r'<li class="service" id="clear_caches">.*?</li>', browser.get("/").text, re.DOTALL)
         assert row is not None
@@ -94,7 +95,7 @@ def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> No
     with served.door.engine.begin() as connection:
         hers, other = world.clinic(connection, code="MI01"), world.clinic(connection, code="NA01")
     assert other
-    _ran(served.door.engine, "refresh_sort_names", Report(Outcome.FAILED, Counts(failed=1)), "NA01")
+    ran(served.door.engine, "refresh_sort_names", Report(Outcome.FAILED, Counts(failed=1)), "NA01")
     with served.signed_in("manager", clinic=hers) as browser:
         assert "NA01" not in browser.get("/servizi/refresh_sort_names").text
         for clinic in ("NA01", ""):

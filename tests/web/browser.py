@@ -1,0 +1,62 @@
+"""A headless Chromium for tests: the one on the machine, else one that is installed now; where there is none to be had
+the tests are skipped with one loud line, and fail in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def _on_path() -> str | None:
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def _installed() -> str | None:
+    """The browser that one of the known ways installs; None where neither works here."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
+            subprocess.run(command, check=False, capture_output=True, timeout=600)
+        if (found := _on_path()) is not None:
+            return found
+    command = [sys.executable, "-m", "playwright", "install", "chromium"]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=600)
+    if done.returncode:
+        return None
+    with sync_playwright() as playwright:
+        return playwright.chromium.executable_path
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = _on_path() or _installed()
+    if path is None:
+        message = "NO BROWSER: the pages were not opened in one; install Chromium to test them"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        warnings.warn(message, stacklevel=1)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
