@@ -66,6 +66,7 @@ def _send(
             clinic=run.clinic,
             preview=run.preview,
             past_guard=config.past_guard,
+            public_url=run.settings.public_url,
             progress=run.progress,
         )
 

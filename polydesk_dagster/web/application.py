@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from polydesk_dagster.clinic.messages import links
 from polydesk_dagster.runtime import health
 from polydesk_dagster.web import (
     clinics,
@@ -28,6 +29,7 @@ from polydesk_dagster.web import (
     red,
     services,
     statistics,
+    stopping,
     wellness,
 )
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
@@ -35,7 +37,8 @@ from polydesk_dagster.web.guard import Guard
 from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
 PAGES: tuple[Pages, ...] = tuple(
-    module.pages for module in (login, oidc, reader, services, red, clinics, messages, knowledge, statistics, wellness)
+    module.pages
+    for module in (login, oidc, reader, services, red, clinics, messages, knowledge, statistics, wellness, stopping)
 )
 """Every module of views; a new one is named here."""
 DAGSTER = "/dagster"
@@ -62,7 +65,7 @@ def application(
         exception_handlers={HTTPException: _said, 404: _said, Exception: _broken},
         lifespan=lifespan,
     )
-    return Guard(app, door.address)
+    return Guard(app, door.address, from_anywhere=links.PATH)
 
 
 class _OnlyKnown:

@@ -83,14 +83,22 @@ class Address:
 
 
 class Guard:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application. Below the path ``from_anywhere`` stand addresses that are their own
+    permission, signed and of use for one thing: there, and only there, mail programs may post."""
 
     def __init__(
-        self, app: ASGIApp, address: Address, *, per_second: float = PER_SECOND, at_once: float = AT_ONCE
+        self,
+        app: ASGIApp,
+        address: Address,
+        *,
+        per_second: float = PER_SECOND,
+        at_once: float = AT_ONCE,
+        from_anywhere: str | None = None,
     ) -> None:
         self._app = app
         self._address = address
         self._buckets = Buckets(per_second, at_once)
+        self._from_anywhere = from_anywhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -128,6 +136,8 @@ class Guard:
             return 413
         site = headers.get("sec-fetch-site", "none")
         if scope["method"] not in _SAFE:
+            if self._from_anywhere is not None and scope["path"].startswith(self._from_anywhere):
+                return None
             return None if origins == [ours] and site in {"same-origin", "none"} else 403
         if site not in {"same-origin", "none"}:
             # A link from elsewhere may open a page of ours, in a tab of its own; nothing else may be fetched.

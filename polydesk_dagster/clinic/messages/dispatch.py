@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages import links
 from polydesk_dagster.clinic.messages.answers import refusal_of, result_of, settled
 from polydesk_dagster.clinic.messages.breaker import Breaker
 from polydesk_dagster.clinic.messages.facts import facts
@@ -50,15 +51,24 @@ def dispatch(
     clinics: Sequence[Hours],
     kinds: Sequence[str],
     limits: Limits,
+    public_url: str | None = None,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> Tally:
-    """Send every message of ``kinds`` that is due at ``as_of``; time goes on from there while it works.
+    """Send every message of ``kinds`` that is due at ``as_of``; time goes on from there while it works. ``public_url``:
+    where patients reach the door, for the links in letters.
 
     Commits in steps; may be killed at any instant and run again. Raises only what the database raises.
     """
     with Ledger(engine) as ledger:
         run = _Dispatch(
-            ledger, as_of, providers=providers, clinics=clinics, kinds=kinds, limits=limits, progress=progress
+            ledger,
+            as_of,
+            providers=providers,
+            clinics=clinics,
+            kinds=kinds,
+            limits=limits,
+            public_url=public_url,
+            progress=progress,
         )
         try:
             return asyncio.run(run.run())
@@ -93,8 +103,10 @@ class _Dispatch:
         clinics: Sequence[Hours],
         kinds: Sequence[str],
         limits: Limits,
+        public_url: str | None,
         progress: Callable[[int, int, str], None],
     ) -> None:
+        self.public_url = public_url
         self.ledger, self.as_of, self.providers, self.limits = ledger, as_of, providers, limits
         self.clinics = {clinic.clinic_id: clinic for clinic in clinics}
         self.kinds, self.progress = list(kinds), progress
@@ -149,7 +161,8 @@ class _Dispatch:
                 {"since": self.as_of - timedelta(hours=1), "at": self.now(), "kinds": self.kinds},
             ).one()
             if self.wanted:
-                self.writer = Writer(Shelf.load(connection), self.clinics, self.limits.most_segments)
+                stop = links.stopping(connection, self.public_url)
+                self.writer = Writer(Shelf.load(connection), self.clinics, self.limits.most_segments, stop)
         self.budget = min(self.limits.run_cap, max(0, self.limits.hourly_cap - hour))
 
     async def _pass(self) -> None:

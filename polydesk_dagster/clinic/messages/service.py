@@ -49,11 +49,13 @@ def send(
     clinic: str | None = None,
     preview: bool = False,
     past_guard: str | None = None,
+    public_url: str | None = None,
     progress: Progress = _silent,
 ) -> Report:
     """Plan and send the reminders or the preparation notices, and whatever other parts have put in the ledger.
 
-    ``past_guard``: ``unusual_volume`` says that a person has allowed today's volume.
+    ``past_guard``: ``unusual_volume`` says that a person has allowed today's volume. ``public_url``: where patients
+    reach the door.
     """
     with engine.connect() as connection:
         clinics = hours.load(connection, as_of, clinic)
@@ -81,7 +83,14 @@ def send(
     tally = Tally()
     if limits is not None:
         tally = dispatch(
-            engine, as_of, providers=providers, clinics=clinics, kinds=kinds, limits=limits, progress=progress
+            engine,
+            as_of,
+            providers=providers,
+            clinics=clinics,
+            kinds=kinds,
+            limits=limits,
+            public_url=public_url,
+            progress=progress,
         )
     with engine.begin() as connection:
         calls.refresh(connection, kind, as_of)

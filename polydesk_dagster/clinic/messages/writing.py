@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -39,8 +39,11 @@ class Job:
 class Writer:
     """Writes the messages of one run. A template that broke once is not tried again."""
 
-    def __init__(self, shelf: Shelf, clinics: Mapping[int, Hours], most_segments: int) -> None:
-        self._shelf, self._clinics, self._most = shelf, clinics, most_segments
+    def __init__(
+        self, shelf: Shelf, clinics: Mapping[int, Hours], most_segments: int, stop: Callable[[int], str] | None = None
+    ) -> None:
+        """``stop``: the link for a message's number on which one press stops what goes to its address."""
+        self._shelf, self._clinics, self._most, self._stop = shelf, clinics, most_segments, stop
         self._broken: dict[Text, BrokenTemplateError] = {}
 
     def write(self, message: Candidate, ready: Ready, by_mail: Ready | None = None) -> Job | Withheld:
@@ -69,7 +72,16 @@ class Writer:
             message.key,
         )
         clinic = self._clinics[message.clinic_id]
-        outgoing = Outgoing(key, ready.address, text.subject, text.body, ready.language, clinic.email)
+        refusable = ready.channel == "email" and message.recipient_type != "user"
+        outgoing = Outgoing(
+            key,
+            ready.address,
+            text.subject,
+            text.body,
+            ready.language,
+            clinic.email,
+            self._stop(message.id) if self._stop is not None and refusable else None,
+        )
         return Job(message, outgoing, ready.channel, claim, token)
 
     def _token(self, message: Candidate) -> str | None:
