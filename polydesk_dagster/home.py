@@ -26,7 +26,7 @@ def make(home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     found, ours = home.stat(), os.geteuid()
     if found.st_uid != ours:
-        raise ConfigurationError(f"POLYDESK_HOME: {home} appartiene a un altro utente.")
+        raise ConfigurationError("home_of_another", home=str(home))
     mode = _PASS_THROUGH if ours == 0 else _OWN
     if found.st_mode & 0o777 != mode:
         home.chmod(mode)

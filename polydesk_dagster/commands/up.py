@@ -121,8 +121,8 @@ def _welcome(installation: Installation) -> None:
         token = house.welcome(connection, now)
         people, password = house.others(connection, now)
     console = show.out()
-    console.print(say("Per entrare, una volta sola ed entro un'ora:", "To come in, once and within an hour:"))
+    console.print(say("command.up.enter"))
     console.print(f"  {installation.settings.address}/ingresso?gettone={token}", style="bold", soft_wrap=True)
-    console.print(say(f"Altre persone di prova, con la password {password}", f"Others, with the password {password}"))
+    console.print(say("command.up.others", password=password))
     for role, email in people:
         console.print(f"  {role:<12}{email}")

@@ -35,15 +35,15 @@ def list_(
         show.as_json([{field: getattr(each, field) for field in fields} for each in people])
         return
     columns = (
-        say("Indirizzo", "Address"),
-        say("Nome", "Name"),
-        say("Ruolo", "Role"),
-        say("Stato", "State"),
-        say("Cliniche", "Clinics"),
-        say("Entra con", "Comes in by"),
-        say("Vista", "Seen"),
+        say("command.users.address"),
+        say("command.users.name"),
+        say("command.users.role"),
+        say("command.users.state"),
+        say("command.users.clinics"),
+        say("command.users.ways"),
+        say("command.users.seen"),
     )
-    everywhere = say("tutte", "all")
+    everywhere = say("command.users.everywhere")
     rows = [
         (
             each.email,
@@ -80,7 +80,7 @@ def role_(email: Email, role: RoleOf, clinic: Clinics = None) -> None:
     """Cambia il ruolo e le cliniche di una persona; le sue sessioni finiscono."""
     with opened() as installation, installation.engine.begin() as connection:
         users.change_role(connection, email, role, clinic or [], datetime.now(UTC))
-    show.out().print(say(f"{email}: ora è {role}.", f"{email} is {role} now."))
+    show.out().print(say("command.users.changed", email=email, role=role.value))
 
 
 @app.command()
@@ -97,16 +97,10 @@ def disable(email: Email) -> None:
     """Non lascia più entrare una persona; le sue sessioni finiscono adesso."""
     with opened() as installation, installation.engine.begin() as connection:
         users.disable(connection, email, datetime.now(UTC))
-    show.out().print(say(f"{email}: disabilitato.", f"{email}: disabled."))
+    show.out().print(say("command.users.disabled", email=email))
 
 
 def _tell(installation: Installation, token: str) -> None:
-    days = users.LINK_LIFE.days
     console = show.out()
-    console.print(
-        say(
-            f"Collegamento per scegliere la password, una volta sola ed entro {days} giorni:",
-            f"Link to choose a password, once and within {days} days:",
-        )
-    )
+    console.print(say("command.users.link", days=users.LINK_LIFE.days))
     console.print(f"  {installation.settings.address}/attiva?codice={token}", soft_wrap=True)

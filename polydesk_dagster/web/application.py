@@ -82,7 +82,7 @@ class _OnlyKnown:
         elif scope["method"] == "GET" and reads_pages(HTTPConnection(scope)):
             await RedirectResponse(f"{LOGIN}?da={DAGSTER}", 303)(scope, receive, send)
         else:
-            await JSONResponse({"errors": [{"message": "Entra di nuovo."}]}, 401)(scope, receive, send)
+            await JSONResponse({"errors": [{"message": "La sessione è finita."}]}, 401)(scope, receive, send)
 
 
 async def _live(_request: Request) -> Response:
@@ -108,11 +108,16 @@ async def _said(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, _error: Exception) -> Response:
-    return _page(request, 500, "Qualcosa è andato storto; nulla è stato fatto a metà. Riprova tra poco.")
+    return _page(request, 500, "door.broken")
 
 
 def _page(request: Request, status: int, message: str) -> Response:
+    """The refusal in the reader's language; ``message`` is a sentence, or its name in the catalogues."""
     door: Door | None = getattr(request.state, "door", None)
-    if door is None or not reads_pages(request):
+    if door is None:
         return PlainTextResponse(message, status)
-    return door.templates.TemplateResponse(request, "refused.html", {"status": status, "message": message}, status)
+    name = "door.missing_why" if status == 404 else message
+    said = door.say(request, name) if name.startswith("door.") else name
+    if not reads_pages(request):
+        return PlainTextResponse(said, status)
+    return door.templates.TemplateResponse(request, "refused.html", {"status": status, "message": said}, status)

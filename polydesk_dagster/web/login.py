@@ -10,15 +10,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.web import sessions, throttle, users
-from polydesk_dagster.web.door import Door, person_of
+from polydesk_dagster.web.door import Door, person_of, teller_of
 from polydesk_dagster.web.roles import May
 from polydesk_dagster.web.routes import ANYBODY, LOGIN, Pages
 
 pages = Pages()
 
-WRONG = "Indirizzo o password sbagliati."
-TOO_MANY = "Troppi tentativi: aspetta un quarto d'ora e riprova."
-USED_UP = "Questo collegamento è scaduto o è già stato usato."
+WRONG, TOO_MANY, USED_UP = "door.wrong", "door.too_many", "door.used_up"
 
 _hashing = asyncio.Semaphore(2)
 """A hash takes 64 MB and a core: never many at once, however many knock."""
@@ -32,7 +30,7 @@ def local(path: object) -> str:
 
 
 def login_page(request: Request, status: int = 200, **more: object) -> Response:
-    """The form to come in; ``problem`` says why the last try did not."""
+    """The form to come in; ``problem`` is the sentence of the catalogues that says why the last try did not."""
     door: Door = request.state.door
     given = {"next": local(request.query_params.get("da")), "oidc": door.settings.oidc_issuer is not None, **more}
     return door.templates.TemplateResponse(request, "login.html", given, status)
@@ -108,9 +106,10 @@ async def choose(request: Request) -> Response:
     door: Door = request.state.door
     form = request.state.form
     code, password, again = (str(form.get(name, "")) for name in ("codice", "password", "again"))
-    problem = users.weak(password) or ("Le due password non sono uguali." if password != again else None)
-    if problem:
-        return _choose(request, code, 400, problem=problem)
+    weak = users.weak(password)
+    if weak is not None or password != again:
+        t = teller_of(request)
+        return _choose(request, code, 400, problem=t.reason(weak) if weak is not None else t.text("door.unequal"))
     async with _hashing:
         token = await run_in_threadpool(_chosen, door, code, password)
     if token is None:

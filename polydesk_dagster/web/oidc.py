@@ -28,8 +28,7 @@ pages = Pages()
 
 JOURNEY = timedelta(minutes=10)
 RETURN = "/entra/oidc/ritorno"
-FAILED = "L'accesso con l'account dell'organizzazione non è riuscito: riprova."
-NOBODY = "Il tuo account non è abilitato qui: chiedi a chi gestisce Polydesk."
+FAILED, NOBODY = "door.oidc_failed", "door.oidc_nobody"
 
 
 def _client(door: Door) -> Any:

@@ -70,7 +70,7 @@ def _checked(view: View, may: May | None) -> Callable[[Request], Awaitable[Respo
             if person is None:
                 return _to_login(request)
             if not person.may(may):
-                raise HTTPException(403, "Il tuo ruolo non lo permette.")
+                raise HTTPException(403, "door.role")
         if request.method == "POST":
             request.state.form = await request.form()
             if person is not None:
@@ -91,7 +91,7 @@ def reads_pages(connection: HTTPConnection) -> bool:
 
 def _to_login(request: Request) -> Response:
     if request.method != "GET" or not reads_pages(request):
-        raise HTTPException(401, "La sessione è finita: entra di nuovo.")
+        raise HTTPException(401, "door.session_over")
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(LOGIN if here == "/" else f"{LOGIN}?da={quote(here)}", 303)
 
@@ -101,7 +101,7 @@ def _check_form(request: Request) -> None:
     given = request.state.form.get("form_token") or request.headers.get("x-form-token", "")
     expected = tokens.of_form(door.token(request) or "")
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
-        raise HTTPException(403, "Il modulo è di un'altra sessione: ricarica la pagina e riprova.")
+        raise HTTPException(403, "door.other_form")
 
 
 def clinic_of(request: Request, clinic: str | None) -> str | None:
@@ -112,5 +112,5 @@ def clinic_of(request: Request, clinic: str | None) -> str | None:
     """
     person: Person = request.state.person
     if not person.acts_for(clinic):
-        raise HTTPException(403, "Agisci solo per le tue cliniche." if clinic else "Indica una delle tue cliniche.")
+        raise HTTPException(403, "door.your_clinics" if clinic else "door.name_a_clinic")
     return clinic

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import activation
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Reason
 from polydesk_dagster.web import sessions, tokens
 from polydesk_dagster.web.roles import Role
 
@@ -88,11 +89,11 @@ def add(
         PermanentError: if the address is taken, a clinic is unknown, or the role needs a clinic.
     """
     if connection.scalar(sa.text("SELECT 1 FROM app_user WHERE lower(email) = lower(:email)"), {"email": email}):
-        raise PermanentError(f"{email}: c'è già un account con questo indirizzo.")
+        raise PermanentError("user_exists", email=email)
     ids = _clinics(connection, role, clinics)
     first = ids[0] if ids else connection.scalar(sa.text("SELECT id FROM clinic ORDER BY code LIMIT 1"))
     if first is None:
-        raise PermanentError("Non c'è ancora nessuna clinica: prima le cliniche, poi le persone.")
+        raise PermanentError("no_clinic_yet")
     user = connection.scalar(
         sa.text("""INSERT INTO app_user (clinic_id, email, display_name, role, state, whole_chain, created_at)
                    VALUES (:clinic, :email, :name, :role, 'never_invited', :chain, :as_of) RETURNING id"""),
@@ -179,14 +180,14 @@ def use_link(
     return user
 
 
-def weak(password: str, email: str = "") -> str | None:
-    """Why a password is not taken; Italian, or None."""
+def weak(password: str, email: str = "") -> Reason | None:
+    """Why a password is not taken, or None."""
     if len(password) < SHORTEST:
-        return f"La password ha meno di {SHORTEST} caratteri: una frase di quattro parole va bene."
+        return Reason("password_short", {"shortest": SHORTEST})
     if len(password) > LONGEST:
-        return f"La password ha più di {LONGEST} caratteri."
+        return Reason("password_long", {"longest": LONGEST})
     if len(set(password)) < 5 or (email and password.lower() in {email.lower(), email.lower().partition("@")[0]}):
-        return "Questa password si indovina troppo facilmente."
+        return Reason("password_guessed")
     return None
 
 
@@ -291,20 +292,20 @@ def _hasher() -> Any:
 def _known(connection: sa.Connection, email: str) -> sa.Row[Any]:
     found = connection.execute(sa.text(_HELD), {"email": email}).one_or_none()
     if found is None:
-        raise PermanentError(f"{email}: nessun account con questo indirizzo. «polydesk users list» li elenca.")
+        raise PermanentError("user_unknown", email=email)
     return found
 
 
 def _clinics(connection: sa.Connection, role: Role, codes: Collection[str]) -> list[int]:
     if not codes and role in {Role.DESK, Role.SPECIALIST}:
-        raise PermanentError(f"Il ruolo {role} vale in una clinica: indica quale.")
+        raise PermanentError("role_needs_clinic", role=role.value)
     if codes and role is Role.SUPERUSER:
-        raise PermanentError("Un superuser agisce per tutta la catena: togli le cliniche, o scegli il ruolo manager.")
+        raise PermanentError("superuser_everywhere")
     rows = connection.execute(sa.text("SELECT code, id FROM clinic WHERE code = ANY(:codes)"), {"codes": list(codes)})
     found = {row.code: row.id for row in rows}
     unknown = [code for code in codes if code not in found]
     if unknown:
-        raise PermanentError(f"Clinica sconosciuta: {', '.join(unknown)}.")
+        raise PermanentError("clinics_unknown", codes=", ".join(unknown))
     return [found[code] for code in codes]
 
 

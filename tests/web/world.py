@@ -58,7 +58,8 @@ class Served:
     def client(self, token: str | None = None, **headers: str) -> httpx.Client:
         """A browser on our own page, with a session or without."""
         cookies = {self.door.cookie: token} if token else {}
-        return httpx.Client(base_url=self.origin, cookies=cookies, headers={"origin": self.origin, **headers})
+        given = {"origin": self.origin, **headers}
+        return httpx.Client(base_url=self.origin, cookies=cookies, headers=given, timeout=60)
 
     def signed_in(self, role: str, **more: Any) -> httpx.Client:
         """The browser of somebody of a role."""
