@@ -45,6 +45,7 @@ def press(
 
     Raises:
         UnknownError: if there is no such clinic or plan; nothing ran.
+        KeyboardInterrupt: after Ctrl-C, once the run that it met has ended as canceled.
     """
     with engine.connect() as connection:
         known = set(connection.scalars(sa.text("SELECT code FROM clinic")))
@@ -96,6 +97,8 @@ def _reported(
     from polydesk_dagster.runtime.submit import execute
 
     finished = execute(settings, place.value, order, told)
+    if finished.interrupted:
+        raise KeyboardInterrupt  # nor are the clinics begun whose turn has not come
     with engine.connect() as connection:
         reports = [report for _, report in recorded(connection, finished.run_id, key)]
     said = {report.outcome for report in reports} & {Outcome.REFUSED, Outcome.FAILED}

@@ -44,6 +44,8 @@ class Finished:
 
     run_id: str
     status: str
+    interrupted: bool = False
+    """Whether whoever waits for it has asked it to end, by Ctrl-C."""
 
 
 def execute(settings: Settings, location: str, order: Order, on_message: Callable[[Message], object]) -> Finished:
@@ -86,7 +88,7 @@ def _there(
 ) -> Finished:
     connection.sendall(json.dumps({"do": "execute", "order": asdict(order)}).encode() + b"\n")
     run_id = ""
-    with contextlib.ExitStack() as held, connection.makefile("rb") as stream, _passing_on_interrupts() as passed_to:
+    with contextlib.ExitStack() as held, connection.makefile("rb") as stream, _passing_on_interrupts() as interrupts:
         for line in stream:
             message = json.loads(line)
             match message:
@@ -97,13 +99,13 @@ def _there(
                 case {"kind": "run"}:
                     run_id = message["run_id"]
                     with contextlib.suppress(ProcessLookupError):
-                        passed_to.append(held.enter_context(_held(message["pid"])))
+                        interrupts.go_to(held.enter_context(_held(message["pid"])))
                 case {"kind": "end", "status": status}:
-                    return Finished(run_id, status)
+                    return Finished(run_id, status, interrupts.came)
             on_message(message)
     if not run_id:
         raise _UnansweredError
-    return Finished(run_id, _status_of_the_dead(settings, run_id))
+    return Finished(run_id, _status_of_the_dead(settings, run_id), interrupts.came)
 
 
 @contextlib.contextmanager
@@ -116,27 +118,43 @@ def _held(pid: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+@dataclass(slots=True)
+class _Interrupts:
+    """Whether one came, and the process that it goes to, which may be known only later."""
+
+    came: bool = False
+    descriptor: int | None = None
+
+    def go_to(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        if self.came:
+            self.go()
+
+    def go(self) -> None:
+        self.came = True
+        if self.descriptor is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.descriptor, signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def _passing_on_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM go to the run's process, whose end we then still wait for; a second one ends us. Yields the
-    list to put its descriptor into.
+def _passing_on_interrupts() -> Iterator[_Interrupts]:
+    """Ctrl-C and SIGTERM go to the run's process, whose end we then still wait for; a second one ends us.
 
     Only the main thread is told of signals: elsewhere they are somebody else's.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield []
+        yield _Interrupts()
         return
-    passed_to: list[int] = []
+    interrupts = _Interrupts()
 
     def pass_on(number: int, _frame: object) -> None:
         signal.signal(number, before[signal.Signals(number)])
-        for descriptor in passed_to:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        interrupts.go()
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield passed_to
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -179,4 +197,4 @@ def _here(settings: Settings, location: str, order: Order, on_message: Callable[
     order = replace(order, run_config={**order.run_config, **quiet})
     with interruptible(), instances.open_instance(settings) as instance:
         carry_out(instance, order, tell, code=code(pointer), location=location)
-    return Finished(ended["run_id"], ended["status"])
+    return Finished(ended["run_id"], ended["status"], interrupted=ended["status"] == "CANCELED")

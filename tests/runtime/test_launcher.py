@@ -340,6 +340,7 @@ class TestSubmitting:
 
         done = submit.execute(settings, "tiny", order, interrupt)
         assert done.status in {"CANCELED", "FAILURE"}
+        assert done.interrupted
 
 
 def test_the_socket_finds_a_short_folder_where_the_home_is_deep(tmp_path: Path) -> None:
