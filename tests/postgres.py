@@ -21,6 +21,8 @@ EMPTY = "template_empty"
 """Migrated, without a row."""
 SMALL_CHAIN = "template_small_chain"
 """The demo chain of size ``small``, as of ``world.AS_OF``."""
+DAGSTER = "template_dagster"
+"""Dagster's storage, empty."""
 
 _MEMORY = Path("/dev/shm")
 _ENOUGH = 4 * 1024**3
@@ -57,6 +59,21 @@ def copied(server: URL, template: str) -> Iterator[URL]:
             connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+def dagster_storage(url: URL) -> None:
+    """Make the database that ``url`` names, with Dagster's tables; who asks for it drops it."""
+    with _administered(url) as connection:
+        _make(connection, url, DAGSTER)
+        connection.execute(sa.text(f"CREATE DATABASE {url.database} TEMPLATE {DAGSTER} STRATEGY file_copy"))
+
+
+def _tables(engine: sa.Engine) -> None:
+    from dagster_postgres import DagsterPostgresStorage
+
+    url = engine.url.set(drivername="postgresql+psycopg2")
+    storage = DagsterPostgresStorage(url.render_as_string(hide_password=False))
+    assert all((storage.run_storage, storage.event_log_storage, storage.schedule_storage))
+
+
 def _chain(engine: sa.Engine) -> None:
     from polydesk_dagster.demo import chain
 
@@ -66,6 +83,7 @@ def _chain(engine: sa.Engine) -> None:
 _BASES: dict[str, tuple[str | None, Callable[[sa.Engine], object]]] = {
     EMPTY: (None, migrate),
     SMALL_CHAIN: (EMPTY, _chain),
+    DAGSTER: (None, _tables),
 }
 """What each template is copied from, and what is done to the copy."""
 
@@ -80,7 +98,7 @@ def _make(connection: sa.Connection, server: URL, template: str) -> None:
     connection.execute(sa.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": template})
     try:
         if not connection.scalar(there, {"name": template}):
-            unfinished = server.set(database=f"{template}_unfinished")
+            unfinished = server.set(drivername="postgresql+psycopg", database=f"{template}_unfinished")
             if base is None:
                 create_database(unfinished)
             else:
@@ -95,7 +113,7 @@ def _make(connection: sa.Connection, server: URL, template: str) -> None:
 
 @contextmanager
 def _administered(server: URL) -> Iterator[sa.Connection]:
-    engine = create_engine(server.set(database="postgres"), pool_size=1)
+    engine = create_engine(server.set(drivername="postgresql+psycopg", database="postgres"), pool_size=1)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             yield connection

@@ -19,13 +19,13 @@ from polydesk_dagster.cli import app
 from polydesk_dagster.commands import show
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.engine import plain_url
-from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.runtime import orders, submit
 from polydesk_dagster.settings import Settings
 from tests import world
+from tests.postgres import dagster_storage
 from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ class Desk:
 
 @pytest.fixture
 def desk(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    create_database(database.set(database=f"{database.database}_dagster"))
+    dagster_storage(database.set(database=f"{database.database}_dagster"))
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
     monkeypatch.setenv("THE_TOKEN", DEMO_TOKEN)

@@ -24,12 +24,12 @@ from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.database.engine import dagster_url
-from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance, orders, submit, work
 from polydesk_dagster.runtime.dagster_inside import launcher
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
+from tests.postgres import dagster_storage
 from tests.runtime.world import ROOT, TINY, finished, gone, kill, messages, recorded, server_of, started
 from tests.waiting import until
 
@@ -41,7 +41,7 @@ def settings(server: URL) -> Iterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="polydesk-run-", dir="/tmp"))
     url = server.set(database=f"runtime_{uuid.uuid4().hex[:8]}").render_as_string(hide_password=False)
     given = Settings(home=home, database_url=SecretStr(url))
-    create_database(dagster_url(given).set(drivername="postgresql+psycopg"))
+    dagster_storage(dagster_url(given))
     yield given
     shutil.rmtree(home, ignore_errors=True)
 

@@ -18,11 +18,11 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.database.engine import create_engine, dagster_url
-from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.jobs.dagster_storage import clean_dagster
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.runtime.retention import prune
 from polydesk_dagster.settings import Settings
+from tests.postgres import dagster_storage
 from tests.runtime.jobs import tiny
 
 RUNS = 4
@@ -44,7 +44,7 @@ def _clean(dagster: dg.DagsterInstance, database: URL) -> int:
 def settings(database: URL, tmp_path: Path) -> Settings:
     url = database.render_as_string(hide_password=False)
     settings = Settings(home=tmp_path / "home", database_url=SecretStr(url))
-    create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+    dagster_storage(dagster_url(settings))
     return settings
 
 

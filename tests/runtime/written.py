@@ -17,16 +17,16 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 
 from polydesk_dagster.database.engine import create_engine, dagster_url
-from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
+from tests.postgres import dagster_storage
 
 
 @contextmanager
 def storage(settings: Settings) -> Iterator[tuple[DagsterInstance, sa.Engine]]:
     """A Dagster instance with an empty storage of its own, and its database; both go at the end."""
     url = dagster_url(settings).set(drivername="postgresql+psycopg")
-    create_database(url)
+    dagster_storage(url)
     engine = create_engine(url)
     patch = pytest.MonkeyPatch()
     for name, value in instance.environment(settings).items():

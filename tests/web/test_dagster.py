@@ -17,11 +17,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from polydesk_dagster.catalog import Place
-from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.runtime.dagster_inside.operations import MUTATIONS
 from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.web import sessions
-from tests import world
+from tests import postgres, world
 from tests.web import house
 from tests.web.house import House, launch_params
 
@@ -37,18 +36,11 @@ BACKFILL = """mutation Back($p: LaunchBackfillParams!) { launchPartitionBackfill
 
 
 @pytest.fixture(scope="module")
-def up(server: URL, template: str) -> Iterator[House]:
-    name = "test_door_dagster"
-    admin = create_engine(server.set(database="postgres"))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
-        with house.up(server.set(database=name)) as listening:
-            with listening.door.engine.begin() as prepared:
-                world.clinic(prepared, "BO01")
-            yield listening
-        for each in (name, f"{name}_dagster"):
-            connection.execute(sa.text(f"DROP DATABASE {each} WITH (FORCE)"))
-    admin.dispose()
+def up(server: URL) -> Iterator[House]:
+    with postgres.copied(server, postgres.EMPTY) as url, house.up(url) as listening:
+        with listening.door.engine.begin() as prepared:
+            world.clinic(prepared, "BO01")
+        yield listening
 
 
 @pytest.fixture(scope="module")
