@@ -9,9 +9,10 @@ from pydantic import ValidationInfo, model_validator
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.remote import Policy, Remote
-from polydesk_dagster.wire import IsoDate, OptionalCadastral, OptionalText, Record, Rejected, Text, sort_records
+from polydesk_dagster.values import Term
+from polydesk_dagster.wire import IsoDate, OptionalCadastral, OptionalText, Record, Rejected, Text, bad, sort_records
 
-SYSTEM = "Server centrale"
+SYSTEM = Term("system", "central")
 
 
 class Closure(Record):
@@ -30,16 +31,16 @@ class Closure(Record):
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Self:
         if self.date_from > self.date_to:
-            raise ValueError("date_from viene dopo date_to")
+            raise bad("date_from_after_to")
         if self.scope == "region" and self.region is None:
-            raise ValueError("scope è region ma region manca")
+            raise bad("region_missing")
         if self.scope == "municipality" and self.municipality is None:
-            raise ValueError("scope è municipality ma municipality manca")
+            raise bad("municipality_missing")
         if self.scope == "national" and (self.region or self.municipality):
-            raise ValueError("scope è national ma region o municipality dice altro")
+            raise bad("national_with_place")
         year = (info.context or {}).get("year")
         if year is not None and not self.date_from.year <= year <= self.date_to.year:
-            raise ValueError(f"nessun giorno cade nel {year}")
+            raise bad("no_day_in_year", year=year)
         return self
 
 

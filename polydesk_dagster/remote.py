@@ -24,6 +24,7 @@ from pydantic_core import from_json
 from stamina.instrumentation import LoggingOnRetryHook
 
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.values import Duration, Value
 
 # Left alone, stamina writes to standard output wherever structlog happens to be installed.
 stamina.instrumentation.set_on_retry_hooks([LoggingOnRetryHook])
@@ -73,34 +74,33 @@ class Answer:
         return self.status == 304
 
 
-def sort_response(system: str, response: httpx.Response) -> TransientError | PermanentError:
+def sort_response(system: Value, response: httpx.Response) -> TransientError | PermanentError:
     """The failure that an unwelcome status stands for, returned so that the call site keeps its ``raise … from``.
 
     The body is never quoted: it may be a proxy's page, or hold a patient's name.
     """
     status, where = response.status_code, response.request.url.path
     if status in TRANSIENT_STATUSES:
-        message = f"{system}: {where} ha risposto {status}, riprovare più tardi"
         kind = UncertainError if status >= 500 else TransientError
-        return kind(message, retry_after=retry_after(response))
+        return kind("remote_later", system=system, path=where, status=status, retry_after=retry_after(response))
     if status in {401, 403}:
-        return PermanentError(f"{system}: {where} ha risposto {status}, controllare il token dell'integrazione")
+        return PermanentError("remote_token", system=system, path=where, status=status)
     if 300 <= status < 400:
-        return PermanentError(f"{system}: {where} rimanda altrove ({status}), controllare l'indirizzo")
-    return PermanentError(f"{system}: {where} ha risposto {status}")
+        return PermanentError("remote_elsewhere", system=system, path=where, status=status)
+    return PermanentError("remote_refused", system=system, path=where, status=status)
 
 
-def sort_error(system: str, error: httpx.HTTPError | httpx.InvalidURL) -> TransientError | PermanentError:
+def sort_error(system: Value, error: httpx.HTTPError | httpx.InvalidURL) -> TransientError | PermanentError:
     """The same for a request that never got a whole answer."""
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return PermanentError(f"{system}: l'indirizzo non è valido, correggere l'integrazione")
+        return PermanentError("remote_address", system=system)
     if _caused_by(error, ssl.SSLCertVerificationError):
-        return PermanentError(f"{system}: il certificato del server non è valido")
+        return PermanentError("remote_certificate", system=system)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return TransientError(f"{system}: collegamento non riuscito ({type(error).__name__})")
+        return TransientError("remote_unreachable", system=system, error=type(error).__name__)
     if isinstance(error, httpx.TimeoutException):
-        return UncertainError(f"{system}: nessuna risposta entro il tempo massimo")
-    return UncertainError(f"{system}: la risposta si è interrotta ({type(error).__name__})")
+        return UncertainError("remote_silent", system=system)
+    return UncertainError("remote_cut", system=system, error=type(error).__name__)
 
 
 def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
@@ -136,7 +136,7 @@ def _http_date(value: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def decode(system: str, data: bytes) -> Any:
+def decode(system: Value, data: bytes) -> Any:
     """JSON of ``data``. TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes);
     PermanentError where it is not UTF-8 or nested beyond reason."""
     with suppress(ValueError):  # twice as fast and stricter: what it refuses is looked at again
@@ -145,14 +145,13 @@ def decode(system: str, data: bytes) -> Any:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
-            raise UncertainError(f"{system}: la risposta è tronca") from error
-        raise PermanentError(f"{system}: la risposta non è in UTF-8") from error
+            raise UncertainError("remote_truncated", system=system) from error
+        raise PermanentError("remote_encoding", system=system) from error
     except RecursionError as error:
-        raise PermanentError(f"{system}: la risposta è annidata oltre ogni ragione") from error
+        raise PermanentError("remote_nested", system=system) from error
     except ValueError as error:
         html = data.lstrip()[:1] == b"<"
-        what = "una pagina HTML invece dei dati" if html else "dati illeggibili o tronchi"
-        raise UncertainError(f"{system}: la risposta contiene {what}") from error
+        raise UncertainError("remote_html" if html else "remote_unreadable", system=system) from error
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -186,16 +185,16 @@ def _timeout(policy: Policy) -> httpx.Timeout:
 class _Body:
     """Collects an answer's bytes while it stays inside the policy's bounds."""
 
-    def __init__(self, system: str, policy: Policy, started: float) -> None:
+    def __init__(self, system: Value, policy: Policy, started: float) -> None:
         self.system, self.policy, self.started = system, policy, started
         self.data = bytearray()
 
     def add(self, chunk: bytes) -> None:
         self.data += chunk
         if len(self.data) > self.policy.largest_body:
-            raise PermanentError(f"{self.system}: risposta oltre {self.policy.largest_body // 1024} KiB, rifiutata")
+            raise PermanentError("remote_too_large", system=self.system, kib=self.policy.largest_body // 1024)
         if time.monotonic() - self.started > self.policy.request:
-            raise UncertainError(f"{self.system}: risposta non conclusa in {self.policy.request:g} secondi")
+            raise UncertainError("remote_too_slow", system=self.system, within=Duration(self.policy.request))
 
     def answer(self, response: httpx.Response) -> Answer:
         body: Any = None
@@ -217,7 +216,7 @@ class Remote:
     ``system`` is its name for operators. Every method raises TransientError or PermanentError and nothing else.
     """
 
-    def __init__(self, system: str, url: str, token: str, policy: Policy | None = None) -> None:
+    def __init__(self, system: Value, url: str, token: str, policy: Policy | None = None) -> None:
         self.system = system
         self.url = base_url(url)
         self.policy = policy or Policy()
@@ -315,7 +314,7 @@ class Remote:
 
 
 @contextmanager
-def _sorted_errors(system: str) -> Iterator[None]:
+def _sorted_errors(system: Value) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -334,7 +333,7 @@ async def looking(policy: Policy, at_once: int) -> AsyncIterator[httpx.AsyncClie
 
 async def look(
     client: httpx.AsyncClient,
-    system: str,
+    system: Value,
     url: str,
     path: str,
     *,

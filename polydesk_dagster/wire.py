@@ -25,7 +25,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-_INVISIBLE = dict.fromkeys(map(ord, "\0\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
+from polydesk_dagster.values import Reason, Several
+
+_STEERING = (0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+"""What is not seen and joins, parts or turns the text around it."""
+_CONTROLS_0 = (*range(9), 0xB, 0xC, *range(0xE, 0x20), 0x7F)
+_INVISIBLE = (
+    dict.fromkeys((*_CONTROLS_0, *_STEERING), None)
+    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")  # letters that were read in the wrong encoding
+    | {0xA0: " "}
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MONEY = re.compile(r"[0-9]{1,8}(\.[0-9]{1,2})?")
 _COMMA = re.compile(r"([0-9]+|[0-9]{1,3}(\.[0-9]{3})+),[0-9]{1,2}")
 _AMBIGUOUS = re.compile(r"[0-9]{1,3}[.,][0-9]{3}")
@@ -44,10 +54,10 @@ class Record(BaseModel):
 
 
 def clean(value: str) -> str:
-    """Text as it can be kept: without NUL, BOM, zero-width characters and outer blanks, in Unicode's composed form, a
-    question mark for half a surrogate pair."""
+    """Text as it can be kept: without control characters, those that steer its direction, zero-width characters and
+    outer blanks, in Unicode's composed form, a question mark for half a surrogate pair."""
     if value.isascii():
-        return value.replace("\0", "").strip()
+        return (value if value.isprintable() else _CONTROLS.sub("", value)).strip()
     return unicodedata.normalize("NFC", value.translate(_INVISIBLE).encode("utf-8", "replace").decode()).strip()
 
 
@@ -75,18 +85,19 @@ def comparable(value: str | None) -> str:
     return " ".join(re.sub(r"['’`´\-.]", " ", bare).casefold().split())
 
 
-def _bad(what: str) -> PydanticCustomError:
-    return PydanticCustomError("wire", what)
+def bad(code: str, **values: int) -> PydanticCustomError:
+    """What a validator of a record raises; told as ``reason.wire_<code>``."""
+    return PydanticCustomError("wire", code, dict(values))
 
 
 def _prose(value: object, longest: int = LONGEST_PROSE) -> str:
     if not isinstance(value, str):
-        raise _bad("non è un testo")
+        raise bad("not_text")
     cleaned = clean(value)
     if not cleaned:
-        raise _bad("è vuoto")
+        raise bad("empty")
     if len(cleaned) > longest:
-        raise _bad(f"ha più di {longest} caratteri")
+        raise bad("too_long", longest=longest)
     return cleaned
 
 
@@ -104,48 +115,48 @@ def _optional(read: Callable[[object], object]) -> Callable[[object], object]:
 
 def _iso_date(value: object) -> date:
     if not isinstance(value, str) or not _DATE.fullmatch(cleaned := clean(value)):
-        raise _bad("non è una data ISO (aaaa-mm-gg)")
+        raise bad("not_iso_date")
     try:
         return date.fromisoformat(cleaned)
     except ValueError:
-        raise _bad("non è una data del calendario") from None
+        raise bad("no_such_day") from None
 
 
 def _instant(value: object) -> datetime:
     if not isinstance(value, str):
-        raise _bad("non è un istante RFC 3339")
+        raise bad("not_an_instant")
     try:
         moment = datetime.fromisoformat(clean(value))
     except ValueError:
-        raise _bad("non è un istante RFC 3339") from None
+        raise bad("not_an_instant") from None
     if moment.tzinfo is None:
-        raise _bad("è un istante senza fuso orario")
+        raise bad("no_offset")
     return moment
 
 
 def _money(value: object) -> Decimal:
     if not isinstance(value, str):
-        raise _bad("non è un importo in forma di testo")
+        raise bad("money_not_text")
     cleaned = clean(value)
     if _COMMA.fullmatch(cleaned):
         cleaned = cleaned.replace(".", "").replace(",", ".")
     if _AMBIGUOUS.fullmatch(cleaned):
-        raise _bad("è ambiguo: tre cifre dopo il punto o la virgola")
+        raise bad("money_ambiguous")
     if not _MONEY.fullmatch(cleaned):
-        raise _bad("non è un importo con punto o virgola e al più due decimali")
+        raise bad("not_money")
     return Decimal(cleaned)
 
 
 def _rate(value: object) -> Decimal:
     rate = _money(value)
     if rate > 100:
-        raise _bad("supera 100")
+        raise bad("above_hundred")
     return rate
 
 
 def _cadastral(value: object) -> str:
     if not _CADASTRAL.fullmatch(text := _text(value)):
-        raise _bad("non è un codice catastale")
+        raise bad("not_cadastral")
     return text
 
 
@@ -175,7 +186,7 @@ class Rejected:
 
     position: int
     key: str | None
-    reason: str
+    reason: Reason
     raw: Any
     """As it came; for the database, never for a log."""
 
@@ -192,7 +203,7 @@ class Sorted(Generic[R]):
 def sort_records(
     model: type[R], items: Sequence[Any], key: str | None = None, context: Mapping[str, Any] | None = None
 ) -> Sorted[R]:
-    """Each item as ``model``, or rejected with an Italian reason. ``key`` names the identifying field, if one does;
+    """Each item as ``model``, or rejected with its reason. ``key`` names the identifying field, if one does;
     ``context`` is handed to the model's validators."""
     valid: list[R] = []
     rejected: list[Rejected] = []
@@ -211,31 +222,27 @@ def _key(item: object, key: str | None) -> str | None:
 
 
 _PLAIN = {
-    "missing": "manca",
-    "model_type": "non è un oggetto",
-    "dict_type": "non è un oggetto",
-    "list_type": "non è un elenco",
-    "int_type": "non è un numero intero",
-    "bool_type": "non è vero/falso",
-    "string_pattern_mismatch": "non ha la forma prevista",
-    "literal_error": "non è uno dei valori previsti",
-    "enum": "non è uno dei valori previsti",
-    "greater_than_equal": "è troppo piccolo",
-    "less_than_equal": "è troppo grande",
+    "missing": "missing",
+    "model_type": "not_an_object",
+    "dict_type": "not_an_object",
+    "list_type": "not_a_list",
+    "int_type": "not_whole",
+    "bool_type": "not_a_flag",
+    "string_pattern_mismatch": "other_shape",
+    "literal_error": "not_foreseen",
+    "enum": "not_foreseen",
+    "greater_than_equal": "too_small",
+    "less_than_equal": "too_large",
 }
 
 
-def reason(error: ValidationError) -> str:
-    """What is wrong, in Italian, by field; never a value."""
+def reason(error: ValidationError) -> Reason:
+    """What is wrong, field by field; never a value."""
     parts = []
     for problem in error.errors(include_url=False, include_input=False):
         where = ".".join(str(step) for step in problem["loc"])
-        what = (
-            str(problem["ctx"]["error"])
-            if problem["type"] == "value_error"
-            else problem["msg"]
-            if problem["type"] == "wire"
-            else _PLAIN.get(problem["type"], "non è valido")
-        )
-        parts.append(f"{where} {what}" if where else what)
-    return "; ".join(parts)
+        code = problem["msg"] if problem["type"] == "wire" else _PLAIN.get(problem["type"], "not_valid")
+        given = problem.get("ctx", {}) if problem["type"] == "wire" else {}
+        what = Reason(f"wire_{code}", given)
+        parts.append(Reason("field_wrong", {"field": where, "what": what}) if where else what)
+    return parts[0] if len(parts) == 1 else Reason("fields_wrong", {"problems": Several(tuple(parts))})

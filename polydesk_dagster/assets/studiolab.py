@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.apply import is_stale
+from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.errors import PolydeskError
@@ -20,18 +22,19 @@ from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
+from polydesk_dagster.values import ServiceKey, Several, Term, Value
 
-BUILT_IN_GUARDS = {
-    "source_empty": "La fonte ha dato almeno i record che ci si aspetta.",
-    "source_short": "La fonte non si è accorciata troppo dall'ultima volta.",
-    "source_incomplete": "La fonte ha dato tutti i record che annuncia.",
-    "source_shape": "I record illeggibili sono pochi.",
-    "source_encoding": "Le lettere accentate sono intere.",
-    "duplicate_keys": "Nessun record contraddice un altro con la stessa chiave.",
-    "too_many_retired": "Le chiusure sono entro il limite.",
-    "too_many_changed": "Le modifiche sono entro il limite.",
-    "undone_before": "Nulla ripete ciò che una persona ha annullato da poco.",
-}
+BUILT_IN_GUARDS = (
+    "source_empty",
+    "source_short",
+    "source_incomplete",
+    "source_shape",
+    "source_encoding",
+    "duplicate_keys",
+    "too_many_retired",
+    "too_many_changed",
+    "undone_before",
+)
 
 
 class SyncConfig(ServiceConfig):
@@ -47,59 +50,29 @@ class SyncConfig(ServiceConfig):
 
 @dataclass(frozen=True)
 class Listing:
-    """One list of studiolab: its feed, the service that keeps it in step, and how it is told to the operator."""
+    """One list of studiolab: its feed, the service that keeps it in step, and what it needs."""
 
     feed: str
     service: str
     preview_service: str | None
-    title: str
-    describes: str
     priority: int
-    """Which list goes first in a run: prices are compared when the agreements that they name are ours already."""
+    """Which list goes first in a run: prices are compared when what they name is ours already."""
     per_clinic: bool = True
-    names: str | None = None
-    """A list of the same service whose records this one names: what is new there is needed here first."""
+    needs: tuple[str, ...] = ()
+    """Lists whose records this one names: what is new there is needed here first."""
+
+    @property
+    def kind(self) -> Kind:
+        return sync.FEEDS[self.feed].kind
 
 
 LISTINGS = (
-    Listing(
-        "municipalities",
-        "import_municipalities",
-        None,
-        "I comuni",
-        "I comuni italiani di ieri e di oggi, con il periodo in cui ciascuno è valido.",
-        10,
-        per_clinic=False,
-    ),
-    Listing(
-        "collaborators",
-        "sync_collaborators",
-        "preview_collaborators",
-        "I collaboratori",
-        "I medici e i tecnici della clinica, come li tiene studiolab.",
-        10,
-    ),
-    Listing(
-        "services", "sync_services", "preview_services", "Le prestazioni", "Le prestazioni che la clinica offre.", 10
-    ),
-    Listing("agreements", "sync_prices", "preview_prices", "Le convenzioni", "Assicurazioni, fondi e convenzioni.", 20),
-    Listing(
-        "prices",
-        "sync_prices",
-        "preview_prices",
-        "I prezzi",
-        "Il listino della clinica, con le convenzioni; chi ha già prenotato tiene il prezzo che gli è stato detto.",
-        10,
-        names="agreements",
-    ),
-    Listing(
-        "patients",
-        "import_patients",
-        None,
-        "I pazienti",
-        "Le anagrafiche che mancavano; nessuna viene mai cambiata, i casi dubbi attendono una persona.",
-        10,
-    ),
+    Listing("municipalities", "import_municipalities", None, 10, per_clinic=False),
+    Listing("collaborators", "sync_collaborators", "preview_collaborators", 30),
+    Listing("services", "sync_services", "preview_services", 30),
+    Listing("agreements", "sync_prices", "preview_prices", 20),
+    Listing("prices", "sync_prices", "preview_prices", 10, needs=("services", "collaborators", "agreements")),
+    Listing("patients", "import_patients", None, 10),
 )
 
 
@@ -124,7 +97,7 @@ def _switched_off(run: Run, listing: Listing) -> Report | None:
         )
     if active:
         return None
-    return Report.skipped("integration_off", "L'integrazione con studiolab non è attiva.", run.clinic)
+    return Report.skipped("integration_off", None, run.clinic)
 
 
 def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
@@ -143,14 +116,14 @@ def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
     passed: list[Reason] = []
 
     def failed(clinic: str, error: PolydeskError) -> None:
-        passed.append(Reason("other_studiolab", f"{error}; l'elenco è stato chiesto a un'altra clinica.", clinic))
+        passed.append(Reason("other_studiolab", {"why": error.reason}, clinic))
 
     report = run.polydesk.any_studiolab(ask, failed)
     return replace(report, reasons=(*report.reasons, *passed))
 
 
 def _show(run: Run, listing: Listing, plan_id: int) -> Report:
-    kind = sync.FEEDS[listing.feed].kind
+    kind = listing.kind
     with run.engine.connect() as connection:
         return changes.preview(connection, plans.load(connection, plan_id), kind)
 
@@ -167,27 +140,55 @@ def _named(
     if config.plan is None:
         if not _passed(config):
             return None
-        message = "Per passare oltre un controllo serve anche il piano che hai guardato («plan»)."
-        return Report.refused("guard_without_plan", message, clinic)
+        return Report.refused("guard_without_plan", None, clinic)
     try:
         plan = _load(polydesk, config.plan)
     except LookupError:
-        return Report.refused("unknown_plan", f"Non esiste il piano {config.plan}.", clinic)
+        return Report.refused("unknown_plan", {"plan": config.plan}, clinic)
     if plan.service != listing.service:
-        whose = (
-            f"di «{teller().service(plan.service)}» ({registry.kind(plan.kind).label}), "
-            f"non di «{teller().service(listing.service)}»"
-        )
-    elif plan.clinic != (clinic if listing.per_clinic else None):
-        whose = f"della clinica {plan.clinic}, non di {clinic}"
-    else:
-        return plan
-    message = f"Il piano {plan.id} è {whose}: «polydesk plan apply {plan.id}» lo applica dove va."
-    return Report.refused("other_plan", message, clinic)
+        values: dict[str, Value] = {
+            "plan": plan.id,
+            "of": ServiceKey(plan.service),
+            "what": Term("kind", plan.kind),
+            "service": ServiceKey(listing.service),
+        }
+        return Report.refused("plan_of_another_service", values, clinic)
+    if plan.clinic != (clinic if listing.per_clinic else None):
+        return Report.refused("plan_of_another_clinic", {"plan": plan.id, "of": plan.clinic, "asked": clinic}, clinic)
+    return plan
 
 
 def _passed(config: SyncConfig) -> set[str]:
     return {name.strip() for name in (config.past_guard or "").split(",") if name.strip()}
+
+
+def _bound(context: Context, polydesk: PolydeskResource, service: str, config: SyncConfig) -> SyncConfig:
+    """``config`` with the plan that any step of the run was given, which binds all of them.
+
+    Raises:
+        dagster.Failure: where the steps name different plans, or pass it differently; recorded for ``service``.
+    """
+    steps: Any = context.run.run_config.get("ops", {})
+    given: dict[str, set[Any]] = {name: set() for name in ("plan", "past_guard", "reason")}
+    for step in steps.values():
+        asked = step.get("config") or {}
+        for name, values in given.items():
+            if asked.get(name):
+                values.add(asked[name])
+    if any(len(values) > 1 for values in given.values()):
+        differing = Several(tuple(sorted(name for name, values in given.items() if len(values) > 1)))
+        refused = Report.refused("steps_disagree", {"fields": differing}, config.clinic)
+        perform(context, polydesk, service, config, lambda _: refused)
+        raise failure(teller().service(service), refused)
+    bound = {name: next(iter(values)) for name, values in given.items() if values}
+    return SyncConfig(**{**config.model_dump(), **bound})
+
+
+def _left_alone(named: Plan) -> dict[str, str]:
+    """What a step says that leaves its list alone because the run applies a plan of another."""
+    t = teller()
+    why = Reason("only_this_plan", {"plan": named.id, "what": Term("kind", named.kind)})
+    return {t.label("figure", "outcome"): t.reason(why)}
 
 
 def _asked(
@@ -213,9 +214,9 @@ def _look(run: Run, listing: Listing, named: Plan | None, passed: set[str]) -> R
     plan = _load(run.polydesk, report.plan_id)
     stopping = [guard for guard in plan.failed_guards if guard.name not in passed]
     if stopping:
-        said = [Reason(f"guard:{guard.name}", f"{guard.name}: {guard.message}", plan.clinic) for guard in stopping]
-        what = Reason("what_to_do", f"Niente è stato scritto. {report.figures[WHAT_TO_DO]}", plan.clinic)
-        others = [reason for reason in report.reasons if not reason.code.startswith("guard:")]
+        said = [Reason(guard.reason.code, guard.reason.values, plan.clinic) for guard in stopping]
+        what = Reason("what_to_do", {"next": report.figures[WHAT_TO_DO]}, plan.clinic)
+        others = [reason for reason in report.reasons if not reason.code.startswith("guard_")]
         report = replace(report, outcome=Outcome.REFUSED, reasons=(*said, what, *others))
     first = _needed_first(run, listing, plan)
     return report if first is None else replace(report, reasons=(*report.reasons, first))
@@ -223,24 +224,21 @@ def _look(run: Run, listing: Listing, named: Plan | None, passed: set[str]) -> R
 
 def _needed_first(run: Run, listing: Listing, plan: Plan) -> Reason | None:
     """Where rows wait for records that are new in a list which this run has looked at as well."""
-    if listing.names is None or not plan.tally.get("unmapped"):
+    if not plan.tally.get("unmapped"):
         return None
-    kind = sync.FEEDS[listing.names].kind
     with run.engine.connect() as connection:
-        first = plans.made_by(connection, run.dagster_run, kind.name)
-    if first is None or first.state != "ready" or not first.tally.get("create"):
-        return None
-    message = (
-        f"Righe senza corrispondenza: prima applica il piano {first.id} ({kind.label}), che crea ciò che qui manca, "
-        "poi rifai l'anteprima."
-    )
-    return Reason("apply_first", message, plan.clinic, plan.tally["unmapped"])
+        looked = [plans.made_by(connection, run.dagster_run, sync.FEEDS[feed].kind.name) for feed in listing.needs]
+    for first in filter(None, looked):
+        if first.state == "ready" and first.tally.get("create"):
+            values: dict[str, Value] = {"plan": first.id, "what": Term("kind", first.kind)}
+            return Reason("apply_first", values, plan.clinic, plan.tally["unmapped"])
+    return None
 
 
 def _apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
     """Apply the plan that was named, or that the preview of this run has made; alone, or where that one no longer fits,
     plan and apply."""
-    kind = sync.FEEDS[listing.feed].kind
+    kind = listing.kind
     with run.engine.connect() as connection:
         plan = (
             plans.load(connection, config.plan)
@@ -269,21 +267,21 @@ def _not_again(report: Report) -> Report:
     codes = {reason.code for reason in report.reasons}
     if report.outcome is not Outcome.REFUSED or codes & {"guard", "reason_missing"}:
         return report
-    todo = f"Il piano {report.plan_id} non si può più applicare: rifai l'anteprima."
+    todo = Reason("plan_expired", {"plan": report.plan_id})
     return replace(report, figures={**report.figures, WHAT_TO_DO: todo})
 
 
-def _guards(listing: Listing) -> dict[str, str]:
-    own = {guard.name: guard.message for guard in sync.FEEDS[listing.feed].kind.guards}
-    return {**BUILT_IN_GUARDS, **{name: message.replace("{value}", "Nessuno dei") for name, message in own.items()}}
+def _guards(listing: Listing) -> tuple[str, ...]:
+    return (*BUILT_IN_GUARDS, *(guard.name for guard in listing.kind.guards))
 
 
 def _results(plan: Plan | None, listing: Listing, key: dg.AssetKey, passed: set[str]) -> list[dg.AssetCheckResult]:
     said = {guard.name: guard for guard in plan.guards} if plan is not None else {}
-    results = []
+    results, t = [], teller()
     for name in _guards(listing):
         guard = said.get(name)
-        shown = {"Che cosa dice": guard.message if guard else "non si applica"}
+        found = None if guard is None else Reason("guard_passed") if guard.passed else guard.reason
+        shown = {t.label("figure", "guard"): t.reason(found or Reason("guard_idle"))}
         holds = guard is None or guard.passed or name in passed
         results.append(dg.AssetCheckResult(passed=holds, asset_key=key, check_name=name, metadata=shown))
     return results
@@ -301,15 +299,15 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
                 group_name="studiolab",
                 kinds={"http", "postgres"},
                 tags={"polydesk/records": "plan"},
-                description=f"{listing.title}: che cosa cambierebbe, con i controlli da superare. Non cambia nulla.",
+                description=teller().text(f"asset.{listing.feed}_preview"),
                 partitions_def=CLINICS if listing.per_clinic else None,
                 skippable=True,
                 code_version="1",
             )
         ],
         check_specs=[
-            dg.AssetCheckSpec(name, asset=key, description=text, blocking=True)
-            for name, text in _guards(listing).items()
+            dg.AssetCheckSpec(name, asset=key, description=teller().text(f"guard.{name}"), blocking=True)
+            for name in _guards(listing)
         ],
         can_subset=True,
         op_tags={"dagster/priority": str(listing.priority + 5)},
@@ -320,8 +318,11 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         alone = context.run.job_name == listing.preview_service
         service = listing.preview_service if alone and listing.preview_service else listing.service
+        config = _bound(context, polydesk, service, config)
         named = _asked(context, polydesk, service, listing, config)
-        if isinstance(named, Plan) and named.kind != sync.FEEDS[listing.feed].kind.name:
+        if named is not None and named.kind != listing.kind.name:
+            left = _results(None, listing, key, set())
+            yield dg.MaterializeResult(metadata=_left_alone(named), check_results=left)
             return
         passed = _passed(config)
         only_look = SyncConfig(as_of=config.as_of, clinic=config.clinic, preview=True)
@@ -355,9 +356,9 @@ def _real_asset(listing: Listing) -> dg.AssetsDefinition:
         key=["studiolab", listing.feed],
         group_name="studiolab",
         kinds={"http", "postgres"},
-        tags={"polydesk/records": sync.FEEDS[listing.feed].kind.name},
-        description=listing.describes,
-        deps=[["studiolab", f"{listing.feed}_preview"]],
+        tags={"polydesk/records": listing.kind.name},
+        description=teller().text(f"asset.{listing.feed}"),
+        deps=[["studiolab", f"{listing.feed}_preview"], *(["studiolab", feed] for feed in listing.needs)],
         partitions_def=CLINICS if listing.per_clinic else None,
         op_tags={"dagster/priority": str(listing.priority)},
         pool="studiolab",
@@ -367,8 +368,12 @@ def _real_asset(listing: Listing) -> dg.AssetsDefinition:
     def real(
         context: dg.AssetExecutionContext, config: SyncConfig, polydesk: PolydeskResource
     ) -> Iterator[dg.MaterializeResult]:
+        config = _bound(context, polydesk, listing.service, config)
         named = _asked(context, polydesk, listing.service, listing, config)
-        if config.preview or (named is not None and named.kind != sync.FEEDS[listing.feed].kind.name):
+        if named is not None and named.kind != listing.kind.name:
+            yield dg.MaterializeResult(metadata=_left_alone(named))
+            return
+        if config.preview:
             return
         report = serve(context, polydesk, listing.service, config, lambda run: _apply(run, listing, config))
         if report.outcome is not Outcome.SKIPPED:

@@ -23,7 +23,7 @@ def _take(run: Run, reconcile: bool) -> Report:
     clinic = run.clinic or ""
     with run.engine.connect() as connection:
         if not looking.active(connection, clinic):
-            return Report.skipped("integration_off", "L'integrazione con studiolab non è attiva.", clinic)
+            return Report.skipped("integration_off", None, clinic)
     with run.polydesk.studiolab(clinic) as feed:
         if run.preview:
             return events.preview(run.engine, clinic, feed)

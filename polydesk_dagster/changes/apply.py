@@ -14,13 +14,14 @@ from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.show import row_names
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
+from polydesk_dagster.values import Several
 
 NAMED = 20
 """How many rows a refusal names; the rest are counted."""
 
 KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
-STALE = frozenset({"moved", "exists_already", "barred", "constraint"})
+STALE = frozenset({"moved", "exists_already", "barred", "constraint", "undo_constraint"})
 """Why a plan is refused whose records have changed since it was made: comparing again gives one that fits them."""
 
 
@@ -28,7 +29,7 @@ class _Moved(Exception):  # noqa: N818 -- unwinds the savepoint, never leaves th
     """The records are no longer as the plan saw them: those rows that satisfy ``where``, once unwound, each for the
     reason that the SQL ``why`` gives."""
 
-    def __init__(self, code: str, where: str, why: str = "'modificato dopo'") -> None:
+    def __init__(self, code: str, where: str, why: str = "'edited_since'") -> None:
         super().__init__(code)
         self.code = code
         self.where = where
@@ -54,7 +55,7 @@ def apply(
     try:
         plan = plans.load(connection, plan_id, lock=True)
     except LookupError:
-        return Report.refused("unknown_plan", f"Non esiste il piano {plan_id}.")
+        return Report.refused("unknown_plan", {"plan": plan_id})
     refusal = _unfit(connection, plan, as_of, reason, past_guards)
     if refusal is not None:
         return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
@@ -86,14 +87,9 @@ def apply(
         return Report(Outcome.REFUSED, reasons=tuple(reasons), plan_id=plan.id)
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        message = (
-            f"Il piano {plan.id} non si può applicare: nel frattempo è stato scritto qualcosa che lo contraddice "
-            f"(vincolo {constraint} di {kind.table}). Rifai l'anteprima."
-            if plan.undoes is None
-            else f"Il piano {plan.undoes} non si può annullare: ciò che resta lo contraddice (vincolo {constraint} di "
-            f"{kind.table}). Correggi a mano ciò che serve."
-        )
-        return Report(Outcome.REFUSED, reasons=(Reason("constraint", message, plan.clinic),), plan_id=plan.id)
+        values_ = {"plan": plan.undoes or plan.id, "constraint": constraint, "table": kind.table}
+        code = "constraint" if plan.undoes is None else "undo_constraint"
+        return Report(Outcome.REFUSED, reasons=(Reason(code, values_, plan.clinic),), plan_id=plan.id)
     return Report(report.outcome, report.counts, report.reasons, report.figures, report.tables, plan.id)
 
 
@@ -108,15 +104,15 @@ def named(
     kind: Kind,
     code: str,
     where: str,
-    why: str = "'modificato dopo'",
+    why: str = "'edited_since'",
     values: Mapping[str, Any] | None = None,
 ) -> list[Reason]:
     """A reason for each of the first rows that satisfy ``where``, and one for how many more there are."""
     found = row_names(connection, plan, kind, where, NAMED, why=why, values=values)
-    reasons = [Reason(code, f"{row.name}: {row.reason}", plan.clinic) for row in found.rows]
+    reasons = [Reason(code, {"row": row.name, "why": row.reason}, plan.clinic) for row in found.rows]
     if found.total > len(reasons):
         rest = found.total - len(reasons)
-        reasons.append(Reason(code, f"… e altre {rest} righe del piano {plan.id}", plan.clinic, rest))
+        reasons.append(Reason("more_of_plan", {"plan": plan.id}, plan.clinic, rest))
     return reasons
 
 
@@ -133,16 +129,14 @@ def _unfit(
         return Reason("ahead", message, plan.clinic)
     stopping = [guard for guard in plan.failed_guards if guard.name not in past_guards]
     if stopping:
-        said = "; ".join(f"{guard.name}: {guard.message}" for guard in stopping)
-        return Reason("guard", f"Il piano {plan.id} è fermato da un controllo ({said}).", plan.clinic, len(stopping))
+        said = Several(tuple(guard.reason for guard in stopping))
+        return Reason("guard", {"plan": plan.id, "guards": said}, plan.clinic, len(stopping))
     if plan.failed_guards and not audit.is_reason(reason):
-        least = f"di almeno {audit.LEAST_REASON} caratteri"
-        message = f"Per passare oltre un controllo del piano {plan.id} serve un motivo {least}."
-        return Reason("reason_missing", message, plan.clinic)
+        return Reason("reason_missing", {"least": audit.LEAST_REASON}, plan.clinic)
     if is_altered(connection, plan):
-        return Reason("altered", f"Le righe del piano {plan.id} non sono più quelle calcolate: rifai l'anteprima.")
+        return Reason("altered", {"plan": plan.id}, plan.clinic)
     if plan.undoes is not None and plans.load(connection, plan.undoes, lock=True).state != "applied":
-        return Reason("not_undoable", f"Il piano {plan.undoes} è già stato annullato.", plan.clinic)
+        return Reason("not_undoable", {"plan": plan.undoes, "why": Reason("undone_already")}, plan.clinic)
     return None
 
 
@@ -165,7 +159,7 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, v
     for statement in before:
         connection.execute(sa.text(statement.format(rows=rows)), values)
     _test_again(connection, plan, kind, rows, values)
-    counts = Counts(skipped=plan.tally.get("conflict", 0), unchanged=plan.tally.get("unchanged", 0))
+    counts = Counts(skipped=plan.counts.skipped, waiting=plan.counts.waiting, unchanged=plan.counts.unchanged)
     counts += Counts(retired=_delete(connection, plan, kind, rows, was))
     # Closing before changing before adding: what replaces a row must find its place free.
     counts += Counts(retired=_update(connection, plan, kind, rows=rows, was=was, action="retire", values=values))
@@ -188,7 +182,7 @@ def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, va
     """Raise when an undo's row has been taken back meanwhile, or the kind bars one that it let pass in the preview."""
     tests = []
     if plan.undoes is not None:
-        tests.append(("moved", taken_back(connection, kind, plan.undoes), "'già annullato'"))
+        tests.append(("moved", taken_back(connection, kind, plan.undoes), "'undone_already'"))
     if kind.barred is not None and not kind.volatile and plan.writes > plan.tally.get("create", 0):
         tests.append(("barred", f"r.action <> 'create' AND ({kind.barred}) IS NOT NULL", kind.barred))
     for code, test, why in tests:
@@ -259,7 +253,7 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
     for way in filter(None, ways):
         where = f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way})"
         if _some(connection, f"{rows} r WHERE {where}"):
-            raise _Moved("exists_already", where, "'c''è già: rifai l''anteprima'")
+            raise _Moved("exists_already", where, "'exists_here'")
     columns = ", ".join((*kind.identity, *kind.written))
     return connection.execute(
         sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
@@ -281,7 +275,7 @@ def _skip_moved(connection: sa.Connection, plan: Plan, kind: Kind, was: list[str
                 WHERE r.action <> 'create' AND {same("t", "r", was, "was_")} AND ({kind.still})
                 ORDER BY {", ".join(f"t.{name}" for name in kind.identity)} FOR UPDATE OF t)
             INSERT INTO plan_skip (plan_id, ordinal, reason)
-            SELECT :plan_id, r.ordinal, 'cambiato dopo l''anteprima' FROM {plan.rows} r
+            SELECT :plan_id, r.ordinal, 'changed_since_preview' FROM {plan.rows} r
             WHERE r.action <> 'conflict' AND NOT (r.ordinal IN (SELECT ordinal FROM held) {taken})
         """),
         values,

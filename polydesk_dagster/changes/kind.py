@@ -9,40 +9,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.outcome import Reason, Report
 
 ACTIONS = ("create", "update", "retire", "delete", "link", "conflict")
 """``link``: nothing of the target changes, the kind's effects do the work; ``conflict``: never written."""
 
 FINDINGS = ("missing_here", "missing_there", "differs", "invalid", "duplicate", "unmapped", "overlapping", "replaced")
 
-ACTION_NAMES = {
-    "create": "creazione",
-    "update": "modifica",
-    "retire": "chiusura",
-    "delete": "eliminazione",
-    "link": "collegamento",
-    "conflict": "conflitto",
-}
-FINDING_NAMES = {
-    "missing_here": "mancano da noi",
-    "missing_there": "mancano alla fonte",
-    "differs": "diversi",
-    "invalid": "non validi",
-    "duplicate": "doppioni",
-    "unmapped": "senza corrispondenza",
-    "overlapping": "validità sovrapposta",
-    "replaced": "sostituiti",
-}
-
 
 class Reject(Exception):  # noqa: N818 -- a verdict on one record, not a fault of the program
-    """A record that cannot be staged. ``message`` is Italian and holds no patient data."""
+    """A record that cannot be staged; ``why`` holds no patient data."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: str, why: Reason) -> None:
+        super().__init__(why.code)
         self.code = code
-        self.message = message
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +46,15 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A further limit of one kind: ``query`` gives one number (of ``{rows}``, the plan's rows); above ``limit`` the
-    plan is not applied without a person's word. ``message`` is Italian, with ``{value}`` and ``{limit}``."""
+    plan is not applied without a person's word. What it found is told as ``reason.guard_<name>``, with ``value`` (a
+    count of ``noun``, where there is one) and ``limit``; what it looks after as ``guard.<name>``."""
 
     name: str
     query: str
     limit: float
-    message: str
+    message: str | None = None
+    """The Italian sentence of a guard that has no ``noun``, with ``{value}`` and ``{limit}``."""
+    noun: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.outcome import Counts, Report
+from polydesk_dagster.values import SAID, Reason, ServiceKey, Value, mapping_from_json, to_json
 
 RULES = "1"
 """Version of how plans are made: part of every fingerprint."""
@@ -53,18 +54,30 @@ class Verdict:
 
     name: str
     passed: bool
-    message: str
     value: float
     limit: float
+    values: Mapping[str, Value] = field(default_factory=dict)
+    """What its sentence is filled in with."""
 
     def as_dict(self) -> dict[str, object]:
         return {
             "name": self.name,
             "passed": self.passed,
-            "message": self.message,
             "value": self.value,
             "limit": self.limit,
+            "values": to_json(self.values),
         }
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Verdict:
+        """A verdict out of JSON; those from before there were values hold their sentence."""
+        values = {SAID: kept["message"]} if "message" in kept else mapping_from_json(kept["values"])
+        return cls(kept["name"], kept["passed"], kept["value"], kept["limit"], values)
+
+    @property
+    def reason(self) -> Reason:
+        """What it found, as a reason."""
+        return Reason(f"guard_{self.name}", {"name": self.name, **self.values})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +121,26 @@ class Plan:
         return sum(self.tally.get(action, 0) for action in ("create", "update", "retire", "delete", "link"))
 
     @property
+    def waits(self) -> bool:
+        """Whether rows in conflict are a person's to decide; of other plans they are left."""
+        return not self.volatile and self.undoes is None
+
+    @property
     def counts(self) -> Counts:
         tally = self.tally
         return Counts(
             created=tally.get("create", 0),
             updated=tally.get("update", 0) + tally.get("link", 0),
             retired=tally.get("retire", 0) + tally.get("delete", 0),
-            skipped=tally.get("conflict", 0),
-            failed=tally.get("rejected", 0),
+            skipped=0 if self.waits else tally.get("conflict", 0),
+            waiting=tally.get("rejected", 0) + (tally.get("conflict", 0) if self.waits else 0),
             unchanged=tally.get("unchanged", 0),
         )
 
 
-def busy(plan: Plan, name: str) -> Report:
-    """The report where a run of the plan's service, ``name`` for people, is in the way of applying or undoing it."""
-    return Report.skipped("already_running", f"«{name}» è in esecuzione: riprova tra poco.", plan.clinic)
+def busy(plan: Plan) -> Report:
+    """The report where a run of the plan's service is in the way of applying or undoing it."""
+    return Report.skipped("service_busy", {"service": ServiceKey(plan.service)}, plan.clinic)
 
 
 def rows_table(plan_id: int) -> str:
@@ -310,7 +328,7 @@ def load(connection: sa.Connection, plan_id: int, *, lock: bool = False) -> Plan
         sa.text(f"{LOAD} WHERE plan.id = :id {'FOR UPDATE OF plan' if lock else ''}"), {"id": plan_id}
     ).one_or_none()
     if found is None:
-        raise LookupError(f"non esiste il piano {plan_id}")
+        raise LookupError(f"plan {plan_id}")
     return _plan(found)
 
 
@@ -350,7 +368,8 @@ def latest(
 def _plan(row: sa.Row[Any]) -> Plan:
     values = row._mapping
     names = [name for name in Plan.__slots__ if name != "guards"]
-    return Plan(guards=tuple(Verdict(**guard) for guard in values["guards"]), **{name: values[name] for name in names})
+    guards = tuple(map(Verdict.from_dict, values["guards"]))
+    return Plan(guards=guards, **{name: values[name] for name in names})
 
 
 def prune(connection: sa.Connection, *, most: int = 20) -> int:

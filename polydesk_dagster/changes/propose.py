@@ -8,8 +8,9 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
-from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.kind import Guard, Kind
 from polydesk_dagster.changes.plans import Plan, Scope, Verdict
+from polydesk_dagster.values import SAID, Count, Value
 
 
 def propose(
@@ -24,9 +25,9 @@ def propose(
     """Store what ``query`` finds as a plan, in the caller's transaction; nothing else is written.
 
     The query gives one row for each change: ``action`` (create, update, retire, delete, link or conflict),
-    ``finding`` (or null), ``reason`` (Italian, or null), the kind's identity (null for what is created with an id),
-    and its ``fixed``, ``owned`` and ``carried`` columns as they shall be. It may bind :clinic_id, :as_of, :plan_id
-    and the scope's parameters. A plan without rows is stored too, and says so.
+    ``finding`` (or null), ``reason`` (or null; see ``changes.why``), the kind's identity (null for what is
+    created with an id), and its ``fixed``, ``owned`` and ``carried`` columns as they shall be. It may bind :clinic_id,
+    :as_of, :plan_id and the scope's parameters. A plan without rows is stored too, and says so.
 
     Raises:
         sqlalchemy.exc.DBAPIError: when the query does not give those columns.
@@ -81,6 +82,11 @@ def _ask(
     for guard in kind.guards:
         query = guard.query.format(rows=plans.rows_table(plan_id), stage=stage)
         value = float(connection.scalar(sa.text(query), values) or 0)
-        message = guard.message.format(value=f"{value:g}", limit=f"{guard.limit:g}")
-        verdicts.append(Verdict(guard.name, value <= guard.limit, message, value, guard.limit))
+        verdicts.append(Verdict(guard.name, value <= guard.limit, value, guard.limit, _said(guard, value)))
     return verdicts
+
+
+def _said(guard: Guard, value: float) -> dict[str, Value]:
+    if guard.message is not None:
+        return {SAID: guard.message.format(value=f"{value:g}", limit=f"{guard.limit:g}")}
+    return {"value": Count(guard.noun, round(value)) if guard.noun else value, "limit": guard.limit}

@@ -12,6 +12,7 @@ from polydesk_dagster.changes.apply import KEPT, apply, is_altered, named, same,
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.propose import finish
+from polydesk_dagster.changes.why import read, why
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, done
 
 
@@ -34,32 +35,30 @@ def undo(
     try:
         plan = plans.load(connection, plan_id, lock=True)
     except LookupError:
-        return Report.refused("unknown_plan", f"Non esiste il piano {plan_id}.")
+        return Report.refused("unknown_plan", {"plan": plan_id})
     if plan.state != "applied" or plan.undoes is not None or not plan.rows_kept:
-        why = (
-            "è già stato annullato"
+        cause = (
+            "undone_already"
             if plan.state == "undone"
-            else "è a sua volta un annullamento"
+            else "undo_itself"
             if plan.undoes is not None
-            else "non è stato applicato"
+            else "not_applied"
             if plan.state == "ready"
-            else "non ha scritto nulla o è troppo vecchio"
+            else "nothing_kept"
         )
-        return Report(Outcome.REFUSED, reasons=(Reason("not_undoable", f"Il piano {plan.id} {why}."),), plan_id=plan.id)
+        refusal = Reason("not_undoable", {"plan": plan.id, "why": Reason(cause)}, plan.clinic)
+        return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     if is_altered(connection, plan):
-        message = (
-            f"Le righe del piano {plan.id} nel database non sono più quelle applicate: annullarle scriverebbe altro. "
-            "Correggi a mano ciò che serve."
-        )
-        return Report(Outcome.REFUSED, reasons=(Reason("altered", message, plan.clinic),), plan_id=plan.id)
+        refusal = Reason("altered_since", {"plan": plan.id}, plan.clinic)
+        return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     kind = registry.kind(plan.kind)
     if kind.final is not None:
-        message = f"Il piano {plan.id} non si annulla: {kind.final}."
-        return Report(Outcome.REFUSED, reasons=(Reason("final", message, plan.clinic),), plan_id=plan.id)
+        refusal = Reason("final", {"plan": plan.id, "why": read(kind.final)}, plan.clinic)
+        return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     back = _reverse(connection, plan, kind, as_of)
     reasons = tuple(named(connection, back, kind, "changed_since", "action = 'conflict'", "r.reason"))
     if preview:
-        return Report(done(back.counts), back.counts, reasons, plan_id=back.id)
+        return Report(done(back.counts), back.counts, reasons, plan_id=back.id, preview=True)
     if reasons and not back.writes:
         return Report(Outcome.REFUSED, Counts(skipped=back.counts.skipped), reasons, plan_id=back.id)
     report = apply(connection, back.id, as_of=as_of, actor=actor, reason=reason)
@@ -83,16 +82,16 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
     identity = ", ".join(f"r.{name}" for name in kind.identity)
     columns = [identity, *(f"r.{name}" for name in kept), *(f"r.{name}" for name in kind.carried)]
     columns += [f"CASE WHEN r.action = 'create' THEN r.{name} ELSE r.was_{name} END AS {name}" for name in was]
-    why = f"""CASE WHEN r.action <> 'delete' AND r.action <> 'link' AND ({gone}) THEN 'non c''è più'
-                   WHEN {created} OR {changed} THEN 'modificato dopo l''applicazione'
+    stays = f"""CASE WHEN r.action <> 'delete' AND r.action <> 'link' AND ({gone}) THEN 'gone_here'
+                   WHEN {created} OR {changed} THEN 'changed_since_applied'
                    WHEN r.action = 'create' THEN coalesce({kind.held}, {_in_use(connection, kind)})
-                   WHEN r.action = 'delete' AND NOT ({gone}) THEN 'c''è di nuovo' END"""
+                   WHEN r.action = 'delete' AND NOT ({gone}) THEN 'here_again' END"""
     query = f"""
         SELECT CASE WHEN why IS NOT NULL THEN 'conflict'
                     WHEN action = 'create' THEN 'delete' WHEN action = 'delete' THEN 'create'
                     WHEN action = 'link' THEN 'link' ELSE 'update' END AS action,
                CAST(NULL AS text) AS finding, why AS reason, back.*
-        FROM (SELECT r.action AS done, {", ".join(columns)}, {why} AS why, r.action
+        FROM (SELECT r.action AS done, {", ".join(columns)}, {stays} AS why, r.action
               FROM {plan.rows} r LEFT JOIN {kind.table} t ON {kind.on}
               WHERE r.action <> 'conflict' AND {KEPT.format(plan=plan.id)}
                 AND NOT ({taken_back(connection, kind, plan.id)})) back
@@ -121,9 +120,10 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
 def _together(kind: Kind) -> Iterator[str]:
     """What sets aside every row that can only be taken back with one that stays as it is."""
     if kind.together is not None:
-        name = "'alla riga ' || r.ordinal" if kind.private else f"'a «' || {kind.key} || '»'"
+        name = "r.ordinal" if kind.private else kind.key
+        staying = why("only_with_row" if kind.private else "only_together", row="staying.name")
         yield f"""
-            UPDATE {{rows}} r SET action = 'conflict', reason = 'si annulla solo insieme ' || staying.name
+            UPDATE {{rows}} r SET action = 'conflict', reason = {staying}
             FROM (SELECT DISTINCT ON (1) {kind.together} AS thing, {name} AS name
                   FROM {{rows}} r WHERE action = 'conflict' ORDER BY 1, ordinal) staying
             WHERE r.action <> 'conflict' AND {kind.together} = staying.thing
@@ -145,7 +145,7 @@ def _edited(connection: sa.Connection, kind: Kind) -> str:
 
 
 def _in_use(connection: sa.Connection, kind: Kind) -> str:
-    """SQL over ``t``: the Italian reason why a row cannot be deleted because others refer to it, or null."""
+    """SQL over ``t``: why a row cannot be deleted because others refer to it, or null."""
     if kind.identity != ("id",):
         return "CAST(NULL AS text)"
     found = connection.execute(
@@ -159,8 +159,12 @@ def _in_use(connection: sa.Connection, kind: Kind) -> str:
         """),
         {"table": kind.table},
     )
+
+    def used(table: str) -> str:
+        return why("in_use", table=f"jsonb_build_object('term', '{table}', 'domain', 'table')")
+
     tests = [
-        f"WHEN EXISTS (SELECT FROM {row.table_name} f WHERE f.{row.column_name} = t.id) THEN 'in uso: {row.table_name}'"
+        f"WHEN EXISTS (SELECT FROM {row.table_name} f WHERE f.{row.column_name} = t.id) THEN {used(row.table_name)}"
         for row in found
         if row.table_name not in kind.dependents
     ]

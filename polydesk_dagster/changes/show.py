@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any, TextIO
 
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
-from polydesk_dagster.changes.fields import FIELD_NAMES, MEANINGLESS
-from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES, Kind
+from polydesk_dagster.changes.fields import AMOUNTS, MEANINGLESS
+from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.outcome import SHOWN_ROWS, WHAT_TO_DO, Outcome, Reason, Report, Table
+from polydesk_dagster.values import Instant, Money, Several, Term, Value
+
+MASK = "•••"
+"""What stands where a value is not everybody's to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class Row:
     action: str
     key: str
     finding: str | None
-    reason: str | None
+    reason: Reason | None
     before: dict[str, Any]
     after: dict[str, Any]
 
@@ -36,7 +43,7 @@ class Row:
             "action": self.action,
             "key": self.key,
             "finding": self.finding,
-            "reason": self.reason,
+            "reason": self.reason and self.reason.as_dict(),
             "before": self.before,
             "after": self.after,
         }
@@ -46,8 +53,8 @@ class Row:
 class Name:
     """How a row is called in a message that everybody may read."""
 
-    name: str
-    reason: str
+    name: Value
+    reason: Reason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ def row_names(
     and how many there are. ``values`` are what the two bind."""
     if not plan.rows_kept:
         return Found((), 0)
-    name = f"'riga ' || r.ordinal || ' del piano {plan.id}'" if kind.private else f"CAST({kind.key} AS text)"
+    name = "r.ordinal" if kind.private else f"CAST({kind.key} AS text)"
     found = connection.execute(
         sa.text(f"""
             SELECT {name} AS name, {why} AS reason, count(*) OVER () AS total
@@ -78,7 +85,12 @@ def row_names(
         """),
         {**(values or {}), "limit": limit},
     ).all()
-    return Found(tuple(Name(row.name, row.reason) for row in found), found[0].total if found else 0)
+    names = tuple(Name(_name(plan, row.name, private=kind.private), read(row.reason)) for row in found)
+    return Found(names, found[0].total if found else 0)
+
+
+def _name(plan: Plan, name: Any, *, private: bool) -> Value:
+    return Reason("row_of_plan", {"row": name, "plan": plan.id}) if private else str(name)
 
 
 def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None = None) -> Iterator[Row]:
@@ -108,108 +120,126 @@ def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None
             before = {name: value for name, value in before.items() if name in moved}
             if row["action"] != "conflict":
                 after = {name: value for name, value in after.items() if name in moved}
-        yield Row(row["ordinal"], row["action"], row["row_key"] or "", row["finding"], row["reason"], before, after)
+        yield Row(
+            row["ordinal"], row["action"], row["row_key"] or "", row["finding"], read(row["reason"]), before, after
+        )
 
 
 def table(connection: sa.Connection, plan: Plan, kind: Kind) -> Table:
     """The first rows for everybody: of a private kind only what happens and why, never who."""
-    columns: tuple[str, ...] = ("Riga", "Azione", "Che cosa", "Prima → dopo", "Perché")
+    columns: tuple[str, ...] = ("row", "action", "what", "difference", "why")
     if kind.private:
-        columns = ("Riga", "Azione", "Perché")
+        columns = ("row", "action", "why")
     cells = []
     for row in rows(connection, plan, kind, limit=SHOWN_ROWS):
-        action = ACTION_NAMES[row.action]
-        why = row.reason or FINDING_NAMES.get(row.finding or "", "")
+        action = Term("action", row.action)
         cells.append(
-            (row.ordinal, action, why)
+            (row.ordinal, action, because(row))
             if kind.private
-            else (row.ordinal, action, row.key, difference(row, kind.masked), why)
+            else (row.ordinal, action, row.key, difference(row, kind.masked), because(row))
         )
-    total = plan.writes + plan.tally.get("conflict", 0)
-    return Table(f"Piano {plan.id}: {kind.label}", columns, tuple(cells), total)
+    return Table("plan_rows", columns, tuple(cells), plan.writes + plan.tally.get("conflict", 0))
 
 
-def difference(row: Row, masked: tuple[str, ...] = (), *, english: bool = False) -> str:
-    """``importo 23.00 → 25.00, …``; for what is created or deleted its filled fields that mean something."""
+def because(row: Row) -> Value:
+    """Why the row is what it is: its reason, or else what kind of discrepancy it is."""
+    return row.reason or (Term("finding", row.finding) if row.finding else None)
 
-    def label(name: str) -> str:
-        return name if english else FIELD_NAMES.get(name, name)
 
-    def cell(name: str, value: object) -> str:
-        if value is None:
-            return "—"
-        if name in masked:
-            return "•••"
-        if isinstance(value, bool) and not english:
-            return "sì" if value else "no"
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def difference(row: Row, masked: tuple[str, ...] = ()) -> Several:
+    """What becomes of each field that changes; for what is created or deleted its filled fields that mean something."""
+    sides = row.before | row.after
+    currency = str(sides.get("currency") or "EUR")
+
+    def cell(name: str, value: object) -> Value:
+        return MASK if name in masked and value is not None else typed(name, value, currency)
 
     if row.action in {"update", "retire", "link"}:
         before = row.before
-        changed = row.after.items()
-        return ", ".join(
-            f"{label(name)} {cell(name, before.get(name))} → {cell(name, value)}" for name, value in changed
+        return Several(
+            tuple(
+                Reason(
+                    "field_changes",
+                    {"field": Term("field", name), "before": cell(name, before.get(name)), "after": cell(name, value)},
+                )
+                for name, value in row.after.items()
+            )
         )
     filled = (row.before if row.action == "delete" else row.after).items()
     said = ((name, value) for name, value in filled if name not in MEANINGLESS and value not in (None, [], ""))
-    return ", ".join(f"{label(name)} {cell(name, value)}" for name, value in said)
+    return Several(
+        tuple(Reason("field_is", {"field": Term("field", name), "value": cell(name, value)}) for name, value in said)
+    )
+
+
+def typed(name: str, value: object, currency: str = "EUR") -> Value:
+    """The field ``name`` of a row as a value that can be told."""
+    match value:
+        case Decimal() if name in AMOUNTS:
+            return Money(value, currency)
+        case datetime():
+            return Instant(value)
+        case list():
+            return Several(tuple(typed(name, each) for each in value))
+        case None | bool() | int() | float() | Decimal() | str() | date() | time():
+            return value
+        case _:
+            return str(value)
 
 
 def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     """What applying ``plan`` would do, for the preview's page: counts, findings, guards, and what to do next."""
-    figures: dict[str, int | float | str] = {}
-    for finding, label in FINDING_NAMES.items():
+    figures: dict[str, Value] = {}
+    for finding in FINDINGS:
         if plan.tally.get(finding):
-            figures[f"Discrepanze: {label}"] = plan.tally[finding]
+            figures[f"finding.{finding}"] = plan.tally[finding]
     if plan.tally.get("link"):
-        figures["Tra i modificati: solo collegati, dati invariati"] = plan.tally["link"]
+        figures["linked_only"] = plan.tally["link"]
     if plan.tally.get("rejected"):
-        figures["Record in quarantena"] = plan.tally["rejected"]
-    reasons = [Reason(f"guard:{guard.name}", guard.message, plan.clinic) for guard in plan.failed_guards]
+        figures["quarantined"] = plan.tally["rejected"]
+    reasons = [Reason(guard.reason.code, guard.reason.values, plan.clinic) for guard in plan.failed_guards]
     if plan.tally.get("conflict"):
-        many = plan.tally["conflict"]
-        said = (
-            "1 riga in conflitto: non verrà scritta"
-            if many == 1
-            else f"{many} righe in conflitto: non verranno scritte"
-        )
-        reasons.append(Reason("conflict", f"{said}, vedi il piano {plan.id}", plan.clinic, many))
-    figures[WHAT_TO_DO] = _next(plan)
-    if not plan.writes:
-        outcome = Outcome.PARTIAL if plan.tally.get("rejected") else Outcome.NOTHING_TO_DO
-    else:
-        outcome = Outcome.PARTIAL if plan.tally.get("rejected") else Outcome.OK
+        reasons.append(Reason("conflict", {"plan": plan.id}, plan.clinic, plan.tally["conflict"]))
+    figures[WHAT_TO_DO] = next_step(plan)
+    outcome = Outcome.OK if plan.writes else Outcome.NOTHING_TO_DO
+    if plan.tally.get("set_aside"):
+        outcome = Outcome.PARTIAL
     tables = (table(connection, plan, kind),) if plan.rows_kept else ()
-    return Report(outcome, plan.counts, tuple(reasons), figures, tables, plan.id)
+    return Report(outcome, plan.counts, tuple(reasons), figures, tables, plan.id, preview=True)
 
 
-def _next(plan: Plan) -> str:
+def next_step(plan: Plan) -> Reason:
+    """What a person does next with ``plan``."""
     if plan.state != "ready" or plan.expired:
-        why = {"applied": "è già stato applicato", "undone": "è già stato annullato"}.get(plan.state, "è scaduto")
-        return f"Il piano {plan.id} {why}: rifai l'anteprima."
-    see = f"polydesk plan show {plan.id}"
-    if not plan.writes:
-        if plan.failed_guards:
-            return "Niente da applicare, ma un controllo non è passato: guarda la fonte."
-        if plan.tally.get("conflict"):
-            return f"Niente da applicare: guarda che cosa è in conflitto ({see})."
-        if plan.tally.get("rejected"):
-            return "Niente da applicare: guarda i record che non si leggono (polydesk plan quarantine)."
-        return "Niente da applicare: siamo allineati."
-    if plan.failed_guards:
+        code = {"applied": "plan_applied", "undone": "plan_undone"}.get(plan.state, "plan_expired")
+        return Reason(code, {"plan": plan.id})
+    if plan.writes and plan.failed_guards:
         names = " ".join(f"--past-guard {guard.name}" for guard in plan.failed_guards)
-        apply = f"polydesk plan apply {plan.id} {names} --reason '…'"
-        return f"Guarda le righe ({see}); se sono giuste: {apply}"
-    return f"Se le righe sono giuste: polydesk plan apply {plan.id}; per vederle tutte: {see} --csv FILE"
+        return Reason("look_then_pass", {"plan": plan.id, "guards": names})
+    if plan.writes:
+        return Reason("look_then_apply", {"plan": plan.id})
+    if plan.failed_guards:
+        return Reason("look_at_source")
+    if plan.tally.get("conflict"):
+        return Reason("look_at_conflicts", {"plan": plan.id})
+    return Reason("look_at_quarantine" if plan.tally.get("rejected") else "in_step")
 
 
-def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO) -> int:
-    """The whole plan, one line a row; returns how many."""
+def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO, *, say: Callable[[Reason], str]) -> int:
+    """The whole plan, one line a row, its reason as ``say`` tells it; returns how many. What a spreadsheet would take
+    for a formula is text."""
     writer = csv.writer(file)
     writer.writerow(("row", "action", "key", "finding", "reason", "before", "after"))
     written = 0
     for row in rows(connection, plan, kind):
         before, after = (json.dumps(side, default=str, ensure_ascii=False) for side in (row.before, row.after))
-        writer.writerow((row.ordinal, row.action, row.key, row.finding, row.reason, before, after))
+        reason = say(row.reason) if row.reason else None
+        cells = (row.ordinal, row.action, row.key, row.finding, reason, before, after)
+        writer.writerow(tuple(map(harmless, cells)))
         written += 1
     return written
+
+
+def harmless(cell: object) -> object:
+    """``cell`` so that no spreadsheet executes it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -12,7 +12,9 @@ import psycopg
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Reject, Source
+from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.database import bulk
+from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import LONGEST, clean, storable
 
 STAGE = "staged"
@@ -21,12 +23,12 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record that was set aside. ``key`` is its identity where that could be read; ``message`` is Italian and holds
-    no patient data; ``record`` is kept in the database only."""
+    """A record that was set aside. ``key`` is its identity where that could be read; ``why`` holds no patient data;
+    ``record`` is kept in the database only."""
 
     key: str | None
     code: str
-    message: str
+    why: Reason
     record: Any
 
     def __post_init__(self) -> None:
@@ -113,7 +115,7 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]
         try:
             values = prepare(record)
         except Reject as reject:
-            staged.unreadable.append(Unreadable(source.label(record), reject.code, reject.message, record))
+            staged.unreadable.append(Unreadable(source.label(record), reject.code, reject.why, record))
             continue
         rows.append((str(number), *values) if len(values) > short else (str(number), *values, None, None))
     staged.records += len(rows)
@@ -129,7 +131,7 @@ def quarantine(
         {
             "record_key": record.key or "?",
             "code": record.code,
-            "message": record.message,
+            "message": kept(record.why),
             "record": storable(_plain(record.record)),
         }
         for record in unreadable
@@ -158,14 +160,13 @@ def quarantine(
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A record in the quarantine. ``message`` is Italian and holds no patient data; the record itself stays where it
-    is."""
+    """A record in the quarantine; ``why`` holds no patient data, the record itself stays where it is."""
 
     service: str
     kind: str
     clinic: str | None
     key: str
-    message: str
+    why: Reason
     since: datetime
     last_seen: datetime
 
@@ -176,7 +177,7 @@ def set_aside(
     """What the sources still have to mend, the longest waiting first."""
     found = connection.execute(
         sa.text("""
-            SELECT q.service, q.kind, c.code AS clinic, q.record_key AS key, q.message, q.first_seen_at AS since,
+            SELECT q.service, q.kind, c.code AS clinic, q.record_key AS key, q.message AS why, q.first_seen_at AS since,
                    q.last_seen_at AS last_seen
             FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id
             WHERE q.resolved_at IS NULL AND (CAST(:service AS text) IS NULL OR q.service = :service)
@@ -184,7 +185,7 @@ def set_aside(
             ORDER BY q.first_seen_at, q.id LIMIT :limit"""),
         {"service": service, "clinic": clinic, "limit": limit},
     )
-    return [SetAside(**row._mapping) for row in found]
+    return [SetAside(**{**row._mapping, "why": read(row.why)}) for row in found]
 
 
 def _plain(record: Any) -> Any:

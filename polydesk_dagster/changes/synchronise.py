@@ -10,14 +10,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans, show, undone
+from polydesk_dagster.changes import aside, plans, show, undone
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
 from polydesk_dagster.changes.plans import Plan, Scope, Verdict
 from polydesk_dagster.changes.propose import finish
 from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
-from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
+from polydesk_dagster.changes.why import why
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report, done
+from polydesk_dagster.values import Count, Several, Term, Value
 
 BROKEN_TEXT = "[\u00c3\u00c2]([\u0080-\u00bf ]|$)|\ufffd|\u00e2\u20ac"
 """UTF-8 read as Windows-1252 (a hard blank may have become a plain one, or gone), or what could not be read."""
@@ -68,20 +70,20 @@ def settle(
         in_step_now = kind.source is not None and plan.undoes is None and plan.writes
         if in_step_now and report.outcome is not Outcome.REFUSED:
             remember(connection, kind, scope, plan, as_of=as_of, etag=etag)
+        if plan.undoes is None and report.outcome is not Outcome.REFUSED:
+            aside.told(connection, kind, plan)
         seen = show.preview(connection, plan, kind)
     if report.outcome is Outcome.REFUSED:
         return replace(report, figures=seen.figures, tables=seen.tables)
     rejected = plan.tally.get("rejected", 0)
-    counts = replace(report.counts, failed=rejected)
-    reasons = report.reasons + tuple(reason for reason in seen.reasons if not reason.code.startswith("guard:"))
+    reasons = report.reasons + tuple(reason for reason in seen.reasons if not reason.code.startswith("guard_"))
     if rejected:
-        message = f"{rejected} record della fonte non leggibili («polydesk plan quarantine»), il resto è stato trattato"
-        reasons += (Reason("rejected", message, plan.clinic, rejected),)
-    outcome = Outcome.PARTIAL if rejected else report.outcome
+        reasons += (Reason("rejected", None, plan.clinic, rejected),)
+    outcome: Outcome = report.outcome
+    if new := plan.tally.get("set_aside", 0):
+        outcome = done(report.counts, set_aside=new)
     figures = {**report.figures, **{k: v for k, v in seen.figures.items() if k != WHAT_TO_DO}}
-    return replace(
-        report, outcome=outcome, counts=counts, reasons=reasons, figures=figures, tables=report.tables + seen.tables
-    )
+    return replace(report, outcome=outcome, reasons=reasons, figures=figures, tables=report.tables + seen.tables)
 
 
 def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable[Page], *, as_of: datetime) -> Plan:
@@ -110,6 +112,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
     counted["seen"] = staged.seen
     counted["rejected"] = len(staged.unreadable)
+    counted["set_aside"] = aside.new(connection, kind, scope, plan_id)
     if staged.unreadable:
         counted["invalid"] = counted.get("invalid", 0) + len(staged.unreadable)
     verdicts = [
@@ -198,10 +201,11 @@ def _mark_duplicates(
     repeated = connection.execute(
         sa.text(f"DELETE FROM {table} WHERE {number} IN (SELECT n FROM doubled WHERE same AND turn > 1)")
     ).rowcount
+    contradicts = why("contradicts_another", record=number)
     contradicting = connection.scalars(
         sa.text(f"""
             UPDATE {table}
-            SET {problem} = 'duplicate', reason = 'stessa chiave, dati diversi (record ' || {number} || ')'
+            SET {problem} = 'duplicate', reason = {contradicts}
             WHERE {number} IN (SELECT n FROM doubled WHERE NOT same) RETURNING {number}
         """)
     )
@@ -209,9 +213,8 @@ def _mark_duplicates(
 
 
 def _duplicate_guard(numbers: list[int]) -> Verdict:
-    first = ", ".join(str(number) for number in numbers[:10]) + (", …" if len(numbers) > 10 else "")
-    message = f"{len(numbers)} record con la stessa chiave e dati diversi (numero {first})"
-    return Verdict("duplicate_keys", not numbers, message, len(numbers), 0)
+    values: dict[str, Value] = {"value": Count("records", len(numbers)), "first": Several(tuple(numbers[:10]))}
+    return Verdict("duplicate_keys", not numbers, len(numbers), 0, values)
 
 
 def _count_ours(connection: sa.Connection, source: Source, values: dict[str, Any]) -> int:
@@ -243,15 +246,15 @@ def _difference(kind: Kind, source: Source, staged: Staged) -> str:
     unread = f"c.source_key IN (SELECT key FROM {UNREADABLE} WHERE key IS NOT NULL)"
     kept = f"{source.finding} IS DISTINCT FROM 'replaced'"
     gone = f"({source.retirable}) AND NOT ({unread} AND {kept})"
-    withheld = f"CASE WHEN {kept} THEN 'forse è un record illeggibile della fonte' END" if hidden else "NULL"
+    withheld = f"CASE WHEN {kept} THEN 'maybe_unreadable' END" if hidden else "NULL"
     if source.retire is None:
         gone = "false"
     return f"""
         SELECT CASE WHEN problem IS NOT NULL OR stopped IS NOT NULL THEN 'conflict' WHEN known IS NULL THEN 'create'
                     WHEN n IS NULL THEN 'retire' ELSE 'update' END AS action,
                coalesce(problem, CASE WHEN stopped IS NULL THEN special END) AS finding,
-               coalesce(why, stopped, usual) AS reason, change.*
-        FROM (SELECT d.n, d.problem, d.reason AS why, {ours} AS known, {source.finding} AS special,
+               coalesce(because, stopped, usual) AS reason, change.*
+        FROM (SELECT d.n, d.problem, d.reason AS because, {ours} AS known, {source.finding} AS special,
                      {source.reason} AS usual,
                      CASE WHEN {ours} IS NOT NULL THEN
                           coalesce({source.blocked}, CASE WHEN d.n IS NULL THEN {withheld} END) END AS stopped,
@@ -270,17 +273,18 @@ def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: 
     )
     reference = int(before) if before is not None else ours
     least = max(limits.minimum, min(1, max(reference, ours)))
-    message = f"la fonte ha dato {staged.seen} record, se ne aspettano almeno {least}"
-    yield Verdict("source_empty", staged.seen >= least, message, staged.seen, least)
+    seen = Count("records", staged.seen)
+    yield Verdict("source_empty", staged.seen >= least, staged.seen, least, {"seen": seen, "least": least})
     least = math.ceil(reference * (1 - limits.shrink))
-    message = f"la fonte ha dato {staged.seen} record, l'ultima volta {reference}: ne mancano troppi"
-    yield Verdict("source_short", staged.seen >= least, message, staged.seen, least)
+    yield Verdict("source_short", staged.seen >= least, staged.seen, least, {"seen": seen, "before": reference})
     if staged.total is not None:
-        message = f"la fonte annuncia {staged.total} record e ne ha dati {staged.seen}"
-        yield Verdict("source_incomplete", staged.seen >= staged.total, message, staged.seen, staged.total)
-    most = max(limits.rejected * staged.seen, min(limits.few, staged.seen - len(staged.unreadable)))
-    message = f"{len(staged.unreadable)} record illeggibili su {staged.seen}: la forma dei dati è cambiata?"
-    yield Verdict("source_shape", len(staged.unreadable) <= most, message, len(staged.unreadable), most)
+        announced = Count("records", staged.total)
+        values: dict[str, Value] = {"seen": seen, "announced": announced}
+        yield Verdict("source_incomplete", staged.seen >= staged.total, staged.seen, staged.total, values)
+    unreadable = len(staged.unreadable)
+    most = max(limits.rejected * staged.seen, min(limits.few, staged.seen - unreadable))
+    values = {"value": Count("unreadable_records", unreadable), "seen": staged.seen}
+    yield Verdict("source_shape", unreadable <= most, unreadable, most, values)
 
 
 def _text_guard(connection: sa.Connection, source: Source, staged: Staged, stage: str) -> Verdict:
@@ -292,20 +296,20 @@ def _text_guard(connection: sa.Connection, source: Source, staged: Staged, stage
             sa.text(f"SELECT count(*) FROM {stage} WHERE {tests}"), {"broken": BROKEN_TEXT}
         ).scalar_one()
     most = max(1.0, BROKEN_SHARE * staged.records)
-    message = f"{broken} record con lettere accentate rovinate: la codifica è cambiata?"
-    return Verdict("source_encoding", broken <= most, message, broken, most)
+    return Verdict("source_encoding", broken <= most, broken, most, {"value": Count("records", broken)})
 
 
 def _change_guards(kind: Kind, counted: dict[str, int], ours: int) -> Iterator[Verdict]:
     limits = kind.limits
-    for name, share, number, word in (
-        ("too_many_retired", limits.retired, counted.get("missing_there", 0), "chiuderebbe"),
-        ("too_many_changed", limits.changed, counted.get("differs", 0), "cambierebbe"),
+    for name, share, number in (
+        ("too_many_retired", limits.retired, counted.get("missing_there", 0)),
+        ("too_many_changed", limits.changed, counted.get("differs", 0)),
     ):
         if share is not None:
             most = max(share * ours, limits.few)
-            message = f"{word} {number} {kind.label} su {ours}, il limite è {most:.0f}"
-            yield Verdict(name, number <= most, message, number, most)
+            what = Term("kind", kind.name)
+            values: dict[str, Value] = {"value": number, "what": what, "ours": ours, "limit": int(most)}
+            yield Verdict(name, number <= most, number, most, values)
 
 
 def _source_name(kind: Kind, scope: Scope) -> str:
@@ -366,5 +370,5 @@ def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: da
 
 def in_step(kind: Kind, scope: Scope) -> Report:
     """The report where the source says that it has not changed since we were last in step with it."""
-    message = f"{kind.label.capitalize()}: la fonte non è cambiata dall'ultima volta e siamo allineati."
-    return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("not_modified", message, scope.clinic),))
+    reason = Reason("not_modified", {"what": Term("kind", kind.name)}, scope.clinic)
+    return Report(Outcome.NOTHING_TO_DO, reasons=(reason,))

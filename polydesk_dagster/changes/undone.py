@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.kind import Kind, Source
 from polydesk_dagster.changes.plans import Scope, Verdict
+from polydesk_dagster.values import Count, Several
 
 GUARD = "undone_before"
 
@@ -53,9 +54,8 @@ def verdict(connection: sa.Connection, kind: Kind, source: Source, scope: Scope,
             _repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable
         )
         repeated = connection.execute(sa.text(f"SELECT count(*) FROM ({each}) repeated")).scalar_one()
-    which = ", ".join(map(str, sorted({row.plan for row in comparable})))
-    message = f"{repeated} righe ripetono ciò che una persona ha annullato negli ultimi 30 giorni"
-    return Verdict(GUARD, not repeated, f"{message} (piano {which})" if repeated else message, repeated, 0)
+    which = Several(tuple(sorted({row.plan for row in comparable})))
+    return Verdict(GUARD, not repeated, repeated, 0, {"value": Count("rows", repeated), "plans": which})
 
 
 def _repeating(kind: Kind, source: Source, plan_id: int, plan: int, undo: int, wanted_since: Sequence[int]) -> str:

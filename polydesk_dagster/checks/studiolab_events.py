@@ -2,46 +2,54 @@
 
 import dagster as dg
 
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.sources.studiolab import cursor, inbox
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Value
 
 EVENTS = dg.AssetKey(["studiolab", "events"])
 
 
-@dg.asset_check(asset=EVENTS, description="Nessun evento attende la decisione di una persona.")
+def _shown(**figures: Value) -> dict[str, str]:
+    t = teller()
+    return {t.label("figure", key): t.value(value) for key, value in figures.items()}
+
+
+@dg.asset_check(asset=EVENTS, description=teller().text("check.no_dead_letters"))
 def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         dead = inbox.dead_letters(connection)
+    clinics = ", ".join(f"{clinic} ({count})" for clinic, count in dead.items())
+    todo = teller().text("reason.decide_events")
     return dg.AssetCheckResult(
         passed=not dead,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            "Quanti": sum(dead.values()),
-            "Cliniche": ", ".join(f"{clinic} ({count})" for clinic, count in dead.items()) or "nessuna",
-            "Che cosa fare": "polydesk events parked, poi polydesk events retry o skip",
-        },
+        metadata=_shown(how_many=sum(dead.values()), clinics=clinics or None, what_to_do=todo if dead else None),
     )
 
 
-@dg.asset_check(asset=EVENTS, description="Nessuna clinica ha la lettura degli eventi ferma.")
+@dg.asset_check(asset=EVENTS, description=teller().text("check.no_stopped_feed"))
 def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         stopped = cursor.stopped(connection)
+    t = teller()
+    reasons = [f"{clinic}: {t.value(read(why))}" for clinic, why in stopped.items()]
     return dg.AssetCheckResult(
         passed=not stopped,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"Quante": len(stopped), "Perché": "\n".join(stopped.values()) or "nessuna"},
+        metadata=_shown(how_many=len(stopped), why="\n".join(reasons) or None),
     )
 
 
-@dg.asset_check(asset=EVENTS, description="Nell'ultima settimana nessun evento è andato perduto.")
+@dg.asset_check(asset=EVENTS, description=teller().text("check.no_lost_events"))
 def no_lost_events(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         lost = cursor.lost(connection, polydesk.now())
     return dg.AssetCheckResult(
         passed=not lost,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"Quanti": sum(lost.values()), "Cliniche": ", ".join(lost) or "nessuna"},
+        metadata=_shown(how_many=sum(lost.values()), clinics=", ".join(lost) or None),
     )
 
 

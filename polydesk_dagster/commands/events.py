@@ -11,6 +11,7 @@ import typer
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.values import Instant
 
 app = typer.Typer(no_args_is_help=True, help="Gli eventi di studiolab in attesa: elenco, nuovo tentativo, rinuncia.")
 
@@ -29,44 +30,38 @@ def parked(
     with opened() as installation, installation.engine.connect() as connection:
         waiting = unsettled(connection, clinic)
     if json:
-        show.as_json([asdict(event) for event in waiting])
+        show.as_json([{**asdict(event), "reason": event.reason and event.reason.as_dict()} for event in waiting])
         return
     if not waiting:
-        show.out().print(say("Nessun evento in attesa.", "No event is waiting."))
+        show.out().print(say("command.events.none"))
         return
-    columns = ("Clinica", "Evento", "Numero", "Tipo", "Pratica", "Stato", "Tentativi", "Prossimo", "Motivo")
-    if say("it", "en") == "en":
-        columns = ("Clinic", "Event", "Number", "Type", "Entity", "State", "Attempts", "Next", "Reason")
+    t = show.told()
     rows = [
         (
             event.clinic,
             event.event_id,
             event.sequence,
-            event.type,
-            event.entity,
-            _state(event.state),
+            t.value(event.type),
+            t.value(event.entity),
+            t.term("event_state", event.state),
             event.attempts,
-            f"{event.next_try_at:%d/%m %H:%M} UTC" if event.next_try_at else "",
-            event.reason,
+            t.value(Instant(event.next_try_at)) if event.next_try_at else "",
+            t.value(event.reason),
         )
         for event in waiting
     ]
-    show.table(None, columns, rows)
-
-
-def _state(state: str) -> str:
-    words = {"parked": "parcheggiato", "waiting": "in attesa", "dead": "da decidere"}
-    return say(words[state], state)
+    titles = ("clinic", "event", "number", "type", "entity", "state", "attempts", "next_try", "why")
+    show.table(None, show.columns(*titles), rows)
 
 
 @app.command()
 def retry(event: Event, clinic: Clinic) -> None:
-    """Fa riprovare un evento parcheggiato al prossimo giro, con tutti i suoi tentativi davanti."""
+    """Fa riprovare un evento in sospeso al prossimo giro, con tutti i suoi tentativi davanti."""
     from polydesk_dagster.sources.studiolab import inbox
 
     with opened() as installation, installation.engine.begin() as connection:
         inbox.retry(connection, clinic, event, datetime.now(UTC))
-    show.out().print(say("Sarà riprovato al prossimo giro.", "It will be tried again by the next run."))
+    show.out().print(say("command.events.retried"))
 
 
 @app.command()
@@ -76,11 +71,11 @@ def skip(
     reason: Annotated[str, typer.Option(help="Perché, almeno 10 caratteri.", metavar="TESTO")],
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
-    from polydesk_dagster.changes.audit import is_reason
+    from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
     from polydesk_dagster.sources.studiolab import inbox
 
     if not is_reason(reason):
-        raise typer.BadParameter(say("--reason: almeno 10 caratteri", "--reason: at least 10 characters"))
+        raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
     with opened() as installation, installation.engine.begin() as connection:
         inbox.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))
-    show.out().print(say("Saltato. Chi lo aspettava prosegue al prossimo giro.", "Skipped."))
+    show.out().print(say("command.events.skipped"))

@@ -19,6 +19,7 @@ from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
+from polydesk_dagster.values import Term
 
 app = typer.Typer(
     help="I pazienti dubbi dell'import: chi sono lo decide una persona, e può ripensarci.", no_args_is_help=True
@@ -37,27 +38,21 @@ class State(StrEnum):
     dismissed = "dismissed"
 
 
-STATES = {
-    State.open: ("da decidere", "open"),
-    State.linked: ("collegato", "linked"),
-    State.created: ("creato", "created"),
-    State.dismissed: ("scartato", "dismissed"),
-}
-FIELDS = {
-    "last_name": ("Cognome", "Last name"),
-    "first_name": ("Nome", "First name"),
-    "fiscal_code": ("Codice fiscale", "Fiscal code"),
-    "sex": ("Sesso", "Sex"),
-    "birth_date": ("Nascita", "Born"),
-    "birth_place": ("Luogo di nascita", "Birth place"),
-    "residence": ("Residenza", "Residence"),
-    "address": ("Indirizzo", "Address"),
-    "postal_code": ("CAP", "Postal code"),
-    "email": ("E-mail", "E-mail"),
-    "phone": ("Telefono", "Telephone"),
-    "mobile": ("Cellulare", "Mobile"),
-    "deceased_on": ("Decesso", "Died"),
-}
+FIELDS = (
+    "last_name",
+    "first_name",
+    "fiscal_code",
+    "sex",
+    "birth_date",
+    "birth_place",
+    "residence",
+    "address",
+    "postal_code",
+    "email",
+    "phone",
+    "mobile",
+    "deceased_on",
+)
 
 
 @app.command()
@@ -74,24 +69,23 @@ def review(
         show.as_json([_head(each) for each in found])
         return
     if not found:
-        show.out().print(say("Nessun caso.", "None."))
+        show.out().print(say("command.patients.none"))
         return
-    columns = ("Caso", "Clinica", "In studiolab", "Chi", "Dal", "Simili", "Perché")
-    if say("it", "en") == "en":
-        columns = ("Case", "Clinic", "In studiolab", "Who", "Since", "Alike", "Why")
+    t = show.told()
     rows = [
         (
             each.id,
             each.clinic,
             each.external_id,
             each.masked,
-            f"{each.found_at.astimezone(ITALY):%d/%m/%Y}",
+            t.value(each.found_at.astimezone(ITALY).date()),
             ", ".join(map(str, each.candidates)),
-            each.cause,
+            t.reason(each.cause),
         )
         for each in found
     ]
-    show.table(say(f"Pazienti: {STATES[state][0]}", f"Patients: {state}"), columns, rows)
+    titles = show.columns("review", "clinic", "in_studiolab", "who", "since", "alike", "why")
+    show.table(say("command.patients.table", state=Term("review_state", state)), titles, rows)
 
 
 @app.command("show")
@@ -105,44 +99,36 @@ def show_(review_id: Id, json: Json = False) -> None:
         show.as_json({**_head(found), "record": found.record, "candidates": people})
         return
     console = show.out()
-    head = (
-        f"{say('Caso', 'Case')} {found.id} · {found.clinic} · {found.external_id} · {say(*STATES[State(found.state)])}"
-    )
-    console.print(head, style="bold")
-    console.print(found.cause)
+    t = show.told()
+    head = (say("command.patients.head", review=found.id), found.clinic, found.external_id)
+    console.print(" · ".join((*head, t.term("review_state", found.state))), style="bold")
+    console.print(t.reason(found.cause))
     if found.decided_by:
         console.print(f"{found.decided_by}: {found.reason or '—'}")
-    for name, words in FIELDS.items():
+    for name in FIELDS:
         if found.record.get(name) is not None:
-            console.print(f"  {say(*words)}: {found.record[name]}")
+            console.print(f"  {t.term('field', name)}: {t.value(found.record[name])}")
     if alike:
         _tell_alike(alike)
     if found.state == "open":
-        console.print(
-            say(
-                f"È uno di loro: «polydesk patients link {found.id} PAZIENTE»; è una persona nuova: «… create "
-                f"{found.id}»; non va importato: «… dismiss {found.id} --reason …».",
-                f"One of them: link {found.id} PATIENT; somebody new: create {found.id}; nobody: dismiss {found.id}",
-            ),
-        )
+        console.print(say("command.patients.next", review=found.id))
 
 
 def _tell_alike(alike: list[Candidate]) -> None:
-    columns = ("Paziente", "Cognome e nome", "Nascita", "Codice fiscale", "Recapiti", "Collegato a")
-    if say("it", "en") == "en":
-        columns = ("Patient", "Name", "Born", "Fiscal code", "Contacts", "Linked to")
+    t = show.told()
     rows = [
         (
             each.id,
             f"{each.last_name} {each.first_name}",
-            each.birth_date,
-            f"{each.fiscal_code or ''}{say(' (lo stesso)', ' (the same)') if each.same_code else ''}",
+            t.value(each.birth_date),
+            say("command.patients.same_code", code=each.fiscal_code) if each.same_code else each.fiscal_code,
             ", ".join(filter(None, (each.mobile, each.email))),
             ", ".join(each.links),
         )
         for each in alike
     ]
-    show.table(say("A chi somiglia", "Alike"), columns, rows)
+    titles = show.columns("patient", "who", "born", "fiscal_code", "contacts", "linked_to")
+    show.table(t.label("table", "alike"), titles, rows)
 
 
 @app.command()
@@ -214,8 +200,8 @@ def _deciding() -> Iterator[sa.Connection]:
     with opened() as installation, installation.engine.begin() as connection:
         try:
             yield connection
-        except LookupError as error:
-            raise typer.BadParameter(str(error)) from None
+        except LookupError:
+            raise typer.BadParameter(say("command.patients.unknown")) from None
 
 
 def _head(found: Review) -> dict[str, Any]:
@@ -225,7 +211,7 @@ def _head(found: Review) -> dict[str, Any]:
         "clinic": found.clinic,
         "external_id": found.external_id,
         "who": found.masked,
-        "cause": found.cause,
+        "cause": {**found.cause.as_dict(), "text": show.told().reason(found.cause)},
         "state": found.state,
         "candidates": list(found.candidates),
         "found_at": found.found_at.isoformat(),

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes import show as rows_of
-from polydesk_dagster.changes.kind import ACTION_NAMES, FINDING_NAMES
+from polydesk_dagster.changes.kind import FINDINGS
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.reverse import undo as take_back
 from polydesk_dagster.changes.stage import set_aside
@@ -27,7 +27,7 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
-from polydesk_dagster.told import teller
+from polydesk_dagster.values import Count, Instant
 
 app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.", no_args_is_help=True)
 
@@ -38,18 +38,8 @@ Why = Annotated[
     typer.Option(help="Perché; serve per passare oltre un controllo e per i servizi di emergenza.", metavar="TESTO"),
 ]
 
-STATES = {
-    "ready": ("da applicare", "ready"),
-    "applied": ("applicato", "applied"),
-    "undone": ("annullato", "undone"),
-    "expired": ("scaduto", "expired"),
-}
 SHOWN = 200
 """Rows that a terminal is given; a CSV holds them all."""
-
-
-def _titles(*names: tuple[str, str]) -> tuple[str, ...]:
-    return tuple(say(*each) for each in names)
 
 
 @app.command("list")
@@ -67,28 +57,19 @@ def list_(
     if json:
         show.as_json([_as_object(plan) for plan in found])
         return
-    columns = _titles(
-        ("Piano", "Plan"),
-        ("Servizio", "Service"),
-        ("Che cosa", "What"),
-        ("Clinica", "Clinic"),
-        ("Fatto il", "Made at"),
-        ("Stato", "State"),
-        ("Righe", "Rows"),
-        ("Controlli non superati", "Failed guards"),
-    )
+    t = show.told()
     show.table(
-        say("Piani", "Plans"),
-        columns,
+        t.label("table", "plans"),
+        show.columns("plan", "service", "what", "clinic", "made_at", "state", "rows", "failed_guards"),
         [
             (
                 plan.id,
-                teller().service(plan.service),
-                registry.kind(plan.kind).label,
+                t.service(plan.service),
+                t.term("kind", plan.kind),
                 plan.clinic,
-                f"{plan.created_at.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
-                say(*STATES[_state(plan)]),
-                show.counts(plan.counts.as_dict()),
+                t.value(Instant(plan.created_at)),
+                t.term("plan_state", _state(plan)),
+                t.counts(plan.counts, preview=plan.state == "ready"),
                 ", ".join(guard.name for guard in plan.failed_guards),
             )
             for plan in found
@@ -108,9 +89,9 @@ def show_(
         kind = registry.kind(plan.kind)
         if csv is not None:
             with _private(csv) as file:
-                written = rows_of.write_csv(connection, plan, kind, file)
+                written = rows_of.write_csv(connection, plan, kind, file, say=show.told().reason)
             if not json:
-                show.out().print(say(f"{written} righe in {csv}", f"{written} rows in {csv}"))
+                show.out().print(say("command.plan.written", rows=Count("rows", written), file=str(csv)))
                 return
             show.as_json({**_as_object(plan), "csv": str(csv), "written": written})
             return
@@ -120,27 +101,21 @@ def show_(
             return
         _tell(plan)
         first = list(rows_of.rows(connection, plan, kind, limit=SHOWN))
-        columns = _titles(
-            ("Riga", "Row"),
-            ("Azione", "Action"),
-            ("Che cosa", "What"),
-            ("Prima → dopo", "Before → after"),
-            ("Perché", "Why"),
-        )
+        t = show.told()
         cells = [
             (
                 row.ordinal,
-                say(ACTION_NAMES[row.action], row.action),
-                row.key,
-                rows_of.difference(row, english=show.english()),
-                row.reason or FINDING_NAMES.get(row.finding or "", ""),
+                t.term("action", row.action),
+                t.value(row.key),
+                t.value(rows_of.difference(row)),
+                t.value(because) if (because := rows_of.because(row)) is not None else "",
             )
             for row in first
         ]
-        show.table(None, columns, cells)
+        show.table(None, show.columns("row", "action", "what", "difference", "why"), cells)
         rest = plan.writes + plan.tally.get("conflict", 0) - len(first)
         if rest > 0:
-            show.out().print(say(f"… e altre {rest} righe: --csv FILE", f"… and {rest} more rows: --csv FILE"))
+            show.out().print(say("command.plan.more", count=rest))
 
 
 @app.command("quarantine")
@@ -156,34 +131,34 @@ def quarantine_(
     if json:
         show.as_json(
             [
-                {**asdict(each), "since": each.since.isoformat(), "last_seen": each.last_seen.isoformat()}
+                {
+                    **asdict(each),
+                    "why": each.why.as_dict(),
+                    "message": show.told().reason(each.why),
+                    "since": each.since.isoformat(),
+                    "last_seen": each.last_seen.isoformat(),
+                }
                 for each in found
             ]
         )
         return
     if not found:
-        show.out().print(say("Nessun record in quarantena.", "No record in quarantine."))
+        show.out().print(say("command.plan.no_quarantine"))
         return
-    columns = _titles(
-        ("Servizio", "Service"),
-        ("Che cosa", "What"),
-        ("Clinica", "Clinic"),
-        ("Record", "Record"),
-        ("Perché", "Why"),
-        ("Dal", "Since"),
-    )
+    t = show.told()
     cells = [
         (
-            teller().service(each.service),
-            registry.kind(each.kind).label if each.kind else "",
+            t.service(each.service),
+            t.term("kind", each.kind) if each.kind else "",
             each.clinic,
-            each.key,
-            each.message,
-            f"{each.since.astimezone(plans.ITALY):%d/%m/%Y %H:%M}",
+            t.value(each.key),
+            t.reason(each.why),
+            t.value(Instant(each.since)),
         )
         for each in found
     ]
-    show.table(say("In quarantena", "In quarantine"), columns, cells)
+    titles = show.columns("service", "what", "clinic", "record", "why", "since")
+    show.table(t.label("table", "quarantine"), titles, cells)
 
 
 @app.command("apply")
@@ -202,11 +177,8 @@ def apply_(
     with opened() as installation:
         plan = _load(installation, plan_id)
         with _alone(installation, plan) as free:
-            if free:
-                report = _settle(installation, plan, reason, confirm, past_guard or ())
-            else:
-                report = plans.busy(plan, teller().service(plan.service))
-        what = say(f"Piano {plan.id}", f"Plan {plan.id}")
+            report = _settle(installation, plan, reason, confirm, past_guard or ()) if free else plans.busy(plan)
+        what = say("command.plan.head", plan=plan.id)
         _answer(plan, report, what, json=json)
 
 
@@ -261,12 +233,10 @@ def undo_(
                         preview=preview,
                     )
             else:
-                report = plans.busy(plan, teller().service(plan.service))
-        what = say(f"Annullamento del piano {plan.id}", f"Undo of plan {plan.id}")
-        if preview:
-            what = say(f"Anteprima, niente è cambiato: {what.lower()}", f"Preview, nothing has changed: {what.lower()}")
+                report = plans.busy(plan)
+        what = say("command.plan.undo", plan=plan.id)
         if report.plan_id not in {None, plan.id}:
-            what += say(f" con il piano {report.plan_id}", f" by plan {report.plan_id}")
+            what = say("command.plan.undo_by", plan=plan.id, by=report.plan_id)
         _answer(plan, report, what, json=json)
 
 
@@ -278,7 +248,7 @@ def _private(path: Path) -> Iterator[TextIO]:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
-        message = say(f"non riesco a scrivere «{path}»: {error.strerror}", f"cannot write {path}: {error.strerror}")
+        message = say("command.cannot_write", file=str(path), error=error.strerror)
         raise typer.BadParameter(message) from None
 
 
@@ -287,8 +257,7 @@ def _load(installation: Installation, plan_id: int) -> Plan:
         try:
             return plans.load(connection, plan_id)
         except LookupError:
-            message = say(f"non esiste il piano {plan_id}", f"there is no plan {plan_id}")
-            raise typer.BadParameter(message) from None
+            raise typer.BadParameter(say("reason.unknown_plan", plan=plan_id)) from None
 
 
 @contextmanager
@@ -311,8 +280,8 @@ def _as_object(plan: Plan) -> dict[str, Any]:
         "state": _state(plan),
         "undoes": plan.undoes,
         "counts": plan.counts.as_dict(),
-        "findings": {name: plan.tally[name] for name in FINDING_NAMES if plan.tally.get(name)},
-        "guards": [guard.as_dict() for guard in plan.guards],
+        "findings": {name: plan.tally[name] for name in FINDINGS if plan.tally.get(name)},
+        "guards": [{**guard.as_dict(), "text": show.told().reason(guard.reason)} for guard in plan.guards],
         "fingerprint": plan.fingerprint,
         "snapshot": plan.snapshot,
         "created_at": plan.created_at.isoformat(),
@@ -325,16 +294,16 @@ def _as_object(plan: Plan) -> dict[str, Any]:
 
 def _tell(plan: Plan) -> None:
     console = show.out()
-    name = teller().service(plan.service)
-    state = say(*STATES[_state(plan)])
-    head = (f"{say('Piano', 'Plan')} {plan.id}", "bold")
-    console.print(Text.assemble(head, f" · {name} · {plan.clinic or say('catena', 'chain')} · {state}"))
-    console.print(show.counts(plan.counts.as_dict()))
-    for finding, label in FINDING_NAMES.items():
+    t = show.told()
+    head = (say("command.plan.head", plan=plan.id), "bold")
+    where = (t.service(plan.service), plan.clinic or say("all_clinics"), t.term("plan_state", _state(plan)))
+    console.print(Text.assemble(head, "".join(f" · {each}" for each in where)))
+    console.print(t.counts(plan.counts, preview=plan.state == "ready"))
+    for finding in FINDINGS:
         if plan.tally.get(finding):
-            console.print(f"  {say(label, finding)}: {plan.tally[finding]}")
+            console.print(f"  {t.label('figure', f'finding.{finding}')}: {plan.tally[finding]}")
     for guard in plan.failed_guards:
-        console.print(Text.assemble("  ", (f"✗ {guard.name}", "red"), f": {guard.message}"))
+        console.print(Text.assemble("  ", (f"✗ {guard.name}", "red"), f": {t.reason(guard.reason)}"))
 
 
 def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:
@@ -351,8 +320,10 @@ def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:
         )
     else:
         console = show.out()
-        counts = show.counts(report.counts.as_dict())
-        console.print(Text.assemble((what, "bold"), ": ", show.outcome(report.outcome), "  ", counts))
+        t = show.told()
+        counts = t.counts(report.counts, preview=report.preview)
+        outcome = Text(t.outcome(report.outcome, preview=report.preview), show.COLOURS[report.outcome])
+        console.print(Text.assemble((what, "bold"), ": ", outcome, "  ", counts))
         for reason in report.reasons:
             console.print(f"  {show.told().reason(reason)}")
     raise typer.Exit(EXIT_STATUS[report.outcome])

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from polydesk_dagster.catalog import BY_KEY, Place, Service
-from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.commands import show
@@ -53,7 +53,7 @@ def run(
     service = BY_KEY.get(key)
     if service is None:
         known = ", ".join(BY_KEY)
-        raise typer.BadParameter(say(f"servizio «{key}» sconosciuto; ci sono: {known}", f"unknown: {key}; {known}"))
+        raise typer.BadParameter(say("command.run.unknown_service", key=key, known=known))
     _check_instant(as_of)
     options = {
         "full": full or None,
@@ -71,14 +71,9 @@ def run(
     strange = set(given) - set(service.options)
     if strange:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(strange))
-        raise typer.BadParameter(say(f"{names} non serve a «{key}»", f"{names} means nothing to {key}"))
+        raise typer.BadParameter(say("command.run.useless", names=names, key=key))
     if past_guard and plan is None and "plan" in service.options:
-        raise typer.BadParameter(
-            say(
-                f"--past-guard serve con --plan: prima guarda il piano («polydesk run {key} --preview»), poi nominalo",
-                f"--past-guard needs --plan: look at a plan first (polydesk run {key} --preview), then name it",
-            )
-        )
+        raise typer.BadParameter(say("command.run.guard_without_plan", key=key))
     config = {"as_of": as_of, "preview": preview or None, **given}
     started, clock = datetime.now(UTC), monotonic()
     heads: dict[int, Plan] = {}
@@ -107,12 +102,7 @@ def _check_instant(as_of: str | None) -> None:
     except ValueError:
         aware = False
     if not aware:
-        raise typer.BadParameter(
-            say(
-                f"--as-of «{as_of}»: serve un istante RFC 3339 con il fuso, per esempio 2026-03-29T01:30:00+01:00",
-                f"--as-of {as_of}: an RFC 3339 instant with an offset is needed",
-            )
-        )
+        raise typer.BadParameter(say("command.run.no_instant", given=as_of))
 
 
 def _progress(quiet: bool) -> Callable[[Message], object] | None:
@@ -191,14 +181,9 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
             console.print(f"  {t.label('figure', key)}: {t.value(figure)}")
     for plan in heads.values():
         about = " · ".join(
-            filter(None, (registry.kind(plan.kind).label, plan.clinic, show.counts(plan.counts.as_dict())))
+            filter(None, (t.term("kind", plan.kind), plan.clinic, t.counts(plan.counts, preview=report.preview)))
         )
-        console.print(
-            say(
-                f"  Piano {plan.id} ({about}): guardalo con «polydesk plan show {plan.id}».",
-                f"  Plan {plan.id} ({about}): polydesk plan show {plan.id}",
-            )
-        )
+        console.print("  " + say("command.run.plan", plan=plan.id, about=about))
 
 
 def _heads(installation: Installation, report: Report) -> dict[int, Plan]:

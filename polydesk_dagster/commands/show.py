@@ -35,8 +35,9 @@ def told() -> Teller:
     return teller(_language)
 
 
-def english() -> bool:
-    return _language == "en"
+def columns(*keys: str) -> tuple[str, ...]:
+    """The titles of a table's columns."""
+    return tuple(told().label("column", key) for key in keys)
 
 
 def out() -> Console:

@@ -16,6 +16,7 @@ from polydesk_dagster.sources.studiolab import asked, looking
 from polydesk_dagster.sources.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
 from polydesk_dagster.sources.studiolab.looking import Seen
 from polydesk_dagster.told import teller
+from polydesk_dagster.values import Count, Reason, ServiceKey
 
 SERVICE = "sync_events"
 Attempts = Mapping[str, tuple[int, int]]
@@ -46,17 +47,18 @@ def requests(
 
 
 def why_nothing(seen: Sequence[Seen], busy: set[str | None]) -> str:
-    """One Italian sentence for a tick without a run: who is unwell by name, the rest by number."""
-    ordinary: Counter[str] = Counter()
+    """One sentence for a tick without a run: who is unwell by name, the rest by number."""
+    t = teller()
+    ordinary: Counter[Reason] = Counter()
     unwell = []
     for look in seen:
         if look.news is not None and look.clinic.code in busy:
-            ordinary["lettura già in corso"] += 1
+            ordinary[Reason("already_reading")] += 1
         elif look.why == looking.NOTHING:
             ordinary[look.why] += 1
         else:
-            unwell.append(f"{look.clinic.code}: {look.why}")
-    counted = [f"{count} {'clinica' if count == 1 else 'cliniche'}: {why}" for why, count in ordinary.items()]
+            unwell.append(f"{look.clinic.code}: {t.reason(look.why)}")
+    counted = [f"{t.value(Count('clinics', number))}: {t.reason(why)}" for why, number in ordinary.items()]
     return "; ".join([*unwell, *counted]) + "."
 
 
@@ -88,7 +90,7 @@ def _partitions(
     job_name=SERVICE,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Ogni minuto guarda se gli studiolab hanno novità; solo dove ce ne sono avvia la lettura.",
+    description=teller().text("sensor.studiolab_events"),
 )
 def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskResource) -> dg.SensorResult:
     as_of = polydesk.now()
@@ -99,7 +101,7 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     if standing is not None:
         return dg.SensorResult(skip_reason=standing, dynamic_partitions_requests=partitions)
     if not known:
-        reason = "Nessuna clinica ha l'integrazione con studiolab attiva."
+        reason = teller().text("reason.no_integration")
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
     seen = looking.look(known, as_of, cache(settings.secret))
     if looking.changed(seen, as_of):
@@ -124,7 +126,7 @@ def _asked_for(service: str) -> dg.SensorDefinition:
         job_name=service,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Avvia «{teller().service(service)}» per le cliniche in cui un evento di studiolab lo chiede.",
+        description=teller().text("sensor.asked_for", service=ServiceKey(service)),
     )
     def sensor(
         context: dg.SensorEvaluationContext, polydesk: PolydeskResource
@@ -138,7 +140,7 @@ def _asked_for(service: str) -> dg.SensorDefinition:
                 asked.close(connection, [question.id for question in started], polydesk.now())
         waiting = [question for question in questions if question not in started]
         if not waiting:
-            yield dg.SkipReason(standing or "Nessun evento lo chiede.")
+            yield dg.SkipReason(standing or teller().text("reason.nobody_asks"))
             return
         context.instance.add_dynamic_partitions("clinic", [question.clinic for question in waiting])
         for question in waiting:

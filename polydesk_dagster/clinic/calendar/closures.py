@@ -180,7 +180,8 @@ def import_closures(
             reports.append(Report.failed("closures_missing", {"year": year}))
             continue
         unreadable = tuple(
-            Unreadable(r.key, "invalid", f"chiusura {r.position + 1}: {r.reason}", r.raw) for r in found.rejected
+            Unreadable(r.key, "invalid", Reason("record_wrong", {"record": r.position + 1, "why": r.reason}), r.raw)
+            for r in found.rejected
         )
         reports.append(
             import_year(engine, year, found.version, found.items, unreadable, as_of=as_of, actor=actor, preview=preview)

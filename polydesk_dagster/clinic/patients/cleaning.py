@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from datetime import date
 from functools import cache, lru_cache
@@ -18,13 +17,13 @@ from polydesk_dagster.clinic.patients.fiscal_codes import (
     first_name_part,
     last_name_part,
 )
+from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import LONGEST, clean
 
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EMAIL = re.compile(r"[^@\s\"<>(),;:]+@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"), None) | {0xA0: " "}
 
 
 @cache
@@ -65,13 +64,13 @@ def _text(value: object) -> str | None:
     if value is None:
         return None
     if type(value) is not str:
-        raise Reject("invalid", "un campo non è un testo")
+        raise Reject("invalid", Reason("not_text"))
     if not (value.isascii() and value.isprintable()):
-        value = unicodedata.normalize("NFC", value.translate(_INVISIBLE))
         if "\0" in value or _SURROGATE.search(value):
-            raise Reject("invalid", "un campo contiene caratteri che non sono un testo")
+            raise Reject("invalid", Reason("strange_characters"))
+        value = clean(value)
     if len(value) > LONGEST:
-        raise Reject("invalid", f"un campo ha più di {LONGEST} caratteri")
+        raise Reject("invalid", Reason("too_long", {"longest": LONGEST}))
     return value.strip() or None
 
 
@@ -103,7 +102,7 @@ def _all_plain(texts: list[Any]) -> bool:
 def _date(value: object) -> str | None:
     day = _day(value) if type(value) is str else ""
     if not day and _text(value) is not None:
-        raise Reject("invalid", "una data non è una data")
+        raise Reject("invalid", Reason("not_a_date"))
     return day or None
 
 
@@ -137,7 +136,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     that cannot be one is left empty. Raises Reject when the record cannot be read at all.
     """
     if not isinstance(item, Mapping):
-        raise Reject("invalid", "non è un oggetto")
+        raise Reject("invalid", Reason("not_an_object"))
     try:
         texts, (sex, born, died, updated_at) = list(_TEXTS(item)), _OTHERS(item)
     except KeyError:
@@ -147,17 +146,17 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         texts = [_text(value) for value in texts]
     external_id, last_name, first_name, code, birth_place, residence, address, postal_code, email, phone, mobile = texts
     if not (external_id and last_name and first_name and updated_at):
-        raise Reject("invalid", "manca id, last_name, first_name o updated_at")
+        raise Reject("invalid", Reason("patient_incomplete"))
     if sex == "":
         sex = None
     if sex is not None and sex not in ("M", "F"):
-        raise Reject("invalid", "sex non è M né F")
+        raise Reject("invalid", Reason("sex_unknown"))
     birth_date = None if born is None else _date(born)
     deceased_on = None if died is None else _date(died)
     if birth_date and deceased_on and deceased_on < birth_date:
-        raise Reject("invalid", "deceased_on viene prima di birth_date")
+        raise Reject("invalid", Reason("died_before_birth"))
     if not (_is_place(birth_place) and _is_place(residence)):
-        raise Reject("invalid", "birth_place o residence non è un codice catastale")
+        raise Reject("invalid", Reason("place_unknown"))
     canonical = kind = problem = reason = None
     if code is not None:
         code = code.upper().replace(" ", "")
@@ -182,7 +181,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
                 code, reason = None, str(wrong)
             problem = "invalid" if reason else None
     elif birth_date is None:
-        problem, reason = "invalid", "senza codice fiscale e senza data di nascita"
+        problem, reason = "invalid", "no_code_no_birth_date"
     if email is not None and not _EMAIL.fullmatch(email):
         email = None
     return (

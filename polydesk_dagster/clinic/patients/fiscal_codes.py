@@ -7,6 +7,9 @@ from functools import cache, lru_cache
 
 from codicefiscale import codicefiscale
 
+from polydesk_dagster.changes.why import kept
+from polydesk_dagster.values import Reason, Several, Term
+
 SUBSTITUTES = "LMNPQRSTUV"
 """The letters that stand for 0 to 9 where two people would have the same code."""
 
@@ -60,26 +63,31 @@ def fold(code: str) -> str:
 def examine(
     code: str, *, last_name: str, first_name: str, sex: str | None, birth_date: str | None, birth_place: str | None
 ) -> tuple[str, str, str | None]:
-    """The code's kind, its canonical form, and an Italian reason why it cannot be this person's, or None.
+    """The code's kind, its canonical form, and why it cannot be this person's (as ``changes.why`` keeps it), or None.
 
     Only what is known of the person is compared. Raises ValueError for what is no code at all.
     """
     if _REGIONAL.fullmatch(code):
         return code[:3], code, None
     if not _FISCAL_CODE.fullmatch(code):
-        raise ValueError("non ha la forma di un codice fiscale, STP o ENI")
+        raise ValueError("code_shape")
     if code[15] != check_letter(code):
-        raise ValueError("la lettera di controllo del codice fiscale non torna")
+        raise ValueError("code_check_letter")
     canonical = fold(code)
     wrong = []
     if canonical[:3] != last_name_part(last_name):
-        wrong.append("il cognome")
+        wrong.append("last_name")
     if canonical[3:6] != first_name_part(first_name):
-        wrong.append("il nome")
+        wrong.append("first_name")
     if birth_date is not None and canonical[6:11] not in {birth_part(birth_date, s) for s in ([sex] if sex else "MF")}:
-        wrong.append("la data di nascita o il sesso")
+        wrong.append("birth_date_or_sex")
     elif birth_date is None and sex is not None and (int(canonical[9:11]) > 40) != (sex == "F"):
-        wrong.append("il sesso")
+        wrong.append("sex")
     if birth_place is not None and canonical[11:15] != birth_place:
-        wrong.append("il luogo di nascita")
-    return "CF", canonical, f"il codice fiscale non concorda con {' e '.join(wrong)}" if wrong else None
+        wrong.append("birth_place")
+    return "CF", canonical, _disagrees(tuple(wrong)) if wrong else None
+
+
+@cache
+def _disagrees(wrong: tuple[str, ...]) -> str:
+    return kept(Reason("code_disagrees", {"wrong": Several(tuple(Term("identity", what) for what in wrong))}))

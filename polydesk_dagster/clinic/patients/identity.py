@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
 
 SERVICE = "import_patients"
@@ -45,8 +46,8 @@ _OUT_OF_TIME = """
     UPDATE {rows} s
     SET action = 'conflict', id = NULL, finding = 'invalid',
         reason = CASE WHEN greatest(s.birth_date, s.deceased_on) > c.today
-                      THEN 'la data di nascita o di decesso è nel futuro'
-                      ELSE 'la data di nascita è prima del 1900' END
+                      THEN 'date_in_future'
+                      ELSE 'born_before_1900' END
     FROM (SELECT CAST(CAST(:as_of AS timestamptz) AT TIME ZONE time_zone AS date) AS today
           FROM clinic WHERE id = :clinic_id) c
     WHERE s.finding IS NULL
@@ -109,20 +110,20 @@ _DOUBTS = f"""
         WHERE q.clinic_id = :clinic_id AND q.state = 'open'
     )
     SELECT ordinal, coalesce(c.candidates, i.candidates) AS candidates, c.candidates[1] AS known,
-           CASE WHEN t.identities > 1 OR t.codes > 1 THEN 'più record con lo stesso codice fiscale e identità diverse'
-                WHEN t.people > 1 AND ordinal <> t.first THEN 'lo stesso codice fiscale di un altro record'
+           CASE WHEN t.identities > 1 OR t.codes > 1 THEN 'code_of_several'
+                WHEN t.people > 1 AND ordinal <> t.first THEN 'code_of_another_record'
                 WHEN c.certain IS NOT TRUE AND c.ordinal IS NOT NULL
-                THEN 'codice fiscale di un paziente noto, ma identità o codice non coincidono'
+                THEN 'code_known_identity_differs'
                 WHEN c.ordinal IS NULL AND i.ordinal IS NOT NULL
-                THEN 'stesso nome e data di nascita di un paziente noto'
+                THEN 'namesake_of_patient'
                 WHEN w.ordinal IS NOT NULL
-                THEN 'stesso nome e data di nascita di un altro record, senza codice fiscale'
-                WHEN r.cause LIKE 'ora senza dubbi%' THEN r.cause
+                THEN 'namesake_of_record'
+                WHEN (r.cause LIKE '%"clear_now"%' OR r.cause LIKE 'ora senza dubbi%') THEN r.cause
                 WHEN r.record ->> 'last_name' IS NOT NULL
                  AND (r.record ->> 'fiscal_code', r.record ->> 'last_name', r.record ->> 'first_name',
                       r.record ->> 'birth_date')
                      IS DISTINCT FROM (r.fiscal_code, r.last_name, r.first_name, CAST(r.birth_date AS text))
-                THEN 'ora senza dubbi: corretto alla fonte (prima: ' || r.cause || ')'
+                THEN {why("clear_now", before="r.cause")}
                 WHEN r.ordinal IS NOT NULL THEN r.cause
            END AS doubt
     FROM (SELECT ordinal FROM sharing UNION SELECT ordinal FROM by_code UNION SELECT ordinal FROM by_name
@@ -138,7 +139,7 @@ _MARK = """
     UPDATE {rows} s
     SET action = CASE WHEN doubt IS NULL AND finding IS NULL THEN 'link' ELSE 'conflict' END,
         finding = CASE WHEN doubt IS NULL THEN finding ELSE coalesce(finding, 'duplicate') END,
-        reason = coalesce(s.reason, doubt, 'stesso codice fiscale, nome e data di nascita'),
+        reason = coalesce(s.reason, doubt, 'same_person_by_code'),
         id = CASE WHEN doubt IS NULL AND finding IS NULL THEN d.known END,
         candidates = d.candidates
     FROM doubt d WHERE d.ordinal = s.ordinal AND (d.doubt IS NOT NULL OR d.known IS NOT NULL)
@@ -157,11 +158,11 @@ PATIENT = Kind(
     alike=tuple(f"{NO_CODE.format(p=p)} AND {SAME_PERSON.format(p='t', s='r')}" for p in "rt"),
     barred=f"""CASE WHEN r.action = 'link' AND CAST(:undoes AS bigint) IS NULL
                          AND {CERTAIN.format(p="t", s="r")} IS NOT TRUE
-                    THEN 'l''anagrafica non è più quella con cui coincideva' END""",
+                    THEN 'identity_moved' END""",
     dependents=("patient_link",),
     held="""CASE WHEN EXISTS (SELECT FROM patient_link l
                                 WHERE l.patient_id = t.id AND l.plan_id IS DISTINCT FROM :undoes)
-                 THEN 'collegato anche altrove' END""",
+                 THEN 'linked_elsewhere' END""",
     limits=Limits(shrink=0.3, rejected=0.05, retired=None),
     # Two imports that would create the same person wait for each other; the later one then finds them here.
     before=("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",),
@@ -185,12 +186,13 @@ PATIENT = Kind(
            WHERE q.record <> excluded.record""",
     ),
     undo_before=(
-        """WITH ended AS (
-               DELETE FROM patient_link l USING {rows} r
+        f"""WITH ended AS (
+               DELETE FROM patient_link l USING {{rows}} r
                WHERE l.clinic_id = :clinic_id AND l.external_id = r.external_id AND l.plan_id = :undoes
                  AND r.action IN ('delete', 'link') RETURNING l.*)
            INSERT INTO patient_link_ended (clinic_id, external_id, patient_id, made_by, made_at, ended_at, reason)
-           SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of, 'annullato il piano ' || :undoes
+           SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of,
+                  {why("plan_taken_back", plan="CAST(:undoes AS bigint)")}
            FROM ended""",
     ),
     source=Source(

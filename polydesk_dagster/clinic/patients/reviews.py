@@ -14,9 +14,11 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS
 from polydesk_dagster.clinic.patients.identity import NO_CODE, SAME_NAME, SERVICE
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.values import Several, Value
 
 _REVIEW = "SELECT q.*, c.code AS clinic FROM patient_review q JOIN clinic c ON c.id = q.clinic_id"
 
@@ -50,7 +52,7 @@ class Review:
     id: int
     clinic: str
     external_id: str
-    cause: str
+    cause: Reason
     state: str
     candidates: tuple[int, ...]
     record: dict[str, Any]
@@ -102,7 +104,7 @@ def load(connection: sa.Connection, review_id: int, *, lock: bool = False) -> Re
     query = sa.text(f"{_REVIEW} WHERE q.id = :id {'FOR UPDATE OF q' if lock else ''}")
     found = connection.execute(query, {"id": review_id}).one_or_none()
     if found is None:
-        raise LookupError(f"non esiste il caso {review_id}")
+        raise LookupError(f"review {review_id}")
     return _review(found)
 
 
@@ -129,18 +131,14 @@ def link(
     if patient_id not in known:
         exists = connection.scalar(sa.text("SELECT 1 FROM patient WHERE id = :id"), {"id": patient_id})
         if not exists:
-            return Report.refused("unknown_patient", f"Non esiste il paziente {patient_id}.", review.clinic)
+            return Report.refused("unknown_patient", {"patient": patient_id}, review.clinic)
         if not is_reason(reason):
-            message = (
-                f"Il paziente {patient_id} non è tra i simili del caso {review_id}: se è comunque lui serve un motivo "
-                f"di almeno {LEAST_REASON} caratteri."
-            )
-            return Report.refused("not_a_candidate", message, review.clinic)
+            values: dict[str, Value] = {"patient": patient_id, "review": review_id, "least": LEAST_REASON}
+            return Report.refused("not_a_candidate", values, review.clinic)
     if not _linked(connection, review, patient_id, "person", as_of):
         return _linked_already(review)
     _decide(connection, review, "linked", as_of=as_of, actor=actor, reason=reason, patient=patient_id)
-    message = f"{review.external_id} è il paziente {patient_id}: collegato."
-    return _done(Counts(updated=1), "linked", message, review.clinic)
+    return _done(Counts(updated=1), "review_linked", review, patient=patient_id)
 
 
 def create(
@@ -180,8 +178,7 @@ def create(
     _decide(
         connection, review, "created", as_of=as_of, actor=actor, reason=reason, patient=patient, shared_code=shared_code
     )
-    message = f"{review.external_id} è una persona nuova: creato il paziente {patient}."
-    return _done(Counts(created=1), "created", message, review.clinic)
+    return _done(Counts(created=1), "review_created", review, patient=patient)
 
 
 def dismiss(connection: sa.Connection, review_id: int, *, as_of: datetime, actor: str, reason: str) -> Report:
@@ -191,15 +188,14 @@ def dismiss(connection: sa.Connection, review_id: int, *, as_of: datetime, actor
     if refusal is not None:
         return refusal
     _decide(connection, review, "dismissed", as_of=as_of, actor=actor, reason=reason)
-    message = f"{review.external_id} non verrà importato; «reopen {review_id}» lo riporta tra quelli da decidere."
-    return _done(Counts(updated=1), "dismissed", message, review.clinic)
+    return _done(Counts(updated=1), "review_dismissed", review)
 
 
 def reopen(connection: sa.Connection, review_id: int, *, as_of: datetime, actor: str, reason: str) -> Report:
     """Take a dismissal back: the record waits for a person again."""
     review = load(connection, review_id, lock=True)
     if review.state != "dismissed":
-        return Report.refused("not_dismissed", f"Il caso {review_id} non è stato scartato.", review.clinic)
+        return Report.refused("not_dismissed", {"review": review_id}, review.clinic)
     if (refusal := _needs_reason(reason, review.clinic)) is not None:
         return refusal
     connection.execute(
@@ -208,7 +204,7 @@ def reopen(connection: sa.Connection, review_id: int, *, as_of: datetime, actor:
         {"id": review_id},
     )
     _note(connection, "reopen", review.clinic, as_of, actor, review=review_id, reason=reason)
-    return _done(Counts(updated=1), "reopened", f"Il caso {review_id} è di nuovo da decidere.", review.clinic)
+    return _done(Counts(updated=1), "review_reopened", review)
 
 
 def unlink(
@@ -227,7 +223,7 @@ def unlink(
                 SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of, :reason FROM ended),
             waiting AS (
                 INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
-                SELECT e.clinic_id, e.external_id, 'collegamento sciolto', ARRAY[e.patient_id],
+                SELECT e.clinic_id, e.external_id, 'link_dissolved', ARRAY[e.patient_id],
                        coalesce((SELECT q.record FROM patient_review q
                                  WHERE q.clinic_id = e.clinic_id AND q.external_id = e.external_id
                                  ORDER BY q.id DESC LIMIT 1), '{}'), :as_of
@@ -237,17 +233,16 @@ def unlink(
         {"clinic": clinic, "external_id": external_id, "as_of": as_of, "reason": reason},
     ).scalar_one_or_none()
     if ended is None:
-        return Report.refused("not_linked", f"Nessun paziente è collegato a «{external_id}» di {clinic}.", clinic)
+        return Report.refused("not_linked", {"record": external_id}, clinic)
     _note(connection, "unlink", clinic, as_of, actor, external_id=external_id, patient=ended, reason=reason)
-    message = f"«{external_id}» non è più il paziente {ended}: chi è va deciso («polydesk patients review»)."
-    return _done(Counts(updated=1), "unlinked", message, clinic)
+    reason_ = Reason("patient_unlinked", {"record": external_id, "patient": ended}, clinic)
+    return Report(Outcome.OK, Counts(updated=1), (reason_,))
 
 
 def _may_create(connection: sa.Connection, review: Review, *, shared_code: bool, reason: str | None) -> Report | None:
     """Why the patient is not created, or None. Called under the lock: who is alike now stays all there is."""
     if not review.record.get("last_name"):
-        message = f"I dati di «{review.external_id}» arrivano con il prossimo import: poi si potrà decidere."
-        return Report.refused("no_record", message, review.clinic)
+        return Report.refused("no_record", {"record": review.external_id}, review.clinic)
     alike = candidates(connection, review.id)
     unseen = [candidate.id for candidate in alike if not candidate.known]
     if unseen:
@@ -255,23 +250,14 @@ def _may_create(connection: sa.Connection, review: Review, *, shared_code: bool,
             sa.text("UPDATE patient_review SET candidates = candidates || CAST(:unseen AS bigint[]) WHERE id = :id"),
             {"id": review.id, "unseen": unseen},
         )
-        message = f"Nel frattempo c'è chi gli somiglia ({_people(unseen)}): guarda di nuovo il caso {review.id}."
-        return Report.refused("new_candidate", message, review.clinic)
+        values: dict[str, Value] = {"patients": Several(tuple(unseen)), "review": review.id}
+        return Report.refused("new_candidate", values, review.clinic)
     holders = [candidate.id for candidate in alike if candidate.same_code]
     if holders and not shared_code:
-        message = (
-            f"Il codice fiscale è già di {_people(holders)}. Se sono davvero due persone con lo stesso codice: "
-            "--shared-code, con il motivo."
-        )
-        return Report.refused("code_taken", message, review.clinic)
+        return Report.refused("code_taken", {"patients": Several(tuple(holders))}, review.clinic)
     if holders and not is_reason(reason):
-        message = f"Per due persone con lo stesso codice serve un motivo di almeno {LEAST_REASON} caratteri."
-        return Report.refused("reason_missing", message, review.clinic)
+        return _needs_reason("", review.clinic)
     return None
-
-
-def _people(ids: list[int]) -> str:
-    return f"paziente {ids[0]}" if len(ids) == 1 else f"pazienti {', '.join(map(str, ids))}"
 
 
 def _linked(connection: sa.Connection, review: Review, patient_id: int, made_by: str, as_of: datetime) -> bool:
@@ -287,20 +273,19 @@ def _linked(connection: sa.Connection, review: Review, patient_id: int, made_by:
 
 
 def _linked_already(review: Review) -> Report:
-    message = f"«{review.external_id}» è già collegato a un paziente: prima si scioglie il collegamento."
-    return Report.refused("linked_already", message, review.clinic)
+    return Report.refused("linked_already", {"record": review.external_id}, review.clinic)
 
 
 def _decided(review: Review) -> Report | None:
     if review.state == "open":
         return None
-    return Report.refused("already_decided", f"Il caso {review.id} è già stato deciso.", review.clinic)
+    return Report.refused("already_decided", {"review": review.id}, review.clinic)
 
 
 def _needs_reason(reason: str, clinic: str) -> Report | None:
     if is_reason(reason):
         return None
-    return Report.refused("reason_missing", f"Serve un motivo di almeno {LEAST_REASON} caratteri.", clinic)
+    return Report.refused("reason_missing", {"least": LEAST_REASON}, clinic)
 
 
 def _decide(
@@ -330,10 +315,12 @@ def _note(
     audit.append(connection, as_of=as_of, actor=actor, action=action, service=SERVICE, clinic=clinic, detail=detail)
 
 
-def _done(counts: Counts, code: str, message: str, clinic: str) -> Report:
-    return Report(Outcome.OK, counts, (Reason(code, message, clinic),))
+def _done(counts: Counts, code: str, review: Review, **values: Value) -> Report:
+    said = Reason(code, {"record": review.external_id, "review": review.id, **values}, review.clinic)
+    return Report(Outcome.OK, counts, (said,))
 
 
 def _review(row: sa.Row[Any]) -> Review:
     values = row._mapping
-    return Review(**{name: values[name] for name in Review.__slots__} | {"candidates": tuple(values["candidates"])})
+    told = {"candidates": tuple(values["candidates"]), "cause": read(values["cause"])}
+    return Review(**{name: values[name] for name in Review.__slots__} | told)

@@ -28,9 +28,9 @@ AGREEMENT = Kind(
                    CASE WHEN s.valid_to < s.valid_from THEN 'invalid'
                         WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
                         ELSE s.problem END AS problem,
-                   CASE WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
+                   CASE WHEN s.valid_to < s.valid_from THEN 'ends_before_start'
                         WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
-                        THEN 'più record per la stessa convenzione nostra' ELSE s.reason END AS reason
+                        THEN 'several_for_one' ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN agreement known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
@@ -42,6 +42,6 @@ AGREEMENT = Kind(
         current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
         retire={"valid_to": "greatest(c.valid_from, :today)"},
         retirable="c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))",
-        reason="CASE WHEN d.n IS NULL THEN 'non è più in studiolab' END",
+        reason="CASE WHEN d.n IS NULL THEN 'gone_at_source' END",
     ),
 )

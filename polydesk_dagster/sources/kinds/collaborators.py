@@ -29,7 +29,7 @@ COLLABORATOR = Kind(
     carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
     barred=f"""CASE WHEN {LEAVES_IN_USE.format(column="specialist_id")}
-                    THEN 'ha appuntamenti prenotati: vanno spostati prima' END""",
+                    THEN 'has_bookings' END""",
     before=(AFTER_BOOKINGS.format(table="specialist"),),
     undo_before=(AFTER_BOOKINGS.format(table="specialist"),),
     limits=Limits(retired=0.2, changed=0.5),
@@ -67,7 +67,7 @@ COLLABORATOR = Kind(
                    CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
                         ELSE s.problem END AS problem,
                    CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
-                        THEN 'più record per lo stesso collaboratore nostro' ELSE s.reason END AS reason
+                        THEN 'several_for_one' ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN specialist known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
@@ -83,9 +83,9 @@ COLLABORATOR = Kind(
         current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
         retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
         retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
-        reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
-                       WHEN c.deleted_at IS NOT NULL THEN 'è tornato in studiolab'
-                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stessa persona: collegato a studiolab'
-                       WHEN NOT d.active AND c.active THEN 'ha cessato la collaborazione' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'gone_at_source'
+                       WHEN c.deleted_at IS NOT NULL THEN 'back_at_source'
+                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'linked_by_person'
+                       WHEN NOT d.active AND c.active THEN 'no_longer_works_here' END""",
     ),
 )

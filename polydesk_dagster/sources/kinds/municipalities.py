@@ -47,7 +47,7 @@ MUNICIPALITY = Kind(
     name="municipality",
     label="comuni",
     table="municipality",
-    key="r.cadastral_code || ' ' || r.name || ' dal ' || r.valid_from",
+    key="r.cadastral_code || ' ' || r.name || ' · ' || r.valid_from",
     identity=("cadastral_code", "valid_from"),
     owned=("valid_to", "istat_code", "name", "other_name", "province", "region", "postal_codes", "successor"),
     taken="t.cadastral_code = r.cadastral_code AND t.valid_from = r.valid_from",
@@ -78,8 +78,8 @@ MUNICIPALITY = Kind(
             FROM (
                 SELECT s.*, CASE WHEN s.valid_to < s.valid_from THEN 'invalid' ELSE 'overlapping' END AS failing,
                        CASE WHEN s.problem IS NOT NULL THEN s.reason
-                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
-                            WHEN {OVERLAPS} THEN 'due periodi di validità si sovrappongono' END AS fault
+                            WHEN s.valid_to < s.valid_from THEN 'ends_before_start'
+                            WHEN {OVERLAPS} THEN 'periods_overlap' END AS fault
                 FROM {{stage}} s
                 {OTHERS.format("s.cadastral_code")}
             ) s
@@ -89,9 +89,9 @@ MUNICIPALITY = Kind(
         retirable=f"(c.valid_to IS NULL OR c.valid_to > c.valid_from AND {_MOVED})",
         blocked="""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
                                                         AND w.cadastral_code = c.cadastral_code)
-                        THEN 'la fonte si contraddice su questo comune' END""",
-        reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco'
-                       WHEN d.name <> c.name OR d.other_name IS DISTINCT FROM c.other_name THEN 'ha cambiato nome'
-                       WHEN d.valid_to IS NOT NULL AND c.valid_to IS NULL THEN 'soppresso' END""",
+                        THEN 'source_contradicts_itself' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'gone_at_source'
+                       WHEN d.name <> c.name OR d.other_name IS DISTINCT FROM c.other_name THEN 'name_changed'
+                       WHEN d.valid_to IS NOT NULL AND c.valid_to IS NULL THEN 'municipality_suppressed' END""",
     ),
 )

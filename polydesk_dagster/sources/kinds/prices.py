@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
+from polydesk_dagster.changes.why import day, money, why
 from polydesk_dagster.sources.kinds.validity import OTHERS, OVERLAPS
 
 _SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
                 AND coalesce({w}.specialist_id, 0) = coalesce({c}.specialist_id, 0)"""
 # IS TRUE keeps it a look into a hash table, which is nearly always empty, rather than a join of two sorted lists.
 _SEVERAL = """((s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, '')) IN (TABLE several) IS TRUE)"""
-_ITEM = """concat_ws(' · ', (SELECT code FROM service s WHERE s.id = c.service_id),
-                     coalesce((SELECT name FROM agreement a WHERE a.id = c.agreement_id), 'privato'),
+_ITEM = """concat_ws(' · ', (SELECT code || ' ' || name FROM service s WHERE s.id = c.service_id),
+                     (SELECT name FROM agreement a WHERE a.id = c.agreement_id),
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
 # What the patient pays: all of it, where no share is said.
 _SHARE, _PREVIOUS_SHARE = "coalesce(patient_share, amount)", "coalesce(previous_share, previous_amount)"
@@ -56,7 +57,6 @@ _PAST = f"""(SELECT t.{{column}} FROM price t
              WHERE m.mapped AND {_SAME_ITEM.format(w="t", c="m")}
                AND t.valid_from < t.valid_to AND t.valid_to <= m.effective
              ORDER BY t.valid_to DESC LIMIT 1)"""
-_UNCLEAR = "si sovrappone a un prezzo che resta: la fonte non è chiara su questa voce"
 
 
 def _price(record: Any) -> tuple[str | None, ...]:
@@ -79,7 +79,7 @@ PRICE = Kind(
     name="price",
     label="prezzi",
     table="price",
-    key="r.item || ' dal ' || r.valid_from",
+    key="r.item || ' · ' || r.valid_from",
     fixed=("clinic_id", "service_id", "agreement_id", "specialist_id", "valid_from"),
     owned=("amount", "patient_share", "currency", "vat_rate", "valid_to"),
     carried={"item": "text", "previous_amount": "numeric(10,2)", "previous_share": "numeric(10,2)"},
@@ -87,7 +87,7 @@ PRICE = Kind(
     alike=(f"{_SAME_ITEM.format(w='t', c='r')} AND {_MEET.format('t', 'r')}",),
     # What a price replaced is in force again when it goes: one without the other leaves a gap, or no room.
     together="concat_ws(' ', r.service_id, coalesce(r.agreement_id, 0), coalesce(r.specialist_id, 0))",
-    undo_reconsider=(_CROWDED.format(rows="{rows}", reason="si sovrappone a un prezzo che resta"),),
+    undo_reconsider=(_CROWDED.format(rows="{rows}", reason="overlaps_kept_price"),),
     limits=Limits(retired=0.1, changed=0.1),
     guards=(
         Guard(
@@ -96,21 +96,21 @@ PRICE = Kind(
                 AND (abs(amount - previous_amount) > 0.3 * previous_amount
                      OR abs({_SHARE} - {_PREVIOUS_SHARE}) > 0.3 * {_PREVIOUS_SHARE})""",
             0,
-            "{value} prezzi o quote del paziente cambierebbero di più del 30 %",
+            noun="prices",
         ),
         Guard(
             "code_reused",
             """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND previous_amount > 0
                AND (amount >= 10 * previous_amount OR amount * 10 <= previous_amount)""",
             0,
-            "{value} prezzi cambierebbero di dieci volte o più: forse il codice ora indica un'altra prestazione",
+            noun="prices",
         ),
         Guard(
             "zero_price",
             """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND amount = 0
                AND previous_amount IS DISTINCT FROM 0""",
             0,
-            "{value} prezzi diventerebbero zero",
+            noun="prices",
         ),
     ),
     source=Source(
@@ -165,8 +165,8 @@ PRICE = Kind(
                        CASE WHEN s.valid_from < :today AND (s.valid_to IS NULL OR s.valid_to > :today)
                             THEN :today ELSE s.valid_from END AS effective,
                        s.amount, s.patient_share, s.currency, s.vat_rate, s.valid_from, s.valid_to,
-                       concat_ws(' · ', coalesce(svc.code, s.service), coalesce(agr.name, s.agreement, 'privato'),
-                                 coalesce(spe.last_name, s.collaborator)) AS item,
+                       concat_ws(' · ', coalesce(svc.code || ' ' || svc.name, s.service),
+                                 coalesce(agr.name, s.agreement), coalesce(spe.last_name, s.collaborator)) AS item,
                        NOT {_SEVERAL} AS alone,
                        svc.id IS NOT NULL AND (agr.id IS NOT NULL OR s.agreement IS NULL)
                            AND (spe.id IS NOT NULL OR s.collaborator IS NULL) AS mapped,
@@ -176,15 +176,15 @@ PRICE = Kind(
                             WHEN s.valid_to < s.valid_from OR s.patient_share > s.amount THEN 'invalid'
                             ELSE 'overlapping' END AS fault,
                        CASE WHEN s.problem IS NOT NULL THEN s.reason
-                            WHEN svc.id IS NULL THEN 'il servizio ' || s.service || ' non è collegato'
+                            WHEN svc.id IS NULL THEN {why("service_unlinked", service="s.service")}
                             WHEN agr.id IS NULL AND s.agreement IS NOT NULL
-                            THEN 'la convenzione ' || s.agreement || ' non è collegata'
+                            THEN {why("agreement_unlinked", agreement="s.agreement")}
                             WHEN spe.id IS NULL AND s.collaborator IS NOT NULL
-                            THEN 'il collaboratore ' || s.collaborator || ' non è collegato'
-                            WHEN svc.deleted_at IS NOT NULL THEN 'il servizio ' || svc.code || ' è eliminato'
-                            WHEN s.valid_to < s.valid_from THEN 'finisce prima di cominciare'
-                            WHEN s.patient_share > s.amount THEN 'la quota del paziente supera il prezzo'
-                            WHEN s.n IN (TABLE clash) THEN 'due periodi di validità si sovrappongono' END AS reason
+                            THEN {why("collaborator_unlinked", collaborator="s.collaborator")}
+                            WHEN svc.deleted_at IS NOT NULL THEN {why("service_deleted", service="svc.code")}
+                            WHEN s.valid_to < s.valid_from THEN 'ends_before_start'
+                            WHEN s.patient_share > s.amount THEN 'share_above_price'
+                            WHEN s.n IN (TABLE clash) THEN 'periods_overlap' END AS reason
                 FROM said s
                 LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
@@ -216,11 +216,11 @@ PRICE = Kind(
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
         reason=f"""CASE WHEN d.n IS NULL AND ({_NEXT} <= c.valid_from OR c.valid_from > :today AND {_NEXT} IS NOT NULL)
-                        THEN 'la fonte ha corretto il periodo'
-                        WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'sostituito dal ' || {_NEXT}
-                        WHEN d.n IS NULL THEN 'non è più in studiolab'
+                        THEN 'period_corrected'
+                        WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN {why("replaced_from", day=day(_NEXT))}
+                        WHEN d.n IS NULL THEN 'gone_at_source'
                         WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
-                        THEN 'sostituisce ' || d.previous_amount END""",
-        reconsider=(_CROWDED.format(rows="{rows}", reason=_UNCLEAR),),
+                        THEN {why("replaces_price", amount=money("d.previous_amount", "d.currency"))} END""",
+        reconsider=(_CROWDED.format(rows="{rows}", reason="source_unclear"),),
     ),
 )

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from polydesk_dagster.changes.kind import Kind, Limits, Source
+from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
 
 # A code belongs to one service in use: one that the plan leaves as it is keeps its code, and so does one that becomes a
 # conflict here, which may then stop the next.
-_CODE_TAKEN = """
+_CODE_TAKEN = f"""
     WITH RECURSIVE wanting AS MATERIALIZED (
         SELECT ordinal, code, CASE WHEN was_deleted_at IS NULL THEN was_code END AS freed
-        FROM {rows} WHERE action IN ('create', 'update') AND deleted_at IS NULL
+        FROM {{rows}} WHERE action IN ('create', 'update') AND deleted_at IS NULL
     ), stopped AS (
         SELECT w.* FROM wanting w
         JOIN service s ON s.clinic_id = :clinic_id AND s.code = w.code AND s.deleted_at IS NULL
-        WHERE NOT EXISTS (SELECT FROM {rows} r WHERE r.id = s.id AND r.action <> 'conflict')
+        WHERE NOT EXISTS (SELECT FROM {{rows}} r WHERE r.id = s.id AND r.action <> 'conflict')
         UNION
         SELECT w.* FROM stopped s JOIN wanting w ON w.code = s.freed AND w.ordinal <> s.ordinal
     )
-    UPDATE {rows} r
+    UPDATE {{rows}} r
     SET action = 'conflict', finding = 'duplicate', id = CASE action WHEN 'create' THEN NULL ELSE id END,
-        reason = 'il codice ' || r.code || ' è di un altro servizio'
+        reason = {why("code_of_another", code="r.code")}
     FROM stopped s WHERE s.ordinal = r.ordinal
 """
 
@@ -34,7 +35,7 @@ SERVICE = Kind(
     kept=("price", "preparation_lead_days", "preparation_last_hours", "sensitive", "bookable_online"),
     carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
-    barred=f"CASE WHEN {LEAVES_IN_USE.format(column='service_id')} THEN 'ha appuntamenti prenotati' END",
+    barred=f"CASE WHEN {LEAVES_IN_USE.format(column='service_id')} THEN 'has_bookings' END",
     before=(AFTER_BOOKINGS.format(table="service"),),
     undo_before=(AFTER_BOOKINGS.format(table="service"),),
     undo_reconsider=(_CODE_TAKEN,),
@@ -68,7 +69,7 @@ SERVICE = Kind(
                    CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
                         THEN 'duplicate' ELSE s.problem END AS problem,
                    CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
-                        THEN 'più servizi con lo stesso codice' ELSE s.reason END AS reason
+                        THEN 'several_with_code' ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN service known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN service ours ON known.id IS NULL AND ours.clinic_id = :clinic_id AND ours.code = s.code
@@ -79,10 +80,10 @@ SERVICE = Kind(
                    WHERE t.clinic_id = :clinic_id""",
         retire={"active": "false", "deleted_at": ":as_of"},
         retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
-        reason="""CASE WHEN d.n IS NULL THEN 'non è più in studiolab'
-                       WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'è tornato in studiolab'
-                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'stesso codice: collegato a studiolab'
-                       WHEN d.code <> c.code THEN 'ha cambiato codice' WHEN d.name <> c.name THEN 'rinominato' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'gone_at_source'
+                       WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'back_at_source'
+                       WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'linked_by_code'
+                       WHEN d.code <> c.code THEN 'code_changed' WHEN d.name <> c.name THEN 'name_changed' END""",
         reconsider=(_CODE_TAKEN,),
     ),
 )

@@ -19,6 +19,7 @@ from polydesk_dagster.sources.studiolab.records import (
     Price,
     Service,
 )
+from polydesk_dagster.values import Reason, Value
 from polydesk_dagster.wire import Rejected, Sorted, sort_records
 
 RESTARTS = 3
@@ -36,8 +37,11 @@ class Unchanged(Exception):  # noqa: N818
 class GoneError(PermanentError):
     """News older than studiolab keeps was asked for: what lies between is lost to this feed."""
 
-    def __init__(self, message: str, oldest: int | None) -> None:
-        super().__init__(message)
+    def __init__(self, system: Value, after: int, oldest: int | None) -> None:
+        if oldest is None:
+            super().__init__("events_gone", system=system, after=after)
+        else:
+            super().__init__("events_gone_oldest", system=system, after=after, oldest=oldest)
         self.oldest = oldest
         """The oldest sequence number that it still has, if it said."""
 
@@ -134,7 +138,7 @@ class Studiolab:
             except _Moved:
                 continue
             return
-        raise TransientError(f"{self.system}: {model.PATH} continua a cambiare durante la lettura")
+        raise TransientError("list_keeps_changing", system=self.system, path=model.PATH)
 
     def _once(
         self,
@@ -151,20 +155,20 @@ class Studiolab:
             asked = query | {"limit": LIST_LIMIT} | ({} if following is None else {"page": following})
             answer = self.remote.get(model.PATH, asked, etag=etag if number == 0 else None)
             if answer.not_modified:
-                raise Unchanged(self.system)
+                raise Unchanged
             items, following, here, state = self._page(model, answer)
             if snapshot is not None and (state, here) != (snapshot, total):
                 raise _Moved
             if following is not None:
                 if following in seen:
-                    raise PermanentError(f"{self.system}: {model.PATH} rimanda due volte alla stessa pagina")
+                    raise PermanentError("list_repeats_page", system=self.system, path=model.PATH)
                 seen.add(following)
             snapshot, total, number = state, here, number + 1
             records = sort(items)
             rejected = tuple(Rejected(r.position + read, r.key, r.reason, r.raw) for r in records.rejected)
             read += len(items)
             if following is None and read != total:
-                raise TransientError(f"{self.system}: {model.PATH} ha {read} voci invece di {total}")
+                raise TransientError("list_incomplete", system=self.system, path=model.PATH, read=read, total=total)
             yield Page(number, records.valid, rejected, total, snapshot, answer.etag if number == 1 else None)
 
     def _page(self, model: type[L], answer: Answer) -> tuple[list[Any], str | None, int, str]:
@@ -181,27 +185,26 @@ class Studiolab:
                 and snapshot
             ):
                 return items, following, total, snapshot
-        raise PermanentError(f"{self.system}: {model.PATH} non ha la forma prevista")
+        raise PermanentError("remote_shape", system=self.system, path=model.PATH)
 
 
-def system(clinic: str) -> str:
+def system(clinic: str) -> Reason:
     """How operators read of a clinic's studiolab."""
-    return f"Studiolab di {clinic}"
+    return Reason("system_studiolab", {"of": clinic})
 
 
-def news(system: str, answer: Answer, after: int) -> News:
+def news(system: Value, answer: Answer, after: int) -> News:
     """What an answer to ``/events`` says. Raises GoneError for 410, PermanentError for another shape."""
     body = answer.body
     if answer.status in GONE:
         oldest = body.get("oldest_sequence") if isinstance(body, dict) else None
         oldest = oldest if type(oldest) is int else None
-        since = "" if oldest is None else f", il più vecchio rimasto è il {oldest}"
-        raise GoneError(f"{system}: gli eventi dopo il numero {after} non ci sono più{since}", oldest)
+        raise GoneError(system, after, oldest)
     if (
         not isinstance(body, dict)
         or not isinstance(body.get("items"), list)
         or type(body.get("last_sequence")) is not int
     ):
-        raise PermanentError(f"{system}: /events non ha la forma prevista")
+        raise PermanentError("remote_shape", system=system, path="/events")
     records = sort_records(Event, body["items"], "id")
     return News(records.valid, records.rejected, body["last_sequence"], len(body["items"]))

@@ -30,7 +30,7 @@ def load(connection: sa.Connection, clinic: str) -> Cursor:
         {"clinic": clinic},
     ).one_or_none()
     if row is None:
-        raise PermanentError(f"la clinica {clinic} non esiste")
+        raise PermanentError("clinic_missing", clinic=clinic)
     return Cursor(row[0], clinic, *row[1:])
 
 
@@ -85,7 +85,7 @@ SELECT :clinic, int8range(:first, :last, '[]'), :as_of, :as_of WHERE CAST(:first
 FORGET_NUMBERS = """
 WITH states AS (DELETE FROM event_state WHERE clinic_id = :clinic),
 gaps AS (UPDATE event_gap SET lost_at = :as_of WHERE clinic_id = :clinic AND lost_at IS NULL)
-UPDATE event_inbox SET state = 'superseded', reason = 'precedente al ripristino di studiolab', payload = NULL,
+UPDATE event_inbox SET state = 'superseded', reason = 'before_restoration', payload = NULL,
                        next_try_at = NULL, changed_at = :as_of
 WHERE clinic_id = :clinic AND state IN ('parked', 'waiting', 'dead')"""
 

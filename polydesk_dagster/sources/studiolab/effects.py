@@ -13,9 +13,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.why import kept
 from polydesk_dagster.clinic.messages.kinds import REPORT_READY
 from polydesk_dagster.clinic.messages.planning import enqueue
 from polydesk_dagster.errors import TransientError
+from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import comparable
 
 IMPORT_PATIENTS, PREVIEW_PRICES = "import_patients", "preview_prices"
@@ -24,10 +26,10 @@ RESOLVE = """
 UPDATE news n
 SET patient_id = l.patient_id, service_id = s.id, specialist_id = d.id, agenda_id = g.id,
     problem = CASE WHEN n.problem IS NOT NULL THEN n.problem
-                   WHEN m.patient IS NOT NULL AND l.patient_id IS NULL THEN 'paziente non ancora importato'
-                   WHEN m.service IS NOT NULL AND s.id IS NULL THEN 'servizio sconosciuto'
-                   WHEN m.collaborator IS NOT NULL AND d.id IS NULL THEN 'collaboratore sconosciuto'
-                   WHEN m.agenda IS NOT NULL AND g.id IS NULL THEN 'agenda sconosciuta' END
+                   WHEN m.patient IS NOT NULL AND l.patient_id IS NULL THEN 'patient_not_imported'
+                   WHEN m.service IS NOT NULL AND s.id IS NULL THEN 'service_unknown'
+                   WHEN m.collaborator IS NOT NULL AND d.id IS NULL THEN 'collaborator_unknown'
+                   WHEN m.agenda IS NOT NULL AND g.id IS NULL THEN 'agenda_unknown' END
 FROM news m
 LEFT JOIN patient_link l ON l.clinic_id = :clinic AND l.external_id = m.patient
 LEFT JOIN service s ON s.clinic_id = :clinic AND s.external_id = m.service
@@ -36,7 +38,7 @@ LEFT JOIN agenda g ON g.clinic_id = :clinic AND g.external_id = m.agenda
 WHERE m.event_id = n.event_id"""
 
 SUPERSEDE = """
-UPDATE news n SET verdict = 'superseded', reason = 'di questo dato è già noto uno stato più recente'
+UPDATE news n SET verdict = 'superseded', reason = 'newer_known'
 FROM event_state e
 WHERE e.clinic_id = :clinic AND e.facet = n.facet AND e.external_id = n.target AND e.sequence >= n.sequence"""
 
@@ -316,7 +318,7 @@ class _Settling:
             except sa.exc.OperationalError as error:
                 if error.connection_invalidated:
                     raise
-                raise TransientError("la base dati era occupata, si riprova") from error
+                raise TransientError("database_busy") from error
             if not problems:
                 savepoint.commit()
                 return
@@ -348,7 +350,7 @@ class _Settling:
             """UPDATE news SET problem = :problem
                WHERE event_id = (SELECT event_id FROM news WHERE verdict IS NULL AND entity = ANY(:names)
                                  ORDER BY sequence DESC LIMIT 1)""",
-            problem=f"rifiutato dalla base dati ({constraint})",
+            problem=kept(Reason("refused_by_database", {"constraint": constraint})),
             names=names,
         )
         self.group(names)
@@ -361,7 +363,7 @@ class _Settling:
             problems |= self.book()
         if "acceptance" in facets and not problems:
             self.run(ACCEPT)
-            problems |= _found("appuntamento sconosciuto", self.run(ACCEPTED_NOBODY))
+            problems |= _found("appointment_unknown", self.run(ACCEPTED_NOBODY))
         if problems:
             return problems
         if "report" in facets:
@@ -383,13 +385,13 @@ class _Settling:
         self.run(EXPIRED_HOLDS)
         self.run(RETIRE_IN_THE_WAY)
         for statement in (TAKEN, RIVALS):
-            taken = _found("l'orario è occupato da un'altra prenotazione", self.run(statement))
+            taken = _found("time_taken", self.run(statement))
             if taken:
                 return taken
         self.run(MAKE_SLOTS)
         self.run(BOOK)
         self.run(SEAT)
-        return _found("l'orario è al completo", self.run(STANDING))
+        return _found("time_full", self.run(STANDING))
 
     def compare_patients(self) -> None:
         said, patients = [], []

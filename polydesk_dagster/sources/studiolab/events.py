@@ -15,14 +15,16 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 from polydesk_dagster.sources.studiolab import cursor as cursors
 from polydesk_dagster.sources.studiolab import effects, inbox, staging
 from polydesk_dagster.sources.studiolab.client import GoneError, News
 from polydesk_dagster.sources.studiolab.cursor import Cursor
 from polydesk_dagster.sources.studiolab.records import Event
 from polydesk_dagster.sources.studiolab.staging import Batch
+from polydesk_dagster.values import Instant, Value
 from polydesk_dagster.wire import sort_records
 
 PAGE = 1000
@@ -52,6 +54,8 @@ class Tally:
     parked: int = 0
     waiting: int = 0
     dead: int = 0
+    set_aside: int = 0
+    """Events that wait for the first time, or for a person from now on."""
 
 
 def sync(
@@ -77,21 +81,16 @@ def sync(
     with engine.begin() as connection:
         cursor = cursors.load(connection, clinic)
     if cursor.stopped and not reconcile:
-        return Report.refused("events_stopped", f"{cursor.stopped}. {_remedy(clinic)}", clinic)
+        return Report.refused("events_stopped", {"why": read(cursor.stopped)}, clinic)
     round_ = _Round(engine, as_of, cursor, feed, page)
     round_.retry()
     try:
         reasons = round_.reconcile() if reconcile else []
         left = round_.read(pages, progress)
     except (GoneError, _WentBackError) as error:
-        round_.stop(str(error))
-        code = "events_gone" if isinstance(error, GoneError) else "events_went_back"
-        return Report.refused(code, f"{error}. {_remedy(clinic)}", clinic)
+        round_.stop(kept(error.reason))
+        return Report.refused("events_stopped", {"why": error.reason}, clinic)
     return round_.report(reasons, left)
-
-
-def _remedy(clinic: str) -> str:
-    return f"Riallineare con: polydesk run sync_events --clinic {clinic} --reconcile"
 
 
 class _WentBackError(PermanentError):
@@ -141,6 +140,8 @@ GROUP BY state, reason ORDER BY count(*) DESC, reason LIMIT 20"""
 
 STANDING = """
 SELECT (SELECT count(*) FROM event_inbox WHERE clinic_id = :clinic AND state = 'dead') AS dead,
+       (SELECT count(*) FROM event_inbox
+        WHERE clinic_id = :clinic AND state IN ('parked', 'waiting', 'dead')) AS waiting,
        (SELECT coalesce(sum(upper(span) - lower(span)), 0) FROM event_gap
         WHERE clinic_id = :clinic AND lost_at = :as_of) AS lost,
        (SELECT coalesce(sum(upper(span) - lower(span)), 0) FROM event_gap
@@ -170,12 +171,12 @@ class _Round:
         left = 0
         for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
             if news.last_sequence < sequence:
-                raise _WentBackError(f"studiolab conta fino a {news.last_sequence}, ma era già arrivato a {sequence}")
+                raise _WentBackError("events_went_back", last=news.last_sequence, known=sequence)
             self.take(news)
             ahead = max(0, news.last_sequence - _highest(news))
             left = ahead if number == pages and news.size >= self.page else 0
             if progress:
-                progress(self.tally.read, self.tally.read + ahead, "eventi letti")
+                progress(self.tally.read, self.tally.read + ahead, "events_read")
         if not left:
             # Only now: what was late may have come while nobody looked.
             with self.engine.begin() as connection:
@@ -203,9 +204,11 @@ class _Round:
 
     def settle(self, connection: sa.Connection) -> None:
         effects.settle(connection, self.cursor.clinic_id, self.as_of)
-        states = self.run(connection, f"WITH kept AS ({inbox.INBOX}) SELECT state, count(*) FROM kept GROUP BY state")
-        for state, count in states:
+        counted = "SELECT state, fresh, count(*) FROM kept GROUP BY state, fresh"
+        for state, fresh, count in self.run(connection, f"WITH kept AS ({inbox.INBOX}) {counted}"):
             setattr(self.tally, state, getattr(self.tally, state) + count)
+            if state == "dead" or (fresh and state in {"parked", "waiting"}):
+                self.tally.set_aside += count
 
     def retry(self) -> None:
         """Try again the parked events that are due, each followed by what waits behind it."""
@@ -236,7 +239,7 @@ class _Round:
                 self.feed.events(0, 1)
         except GoneError as error:
             if error.oldest is None:
-                raise PermanentError(f"{error}; studiolab non dice da quale evento si può ripartire") from error
+                raise PermanentError("events_no_oldest", clinic=self.cursor.code) from error
             sequence = error.oldest - 1
         with self.engine.begin() as connection:
             if restored:
@@ -247,15 +250,13 @@ class _Round:
             self.run(connection, TO_COMPARE, services=[effects.IMPORT_PATIENTS, effects.PREVIEW_PRICES])
             uncertain = self.run(connection, UNCERTAIN).scalar_one()
         lost = 0 if restored else sequence - self.cursor.sequence
-        reasons = [Reason("reconciled", f"Riallineato: si riparte dall'evento {sequence + 1}.", self.cursor.code)]
+        reasons = [Reason("reconciled", {"sequence": sequence + 1}, self.cursor.code)]
         if restored:
-            message = "Studiolab è stato ripristinato da una copia: la numerazione degli eventi è ricominciata."
-            reasons.append(Reason("numbers_restarted", message, self.cursor.code))
+            reasons.append(Reason("numbers_restarted", None, self.cursor.code))
         if lost:
-            reasons.append(Reason("events_lost", "Eventi che studiolab non ha più.", self.cursor.code, lost))
+            reasons.append(Reason("events_lost", None, self.cursor.code, lost))
         if uncertain and (lost or restored):
-            message = "Appuntamenti futuri di studiolab che possono essere cambiati nel frattempo: confrontarli a mano."
-            reasons.append(Reason("appointments_to_compare", message, self.cursor.code, uncertain))
+            reasons.append(Reason("appointments_to_compare", None, self.cursor.code, uncertain))
         return reasons
 
     def report(self, reasons: Sequence[Reason], left: int) -> Report:
@@ -265,45 +266,37 @@ class _Round:
             standing = self.run(connection, STANDING).one()
         said = list(reasons)
         if self.cursor.down_since:
-            since = f"{self.cursor.down_since:%d/%m/%Y %H:%M} UTC"
-            message = f"Studiolab è di nuovo raggiungibile: non rispondeva dal {since}."
-            said.append(Reason("reachable_again", message, self.cursor.code))
+            said.append(Reason("reachable_again", {"since": Instant(self.cursor.down_since)}, self.cursor.code))
         for state, reason, count in failed:
-            word = "Evento parcheggiato" if state == "parked" else "Evento da decidere a mano"
-            said.append(Reason(f"event_{state}", f"{word}: {reason}.", self.cursor.code, count))
+            said.append(Reason(f"event_{state}", {"why": read(reason)}, self.cursor.code, count))
         if standing.dead:
-            message = f"Eventi che attendono una decisione: polydesk events parked --clinic {self.cursor.code}."
-            said.append(Reason("dead_letters", message, self.cursor.code, standing.dead))
+            said.append(Reason("dead_letters", None, self.cursor.code, standing.dead))
         if standing.lost:
-            message = "Eventi mai arrivati: i loro numeri mancano da più di dieci minuti."
-            said.append(Reason("events_lost", message, self.cursor.code, int(standing.lost)))
+            said.append(Reason("events_never_came", None, self.cursor.code, int(standing.lost)))
         if left:
-            message = "Eventi ancora da leggere: li prende il prossimo giro."
-            said.append(Reason("events_left", message, self.cursor.code, left))
+            said.append(Reason("events_left", None, self.cursor.code, left))
         failures = tally.parked + tally.dead
-        if failures or standing.lost:
+        done_ = tally.applied + tally.superseded
+        outcome = done(Counts(updated=done_, unchanged=tally.repeated), set_aside=tally.set_aside)
+        if standing.lost:
             outcome = Outcome.PARTIAL
-        elif tally.applied or tally.superseded:
-            outcome = Outcome.OK
-        else:
-            outcome = Outcome.NOTHING_TO_DO
         return Report(
             outcome,
             Counts(
                 updated=tally.applied,
-                skipped=tally.superseded + tally.waiting,
-                failed=failures,
+                skipped=tally.superseded,
+                waiting=int(standing.waiting),
                 unchanged=tally.repeated,
             ),
             tuple(said),
             {
-                "Eventi letti": tally.read,
-                "Applicati": tally.applied,
-                "Superati da più recenti": tally.superseded,
-                "Già noti": tally.repeated,
-                "Parcheggiati": failures,
-                "In attesa di un evento parcheggiato": tally.waiting,
-                "Numeri mancanti attesi": int(standing.missing),
+                "events_read": tally.read,
+                "events_applied": tally.applied,
+                "events_superseded": tally.superseded,
+                "events_repeated": tally.repeated,
+                "events_parked": failures,
+                "events_behind": tally.waiting,
+                "events_missing": int(standing.missing),
             },
         )
 
@@ -343,13 +336,16 @@ def preview(engine: sa.Engine, clinic: str, feed: Feed) -> Report:
     try:
         news = feed.events(cursor.sequence, PAGE)
     except GoneError as error:
-        return Report.refused("events_gone", f"{error}. {_remedy(clinic)}", clinic)
+        return Report.refused("events_stopped", {"why": error.reason}, clinic)
     types = Counter(event.type for event in news.events)
-    rows = tuple(sorted(types.items())) + ((("illeggibili", len(news.rejected)),) if news.rejected else ())
+    rows: list[tuple[Value, ...]] = [(kind, number) for kind, number in sorted(types.items())]
+    if news.rejected:
+        rows.append((Reason("events_unreadable"), len(news.rejected)))
     behind = max(0, news.last_sequence - cursor.sequence)
     return Report(
         Outcome.OK if news.size else Outcome.NOTHING_TO_DO,
         Counts(created=news.size),
-        figures={"Ultimo evento preso": cursor.sequence, "Numeri davanti": behind},
-        tables=(Table("Prossimi eventi", ("Tipo", "Quanti"), rows, len(rows)),),
+        figures={"last_event": cursor.sequence, "events_ahead": behind},
+        tables=(Table("next_events", ("type", "how_many"), tuple(rows), len(rows)),),
+        preview=True,
     )

@@ -7,8 +7,10 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.studiolab.cursor import by_clinic
+from polydesk_dagster.values import Reason
 
 RETRY_AFTER_MINUTES = (1, 5, 30, 360)
 """After each failure of a parked event; one failure more and it waits for a person."""
@@ -38,7 +40,7 @@ ON CONFLICT (clinic_id, event_id) DO UPDATE
 SET state = excluded.state, reason = excluded.reason, attempts = excluded.attempts, next_try_at = excluded.next_try_at,
     payload = excluded.payload, payload_hash = coalesce(i.payload_hash, excluded.payload_hash),
     changed_at = excluded.changed_at
-RETURNING state"""
+RETURNING state, (xmax = 0) AS fresh"""
 
 
 # The unsettled events of every entity whose first one is due. A first one that only waits has nobody before it any
@@ -66,7 +68,7 @@ class Unsettled:
     type: str
     entity: str | None
     state: str
-    reason: str | None
+    reason: Reason | None
     attempts: int
     next_try_at: datetime | None
     received_at: datetime
@@ -76,8 +78,8 @@ def unsettled(connection: sa.Connection, clinic: str | None = None) -> list[Unse
     """What is parked, waiting or dead, in one clinic or all, entity by entity in order."""
     rows = connection.execute(
         sa.text("""
-            SELECT c.code, CAST(i.event_id AS text), i.sequence, i.type, i.entity, i.state, i.reason, i.attempts,
-                   i.next_try_at, i.received_at
+            SELECT c.code AS clinic, CAST(i.event_id AS text) AS event_id, i.sequence, i.type, i.entity, i.state,
+                   i.reason, i.attempts, i.next_try_at, i.received_at
             FROM event_inbox i JOIN clinic c ON c.id = i.clinic_id
             WHERE i.state IN ('parked', 'waiting', 'dead')
               AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
@@ -85,7 +87,7 @@ def unsettled(connection: sa.Connection, clinic: str | None = None) -> list[Unse
                      i.sequence, i.event_id"""),
         {"clinic": clinic},
     )
-    return [Unsettled(*row) for row in rows]
+    return [Unsettled(**{**row, "reason": read(row["reason"])}) for row in rows.mappings()]
 
 
 def retry(connection: sa.Connection, clinic: str, event_id: str, as_of: datetime) -> None:
@@ -118,7 +120,7 @@ def _decide(
         {"clinic": clinic, "event": event_id, "as_of": as_of, **more},
     )
     if not changed.rowcount:
-        raise PermanentError(f"l'evento {event_id} della clinica {clinic} non è in attesa di una decisione")
+        raise PermanentError("event_not_waiting", clinic=clinic, event=event_id)
 
 
 def dead_letters(connection: sa.Connection) -> dict[str, int]:

@@ -13,10 +13,12 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster import remote
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources.studiolab.client import GONE, GoneError, news, system
 from polydesk_dagster.sources.studiolab.events import trusted_numbers
+from polydesk_dagster.values import Duration, Instant, Reason
 
 POLICY = Policy(connect=15, read=15, write=15, request=20, attempts=1)
 """Long beside what a look takes: a machine of ours that is busy is no studiolab that does not answer."""
@@ -25,7 +27,7 @@ LONGEST_TICK = 25.0
 AT_ONCE = 64
 GLANCE = 500
 """Events asked for where gaps are open: one of them may be what fills a gap."""
-NOTHING = "nessuna novità"
+NOTHING = Reason("no_news")
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 
 
@@ -52,11 +54,11 @@ class Clinic:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a look came to: ``news`` is the newest number worth a run, None for no run; ``why`` is Italian."""
+    """What a look came to: ``news`` is the newest number worth a run, None for no run."""
 
     clinic: Clinic
     news: int | None
-    why: str
+    why: Reason
     error: PolydeskError | None = None
 
 
@@ -100,14 +102,14 @@ def look(
     wanted: list[tuple[Clinic, str]] = []
     for clinic in known:
         if clinic.stopped is not None:
-            seen[clinic.id] = Seen(clinic, None, f"ferma: {clinic.stopped}")
+            seen[clinic.id] = Seen(clinic, None, Reason("feed_stopped", {"why": read(clinic.stopped)}))
         elif clinic.quiet_until is not None and clinic.quiet_until > as_of:
-            minutes = -(-(clinic.quiet_until - as_of) // timedelta(minutes=1))
-            since = f"non risponde dal {clinic.down_since:%d/%m %H:%M} UTC"
-            seen[clinic.id] = Seen(clinic, None, f"{since}, si riprova tra {minutes} min")
+            since = Instant(clinic.down_since or as_of)
+            wait = Duration((clinic.quiet_until - as_of).total_seconds())
+            seen[clinic.id] = Seen(clinic, None, Reason("left_in_peace", {"since": since, "wait": wait}))
         elif (secret := token(clinic.token_env)) is None:
-            missing = ConfigurationError(f"{clinic.token_env}: manca il token di studiolab")
-            seen[clinic.id] = Seen(clinic, None, str(missing), missing)
+            missing = ConfigurationError("token_missing", variable=clinic.token_env)
+            seen[clinic.id] = Seen(clinic, None, missing.reason, missing)
         else:
             wanted.append((clinic, secret))
     if wanted:
@@ -134,12 +136,12 @@ async def _all(wanted: Sequence[tuple[Clinic, str]], policy: Policy, longest: fl
                     )
                 return _judge(clinic, trusted_numbers(news(system(clinic.code), answer, clinic.after)))
             except TimeoutError:
-                error = TransientError(f"{system(clinic.code)}: nessuna risposta in {longest:g} secondi")
-                return Seen(clinic, None, str(error), error)
+                error = TransientError("remote_silent", system=system(clinic.code))
+                return Seen(clinic, None, error.reason, error)
             except GoneError as error:
-                return Seen(clinic, clinic.sequence + 1, str(error))
+                return Seen(clinic, clinic.sequence + 1, error.reason)
             except (TransientError, PermanentError) as error:
-                return Seen(clinic, None, str(error), error)
+                return Seen(clinic, None, error.reason, error)
 
         return await asyncio.gather(*(one(clinic, secret) for clinic, secret in wanted))
 
@@ -152,10 +154,10 @@ def _judge(clinic: Clinic, numbers: Sequence[int]) -> Seen:
         if number > clinic.sequence or any(first <= number < last for first, last in clinic.missing)
     ]
     if fresh or len(numbers) >= GLANCE:
-        return Seen(clinic, max(fresh, default=clinic.sequence), "novità")
+        return Seen(clinic, max(fresh, default=clinic.sequence), Reason("news_to_read"))
     if clinic.due:
-        return Seen(clinic, clinic.sequence, "eventi parcheggiati da riprovare")
-    return Seen(clinic, None, f"{NOTHING}, di nuovo raggiungibile" if clinic.failures else NOTHING)
+        return Seen(clinic, clinic.sequence, Reason("parked_due"))
+    return Seen(clinic, None, Reason("no_news_reachable_again") if clinic.failures else NOTHING)
 
 
 FAILED = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from polydesk_dagster.wire import (
     Cadastral,
@@ -23,6 +22,7 @@ from polydesk_dagster.wire import (
     Record,
     Text,
     Whole,
+    bad,
 )
 
 
@@ -35,7 +35,7 @@ class Listed(Record):
 
 def _in_order(first: Any, last: Any) -> None:
     if last is not None and last < first:
-        raise PydanticCustomError("wire", "valid_to viene prima di valid_from")
+        raise bad("valid_to_before_from")
 
 
 class Municipality(Listed):
@@ -145,7 +145,7 @@ class Price(Listed):
     def _check(self) -> Self:
         _in_order(self.valid_from, self.valid_to)
         if self.patient_share is not None and self.patient_share > self.amount:
-            raise PydanticCustomError("wire", "patient_share supera amount")
+            raise bad("share_above_amount")
         return self
 
 

@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal, Self, cast
 import psycopg
 import sqlalchemy as sa
 from pydantic import BeforeValidator, ValidationError, model_validator
-from pydantic_core import PydanticCustomError, PydanticSerializationError
+from pydantic_core import PydanticSerializationError
 
+from polydesk_dagster.changes.why import kept
 from polydesk_dagster.database import bulk
 from polydesk_dagster.sources.studiolab.records import Event, Patient
+from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import (
     LONGEST,
     Instant,
@@ -29,6 +31,7 @@ from polydesk_dagster.wire import (
     Record,
     Rejected,
     Text,
+    bad,
     clean,
     reason,
     storable,
@@ -65,7 +68,7 @@ class Booking(Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not timedelta(0) < self.ends_at - self.starts_at <= LONGEST_VISIT:
-            raise PydanticCustomError("wire", "dura meno di niente o più di 8 ore")
+            raise bad("visit_too_long")
         return self
 
 
@@ -138,16 +141,16 @@ def _row(event: Event, largest: int) -> tuple[str | None, ...]:
     cells: tuple[str | None, ...] = (None,) * 13
     family = event.type.rpartition(".")[0]
     if event.type not in _TYPES:
-        problem, entity = f"tipo di evento sconosciuto: {event.type[:60]}", None
+        problem, entity = kept(Reason("event_type_unknown", {"type": event.type[:60]})), None
     elif event.sequence > largest:
-        problem = f"numero di sequenza {event.sequence} impossibile"
+        problem = kept(Reason("sequence_impossible", {"sequence": event.sequence}))
     elif event.version != VERSION:
-        problem = f"versione {event.version} di {event.type} sconosciuta"
+        problem = kept(Reason("event_version_unknown", {"version": event.version, "type": event.type}))
     else:
         try:
             facet, target, cells = _READERS[family](event)
         except ValidationError as error:
-            problem = f"dati non validi: {reason(error)}"
+            problem = kept(Reason("event_data_wrong", {"why": reason(error)}))
     return (
         event.id.lower(),
         str(event.sequence),
@@ -233,7 +236,7 @@ def _unreadable(rejected: Rejected) -> tuple[str | None, ...]:
         key = str(uuid.UUID(bytes=hashlib.sha256(payload.encode()).digest()[:16]))
     kind = clean(raw["type"])[:60] if isinstance(raw.get("type"), str) else ""
     sequence = readable_sequence(raw)
-    problem = f"evento non valido: {rejected.reason}"
+    problem = kept(Reason("event_wrong", {"why": rejected.reason}))
     return (
         key,
         None if sequence is None else str(sequence),

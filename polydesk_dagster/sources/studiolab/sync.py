@@ -23,6 +23,7 @@ from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.sources.studiolab.client import Page as WirePage
 from polydesk_dagster.sources.studiolab.client import Studiolab, Unchanged
+from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import Rejected
 
 Ask = Callable[[Studiolab, str | None], Iterator[WirePage[Any]]]
@@ -69,7 +70,12 @@ class _Reading:
 
     def _unreadable(self, rejected: Rejected) -> Unreadable:
         key = rejected.key or self.feed.identify(rejected.raw)
-        return Unreadable(key, "invalid", f"record {rejected.position + 1}: {rejected.reason}", rejected.raw)
+        return Unreadable(
+            key,
+            "invalid",
+            Reason("record_wrong", {"record": rejected.position + 1, "why": rejected.reason}),
+            rejected.raw,
+        )
 
 
 def synchronise(
