@@ -12,6 +12,7 @@ from polydesk_dagster.changes import audit, plans, registry, show
 from polydesk_dagster.changes.kind import Guard, Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 from tests import world
 
 SORT_NAME = Kind(
@@ -117,7 +118,7 @@ def test_a_stable_plan_refuses_whole_and_names_what_moved(connection: sa.Connect
     connection.execute(sa.text("UPDATE specialist SET sort_name = 'altro' WHERE id = :id"), {"id": first})
     report = _apply(connection, plan.id)
     assert report.outcome is Outcome.REFUSED
-    assert [(reason.code, "Neri" in reason.message) for reason in report.reasons] == [("moved", True)]
+    assert [(reason.code, "Neri" in teller().reason(reason)) for reason in report.reasons] == [("moved", True)]
     assert _sort_names(connection) == ["altro", None]
     assert plans.load(connection, plan.id).state == "ready"
     assert connection.scalar(sa.text("SELECT count(*) FROM audit")) == 0
@@ -131,7 +132,7 @@ def test_undo_leaves_and_names_what_was_edited_later(connection: sa.Connection) 
     report = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
     assert (report.outcome, report.counts.updated) == (Outcome.PARTIAL, 1)
     assert [reason.code for reason in report.reasons] == ["changed_since"]
-    assert "Neri" in report.reasons[0].message
+    assert "Neri" in teller().reason(report.reasons[0])
     assert _sort_names(connection) == ["altro", None]
 
 
@@ -173,7 +174,7 @@ def test_rows_that_were_altered_are_not_undone(connection: sa.Connection) -> Non
     _apply(connection, plan.id)
     connection.execute(sa.text(f"UPDATE {plan.rows} SET was_sort_name = 'PIPPO'"))
     report = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
-    assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "altered")
+    assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "altered_since")
     assert _sort_names(connection) == ["NERI"]
 
 
@@ -187,7 +188,7 @@ def test_of_two_undos_of_the_same_rows_one_is_refused(connection: sa.Connection)
     assert _apply(connection, undos[2], as_of=LATER).counts.updated == 1
     _set(connection, first, "NERI")
     late = _apply(connection, undos[1], as_of=LATER)
-    assert (late.outcome, late.reasons[0].message) == (Outcome.REFUSED, "Verdi: già annullato")
+    assert (late.outcome, teller().reason(late.reasons[0])) == (Outcome.REFUSED, "Verdi: già annullato")
     assert changes.undo(connection, plan.id, as_of=LATER, actor="x").outcome is Outcome.OK
     assert _apply(connection, undos[0], as_of=LATER).reasons[0].code == "not_undoable"
 
@@ -242,7 +243,7 @@ def test_what_is_created_is_taken_back_unless_in_use(connection: sa.Connection) 
     )
     report = changes.undo(connection, plan.id, as_of=LATER, actor="desk:anna")
     assert (report.outcome, report.counts.retired) == (Outcome.PARTIAL, 1)
-    assert report.reasons[0].message == "Occhi: in uso: service_group_member"
+    assert teller().reason(report.reasons[0]) == "Occhi: in uso: service_group_member"
     assert list(connection.scalars(sa.text("SELECT name FROM service_group"))) == ["Occhi"]
 
 

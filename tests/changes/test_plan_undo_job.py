@@ -99,7 +99,7 @@ def test_a_running_service_is_not_disturbed(page: Page) -> None:
     with exclusive(page.run.engine, "import_patients", "BO01") as alone:
         assert alone
         assert page.undo(plan=plan, reason=WHY).success
-    assert page.last()[::2] == ("skipped", "already_running")
+    assert page.last()[::2] == ("skipped", "service_busy")
     assert page.patients() == 1
 
 

@@ -12,6 +12,7 @@ from polydesk_dagster.changes import stage
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.cli import app
 from polydesk_dagster.database.engine import plain_url
+from polydesk_dagster.values import Reason
 from tests import world
 
 
@@ -26,13 +27,18 @@ def waiting(engine: sa.Engine) -> list[tuple[str, str]]:
 
 
 def bad(key: str, amount: str) -> Unreadable:
-    return Unreadable(key, "invalid", "amount non è un importo", {"service_id": key, "amount": amount})
+    return Unreadable(
+        key,
+        "invalid",
+        Reason("field_wrong", {"field": "amount", "what": Reason("wire_not_money")}),
+        {"service_id": key, "amount": amount},
+    )
 
 
 def test_each_list_of_a_service_settles_its_own_records(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         clinic = world.clinic(connection)
-    keep(engine, clinic, "agreement", Unreadable("C1", "invalid", "kind sconosciuto", {"id": "C1"}))
+    keep(engine, clinic, "agreement", Unreadable("C1", "invalid", Reason("wire_not_foreseen"), {"id": "C1"}))
     keep(engine, clinic, "price", bad("S1", "x"), bad("S1", "y"), bad("S1", "y"))
     assert waiting(engine) == [("agreement", "C1"), ("price", "S1"), ("price", "S1")]
     keep(engine, clinic, "price", bad("S1", "y"))
@@ -45,7 +51,7 @@ def test_a_record_without_anything_in_it_is_listed_once(engine: sa.Engine) -> No
     with engine.begin() as connection:
         clinic = world.clinic(connection)
     for _ in range(2):
-        keep(engine, clinic, "price", Unreadable(None, "invalid", "non è un oggetto", None))
+        keep(engine, clinic, "price", Unreadable(None, "invalid", Reason("not_an_object"), None))
     assert waiting(engine) == [("price", "?")]
 
 

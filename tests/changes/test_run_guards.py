@@ -85,7 +85,7 @@ def test_a_guard_that_stops_prices_is_a_refusal_by_name_with_its_plan(desk: Desk
     for service, *preview in (("preview_prices",), ("sync_prices", "--preview"), ("sync_prices",)):
         status, answer = desk.run(service, "--clinic", "BO01", *preview)
         assert (status, answer["outcome"]) == (3, "refused")
-        assert {"guard:price_jump", "guard:code_reused", "what_to_do"} <= set(_codes(answer))
+        assert {"guard_price_jump", "guard_code_reused", "what_to_do"} <= set(_codes(answer))
         told = " ".join(reason["message"] for reason in answer["reasons"])
         assert f"plan apply {answer['plan_id']} --past-guard price_jump" in told
     assert answer["counts"]["updated"] == 0
@@ -111,7 +111,7 @@ def test_past_a_guard_goes_who_names_the_plan_and_every_guard(desk: Desk) -> Non
     status, text = desk.said("run", "sync_prices", "--clinic", "BO01", *past)
     assert (status, "--past-guard serve con --plan" in text) == (2, True)
     status, answer = desk.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
-    assert (status, _codes(answer)[0]) == (3, "guard:code_reused")
+    assert (status, _codes(answer)[0]) == (3, "guard_code_reused")
     assert desk.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
     status, answer = desk.run("sync_prices", "--plan", plan, *past)
     assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)

@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
+import io
+from decimal import Decimal
+from typing import Any
+
 import pytest
 
 from polydesk_dagster.changes import registry
-from polydesk_dagster.changes.fields import FIELD_NAMES, MEANINGLESS
-from polydesk_dagster.changes.show import Row, difference
+from polydesk_dagster.changes.fields import MEANINGLESS
+from polydesk_dagster.changes.plans import Verdict
+from polydesk_dagster.changes.show import Row, difference, harmless
+from polydesk_dagster.changes.why import kept, read
+from polydesk_dagster.told import LANGUAGES, teller
+from polydesk_dagster.values import Money, Reason
 
 
 @pytest.mark.parametrize("name", registry.WHERE)
-def test_every_field_that_a_plan_shows_has_an_italian_name(name: str) -> None:
+def test_every_field_that_a_plan_shows_and_its_kind_have_a_name(name: str) -> None:
     kind = registry.kind(name)
     identity = kind.identity if kind.identity != ("id",) else ()
-    shown = {*identity, *kind.written, *kind.carried}
-    assert shown - MEANINGLESS <= FIELD_NAMES.keys()
-    assert not MEANINGLESS & FIELD_NAMES.keys()
+    shown = {*identity, *kind.written, *kind.carried} - MEANINGLESS
+    for language in LANGUAGES:
+        t = teller(language)
+        assert t.knows(f"term.kind.{name}")
+        assert {field for field in shown if not t.knows(f"term.field.{field}")} == set()
 
 
-def _row(action: str, before: dict[str, object], after: dict[str, object]) -> Row:
+def _row(action: str, before: dict[str, Any], after: dict[str, Any]) -> Row:
     return Row(1, action, "89.01", None, None, before, after)
 
 
-def test_a_difference_is_told_by_italian_names_without_the_ids_that_mean_nothing() -> None:
+def test_a_difference_is_told_by_names_and_typed_values_without_the_ids_that_mean_nothing() -> None:
+    t = teller()
     created = _row("create", {}, {"clinic_id": 1, "code": "89.01", "active": True, "preparation": None, "unheard": 2})
-    assert difference(created) == "codice 89.01, attivo sì, unheard 2"
-    assert difference(created, english=True) == "code 89.01, active True, unheard 2"
+    assert t.value(difference(created)) == "codice: 89.01, attivo: sì e unheard: 2"
+    assert teller("en").value(difference(created)) == "code: 89.01, active: yes, and unheard: 2"
     assert difference(_row("delete", created.after, {})) == difference(created)
-    changed = _row("update", {"amount": "130.00", "email": "a@b.it"}, {"amount": "91.00", "email": None})
-    assert difference(changed, ("email",)) == "importo 130.00 → 91.00, email ••• → —"
+    changed = _row("update", {"amount": Decimal("130.00"), "email": "a@b.it"}, {"amount": Decimal(91), "email": None})
+    assert t.value(difference(changed, ("email",))) == "importo: 130,00\xa0€ → 91,00\xa0€ e email: ••• → —"
+
+
+def test_a_reason_of_a_row_is_kept_as_text_and_read_again() -> None:
+    for reason in (Reason("gone_at_source"), Reason("replaces_price", {"amount": Money(Decimal("23.00"))})):
+        assert read(kept(reason)) == reason
+    assert teller().reason(read(kept(reason)) or reason) == "sostituisce 23,00\xa0€"
+    assert read(None) is None
+
+
+def test_what_was_written_before_there_were_codes_still_reads_as_it_was() -> None:
+    old = read("il servizio S9 non è collegato")
+    assert old is not None
+    assert teller("de").reason(old) == "il servizio S9 non è collegato"
+    word = read("scaduto")
+    assert word is not None
+    assert teller().reason(word) == "scaduto"
+    verdict = Verdict.from_dict({"name": "many", "passed": False, "message": "Troppi: 9.", "value": 9, "limit": 1})
+    assert teller("en").reason(verdict.reason) == "Troppi: 9."
+    assert Verdict.from_dict(verdict.as_dict()) == verdict
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+39", "-2", "@x", "\tx"])
+def test_a_cell_that_a_spreadsheet_would_execute_is_text(cell: str) -> None:
+    assert harmless(cell) == f"'{cell}"
+    assert io.StringIO(str(harmless("Visita"))).read() == "Visita"

@@ -11,6 +11,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes import synchronise as engine_of_plans
 from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.test_kinds_studiolab import PRICES, SERVICES, Lab, lab, synced
 
@@ -47,24 +48,24 @@ def held(lab: Lab, service: str) -> list[tuple[Any, ...]]:
             "UPDATE price SET vat_rate = 22 WHERE amount = 52",
             "UPDATE price SET vat_rate = NULL",
             {
-                "89.02 · privato dal 2024-01-01: modificato dopo l'applicazione",
-                "89.02 · privato dal 2026-02-01: si annulla solo insieme a «89.02 · privato dal 2024-01-01»",
+                "89.02 Visita 2 · 2024-01-01: modificato dopo l'applicazione",
+                "89.02 Visita 2 · 2026-02-01: si annulla solo insieme a «89.02 Visita 2 · 2024-01-01»",
             },
         ),
         (
             "UPDATE price SET vat_rate = 22 WHERE amount = 53 AND valid_from = '2026-02-01'",
             "UPDATE price SET vat_rate = NULL",
             {
-                "89.02 · privato dal 2026-02-01: modificato dopo l'applicazione",
-                "89.02 · privato dal 2024-01-01: si annulla solo insieme a «89.02 · privato dal 2026-02-01»",
+                "89.02 Visita 2 · 2026-02-01: modificato dopo l'applicazione",
+                "89.02 Visita 2 · 2024-01-01: si annulla solo insieme a «89.02 Visita 2 · 2026-02-01»",
             },
         ),
         (
             f"UPDATE price SET valid_to = '2026-06-01' WHERE amount = 53 AND valid_from = '2026-02-01'; {THIRD}",
             "DELETE FROM price WHERE amount = 60; UPDATE price SET valid_to = NULL WHERE amount = 53",
             {
-                "89.02 · privato dal 2026-02-01: modificato dopo l'applicazione",
-                "89.02 · privato dal 2024-01-01: si annulla solo insieme a «89.02 · privato dal 2026-02-01»",
+                "89.02 Visita 2 · 2026-02-01: modificato dopo l'applicazione",
+                "89.02 Visita 2 · 2024-01-01: si annulla solo insieme a «89.02 Visita 2 · 2026-02-01»",
             },
         ),
     ],
@@ -77,9 +78,9 @@ def test_the_rows_of_one_price_are_taken_back_together(synced: Lab, edit: str, k
     synced.write(edit)
     as_edited = held(synced, "S2")
     seen = undo(synced, report, preview=True)
-    assert (seen.counts.skipped, {reason.message for reason in seen.reasons}) == (2, said)
+    assert (seen.counts.skipped, {teller().reason(reason) for reason in seen.reasons}) == (2, said)
     back = undo(synced, report)
-    assert (back.outcome, {reason.message for reason in back.reasons}) == (Outcome.PARTIAL, said)
+    assert (back.outcome, {teller().reason(reason) for reason in back.reasons}) == (Outcome.PARTIAL, said)
     assert (held(synced, "S2"), held(synced, "S3")) == (as_edited, third)
     # Once the edit is taken back by hand, so is the rest.
     synced.write(kept)
@@ -93,9 +94,9 @@ def test_a_price_added_by_hand_in_the_place_of_one_to_reopen_is_named(synced: La
     synced.write(THIRD)
     by_hand = held(synced, "S2")
     back = undo(synced, report)
-    assert (back.outcome, [reason.message for reason in back.reasons]) == (
+    assert (back.outcome, [teller().reason(reason) for reason in back.reasons]) == (
         Outcome.PARTIAL,
-        ["89.02 · privato dal 2024-01-01: si sovrappone a un prezzo che resta"],
+        ["89.02 Visita 2 · 2024-01-01: si sovrappone a un prezzo che resta"],
     )
     assert held(synced, "S2") == by_hand
     assert [row[1] for row in held(synced, "S3")] == [None]
@@ -108,12 +109,12 @@ def test_a_code_that_a_service_keeps_is_not_given_back_to_another(synced: Lab) -
     report = synced.sync("services")
     synced.write("UPDATE service SET name = 'A mano' WHERE external_id = 'S0'")
     back = undo(synced, report)
-    assert (back.outcome, back.counts.updated, {reason.message for reason in back.reasons}) == (
+    assert (back.outcome, back.counts.updated, {teller().reason(reason) for reason in back.reasons}) == (
         Outcome.PARTIAL,
         1,
         {
             "89.00 Visita 0: modificato dopo l'applicazione",
-            "89.01 Visita 1: il codice 89.01 è di un altro servizio",
+            "89.01 Visita 1: il codice 89.01 è di un'altra prestazione",
         },
     )
     named = "SELECT external_id, code, name FROM service WHERE external_id IN ('S0', 'S1', 'S2') ORDER BY 1"
@@ -133,8 +134,8 @@ def test_a_price_added_after_the_preview_refuses_the_plan_by_name(synced: Lab) -
     synced.write(ADDED)
     with synced.engine.begin() as connection:
         report = changes.apply(connection, plan.id, as_of=world.AS_OF, actor="desk:anna")
-    said = ["89.05 · privato dal 2026-03-01: c'è già: rifai l'anteprima"]
-    assert (report.outcome, [reason.message for reason in report.reasons]) == (Outcome.REFUSED, said)
+    said = ["89.05 Visita 5 · 2026-03-01: c'è già: rifare l'anteprima"]
+    assert (report.outcome, [teller().reason(reason) for reason in report.reasons]) == (Outcome.REFUSED, said)
     assert is_stale(report)
 
 
@@ -157,7 +158,7 @@ def test_what_a_constraint_forbids_is_said_and_compared_again_once(
         (Outcome.REFUSED, ["constraint"]),
         (Outcome.OK, []),
     ]
-    assert "nel frattempo è stato scritto qualcosa" in reports[0].reasons[0].message
+    assert "nel frattempo è stato scritto qualcosa" in teller().reason(reports[0].reasons[0])
     assert report.outcome is Outcome.OK
     assert [(str(start), end) for start, end, *_ in held(synced, "S5") if end != start] == [("2024-01-01", None)]
 

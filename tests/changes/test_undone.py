@@ -12,6 +12,7 @@ from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.studiolab import sync
+from polydesk_dagster.told import teller
 from tests import world
 from tests.patients.test_identity import MARIO, Import, person
 from tests.sources.test_kinds_studiolab import COLLABORATORS, PRICES, SERVICES, Lab, lab, synced
@@ -53,7 +54,7 @@ def test_a_change_that_was_taken_back_waits_for_a_person_and_then_no_more(synced
     assert undo(synced, synced.sync("prices")).outcome is Outcome.OK
     again = synced.sync("prices")
     assert stopped(synced, again)
-    assert "ciò che una persona ha annullato" in again.reasons[0].message
+    assert "ciò che una persona ha annullato" in teller().reason(again.reasons[0])
     assert "50.50" not in amounts(synced)
     assert stopped(synced, synced.sync("prices"))
     assert past(synced, "prices", synced.sync("prices")).outcome is Outcome.OK

@@ -18,6 +18,7 @@ from polydesk_dagster.changes.kind import Reject
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import synchronise
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.clinic.patients import reviews
 from polydesk_dagster.clinic.patients.cleaning import e164, prepare
@@ -25,6 +26,7 @@ from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_lett
 from polydesk_dagster.clinic.patients.identity import PATIENT
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.studiolab.records import Patient
+from polydesk_dagster.told import teller
 from polydesk_dagster.wire import sort_records
 from tests import world
 
@@ -65,7 +67,8 @@ class Import:
             return [tuple(row) for row in connection.execute(sa.text(query))]
 
     def reviews(self) -> list[tuple[str, str]]:
-        return self.rows("SELECT external_id, cause FROM patient_review WHERE state = 'open' ORDER BY 1")
+        found = self.rows("SELECT external_id, cause FROM patient_review WHERE state = 'open' ORDER BY 1")
+        return [(external_id, teller().value(read(cause))) for external_id, cause in found]
 
     def links(self) -> list[tuple[str, str]]:
         return self.rows("SELECT external_id, made_by FROM patient_link ORDER BY 1")
@@ -109,7 +112,7 @@ def test_every_omocodia_variant_folds_to_the_same_person(variant: str) -> None:
 def test_a_code_that_cannot_be_this_persons_is_a_doubt(fields: dict[str, Any], said: str) -> None:
     row = prepare(person("P1", **fields))
     assert row[-2] == "invalid"
-    assert said in str(row[-1])
+    assert said in teller().value(read(row[-1]))
 
 
 def test_codes_of_foreigners_and_spellings() -> None:
@@ -154,7 +157,7 @@ def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> 
 def test_a_blank_date_is_an_absent_one_and_nobody_dies_before_birth() -> None:
     assert prepare(person("P1", birth_date=" ", deceased_on="\ufeff2020-01-01 "))[7::8] == (None, "2020-01-01")
     assert prepare(person("P1", deceased_on=MARIO["birth_date"]))[15] == MARIO["birth_date"]
-    with pytest.raises(Reject, match="prima"):
+    with pytest.raises(Reject, match="died_before_birth"):
         prepare(person("P1", deceased_on="1979-12-31"))
 
 
@@ -190,7 +193,7 @@ def test_the_same_code_alone_never_makes_one_of_two(run: Import, engine: sa.Engi
         person("X2", fiscal_code=None),
         person("X3", fiscal_code=MARIO["fiscal_code"], birth_date=None, last_name="Rossi"),
     )
-    assert (report.counts.changed, report.counts.skipped) == (0, 3)
+    assert (report.counts.changed, report.counts.waiting) == (0, 3)
     assert [id_ for id_, _ in other.reviews()] == ["X1", "X2", "X3"]
     assert other(person("X1", fiscal_code=OMOCODIA)).counts.changed == 0
 
@@ -203,7 +206,7 @@ def test_two_records_with_one_code_in_one_list(run: Import) -> None:
 
 def test_twice_the_same_person_is_created_once(run: Import) -> None:
     report = run(MARIO, person("P3"))
-    assert (report.counts.created, report.counts.skipped) == (1, 1)
+    assert (report.counts.created, report.counts.waiting) == (1, 1)
     assert run.reviews() == [("P3", "lo stesso codice fiscale di un altro record")]
     assert run(MARIO, person("P3")).counts.changed == 0
 
@@ -255,11 +258,11 @@ def test_newborns_twins_and_a_married_name(run: Import) -> None:
     twins = run(ada, eva)
     assert twins.counts.created == 2
     unnamed = run(person("P3", first_name="Neonato", **born), person("P4", first_name="Neonato", **born))
-    assert (unnamed.counts.created, unnamed.counts.skipped) == (0, 2)
+    assert (unnamed.counts.created, unnamed.counts.waiting) == (0, 2)
     # A married name disagrees with the code; a date corrected at the source is no new person for who is linked.
     bianchi = person("P5", last_name="Bianchi")
     married = run(ada, eva, bianchi)
-    assert married.counts.skipped == 1
+    assert married.counts.waiting == 1
     moved = person("P1", first_name="Ada", **{**born, "birth_date": "2026-03-02"})
     assert run(moved, eva, bianchi).counts.unchanged == 2
 
@@ -269,11 +272,11 @@ def test_a_date_put_in_for_many_hides_no_namesake(run: Import, engine: sa.Engine
     names = [f"Rossi{first}{second}" for first in "abcdefghijkl" for second in "mnopqrstuvwx"]
     people = [person(f"P{n}", last_name=name, **unknown) for n, name in enumerate(names)]
     report = run(*people, person("P900", last_name="ROSSI AM", **unknown))
-    assert (report.counts.created, report.counts.skipped) == (len(names) - 1, 2)
+    assert (report.counts.created, report.counts.waiting) == (len(names) - 1, 2)
     assert [id_ for id_, _ in run.reviews()] == ["P0", "P900"]
     other = Import(engine, "MI01")
     again = other(person("X1", last_name="Rossibn", **unknown), person("X2", last_name="Verdi", **unknown))
-    assert (again.counts.created, again.counts.skipped) == (1, 1)
+    assert (again.counts.created, again.counts.waiting) == (1, 1)
     assert other.reviews()[-1] == ("X1", "stesso nome e data di nascita di un paziente noto")
 
 
@@ -300,7 +303,7 @@ def test_two_clinics_that_compare_at_once_do_not_make_two_of_one(
     refused = applied(other, seen[1])
     assert (refused.outcome, [reason.code for reason in refused.reasons]) == (Outcome.REFUSED, ["exists_already"])
     assert "Rossi" not in str(refused)
-    assert other(person("X1", **{**second, **who})).counts.skipped == 1
+    assert other(person("X1", **{**second, **who})).counts.waiting == 1
     assert other.reviews() == [("X1", "stesso nome e data di nascita di un paziente noto")]
     assert run.rows("SELECT count(*) FROM patient") == [(1,)]
 
@@ -337,7 +340,7 @@ def test_a_patient_whose_identity_was_corrected_after_the_preview_is_not_linked(
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE patient SET first_name = 'Luca', birth_date = '1970-01-01'"))
     refused = applied(other, seen)
-    assert (refused.outcome, [(reason.code, reason.message) for reason in refused.reasons]) == (
+    assert (refused.outcome, [(reason.code, teller().reason(reason)) for reason in refused.reasons]) == (
         Outcome.REFUSED,
         [("barred", f"riga 1 del piano {seen.plan_id}: l'anagrafica non è più quella con cui coincideva")],
     )
@@ -414,16 +417,16 @@ def test_the_plan_shows_every_row_to_who_may_see_it_and_nothing_to_others(run: I
 def test_whatever_is_in_a_bad_record_it_is_set_aside_alone(run: Import, bad: dict[str, Any], key: str) -> None:
     good = [person(f"G{n}", fiscal_code=None, last_name=f"Neri{'o' * n}") for n in range(10)]
     report = run(*good, bad)
-    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, 10, 1)
     assert run.rows("SELECT record_key FROM quarantine") == [(key,)]
 
 
 def test_a_record_that_cannot_be_read_waits_in_quarantine_until_mended(run: Import) -> None:
     items = [person(f"P{n}", fiscal_code=None, last_name=f"Neri{'o' * n}") for n in range(2, 12)]
     report = run(*items, person("P1", birth_date="1980-02-31"))
-    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 10, 1)
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, 10, 1)
     assert run.rows("SELECT record_key, resolved_at IS NULL FROM quarantine") == [("P1", True)]
     again = run(*items, person("P1", birth_date="1980-02-31"))
-    assert (again.outcome, again.counts.failed) == (Outcome.PARTIAL, 1), "nothing else to write"
+    assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1), "known before"
     assert run(*items, MARIO).counts.created == 1
     assert run.rows("SELECT resolved_at IS NULL FROM quarantine") == [(False,)]

@@ -180,7 +180,7 @@ def test_two_desks_create_nobody_twice(milan: Import) -> None:
         desk.start()
     for desk in desks:
         desk.join(30)
-    assert sorted(codes) == ["already_decided", "already_decided", "already_decided", "created"]
+    assert sorted(codes) == ["already_decided", "already_decided", "already_decided", "review_created"]
     assert milan.rows("SELECT count(*) FROM patient") == [(2,)]
 
 
@@ -204,7 +204,7 @@ def test_from_the_terminal(milan: Import, database: URL, tmp_path: Path, monkeyp
     status, whole = polydesk("show", review)
     assert (status, whole["record"]["fiscal_code"]) == (0, OMOCODIA)
     assert whole["candidates"][0]["fiscal_code"] == MARIO["fiscal_code"]
-    assert "Codice fiscale: RSSMRA80A01H50MM" in said("show", review)
+    assert "codice fiscale: RSSMRA80A01H50MM" in said("show", review)
     status, refused = polydesk("create", review)
     assert (status, refused["reasons"][0]["code"]) == (3, "code_taken")
     assert polydesk("dismiss", review, "--reason", "record di prova")[0] == 0
@@ -213,7 +213,7 @@ def test_from_the_terminal(milan: Import, database: URL, tmp_path: Path, monkeyp
     assert polydesk("link", review, str(patient(milan)))[1]["counts"]["updated"] == 1
     assert polydesk("unlink", "MI01", "X1", "--reason", "persone diverse")[0] == 0
     new = str(only(milan))
-    assert polydesk("create", new, "--shared-code", "--reason", WHY)[1]["reasons"][0]["code"] == "created"
+    assert polydesk("create", new, "--shared-code", "--reason", WHY)[1]["reasons"][0]["code"] == "review_created"
     assert "Nessun caso" in said("review")
     assert CliRunner().invoke(app, ["patients", "show", "999"]).exit_code == 2
     assert CliRunner().invoke(app, ["patients", "link", "999", "1"]).exit_code == 2

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.events_world import NOW, Lab, acceptance, booking, lab, person, report
 
@@ -88,10 +89,10 @@ def test_free_slots_in_the_way_step_back_and_a_taken_one_does_not(bo: Lab) -> No
     report_ = bo.sync()
     assert bo.appointment("X").seats == 1
     assert bo.appointment("Y") is bo.appointment("Z") is None
-    assert (report_.outcome, report_.counts.failed) == (Outcome.PARTIAL, 2)
-    assert {reason.message for reason in report_.reasons} == {
-        "Evento parcheggiato: l'orario è occupato da un'altra prenotazione.",
-        "Evento parcheggiato: l'orario è al completo.",
+    assert (report_.outcome, report_.counts.waiting) == (Outcome.PARTIAL, 2)
+    assert {teller().reason(reason) for reason in report_.reasons} == {
+        "Evento in sospeso: l'orario è occupato da un'altra prenotazione.",
+        "Evento in sospeso: l'orario è al completo.",
     }
     assert bo.rows("SELECT count(*) FROM slot WHERE state <> 'retired'") == [(3,)]
 
@@ -114,8 +115,8 @@ def test_a_live_hold_is_respected_and_an_expired_one_is_not(bo: Lab) -> None:
         slot = world.slot(connection, agenda, world.rome("2026-03-12", "09:00"))
         world.hold(connection, bo.clinic, slot)
     bo.publish(booking("X"))
-    assert bo.sync().counts.failed == 1
-    assert bo.sync(MINUTE).counts.failed == 1
+    assert bo.sync().counts.waiting == 1
+    assert bo.sync(MINUTE).counts.waiting == 1
     assert bo.sync(5 * MINUTE).counts.updated == 1
     assert bo.appointment("X").seats == 1
 
@@ -124,7 +125,7 @@ def test_two_bookings_swap_their_places_in_one_page(bo: Lab) -> None:
     bo.publish(booking("X"), booking("Y", "10:00"))
     bo.sync()
     bo.publish(booking("X", "10:00", "rescheduled"), booking("Y", "09:00", "rescheduled"))
-    assert bo.sync().counts.failed == 0
+    assert bo.sync().counts.waiting == 0
     assert bo.appointment("X").slot_start == world.rome("2026-03-12", "10:00")
     assert bo.appointment("Y").slot_start == world.rome("2026-03-12", "09:00")
 
@@ -159,7 +160,7 @@ def test_accepted_at_the_desk_and_not_after_all(bo: Lab) -> None:
 
 def test_an_acceptance_waits_for_its_appointment(bo: Lab) -> None:
     bo.publish(acceptance("X"))
-    assert bo.sync().reasons[0].message == "Evento parcheggiato: appuntamento sconosciuto."
+    assert teller().reason(bo.sync().reasons[0]) == "Evento in sospeso: appuntamento sconosciuto."
     bo.publish(booking("X"))
     bo.sync()
     assert bo.appointment("X").status == "booked"
@@ -243,7 +244,7 @@ def test_what_the_database_refuses_parks_one_event_alone(bo: Lab) -> None:
     bo.publish(*(booking(f"B{n}", f"{8 + n // 2:02}:{n % 2 * 30:02}") for n in range(16)))
     report_ = bo.sync()
     assert bo.states() == {"applied": 15, "parked": 1}
-    assert "rifiutato dalla base dati" in report_.reasons[0].message
+    assert "rifiutato dalla base dati" in teller().reason(report_.reasons[0])
     assert bo.appointment("B7") is None
     assert bo.appointment("B8").seats == 1
 

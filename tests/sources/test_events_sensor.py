@@ -20,6 +20,7 @@ from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import requests, studiolab_events
 from polydesk_dagster.sources.studiolab import looking
 from polydesk_dagster.sources.studiolab.looking import Clinic, Seen
+from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.events_world import NOW, booking, lab
 
@@ -111,7 +112,7 @@ def test_who_does_not_answer_is_left_in_peace_for_longer_each_time(engine: sa.En
         chain.simulator.fail("status", "/events", status=500, times=3)
         chain.look(NOW)
         asked = len(chain.simulator.requests)
-        assert "non risponde dal" in chain.look(NOW + MINUTE / 2)["C01"].why
+        assert "non risponde dal" in teller().reason(chain.look(NOW + MINUTE / 2)["C01"].why)
         assert len(chain.simulator.requests) == asked
         chain.look(NOW + MINUTE)
         chain.look(NOW + 2 * MINUTE)
@@ -119,7 +120,7 @@ def test_who_does_not_answer_is_left_in_peace_for_longer_each_time(engine: sa.En
         chain.look(NOW + 3 * MINUTE)
         assert chain.down_since() == NOW
         back = chain.look(NOW + 7 * MINUTE)["C01"]
-        assert back.why == "nessuna novità, di nuovo raggiungibile"
+        assert back.why.code == "no_news_reachable_again"
         assert chain.down_since() is None
         assert chain.look(NOW + 8 * MINUTE)["C01"].why == looking.NOTHING
 
@@ -128,8 +129,8 @@ def test_a_long_retry_after_is_respected(engine: sa.Engine) -> None:
     with round_of(engine, 1) as chain:
         chain.simulator.fail("status", "/events", status=429, retry_after=1200)
         chain.look(NOW)
-        assert "non risponde" in chain.look(NOW + 19 * MINUTE)["C01"].why
-        assert chain.look(NOW + 20 * MINUTE)["C01"].why.startswith("nessuna novità")
+        assert chain.look(NOW + 19 * MINUTE)["C01"].why.code == "left_in_peace"
+        assert chain.look(NOW + 20 * MINUTE)["C01"].why.code.startswith("no_news")
 
 
 def test_the_run_tells_that_a_studiolab_is_back(engine: sa.Engine) -> None:
@@ -157,7 +158,7 @@ def test_a_gap_is_looked_into_and_a_stopped_clinic_is_not_asked(engine: sa.Engin
         assert chain.look(NOW)["BO01"].news == 4
         bo.sync()
         asked = len(bo.simulator.requests)
-        assert "ferma" in chain.look(NOW)["BO01"].why
+        assert chain.look(NOW)["BO01"].why.code == "feed_stopped"
         assert len(bo.simulator.requests) == asked
 
 
@@ -173,7 +174,7 @@ def test_what_is_parked_and_due_is_a_reason_to_run(engine: sa.Engine) -> None:
 def test_a_missing_token_is_named_and_asks_nothing(engine: sa.Engine) -> None:
     with round_of(engine, 1) as chain, engine.connect() as connection:
         (seen,) = looking.look(looking.clinics(connection, NOW), NOW, lambda _: None)
-        assert "STUDIOLAB_TOKEN" in seen.why
+        assert "STUDIOLAB_TOKEN" in teller().reason(seen.why)
         assert not chain.simulator.requests
 
 

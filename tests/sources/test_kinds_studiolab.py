@@ -27,6 +27,8 @@ from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason
 from tests import world
 from tests.changes import world as w
 from tests.sources.test_remote_policy import FAST
@@ -143,7 +145,7 @@ def test_prices_of_every_kind_of_discrepancy(synced: Lab) -> None:
     }
     assert synced.rows("SELECT count(*) FROM price WHERE valid_to IS NULL") == [(21,)]
     applied = synced.sync("prices")
-    assert (applied.outcome, applied.counts.failed) == (Outcome.PARTIAL, 1)
+    assert (applied.outcome, applied.counts.waiting) == (Outcome.PARTIAL, 1)
     # The unreadable one and those that contradict themselves stay as they were.
     amounts = "SELECT p.amount FROM price p JOIN service s ON s.id = p.service_id WHERE s.external_id = '{}' {}"
     assert synced.rows(amounts.format("S1", "AND p.agreement_id IS NULL"))[0][0] == 51
@@ -232,7 +234,7 @@ def test_a_corrected_period_is_told_as_such_and_taken_back_whole(synced: Lab) ->
     assert synced.plan(report).tally["replaced"] == 1
     with synced.engine.begin() as connection:
         (gone,) = [row for row in show.rows(connection, synced.plan(report), PRICE) if row.action == "retire"]
-        assert gone.reason == "la fonte ha corretto il periodo"
+        assert gone.reason == Reason("period_corrected")
         undone = changes.undo(connection, report.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
     assert undone.outcome is Outcome.OK
     assert synced.rows("SELECT id, valid_from, valid_to, amount FROM price ORDER BY id") == before
@@ -258,7 +260,7 @@ def test_an_item_whose_records_leave_no_room_for_each_other_is_left_as_it_is(syn
     unclear = [spell("51.00", "2024-01-01", "2025-06-01"), spell("60.00", "2025-01-01", "2026-01-01"), NOW]
     synced.hold(prices=[PRICES[0] | {"amount": "51.00"}, *unclear, *PRICES[2:]])
     report = synced.sync("prices")
-    assert (report.outcome, report.counts.updated, report.counts.skipped) == (Outcome.OK, 1, 3)
+    assert (report.outcome, report.counts.updated, report.counts.waiting) == (Outcome.PARTIAL, 1, 3)
     with synced.engine.connect() as connection:
         rows = [row for row in show.rows(connection, synced.plan(report), PRICE) if row.action == "conflict"]
     assert {(row.finding, row.key[:5]) for row in rows} == {("overlapping", "89.01")}
@@ -270,7 +272,7 @@ def test_a_price_of_something_unknown_is_not_taken_for_the_private_one(synced: L
     unknown = [price | {"agreement_id": "NUOVA", "amount": "30.00"} for price in SOON]
     synced.hold(prices=[*others, *SOON, *unknown])
     report = synced.sync("prices")
-    assert (report.outcome, report.counts.created, report.counts.skipped) == (Outcome.OK, 1, 2)
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, 1, 2)
     assert synced.plan(report).tally["unmapped"] == 2
     synced.hold(prices=[*others, *unknown])
     assert synced.sync("prices").counts.retired == 2
@@ -280,11 +282,12 @@ def test_a_deleted_service_gets_no_price_and_keeps_what_it_had(synced: Lab) -> N
     synced.write("UPDATE service SET deleted_at = now() WHERE external_id IN ('S1', 'S2')")
     synced.hold(prices=[*PRICES, PRICES[2] | {"agreement_id": "C1"}])
     report = synced.sync("prices")
-    assert (report.counts.changed, report.counts.skipped) == (0, 4)
+    assert (report.counts.changed, report.counts.waiting) == (0, 4)
     with synced.engine.connect() as connection:
         rows = list(show.rows(connection, synced.plan(report), PRICE))
     assert {(row.action, row.finding) for row in rows} == {("conflict", "unmapped")}
-    assert rows[0].reason in {"il servizio 89.01 è eliminato", "il servizio 89.02 è eliminato"}
+    assert rows[0].reason is not None
+    assert rows[0].reason.code == "service_deleted"
 
 
 @pytest.mark.parametrize(("was", "becomes"), [("10.00", "40.00"), ("0.00", "10.00"), ("30.00", "10.00")])
@@ -305,7 +308,7 @@ def test_two_records_for_one_of_ours_wait_for_a_person(lab: Lab) -> None:
     )
     for feed, kind, created in (("agreements", AGREEMENT, 1), ("collaborators", COLLABORATOR, 6)):
         report = lab.sync(feed)
-        assert (report.outcome, report.counts.created, report.counts.skipped) == (Outcome.OK, created, 2)
+        assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, created, 2)
         with lab.engine.connect() as connection:
             rows = [row for row in show.rows(connection, lab.plan(report), kind) if row.action == "conflict"]
         assert {row.finding for row in rows} == {"duplicate"}
@@ -332,14 +335,17 @@ def test_a_code_that_another_service_keeps_is_a_conflict_and_so_is_what_waits_fo
         with synced.engine.connect() as connection:
             rows = list(show.rows(connection, synced.plan(report), SERVICE))
         assert {row.finding for row in rows if row.action == "conflict"} == {"duplicate"}
-        return report.counts.changed, {row.reason for row in rows if row.action == "conflict"}
+        return report.counts.changed, {teller().value(row.reason) for row in rows if row.action == "conflict"}
 
     returned = [first, second, third, fourth | {"name": "Altra"}, *others]
     synced.hold(services=returned)
-    assert conflicts() == (1, {"il codice 89.00 è di un altro servizio"})
+    assert conflicts() == (1, {"il codice 89.00 è di un'altra prestazione"})
     waiting = [second | {"code": "89.00"}, third | {"code": "89.01"}, fourth | {"name": "Terza"}, *others]
     synced.hold(services=waiting)
-    assert conflicts() == (1, {"il codice 89.00 è di un altro servizio", "il codice 89.01 è di un altro servizio"})
+    assert conflicts() == (
+        1,
+        {"il codice 89.00 è di un'altra prestazione", "il codice 89.01 è di un'altra prestazione"},
+    )
     synced.hold(services=[*SERVICES[1:], first | {"id": "S99"}])
     assert synced.sync("services").counts.updated == 2
 
@@ -347,15 +353,15 @@ def test_a_code_that_another_service_keeps_is_a_conflict_and_so_is_what_waits_fo
 def test_a_service_that_comes_twice_word_for_word_is_one(lab: Lab) -> None:
     lab.hold(services=[*SERVICES, SERVICES[0]])
     report = lab.sync("services")
-    assert (report.outcome, report.counts.created, report.counts.skipped) == (Outcome.OK, 20, 0)
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.OK, 20, 0)
 
 
 def test_a_clinic_without_agreements_is_in_step_and_one_that_had_some_is_stopped(lab: Lab) -> None:
     lab.hold(agreements=[])
     report = lab.sync("agreements", preview=True)
-    assert (report.outcome, report.figures["Che cosa fare"]) == (
+    assert (report.outcome, report.figures["what_to_do"]) == (
         Outcome.NOTHING_TO_DO,
-        "Niente da applicare: siamo allineati.",
+        Reason("in_step"),
     )
     lab.hold(agreements=AGREEMENTS)
     assert lab.sync("agreements").counts.created == 1
@@ -365,7 +371,7 @@ def test_a_clinic_without_agreements_is_in_step_and_one_that_had_some_is_stopped
     lab.write("UPDATE agreement SET valid_to = valid_from")
     report = lab.sync("agreements", preview=True)
     assert not lab.plan(report).writes
-    assert "allineati" not in str(report.figures["Che cosa fare"])
+    assert report.figures["what_to_do"] != Reason("in_step")
     assert lab.sync("agreements").outcome is Outcome.REFUSED
 
 
@@ -389,7 +395,7 @@ def test_a_price_edited_after_the_preview_refuses_the_plan_by_name(synced: Lab) 
     scope = Scope("sync_prices", "BO01", synced.clinic)
     report = settle(synced.engine, PRICE, scope, plan, as_of=world.AS_OF, actor="desk:anna")
     assert report.outcome is Outcome.REFUSED
-    assert [reason.message for reason in report.reasons] == ["89.00 · privato dal 2024-01-01: modificato dopo"]
+    assert [teller().reason(reason) for reason in report.reasons] == ["89.00 Visita 0 · 2024-01-01: modificato dopo"]
     assert synced.rows("SELECT count(*) FROM price WHERE amount IN (51, 7)") == [(2,)]
 
 
@@ -420,10 +426,10 @@ def test_a_service_or_a_doctor_with_bookings_cannot_vanish(synced: Lab) -> None:
         book(synced, connection)
     synced.hold(services=[s for s in SERVICES if s["id"] not in {"S3", "S4"}], collaborators=COLLABORATORS[1:])
     report = synced.sync("services")
-    assert (report.counts.retired, report.counts.skipped) == (1, 1)
+    assert (report.counts.retired, report.counts.waiting) == (1, 1)
     assert synced.rows("SELECT external_id FROM service WHERE deleted_at IS NOT NULL") == [("S4",)]
     report = synced.sync("collaborators")
-    assert (report.outcome, report.counts.changed, report.counts.skipped) == (Outcome.NOTHING_TO_DO, 0, 1)
+    assert (report.outcome, report.counts.changed, report.counts.waiting) == (Outcome.PARTIAL, 0, 1)
     synced.hold(services=SERVICES)
     assert synced.sync("services").counts.updated == 1
     assert synced.rows("SELECT count(*) FROM service WHERE deleted_at IS NOT NULL") == [(0,)]
@@ -448,7 +454,7 @@ def test_what_is_booked_after_the_preview_is_not_retired(
     with synced.engine.begin() as connection:
         report = changes.apply(connection, plan.id, as_of=world.AS_OF, actor="desk:anna")
     assert (report.outcome, report.counts.changed) == (Outcome.REFUSED, 0)
-    ((code, message),) = [(reason.code, reason.message) for reason in report.reasons]
+    ((code, message),) = [(reason.code, teller().reason(reason)) for reason in report.reasons]
     assert (code, message.startswith(f"{named}: ha appuntamenti prenotati")) == ("barred", True)
     assert synced.rows("SELECT id FROM service WHERE NOT active UNION SELECT id FROM specialist WHERE NOT active") == []
 
@@ -481,9 +487,9 @@ def test_undo_leaves_alone_what_would_go_out_of_service_with_bookings(synced: La
         book(synced, connection)
     with synced.engine.begin() as connection:
         report = changes.undo(connection, back.plan_id or 0, as_of=world.AS_OF, actor="desk:anna")
-    assert (report.outcome, [r.message for r in report.reasons]) == (
+    assert (report.outcome, [teller().reason(r) for r in report.reasons]) == (
         Outcome.REFUSED,
-        ["89.03 Visita 3: ha appuntamenti prenotati"],
+        ["89.03 Visita 3: ha appuntamenti prenotati: vanno spostati prima"],
     )
     assert synced.rows("SELECT active FROM service WHERE external_id = 'S3'") == [(True,)]
 
@@ -499,7 +505,7 @@ def test_undo_keeps_a_new_service_that_the_desk_has_worked_with(lab: Lab) -> Non
             for done in (services, doctors)
         ]
     assert [(report.outcome, report.counts.retired) for report in back] == [(Outcome.PARTIAL, 19), (Outcome.PARTIAL, 6)]
-    assert back[0].reasons[0].message == "89.03 Visita 3: modificato dopo l'applicazione"
+    assert teller().reason(back[0].reasons[0]) == "89.03 Visita 3: modificato dopo l'applicazione"
     assert lab.rows("SELECT external_id, price FROM service") == [("S3", 99)]
     assert lab.rows("SELECT external_id FROM specialist") == [("D1",)]
 
@@ -509,7 +515,7 @@ def test_what_the_desk_had_typed_is_linked_and_not_doubled(lab: Lab) -> None:
         world.service(connection, lab.clinic, code="89.03", name="Visita vecchia", external_id=None)
         world.specialist(connection, lab.clinic, last_name="NERI", first_name="Ugo", external_id=None)
     assert lab.sync("services").counts.as_dict() | {"unchanged": 0} == {
-        "created": 19, "updated": 1, "retired": 0, "skipped": 0, "failed": 0, "unchanged": 0,
+        "created": 19, "updated": 1, "retired": 0, "skipped": 0, "waiting": 0, "failed": 0, "unchanged": 0,
     }  # fmt: skip
     assert lab.sync("collaborators").counts.updated == 1
     assert lab.rows("SELECT count(*) FROM specialist") == [(7,)]
@@ -533,7 +539,7 @@ def test_what_the_desk_had_typed_is_linked_and_not_doubled(lab: Lab) -> None:
 def test_whatever_is_in_a_bad_price_it_is_set_aside_alone(synced: Lab, bad: dict[str, Any]) -> None:
     synced.hold(prices=[PRICES[0] | bad, PRICES[1] | {"amount": "52.00"}, *PRICES[2:]])
     report = synced.sync("prices")
-    assert (report.outcome, report.counts.updated, report.counts.failed) == (Outcome.PARTIAL, 1, 1)
+    assert (report.outcome, report.counts.updated, report.counts.waiting) == (Outcome.PARTIAL, 1, 1)
     assert synced.rows("SELECT count(*) FROM quarantine") == [(1,)]
 
 
@@ -541,7 +547,7 @@ def test_whatever_is_in_a_bad_price_it_is_set_aside_alone(synced: Lab, bad: dict
 def test_a_service_whose_id_or_code_is_a_book_is_set_aside_alone(lab: Lab, field: str) -> None:
     lab.hold(services=[*SERVICES[1:], SERVICES[0] | {field: world.NOISE}])
     report = lab.sync("services")
-    assert (report.outcome, report.counts.created, report.counts.failed) == (Outcome.PARTIAL, 19, 1)
+    assert (report.outcome, report.counts.created, report.counts.waiting) == (Outcome.PARTIAL, 19, 1)
 
 
 def test_a_service_may_have_the_nomenclatures_long_name(lab: Lab) -> None:
@@ -572,23 +578,26 @@ def test_a_source_that_fails_shrinks_or_changes_shape_keeps_the_last_good_state(
     try:
         report = synced.sync("prices")
         assert report.outcome is Outcome.REFUSED
-        said = report.reasons[0].message
+        said = teller().reason(report.reasons[0])
     except PolydeskError as error:
         said = str(error)
-    assert "fermato da un controllo" in said or "BO01" in said
+    assert "fermato da" in said or "BO01" in said
     assert synced.rows("SELECT * FROM price ORDER BY id") == before
 
 
 def test_a_short_list_a_reencoded_one_and_contradictions_are_refused(synced: Lab) -> None:
     synced.hold(prices=PRICES[:8])
     report = synced.sync("prices")
-    assert (report.outcome, "source_short" in report.reasons[0].message) == (Outcome.REFUSED, True)
+    assert (report.outcome, "l'ultima volta 21" in teller().reason(report.reasons[0])) == (Outcome.REFUSED, True)
     synced.hold(services=[s | {"name": "Visita di attivitÃ  motoria"} for s in SERVICES])
     report = synced.sync("services")
-    assert (report.outcome, "source_encoding" in report.reasons[0].message) == (Outcome.REFUSED, True)
+    assert (report.outcome, "lettere accentate rovinate" in teller().reason(report.reasons[0])) == (
+        Outcome.REFUSED,
+        True,
+    )
     synced.hold(services=[*SERVICES, SERVICES[0] | {"name": "Un'altra"}])
     report = synced.sync("services")
-    assert "numero 1, 21" in report.reasons[0].message
+    assert "numero 1 e 21" in teller().reason(report.reasons[0])
     assert synced.rows("SELECT count(*) FROM service WHERE name LIKE 'Visita %'") == [(20,)]
 
 

@@ -92,7 +92,7 @@ def test_an_expected_status_is_an_answer(echo: tuple[Echo, Remote]) -> None:
 
 def test_a_wrong_token_is_permanent(echo: tuple[Echo, Remote]) -> None:
     simulator, client = echo
-    with Remote("Prova", client.url, "another", FAST) as stranger, pytest.raises(PermanentError, match="token"):
+    with Remote("Prova", client.url, "another", FAST) as stranger, pytest.raises(PermanentError, match="remote_token"):
         stranger.get("/list")
     assert asked(simulator) == 1
 
@@ -167,7 +167,7 @@ def test_a_byte_order_mark_is_no_matter_and_another_encoding_is_refused(echo: tu
     simulator.fail("bom")
     assert client.get("/list").body == {"items": ITEMS}
     simulator.fail("not_utf8")
-    with pytest.raises(PermanentError, match="UTF-8"):
+    with pytest.raises(PermanentError, match="remote_encoding"):
         client.get("/list")
 
 
@@ -178,7 +178,7 @@ def test_a_body_beyond_the_bound_is_refused(echo: tuple[Echo, Remote], encoding:
         simulator.fail("encoding", encoding=encoding)
     with (
         Remote("Prova", client.url, DEMO_TOKEN, replace(FAST, largest_body=500)) as small,
-        pytest.raises(PermanentError, match="oltre"),
+        pytest.raises(PermanentError, match="remote_too_large"),
     ):
         small.get("/list")
     assert asked(simulator) == 1

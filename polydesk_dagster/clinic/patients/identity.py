@@ -70,6 +70,12 @@ def _namesakes(columns: str, others: str, where: str) -> str:
               {pairs} AND {same} WHERE s.birth_date IN (TABLE crowd) AND {where} AND EXISTS (TABLE crowd)"""
 
 
+# The cause of an open review as a value: a reason with values, a code alone, or the sentence of an old one.
+_CAUSE = """CASE WHEN r.cause LIKE '_"code"%' THEN jsonb_build_object('reason', CAST(r.cause AS jsonb))
+                 WHEN r.cause ~ '^[a-z]+(_[a-z0-9]+)+$'
+                 THEN jsonb_build_object('reason', jsonb_build_object('code', r.cause, 'values', jsonb_build_object()))
+                 ELSE to_jsonb(r.cause) END"""
+
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
 # where the date of birth agrees, hence IS TRUE: their keys are not worked out for everybody else.
 _DOUBTS = f"""
@@ -123,7 +129,7 @@ _DOUBTS = f"""
                  AND (r.record ->> 'fiscal_code', r.record ->> 'last_name', r.record ->> 'first_name',
                       r.record ->> 'birth_date')
                      IS DISTINCT FROM (r.fiscal_code, r.last_name, r.first_name, CAST(r.birth_date AS text))
-                THEN {why("clear_now", before="r.cause")}
+                THEN {why("clear_now", before=_CAUSE)}
                 WHEN r.ordinal IS NOT NULL THEN r.cause
            END AS doubt
     FROM (SELECT ordinal FROM sharing UNION SELECT ordinal FROM by_code UNION SELECT ordinal FROM by_name

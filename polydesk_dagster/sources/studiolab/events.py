@@ -277,9 +277,8 @@ class _Round:
             said.append(Reason("events_left", None, self.cursor.code, left))
         failures = tally.parked + tally.dead
         done_ = tally.applied + tally.superseded
-        outcome = done(Counts(updated=done_, unchanged=tally.repeated), set_aside=tally.set_aside)
-        if standing.lost:
-            outcome = Outcome.PARTIAL
+        # What is parked is tried again by itself: never a refusal, even where it is all that came.
+        outcome = Outcome.PARTIAL if tally.set_aside or standing.lost else done(Counts(updated=done_))
         return Report(
             outcome,
             Counts(
