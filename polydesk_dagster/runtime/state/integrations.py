@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
 
 CLINICS = """
@@ -51,7 +52,7 @@ def _state(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) ->
         {Link.STOPPED: row.stopped_at, Link.UNREACHABLE: row.down_since}.get(link),
         row.quiet_until,
         row.failures,
-        row.stopped_reason,
+        read(row.stopped_reason),
         row.read_at,
     )
 

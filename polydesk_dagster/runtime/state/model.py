@@ -201,7 +201,7 @@ class IntegrationState:
     """Until when it is left in peace."""
     failures: int
     """Looks that failed in a row."""
-    stopped_reason: str | None
+    stopped_reason: Reason | None
     read_at: datetime | None
     """When its news was read last."""
 
