@@ -1,6 +1,7 @@
 """Bookings kept clean: holds left behind, bookings nobody verified, and the nightly clean-up."""
 
 import time
+from collections.abc import Callable
 
 import dagster as dg
 from pydantic import Field
@@ -9,12 +10,13 @@ from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.clinic.bookings import sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.upkeep import registry, retention, temporary
-from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief, where
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
-from polydesk_dagster.outcome import Report, combine
+from polydesk_dagster.outcome import Outcome, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, job_description, job_tags, serve, service_job
 from polydesk_dagster.told.dagster import metadata
+from polydesk_dagster.values import Term
 
 SCHEDULED = "dagster"
 """Who acts, for the audit trail, where nobody gave their word for anything."""
@@ -51,7 +53,7 @@ class DeleteUnverifiedConfig(ServiceConfig):
 
 def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
     if config.past_guard and run.clinic is None:
-        return _name_the_plan(config.past_guard, "delete_unverified_appointments", ", oppure indica la sola clinica")
+        return _without_plan("guard_without_clinic", config.past_guard, "delete_unverified_appointments")
     expired = bookings.expire_unverified(
         run.engine,
         run.as_of,
@@ -92,44 +94,60 @@ class NightlyCleanupConfig(ServiceConfig):
 
 def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.DagsterInstance) -> Report:
     if run.clinic is not None:
-        message = (
-            f"La pulizia notturna vale per tutta la catena, non per la sola {run.clinic}: rilanciala senza clinica."
-        )
-        return Report.refused("whole_chain", message, run.clinic)
+        return Report.refused("whole_chain", clinic=run.clinic)
     if config.past_guard:
-        return _name_the_plan(config.past_guard, "nightly_cleanup")
+        return _without_plan("guard_without_plan", config.past_guard, "nightly_cleanup")
     try:
         chosen = registry.data_sets(config.only)
     except PermanentError as error:
-        return Report.refused("unknown_data_set", str(error))
-    records = retention.clean(
-        run.engine,
-        run.as_of,
-        chosen=chosen,
-        preview=run.preview,
-        actor=SCHEDULED,
-        rest=_rest,
-        progress=run.progress,
+        return Report(Outcome.REFUSED, reasons=(error.reason,))
+    records = _part(
+        run,
+        "records",
+        lambda: retention.clean(
+            run.engine,
+            run.as_of,
+            chosen=chosen,
+            preview=run.preview,
+            actor=SCHEDULED,
+            rest=_rest,
+            progress=run.progress,
+        ),
     )
     if config.only and config.files is None:
         return records
     since = running_since(instance, but_not=run.dagster_run)
-    files = temporary.tidy(
-        run.settings.home / "tmp", run.as_of, inside=config.files, in_use_since=since, preview=run.preview
+    files = _part(
+        run,
+        "files",
+        lambda: temporary.tidy(
+            run.settings.home / "tmp", run.as_of, inside=config.files, in_use_since=since, preview=run.preview
+        ),
     )
     if config.only:
         return combine([records, files])
-    history = clean_dagster(instance, run.engine, run.as_of, preview=run.preview, progress=run.progress)
+    history = _part(
+        run,
+        "history",
+        lambda: clean_dagster(instance, run.engine, run.as_of, preview=run.preview, progress=run.progress),
+    )
     return combine([records, files, history])
 
 
-def _name_the_plan(guard: str, service: str, otherwise: str = "") -> Report:
+def _without_plan(code: str, guard: str, service: str) -> Report:
     """A run makes plans of its own: past a guard goes only a plan that somebody has looked at."""
-    message = (
-        f"Oltre «{guard}» si passa solo con il piano che hai guardato: «polydesk run {service} --preview» ne dice il "
-        f"numero; poi polydesk plan apply ID --past-guard {guard} --reason '…'{otherwise}."
-    )
-    return Report.refused("guard_without_plan", message)
+    return Report.refused(code, {"guard": guard, "service": service})
+
+
+def _part(run: Run, part: str, rule: Callable[[], Report]) -> Report:
+    """One part of the clean-up; what goes wrong with it stops no other."""
+    try:
+        return rule()
+    except PolydeskError as error:
+        return Report.of_failure(error.reason)
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
+        run.log.error("Errore imprevisto in %s:\n%s", part, where(error))  # noqa: TRY400 - never the message
+        return Report.failed("part_failed", {"part": Term("cleanup_part", part), "error": in_brief(error)})
 
 
 def _rest() -> None:

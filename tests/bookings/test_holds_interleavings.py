@@ -287,7 +287,7 @@ def _world(connection: sa.Connection) -> tuple[dict[str, Any], list[int]]:
     place = {"clinic_id": here.clinic, "location_id": here.location}
     (echo,) = world.insert(connection, "resource", [{**place, "kind": "instrument", "name": "Ecografo"}])
     world.insert(connection, "service_resource", [{"clinic_id": here.clinic, "service_id": long, "resource_id": echo}])
-    patients = [here.patient, there.patient, world.patient(connection)]
+    patients = [here.patient, there.patient]
     ids = {"services": [here.service, long, there.service], "patients": patients, "agenda": here.agenda}
     return ids, [here.agenda, there.agenda]
 

@@ -19,9 +19,10 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs import bookings as ordinary
 from polydesk_dagster.jobs import emergency
 from polydesk_dagster.jobs.dagster_storage import clean_dagster
-from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.outcome import Outcome, Reason
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.names import PERSON_TAG
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -121,9 +122,10 @@ def test_the_nightly_clean_up_refuses_by_name(execute: Execute, engine: sa.Engin
     assert last(engine, "nightly_cleanup") == ("refused", "whole_chain")
     with engine.connect() as connection:
         reasons = connection.scalars(sa.text("SELECT reasons FROM service_run ORDER BY id")).all()
-    assert "«patient»" in reasons[0][0]["message"]
-    assert "«../dagster»" in reasons[1][0]["message"]
-    assert "BO01" in reasons[2][0]["message"]
+    said = [teller("it").reason(Reason.from_dict(each[0])) for each in reasons]
+    assert "«patient»" in said[0]
+    assert "«../dagster»" in said[1]
+    assert "BO01" in said[2]
 
 
 def test_the_nightly_clean_up_cleans_records_and_files(
@@ -154,11 +156,14 @@ def test_only_one_data_set_leaves_the_files_alone(
 
 
 @pytest.mark.parametrize(
-    ("job", "guard"),
-    [("nightly_cleanup", "unusual_volume"), ("delete_unverified_appointments", "many_unverified")],
+    ("job", "guard", "code"),
+    [
+        ("nightly_cleanup", "unusual_volume", "guard_without_plan"),
+        ("delete_unverified_appointments", "many_unverified", "guard_without_clinic"),
+    ],
 )
 def test_a_guard_is_passed_only_by_naming_the_plan(
-    execute: Execute, engine: sa.Engine, slot: int, job: str, guard: str
+    execute: Execute, engine: sa.Engine, slot: int, job: str, guard: str, code: str
 ) -> None:
     with engine.begin() as connection:
         practice = world.practice(connection, "RE01")
@@ -169,10 +174,12 @@ def test_a_guard_is_passed_only_by_naming_the_plan(
         )  # fmt: skip
     given = {"past_guard": guard, "reason": "gateway guardato stamattina"}
     assert not execute(job, **given).success
-    assert last(engine, job) == ("refused", "guard_without_plan")
+    assert last(engine, job) == ("refused", code)
     with engine.connect() as connection:
         (reason,) = connection.scalar(sa.text("SELECT reasons FROM service_run")) or []
-        assert f"polydesk plan apply ID --past-guard {guard} --reason '…'" in reason["message"]
+        assert f"polydesk plan apply ID --past-guard {guard} --reason '…'" in teller("it").reason(
+            Reason.from_dict(reason)
+        )
         assert connection.scalar(sa.text("SELECT count(*) FROM plan")) == 0
         assert connection.scalar(sa.text(f"SELECT status FROM appointment WHERE id = {stays}")) == "unverified"
     if job == "delete_unverified_appointments":
@@ -189,7 +196,7 @@ def test_a_folder_that_cannot_be_cleaned_does_not_keep_the_records(
         ended = {"created_at": at, "expires_at": at + timedelta(minutes=9), "ended_at": at + timedelta(minutes=9)}
         world.hold(connection, clinic or 0, slot, state="expired", **ended)
     execute("nightly_cleanup")
-    assert last(engine, "nightly_cleanup") == ("partial", "no_folder")
+    assert last(engine, "nightly_cleanup") == ("partial", "no_temporary_folder")
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM hold")) == 0
 

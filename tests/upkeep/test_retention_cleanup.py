@@ -22,6 +22,7 @@ from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told import teller
+from polydesk_dagster.values import Term
 from tests import world
 from tests.waiting import PATIENCE
 from tests.world import AS_OF
@@ -70,16 +71,16 @@ def test_a_preview_says_how_much_and_touches_nothing(engine: sa.Engine) -> None:
         old_holds(connection, world.practice(connection), 25, 40 * DAY)
     report = retention.clean(engine, AS_OF, preview=True)
     (table,) = report.tables
-    assert table.rows[0][:3] == ("orari bloccati già conclusi", "elimina", 25)
+    assert table.rows[0][:3] == (Term("data_set", "ended_holds"), Term("retention", "delete"), 25)
     assert count(engine, "hold") == 25
     assert count(engine, "cleanup") == 0
 
 
 @pytest.mark.parametrize("name", ["patient", "audit", "appointment", "message_ledger", "invoice; DROP TABLE patient"])
 def test_a_table_outside_the_registry_is_refused_by_name(name: str) -> None:
-    with pytest.raises(PermanentError, match="non è nel registro di conservazione") as refusal:
+    with pytest.raises(PermanentError, match="unknown_data_set") as refusal:
         registry.data_sets([name])
-    assert name in str(refusal.value)
+    assert f"«{name}» non è nel registro di conservazione" in teller("it").reason(refusal.value.reason)
 
 
 def test_the_registry_never_deletes_records_of_care_or_of_trust() -> None:
@@ -89,7 +90,37 @@ def test_the_registry_never_deletes_records_of_care_or_of_trust() -> None:
     assert [each.days for each in ledger] == [730, 730, 730]
     deleting = [each for each in registry.REGISTRY if each.table == "appointment" and not each.blanked]
     assert [each.where for each in deleting] == ["t.status = 'expired'"]
-    assert all(each.why and each.days >= 7 for each in registry.REGISTRY)
+    assert all(each.days >= 7 for each in registry.REGISTRY)
+    for each in registry.REGISTRY:
+        assert all(teller("it").knows(f"term.{domain}.{each.key}") for domain in ("data_set", "data_set_why"))
+
+
+def test_a_row_in_use_stays_and_stops_nothing(engine: sa.Engine) -> None:
+    """An expired booking that a report refers to; the others go, and so does what comes after that data set."""
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        bookings = [
+            world.appointment(
+                connection, world.slot(connection, practice.agenda, AS_OF - 9 * DAY + n * timedelta(hours=1)),
+                service_id=practice.service, patient_id=None, status="expired", channel="online",
+                expired_at=AS_OF - 8 * DAY, verification_expires_at=AS_OF - 8 * DAY,
+            )
+            for n in range(5)
+        ]  # fmt: skip
+        connection.execute(
+            sa.text("""INSERT INTO report (clinic_id, external_id, patient_id, appointment_id, title, published_at,
+                                           updated_at)
+                       VALUES (:clinic, 'R1', :patient, :booking, 'Referto', :at, :at)"""),
+            {"clinic": practice.clinic, "patient": practice.patient, "booking": bookings[1], "at": AS_OF},
+        )
+        long_ago = world.slot(connection, practice.agenda, AS_OF - 500 * DAY)
+    report = retention.clean(engine, AS_OF, batch=3)
+    assert (report.outcome, report.counts.retired, report.counts.failed) == (Outcome.PARTIAL, 5, 1)
+    assert [reason.code for reason in report.reasons] == ["rows_in_use"]
+    assert count(engine, "appointment") == 1
+    assert count(engine, "slot", f"id = {long_ago}") == 0
+    again = retention.clean(engine, AS_OF, batch=3)
+    assert again.counts.failed == 1, "told until somebody mends it"
 
 
 def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> None:
@@ -148,6 +179,12 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
             sa.text("""INSERT INTO verification (appointment_id, channel, secret_hash, created_at, expires_at)
                        VALUES (:booking, 'email', sha256('x'), CAST(:at AS timestamptz) - interval '1 day', :at)"""),
             {"booking": kept, "at": AS_OF - 31 * DAY},
+        )
+        connection.execute(
+            sa.text("""INSERT INTO payment_case (clinic_id, hold_id, kind, starts_at, contact_email, opened_at,
+                                                 resolved_at, resolution, resolved_by)
+                       VALUES (:clinic, 1, 'paid_too_late', :at, 'chi@example.org', :at, :at, 'refunded', 'anna')"""),
+            {"clinic": practice.clinic, "at": AS_OF - 200 * DAY},
         )
         old_messages(connection, practice, 0, 1, "reminder", "sent")
         old_messages(connection, practice, 0, 2, "reminder", None)
@@ -302,12 +339,13 @@ def test_ten_times_the_usual_waits_for_a_persons_word_and_the_rest_goes_on(
     assert stopped.outcome is Outcome.PARTIAL
     assert (count(engine, "hold"), count(engine, "message"), count(engine, "message_attempt")) == (10_001, 0, 0)
     reason = stopped.reasons[0]
-    assert reason.code == "guard"
-    assert "orari bloccati già conclusi: ci sarebbero da pulire 10001 righe" in reason.message
-    assert f"polydesk plan apply {stopped.plan_id} --past-guard unusual_volume" in reason.message
+    assert reason.code == "far_more_than_usual"
+    said = teller("it").reason(reason)
+    assert "orari bloccati già conclusi: ci sarebbero da pulire 10001 righe" in said
+    assert f"polydesk plan apply {stopped.plan_id} --past-guard unusual_volume" in said
     assert {row[0] for row in stopped.tables[0].rows} >= {
-        "orari bloccati già conclusi",
-        "risposte dei gestori ai messaggi",
+        Term("data_set", "ended_holds"),
+        Term("data_set", "message_attempts"),
     }
     assert retention.clean(engine, AS_OF).outcome is Outcome.REFUSED, "nothing else is left"
 
@@ -326,8 +364,8 @@ def test_ten_times_the_usual_waits_for_a_persons_word_and_the_rest_goes_on(
 
 def test_a_preview_names_what_is_far_more_than_usual(engine: sa.Engine, far_more_holds: world.Practice) -> None:
     shown = retention.clean(engine, AS_OF, preview=True)
-    (reason,) = (each for each in shown.reasons if each.code == "guard:unusual_volume")
-    assert reason.message.startswith("orari bloccati già conclusi: ")
+    (reason,) = (each for each in shown.reasons if each.code == "far_more_than_usual")
+    assert teller("it").reason(reason).startswith("orari bloccati già conclusi: ")
     assert shown.counts.created == len(shown.tables[0].rows) == 3
     assert (count(engine, "cleanup"), count(engine, "hold")) == (3, 10_001)
 

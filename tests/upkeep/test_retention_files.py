@@ -12,6 +12,7 @@ import pytest
 
 from polydesk_dagster.clinic.upkeep import temporary
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 
 HOUR = timedelta(hours=1)
 AS_OF = datetime.now(UTC) + timedelta(days=60)
@@ -83,7 +84,7 @@ def test_a_link_is_never_followed(root: Path, tmp_path: Path, kind: str) -> None
 def test_a_path_outside_the_root_is_refused_by_name(root: Path, inside: str) -> None:
     report = temporary.tidy(root, AS_OF, inside=inside)
     assert report.outcome is Outcome.REFUSED
-    assert f"«{inside}» è fuori da" in report.reasons[0].message
+    assert f"«{inside}» è fuori dalla cartella" in teller("it").reason(report.reasons[0])
 
 
 def test_a_link_on_the_way_is_refused_by_name(root: Path, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_link_on_the_way_is_refused_by_name(root: Path, tmp_path: Path) -> Non
     (root / "a").symlink_to(tmp_path / "fuori")
     report = temporary.tidy(root, AS_OF, inside="a/b")
     assert report.outcome is Outcome.REFUSED
-    assert "«a» non è una cartella vera" in report.reasons[0].message
+    assert "«a» non è una cartella vera" in teller("it").reason(report.reasons[0])
     assert target.exists()
 
 
@@ -101,7 +102,7 @@ def test_a_root_that_is_a_link_is_refused(root: Path, tmp_path: Path) -> None:
     make(root / "a", 50 * HOUR)
     report = temporary.tidy(link, AS_OF)
     assert report.outcome is Outcome.REFUSED
-    assert "altrove" in report.reasons[0].message
+    assert "altrove" in teller("it").reason(report.reasons[0])
     assert (root / "a").exists()
 
 

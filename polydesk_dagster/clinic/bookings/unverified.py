@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Guard, Kind, Scope, propose
 from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Outcome, Report, combine
 
 MANY = 10
@@ -176,17 +177,36 @@ def expire_unverified(
         ).all()
     reports = []
     for code, number in clinics:
-        with engine.begin() as connection:
-            scope = Scope("delete_unverified_appointments", code, number)
-            plan = propose(connection, UNVERIFIED_BOOKING, scope, _EXPIRING, as_of=as_of)
-            shown = changes.preview(connection, plan, UNVERIFIED_BOOKING)
-            if preview:
-                reports.append(shown)
-                continue
-            past = [past_guard] if past_guard else []
-            report = changes.apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past)
-            reports.append(replace(report, tables=shown.tables))
+        try:
+            reports.append(
+                _expire(engine, as_of, code, number, preview=preview, past=past_guard, reason=reason, actor=actor)
+            )
+        except sa.exc.DBAPIError as error:
+            reports.append(Report.failed("clinic_bookings_failed", {"error": in_brief(error)}, code))
     return combine(reports) if reports else Report(Outcome.NOTHING_TO_DO)
+
+
+def _expire(
+    engine: sa.Engine,
+    as_of: datetime,
+    clinic: str,
+    number: int,
+    *,
+    preview: bool,
+    past: str | None,
+    reason: str | None,
+    actor: str,
+) -> Report:
+    """One clinic's, in a transaction of its own."""
+    with engine.begin() as connection:
+        scope = Scope("delete_unverified_appointments", clinic, number)
+        plan = propose(connection, UNVERIFIED_BOOKING, scope, _EXPIRING, as_of=as_of)
+        shown = changes.preview(connection, plan, UNVERIFIED_BOOKING)
+        if preview:
+            return shown
+        guards = [past] if past else []
+        report = changes.apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=guards)
+        return replace(report, tables=shown.tables)
 
 
 class Answer(StrEnum):

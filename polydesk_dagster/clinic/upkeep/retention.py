@@ -15,16 +15,18 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.catalog import BY_KEY, next_run
+from polydesk_dagster.catalog import BY_KEY, ROME, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
 from polydesk_dagster.clinic.upkeep.registry import REGISTRY, DataSet
 from polydesk_dagster.database.locks import in_turn
+from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
-from polydesk_dagster.values import Count, Instant, ServiceKey
+from polydesk_dagster.values import Count, Instant, ServiceKey, Term
 
 BATCH = 250
 """Rows of one transaction: small enough that whoever comes in between waits for a few milliseconds only."""
@@ -45,12 +47,11 @@ def _say_when(connection: sa.Connection, rows: str, as_of: datetime) -> Report:
     ordered = connection.execute(
         sa.text(f"SELECT dataset, expected FROM {rows} r WHERE action = 'create' ORDER BY ordinal")
     )
-    known = {each.key: each for each in REGISTRY}
     reasons = (
         Reason(
             "ordered",
             {
-                "dataset": known[row.dataset].name,
+                "dataset": Term("data_set", row.dataset),
                 "rows": Count("rows", row.expected),
                 "service": ServiceKey(nightly.key),
                 "at": Instant(coming),
@@ -96,7 +97,7 @@ CLEANUP = Kind(
 def _orders(chosen: tuple[DataSet, ...]) -> str:
     """The query of a plan: what is old in each data set. A bound in days is written out, since it is ours."""
     return " UNION ALL ".join(
-        f"""SELECT 'create' AS action, CAST(NULL AS text) AS finding, '{each.name}: oltre {each.days} giorni' AS reason,
+        f"""SELECT 'create' AS action, CAST(NULL AS text) AS finding, 'old' AS reason,
                    CAST(NULL AS bigint) AS id, '{each.key}' AS dataset, o.cutoff, o.expected, o.oldest, o.newest,
                    :as_of AS ordered_at
             FROM (SELECT :as_of - interval '{each.days} days' AS cutoff, count(*) AS expected,
@@ -146,12 +147,13 @@ def clean(
     if preview:
         # Beside what is stopped, an empty plan has nothing to say.
         return combine([ordered if plan.writes or not stopped else replace(ordered, figures={}), *stopped])
-    counts = Counts()
-    for order, each in _open_orders(engine, chosen):
-        counts += _work_off(
-            engine, order, each, as_of, service=service, actor=actor, batch=batch, rest=rest, progress=progress
-        )
-    worked = Report(done(counts), counts, tables=tables)
+    parts = [
+        _in_safety(engine, order, each, as_of, service=service, actor=actor, batch=batch, rest=rest, progress=progress)
+        for order, each in _open_orders(engine, chosen)
+    ]
+    counts = sum((part.counts for part in parts), Counts())
+    reasons = tuple(reason for part in parts for reason in part.reasons)
+    worked = Report(done(counts), counts, reasons, tables=tables)
     if ordered.outcome is Outcome.REFUSED:
         return combine([worked, replace(ordered, tables=()), *stopped])
     return combine([replace(worked, plan_id=plan.id), *stopped])
@@ -177,14 +179,13 @@ def _stop(connection: sa.Connection, each: DataSet, service: str, as_of: datetim
     only = _PROPOSED.format(which="unusual AND dataset = :dataset")
     plan = propose(connection, CLEANUP, scope, only, as_of=as_of)
     expected = connection.scalar(sa.text(f"SELECT expected FROM {plan.rows}"))
-    message = (
-        f"{each.name}: ci sarebbero da pulire {expected} righe, più di dieci volte il solito; questi dati restano "
-        f"tutti. Guarda il piano {plan.id} e, se è giusto così: polydesk plan apply {plan.id} "
-        "--past-guard unusual_volume --reason '…'"
+    reason = Reason(
+        "far_more_than_usual",
+        {"dataset": Term("data_set", each.key), "rows": Count("rows", int(expected or 0)), "plan": plan.id},
     )
     if preview:
-        return Report(Outcome.OK, plan.counts, (Reason("guard:unusual_volume", message),), plan_id=plan.id)
-    return Report(Outcome.REFUSED, reasons=(Reason("guard", message),), plan_id=plan.id)
+        return Report(Outcome.OK, plan.counts, (reason,), plan_id=plan.id, preview=True)
+    return Report(Outcome.REFUSED, reasons=(reason,), plan_id=plan.id)
 
 
 def _what(connection: sa.Connection) -> tuple[Table, ...]:
@@ -194,18 +195,18 @@ def _what(connection: sa.Connection) -> tuple[Table, ...]:
     known = {each.key: each for each in REGISTRY}
     cells = tuple(
         (
-            known[row.dataset].name,
-            "toglie i recapiti" if known[row.dataset].blanked else "elimina",
+            Term("data_set", row.dataset),
+            Term("retention", "blank" if known[row.dataset].blanked else "delete"),
             row.expected,
-            f"{row.oldest:%d/%m/%Y}",
-            f"{row.newest:%d/%m/%Y}",
+            row.oldest.astimezone(ROME).date(),
+            row.newest.astimezone(ROME).date(),
             known[row.dataset].days,
-            known[row.dataset].why,
+            Term("data_set_why", row.dataset),
         )
         for row in found
     )
-    columns = ("Dati", "Che cosa fa", "Righe", "Dal", "Al", "Si tengono giorni", "Perché")
-    return (Table("Da pulire", columns, cells, len(cells)),) if cells else ()
+    columns = ("dataset", "done_with_it", "rows", "since", "until", "days_kept", "why")
+    return (Table("to_clean", columns, cells, len(cells)),) if cells else ()
 
 
 def _open_orders(engine: sa.Engine, chosen: tuple[DataSet, ...]) -> list[tuple[int, DataSet]]:
@@ -225,6 +226,14 @@ _OPEN = sa.text("""
     FROM cleanup WHERE id = :id AND finished_at IS NULL FOR UPDATE""")
 
 
+def _in_safety(engine: sa.Engine, order: int, each: DataSet, as_of: datetime, **how: Any) -> Report:
+    """Work one order off; what is wrong with it is told, and stops no other."""
+    try:
+        return _work_off(engine, order, each, as_of, **how)
+    except sa.exc.DBAPIError as error:
+        return Report.failed("data_set_failed", {"dataset": Term("data_set", each.key), "error": in_brief(error)})
+
+
 def _work_off(
     engine: sa.Engine,
     order: int,
@@ -236,31 +245,60 @@ def _work_off(
     batch: int,
     rest: Rest | None,
     progress: Progress | None,
-) -> Counts:
-    removed = 0
+) -> Report:
+    """Batch by batch; where the database refuses one, row by row past the row that something still refers to."""
+    removed, kept, size = 0, 0, batch
     while True:
-        with engine.begin() as connection:
-            found = connection.execute(_OPEN, {"id": order, "days": each.days}).one_or_none()
-            if found is None:
-                break
-            keys = _remove(connection, each, found.bound, found.last_key, batch)
-            if not keys:
-                _finish(connection, found, as_of, service=service, actor=actor)
-                break
-            rows = len(keys)
-            connection.execute(
-                sa.text("""UPDATE cleanup SET removed = removed + :rows, last_key = :last, digest = :digest
-                           WHERE id = :id"""),
-                {"id": order, "rows": rows, "last": keys[-1], "digest": _digest(found.digest, keys)},
-            )
-            # A batch that a crash of the server takes back is only done again: nobody waits for its disk.
-            connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
-        removed += rows
+        try:
+            step = _step(engine, order, each, as_of, service=service, actor=actor, size=size)
+        except sa.exc.IntegrityError:
+            if size == 1:
+                kept += 1
+                _pass_over(engine, order, each)
+            size = 1
+            continue
+        if step is None:
+            break
+        rows, found = step
+        removed, size = removed + rows, min(batch, 2 * size)
         if progress is not None:
-            progress(found.removed + rows, found.expected, each.name)
+            progress(found.removed + rows, found.expected, each.key)
         if rest is not None:
             rest()
-    return Counts(updated=removed) if each.blanked else Counts(retired=removed)
+    counts = Counts(updated=removed, failed=kept) if each.blanked else Counts(retired=removed, failed=kept)
+    values = {"dataset": Term("data_set", each.key)}
+    return Report(done(counts), counts, (Reason("rows_in_use", values, count=kept),) if kept else ())
+
+
+def _step(
+    engine: sa.Engine, order: int, each: DataSet, as_of: datetime, *, service: str, actor: str, size: int
+) -> tuple[int, sa.Row[Any]] | None:
+    """Remove the next rows of an order, in a transaction. Returns how many, and the order as it was; None when done."""
+    with engine.begin() as connection:
+        found = connection.execute(_OPEN, {"id": order, "days": each.days}).one_or_none()
+        if found is None:
+            return None
+        keys = _remove(connection, each, found.bound, found.last_key, size)
+        if not keys:
+            _finish(connection, found, as_of, service=service, actor=actor)
+            return None
+        connection.execute(
+            sa.text("""UPDATE cleanup SET removed = removed + :rows, last_key = :last, digest = :digest
+                       WHERE id = :id"""),
+            {"id": order, "rows": len(keys), "last": keys[-1], "digest": _digest(found.digest, keys)},
+        )
+        # A batch that a crash of the server takes back is only done again: nobody waits for its disk.
+        connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
+        return len(keys), found
+
+
+def _pass_over(engine: sa.Engine, order: int, each: DataSet) -> None:
+    """Leave the order's next row as it is; another night looks at it again."""
+    with engine.begin() as connection:
+        found = connection.execute(_OPEN, {"id": order, "days": each.days}).one()
+        query = f"SELECT min(t.id) FROM {each.table} t WHERE t.id > :last AND {each.predicate}"
+        key = connection.scalar(sa.text(query), {"last": found.last_key, "cutoff": found.bound})
+        connection.execute(sa.text("UPDATE cleanup SET last_key = :key WHERE id = :id"), {"key": key, "id": order})
 
 
 def _remove(connection: sa.Connection, each: DataSet, cutoff: datetime, last: int, batch: int) -> list[int]:

@@ -86,8 +86,7 @@ def tidy(
         return Report(done(Counts()))
     steps = [] if inside is None else list(PurePosixPath(inside).parts)
     if inside is not None and (not steps or PurePosixPath(inside).is_absolute() or {"..", QUARANTINE} & set(steps)):
-        message = f"«{inside}» è fuori da {root}: la pulizia tocca solo le cartelle sotto quella."
-        return Report.refused("outside", message)
+        return Report.refused("outside", {"asked": inside})
     before = min(as_of - KEPT, in_use_since or as_of).timestamp()
     with ExitStack() as open_:
         handles: list[int] = []
@@ -95,11 +94,7 @@ def tidy(
             try:
                 handles.append(open_.enter_context(_opened(step, handles[-1] if handles else None)))
             except OSError:
-                message = (
-                    f"«{step}» non è una cartella vera (manca, è un file o un collegamento): "
-                    f"la pulizia dei file temporanei di {root} si ferma."
-                )
-                return Report.refused("no_folder", message)
+                return Report.refused("no_temporary_folder", {"step": step})
         sweep = _Sweep(handles[0], as_of, before, preview, _open_files())
         _tidy_folder(sweep, handles[-1], "/".join(steps))
         deleted = _empty_quarantine(sweep, (as_of - QUARANTINED).date())
@@ -107,17 +102,13 @@ def tidy(
 
 
 def _told(sweep: _Sweep, deleted: int) -> Report:
-    reasons = []
-    if sweep.links:
-        reasons.append(Reason("links", "collegamenti lasciati dove sono", count=sweep.links))
-    if sweep.busy:
-        reasons.append(Reason("open", "file vecchi ma ancora aperti da un programma", count=sweep.busy))
-    if sweep.failed:
-        message = "file o cartelle che non si possono leggere o spostare: controlla i permessi e lo spazio su disco"
-        reasons.append(Reason("unmovable", message, count=sweep.failed))
-    if sweep.deep:
-        message = f"cartelle dentro più di {DEEPEST} altre, lasciate come sono: controlla chi le crea e toglile a mano"
-        reasons.append(Reason("too_deep", message, count=sweep.deep))
+    found = (
+        Reason("links", count=sweep.links),
+        Reason("open", count=sweep.busy),
+        Reason("unmovable", count=sweep.failed),
+        Reason("too_deep", {"deepest": DEEPEST}, count=sweep.deep),
+    )
+    reasons = tuple(reason for reason in found if reason.count)
     failed = sweep.failed + sweep.deep
     counts = Counts(
         updated=sweep.moved,
@@ -126,13 +117,13 @@ def _told(sweep: _Sweep, deleted: int) -> Report:
         failed=failed,
     )
     figures = {
-        "File in quarantena": sweep.moved,
-        "Byte in quarantena": sweep.size,
-        "File eliminati dalla quarantena": deleted,
-        "Cartelle vuote tolte": sweep.folders,
+        "files_quarantined": sweep.moved,
+        "bytes_quarantined": sweep.size,
+        "files_deleted": deleted,
+        "folders_removed": sweep.folders,
     }
     outcome = Outcome.PARTIAL if failed else done(counts)
-    return Report(outcome, counts, tuple(reasons), figures)
+    return Report(outcome, counts, reasons, figures)
 
 
 def _names(folder: int) -> list[str]:
