@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -233,6 +234,42 @@ def preview(
         show.out().print(f"── {sample.clinic}, {t.term('channel', sample.channel)}{size}")
         text = t.reason(sample.problem) if sample.problem else f"{sample.subject or ''}\n{sample.body}".strip()
         show.out().print(text, soft_wrap=True)
+
+
+class Variant(StrEnum):
+    plain = "plain"
+    neutral = "neutral"
+
+
+class Over(StrEnum):
+    sms = "sms"
+    email = "email"
+
+
+@app.command()
+def write(
+    kind: Annotated[str, typer.Argument(help="Quale messaggio, per esempio reminder.", metavar="TIPO")],
+    file: Annotated[Path, typer.Argument(help="Il testo nuovo.", exists=True, dir_okay=False, metavar="FILE")],
+    channel: Annotated[Over, typer.Option(help="Per quale canale.", metavar="sms|email")],
+    variant: Annotated[Variant, typer.Option(help="neutral: non nomina la prestazione.")] = Variant.plain,
+    language: Annotated[str, typer.Option(help="La lingua del testo.", metavar="it|de")] = "it",
+    subject: Annotated[str | None, typer.Option(help="L'oggetto di un'email.", metavar="TESTO")] = None,
+    clinic: Annotated[str | None, typer.Option(help="Solo di questa clinica.", metavar="CODICE")] = None,
+) -> None:
+    """Prepara il piano che cambia un testo, con i consigli su come è scritto; lo applica «polydesk plan apply»."""
+    from polydesk_dagster.clinic.messages import custom
+    from polydesk_dagster.clinic.messages.templates import Text
+
+    if (channel is Over.email) != (subject is not None):
+        raise typer.BadParameter(say("command.messages.subject"))
+    text = Text(subject, file.read_text(encoding="utf-8").rstrip("\n"))
+    now = datetime.now(UTC)
+    with opened() as installation, installation.engine.begin() as connection:
+        plan, found = custom.propose(connection, clinic, kind, variant.value, channel.value, language, text, as_of=now)
+    for finding in found:
+        show.out().print(told().reason(finding.reason))
+    planned = "command.messages.planned" if plan.counts.changed else "command.messages.same"
+    show.out().print(say(planned, plan=plan.id))
 
 
 @app.command()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import blocks, calls, planning, preferences, service, story, templates
+from polydesk_dagster import changes
+from polydesk_dagster.clinic.messages import blocks, calls, custom, planning, preferences, service, story
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer, Outgoing, Provider
 from polydesk_dagster.clinic.messages.templates import Text
@@ -87,15 +88,25 @@ def test_a_text_that_harms_is_that_clinic_s_alone_and_costs_no_time(engine: sa.E
     assert [(r.clinic, r.count) for r in report.reasons if r.code == "message_template"] == [("BO01", 3)]
 
 
-def test_such_a_text_is_refused_when_it_is_saved(engine: sa.Engine) -> None:
+def test_such_a_text_is_refused_when_it_is_saved_and_a_good_one_is_a_plan(engine: sa.Engine) -> None:
+    in_force = sa.text("SELECT body FROM message_template WHERE retired_at IS NULL")
+    which: tuple[Any, ...] = ("BO01", "reminder", "plain", "sms", "it")
     with engine.begin() as connection:
-        clinic = world.clinic(connection)
+        world.clinic(connection)
         with pytest.raises(PermanentError) as refused:
-            templates.save(connection, clinic, "reminder", "plain", "sms", "it", Text(None, "{{ nome|dictsort }}"))
+            custom.propose(connection, *which, Text(None, "{{ nome|dictsort }}"), as_of=AS_OF)
         said = teller("it").reason(refused.value.reason)
         assert said == "Il testo non è stato salvato: «| dictsort» non si può usare in un testo."
-        templates.save(connection, clinic, "reminder", "plain", "sms", "it", Text(None, "{{ clinica }} {{ nome }}"))
-        assert connection.scalars(sa.text("SELECT body FROM message_template")).all() == ["{{ clinica }} {{ nome }}"]
+        bodies = ["{{ clinica }} {{ nome }}", "{{ clinica }}: {{ nome }}, {{ giorno }}"]
+        for body in bodies:
+            plan, _ = custom.propose(connection, *which, Text(None, body), as_of=AS_OF)
+            done = changes.apply(connection, plan.id, as_of=AS_OF, actor="Ada", reason="più chiaro")
+            assert done.outcome is Outcome.OK
+            assert connection.scalars(in_force).all() == [body]
+        same, _ = custom.propose(connection, *which, Text(None, bodies[1]), as_of=AS_OF)
+        assert same.counts.changed == 0
+        back = changes.undo(connection, plan.id, as_of=AS_OF, actor="Ada", reason="era meglio prima")
+        assert (back.outcome, connection.scalars(in_force).all()) == (Outcome.OK, bodies[:1])
 
 
 class Clumsy(SmsGateway):

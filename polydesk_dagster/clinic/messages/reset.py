@@ -22,6 +22,7 @@ MESSAGE_TEMPLATE = Kind(
     label="testi personalizzati",
     table="message_template",
     key="r.name",
+    fixed=("layer", "clinic_id", "kind", "variant", "channel", "language"),
     owned=("subject", "body", "retired_at"),
     carried={"name": "text"},
     expires=timedelta(minutes=30),
@@ -33,6 +34,7 @@ _CUSTOMISED = """
     SELECT 'retire' AS action, CAST(NULL AS text) AS finding,
            'torna al testo di fabbrica' AS reason, t.id,
            concat_ws(' ', t.kind, t.variant, t.channel, t.language, coalesce(c.code, 'catena')) AS name,
+           t.layer, t.clinic_id, t.kind, t.variant, t.channel, t.language,
            coalesce(f.subject, t.subject) AS subject, coalesce(f.body, t.body) AS body,
            CAST(:as_of AS timestamptz) AS retired_at
     FROM message_template t

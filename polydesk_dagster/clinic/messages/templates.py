@@ -11,10 +11,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import sandbox
 from polydesk_dagster.clinic.messages.factory import FACTORY
-from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.sandbox import BrokenTemplateError
 from polydesk_dagster.clinic.messages.text import CLINICAL, plain, segments
-from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.values import Reason, Term, Value
 
 LONGEST_SMS = 4
@@ -126,44 +124,6 @@ def lint(kind: str, variant: str, channel: str, subject: str | None, body: str) 
             found.append(Finding(False, reason))
         if size.segments > LONGEST_SMS:
             found.append(Finding(False, Reason("template_segments", {"segments": size.segments, "most": LONGEST_SMS})))
-    return found
-
-
-def save(
-    connection: sa.Connection,
-    clinic_id: int | None,
-    kind: str,
-    variant: str,
-    channel: Channel,
-    language: str,
-    text: Text,
-) -> list[Finding]:
-    """Make ``text`` the clinic's (without one, the chain's) from the next message planned on. Returns the advice.
-
-    Raises:
-        PermanentError: for a text that lint finds an error in; nothing is saved.
-    """
-    found = lint(kind, variant, channel, text.subject, text.body)
-    for finding in found:
-        if finding.error:
-            raise PermanentError("template_refused", why=finding.reason)
-    connection.execute(
-        sa.text("""
-            INSERT INTO message_template (layer, clinic_id, kind, variant, channel, language, subject, body)
-            VALUES (CASE WHEN CAST(:clinic AS bigint) IS NULL THEN 'chain' ELSE 'clinic' END, :clinic, :kind, :variant,
-                    :channel, :language, :subject, :body)
-            ON CONFLICT (layer, clinic_id, kind, variant, channel, language) DO UPDATE
-            SET subject = excluded.subject, body = excluded.body, retired_at = NULL, updated_at = now()"""),
-        {
-            "clinic": clinic_id,
-            "kind": kind,
-            "variant": variant,
-            "channel": channel,
-            "language": language,
-            "subject": text.subject if channel == "email" else None,
-            "body": text.body,
-        },
-    )
     return found
 
 
