@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -43,6 +43,9 @@ COMMANDS: Mapping[str, str] = {
 """Each sub-command by its module under ``commands`` and the function or group in it; ``command.<name>`` is its line in
 the help, in the catalogues."""
 
+USAGE = typer.BadParameter.__mro__[1]
+"""What every wrong usage is; of its kinds typer exports this one only."""
+
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
@@ -60,8 +63,11 @@ class _Commands(TyperGroup):
         return TyperCommand(cmd_name, help=say(f"command.{cmd_name}"))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command and loaded(str(name)), rest
+        if args[0] not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise typer.BadParameter(say("command.usage.unknown", given=args[0], known=known), ctx)
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, loaded(str(name)), rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.help = say("command")
@@ -81,6 +87,8 @@ def loaded(name: str) -> Any:
         found = alone
     command = typer.main.get_command(found)
     command.name = name
+    if show.told().language != LANGUAGES[0]:
+        command.help = say(f"command.{name}")
     return command
 
 
@@ -121,12 +129,11 @@ def main() -> None:
     keep_to_ourselves()
     arguments = _language(sys.argv[1:])
     try:
-        app(args=arguments, prog_name="polydesk")
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
+        status = app(args=arguments, prog_name="polydesk", standalone_mode=False)
+        if status == INTERRUPTED:
             _last_words(say("command.interrupted"), INTERRUPTED)
-        raise
-    except KeyboardInterrupt:
+        sys.exit(status if isinstance(status, int) else 0)
+    except (KeyboardInterrupt, typer.Abort):
         _last_words(say("command.interrupted"), INTERRUPTED)
     except PolydeskError as error:
         _last_words(show.told().reason(error.reason), 2 if isinstance(error, ConfigurationError) else 4)
@@ -135,13 +142,34 @@ def main() -> None:
         code = errno.errorcode.get(error.errno or 0, type(error).__name__)
         _last_words(say("command.system", why=Term("errno", code), where=where), 4)
     except Exception as error:
+        if isinstance(error, USAGE):
+            _wrong_usage(error)
         # The message and the traceback of a database's error may quote a patient's row.
         if type(error).__module__.partition(".")[0] not in {"sqlalchemy", "psycopg"}:
             raise
         _last_words(say("command.database", why=in_brief(error)), 4)
 
 
-def _last_words(text: str, status: int) -> None:
+def _wrong_usage(error: Any) -> NoReturn:
+    """Say what is wrong with how the command was called, and where its help is."""
+    asked = error.ctx.command_path if error.ctx else "polydesk"
+    match type(error).__name__:
+        case "NoArgsIsHelpError":
+            error.show()
+            raise SystemExit(2) from None
+        case "NoSuchOption":
+            what = say("command.usage.option", given=error.option_name)
+        case "MissingParameter":
+            what = say("command.usage.missing", name=error.param.get_error_hint().replace("'", ""))
+        case "BadParameter" if error.param is not None:
+            hint = error.param.get_error_hint().replace("'", "")
+            what = say("command.usage.value", name=hint, why=error.message)
+        case _:
+            what = error.message
+    _last_words(say("command.usage", what=what, asked=asked), 2)
+
+
+def _last_words(text: str, status: int) -> NoReturn:
     show.err().print(text, style="red")
     raise SystemExit(status) from None
 

@@ -153,12 +153,25 @@ class TestFailures:
             monkeypatch.setattr(cli, "app", interrupted)
         assert _said(monkeypatch, capsys, "services") == (130, "", "Interrotto.\n")
 
-    @pytest.mark.parametrize("arguments", [["nothing"], ["services", "--nothing"], ["--lang", "fr", "services"]])
-    def test_wrong_usage(
-        self, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize(
+        ("arguments", "word"),
+        [
+            (["nothing"], "Il comando «nothing» non esiste"),
+            (["services", "--nothing"], "L'opzione --nothing non esiste."),
+            (["pause", "send_reminders", "--reason", WHY], "Manca --until."),
+            (["plan", "show", "uno"], "ID: Input should"),
+            (["plan"], "list"),
+            (["--lang", "fr", "services"], "--lang fr"),
+            (["--lang", "en", "services", "--nothing"], "There is no option --nothing. Help: polydesk services --help"),
+            (["--lang", "de", "pause"], "fehlt"),
+        ],
+    )
+    def test_wrong_usage_is_told_in_the_language_that_is_asked_for(
+        self, arguments: list[str], word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        status, _, said = _said(monkeypatch, capsys, *arguments)
+        status, out, said = _said(monkeypatch, capsys, *arguments)
         assert status == 2
+        assert word in " ".join((out + said).split())
         assert "Traceback" not in said
 
 
