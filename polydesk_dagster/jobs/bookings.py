@@ -96,7 +96,7 @@ def _nightly_cleanup(run: Run, config: NightlyCleanupConfig, instance: dg.Dagste
     if run.clinic is not None:
         return Report.refused("whole_chain", clinic=run.clinic)
     if config.past_guard:
-        return _without_plan("guard_without_plan", config.past_guard, "nightly_cleanup")
+        return _without_plan("guard_not_looked_at", config.past_guard, "nightly_cleanup")
     try:
         chosen = registry.data_sets(config.only)
     except PermanentError as error:

@@ -158,7 +158,7 @@ def test_only_one_data_set_leaves_the_files_alone(
 @pytest.mark.parametrize(
     ("job", "guard", "code"),
     [
-        ("nightly_cleanup", "unusual_volume", "guard_without_plan"),
+        ("nightly_cleanup", "unusual_volume", "guard_not_looked_at"),
         ("delete_unverified_appointments", "many_unverified", "guard_without_clinic"),
     ],
 )

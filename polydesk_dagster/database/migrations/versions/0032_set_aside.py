@@ -1,12 +1,12 @@
 """Which rows in conflict and records in quarantine a run has told of already: what is new colours a run, and only that.
 
-Revision ID: 0029
+Revision ID: 0032
 """
 
 from alembic import op
 
-revision = "0029"
-down_revision = "0028"
+revision = "0032"
+down_revision = "0031"
 branch_labels = None
 depends_on = None
 
