@@ -21,6 +21,7 @@ def _resend(run: Run, config: ActivationConfig) -> Report:
         clinic=run.clinic,
         preview=run.preview,
         everyone=config.everyone,
+        door=f"{run.settings.address}/attiva",
         progress=run.progress,
     )
 

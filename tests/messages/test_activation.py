@@ -28,6 +28,21 @@ def tokens(folder: Path, address: str) -> list[str]:
     return [re.search(r"codice=([\w-]+)", message.get_body(("plain",)).get_content())[1] for message in found]  # type: ignore[index]
 
 
+def test_who_works_here_is_led_to_the_door_and_a_patient_to_the_portal(
+    engine: sa.Engine, mail: tuple[Path, dict[Channel, Provider]]
+) -> None:
+    folder, providers = mail
+    with engine.begin() as connection:
+        clinic = world.clinic(connection)
+        world.user(connection, clinic, email="desk@example.org", role="desk")
+        world.user(connection, clinic, email="paziente@example.org")
+    door = "https://porta.example/attiva"
+    assert activation.resend(engine, AS_OF, providers, door=door).counts.updated == 2
+    bodies = {str(m["To"]): m.get_body(("plain",)).get_content() for m in mailbox.received(folder)}  # type: ignore[union-attr]
+    assert f"{door}?codice=" in bodies["desk@example.org"]
+    assert door not in bodies["paziente@example.org"]
+
+
 def test_who_is_written_to_and_who_is_left_alone(engine: sa.Engine, mail: tuple[Path, dict[Channel, Provider]]) -> None:
     folder, providers = mail
     with engine.begin() as connection:

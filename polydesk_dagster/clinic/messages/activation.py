@@ -53,10 +53,12 @@ def resend(
     clinic: str | None = None,
     preview: bool = False,
     everyone: bool = False,
+    door: str | None = None,
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Report:
     """Write to everyone who has not activated the account, but not to who was written to in the last 72 hours or three
-    times already unless ``everyone``; never to the disabled and the bounced."""
+    times already unless ``everyone``; never to the disabled and the bounced. The link of who works here leads to
+    ``door``, the page where staff choose a password; a patient's to her clinic's portal."""
     asked = {"as_of": as_of, "everyone": everyone, "pause": PAUSE, "most": MOST, "clinic": clinic}
     with engine.begin() as connection:
         clinics = hours.load(connection, as_of, clinic)
@@ -85,9 +87,10 @@ def resend(
             ACTIVATION.key,
             f"""SELECT clinic_id, 'user' AS subject, id AS subject_id, version, 'user' AS recipient_type,
                        id AS recipient_id, CAST(:as_of AS timestamptz) + :life AS expires_at,
-                       CAST(NULL AS jsonb) AS context
+                       CASE WHEN role <> 'patient' AND CAST(:door AS text) IS NOT NULL
+                            THEN jsonb_build_object('door', CAST(:door AS text)) END AS context
                 FROM ({_JUDGED}) AS j WHERE left_out IS NULL""",
-            {**asked, "life": LINK_LIFE},
+            {**asked, "life": LINK_LIFE, "door": door},
             as_of,
         )
         limits = Limits.load(connection)

@@ -98,7 +98,8 @@ class Writer:
             raise self._broken[template]
         context: Mapping[str, Any] = ready.context
         if token is not None:
-            address = f"{self._clinics[message.clinic_id].portal_url}?{urlencode({'codice': token})}"
+            where = message.context.get("door") or self._clinics[message.clinic_id].portal_url
+            address = f"{where}?{urlencode({'codice': token})}"
             context = {**context, "collegamento": address, "giorni": LINK_LIFE.days}
         try:
             return templates.write(template.subject, template.body, context)
