@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import stamina
+import zstandard
 from pydantic_core import from_json
 from stamina.instrumentation import LoggingOnRetryHook
 
@@ -32,6 +34,9 @@ stamina.instrumentation.set_on_retry_hooks([LoggingOnRetryHook])
 TRANSIENT_STATUSES = frozenset({408, 425, 429}) | frozenset(range(500, 600))
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds; a system that asks for more is asked again after this."""
+
+LARGEST_WINDOW = 8 * 1024 * 1024
+"""Bytes that one frame of zstd may look back, which is what unpacking it holds in memory."""
 
 Query = Mapping[str, str | int]
 
@@ -182,6 +187,33 @@ def _timeout(policy: Policy) -> httpx.Timeout:
     return httpx.Timeout(connect=policy.connect, read=policy.read, write=policy.write, pool=policy.connect)
 
 
+def _gunzip(data: bytes, most: int) -> bytes:
+    unpacked = bytearray()
+    while data and len(unpacked) < most:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        unpacked += member.decompress(data, most - len(unpacked))
+        if not member.eof and len(unpacked) < most:
+            raise EOFError
+        data = member.unused_data
+    return bytes(unpacked)
+
+
+def _unzstd(data: bytes, most: int) -> bytes:
+    unpacked = bytearray()
+    reader = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).stream_reader(data, read_across_frames=True)
+    while len(unpacked) < most and (piece := reader.read(min(65_536, most - len(unpacked)))):
+        unpacked += piece
+    return bytes(unpacked)
+
+
+_UNPACKED: Mapping[str, Callable[[bytes, int], bytes]] = {
+    "identity": lambda data, _: data,
+    "gzip": _gunzip,
+    "zstd": _unzstd,
+}
+"""What an answer may be packed with, once."""
+
+
 class _Body:
     """Collects an answer's bytes while it stays inside the policy's bounds."""
 
@@ -192,17 +224,33 @@ class _Body:
     def add(self, chunk: bytes) -> None:
         self.data += chunk
         if len(self.data) > self.policy.largest_body:
-            raise PermanentError("remote_too_large", system=self.system, kib=self.policy.largest_body // 1024)
+            raise self._too_large()
         if time.monotonic() - self.started > self.policy.request:
             raise UncertainError("remote_too_slow", system=self.system, within=Duration(self.policy.request))
+
+    def _too_large(self) -> PermanentError:
+        return PermanentError("remote_too_large", system=self.system, kib=self.policy.largest_body // 1024)
+
+    def unpacked(self, response: httpx.Response) -> bytes:
+        """The body without its one encoding, never more of it in memory than the policy allows."""
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in _UNPACKED:
+            raise PermanentError("remote_encodings", system=self.system, encoding=encoding[:60])
+        try:
+            data = _UNPACKED[encoding](bytes(self.data), self.policy.largest_body + 1)
+        except (zlib.error, zstandard.ZstdError, EOFError) as error:
+            raise UncertainError("remote_truncated", system=self.system) from error
+        if len(data) > self.policy.largest_body:
+            raise self._too_large()
+        return data
 
     def answer(self, response: httpx.Response) -> Answer:
         body: Any = None
         if response.is_success:
-            body = decode(self.system, bytes(self.data))
+            body = decode(self.system, self.unpacked(response))
         elif "json" in response.headers.get("Content-Type", ""):
             with suppress(TransientError, PermanentError):
-                body = decode(self.system, bytes(self.data))
+                body = decode(self.system, self.unpacked(response))
         return Answer(response.status_code, body, response.headers.get("ETag"), time.monotonic() - self.started)
 
 
@@ -308,7 +356,7 @@ class Remote:
         ):
             if not _welcome(response, expected):
                 raise sort_response(self.system, response)
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 collected.add(chunk)
             return collected.answer(response)
 
@@ -349,7 +397,7 @@ async def look(
         async with client.stream("GET", base_url(url) + path, params=dict(query), headers=_headers(token)) as response:
             if not _welcome(response, expected):
                 raise sort_response(system, response)
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 collected.add(chunk)
             return collected.answer(response)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

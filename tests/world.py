@@ -94,7 +94,13 @@ def clinic(connection: sa.Connection, code: str = "BO01", **fields: Any) -> int:
 
 
 def integration(connection: sa.Connection, clinic_id: int, base_url: str, **fields: Any) -> None:
-    row = {"clinic_id": clinic_id, "base_url": base_url, "token_env": "STUDIOLAB_TOKEN", "active": True, **fields}
+    row = {
+        "clinic_id": clinic_id,
+        "base_url": base_url,
+        "token_env": "POLYDESK_STUDIOLAB_TOKEN_TEST",
+        "active": True,
+        **fields,
+    }
     insert(connection, "integration", [row])
 
 

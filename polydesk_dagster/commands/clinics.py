@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -11,8 +10,10 @@ import typer
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime.state.integrations import integration_state, integration_states
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
+from polydesk_dagster.sources.access import check_address, check_token
 from polydesk_dagster.told.state import linked
 
 
@@ -58,15 +59,13 @@ def integration(
     ] = None,
 ) -> None:
     """Configura, accende o spegne il collegamento di una clinica a studiolab; senza opzioni lo mostra."""
-    if url is not None and not re.match(r"^https?://[^/\s]+", url):
-        raise typer.BadParameter(say("serve un indirizzo http:// o https://", "an http(s):// address is needed"))
-    if token_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", token_env):
-        raise typer.BadParameter(
-            say(
-                "serve il nome di una variabile (lettere maiuscole, cifre, _), mai il token stesso",
-                "the name of a variable is needed (A-Z, 0-9, _), never the token itself",
-            )
-        )
+    try:
+        if url is not None:
+            check_address(url)
+        if token_env is not None:
+            check_token(token_env)
+    except ConfigurationError as error:
+        raise typer.BadParameter(show.told().reason(error.reason)) from None
     with opened() as installation, installation.engine.begin() as connection:
         clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
         if clinic_id is None:

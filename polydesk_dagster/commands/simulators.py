@@ -23,7 +23,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
 
-STUDIOLAB_TOKEN = "POLYDESK_DEMO_STUDIOLAB_TOKEN"  # noqa: S105 - a variable's name
+STUDIOLAB_TOKEN = "POLYDESK_STUDIOLAB_TOKEN_DEMO"  # noqa: S105 - a variable's name
 
 
 @dataclass(frozen=True, slots=True)

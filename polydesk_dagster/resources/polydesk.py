@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.sources.access import check_address, check_token
 from polydesk_dagster.sources.studiolab.client import Studiolab
 
 T = TypeVar("T")
@@ -67,10 +68,12 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 {"clinic": clinic},
             ).one_or_none()
         if found is None:
-            raise ConfigurationError(f"L'integrazione con studiolab della clinica {clinic} non è attiva")
+            raise ConfigurationError("integration_off", clinic=clinic)
+        check_token(found.token_env, clinic)
+        check_address(found.base_url, clinic)
         token = settings.secret(found.token_env)
         if token is None:
-            raise ConfigurationError(f"{found.token_env}: manca il token di studiolab della clinica {clinic}")
+            raise ConfigurationError("token_missing", clinic=clinic, variable=found.token_env)
         return Studiolab(clinic, found.base_url, token)
 
     def any_studiolab(self, ask: Callable[[Studiolab], T], failed: Callable[[str, PolydeskError], object]) -> T:
@@ -92,7 +95,7 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             except PolydeskError as error:
                 first = first or error
                 failed(clinic, error)
-        raise first or ConfigurationError("L'integrazione con studiolab di nessuna clinica è attiva")
+        raise first or ConfigurationError("no_integration")
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -74,13 +74,18 @@ class House:
 def house(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
-    monkeypatch.setenv("BO01_TOKEN", DEMO_TOKEN)
+    monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_BO01", DEMO_TOKEN)
     simulator = StudiolabSimulator()
     simulator.hold("BO01", BASE)
     with in_thread(simulator) as url, dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         with engine.begin() as connection:
             clinic = world.clinic(connection)
-            world.integration(connection, clinic, url.replace("/api/v1", "/BO01/api/v1"), token_env="BO01_TOKEN")
+            world.integration(
+                connection,
+                clinic,
+                url.replace("/api/v1", "/BO01/api/v1"),
+                token_env="POLYDESK_STUDIOLAB_TOKEN_BO01",
+            )
         yield House(engine, simulator, instance)
 
 

@@ -58,14 +58,19 @@ def desk(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.M
     dagster_storage(database.set(database=f"{database.database}_dagster"))
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
-    monkeypatch.setenv("THE_TOKEN", DEMO_TOKEN)
+    monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_ALL", DEMO_TOKEN)
     simulator = StudiolabSimulator()
     with in_thread(simulator) as url:
         with engine.begin() as connection:
             for code in ("BO01", "BZ01"):
                 simulator.hold(code, BASE)
                 clinic = world.clinic(connection, code)
-                world.integration(connection, clinic, url.replace("/api/v1", f"/{code}/api/v1"), token_env="THE_TOKEN")
+                world.integration(
+                    connection,
+                    clinic,
+                    url.replace("/api/v1", f"/{code}/api/v1"),
+                    token_env="POLYDESK_STUDIOLAB_TOKEN_ALL",
+                )
         yield Desk(engine, simulator)
 
 

@@ -246,7 +246,7 @@ class TestActivity:
             for code in ("MI01", "RM01", "TO01"):
                 clinic = world.clinic(connection, code)
                 if code != "TO01":
-                    world.integration(connection, clinic, "http://s", token_env=f"TOKEN_OF_{code}")
+                    world.integration(connection, clinic, "http://s", token_env=f"POLYDESK_STUDIOLAB_TOKEN_{code}")
                 if code == "MI01":
                     connection.execute(
                         sa.text("""

@@ -317,7 +317,7 @@ def test_closures_speak_the_central_server_s_contract() -> None:
 
 def test_one_clinic_has_no_studiolab_yet(small_chain: sa.Engine) -> None:
     for port in (8081, 9081):
-        chain.integrations(small_chain, f"http://127.0.0.1:{port}/{{clinic}}/api/v1", "POLYDESK_STUDIOLAB_TOKEN")
+        chain.integrations(small_chain, f"http://127.0.0.1:{port}/{{clinic}}/api/v1", "POLYDESK_STUDIOLAB_TOKEN_DEMO")
     with small_chain.connect() as connection:
         rows = _rows(connection, "SELECT base_url, active FROM integration ORDER BY clinic_id")
     assert [(row.base_url, row.active) for row in rows] == [

@@ -74,7 +74,9 @@ def test_a_studiolab_is_not_even_asked_before_its_service_is_live(
     instance: dg.DagsterInstance, engine: sa.Engine
 ) -> None:
     with engine.begin() as connection:
-        world.integration(connection, world.clinic(connection), "http://127.0.0.1:1", token_env="NOBODY")
+        world.integration(
+            connection, world.clinic(connection), "http://127.0.0.1:1", token_env="POLYDESK_STUDIOLAB_TOKEN_NOBODY"
+        )
     sensor = definitions.defs.get_repository_def().get_sensor_def("studiolab_events")
     with dg.build_sensor_context(instance, resources={"polydesk": PolydeskResource()}) as context:
         data = sensor.evaluate_tick(context)

@@ -147,18 +147,18 @@ def test_what_belongs_to_no_clinic_is_asked_of_the_next_where_one_does_not_answe
     house: House, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """BO01 comes first, and is the one that fails."""
-    monkeypatch.setenv("BZ01_TOKEN", DEMO_TOKEN)
+    monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_BZ01", DEMO_TOKEN)
     house.simulator.hold("BZ01", {"municipalities": TOWNS})
     with house.engine.begin() as connection:
         first = connection.scalar(sa.text("SELECT base_url FROM integration"))
         url = str(first).replace("BO01", "BZ01")
-        world.integration(connection, world.clinic(connection, "BZ01"), url, token_env="BZ01_TOKEN")
+        world.integration(connection, world.clinic(connection, "BZ01"), url, token_env="POLYDESK_STUDIOLAB_TOKEN_BZ01")
         if fault == "server":
             connection.execute(
-                sa.text("UPDATE integration SET base_url = 'http://127.0.0.1:9' WHERE token_env = 'BO01_TOKEN'")
+                sa.text("UPDATE integration SET base_url = 'http://127.0.0.1:9' WHERE token_env LIKE '%TOKEN_BO01'")
             )
     if fault == "token":
-        monkeypatch.delenv("BO01_TOKEN")
+        monkeypatch.delenv("POLYDESK_STUDIOLAB_TOKEN_BO01")
     if fault == "answer":
         house.simulator.fail("status", "/BO01/api/v1/municipalities", status=403, times=None)
     seen = house.run("import_municipalities")
@@ -166,7 +166,7 @@ def test_what_belongs_to_no_clinic_is_asked_of_the_next_where_one_does_not_answe
     assert "un'altra clinica" in str(_metadata(seen, "municipalities_preview")["Motivi"])
     with house.engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM municipality")) == len(TOWNS)
-    for token in ("BO01_TOKEN", "BZ01_TOKEN"):
+    for token in ("POLYDESK_STUDIOLAB_TOKEN_BO01", "POLYDESK_STUDIOLAB_TOKEN_BZ01"):
         monkeypatch.delenv(token, raising=False)
     assert not house.run("import_municipalities").success
     with house.engine.connect() as connection:

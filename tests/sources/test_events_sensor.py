@@ -174,7 +174,7 @@ def test_what_is_parked_and_due_is_a_reason_to_run(engine: sa.Engine) -> None:
 def test_a_missing_token_is_named_and_asks_nothing(engine: sa.Engine) -> None:
     with round_of(engine, 1) as chain, engine.connect() as connection:
         (seen,) = looking.look(looking.clinics(connection, NOW), NOW, lambda _: None)
-        assert "STUDIOLAB_TOKEN" in teller().reason(seen.why)
+        assert "STUDIOLAB_TOKEN_TEST" in teller().reason(seen.why)
         assert not chain.simulator.requests
 
 
@@ -202,7 +202,7 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
 
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", engine.url.render_as_string(hide_password=False))
-    monkeypatch.setenv("STUDIOLAB_TOKEN", DEMO_TOKEN)
+    monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_TEST", DEMO_TOKEN)
     with engine.begin() as connection:
         activity.go_live(connection, ["sync_events"], actor="desk:anna", reason="prova con la clinica", as_of=NOW)
     repository = definitions(Place.ORDINARY).get_repository_def()

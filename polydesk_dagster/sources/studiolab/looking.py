@@ -16,6 +16,7 @@ from polydesk_dagster import remote
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
+from polydesk_dagster.sources.access import check_address, check_token
 from polydesk_dagster.sources.studiolab.client import GONE, GoneError, news, system
 from polydesk_dagster.sources.studiolab.events import trusted_numbers
 from polydesk_dagster.values import Duration, Instant, Reason
@@ -107,6 +108,8 @@ def look(
             since = Instant(clinic.down_since or as_of)
             wait = Duration((clinic.quiet_until - as_of).total_seconds())
             seen[clinic.id] = Seen(clinic, None, Reason("left_in_peace", {"since": since, "wait": wait}))
+        elif (refused := _refused(clinic)) is not None:
+            seen[clinic.id] = Seen(clinic, None, refused.reason, refused)
         elif (secret := token(clinic.token_env)) is None:
             missing = ConfigurationError("token_missing", variable=clinic.token_env)
             seen[clinic.id] = Seen(clinic, None, missing.reason, missing)
@@ -116,6 +119,16 @@ def look(
         for found in asyncio.run(_all(wanted, policy, longest)):
             seen[found.clinic.id] = found
     return [seen[clinic.id] for clinic in known]
+
+
+def _refused(clinic: Clinic) -> ConfigurationError | None:
+    """Why the clinic's row may not be used as it stands."""
+    try:
+        check_token(clinic.token_env, clinic.code)
+        check_address(clinic.base_url, clinic.code)
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 async def _all(wanted: Sequence[tuple[Clinic, str]], policy: Policy, longest: float) -> list[Seen]:

@@ -1,0 +1,72 @@
+"""What the row of an integration may name: a token among those meant for it, and an address out there.
+
+A row is data: whoever can write one must not get at another secret of the house, nor at what only this machine reaches.
+Both are checked where the row is written and again where it is read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.values import Term
+
+TOKENS = "POLYDESK_STUDIOLAB_TOKEN_"
+"""What the name of every source's token begins with; no other variable may be named."""
+
+_TOKEN = re.compile(rf"{TOKENS}[A-Z0-9_]+")
+# 2130706433, 0x7f.1 and the like are addresses to some resolvers, and nobody's name.
+_NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*")
+_METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
+_METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
+
+
+def check_token(variable: str, clinic: str | None = None) -> None:
+    """Raises ConfigurationError where ``variable`` is no name of a source's token."""
+    if not _TOKEN.fullmatch(variable):
+        raise ConfigurationError("token_name", clinic=clinic, variable=variable)
+
+
+def check_address(url: str, clinic: str | None = None) -> None:
+    """Raises ConfigurationError where ``url`` is no address that a source may have: https (http only on this machine),
+    without user, query or fragment, neither link-local nor a cloud's metadata."""
+    if (why := _wrong(url)) is not None:
+        raise ConfigurationError("source_address", clinic=clinic, why=Term("address", why))
+
+
+def _wrong(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return "no_host"
+    if not host or any(character.isspace() or ord(character) < 32 for character in url):
+        return "no_host"
+    if parts.username is not None or parts.password is not None:
+        return "userinfo"
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        return "query"
+    address = _address(host)
+    if _is_forbidden(host, address):
+        return "forbidden"
+    loopback = host == "localhost" or (address is not None and address.is_loopback)
+    return None if parts.scheme == "https" or (parts.scheme == "http" and loopback) else "not_https"
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that ``host`` writes out, an IPv4 one in IPv6's clothes included; None for a name."""
+    try:
+        found = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _is_forbidden(host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+    if address is None:
+        return (
+            host in _METADATA_NAMES or re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*", host) is not None
+        )
+    return address.is_link_local or address.is_unspecified or address.is_multicast or str(address) in _METADATA
