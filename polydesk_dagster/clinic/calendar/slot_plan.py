@@ -84,8 +84,6 @@ SLOT = Kind(
                      WHERE r.action = 'retire' AND r.cause = 'rule_changed' AND r.was_state = 'free'
                      GROUP BY r.agenda_id) l""",
             MAX_RETIRED_SHARE,
-            "i turni dell'agenda non producono più molti dei suoi orari liberi (quota {value}, limite {limit}): guarda "
-            "se è giusto prima di toglierli.",
         ),
     ),
     before=_LOCK,
