@@ -93,8 +93,11 @@ def _name(plan: Plan, name: Any, *, private: bool) -> Value:
     return Reason("row_of_plan", {"row": name, "plan": plan.id}) if private else str(name)
 
 
-def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None = None) -> Iterator[Row]:
-    """The rows of ``plan`` in full, streamed; patient data included, so never for Dagster or a log."""
+def rows(
+    connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None = None, start: int = 0
+) -> Iterator[Row]:
+    """The rows of ``plan`` in full, streamed, ``start`` of them passed over; patient data included, so never for
+    Dagster or a log."""
     if not plan.rows_kept:
         return
     types = plans.column_types(connection, plan.rows)
@@ -103,9 +106,10 @@ def rows(connection: sa.Connection, plan: Plan, kind: Kind, *, limit: int | None
         shown = [*kind.identity, *shown]
     found = connection.execute(
         sa.text(f"""
-            SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r ORDER BY r.action, r.ordinal LIMIT :limit
+            SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r
+            ORDER BY r.action, r.ordinal LIMIT :limit OFFSET :start
         """),
-        {"limit": limit},
+        {"limit": limit, "start": start},
         execution_options={"stream_results": True, "max_row_buffer": 1000},
     )
     for row in found.mappings():

@@ -19,7 +19,7 @@ from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
-from polydesk_dagster.values import Term
+from polydesk_dagster.values import Instant, Term
 
 app = typer.Typer(
     help="I pazienti dubbi dell'import: chi sono lo decide una persona, e può ripensarci.", no_args_is_help=True
@@ -236,3 +236,21 @@ def _answer(report: Report, *, json: bool) -> None:
         for reason in report.reasons:
             console.print(f"  {show.told().reason(reason)}")
     raise typer.Exit(EXIT_STATUS[report.outcome])
+
+
+@app.command("seen")
+def seen_(
+    patient: Annotated[int, typer.Argument(help="Numero del paziente.", metavar="ID")], json: Json = False
+) -> None:
+    """Chi ha guardato i dati di un paziente, quando e dove."""
+    from polydesk_dagster.clinic.patients import seen
+
+    with opened() as installation, installation.engine.connect() as connection:
+        looks = seen.of(connection, patient)
+    if json:
+        show.as_json([{"at": each.at.isoformat(), "person": each.person, "page": each.page} for each in looks])
+        return
+    t = show.told()
+    columns = [t.label("column", key) for key in ("seen_at", "seen_by", "seen_on")]
+    cells = [(t.value(Instant(each.at)), each.person, each.page) for each in looks]
+    show.table(say("table.patient_looks", patient=patient), columns, cells)

@@ -25,20 +25,33 @@ from polydesk_dagster.web import (
     login,
     messages,
     oidc,
+    plans,
     reader,
     red,
     services,
     statistics,
     stopping,
+    todo,
     wellness,
 )
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
 from polydesk_dagster.web.guard import Guard
 from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
-PAGES: tuple[Pages, ...] = tuple(
-    module.pages
-    for module in (login, oidc, reader, services, red, clinics, messages, knowledge, statistics, wellness, stopping)
+PAGES: tuple[Pages, ...] = (
+    login.pages,
+    oidc.pages,
+    reader.pages,
+    services.pages,
+    red.pages,
+    plans.pages,
+    todo.pages,
+    clinics.pages,
+    messages.pages,
+    knowledge.pages,
+    statistics.pages,
+    wellness.pages,
+    stopping.pages,
 )
 """Every module of views; a new one is named here."""
 DAGSTER = "/dagster"

@@ -1,0 +1,82 @@
+"""Orphans as the desk works through them: whose booking has lost its place, and what was agreed with the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import audit
+from polydesk_dagster.values import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A booking whose slot the rules no longer produce. Names and telephones are for people with access to the
+    records; they are empty for a slot that only a hold keeps."""
+
+    id: int
+    clinic: str
+    agenda: str
+    at: Instant
+    cause: str
+    closure: str | None
+    state: str
+    """``open`` or ``contacted``."""
+    patient_id: int | None
+    patient: str
+    phones: tuple[str, ...]
+    service: str
+
+
+def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orphan]:
+    """What the desk still has to settle, soonest first."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT o.id, c.code, g.name, s.starts_at, c.time_zone, o.cause, k.name, o.state, p.id,
+                   concat_ws(' ', p.first_name, p.last_name),
+                   array_remove(ARRAY[p.mobile, p.phone, a.contact_phone], NULL), coalesce(v.name, '')
+            FROM orphan o JOIN slot s ON s.id = o.slot_id JOIN agenda g ON g.id = s.agenda_id
+            JOIN clinic c ON c.id = g.clinic_id LEFT JOIN closure k ON k.id = o.closure_id
+            LEFT JOIN appointment a ON a.slot_id = s.id AND a.status = 'booked'
+            LEFT JOIN patient p ON p.id = a.patient_id LEFT JOIN service v ON v.id = a.service_id
+            WHERE o.state IN ('open', 'contacted') AND o.resolved_at IS NULL AND s.starts_at > :as_of
+            ORDER BY s.starts_at, o.id, a.id LIMIT :limit"""),
+        {"as_of": as_of, "limit": limit},
+    )
+    return [
+        Orphan(
+            number,
+            code,
+            agenda,
+            Instant(at, zone),
+            cause,
+            closure,
+            state,
+            patient,
+            name,
+            tuple(dict.fromkeys(to)),
+            what,
+        )
+        for number, code, agenda, at, zone, cause, closure, state, patient, name, to, what in rows
+    ]
+
+
+def note(connection: sa.Connection, orphan: int, state: str, *, clinic: str, actor: str, as_of: datetime) -> bool:
+    """Write down what the desk agreed: ``contacted`` (the patient answers later) or ``kept`` (the visit takes place all
+    the same). Returns False where the clinic has no such open orphan."""
+    changed = connection.execute(
+        sa.text("""
+            UPDATE orphan o SET state = :state FROM slot s, agenda g, clinic c
+            WHERE o.id = :orphan AND o.state IN ('open', 'contacted') AND o.resolved_at IS NULL
+              AND s.id = o.slot_id AND g.id = s.agenda_id AND c.id = g.clinic_id AND c.code = :clinic"""),
+        {"orphan": orphan, "state": state, "clinic": clinic},
+    )
+    if not changed.rowcount:
+        return False
+    detail = {"orphan": orphan, "state": state}
+    audit.append(
+        connection, as_of=as_of, actor=actor, action="orphan", service="calendar", clinic=clinic, detail=detail
+    )
+    return True

@@ -1,0 +1,173 @@
+"""Plans: what a preview found, row by row; apply exactly that, take it back, carry it away as a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.changes import plans, registry, show
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.clinic.patients import seen
+from polydesk_dagster.runtime import pressing
+from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.roles import May, Person
+from polydesk_dagster.web.routes import Pages
+
+pages = Pages()
+
+SHOWN = 50
+"""Rows of a plan on one page."""
+LISTED = 100
+"""Plans in the list."""
+
+
+@pages.get("/piani", May.SEE)
+def plans_(request: Request) -> Response:
+    """The newest plans that have something to say: those that were only a routine look on ``?tutti=1``."""
+    door: Door = request.state.door
+    person: Person = request.state.person
+    whole = request.query_params.get("tutti") == "1"
+    with door.engine.connect() as connection:
+        found = [plan for plan in plans.latest(connection, limit=LISTED) if _hers(person, plan)]
+    shown = [plan for plan in found if whole or plan.writes or plan.failed_guards or plan.tally.get("conflict")]
+    return door.page(request, "plans.html", plans=shown, whole=whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A plan as one person may see it."""
+
+    plan: Plan
+    kind: Kind
+    rows: bool
+    """Whether she may see rows in full: of a kind that is about patients not everybody may."""
+
+
+@pages.get("/piani/{plan:int}", May.SEE)
+def plan(request: Request) -> Response:
+    door: Door = request.state.door
+    page = max(1, int(text)) if (text := request.query_params.get("pagina", "1")).isdecimal() else 1
+    with door.engine.begin() as connection:
+        found = _found(request, connection)
+        total = found.plan.writes + found.plan.tally.get("conflict", 0)
+        start = (page - 1) * SHOWN
+        rows = list(show.rows(connection, found.plan, found.kind, limit=SHOWN, start=start)) if found.rows else []
+        if found.kind.private and rows:
+            seen.log(connection, request.state.person.signature, "plan", door.now(), plan=found.plan.id)
+        next_step = show.next_step(found.plan)
+    return door.page(
+        request,
+        "plan.html",
+        plan=found.plan,
+        kind=found.kind,
+        rows=rows,
+        may_see=found.rows,
+        page=page,
+        last=max(1, -(-total // SHOWN)),
+        next_step=next_step,
+        because=show.because,
+        difference=show.difference,
+        emergency=_is_emergency(found.plan),
+    )
+
+
+@pages.get("/piani/{plan:int}/file", May.SEE)
+def file(request: Request) -> Response:
+    """All its rows, as CSV or with ``?tipo=xlsx`` as a spreadsheet; nothing in it is taken for a formula."""
+    door: Door = request.state.door
+    t = teller_of(request)
+    sheet = request.query_params.get("tipo") == "xlsx"
+    with door.engine.begin() as connection:
+        found = _found(request, connection)
+        if not found.rows:
+            raise HTTPException(403, door.say(request, "web.not_your_rows"))
+        if found.kind.private:
+            seen.log(connection, request.state.person.signature, "plan_file", door.now(), plan=found.plan.id)
+        text = io.StringIO()
+        show.write_csv(connection, found.plan, found.kind, text, say=t.reason)
+    name = f"piano-{found.plan.id}"
+    if not sheet:
+        content, kind = ("\ufeff" + text.getvalue()).encode(), "text/csv; charset=utf-8"
+    else:
+        content, kind = _spreadsheet(text), "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{"xlsx" if sheet else "csv"}"'}
+    return Response(content, media_type=kind, headers=headers)
+
+
+def _spreadsheet(text: io.StringIO) -> bytes:
+    import pandas as pd
+
+    text.seek(0)
+    frame = pd.read_csv(text, dtype=str, keep_default_na=False)
+    written = io.BytesIO()
+    frame.to_excel(written, index=False, sheet_name="piano")
+    return written.getvalue()
+
+
+@pages.post("/piani/{plan:int}/applica", May.APPLY)
+def apply(request: Request) -> Response:
+    """Apply exactly this plan; past a guard only with a reason and the guard named by its box."""
+    form = request.state.form
+    given = {"reason": form.get("reason", "").strip(), "guards": form.getlist("guard")}
+    return _press(request, "apply_plan", given)
+
+
+@pages.post("/piani/{plan:int}/annulla", May.APPLY)
+def undo(request: Request) -> Response:
+    reason = request.state.form.get("reason", "").strip()
+    return _press(request, "undo_plan", {"reason": reason})
+
+
+@pages.post("/piani/{plan:int}/anteprima-annulla", May.APPLY)
+def look_at_undo(request: Request) -> Response:
+    return _press(request, "undo_plan", {"preview": True})
+
+
+def _press(request: Request, tool: str, config: Mapping[str, object]) -> Response:
+    door: Door = request.state.door
+    person: Person = request.state.person
+    with door.engine.connect() as connection:
+        plan = _found(request, connection).plan
+    if not person.acts_for(plan.clinic) or (_is_emergency(plan) and not person.may(May.EMERGENCY)):
+        raise HTTPException(403, door.say(request, "web.not_your_plan"))
+    given = {**config, "plan": plan.id}
+    work = partial(pressing.use, door.settings, door.engine, tool, plan.clinic, given, person=person.signature)
+    started, new = door.presses.start(
+        plan.service,
+        plan.clinic,
+        lambda told: work(told=told),
+        preview=bool(config.get("preview")),
+        by=person.name,
+        at=door.now(),
+    )
+    return RedirectResponse(f"/premute/{started.id}" + ("" if new else "?gia=1"), 303)
+
+
+def _found(request: Request, connection: sa.Connection) -> _Seen:
+    person: Person = request.state.person
+    try:
+        plan = plans.load(connection, request.path_params["plan"])
+    except LookupError:
+        raise HTTPException(404) from None
+    if not _hers(person, plan):
+        raise HTTPException(404)
+    kind = registry.kind(plan.kind)
+    return _Seen(plan, kind, not kind.private or (person.may(May.PATIENTS) and person.acts_for(plan.clinic)))
+
+
+def _hers(person: Person, plan: Plan) -> bool:
+    """Whether a person sees that there is such a plan: of her clinics, or of the whole chain."""
+    return plan.clinic is None or person.acts_for(plan.clinic)
+
+
+def _is_emergency(plan: Plan) -> bool:
+    return plan.service in BY_KEY and BY_KEY[plan.service].dangerous

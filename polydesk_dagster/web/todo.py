@@ -1,0 +1,200 @@
+"""*Da fare*: everything that waits for a person, of her clinics, each thing with what she can do about it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from polydesk_dagster.changes.audit import is_reason
+from polydesk_dagster.changes.stage import set_aside
+from polydesk_dagster.clinic.calendar import desk
+from polydesk_dagster.clinic.messages import calls, ledger
+from polydesk_dagster.clinic.messages import health as doubts
+from polydesk_dagster.clinic.patients import reviews, seen
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.studiolab import inbox
+from polydesk_dagster.web import looks
+from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.roles import May, Person
+from polydesk_dagster.web.routes import Pages, clinic_of
+
+pages = Pages()
+
+SHOWN = 100
+"""Things of one kind on the page; how many there are in all is said."""
+ANSWERS = ("reached", "moved", "cancelled", "no_answer", "wrong_number")
+"""What can come of a call."""
+
+
+class _OfClinic(Protocol):
+    @property
+    def clinic(self) -> str | None: ...
+
+
+T = TypeVar("T", bound=_OfClinic)
+
+
+@pages.get("/da-fare", May.PATIENTS)
+def to_do(request: Request) -> Response:
+    door: Door = request.state.door
+    person: Person = request.state.person
+    now = door.now()
+
+    def hers(found: list[T]) -> list[T]:
+        return [each for each in found if person.clinics is None or each.clinic in person.clinics]
+
+    with door.engine.begin() as connection:
+        orphans = hers(desk.orphans(connection, now, 10 * SHOWN))
+        to_call = hers(calls.to_make(connection, now))
+        doubtful = hers(reviews.listed(connection, limit=10 * SHOWN))
+        shown = [(each, reviews.candidates(connection, each.id)) for each in doubtful[:5]]
+        values = {
+            "orphans": orphans,
+            "calls": to_call,
+            "reviews": shown,
+            "more_reviews": len(doubtful) - len(shown),
+            "doubts": hers(doubts.unknown(connection)),
+            "events": hers(inbox.unsettled(connection)),
+            "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
+            "documents": looks.quarantined_documents(connection, person),
+            "answers": ANSWERS,
+            "most": SHOWN,
+        }
+        patients = {each.patient_id for each in orphans[:SHOWN] if each.patient_id is not None}
+        patients |= {candidate.id for _, found in shown for candidate in found}
+        patients |= looks.patients_of(connection, [call.appointment_id for call in to_call[:SHOWN]])
+        if patients:
+            seen.log(connection, person.signature, "da-fare", now, patients=patients)
+    return door.page(request, "todo.html", **values)
+
+
+@pages.post("/da-fare/orfani/{number:int}", May.PATIENTS)
+def orphan(request: Request) -> Response:
+    """The desk has spoken with the patient, or keeps the visit."""
+    state = _one_of(request, "state", ("contacted", "kept"))
+    clinic = _clinic(request)
+    return _done(
+        request,
+        lambda connection, person, now: desk.note(
+            connection, request.path_params["number"], state, clinic=clinic, actor=person.signature, as_of=now
+        ),
+    )
+
+
+@pages.post("/da-fare/telefonate/{number:int}", May.PATIENTS)
+def called(request: Request) -> Response:
+    outcome = _one_of(request, "outcome", ANSWERS)
+    number = request.path_params["number"]
+    with request.state.door.engine.connect() as connection:
+        _belongs(request, connection, "call_list", number)
+    return _done(
+        request,
+        lambda connection, person, now: calls.done(connection, number, who=person.signature, outcome=outcome, at=now),
+    )
+
+
+@pages.post("/da-fare/messaggi/{number:int}", May.PATIENTS)
+def settled(request: Request) -> Response:
+    """A message in doubt arrived, or may be sent again."""
+    arrived = _one_of(request, "arrived", ("yes", "no")) == "yes"
+    number = request.path_params["number"]
+    with request.state.door.engine.connect() as connection:
+        _belongs(request, connection, "message", number)
+    return _done(
+        request,
+        lambda connection, person, now: ledger.settle(
+            connection, number, arrived=arrived, who=person.signature, at=now
+        ),
+    )
+
+
+@pages.post("/da-fare/pazienti/{number:int}", May.APPLY)
+def decided(request: Request) -> Response:
+    """Who a doubtful patient is: somebody we know, somebody new, nobody to import."""
+    number = request.path_params["number"]
+    verdict = _one_of(request, "verdict", ("link", "create", "dismiss"))
+    reason = request.state.form.get("reason", "").strip()
+    with request.state.door.engine.connect() as connection:
+        _belongs(request, connection, "patient_review", number)
+
+    def rule(connection: sa.Connection, person: Person, now: datetime) -> bool:
+        given: dict[str, Any] = {"as_of": now, "actor": person.signature, "reason": reason or None}
+        if verdict == "link":
+            patient = request.state.form.get("patient", "")
+            if not patient.isdecimal():
+                raise HTTPException(400, request.state.door.say(request, "web.which_patient"))
+            return _accepted(request, reviews.link(connection, number, int(patient), **given))
+        if verdict == "create":
+            return _accepted(request, reviews.create(connection, number, **given))
+        return _accepted(request, reviews.dismiss(connection, number, **{**given, "reason": reason}))
+
+    return _done(request, rule)
+
+
+@pages.post("/da-fare/eventi/{event}", May.APPLY)
+def event(request: Request) -> Response:
+    """Try a parked event again, or give it up with a reason."""
+    clinic = _clinic(request)
+    number = request.path_params["event"]
+    verdict = _one_of(request, "verdict", ("retry", "skip"))
+    reason = request.state.form.get("reason", "").strip()
+    if verdict == "skip" and not is_reason(reason):
+        raise HTTPException(400, request.state.door.say(request, "web.why_hint"))
+
+    def rule(connection: sa.Connection, _person: Person, now: datetime) -> bool:
+        if verdict == "retry":
+            inbox.retry(connection, clinic, number, now)
+        else:
+            inbox.skip(connection, clinic, number, reason, now)
+        return True
+
+    return _done(request, rule)
+
+
+def _done(request: Request, rule: Callable[[sa.Connection, Person, datetime], bool]) -> Response:
+    door: Door = request.state.door
+    try:
+        with door.engine.begin() as connection:
+            if not rule(connection, request.state.person, door.now()):
+                raise HTTPException(409, door.say(request, "web.done_by_another"))
+    except PolydeskError as error:
+        raise HTTPException(409, teller_of(request).reason(error.reason)) from None
+    return RedirectResponse(f"/da-fare#{request.state.form.get('back', '')}", 303)
+
+
+def _accepted(request: Request, report: Report) -> bool:
+    """Whether a verdict was taken; one that was refused is told with its reason, and nothing is written."""
+    if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
+        raise HTTPException(409, teller_of(request).reason(report.reasons[0]))
+    return True
+
+
+def _one_of(request: Request, field: str, known: tuple[str, ...]) -> str:
+    given = request.state.form.get(field, "")
+    if given not in known:
+        raise HTTPException(400, request.state.door.say(request, "web.choose_one"))
+    return str(given)
+
+
+def _clinic(request: Request) -> str:
+    clinic = request.state.form.get("clinic", "")
+    clinic_of(request, clinic)
+    return str(clinic)
+
+
+def _belongs(request: Request, connection: sa.Connection, table: str, number: int) -> None:
+    """Refuse what is of a clinic that is not hers."""
+    code = connection.scalar(
+        sa.text(f"SELECT c.code FROM {table} t JOIN clinic c ON c.id = t.clinic_id WHERE t.id = :number"),
+        {"number": number},
+    )
+    if code is None:
+        raise HTTPException(404)
+    clinic_of(request, code)

@@ -1,0 +1,88 @@
+"""Plans on the page: seen row by row, applied exactly or stopped by a check, taken back, carried away as a file."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from html import unescape
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.upkeep import names
+from polydesk_dagster.database.engine import business_url, dagster_url
+from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.runtime import instance
+from polydesk_dagster.web.roles import Role
+from tests import world
+from tests.web.world import Served
+
+
+def _plan(served: Served) -> int:
+    """A stored plan of the services' order of names: two specialists would be changed."""
+    with served.door.engine.begin() as connection:
+        clinic = world.clinic(connection)
+        world.specialist(connection, clinic, last_name="=De <b>Rossi</b>", first_name="Anna", sort_name="x")
+        world.specialist(connection, clinic, last_name="La Rosa", first_name="Ugo", sort_name="y")
+    report = names.refresh_sort_names(served.door.engine, datetime.now(UTC), preview=True)
+    assert report.plan_id is not None
+    return report.plan_id
+
+
+@pytest.mark.parametrize(("role", "applies"), [(Role.DESK, False), (Role.MANAGER, True)])
+def test_a_plan_shows_its_rows_before_and_after_and_reads_like_a_preview(
+    door: Served, role: Role, applies: bool
+) -> None:
+    plan = _plan(door)
+    with door.signed_in(role) as browser:
+        assert f'href="/piani/{plan}"' in browser.get("/piani").text
+        page = browser.get(f"/piani/{plan}").text
+        assert browser.get(f"/piani/{plan}?pagina=99").status_code == 200
+        assert browser.get("/piani/999999").status_code == 404
+    assert "Anteprima: niente è cambiato." in page
+    assert "2 da modificare" in page
+    assert "<b>Rossi" not in page
+    assert (f"/piani/{plan}/applica" in page) is applies
+
+
+def test_its_file_holds_every_row_and_no_formula(door: Served) -> None:
+    from openpyxl import load_workbook
+
+    plan = _plan(door)
+    with door.signed_in("desk") as browser:
+        text = browser.get(f"/piani/{plan}/file").content.decode("utf-8-sig")
+        sheet = load_workbook(io.BytesIO(browser.get(f"/piani/{plan}/file?tipo=xlsx").content)).active
+    assert len(text.splitlines()) == 3
+    assert sheet is not None
+    cells = [cell for row in sheet.iter_rows() for cell in row]
+    assert len(list(sheet.iter_rows())) == 3
+    assert not [cell for cell in cells if cell.data_type == "f"]
+    assert not [line for line in text.splitlines() for cell in line.split(",") if cell.startswith(("=", "+", "@"))]
+
+
+@pytest.mark.slow
+def test_a_plan_is_applied_exactly_and_taken_back(door: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = door.door.settings
+    monkeypatch.setenv("POLYDESK_HOME", str(settings.home))  # the run reads them itself
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", business_url(settings).render_as_string(hide_password=False))
+    create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+    instance.prepare(settings)
+    plan = _plan(door)
+    with door.signed_in("manager") as browser:
+        for address, fields, said in (
+            (f"/piani/{plan}/applica", {}, "riuscito"),
+            (f"/piani/{plan}/anteprima-annulla", {}, "anteprima: niente è cambiato"),
+            (f"/piani/{plan}/annulla", {"reason": "Era tutto giusto prima"}, "riuscito"),
+        ):
+            answer = browser.post(address, data=door.form(browser, **fields))
+            assert answer.status_code == 303, answer.text
+            with browser.stream("GET", f"{answer.headers['location']}/stato", timeout=240) as events:
+                told = unescape("".join(events.iter_text()))
+            assert said in told, told
+        page = browser.get(f"/piani/{plan}").text
+    assert "annullato" in page
+    with door.door.engine.connect() as connection:
+        actors = set(connection.scalars(sa.text("SELECT actor FROM audit WHERE plan_id IS NOT NULL")))
+        names_now = set(connection.scalars(sa.text("SELECT sort_name FROM specialist")))
+    assert {actor.partition(":")[0] for actor in actors} == {"manager"}
+    assert names_now == {"x", "y"}
