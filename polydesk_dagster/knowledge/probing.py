@@ -29,6 +29,9 @@ OWN_RECALL = 0.9
 LOST_RECALL = 0.05
 """Of the clinic's questions, the share that may be lost against the generation before."""
 
+NEARER = 1 / 3
+"""Of the way from the passages of others to a question's own, from which nearness alone makes a passage relevant."""
+
 AT = 5
 
 
@@ -128,7 +131,8 @@ def _keys(engine: sa.Engine, generation: int, answer: searching.Answer, key: str
 
 
 def _similarity(answers: Sequence[searching.Answer], own: Sequence[Sequence[bool]]) -> float | None:
-    """Half way between how near a question is to its own passage and how near to the best of the others."""
+    """Somewhat nearer than a question is to the best of the passages that are not its own: people do not ask in the
+    very words of the document, as these questions do."""
     near: dict[bool, list[float]] = {True: [], False: []}
     for answer, places in zip(answers, own, strict=True):
         for mine in near:
@@ -137,4 +141,5 @@ def _similarity(answers: Sequence[searching.Answer], own: Sequence[Sequence[bool
             near[mine] += [max(values)] if values else []
     if not near[True]:
         return None
-    return (median(near[True]) + (median(near[False]) if near[False] else 0.0)) / 2
+    others = median(near[False]) if near[False] else 0.0
+    return others + NEARER * (median(near[True]) - others)

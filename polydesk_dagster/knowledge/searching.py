@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError, PolydeskError
-from polydesk_dagster.knowledge.embedding import Embedder, Endpoint
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.question import LONGEST, Question, understand
 from polydesk_dagster.knowledge.ranking import MARGINAL, RELEVANT, Candidate, rank, relevant
@@ -290,18 +289,13 @@ def _candidates(
     if library.embedder is None or library.embedder.name != index.embedder:
         return list(found.values()), (Reason("vectors_of_another"),)
     try:
-        vector = _hurried(library.embedder).embed([question])[0]
+        vector = library.embedder.ask(question)
     except PolydeskError:
         return list(found.values()), (Reason("vectors_silent"),)
     if len(vector) != index.dimension:
         return list(found.values()), (Reason("vectors_changed"),)
     add("vector", store.near(index.id, index.revision, vector, where=where, limit=CANDIDATES))
     return list(found.values()), ()
-
-
-def _hurried(embedder: Embedder) -> Embedder:
-    """Nobody waits for a question as long as for an index."""
-    return replace(embedder, attempts=1, timeout=5.0) if isinstance(embedder, Endpoint) else embedder
 
 
 def _sources(

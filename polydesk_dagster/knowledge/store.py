@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ class Row:
     def context(self) -> str:
         """The passage under its headings: what an embedder is given."""
         return "\n".join((" › ".join(self.passage.headings), self.passage.text)).strip()
+
+
+def text_digest(context: str) -> str:
+    """What a passage's vector is known by in every generation."""
+    return hashlib.sha256(context.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,7 @@ class Store:
             pa.field("key", pa.string(), nullable=False),
             pa.field("ordinal", pa.int32(), nullable=False),
             pa.field("text", pa.string(), nullable=False),
+            pa.field("digest", pa.string()),
             pa.field("headings", pa.list_(pa.string())),
             pa.field("page", pa.int32()),
             pa.field("clinic", pa.int64()),
@@ -138,6 +145,7 @@ class Store:
             "key": [row.key for row in rows],
             "ordinal": [row.ordinal for row in rows],
             "text": [row.passage.text for row in rows],
+            "digest": [text_digest(row.context) for row in rows],
             "headings": [list(row.passage.headings) for row in rows],
             "page": [row.passage.page for row in rows],
             "clinic": [row.clinic for row in rows],
@@ -230,6 +238,23 @@ class Store:
             table = self.table(generation, revision)
             search = table.search(vector, vector_column_name="vector").distance_type("cosine")
             return _hits(search, where, limit, "_distance")
+
+    def vectors(self, generation: int, digests: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
+        """The vectors of passages whose ``text_digest`` is among these."""
+        table = self.table(generation)
+        if "digest" not in table.schema.names or "vector" not in table.schema.names:
+            return
+        for start in range(0, len(digests), 500):
+            wanted = ", ".join(repr(digest) for digest in digests[start : start + 500])
+            found = table.search().where(f"digest IN ({wanted})").select(["digest", "vector"]).limit(10**6).to_arrow()
+            yield from zip(found["digest"].to_pylist(), found["vector"].to_pylist(), strict=True)
+
+    def of_content(self, generation: int, revision: int, key: str) -> list[Hit]:
+        """All passages of a content, in reading order."""
+        with _found():
+            table = self.table(generation, revision)
+            found = table.search().where(_among([key])).select(_FIELDS).limit(10**6).to_arrow()
+        return sorted(_as_hits(found.to_pydict(), [0.0] * found.num_rows), key=lambda hit: hit.ordinal)
 
     def openings(self, generation: int, revision: int, keys: Sequence[str], *, where: str | None) -> list[Hit]:
         """The first passage of each of these contents that may be shown."""

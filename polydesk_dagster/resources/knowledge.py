@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.knowledge import indexing
-from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel
+from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel, Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import teller
@@ -24,6 +24,8 @@ def library(settings: Settings) -> Library:
 def _embedder(settings: Settings) -> Embedder | None:
     if settings.embeddings_model is None:
         return None
+    if settings.packaged_embeddings:
+        return Packaged()
     if settings.embeddings_url is None:
         return LocalModel(Path(settings.embeddings_model))
     key = settings.embeddings_key.get_secret_value() if settings.embeddings_key else None

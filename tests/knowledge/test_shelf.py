@@ -1,0 +1,101 @@
+"""What a person sees of the documents and decides about them, by the command and with an audit line each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from typer.testing import CliRunner
+
+from polydesk_dagster.cli import app
+from tests import world
+from tests.knowledge.paper import SCANNED, pdf
+from tests.knowledge.world import Shelf
+
+WHY = ["--reason", "guardato insieme alla direzione"]
+QUESTION = "compensi degli specialisti per seduta"
+
+
+@pytest.fixture
+def shelf(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    shelf = Shelf(engine, tmp_path)
+    with engine.begin() as connection:
+        world.clinic(connection, "MI01")
+        world.clinic(connection, "RM01")
+    shelf.topics()
+    shelf.write(
+        "direzione/compensi.md", "# Compensi\n\nI compensi degli specialisti per ciascuna seduta ambulatoriale."
+    )
+    shelf.write("scintigrafia.pdf", pdf([["Preparazione alla scintigrafia ossea."], SCANNED]))
+    shelf.blue()
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
+    monkeypatch.setenv("POLYDESK_DOCUMENTS", str(shelf.library.folder))
+    monkeypatch.setenv("POLYDESK_KNOWLEDGE_URI", shelf.library.uri)
+    return shelf
+
+
+def _command(*arguments: str, status: int = 0) -> Any:
+    ended = CliRunner().invoke(app, ["knowledge", *arguments, "--json"])
+    assert ended.exit_code == status, ended.output
+    return json.loads(ended.stdout) if status == 0 else ended.output
+
+
+def test_what_waits_is_listed_shown_and_decided(shelf: Shelf) -> None:
+    waiting = {document["path"]: document for document in _command("list", "--waiting")}
+    assert waiting.keys() == {"direzione/compensi.md", "scintigrafia.pdf"}
+    assert waiting["direzione/compensi.md"]["scoped_by"] == "nobody"
+    assert waiting["scintigrafia.pdf"]["why"]["code"] == "losses"
+    shown = _command("show", "scintigrafia.pdf")
+    assert [(passage["page"], passage["text"]) for passage in shown["text"]] == [
+        (1, "Preparazione alla scintigrafia ossea.")
+    ]
+    _command("clear", "scintigrafia.pdf", *WHY)
+    shelf.blue()
+    assert [document["path"] for document in _command("list", "--waiting")] == ["direzione/compensi.md"]
+    assert shelf.ask(QUESTION) == []
+    assert _command("scope", "direzione/", "--clinic", "mi01", *WHY)["documents"] == 1
+    assert shelf.ask(QUESTION, clinic="MI01") == ["direzione/compensi.md"]
+    _command("scope", "direzione/compensi.md", "--clinic", "RM01", "--role", "manager", *WHY)
+    shelf.blue()
+    assert shelf.ask(QUESTION, clinic="MI01") == []
+    assert shelf.ask(QUESTION, clinic="RM01", role="desk") == []
+    assert shelf.ask(QUESTION, clinic="RM01", role="manager") == ["direzione/compensi.md"]
+    _command("retract", "direzione/compensi.md", *WHY)
+    asked = CliRunner().invoke(app, ["ask", QUESTION, "--json"])
+    assert not json.loads(asked.stdout)["relevant"]
+    _command("retract", "direzione/compensi.md", "--undo", *WHY)
+    shelf.blue()
+    assert shelf.ask(QUESTION) == ["direzione/compensi.md"]
+    actions = [row.action for row in shelf.sql("SELECT action FROM audit WHERE action LIKE 'knowledge_%' ORDER BY id")]
+    assert actions == [
+        "knowledge_clear",
+        "knowledge_scope_folder",
+        "knowledge_scope",
+        "knowledge_retract",
+        "knowledge_retract_undo",
+    ]
+
+
+def test_probes_are_added_listed_and_taken_away(shelf: Shelf) -> None:
+    _command("probes", "--add", "quante ore di digiuno", "--document", "prelievo.md")
+    ((probe),) = _command("probes")
+    assert (probe["question"], probe["document"]) == ("quante ore di digiuno", "prelievo.md")
+    assert _command("probes", "--remove", str(probe["id"])) == []
+
+
+def test_what_cannot_be_is_said_in_one_sentence(shelf: Shelf) -> None:
+    for arguments in (
+        ("show", "mai visto.md"),
+        ("scope", "prelievo.md", "--clinic", "XX99", *WHY),
+        ("retract", "prelievo.md", "--reason", "no"),
+    ):
+        ended = CliRunner().invoke(app, ["knowledge", *arguments])
+        assert ended.exit_code != 0
+    ended = CliRunner().invoke(app, ["knowledge", "scope", "prelievo.md", *WHY])
+    assert ended.exit_code == 2
+    assert shelf.sql("SELECT FROM audit WHERE action LIKE 'knowledge_%'") == []
