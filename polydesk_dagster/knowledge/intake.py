@@ -87,9 +87,9 @@ def take_in(work: Work, generation: Generation, files: Mapping[str, File], wante
                 counted += flush(work, generation, batch)
                 ready |= batch.contents
                 batch = Batch()
-                work.progress(number + 1, len(documents), "documents_read")
+                work.progress(number + 1, len(documents), "documenti letti")
     counted += flush(work, generation, batch)
-    work.progress(len(documents), len(documents), "documents_read")
+    work.progress(len(documents), len(documents), "documenti letti")
     return counted
 
 
