@@ -79,6 +79,8 @@ def anything_due(connection: sa.Connection, library: Library, as_of: datetime) -
         return not generations.rolled_back(connection, library)
     if current.unmerged or contents.unsettled(connection, current.id) or not Store(library.uri).there(current.id):
         return True
+    if shelving.anything_to_place(connection):
+        return True
     return bool(tasks(connection, listing(library.folder).files, current.id, current.pipeline, as_of))
 
 

@@ -45,11 +45,24 @@ def place(connection: sa.Connection, paths: Sequence[str], digests: Mapping[str,
     connection.execute(
         sa.text("""
             INSERT INTO document (path, scoped_by, changed_at)
-            SELECT path, 'folder', :as_of FROM unnest(CAST(:paths AS text[])) AS p (path)
-            ON CONFLICT (path) DO NOTHING"""),
+            SELECT p.path, 'folder', :as_of FROM unnest(CAST(:paths AS text[])) AS p (path)
+            WHERE NOT EXISTS (SELECT FROM document d WHERE d.path = p.path)"""),
         {"paths": list(paths), "as_of": as_of},
     )
     return Shelved(tuple(moved), _resolve(connection, paths))
+
+
+def anything_to_place(connection: sa.Connection) -> bool:
+    """Whether a document that is nobody's lies in a folder that has come to be somebody's."""
+    return bool(
+        connection.scalar(
+            sa.text("""
+                SELECT EXISTS (
+                    SELECT FROM document d
+                    JOIN clinic c ON lower(trim(c.code)) = lower(trim(split_part(d.path, '/', 1)))
+                    WHERE d.scoped_by = 'nobody' AND d.state <> 'gone')""")
+        )
+    )
 
 
 def _recognise(

@@ -95,7 +95,9 @@ def test_a_folder_is_a_clinics_however_its_code_is_written_and_nobodys_otherwise
     again = shelf.blue()
     assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1)
     with shelf.engine.begin() as connection:
+        assert not indexing.anything_due(connection, shelf.library, AS_OF)
         world.clinic(connection, "MI01")
+        assert indexing.anything_due(connection, shelf.library, AS_OF)
     assert shelf.blue().counts.waiting == 0
     assert "mi01 /prezzi.md" in shelf.ask("quanto costa la visita agopunturale", clinic="MI01")
     assert "mi01 /prezzi.md" not in shelf.ask("quanto costa la visita agopunturale", clinic="RM01")
