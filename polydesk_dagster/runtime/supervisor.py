@@ -52,8 +52,9 @@ class Child:
     """Children that must answer before this one starts; they are stopped after it."""
     sockets: tuple[Path, ...] = ()
     """Unix sockets of a dead predecessor, removed before it starts."""
-    start_seconds: float = 90.0
-    """How long it may take to answer."""
+    start_seconds: float = 180.0
+    """How long it may take to answer: many times what it takes, because the machine may be busy. One that dies is seen
+    at once."""
     stop_seconds: float = 10.0
     """How long it may take to stop before it is killed."""
     listens: tuple[str, int] | None = None

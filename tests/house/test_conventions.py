@@ -39,3 +39,14 @@ def test_every_decision_is_in_the_list() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(r"\]\((\d{4}-[^)]+)\)", (folder / "README.md").read_text())
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+def test_the_lock_holds_names_versions_and_hashes_and_whatever_is_declared() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    named = [match for line in lines if (match := re.fullmatch(r"([\w.-]+)==\S+(?: ; [^\\]+)? \\", line))]
+    hashes = [line for line in lines if re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?", line)]
+    assert len(named) + len(hashes) == len(lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    wanted = {re.split(r"[\[<>=~!; ]", each)[0].lower() for each in declared}
+    assert wanted <= {match[1].lower() for match in named}
