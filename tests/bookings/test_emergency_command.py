@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import WHAT_TO_DO, Reason, Report
 from tests import world
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ class Desk:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.stdout, done.stderr
@@ -181,10 +181,8 @@ def test_two_plans_of_one_button_that_are_applied_at_once_are_one_press(desk: De
         with desk.engine.begin() as connection:  # both have been checked, as far as they can be, before either applies
             connection.execute(sa.text("SELECT id FROM plan FOR UPDATE"))
             pressed = [pool.submit(apply, plan) for plan in (chain, clinic)]
-            until = monotonic() + 60
-            while desk.scalar(waiting) < 2 and monotonic() < until:
-                sleep(0.05)
-        answers = [each.result(timeout=120)[1] for each in pressed]
+            until(lambda: desk.scalar(waiting) == 2)
+        answers = [each.result(timeout=PATIENCE)[1] for each in pressed]
     assert sorted(answer["outcome"] for answer in answers) == ["ok", "refused"]
     (refused,) = (answer for answer in answers if answer["outcome"] == "refused")
     assert refused["reasons"][0]["code"] == "too_soon"
