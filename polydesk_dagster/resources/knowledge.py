@@ -11,7 +11,6 @@ from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel, Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 
 
@@ -32,10 +31,10 @@ def _embedder(settings: Settings) -> Embedder | None:
     return Endpoint(settings.embeddings_url, settings.embeddings_model, key)
 
 
-def why_no_indexing(connection: sa.Connection, as_of: datetime) -> str | None:
+def why_no_indexing(connection: sa.Connection, as_of: datetime) -> Reason | None:
     """Why a blue run need not start now, or None if it should; what is wrong is left to the run to say."""
     try:
         due = indexing.anything_due(connection, library(configuration.load()), as_of)
     except PolydeskError:
         return None
-    return None if due else teller().reason(Reason("nothing_to_index"))
+    return None if due else Reason("nothing_to_index")

@@ -16,9 +16,10 @@ from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDE
 from polydesk_dagster.clinic.messages.planning import nothing_due as messages_due
 from polydesk_dagster.clinic.statistics import refresh
 from polydesk_dagster.resources.knowledge import why_no_indexing
+from polydesk_dagster.values import Reason
 
-Due = Callable[[sa.Connection, datetime], str | None]
-"""Takes a connection and the instant; returns None if something is due, else why nothing is, in Italian."""
+Due = Callable[[sa.Connection, datetime], Reason | None]
+"""Takes a connection and the instant; returns None if something is due, else why nothing is."""
 
 DUE: Mapping[str, Due] = {
     "refresh_statistics": refresh.due,
@@ -32,7 +33,7 @@ DUE: Mapping[str, Due] = {
 """By service key; a service without an entry always runs."""
 
 
-def why_not(connection: sa.Connection, service: str, as_of: datetime) -> str | None:
+def why_not(connection: sa.Connection, service: str, as_of: datetime) -> Reason | None:
     """Why the service need not run now, or None if it should."""
     look = DUE.get(service)
     if look is None:

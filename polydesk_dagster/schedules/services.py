@@ -11,6 +11,7 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.schedules.due import why_not
 from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.told import teller
+from polydesk_dagster.values import ServiceKey
 
 CLINICS = dg.DynamicPartitionsDefinition(name="clinic")
 """Clinics with an active studiolab, by code."""
@@ -47,17 +48,17 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
         instant = context.scheduled_execution_time.astimezone(UTC)
         if isinstance(cadence, Every) and not cadence.runs_at(instant):
             coming = cadence.next_after(instant).astimezone(ROME)
-            yield dg.SkipReason(f"Cadenza di {cadence.minutes} minuti esatti: la prossima è alle {coming:%H:%M}.")
+            yield dg.SkipReason(teller().text("reason.true_cadence", minutes=cadence.minutes, coming=coming.time()))
             return
         with polydesk.engine().connect() as connection:
-            reason = why_standing(connection, polydesk.settings(), service.key, instant)
-            reason = reason or why_not(connection, service.key, instant)
+            standing = why_standing(connection, polydesk.settings(), service.key, instant)
+            nothing = None if standing else why_not(connection, service.key, instant)
             clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else [None]
-        if reason is not None:
-            yield dg.SkipReason(reason)
+        if standing or nothing:
+            yield dg.SkipReason(standing or teller().value(nothing))
             return
         if not clinics:
-            yield dg.SkipReason("Nessuna clinica ha l'integrazione con studiolab attiva.")
+            yield dg.SkipReason(teller().text("reason.no_clinic_integrated"))
             return
         yield from _requests(context.instance, service, clinics, instant)
 
@@ -78,7 +79,7 @@ def _requests(
         key = _run_key(service, clinic, instant)
         yield dg.RunRequest(run_key=key, partition_key=clinic, tags={"polydesk/service": service.key})
     if not free:
-        yield dg.SkipReason(f"«{teller().service(service.key)}» è ancora in esecuzione.")
+        yield dg.SkipReason(teller().text("reason.still_running", service=ServiceKey(service.key)))
 
 
 def _run_key(service: Service, clinic: str | None, instant: datetime) -> str:

@@ -70,10 +70,10 @@ _EXPIRED_HOLDS = f"""
 _DUE = sa.text(f"SELECT EXISTS (SELECT FROM hold t WHERE {_PAST}) OR EXISTS (SELECT FROM hold t WHERE {STUCK})")
 
 
-def nothing_expired(connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why the sweeper has nothing to do, in Italian; None if some hold has expired or some payment is stuck."""
+def nothing_expired(connection: sa.Connection, as_of: datetime) -> Reason | None:
+    """Why the sweeper has nothing to do; None if some hold has expired or some payment is stuck."""
     due = connection.scalar(_DUE, {"as_of": as_of})
-    return None if due else "nessun orario è rimasto bloccato"
+    return None if due else Reason("no_hold_expired")
 
 
 # Of the holds that a person calls unpaid, those that are not a payment under way for longer than the grace. A mistyped

@@ -19,7 +19,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes import Guard, Kind, Scope, propose
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.errors import in_brief
-from polydesk_dagster.outcome import Outcome, Report, combine
+from polydesk_dagster.outcome import Outcome, Reason, Report, combine
 
 MANY = 10
 """From this many bookings on, their share of unverified ones says something about the gateway."""
@@ -142,10 +142,10 @@ _EXPIRING = f"""
     WHERE t.clinic_id = :clinic_id AND {_DUE}"""
 
 
-def nothing_unverified(connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why there is nothing to expire, in Italian; None if some booking is past its deadline."""
+def nothing_unverified(connection: sa.Connection, as_of: datetime) -> Reason | None:
+    """Why there is nothing to expire; None if some booking is past its deadline."""
     due = connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM appointment t WHERE {_DUE})"), {"as_of": as_of})
-    return None if due else "nessuna prenotazione online è rimasta senza verifica"
+    return None if due else Reason("none_unverified")
 
 
 def expire_unverified(

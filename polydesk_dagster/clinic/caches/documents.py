@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.turns import turn
 from polydesk_dagster.clinic.upkeep.names import fold, order_key
-from polydesk_dagster.outcome import Counts, Outcome, Report, Table, combine, done
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
 
 CHANNEL = "polydesk_cache"
 """Listeners are told here, at commit, that some version was switched."""
@@ -96,12 +96,12 @@ CACHES: Mapping[str, Cache] = {
 }
 
 
-def due(connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why there is nothing to build now, in Italian; None when there is."""
+def due(connection: sa.Connection, as_of: datetime) -> Reason | None:
+    """Why there is nothing to build now; None when there is."""
     waiting = connection.scalar(sa.text("SELECT EXISTS (SELECT FROM cache_change)"))
     if waiting or _stale(connection, as_of, None):
         return None
-    return "Medici e sedi non sono cambiati dall'ultimo aggiornamento della cache."
+    return Reason("caches_unchanged")
 
 
 def refresh(

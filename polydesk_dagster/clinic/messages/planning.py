@@ -15,6 +15,7 @@ from polydesk_dagster.clinic.messages import hours, receipts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.kinds import CONFIRMATION, KINDS, PREPARATION, REMINDER, VERIFICATION
 from polydesk_dagster.database.locks import in_turn
+from polydesk_dagster.values import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +313,7 @@ def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: date
     )
 
 
-def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime) -> str | None:
+def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime) -> Reason | None:
     """Why no run of ``kinds`` needs to start now; None where one does."""
     clinics = hours.load(connection, as_of)
     if not nothing_to_send(connection, kinds, as_of, clinics):
@@ -323,4 +324,4 @@ def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime
         return None
     if any(kind in _PLAN and due_spans(connection, kind, as_of, clinics) for kind in kinds):
         return None
-    return "nessun messaggio da preparare o da inviare"
+    return Reason("no_messages_due")

@@ -35,13 +35,13 @@ def _snapshot(engine: sa.Engine, *, keep: bool) -> Iterator[sa.Connection]:
         yield connection
 
 
-def due(connection: sa.Connection, as_of: datetime) -> str | None:
-    """Why there is nothing to refresh or compare now, in Italian; None when there is."""
+def due(connection: sa.Connection, as_of: datetime) -> Reason | None:
+    """Why there is nothing to refresh or compare now; None when there is."""
     if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM statistic_change)")):
         return None
     if comparison_due(connection, as_of):
         return None
-    return "Nessun dato è cambiato dall'ultimo aggiornamento delle statistiche."
+    return Reason("statistics_unchanged")
 
 
 def refresh(
