@@ -19,6 +19,8 @@ from polydesk_dagster.demo import house
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance, processes, supervisor
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.values import Term
+from polydesk_dagster.web import users
 
 
 def up(
@@ -29,12 +31,7 @@ def up(
     settings = configuration.load()
     holder = supervisor.running(settings.home)
     if holder is not None:
-        raise PermanentError(
-            say(
-                f"Polydesk è già avviato in {settings.home} (processo {holder}): usa quello, o fermalo prima.",
-                f"Polydesk is already up in {settings.home} (process {holder}).",
-            )
-        )
+        raise PermanentError("up_already", home=str(settings.home), process=holder)
     if settings.embedded:
         embedded.start(settings.home)
     try:
@@ -92,26 +89,19 @@ def _ready(
     settings = installation.settings
     console = show.out()
     for system in played:
-        console.print(
-            say(
-                f"  {system.what}: non configurato, simulatore su {system.where}",
-                f"  {system.name}: not configured, simulator on {system.where}",
-            )
-        )
+        console.print("  " + say("command.up.simulated", what=Term("played", system.name), where=system.where))
     for name, _, port in endpoints:
         console.print(f"  {name}: http://127.0.0.1:{port}/clinics/CODICE/specialists")
     if simulators.is_demo(installation.engine):
         _welcome(installation)
+    else:
+        with installation.engine.connect() as connection:
+            if not users.listed(connection):
+                console.print(say("command.up.nobody"), style="yellow")
     if fresh:
-        console.print(say("Eseguo la notte…", "Running the night…"))
+        console.print(say("command.up.night"))
         night.tell(night.run(installation))
-    console.print(
-        say(
-            f"Polydesk è pronto: {settings.address}  (Ctrl-C ferma tutto)",
-            f"Polydesk is ready: {settings.address}  (Ctrl-C stops everything)",
-        ),
-        style="bold green",
-    )
+    console.print(say("command.up.ready", address=settings.address), style="bold green")
 
 
 def _welcome(installation: Installation) -> None:
