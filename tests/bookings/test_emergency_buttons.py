@@ -82,7 +82,7 @@ def test_what_is_released_leaves_a_tombstone_and_payments_stay(engine: sa.Engine
     assert (report.outcome, report.counts.updated) == (Outcome.OK, 2)
     late = confirm(engine, practice, "ada")
     assert late.answer is Answer.REVOKED
-    assert "non è più riservato" in late.sentence
+    assert "non è più riservato" in teller("it").text(f"answer.hold.{late.answer}")
     assert confirm(engine, practice, "cleo").answer is Answer.CONFIRMED
     with engine.connect() as connection:
         line = connection.execute(sa.text("SELECT actor, service, detail FROM audit")).one()
@@ -309,7 +309,7 @@ def test_what_has_ended_cannot_be_undone_into_an_overbooking(engine: sa.Engine, 
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF + 2 * MINUTE, actor="desk:anna")
     assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "final")
-    assert "non torna a chi lo aveva" in report.reasons[0].message
+    assert "non torna a chi lo aveva" in teller("it").reason(report.reasons[0])
     assert confirm(engine, practice, "ada").answer is Answer.REVOKED
 
 
@@ -323,13 +323,13 @@ def test_the_sweeper_ends_the_expired_and_lists_payments_to_check(engine: sa.Eng
         assert sweeping.nothing_expired(connection, AS_OF + 3 * MINUTE) is None, "a payment is stuck"
         report = sweeping.release_expired(connection, AS_OF + 11 * MINUTE)
     assert (report.outcome, report.counts.updated, report.counts.waiting) == (Outcome.PARTIAL, 1, 1)
-    assert any(f"blocco {paying}" in str(row) for row in report.tables[0].rows)
+    assert any(f"blocco {paying}" in teller("it").value(row[-1]) for row in report.tables[0].rows)
     assert confirm(engine, practice, "ada").answer is Answer.EXPIRED
     with engine.begin() as connection:
         again = sweeping.release_expired(connection, AS_OF + 12 * MINUTE)
         assert again.outcome is Outcome.NOTHING_TO_DO
-        assert "BO01" in again.reasons[0].message
-        assert f"blocco {paying}: pagamento in corso da 12 minuti" in again.reasons[0].message
+        assert "BO01" in teller("it").reason(again.reasons[0])
+        assert f"blocco {paying}: pagamento in corso da 12 minuti" in teller("it").reason(again.reasons[0])
         assert sweeping.nothing_expired(connection, AS_OF + 12 * MINUTE) is None, "a person still has to look"
         settled = sweeping.release_expired(connection, AS_OF + 13 * MINUTE, unpaid=[paying or 0])
     assert settled.counts.updated == 1
@@ -353,8 +353,8 @@ def test_only_a_payment_that_is_stuck_can_be_called_unpaid(
     with engine.begin() as connection:
         report = sweeping.release_expired(connection, AS_OF + 2 * MINUTE, unpaid=[named])
     assert report.outcome is Outcome.REFUSED
-    assert f"blocco {named} " in report.reasons[0].message
-    assert why in report.reasons[0].message
+    assert f"blocco {named} " in teller("it").reason(report.reasons[0])
+    assert why in teller("it").reason(report.reasons[0])
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM hold WHERE ended_at IS NULL")) == 3
 
@@ -423,9 +423,10 @@ def test_what_cannot_come_back_is_listed_with_its_reason(engine: sa.Engine, prac
         world.service(connection, practice.clinic, code="89.01", name="Visita nuova")
     shown = recover(engine, Press(), preview=True)
     restorable, conflicts, gone = (table.rows for table in shown.tables)
+    said = teller("it").value
     assert restorable == ()
-    assert ["codice 89.01" in conflicts[0][1], "nessun medico" in conflicts[1][1]] == [True, True]
-    assert "né agende né prezzi" in gone[0][1]
+    assert ["codice 89.01" in said(conflicts[0][1]), "nessun medico" in said(conflicts[1][1])] == [True, True]
+    assert "né agende né prezzi" in said(gone[0][1])
     report = recover(engine, Press("eliminate per errore ieri", "RECUPERA 0"))
     assert report.outcome is Outcome.NOTHING_TO_DO
     with engine.connect() as connection:

@@ -13,7 +13,8 @@ from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.bookings.holds import Terms
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.told import teller
+from polydesk_dagster.told import LANGUAGES, teller
+from polydesk_dagster.values import Term
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -63,7 +64,7 @@ def test_a_slot_is_kept_for_one_visitor_until_its_hold_expires(connection: sa.Co
     assert taken_over.answer is Answer.PLACED, "an expired hold blocks nobody, swept or not"
     late = holds.renew(connection, token="token ada", as_of=AS_OF + 10 * MINUTE)
     assert late.answer is Answer.EXPIRED
-    assert "scaduto" in late.sentence
+    assert "scaduto" in teller("it").text(f"answer.hold.{late.answer}")
 
 
 def test_capacity_counts_bookings_and_holds_together(connection: sa.Connection, practice: world.Practice) -> None:
@@ -185,13 +186,14 @@ def test_a_booking_that_has_ended_since_is_not_said_to_stand(
     for reply in replies:
         assert (reply.answer, reply.appointment_id) == (Answer.NO_LONGER_BOOKED, booked.appointment_id)
         assert not reply.done
-        assert "non è più in programma" in reply.sentence
+        assert "non è più in programma" in teller("it").text(f"answer.hold.{reply.answer}")
     connection.execute(sa.text("UPDATE appointment SET status = 'completed'"))
     assert confirm(connection, practice, "ada", AS_OF + MINUTE).answer is Answer.CONFIRMED
 
 
 def test_every_answer_has_a_sentence() -> None:
-    assert set(answers.SENTENCES) == set(Answer)
+    for language in LANGUAGES:
+        assert all(teller(language).knows(f"answer.hold.{answer}") for answer in Answer)
 
 
 def test_a_strangers_booking_is_unverified_until_the_earlier_of_two_hours_and_an_hour_before(
@@ -221,7 +223,7 @@ def test_a_booking_that_nobody_could_ever_verify_is_refused(
         booking = Booking(practice.service, contact_email=blank, contact_phone=blank)
         nobody = confirming.confirm(connection, booking=booking, **given)  # type: ignore[arg-type]
         assert nobody.answer is Answer.NO_CONTACT
-        assert "recapito" in nobody.sentence
+        assert "recapito" in teller("it").text(f"answer.hold.{nobody.answer}")
     assert state(connection, placed.hold_id) == "live"
     paid = confirming.confirm(connection, booking=Booking(practice.service, paid=True), **given)  # type: ignore[arg-type]
     assert paid.answer is Answer.CONFIRMED
@@ -245,7 +247,7 @@ def test_a_number_that_no_hold_can_have_is_refused_by_name(
     confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)
     report = sweeping.release_expired(connection, AS_OF + 5 * MINUTE, unpaid=[placed, number])
     assert report.outcome is Outcome.REFUSED
-    assert [f"Il blocco {number} non esiste" in reason.message for reason in report.reasons] == [True]
+    assert [f"Il blocco {number} non esiste" in teller("it").reason(reason) for reason in report.reasons] == [True]
     assert state(connection, placed) == "confirming"
 
 
@@ -340,8 +342,8 @@ def test_what_is_left_alone_is_shown_as_it_is(connection: sa.Connection, practic
 
     def shown(report: Report) -> set[str]:
         table = report.tables[-1]
-        where = table.columns.index("Prima → dopo")
-        return {str(row[where]) for row in table.rows if row[1] == "conflitto"}
+        where = table.columns.index("difference")
+        return {teller("it").value(row[where]) for row in table.rows if row[1] == Term("action", "conflict")}
 
     place(connection, slot, "ada")
     confirming.begin_confirming(connection, token="token ada", as_of=AS_OF)

@@ -16,6 +16,7 @@ from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.bookings.unverified import Answer
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -115,7 +116,7 @@ def test_a_broken_gateway_stops_its_clinic_and_no_other(engine: sa.Engine) -> No
     report = bookings.expire_unverified(engine, AS_OF)
     assert report.outcome is Outcome.PARTIAL
     assert [reason.clinic for reason in report.reasons if reason.code == "guard"] == ["BO01"]
-    assert "gateway" in report.reasons[0].message
+    assert "gateway" in teller("it").reason(report.reasons[0])
     assert status(engine, stuck[0]) == ("unverified", True)
     assert status(engine, fine) == ("expired", False)
 
@@ -215,7 +216,7 @@ def test_a_booking_whose_slot_was_closed_is_told_so(engine: sa.Engine) -> None:
         connection.execute(sa.text("UPDATE slot SET state = 'retired'"))
         reply = bookings.restore(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
     assert reply.answer is Answer.CLOSED
-    assert "ha chiuso quell'orario" in reply.sentence
+    assert "ha chiuso quell'orario" in teller("it").text(f"answer.booking.{reply.answer}")
 
 
 GONE = (
@@ -243,7 +244,7 @@ def test_no_booking_comes_back_to_who_or_what_is_gone(engine: sa.Engine, bring_b
         connection.execute(sa.text(change))
         reply = bring_back(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
     assert (reply.answer, reply.alternatives) == (Answer.CLOSED, ()), "nothing of it can be booked, also at other times"
-    assert "non vi offre più questa prestazione" in reply.sentence
+    assert "non vi offre più questa prestazione" in teller("it").text(f"answer.booking.{reply.answer}")
     assert status(engine, booking) == ("expired", False)
 
 
@@ -383,7 +384,7 @@ def test_a_wrong_expiry_is_undone_where_the_slot_is_still_free(engine: sa.Engine
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna", reason="il gateway era fermo")
     assert (report.outcome, report.counts.updated, report.counts.skipped) == (Outcome.PARTIAL, 1, 1)
-    assert "l'orario non è più libero" in report.reasons[0].message
+    assert "l'orario non è più libero" in teller("it").reason(report.reasons[0])
     assert status(engine, first) == ("unverified", True)
     assert status(engine, second) == ("expired", False)
     assert bookings.expire_unverified(engine, AS_OF).outcome is Outcome.NOTHING_TO_DO, "with a new window"

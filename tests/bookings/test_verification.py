@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.bookings import holds, verification
 from polydesk_dagster.clinic.bookings import unverified as bookings
-from polydesk_dagster.clinic.bookings.unverified import SENTENCES, Answer, Reply
+from polydesk_dagster.clinic.bookings.unverified import Answer, Reply
 from polydesk_dagster.clinic.bookings.verification import CODE_LIFE, MOST, TRIES, Channel, Issued
 from polydesk_dagster.clinic.upkeep import retention
+from polydesk_dagster.told import LANGUAGES, teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -80,9 +81,10 @@ def change(engine: sa.Engine, statement: str, **values: object) -> None:
 
 
 def test_every_answer_has_its_sentence() -> None:
-    assert set(SENTENCES) == set(Answer)
-    assert "ancora 3 volte" in Reply(Answer.WRONG_CODE, tries_left=3).sentence
-    assert "ancora una volta" in Reply(Answer.WRONG_CODE, tries_left=1).sentence
+    for language in LANGUAGES:
+        assert all(teller(language).knows(f"answer.booking.{answer}") for answer in Answer)
+    assert "ancora 3 volte" in teller("it").text("answer.booking.wrong_code", count=3)
+    assert "ancora una volta" in teller("it").text("answer.booking.wrong_code", count=1)
 
 
 def test_no_secret_is_stored_or_printed(engine: sa.Engine, practice: world.Practice) -> None:

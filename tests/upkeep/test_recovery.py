@@ -12,6 +12,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF
 
@@ -53,7 +54,7 @@ def look(engine: sa.Engine) -> list[list[str]]:
     """What the three lists say of each service: restorable, in conflict, not recoverable."""
     with engine.begin() as connection:
         report = recovery.recover(connection, AS_OF, Press(), preview=True)
-    return [[str(row[1]) for row in table.rows] for table in report.tables]
+    return [[teller("it").value(row[1]) for row in table.rows] for table in report.tables]
 
 
 def press(engine: sa.Engine) -> Report:
@@ -147,7 +148,7 @@ def test_what_moved_after_the_look_is_not_pressed(
     before = ends(engine)
     report = press(engine)
     assert report.outcome is Outcome.REFUSED
-    assert said in report.reasons[0].message
+    assert said in teller("it").reason(report.reasons[0])
     assert ends(engine) == before
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT deleted_at FROM service WHERE id = :id"), {"id": practice.service})
@@ -171,7 +172,7 @@ def test_undo_leaves_a_service_that_was_booked_since(engine: sa.Engine, practice
         world.appointment(connection, slot, service_id=practice.service, patient_id=practice.patient)
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
         deleted = connection.scalar(sa.text("SELECT deleted_at FROM service WHERE id = :id"), {"id": practice.service})
-    assert "ha appuntamenti prenotati" in " ".join(reason.message for reason in report.reasons)
+    assert "ha appuntamenti prenotati" in " ".join(teller("it").reason(reason) for reason in report.reasons)
     assert deleted is None
     assert ends(engine) == {kept: None}
 

@@ -8,7 +8,7 @@ The visitor's browser keeps a token (:func:`new_token`); we keep its hash. The l
                ├──► its time passes ──► expired      (in every read at once; the sweeper only tidies)
                └──► release all ──► revoked          (a tombstone: a late confirm is told so)
 
-Every function is one transaction of the caller's: call it, commit, answer the visitor with ``sentence``. A refusal is
+Every function is one transaction of the caller's: call it, commit, tell the visitor the answer. A refusal is
 an answer, not an exception, and changes nothing. Calling again with the same token gives the same answer, so a lost
 response is repaired by asking again.
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import Kind, Scope, propose
+from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings.emergency import Press, press
 from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
 from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK, STUCK
@@ -47,16 +48,17 @@ REVOKED_HOLD = Kind(
     expires=timedelta(minutes=5),
 )
 
+_AGO = """jsonb_build_object('seconds', greatest(
+    extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0))"""
+
 # A payment that has only just begun is left to end by itself; one of which nobody has heard since goes with the rest.
 _ALL_HOLDS = f"""
     SELECT CASE WHEN t.state = 'live' OR {STUCK} THEN 'update' ELSE 'conflict' END AS action,
            CAST(NULL AS text) AS finding,
-           CASE WHEN {STUCK}
-                THEN 'pagamento senza risposta' || coalesce(' (riferimento ' || t.payment_reference || ')', '')
-                WHEN t.state = 'confirming' THEN 'pagamento in corso: non si tocca'
-                WHEN t.expires_at <= :as_of THEN 'scaduto'
-                ELSE 'attivo ' || CAST(greatest(extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0)
-                                       AS integer) || ' secondi fa' END AS reason,
+           CASE WHEN {STUCK} THEN {why("payment_without_answer", hold="t.id", reference="t.payment_reference")}
+                WHEN t.state = 'confirming' THEN 'payment_just_begun'
+                WHEN t.expires_at <= :as_of THEN 'hold_expired'
+                ELSE {why("hold_active", ago=_AGO)} END AS reason,
            t.id,
            CASE WHEN t.state = 'confirming' AND NOT ({STUCK}) THEN t.state
                 WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state,

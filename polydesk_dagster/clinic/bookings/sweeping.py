@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope, propose
 from polydesk_dagster.changes.apply import named
+from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Outcome, Reason, Report, done
+from polydesk_dagster.values import Term
 
 PAYMENT_GRACE = timedelta(minutes=2)
 """After this, a hold whose payment is still under way needs a person's look; it keeps its slots for the time that its
@@ -34,7 +36,9 @@ _PAST = "t.state IN ('live', 'confirming') AND t.expires_at <= :as_of"
 STUCK = f"t.state = 'confirming' AND t.confirming_since <= :as_of - {_GRACE}"
 _UNPAID = "t.id = ANY(CAST(:unpaid AS bigint[]))"
 
-NEVER_PUT_BACK = "un orario liberato non torna a chi lo aveva, che deve sceglierlo di nuovo"
+NEVER_PUT_BACK = "freed_time_stays_free"
+
+SINCE = "jsonb_build_object('seconds', extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since))"
 
 EXPIRED_HOLD = Kind(
     name="expired_hold",
@@ -52,15 +56,12 @@ EXPIRED_HOLD = Kind(
 
 _EXPIRED_HOLDS = f"""
     SELECT CASE WHEN over OR {_UNPAID} THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
-           CASE WHEN {_UNPAID} THEN 'pagamento verificato: non riuscito'
-                WHEN NOT over THEN 'blocco ' || t.id || ': pagamento in corso da '
-                     || CAST(extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since) / 60 AS integer)
-                     || ' minuti' || coalesce(' (riferimento ' || t.payment_reference || ')', '')
-                     || ', controlla se è riuscito'
-                WHEN t.state = 'confirming' THEN 'blocco ' || t.id || ': pagamento senza risposta'
-                     || coalesce(' (riferimento ' || t.payment_reference || ')', '')
-                     || ', orario liberato: controlla se è riuscito'
-                ELSE 'scaduto' END AS reason,
+           CASE WHEN {_UNPAID} THEN 'payment_not_made'
+                WHEN NOT over
+                THEN {why("payment_under_way_for", hold="t.id", reference="t.payment_reference", since=SINCE)}
+                WHEN t.state = 'confirming'
+                THEN {why("payment_without_answer", hold="t.id", reference="t.payment_reference")}
+                ELSE 'hold_expired' END AS reason,
            t.id,
            CASE WHEN {_UNPAID} THEN 'released' WHEN over THEN 'expired' ELSE t.state END AS state,
            CASE WHEN over OR {_UNPAID} THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
@@ -79,9 +80,8 @@ def nothing_expired(connection: sa.Connection, as_of: datetime) -> Reason | None
 # Of the holds that a person calls unpaid, those that are not a payment under way for longer than the grace. A mistyped
 # number may be none that an id can be.
 _NOT_UNPAID = sa.text(f"""
-    SELECT n.id, CASE WHEN t.id IS NULL THEN 'non esiste' || coalesce(' in ' || CAST(:clinic AS text), '')
-                      WHEN t.state = 'confirming' THEN 'è in pagamento da troppo poco: il pagamento può ancora riuscire'
-                      ELSE 'non ha un pagamento in corso' END AS why, c.code AS clinic
+    SELECT n.id, CASE WHEN t.id IS NULL THEN 'no_such_hold' WHEN t.state = 'confirming' THEN 'just_begun'
+                      ELSE 'no_payment' END AS why, c.code AS clinic
     FROM unnest(CAST(:unpaid AS numeric[])) n (id)
     LEFT JOIN hold t ON t.id = CAST(CASE WHEN n.id BETWEEN 1 AND {2**63 - 1} THEN n.id END AS bigint)
                     AND (CAST(:clinic_id AS bigint) IS NULL OR t.clinic_id = :clinic_id)
@@ -94,7 +94,7 @@ def _not_unpaid(connection: sa.Connection, scope: Scope, as_of: datetime) -> Rep
     """Why what a person said of payments cannot be so, by the number of each hold; None if it can."""
     values = {**scope.parameters, "as_of": as_of, "clinic": scope.clinic, "clinic_id": scope.clinic_id}
     reasons = tuple(
-        Reason("not_unpaid", f"Il blocco {row.id} {row.why}: controlla il numero nell'elenco.", row.clinic)
+        Reason("not_unpaid", {"hold": int(row.id), "why": Term("not_unpaid", row.why)}, row.clinic)
         for row in connection.execute(_NOT_UNPAID, values)
     )
     return Report(Outcome.REFUSED, reasons=reasons) if reasons else None

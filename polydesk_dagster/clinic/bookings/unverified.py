@@ -8,7 +8,6 @@ unit, by the patient (:func:`verify`) or by the desk (:func:`restore`): "but I b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -84,7 +83,7 @@ _TAKE_SEATS = f"""
 
 _LEAVE_THE_REST = """
     INSERT INTO plan_skip (plan_id, ordinal, reason)
-    SELECT :plan_id, r.ordinal, 'l''orario non è più libero, o non è più offerto' FROM {rows} r
+    SELECT :plan_id, r.ordinal, 'time_no_longer_free' FROM {rows} r
     WHERE r.action = 'update' AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = r.id)"""
 
 # Deadlines up to here were let go by somebody who had looked at the gateway; null for none.
@@ -111,8 +110,6 @@ UNVERIFIED_BOOKING = Kind(
                 WHERE t.clinic_id = :clinic_id AND t.verification_expires_at <= :as_of
                   AND (t.verification_expires_at > greatest(:as_of - interval '24 hours', {_LOOKED_AT}) OR {_DUE})""",
             0.5,
-            "più di metà delle prenotazioni online dell'ultimo giorno non è stata verificata (quota {value}, limite "
-            "{limit}): forse il gateway SMS o la posta non funziona. Controllalo prima di liberare gli orari.",
         ),
     ),
     after=("DELETE FROM seat WHERE appointment_id IN (SELECT id FROM {rows} r WHERE r.action = 'update')",),
@@ -136,7 +133,7 @@ UNVERIFIED_BOOKING = Kind(
 
 _EXPIRING = f"""
     SELECT 'update' AS action, CAST(NULL AS text) AS finding,
-           'né e-mail né telefono confermati entro il termine' AS reason, t.id, 'expired' AS status,
+           'not_verified_in_time' AS reason, t.id, 'expired' AS status,
            :as_of AS expired_at, to_char(t.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI') AS day
     FROM appointment t JOIN clinic c ON c.id = t.clinic_id
     WHERE t.clinic_id = :clinic_id AND {_DUE}"""
@@ -210,7 +207,8 @@ def _expire(
 
 
 class Answer(StrEnum):
-    """What became of a request to verify or restore a booking, or for what that takes (``verification``)."""
+    """What became of a request to verify or restore a booking, or for what that takes (``verification``); said as
+    ``answer.booking.<answer>``."""
 
     BOOKED = "booked"
     TAKEN = "taken"
@@ -231,27 +229,6 @@ class Answer(StrEnum):
     UNKNOWN = "unknown"
 
 
-SENTENCES: Mapping[Answer, str] = {
-    Answer.BOOKED: "La prenotazione è confermata.",
-    Answer.TAKEN: "La prenotazione era scaduta e nel frattempo l'orario è stato preso: scegline un altro.",
-    Answer.CLOSED: "La prenotazione era scaduta e nel frattempo la clinica ha chiuso quell'orario, o non vi offre più "
-    "questa prestazione online: scegline un altro o telefona in segreteria.",
-    Answer.GONE: "Questa prenotazione non c'è più: prenota di nuovo.",
-    Answer.TOO_LATE: "L'orario di questa prenotazione è già passato.",
-    Answer.ISSUED: "Ti abbiamo inviato come confermare la prenotazione: controlla i messaggi.",
-    Answer.NO_CONTACT: "Questa prenotazione non ha quel recapito: usa l'altro o telefona in segreteria.",
-    Answer.TOO_MANY_SECRETS: "Hai già chiesto troppi codici per questa prenotazione: telefona in segreteria.",
-    Answer.READY: "Premi il pulsante per confermare la prenotazione.",
-    Answer.WRONG_CODE: "Il codice non è giusto: puoi provare ancora {tries}.",
-    Answer.TOO_MANY_TRIES: "Il codice è stato sbagliato troppe volte e non vale più: chiedine un altro.",
-    Answer.EXPIRED: "Il codice o il collegamento è scaduto: chiedine uno nuovo.",
-    Answer.REPLACED: "Ti abbiamo inviato un collegamento più recente: usa quello.",
-    Answer.USED: "Questo collegamento o codice è già stato usato e la prenotazione non è più in programma: "
-    "prenota di nuovo.",
-    Answer.UNKNOWN: "Questo collegamento o codice non vale: chiedine uno nuovo o prenota di nuovo.",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The answer, and for a slot that has been taken or closed the next ones of the agenda where the service can be
@@ -264,11 +241,6 @@ class Reply:
     """The booking that a token is about."""
     tries_left: int = 0
     """After a wrong code."""
-
-    @property
-    def sentence(self) -> str:
-        tries = "una volta" if self.tries_left == 1 else f"{self.tries_left} volte"
-        return SENTENCES[self.answer].format(tries=tries)
 
 
 def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, as_of: datetime) -> Reply:

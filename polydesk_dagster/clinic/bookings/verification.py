@@ -7,7 +7,7 @@
 
 Either channel suffices. A secret works once; a newer one of its channel takes its place. Only a POST confirms: mail
 scanners open links. Every function is one transaction of the caller's: call it, commit *whatever the answer* (a wrong
-code counts), show ``sentence``. Asking again with the same secret gives the same answer, so a lost response is
+code counts), show its sentence. Asking again with the same secret gives the same answer, so a lost response is
 repaired by asking again.
 
 One order of locks: the booking, then what :func:`clinic.bookings.verify` takes. Whoever writes a secret holds its
@@ -47,10 +47,6 @@ class Issued:
     secret: str = field(default="", repr=False)
     contact: str = field(default="", repr=False)
     expires_at: datetime | None = None
-
-    @property
-    def sentence(self) -> str:
-        return Reply(self.answer).sentence
 
 
 _LOCK = sa.text("""

@@ -13,6 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import Kind, Plan, Scope, propose
+from polydesk_dagster.changes.why import read, why
 from polydesk_dagster.clinic.bookings.emergency import Press, press
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
 from polydesk_dagster.clinic.clinics import clinic_id
@@ -20,29 +21,29 @@ from polydesk_dagster.outcome import Report, Table
 
 # What stands in the way of the service ``{v}``, worded for the desk; nothing of it may have come up by the time of the
 # press, and in a list of several services each is judged by itself.
-_LOST = """CASE WHEN NOT (SELECT active FROM clinic WHERE id = {v}.clinic_id) THEN 'la clinica è chiusa'
+_LOST = """CASE WHEN NOT (SELECT active FROM clinic WHERE id = {v}.clinic_id) THEN 'clinic_is_closed'
                 WHEN NOT EXISTS (SELECT FROM agenda_service o WHERE o.service_id = {v}.id)
                  AND NOT EXISTS (SELECT FROM agenda a WHERE a.service_id = {v}.id)
                  AND NOT EXISTS (SELECT FROM price p WHERE p.service_id = {v}.id)
-                THEN 'non ne restano né agende né prezzi: va creata di nuovo' END"""
+                THEN 'nothing_left_of_it' END"""
 
 _CLASH = f"""
     CASE WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = {{v}}.clinic_id AND n.code = {{v}}.code
                                               AND n.deleted_at IS NULL)
-         THEN 'il codice ' || {{v}}.code || ' è ora di un''altra prestazione'
+         THEN {why("code_is_anothers", code="{v}.code")}
          WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = {{v}}.clinic_id AND n.deleted_at IS NULL
                                               AND lower(n.name) = lower({{v}}.name))
-         THEN 'il nome «' || {{v}}.name || '» è ora di un''altra prestazione'
+         THEN {why("name_is_anothers", name="{v}.name")}
          WHEN EXISTS (SELECT FROM service n WHERE n.clinic_id = {{v}}.clinic_id AND n.deleted_at IS NOT NULL
                                               AND (n.deleted_at, n.id) > ({{v}}.deleted_at, {{v}}.id)
                                               AND (n.code = {{v}}.code OR lower(n.name) = lower({{v}}.name))
                                               AND {_LOST.format(v="n")} IS NULL)
-         THEN 'il codice ' || {{v}}.code || ' o il nome è anche di una prestazione eliminata dopo'
+         THEN {why("deleted_again_later", code="{v}.code")}
          WHEN NOT EXISTS (SELECT FROM agenda a LEFT JOIN specialist s ON s.id = a.specialist_id
                           WHERE a.active AND s.deleted_at IS NULL AND coalesce(s.active, true)
                             AND (a.service_id = {{v}}.id
                                  OR a.id IN (SELECT agenda_id FROM agenda_service o WHERE o.service_id = {{v}}.id)))
-         THEN 'nessun medico in servizio la esegue più' END"""
+         THEN 'nobody_performs_it' END"""
 
 _PRICES_MOVED = """EXISTS (SELECT FROM unnest(r.reopened, r.closed) AS u (id, closed) LEFT JOIN price p USING (id)
                            WHERE p.valid_to IS DISTINCT FROM u.closed)"""
@@ -56,8 +57,8 @@ DELETED_SERVICE = Kind(
     carried={"what": "text", "list": "text", "reopened": "bigint[]", "closed": "date[]", "until": "date[]"},
     barred=f"""CASE WHEN r.list = 'restorable' AND t.deleted_at IS NOT NULL
                     THEN coalesce({_LOST.format(v="t")}, {_CLASH.format(v="t")},
-                                  CASE WHEN {_PRICES_MOVED} THEN 'un suo prezzo è cambiato' END)
-                    WHEN {LEAVES_IN_USE.format(column="service_id")} THEN 'ha appuntamenti prenotati' END""",
+                                  CASE WHEN {_PRICES_MOVED} THEN 'price_has_changed' END)
+                    WHEN {LEAVES_IN_USE.format(column="service_id")} THEN 'has_bookings' END""",
     undo_before=(AFTER_BOOKINGS.format(table="service"),),
     after=(
         """UPDATE price SET valid_to = u.until, updated_at = :as_of
@@ -72,6 +73,11 @@ DELETED_SERVICE = Kind(
     ),
 )
 
+_WITH = {
+    "agendas": "jsonb_build_object('count', agendas, 'noun', 'agendas')",
+    "prices": "jsonb_build_object('count', prices, 'noun', 'prices')",
+}
+
 # A price comes back if the deletion closed it, at once or by a later sync, and nothing has taken its place since; one
 # that was planned and closed before it began has taken nobody's.
 _DELETED = f"""
@@ -81,9 +87,8 @@ _DELETED = f"""
     FROM (
         SELECT d.*, CASE WHEN lost IS NOT NULL THEN 'lost' WHEN clash IS NOT NULL THEN 'conflict'
                          ELSE 'restorable' END AS list,
-               coalesce(lost, clash, 'torna con ' || agendas || CASE agendas WHEN 1 THEN ' agenda' ELSE ' agende' END
-                                     || ' e ' || prices || CASE prices WHEN 1 THEN ' prezzo' ELSE ' prezzi' END
-                                     || '; la prenotazione online resta spenta' || studiolab) AS why
+               coalesce(lost, clash, CASE WHEN from_studiolab THEN {why("comes_back_of_studiolab", **_WITH)}
+                                          ELSE {why("comes_back", **_WITH)} END) AS why
         FROM (
             SELECT v.id, c.code || ', ' || v.code || ' ' || v.name AS what, p.reopened, p.closed, p.until,
                    cardinality(p.reopened) + p.in_force AS prices,
@@ -94,10 +99,9 @@ _DELETED = f"""
                    {_LOST.format(v="v")} AS lost,
                    coalesce({_CLASH.format(v="v")},
                             CASE WHEN cardinality(p.reopened) + p.in_force = 0 AND p.known > 0 AND NOT linked
-                                 THEN 'nessuno dei suoi prezzi è in vigore: aggiungine uno e rifai l''anteprima'
+                                 THEN 'no_price_in_force'
                                  END) AS clash,
-                   CASE WHEN linked THEN '; è di studiolab: se là non c''è più, «Sync servizi» la ritira di nuovo'
-                        ELSE '' END AS studiolab
+                   linked AS from_studiolab
             FROM service v JOIN clinic c ON c.id = v.clinic_id
             CROSS JOIN LATERAL (
                 SELECT CAST(v.deleted_at AT TIME ZONE c.time_zone AS date) AS closed_on,
@@ -169,6 +173,6 @@ def _three_lists(connection: sa.Connection, plan: Plan) -> tuple[Table, ...]:
     rows = connection.execute(sa.text(f"SELECT list, what, reason FROM {plan.rows} ORDER BY what")).all()
     tables = []
     for which, key in _LISTS.items():
-        cells = tuple((row.what, row.reason) for row in rows if row.list == which)
+        cells = tuple((row.what, read(row.reason)) for row in rows if row.list == which)
         tables.append(Table(key, ("treatment", "why"), cells, len(cells)))
     return tuple(tables)
