@@ -121,6 +121,23 @@ def test_a_live_hold_is_respected_and_an_expired_one_is_not(bo: Lab) -> None:
     assert bo.appointment("X").seats == 1
 
 
+def test_an_event_of_somebody_else_suspends_the_link_and_waits(bo: Lab) -> None:
+    said = {"last_name": "Verdi", "first_name": "Anna", "sex": "F", "birth_date": "1999-05-02", "fiscal_code": None}
+    with bo.engine.begin() as connection:
+        connection.execute(
+            sa.text("""UPDATE patient p
+                       SET sex = 'M', birth_date = '1952-03-04', last_name = 'Rossi', first_name = 'Ugo'
+                       FROM patient_link l WHERE l.patient_id = p.id AND l.external_id = 'P2'""")
+        )
+    bo.publish(person("P2", **said), booking("X", patient_id="P2"))
+    report_ = bo.sync()
+    assert (report_.outcome, report_.counts.updated, report_.counts.waiting) == (Outcome.PARTIAL, 0, 2)
+    assert bo.appointment("X") is None
+    assert {reason for (reason,) in bo.rows("SELECT reason FROM event_inbox")} == {"identity_suspended"}
+    assert bo.rows("SELECT external_id FROM patient_link WHERE suspended_at IS NOT NULL") == [("P2",)]
+    assert bo.rows("SELECT last_name FROM patient WHERE last_name = 'Verdi'") == []
+
+
 def test_two_bookings_swap_their_places_in_one_page(bo: Lab) -> None:
     bo.publish(booking("X"), booking("Y", "10:00"))
     bo.sync()

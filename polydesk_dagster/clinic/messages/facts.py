@@ -58,7 +58,9 @@ _PEOPLE = sa.text(rf"""
 _ITEMS = sa.text("""
     SELECT l.message_id, l.subject, l.subject_id, l.version, l.useful_until,
            a.status, a.start_version, a.starts_at, p.id AS patient_id, p.first_name, p.last_name,
-           coalesce(p.deceased_on IS NOT NULL, false) AS deceased, s.name AS service,
+           coalesce(p.deceased_on IS NOT NULL, false) AS deceased,
+           EXISTS (SELECT FROM patient_link pl
+                   WHERE pl.patient_id = p.id AND pl.suspended_at IS NOT NULL) AS suspended, s.name AS service,
            coalesce(s.sensitive OR s.sensitive_decided_at IS NULL AND s.name ~* :clinical, false) AS sensitive,
            s.preparation,
            concat_ws(' ', sp.title, sp.last_name) AS specialist, lo.name AS location, a.verification_expires_at,

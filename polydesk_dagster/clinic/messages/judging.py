@@ -43,6 +43,8 @@ class Item:
     first_name: str | None = None
     last_name: str | None = None
     deceased: bool = False
+    suspended: bool = False
+    """Whether the source no longer means the person that this patient is: a person decides first."""
     service: str | None = None
     sensitive: bool = False
     """So it was decided, or its name says so and nobody has decided."""
@@ -148,6 +150,8 @@ def judge(
     kept = [item for item in message.items if id(item) not in out]
     if not kept:
         return Withheld(dropped[0][1] if dropped else Why.GONE)
+    if any(item.suspended for item in kept):
+        return Wait()
     person = message.person
     if person is None:
         return Withheld(Why.GONE, dropped=dropped)

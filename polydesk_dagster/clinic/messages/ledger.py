@@ -92,6 +92,9 @@ _DEPART = sa.text(f"""
                AND NOT EXISTS (SELECT FROM message_opt_out o
                                WHERE q.recipient_type = 'patient' AND o.patient_id = q.recipient_id
                                  AND o.channel = q.channel AND o.kind IN (q.kind, 'any') AND q.kind <> 'service_notice')
+               AND NOT EXISTS (SELECT FROM patient_link pl
+                               WHERE q.recipient_type = 'patient' AND pl.patient_id = q.recipient_id
+                                 AND pl.suspended_at IS NOT NULL)
                AND NOT EXISTS (SELECT FROM patient p
                                WHERE q.recipient_type = 'patient' AND p.id = q.recipient_id
                                  AND p.deceased_on IS NOT NULL) AS ok

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.why import why
+from polydesk_dagster.clinic.patients.claims import fingerprint
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
 
 SERVICE = "import_patients"
+
+FIRST_MEETINGS = 50_000
+"""Linked people whose identity is noted for the first time in one import; the next one goes on from there."""
 
 SAME_NAME = """(name_key({p}.last_name) = name_key({s}.last_name)
                  AND name_key({p}.first_name) = name_key({s}.first_name))"""
@@ -216,28 +221,38 @@ PATIENT = Kind(
 )
 
 
-def missing_only(pages: Iterable[Page], known: frozenset[str]) -> Iterator[Page]:
-    """``pages`` without the records that are linked already: of those nothing is looked at, whatever they say."""
+def missing_only(
+    pages: Iterable[Page], known: Mapping[str, int | None], differing: list[Mapping[str, Any]] | None = None
+) -> Iterator[Page]:
+    """``pages`` without the records that are linked already. Of those only who they are is looked at: whoever is not
+    as the link remembers is added to ``differing``, as it came."""
     for page in pages:
-        if known:
-            fresh = [item for item in page.records if not _is_known(item, known)]
-            yield replace(page, records=fresh, passed=len(page.records) - len(fresh))
-        else:
+        if not known:
             yield page
+            continue
+        fresh = []
+        for item in page.records:
+            external_id = item.get("id") if isinstance(item, Mapping) else None
+            if not isinstance(external_id, str) or external_id not in known:
+                fresh.append(item)
+            elif differing is not None and _is_another(item, known[external_id], len(differing)):
+                differing.append(item)
+        yield replace(page, records=fresh, passed=len(page.records) - len(fresh))
 
 
-def _is_known(item: object, known: frozenset[str]) -> bool:
-    external_id = item.get("id") if isinstance(item, Mapping) else None
-    return isinstance(external_id, str) and external_id in known
+def _is_another(item: Mapping[str, Any], seen: int | None, noted: int) -> bool:
+    return noted < FIRST_MEETINGS if seen is None else seen != fingerprint(item)
 
 
-def linked(connection: sa.Connection, clinic_id: int) -> frozenset[str]:
-    """The names by which the clinic's studiolab knows patients that are linked, or that a person has dismissed."""
+def linked(connection: sa.Connection, clinic_id: int) -> dict[str, int | None]:
+    """The names by which the clinic's studiolab knows patients that are linked, or that a person has dismissed, each
+    with the hash of who it was the last time (None: not looked at yet, or to be left alone)."""
     found = connection.execute(
-        sa.text("""SELECT external_id FROM patient_link WHERE clinic_id = :clinic_id
+        sa.text("""SELECT external_id, identity FROM patient_link WHERE clinic_id = :clinic_id
                    UNION ALL
-                   SELECT external_id FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'"""),
+                   SELECT external_id, NULL FROM patient_review
+                   WHERE clinic_id = :clinic_id AND state = 'dismissed'"""),
         {"clinic_id": clinic_id},
         execution_options={"stream_results": True, "max_row_buffer": 10_000},
     )
-    return frozenset(found.scalars())
+    return {row.external_id: row.identity for row in found}

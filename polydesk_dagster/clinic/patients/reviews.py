@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.changes.why import read
+from polydesk_dagster.clinic.patients.claims import END_SUSPENDED
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS
 from polydesk_dagster.clinic.patients.identity import NO_CODE, SAME_NAME, SERVICE
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
@@ -168,8 +169,9 @@ def create(
             INSERT INTO patient ({columns}, created_at, updated_at)
             SELECT {", ".join(f"r.{name}" for name in COLUMNS)}, :as_of, :as_of
             FROM patient_review q CROSS JOIN LATERAL jsonb_to_record(q.record) AS r({types})
-            WHERE q.id = :id AND NOT EXISTS (SELECT FROM patient_link l WHERE l.clinic_id = q.clinic_id
-                                                                         AND l.external_id = q.external_id)
+            WHERE q.id = :id AND NOT EXISTS (SELECT FROM patient_link l
+                                             WHERE l.clinic_id = q.clinic_id AND l.external_id = q.external_id
+                                               AND l.suspended_at IS NULL)
             RETURNING id"""),
         {"id": review_id, "as_of": as_of},
     ).scalar_one_or_none()
@@ -187,6 +189,7 @@ def dismiss(connection: sa.Connection, review_id: int, *, as_of: datetime, actor
     refusal = _decided(review) or _needs_reason(reason, review.clinic)
     if refusal is not None:
         return refusal
+    connection.execute(sa.text(END_SUSPENDED), {"id": review.id, "as_of": as_of})
     _decide(connection, review, "dismissed", as_of=as_of, actor=actor, reason=reason)
     return _done(Counts(updated=1), "review_dismissed", review)
 
@@ -261,7 +264,8 @@ def _may_create(connection: sa.Connection, review: Review, *, shared_code: bool,
 
 
 def _linked(connection: sa.Connection, review: Review, patient_id: int, made_by: str, as_of: datetime) -> bool:
-    """Make the link; False if an import has made one meanwhile."""
+    """Make the link, in the place of one that was suspended; False if an import has made one meanwhile."""
+    connection.execute(sa.text(END_SUSPENDED), {"id": review.id, "as_of": as_of})
     made = connection.execute(
         sa.text("""
             INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes.why import kept
 from polydesk_dagster.clinic.messages.kinds import REPORT_READY
 from polydesk_dagster.clinic.messages.planning import enqueue
+from polydesk_dagster.clinic.patients import claims
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import comparable
@@ -27,6 +28,7 @@ UPDATE news n
 SET patient_id = l.patient_id, service_id = s.id, specialist_id = d.id, agenda_id = g.id,
     problem = CASE WHEN n.problem IS NOT NULL THEN n.problem
                    WHEN m.patient IS NOT NULL AND l.patient_id IS NULL THEN 'patient_not_imported'
+                   WHEN l.suspended_at IS NOT NULL THEN 'identity_suspended'
                    WHEN m.service IS NOT NULL AND s.id IS NULL THEN 'service_unknown'
                    WHEN m.collaborator IS NOT NULL AND d.id IS NULL THEN 'collaborator_unknown'
                    WHEN m.agenda IS NOT NULL AND g.id IS NULL THEN 'agenda_unknown' END
@@ -241,6 +243,10 @@ WHERE p.id = n.patient_id
       IS DISTINCT FROM (coalesce(t.residence, p.residence), coalesce(t.address, p.address),
                         coalesce(t.postal_code, p.postal_code), coalesce(t.deceased_on, p.deceased_on))"""
 
+PEOPLE = """
+SELECT DISTINCT ON (target) person FROM news WHERE facet = 'patient' AND person IS NOT NULL AND verdict IS NULL
+ORDER BY target, sequence DESC"""
+
 # Who a patient is and how to reach them is ours once we know it.
 OWN_FIELDS = ("last_name", "first_name", "fiscal_code", "sex", "birth_date", "birth_place", "email", "phone", "mobile")
 
@@ -297,6 +303,7 @@ class _Settling:
     def all(self) -> None:
         self.run(BOOKINGS)
         self.run(SUPERSEDE)
+        self.check_claims()
         self.run(RESOLVE)
         self.group(None)
         self.run(ASK_PRICES, service=PREVIEW_PRICES)
@@ -392,6 +399,11 @@ class _Settling:
         self.run(BOOK)
         self.run(SEAT)
         return _found("time_full", self.run(STANDING))
+
+    def check_claims(self) -> None:
+        """Suspend the links of those whom the newest of their events no longer means, before anything is done."""
+        found = self.run(PEOPLE).scalars()
+        claims.check(self.connection, self.parameters["clinic"], found, self.as_of)  # type: ignore[arg-type]
 
     def compare_patients(self) -> None:
         said, patients = [], []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
+from polydesk_dagster.clinic.patients import claims
 from polydesk_dagster.clinic.patients import identity as patients
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.kinds.agreements import AGREEMENT
 from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
 from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
@@ -117,9 +118,10 @@ def _once(
         etag = engine_of_plans.known_etag(connection, this.kind, scope, as_of=as_of)
         known = _known(connection, feed, scope)
     reading = _Reading(this, this.ask(studiolab, etag))
-    pages: Iterable[Page] = patients.missing_only(reading, known) if known else reading
+    differing: list[Mapping[str, Any]] = []
+    pages: Iterable[Page] = patients.missing_only(reading, known, differing) if known else reading
     try:
-        return engine_of_plans.synchronise(
+        report = engine_of_plans.synchronise(
             engine,
             this.kind,
             scope,
@@ -130,10 +132,33 @@ def _once(
             etag=lambda: reading.etag,
         )
     except Unchanged:
-        return engine_of_plans.in_step(this.kind, scope)
+        report = engine_of_plans.in_step(this.kind, scope)
+    return report if feed != "patients" else _with_claims(engine, report, scope, differing, as_of, preview=preview)
 
 
-def _known(connection: sa.Connection, feed: str, scope: Scope) -> frozenset[str]:
+def _with_claims(
+    engine: sa.Engine,
+    report: Report,
+    scope: Scope,
+    differing: Sequence[Mapping[str, Any]],
+    as_of: datetime,
+    *,
+    preview: bool,
+) -> Report:
+    """``report`` with the links whose people the source no longer means: suspended now, or waiting from before."""
+    if scope.clinic_id is None or preview or report.outcome is Outcome.REFUSED:
+        return report
+    with engine.begin() as connection:
+        new = claims.check(connection, scope.clinic_id, differing, as_of)
+        waiting = claims.suspended(connection, scope.clinic_id)
+    counts = replace(report.counts, waiting=report.counts.waiting + waiting)
+    if not new:
+        return replace(report, counts=counts)
+    said = Reason("links_suspended", None, scope.clinic, new)
+    return replace(report, outcome=Outcome.PARTIAL, counts=counts, reasons=(*report.reasons, said))
+
+
+def _known(connection: sa.Connection, feed: str, scope: Scope) -> dict[str, int | None]:
     if feed != "patients" or scope.clinic_id is None:
-        return frozenset()
+        return {}
     return patients.linked(connection, scope.clinic_id)

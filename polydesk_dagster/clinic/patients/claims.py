@@ -1,0 +1,120 @@
+"""A link to a patient is a claim with evidence: compared with what the source says now, at every import and event.
+
+Whoever the source no longer means is not guessed: the link is suspended, that person's events and messages wait, and a
+review asks a person. What is merely corrected (one of code, name, date of birth and sex) stays linked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes.kind import Reject
+from polydesk_dagster.changes.why import why
+from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
+from polydesk_dagster.wire import comparable
+
+AT_ONCE = 5000
+"""Records compared by one statement."""
+
+_FIELDS = ("fiscal_code", "last_name", "first_name", "birth_date", "sex")
+
+
+def fingerprint(item: Mapping[str, Any]) -> int:
+    """A hash of who ``item``, a patient as the source writes one, is: code, folded names, date of birth, sex."""
+    said = "|".join([_folded(item.get(field)) for field in _FIELDS])
+    return int.from_bytes(blake2b(said.encode("utf-8", "replace"), digest_size=8).digest(), "big", signed=True)
+
+
+def _folded(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    return (
+        " ".join(value.casefold().split())
+        if value.isascii() and value.replace(" ", "").isalnum()
+        else comparable(value)
+    )
+
+
+# Both sides say something, and it is not the same.
+_DIFFERENT = {
+    "fiscal_code": """s.fiscal_code_kind = 'CF' AND p.fiscal_code_kind = 'CF'
+                      AND s.fiscal_code_canonical <> p.fiscal_code_canonical""",
+    "last_name": """name_key(s.last_name) <> name_key(p.last_name)
+                    AND name_key(s.first_name) <> name_key(p.first_name)""",
+    "birth_date": "s.birth_date <> p.birth_date",
+    "sex": "s.sex <> p.sex",
+}
+_WRONG = "array_remove(ARRAY[{}], NULL)".format(
+    ", ".join(f"CASE WHEN {test} THEN '{field}' END" for field, test in _DIFFERENT.items())
+)
+_NAMED = "(SELECT jsonb_agg(jsonb_build_object('term', field, 'domain', 'identity')) FROM unnest(wrong) field)"
+
+# Two of them together are another person; one alone is a correction.
+CHECK = f"""
+    WITH said AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb))
+            AS s(external_id text, identity bigint, {", ".join(f"{name} {type_}" for name, type_ in COLUMNS.items())})
+    ), compared AS MATERIALIZED (
+        SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong, to_jsonb(s) - 'identity' AS record
+        FROM said s JOIN patient_link l ON l.clinic_id = :clinic_id AND l.external_id = s.external_id
+        JOIN patient p ON p.id = l.patient_id
+        WHERE l.suspended_at IS NULL
+    ), agreeing AS (
+        UPDATE patient_link l SET identity = c.identity FROM compared c
+        WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) < 2
+    ), suspended AS (
+        UPDATE patient_link l
+        SET suspended_at = :as_of, suspended_reason = {why("identity_contradicts", wrong=_NAMED)}
+        FROM compared c
+        WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) >= 2
+        RETURNING l.external_id, l.patient_id, l.suspended_reason, c.record
+    ), asked AS (
+        INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
+        SELECT :clinic_id, external_id, suspended_reason, ARRAY[patient_id], record, :as_of FROM suspended
+        ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING)
+    SELECT count(*) FROM suspended
+"""
+
+
+def check(connection: sa.Connection, clinic_id: int, items: Iterable[Mapping[str, Any]], as_of: datetime) -> int:
+    """Compare ``items``, patients of the clinic's source as it writes them, with whom they are linked to; returns how
+    many links were suspended. Those who cannot be read are left to the import."""
+    found = 0
+    rest = iter(items)
+    while part := list(islice(rest, AT_ONCE)):
+        said = [values for item in part if (values := _said(item)) is not None]
+        about = {"said": json.dumps(said), "clinic_id": clinic_id, "as_of": as_of}
+        found += connection.scalar(sa.text(CHECK), about) or 0
+    return found
+
+
+def _said(item: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        values = prepare(item)
+    except Reject:
+        return None
+    return dict(zip(("external_id", *COLUMNS), values, strict=False)) | {"identity": fingerprint(item)}
+
+
+def suspended(connection: sa.Connection, clinic_id: int) -> int:
+    """How many links of the clinic wait for a person."""
+    query = "SELECT count(*) FROM patient_link WHERE clinic_id = :clinic_id AND suspended_at IS NOT NULL"
+    return int(connection.scalar(sa.text(query), {"clinic_id": clinic_id}) or 0)
+
+
+END_SUSPENDED = """
+    WITH ended AS (
+        DELETE FROM patient_link l USING patient_review q
+        WHERE q.id = :id AND l.clinic_id = q.clinic_id AND l.external_id = q.external_id AND l.suspended_at IS NOT NULL
+        RETURNING l.*)
+    INSERT INTO patient_link_ended (clinic_id, external_id, patient_id, made_by, made_at, ended_at, reason)
+    SELECT clinic_id, external_id, patient_id, made_by, made_at, :as_of, suspended_reason FROM ended
+"""
+"""What makes room for a person's verdict on the review ``:id``; the patient, and what it has, stays."""

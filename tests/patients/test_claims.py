@@ -1,0 +1,106 @@
+"""Whom a link means is looked at again at every import and event; a contradiction waits for a person."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.clinic.patients import claims, identity, reviews
+from polydesk_dagster.clinic.patients.claims import fingerprint
+from polydesk_dagster.told import teller
+from tests import world
+from tests.patients.test_identity import MARIO, Import, person
+
+ANNA = {
+    "last_name": "Verdi",
+    "first_name": "Anna",
+    "sex": "F",
+    "birth_date": "1999-05-02",
+    "birth_place": "F205",
+    "fiscal_code": None,
+}
+WHO: dict[str, Any] = {"as_of": datetime(2026, 3, 10, 10, tzinfo=UTC), "actor": "desk:anna"}
+
+
+@pytest.fixture
+def run(engine: sa.Engine) -> Import:
+    imported = Import(engine)
+    imported(person("P2"))
+    look(imported, person("P2"))
+    return imported
+
+
+def look(run: Import, *items: dict[str, Any]) -> int:
+    """What an import finds about those who are linked already; how many links it suspends."""
+    differing: list[Any] = []
+    with run.engine.begin() as connection:
+        known = identity.linked(connection, run.clinic)
+        list(identity.missing_only([Page(1, items, (), "s", len(items))], known, differing))
+        return claims.check(connection, run.clinic, differing, world.AS_OF)
+
+
+def suspended(run: Import) -> list[Any]:
+    return run.rows("SELECT external_id FROM patient_link WHERE suspended_at IS NOT NULL")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"last_name": "ROSSI", "email": "altra@posta.it"},
+        {"birth_date": "1980-01-02"},
+        {"last_name": "Bianchi"},
+        {"fiscal_code": None},
+        {"sex": None, "birth_date": None},
+    ],
+    ids=["nothing", "spelling", "a-date-corrected", "married", "without-code", "less-is-said"],
+)
+def test_a_correction_stays_linked_and_is_looked_at_once(run: Import, change: dict[str, Any]) -> None:
+    said = person("P2", **change)
+    assert look(run, said) == 0
+    assert suspended(run) == []
+    assert run.rows("SELECT identity FROM patient_link") == [(fingerprint(said),)]
+
+
+def test_somebody_else_under_the_same_name_of_the_source_suspends_the_link(run: Import) -> None:
+    assert look(run, person("P2", **ANNA)) == 1
+    assert suspended(run) == [("P2",)]
+    ((record, cause),) = run.reviews()
+    assert record == "P2"
+    assert cause.startswith("in studiolab è cambiata l'identità (il cognome")
+    assert look(run, person("P2", **ANNA)) == 0, "asked once"
+    assert run.rows("SELECT last_name FROM patient") == [("Rossi",)], "nothing of a patient is overwritten"
+
+
+def _review(run: Import) -> int:
+    ((review,),) = run.rows("SELECT id FROM patient_review WHERE state = 'open'")
+    return int(review)
+
+
+def test_a_person_says_that_it_is_the_same_and_the_link_is_whole_again(run: Import) -> None:
+    look(run, person("P2", **ANNA))
+    ((patient,),) = run.rows("SELECT id FROM patient")
+    with run.engine.begin() as connection:
+        assert reviews.link(connection, _review(run), patient, **WHO).counts.updated == 1
+    assert suspended(run) == []
+    assert run.rows("SELECT patient_id, made_by FROM patient_link") == [(patient, "person")]
+    assert run.rows("SELECT count(*) FROM patient_link_ended") == [(1,)]
+
+
+def test_a_person_says_that_it_is_somebody_new(run: Import) -> None:
+    look(run, person("P2", **ANNA))
+    with run.engine.begin() as connection:
+        report = reviews.create(connection, _review(run), **WHO)
+    assert report.counts.created == 1, [teller().reason(reason) for reason in report.reasons]
+    assert run.rows("SELECT p.last_name FROM patient_link l JOIN patient p ON p.id = l.patient_id") == [("Verdi",)]
+    assert run.rows("SELECT count(*) FROM patient") == [(2,)]
+
+
+def test_the_hash_is_of_who_somebody_is_however_it_is_written() -> None:
+    assert fingerprint(MARIO) == fingerprint(MARIO | {"last_name": " ROSSI", "updated_at": "2026-02-02T00:00:00Z"})
+    assert fingerprint(person("P1", last_name="Nicolò")) == fingerprint(person("P9", last_name="Nicolo'"))
+    assert fingerprint(MARIO) != fingerprint(MARIO | {"birth_date": "1980-01-02"})
