@@ -156,6 +156,26 @@ def test_generation_is_taken_back_but_for_the_days_that_are_booked(engine: sa.En
     assert left == {row[1] for row in before if row[1].astimezone(world.ROME).date().isoformat() == "2026-03-12"}  # type: ignore[attr-defined]
 
 
+def test_what_a_person_took_back_is_not_done_again_by_the_next_night(engine: sa.Engine) -> None:
+    _practice(engine)
+    before = _slots(engine)
+    _run(engine, "UPDATE agenda_rule SET ends_at = '12:30'")
+    slots.generate(engine, AS_OF)
+    (last, *_) = _plans(engine, "applied")
+    assert _undo(engine, last.id) is Outcome.OK
+    night = slots.generate(engine, AS_OF)
+    assert (night.outcome, [reason.code for reason in night.reasons]) == (Outcome.PARTIAL, [slots.TAKEN_BACK_GUARD])
+    assert _slots(engine) == before
+    (plan,) = [plan for plan in _plans(engine) if plan.failed_guards]
+    assert _apply(engine, plan.id) is Outcome.REFUSED
+    assert _apply(engine, plan.id, slots.TAKEN_BACK_GUARD) is Outcome.OK
+    assert len(_slots(engine)) < len(before)
+    assert slots.generate(engine, AS_OF).outcome is Outcome.NOTHING_TO_DO
+    _run(engine, "UPDATE agenda_rule SET ends_at = '13:00'")
+    assert slots.generate(engine, AS_OF).outcome is Outcome.OK
+    assert _slots(engine) == before
+
+
 def test_an_orphan_goes_and_comes_back_with_its_plan(engine: sa.Engine) -> None:
     practice = _practice(engine)
     with engine.begin() as connection:

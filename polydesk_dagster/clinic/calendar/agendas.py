@@ -14,6 +14,12 @@ from polydesk_dagster.values import Count, Instant, Named
 RETIREMENT_GUARD = "too_many_retirements"
 """The guard over an agenda's plan; also what holds the agenda until a person has looked."""
 
+TAKEN_BACK_GUARD = "taken_back"
+"""Likewise of an agenda where generation would do again what a person has lately taken back."""
+
+HOLDING = f"('{RETIREMENT_GUARD}', '{TAKEN_BACK_GUARD}')"
+"""SQL: the problems of agendas that wait with a plan of their own."""
+
 ENDS_AHEAD = timedelta(days=30)
 """How long before an agenda's last turn ends that is told."""
 
@@ -137,7 +143,7 @@ def leave_out_what_makes_no_sense(
 
 REMEMBER = f"""
     INSERT INTO agenda_state AS known (agenda_id, outcome, reason_code, generated_through, derived_through, changed_at)
-    SELECT a.id, CASE WHEN a.problem IS NULL THEN 'ok' WHEN a.problem = '{RETIREMENT_GUARD}' THEN 'refused'
+    SELECT a.id, CASE WHEN a.problem IS NULL THEN 'ok' WHEN a.problem IN {HOLDING} THEN 'refused'
                       ELSE 'failed' END,
            a.problem,
            (SELECT max(s.local_date) FROM slot s WHERE s.agenda_id = a.id AND s.state = 'free'), c.through, :as_of

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
+from polydesk_dagster.changes import plans
+from polydesk_dagster.clinic.calendar.agendas import HOLDING, RETIREMENT_GUARD, TAKEN_BACK_GUARD
 from polydesk_dagster.clinic.calendar.effective import CLOSURE_IN_FORCE, LAYERS, REACHES, slot_span
 from polydesk_dagster.clinic.calendar.expansion import WANTED
 
@@ -119,7 +120,30 @@ def due(alias: str = "slot_change") -> str:
     """SQL: a row of ``slot_change`` that nobody has to look at first. A held agenda's are not, but what is closed is
     closed."""
     return f"""({alias}.cause IS NOT DISTINCT FROM 'closure' AND {alias}.state IN ('orphan', 'retired')
-                OR {alias}.agenda_id NOT IN (SELECT id FROM working_agenda WHERE problem = '{RETIREMENT_GUARD}'))"""
+                OR {alias}.agenda_id NOT IN (SELECT id FROM working_agenda WHERE problem IN {HOLDING}))"""
+
+
+# The plans of the clinic that people took back lately.
+TAKEN_BACK = f"""
+    SELECT p.id AS plan, u.id AS undo, u.applied_at
+    FROM plan u JOIN plan p ON p.id = u.undoes
+    WHERE u.state = 'applied' AND u.applied_by LIKE 'desk:%' AND u.rows_kept AND p.rows_kept
+      AND u.applied_at > now() - interval '{plans.REMEMBERED}' AND p.kind = 'slot' AND p.clinic_id = :clinic_id
+    ORDER BY u.id
+"""
+
+# Agendas of which a row would be done again, unless somebody has looked since and applied it past the guard.
+HELD_AS_TAKEN_BACK = f"""
+    UPDATE working_agenda a SET problem = '{TAKEN_BACK_GUARD}'
+    WHERE a.problem IS NULL
+      AND a.id IN (SELECT c.agenda_id FROM slot_change c
+                   JOIN {{plan}} p ON p.agenda_id = c.agenda_id AND p.starts_at = c.starts_at AND p.action = c.action
+                       AND (p.ends_at, p.capacity, p.state) = (c.ends_at, c.capacity, c.state)
+                   JOIN {{undo}} u ON u.id = p.id AND u.action <> 'conflict')
+      AND NOT EXISTS (SELECT FROM plan n
+                      WHERE n.kind = 'slot' AND n.scope = jsonb_build_object('agenda', a.id) AND n.applied_at > :since
+                        AND '{TAKEN_BACK_GUARD}' = ANY(n.past_guards))
+"""
 
 
 def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bool) -> None:
@@ -132,5 +156,9 @@ def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bo
     if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM changed_cell)")):
         statements += [LOCK_PRESENT] if lock else []
         statements += [PRESENT, "ANALYZE present_slot", WANTED_SLOTS, "ANALYZE wanted_slot", CHANGES, NEW_SLOTS]
-    for statement in (*statements, HELD):
+    for statement in statements:
         connection.execute(sa.text(statement), values)
+    for row in connection.execute(sa.text(TAKEN_BACK), values).all():
+        rows = {"plan": plans.rows_table(row.plan), "undo": plans.rows_table(row.undo)}
+        connection.execute(sa.text(HELD_AS_TAKEN_BACK.format(**rows)), {"since": row.applied_at})
+    connection.execute(sa.text(HELD), values)

@@ -6,7 +6,7 @@ A plan holds the slots of one clinic that have to change, or those of one agenda
 from __future__ import annotations
 
 from polydesk_dagster.changes.kind import Guard, Kind
-from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
+from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD, TAKEN_BACK_GUARD
 from polydesk_dagster.clinic.calendar.comparison import MAX_RETIRED_SHARE, due, taken
 from polydesk_dagster.clinic.calendar.orphans import LIST
 
@@ -16,13 +16,16 @@ ROWS = """
     SELECT action, CAST(NULL AS text) AS finding,
            CASE WHEN state IN ('orphan', 'retired') THEN 'slot_' || cause
                 WHEN cause IS NOT NULL THEN 'slot_produced_again' END AS reason,
-           id, agenda_id, starts_at, local_date, ends_at, capacity, state, cause, closure_id
+           id, agenda_id, starts_at, local_date, ends_at, capacity, state, cause, closure_id, {repeats} AS repeats
     FROM slot_change WHERE {where}
 """
 
-DUE_ROWS = ROWS.format(where=due())
+DUE_ROWS = ROWS.format(where=due(), repeats="false")
 
-HELD_ROWS = ROWS.format(where=f"agenda_id = :agenda AND NOT {due()}")
+HELD_ROWS = ROWS.format(
+    where=f"agenda_id = :agenda AND NOT {due()}",
+    repeats=f"(SELECT a.problem = '{TAKEN_BACK_GUARD}' FROM working_agenda a WHERE a.id = :agenda)",
+)
 
 _LOCK = (
     """SELECT count(*) FROM (SELECT a.id FROM agenda a WHERE a.id IN (SELECT r.agenda_id FROM {rows} r)
@@ -66,7 +69,7 @@ SLOT = Kind(
     fixed=("agenda_id", "starts_at", "local_date"),
     owned=("ends_at", "capacity", "state"),
     kept=("manual",),
-    carried={"cause": "text", "closure_id": "bigint"},
+    carried={"cause": "text", "closure_id": "bigint", "repeats": "boolean"},
     taken="t.agenda_id = r.agenda_id AND t.starts_at = r.starts_at",
     barred=f"""CASE WHEN r.action = 'create' THEN NULL
                     WHEN {taken("t")} > CASE WHEN r.state = 'retired' OR r.action = 'delete' THEN 0 ELSE r.capacity END
@@ -85,6 +88,7 @@ SLOT = Kind(
                      GROUP BY r.agenda_id) l""",
             MAX_RETIRED_SHARE,
         ),
+        Guard(TAKEN_BACK_GUARD, "SELECT count(*) FROM {rows} r WHERE r.repeats", 0, noun="rows"),
     ),
     before=_LOCK,
     after=(*AFTER, _STATE),

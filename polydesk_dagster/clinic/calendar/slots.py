@@ -24,10 +24,12 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.clinic.calendar.agendas import (
     ENDS_AHEAD,
+    HOLDING,
     LOCK_AGENDAS,
     REMEMBER,
     REMEMBER_FAILED,
     RETIREMENT_GUARD,
+    TAKEN_BACK_GUARD,
     Clinic,
     agenda,
     leave_out_what_makes_no_sense,
@@ -44,7 +46,7 @@ from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, combine, done
 from polydesk_dagster.values import Value
 
-__all__ = ["RETIREMENT_GUARD", "derive", "generate"]
+__all__ = ["RETIREMENT_GUARD", "TAKEN_BACK_GUARD", "derive", "generate"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -214,15 +216,16 @@ def _plans_of_held(connection: sa.Connection, clinic: Clinic, values: Mapping[st
     """A plan for every agenda that a person must look at, told as a reason, and how many of their slots were not held
     the night before already."""
     rows = connection.execute(
-        sa.text("""
-            SELECT a.id, a.name, count(*) FILTER (WHERE c.action = 'retire' AND c.was_state = 'free') AS leaving,
+        sa.text(f"""
+            SELECT a.id, a.name, a.problem,
+                   count(*) FILTER (WHERE c.action = 'retire' AND c.was_state = 'free') AS leaving,
                    (SELECT count(*) FROM slot s
                     WHERE s.agenda_id = a.id AND s.starts_at > :as_of AND s.state = 'free') AS ahead,
                    coalesce((SELECT g.reason_code = a.problem FROM agenda_state g WHERE g.agenda_id = a.id), false)
                        AS known
             FROM working_agenda a JOIN slot_change c ON c.agenda_id = a.id
-            WHERE a.problem = :guard GROUP BY a.id, a.name, a.problem ORDER BY a.name, a.id"""),
-        {**values, "guard": RETIREMENT_GUARD},
+            WHERE a.problem IN {HOLDING} GROUP BY a.id, a.name, a.problem ORDER BY a.name, a.id"""),
+        values,
     ).all()
     reasons, newly = [], 0
     for row in rows:
@@ -230,8 +233,10 @@ def _plans_of_held(connection: sa.Connection, clinic: Clinic, values: Mapping[st
         as_of = values["as_of"]
         assert isinstance(as_of, datetime)
         plan = changes.propose(connection, SLOT, scope, HELD_ROWS, as_of=as_of)
-        told: dict[str, Value] = {"agenda": agenda(row), "leaving": row.leaving, "ahead": row.ahead, "plan": plan.id}
-        reasons.append(Reason(RETIREMENT_GUARD, told, clinic.code, plan.writes))
+        told: dict[str, Value] = {"agenda": agenda(row), "plan": plan.id}
+        if row.problem == RETIREMENT_GUARD:
+            told |= {"leaving": row.leaving, "ahead": row.ahead}
+        reasons.append(Reason(row.problem, told, clinic.code, plan.writes))
         newly += 0 if row.known else plan.writes
     return reasons, newly
 
