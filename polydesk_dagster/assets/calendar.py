@@ -6,6 +6,7 @@ from polydesk_dagster.clinic.calendar import closures, slots
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
 
@@ -14,11 +15,7 @@ from polydesk_dagster.told.dagster import metadata
     group_name="calendar",
     kinds={"postgres"},
     tags={"polydesk/records": "slot"},
-    description=(
-        "Gli orari prenotabili delle agende con la generazione automatica, dal momento presente all'orizzonte di ogni "
-        "agenda. Gli orari già prenotati non cambiano mai: se i turni non li prevedono più, finiscono tra le "
-        "prenotazioni da ricollocare."
-    ),
+    description=teller().text("asset.agenda_slots"),
     deps=[["calendar", "closures"]],
     code_version="1",
 )
@@ -46,10 +43,7 @@ def agenda_slots(
     group_name="calendar",
     kinds={"http", "postgres"},
     tags={"polydesk/records": "closure"},
-    description=(
-        "Le festività e le altre chiusure del server centrale, di quest'anno e del prossimo; gli orari dei giorni che "
-        "una modifica tocca si rifanno nella stessa esecuzione."
-    ),
+    description=teller().text("asset.closures"),
     code_version="1",
 )
 def default_closures(

@@ -6,7 +6,10 @@ from polydesk_dagster.clinic.bookings import checks as booking_checks
 from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.clinic.calendar.checks import Finding
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import figures
 
+T = teller()
 SLOTS = dg.AssetKey(["calendar", "agenda_slots"])
 CLOSURES = dg.AssetKey(["calendar", "closures"])
 
@@ -15,55 +18,53 @@ def _result(finding: Finding, severity: dg.AssetCheckSeverity) -> dg.AssetCheckR
     return dg.AssetCheckResult(
         passed=finding.count == 0,
         severity=severity,
-        metadata={"Quanti": finding.count, "Esempi": finding.examples or "nessuno"},
+        metadata=figures({"calendar_broken": finding.count, "calendar_examples": finding.examples or None}),
     )
 
 
-@dg.asset_check(asset=SLOTS, description="Nessun orario libero cade in una chiusura in vigore.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.no_free_slot_on_a_closure"))
 def no_free_slot_on_a_closure(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(calendar_checks.free_on_closure(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
-@dg.asset_check(asset=SLOTS, description="Due orari della stessa agenda non si sovrappongono mai.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.no_overlapping_slots"))
 def no_overlapping_slots(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(calendar_checks.overlapping(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
-@dg.asset_check(asset=SLOTS, description="Ogni prenotazione attiva ha il suo posto su un orario non ritirato.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.every_booking_has_its_slot"))
 def every_booking_has_its_slot(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(calendar_checks.bookings_without_slot(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
-@dg.asset_check(asset=SLOTS, description="Nessun orario è tenuto occupato da una prenotazione annullata o scaduta.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.no_seat_without_a_booking"))
 def no_seat_without_a_booking(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(booking_checks.seats_without_booking(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
-@dg.asset_check(asset=SLOTS, description="Nessun medico, paziente, ambulatorio o strumento è atteso in due posti.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.nobody_in_two_places"))
 def nobody_in_two_places(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(booking_checks.collisions(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
-@dg.asset_check(asset=SLOTS, description="Non ci sono prenotazioni da ricollocare ancora aperte.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.no_open_orphans"))
 def no_open_orphans(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(calendar_checks.open_orphans(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
-@dg.asset_check(asset=SLOTS, description="Ogni agenda automatica attiva ha orari fino al suo orizzonte.")
+@dg.asset_check(asset=SLOTS, description=T.text("check.no_agenda_left_behind"))
 def no_agenda_left_behind(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         return _result(calendar_checks.agendas_behind(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
-@dg.asset_check(
-    asset=CLOSURES, description="Da ottobre il server centrale ha pubblicato le chiusure dell'anno prossimo."
-)
+@dg.asset_check(asset=CLOSURES, description=T.text("check.next_year_is_published"))
 def next_year_is_published(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         finding = calendar_checks.next_year_unpublished(connection, polydesk.now())

@@ -117,7 +117,7 @@ CLOSURE = Kind(
                    'central' AS source, CAST(:year AS integer) AS source_year, :snapshot AS source_version,
                    CAST(NULL AS timestamptz) AS lifted_at,
                    CASE WHEN s.scope = 'region' AND known.region IS NULL THEN 'unmapped' ELSE s.problem END AS problem,
-                   CASE WHEN s.scope = 'region' AND known.region IS NULL THEN 'la regione non esiste'
+                   CASE WHEN s.scope = 'region' AND known.region IS NULL THEN 'region_unknown'
                         ELSE s.reason END AS reason
             FROM {stage} s
             LEFT JOIN (SELECT DISTINCT ON (lower(region)) region FROM (
@@ -128,8 +128,8 @@ CLOSURE = Kind(
                    WHERE t.source = 'central' AND t.source_year = :year""",
         retire={"lifted_at": ":as_of"},
         retirable="c.lifted_at IS NULL",
-        reason="""CASE WHEN d.n IS NULL THEN 'non è più nell''elenco centrale: si riapre'
-                       WHEN c.lifted_at IS NOT NULL THEN 'è tornata nell''elenco centrale' END""",
+        reason="""CASE WHEN d.n IS NULL THEN 'closure_gone'
+                       WHEN c.lifted_at IS NOT NULL THEN 'closure_back' END""",
     ),
 )
 
