@@ -223,7 +223,7 @@ def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothin
     assert "generate_slots" in night
     assert "fallito" not in night, night
     assert "rifiutato" not in night, night
-    with urllib.request.urlopen(f"http://127.0.0.1:{installation.port}/server_info", timeout=PATIENCE) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{installation.port}/health/live", timeout=PATIENCE) as answer:
         assert answer.status == 200
     second = installation.run("up")
     assert second.returncode == 4
