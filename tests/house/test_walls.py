@@ -125,3 +125,14 @@ def test_only_one_room_touches_dagsters_inside(name: str, path: Path) -> None:
     texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
     said = [text for text in texts if isinstance(text, str)]
     assert not [text for text in said if "dagster._" in text or _dagsters_tables().search(text)]
+
+
+DECLARED = re.compile(r'^(revision|down_revision) = (?:"(\d+)"|None)', re.MULTILINE)
+
+
+def test_migrations_are_one_line_of_numbers() -> None:
+    before = None
+    for path in sorted((PACKAGE / "database" / "migrations" / "versions").glob("[0-9]*.py")):
+        declared = {name: number or None for name, number in DECLARED.findall(path.read_text())}
+        assert declared == {"revision": path.name.partition("_")[0], "down_revision": before}, path.name
+        before = declared["revision"]
