@@ -96,7 +96,7 @@ def _paragraph(service: str, failures: Sequence[Failure], web: str) -> str:
         when = f"{len(failures)} volte dal {failures[0].at.astimezone(ROME):%d/%m %H:%M} al {when}"
     lines = [f"{_name(service)}: {when}{f', cliniche {chr(44).join(clinics)}' if clinics else ''}"]
     lines.append(f"  {last.reason or 'Finita prima di un esito: il motivo è nel log della esecuzione.'}")
-    lines.append(f"  {web}/runs/{last.run_id}")
+    lines.append(f"  {web}/dagster/runs/{last.run_id}")
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ class TestText:
         assert mail.subject.startswith("Polydesk: 3 esecuzioni fallite (Importa comuni, Sync prezzi e convenzioni)")
         assert "2 volte dal 28/03 04:00 al 28/03 04:05, cliniche MI01,RM02" in mail.body
         assert "studiolab ha risposto 500" in mail.body
-        assert "http://polydesk.local:3000/runs/run-5" in mail.body
+        assert "http://polydesk.local:3000/dagster/runs/run-5" in mail.body
 
     def test_the_same_text_has_the_same_key(self) -> None:
         one, two = (alerts.compose([_failure(0)], "http://x") for _ in range(2))
