@@ -18,7 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 
 from polydesk_dagster import changes
 from polydesk_dagster.clinic.bookings.emergency import VERBS, Press
@@ -65,7 +65,7 @@ def _as_json(rows: Any) -> str:
 
 def _told(value: Any) -> Any:
     match value:
-        case Jsonb():
+        case Json() | Jsonb():
             return value.obj
         case bytes():
             return f"\\x{value.hex()}"
