@@ -179,6 +179,29 @@ def probes(
     shown.table(None, [t.label("column", key) for key in ("probe_number", "probe_question", "document")], found)
 
 
+@app.command("words")
+def lay_words(
+    lay: Annotated[str | None, typer.Argument(help="Come la chiama la gente.", metavar="[PAROLE]")] = None,
+    clinical: Annotated[str | None, typer.Option("--means", help="Come la chiamano i documenti.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Toglie la coppia invece di aggiungerla.")] = False,
+    json: Json = False,
+) -> None:
+    """Elenca, aggiunge o toglie le parole della gente per quelle dei documenti (favismo: G6PD)."""
+    from polydesk_dagster.knowledge import shelf
+
+    if (lay is None) != (clinical is None):
+        raise typer.BadParameter(say("command.knowledge.words_and_means"))
+    with opened() as installation, installation.engine.begin() as connection:
+        if lay is not None and clinical is not None:
+            shelf.set_lay_word(connection, lay, clinical, remove=remove)
+        found = shelf.lay_words(connection)
+    if json:
+        shown.as_json([{"lay": said, "clinical": meant} for said, meant in found])
+        return
+    t = shown.told()
+    shown.table(None, [t.label("column", key) for key in ("lay_word", "clinical_word")], found)
+
+
 def _as_dict(document: Any) -> dict[str, Any]:
     told = asdict(document)
     told.pop("key")

@@ -29,13 +29,27 @@ class Question:
     weights: Mapping[str, float]
     unknown: tuple[str, ...]
     corrected: Mapping[str, str]
+    also: Mapping[str, tuple[tuple[str, ...], ...]]
+    """What documents may call a word of the question instead: each of these, in one or more words."""
+
+    @property
+    def looked_for(self) -> str:
+        """Its telling words, and those of the other names."""
+        others = (word for names in self.also.values() for name in names for word in name)
+        return " ".join(dict.fromkeys((*self.telling, *others)))
 
 
 def understand(
-    connection: sa.Connection, generation: int, passages: int, asked: Sequence[str], known: Mapping[str, int]
+    connection: sa.Connection,
+    generation: int,
+    passages: int,
+    asked: Sequence[str],
+    known: Mapping[str, int],
+    lay: Mapping[str, Sequence[str]],
 ) -> Question:
     """Words that neither a passage nor everyday Italian holds are taken for the commonest known one a letter away."""
-    unknown = [w for w in dict.fromkeys(asked) if w not in known and w not in STOP_WORDS]
+    also = {phrase.split()[-1]: tuple(tuple(name.split()) for name in names) for phrase, names in lay.items()}
+    unknown = [w for w in dict.fromkeys(asked) if w not in known and w not in STOP_WORDS and w not in also]
     misspelt = {
         w: one_edit_away(w)
         for w in unknown
@@ -62,7 +76,7 @@ def understand(
     every = tuple(corrected.get(word, word) for word in asked)
     telling = tuple(dict.fromkeys(word for word in every if word not in STOP_WORDS)) or tuple(dict.fromkeys(every))
     weights = {word: _rarity(passages, counts.get(word, 0)) for word in telling}
-    return Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected)
+    return Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected, also)
 
 
 @cache

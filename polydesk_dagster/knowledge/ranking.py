@@ -43,6 +43,7 @@ def rank(candidates: Sequence[Candidate], understood: Question) -> list[Candidat
     """Best first. The full-text order comes from BM25 and from how much of the question stands together; with vectors
     the two orders are fused by rank."""
     pieces = [(word, weight, grams(word)) for word, weight in understood.weights.items()]
+    others = {word: [[marked((part,)) for part in name] for name in names] for word, names in understood.also.items()}
     whole = sum(understood.weights.values()) or 1.0
     pairs = {marked(pair) for pair in zip(understood.every, understood.every[1:], strict=False)}
     for candidate in candidates:
@@ -51,7 +52,8 @@ def rank(candidates: Sequence[Candidate], understood: Question) -> list[Candidat
         held = covered = 0.0
         for word, weight, parts in pieces:
             present = [part for part in parts if part in text]
-            share = 1.0 if word in candidate.named else len(present) / len(parts)
+            called = any(all(part in text for part in name) for name in others.get(word, ()))
+            share = 1.0 if called or word in candidate.named else len(present) / len(parts)
             held += weight * share
             covered += weight * share**2
             worth += [(part, weight / len(parts)) for part in present]

@@ -49,6 +49,9 @@ LOOK_UP = sa.text("""
     SELECT g.*,
         (SELECT jsonb_object_agg(t.term, t.passages) FROM knowledge_term t
          WHERE t.generation_id = g.id AND t.term = ANY(:words)) AS known,
+        (SELECT jsonb_object_agg(l.lay, l.names) FROM (
+            SELECT lay, array_agg(clinical ORDER BY clinical) AS names FROM knowledge_lay_word
+            WHERE position(' ' || lay || ' ' IN :asked) > 0 GROUP BY lay) l) AS lay,
         ARRAY(
             SELECT c.key FROM knowledge_content c WHERE c.generation_id = g.id AND c.state <> 'ready'
             UNION ALL
@@ -63,8 +66,8 @@ LOOK_UP = sa.text("""
         ) AS hidden
     FROM g
 """)
-"""The generation that answers, in how many passages each word stands, and the contents that may not be shown though
-LanceDB still has them."""
+"""The generation that answers, in how many passages each word stands, what documents may call some of them, and the
+contents that may not be shown though LanceDB still has them."""
 
 
 CITED = sa.text("""
@@ -201,10 +204,10 @@ def _answer(
 ) -> tuple[Answer, bool]:
     """The answer as the index stood, and whether it has moved since: then passages found may be nobody's any more."""
     asked = words(question)[:LONGEST]
-    index, known, hidden = _look_up(connection, asked, generation, viewer)
+    index, known, lay, hidden = _look_up(connection, asked, generation, viewer)
     if index is None:
         return Answer(question, (), None, {}, (Reason("not_indexed"),)), False
-    understood = understand(connection, index.id, index.passages, asked, known)
+    understood = understand(connection, index.id, index.passages, asked, known, lay)
     where = _where(connection, viewer, hidden)
     candidates, notes = _candidates(connection, index, library, question, understood, where)
     ranked = [c for c in rank(candidates, understood) if relevant(c, MARGINAL, index.similarity)]
@@ -220,16 +223,23 @@ def _answer(
 
 def _look_up(
     connection: sa.Connection, asked: Sequence[str], generation: int | None, viewer: _Viewer
-) -> tuple[_Index | None, dict[str, int], list[str]]:
+) -> tuple[_Index | None, dict[str, int], dict[str, list[str]], list[str]]:
     row = connection.execute(
         LOOK_UP,
-        {"generation": generation, "words": list(set(asked)), "on_date": viewer.on_date, "as_of": viewer.as_of},
+        {
+            "generation": generation,
+            "words": list(set(asked)),
+            "asked": f" {' '.join(asked)} ",
+            "on_date": viewer.on_date,
+            "as_of": viewer.as_of,
+        },
     ).one_or_none()
     if row is None:
-        return None, {}, []
+        return None, {}, {}, []
     return (
         _Index(row.id, row.revision, row.passages, row.embedder, row.dimension, row.similarity),
         row.known or {},
+        row.lay or {},
         row.hidden,
     )
 
@@ -262,8 +272,7 @@ def _candidates(
 
     if not understood.telling:
         return [], ()
-    query = " ".join(understood.telling)
-    add("words", store.match(index.id, index.revision, "marked", query, where=where, limit=CANDIDATES))
+    add("words", store.match(index.id, index.revision, "marked", understood.looked_for, where=where, limit=CANDIDATES))
     if understood.unknown or len(found) < CANDIDATES:
         add(
             "grams",
@@ -273,7 +282,7 @@ def _candidates(
         )
     named = connection.execute(
         NAMED_SO,
-        {"words": list(understood.telling), "generation": index.id, "most": NAMES_ALIKE, "candidates": CANDIDATES},
+        {"words": understood.looked_for.split(), "generation": index.id, "most": NAMES_ALIKE, "candidates": CANDIDATES},
     ).all()
     if named:
         bearing = {row.key: row for row in named}

@@ -17,6 +17,7 @@ from polydesk_dagster.changes import audit
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.store import Hit, Store
+from polydesk_dagster.knowledge.text import words
 from polydesk_dagster.knowledge.work import why
 from polydesk_dagster.values import Reason
 
@@ -223,6 +224,22 @@ def remove_probe(connection: sa.Connection, number: int) -> bool:
     """Whether there was one of this number."""
     gone = connection.execute(sa.text("DELETE FROM knowledge_probe WHERE id = :id RETURNING id"), {"id": number})
     return bool(gone.all())
+
+
+def lay_words(connection: sa.Connection) -> list[tuple[str, str]]:
+    """What people say, and one of what documents call it."""
+    rows = connection.execute(sa.text("SELECT lay, clinical FROM knowledge_lay_word ORDER BY lay, clinical"))
+    return [(row.lay, row.clinical) for row in rows]
+
+
+def set_lay_word(connection: sa.Connection, lay: str, clinical: str, *, remove: bool = False) -> None:
+    """Who asks for ``lay`` is also given what speaks of ``clinical``; ``remove``: no longer."""
+    statement = (
+        "DELETE FROM knowledge_lay_word WHERE lay = :lay AND clinical = :clinical"
+        if remove
+        else "INSERT INTO knowledge_lay_word (lay, clinical) VALUES (:lay, :clinical) ON CONFLICT DO NOTHING"
+    )
+    connection.execute(sa.text(statement), {"lay": " ".join(words(lay)), "clinical": " ".join(words(clinical))})
 
 
 def _composed(path: str) -> str:

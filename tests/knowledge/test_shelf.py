@@ -88,6 +88,17 @@ def test_probes_are_added_listed_and_taken_away(shelf: Shelf) -> None:
     assert _command("probes", "--remove", str(probe["id"])) == []
 
 
+def test_lay_words_find_what_documents_call_otherwise(shelf: Shelf) -> None:
+    shelf.write("g6pd.md", "# G6PD\n\nProvetta con tappo viola per il dosaggio della G6PD.")
+    shelf.blue()
+    assert shelf.ask("che cosa serve per il favismo?") == ["g6pd.md"]
+    assert shelf.ask("che cosa serve per il morbo delle fave?") == []
+    _command("words", "Morbo delle fave", "--means", "G6PD")
+    assert shelf.ask("che cosa serve per il morbo delle fave?") == ["g6pd.md"]
+    _command("words", "morbo delle fave", "--means", "g6pd", "--remove")
+    assert shelf.ask("che cosa serve per il morbo delle fave?") == []
+
+
 def test_what_cannot_be_is_said_in_one_sentence(shelf: Shelf) -> None:
     for arguments in (
         ("show", "mai visto.md"),
