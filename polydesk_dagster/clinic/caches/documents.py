@@ -19,6 +19,7 @@ from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.turns import turn
 from polydesk_dagster.clinic.upkeep.names import fold, order_key
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.values import Instant
 
 CHANNEL = "polydesk_cache"
 """Listeners are told here, at commit, that some version was switched."""
@@ -85,14 +86,13 @@ def _location(row: sa.Row[tuple[object, ...]]) -> tuple[tuple[str, int], dict[st
 class Cache:
     """One kind of document: the query of its rows, and what is shown of each with its place in the order."""
 
-    label: str
     query: str
     item: Callable[[sa.Row[tuple[object, ...]]], tuple[tuple[str, int], dict[str, object]]]
 
 
 CACHES: Mapping[str, Cache] = {
-    "specialists": Cache("Specialisti", SPECIALISTS, _specialist),
-    "locations": Cache("Sedi", LOCATIONS, _location),
+    "specialists": Cache(SPECIALISTS, _specialist),
+    "locations": Cache(LOCATIONS, _location),
 }
 
 
@@ -182,7 +182,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ane
     connection.execute(sa.text("ANALYZE scope"))
     reports = []
     for n, (kind, cache) in enumerate(CACHES.items()):
-        progress(n, len(CACHES), cache.label)
+        progress(n, len(CACHES), kind)
         reports.append(_switch(connection, kind, cache, as_of, anew))
     gone = connection.execute(
         sa.text(f"""
@@ -195,7 +195,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ane
     counts = report.counts + Counts(retired=gone)
     if counts.changed:
         connection.execute(sa.text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
-    progress(len(CACHES), len(CACHES), "Pubblicazione")
+    progress(len(CACHES), len(CACHES), "publication")
     return Report(done(counts), counts, report.reasons, report.figures, report.tables)
 
 
@@ -244,7 +244,7 @@ def _switch(connection: sa.Connection, kind: str, cache: Cache, as_of: datetime,
     if versions:
         _store(connection, kind, versions)
     counts = Counts(created=created, updated=len(versions) - created, unchanged=len(clinics) - len(versions))
-    return Report(done(counts), counts, tables=(_table(cache, clinics, versions),) if versions else ())
+    return Report(done(counts), counts, tables=(_table(kind, clinics, versions),) if versions else ())
 
 
 def _json(document: dict[str, object]) -> bytes:
@@ -277,14 +277,14 @@ def _store(connection: sa.Connection, kind: str, versions: list[dict[str, object
     )
 
 
-def _table(cache: Cache, clinics: Mapping[int, sa.Row[tuple[object, ...]]], versions: list[dict[str, object]]) -> Table:
+def _table(kind: str, clinics: Mapping[int, sa.Row[tuple[object, ...]]], versions: list[dict[str, object]]) -> Table:
     rows = [
         (clinics[v["clinic"]].code, v["version"], v["generation"], v["items"], len(v["body"]), v["etag"])  # type: ignore[index,arg-type]
         for v in versions
     ]
     return Table(
-        f"{cache.label}: versioni nuove",
-        ("Clinica", "Versione", "Generazione", "Voci", "Byte", "ETag"),
+        f"new_{kind}",
+        ("clinic", "version", "generation", "items", "bytes", "etag"),
         tuple(rows[:50]),
         len(rows),
     )
@@ -294,14 +294,15 @@ def current(connection: sa.Connection, kind: str) -> Table:
     """What is served now, clinic by clinic."""
     rows = connection.execute(
         sa.text("""
-            SELECT c.code, v.version, v.generation, v.items, length(v.body) AS bytes, v.etag, v.built_at
+            SELECT c.code, v.version, v.generation, v.items, length(v.body) AS bytes, v.etag, v.built_at,
+                   c.time_zone
             FROM cache_current JOIN cache_version v USING (clinic_id, kind, version) JOIN clinic c ON c.id = v.clinic_id
             WHERE kind = :kind ORDER BY c.code"""),
         {"kind": kind},
     ).all()
     return Table(
-        f"{CACHES[kind].label}: in uso",
-        ("Clinica", "Versione", "Generazione", "Voci", "Byte", "ETag", "Costruita"),
-        tuple(tuple(row) for row in rows[:50]),
+        f"current_{kind}",
+        ("clinic", "version", "generation", "items", "bytes", "etag", "built_at"),
+        tuple((*row[:6], Instant(row.built_at, row.time_zone)) for row in rows[:50]),
         len(rows),
     )
