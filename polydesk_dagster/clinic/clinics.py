@@ -22,5 +22,5 @@ def clinic_id(connection: sa.Connection, code: str | None) -> int | None:
         return None
     found = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
     if found is None:
-        raise PermanentError(f"Non esiste la clinica «{code}»: i codici sono quelli di «polydesk clinics».")
+        raise PermanentError("no_such_clinic", code=code)
     return int(found)

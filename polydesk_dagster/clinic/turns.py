@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import TransientError
+from polydesk_dagster.values import Term
 
 _BUSY = {"55P03", "40001", "40P01"}
 """SQLSTATE of a lock not available, a serialization failure, a deadlock."""
@@ -17,7 +18,8 @@ _BUSY = {"55P03", "40001", "40P01"}
 def turn(engine: sa.Engine, table: str, what: str, *, keep: bool) -> Iterator[sa.Connection]:
     """A transaction that sees one state of the database, taken when all writers of ``table`` before it have ended.
 
-    Committed at the end if ``keep``; readers of the table are never made to wait. ``what`` is Italian.
+    Committed at the end if ``keep``; readers of the table are never made to wait. The catalogues know ``what`` it is
+    (``term.publication``).
 
     Raises:
         TransientError: when the writer before did not end in time.
@@ -30,5 +32,5 @@ def turn(engine: sa.Engine, table: str, what: str, *, keep: bool) -> Iterator[sa
                 connection.commit()
     except sa.exc.OperationalError as error:
         if getattr(error.orig, "sqlstate", None) in _BUSY:
-            raise TransientError(f"Un altro aggiornamento {what} è in corso: riprova più tardi.") from None
+            raise TransientError("another_refresh", what=Term("publication", what)) from None
         raise

@@ -140,7 +140,7 @@ def test_a_refresh_waits_for_another_and_says_so_when_it_does_not_end(database: 
     impatient = sa.create_engine(database, connect_args={"options": "-c lock_timeout=200ms"})
     with engine.begin() as other:
         other.execute(sa.text("LOCK TABLE statistic_publication IN EXCLUSIVE MODE"))
-        with pytest.raises(TransientError, match="in corso"):
+        with pytest.raises(TransientError, match="another_refresh"):
             refresh(impatient, AS_OF)
     impatient.dispose()
 

@@ -142,7 +142,7 @@ def clear(
 def _run(
     engine: sa.Engine, as_of: datetime, clinic: str | None, *, anew: bool, preview: bool, progress: Progress | None
 ) -> Report:
-    with turn(engine, "cache_current", "della cache", keep=not preview) as connection:
+    with turn(engine, "cache_current", "caches", keep=not preview) as connection:
         return _refresh(connection, as_of, clinic_id(connection, clinic), anew, progress or (lambda *_: None))
 
 

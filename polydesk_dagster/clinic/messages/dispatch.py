@@ -27,7 +27,7 @@ from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Verdict, 
 from polydesk_dagster.clinic.messages.kinds import CHANNELS, KINDS, Channel, Why
 from polydesk_dagster.clinic.messages.ledger import Doubt, Ledger, Result
 from polydesk_dagster.clinic.messages.pace import Limits, Pace, Tally
-from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider
+from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
 from polydesk_dagster.clinic.messages.templates import Shelf
 from polydesk_dagster.clinic.messages.writing import LINK_LIFE, Job, Writer
 
@@ -296,7 +296,7 @@ class _Dispatch:
             try:
                 answer = await self.providers[channel].send(job.outgoing)
             except Exception as error:  # noqa: BLE001 - whatever a carrier does not expect is this one message's
-                return Answer(Fate.DOUBTFUL, code=type(error).__name__)
+                return unexpected(error)
             pause = answer.retry_after if answer.retry_after is not None else 1.0
             waited += pause
             if answer.fate is not Fate.SLOWER or waited > _PATIENCE_WITH_SLOWER:
@@ -376,7 +376,10 @@ class _Dispatch:
             async def ask(doubt: Doubt, turns: asyncio.Semaphore = turns) -> Answer:
                 async with turns:
                     await self.paces["sms"].turn()
-                    return await gateway.look_up(doubt.key)
+                    try:
+                        return await gateway.look_up(doubt.key)
+                    except Exception as error:  # noqa: BLE001 - as above
+                        return unexpected(error)
 
             answers = await asyncio.gather(*(ask(doubt) for doubt in doubts))
             known = [self._settled(doubt, answer) for doubt, answer in zip(doubts, answers, strict=True)]

@@ -47,6 +47,11 @@ class Answer:
     """Only from a look-up: the message has arrived."""
 
 
+def unexpected(error: Exception) -> Answer:
+    """What a carrier that raises has answered: nobody knows what it did with this one message."""
+    return Answer(Fate.DOUBTFUL, code=type(error).__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """What goes on the wire. The same ``key`` always carries the same text to the same address."""

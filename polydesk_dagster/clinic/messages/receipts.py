@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from polydesk_dagster.clinic.messages.blocks import note_refusals
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.ledger import FIRST_QUESTION
-from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider
+from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
 
 PAUSES = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=48))
 """After the first, second … question that the gateway answered without knowing; then it is left alone."""
@@ -69,7 +69,10 @@ async def _collect(engine: sa.Engine, as_of: datetime, gateway: Provider, clinic
         async with crowd:
             if unanswered >= _UNANSWERED:
                 return None
-            answer = await gateway.look_up(key)
+            try:
+                answer = await gateway.look_up(key)
+            except Exception as error:  # noqa: BLE001 - whatever the gateway does not expect is this one text's
+                answer = unexpected(error)
             if answer.fate is Fate.SLOWER:
                 unanswered = _UNANSWERED
             elif answer.fate not in {Fate.ACCEPTED, Fate.REFUSED, Fate.UNKNOWN_KEY}:

@@ -30,7 +30,7 @@ Progress = Callable[[int, int, str], None]
 
 @contextmanager
 def _snapshot(engine: sa.Engine, *, keep: bool) -> Iterator[sa.Connection]:
-    with turn(engine, "statistic_publication", "delle statistiche", keep=keep) as connection:
+    with turn(engine, "statistic_publication", "statistics", keep=keep) as connection:
         connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))
         yield connection
 
