@@ -124,7 +124,7 @@ def test_the_operator_is_told_once_with_the_services_own_reason(
     assert "Avvisato" in said
     [message] = mailbox.received(configured)
     assert message["To"] == "titolare@example.it"
-    body = message.get_content()
+    body = message.get_body(("plain",)).get_content()
     assert "Sync prezzi e convenzioni" in body
     assert "MI01" in body
     assert "studiolab non risponde" in body
@@ -150,7 +150,7 @@ def test_the_operator_is_told_of_what_a_guard_stopped_in_part(
         )
     said, cursor = _tick(instance, LONG_AGO)
     assert "Avvisato l'operatore di 1" in said
-    body = mailbox.received(configured)[0].get_content()
+    body = mailbox.received(configured)[0].get_body(("plain",)).get_content()
     assert all(part in body for part in ("BO01", "forse il gateway SMS", "/runs/run-1"))
     said, _ = _tick(instance, cursor)
     assert "Nessuna" in said
@@ -195,7 +195,7 @@ def test_without_the_clinics_database_the_message_goes_all_the_same(
         connection.execute(sa.text("DROP TABLE service_run CASCADE"))
     _failed(instance)
     _tick(instance, LONG_AGO)
-    assert "nel log" in mailbox.received(configured)[0].get_content()
+    assert "nel log" in mailbox.received(configured)[0].get_body(("plain",)).get_content()
 
 
 def test_nobody_to_tell_is_said(
