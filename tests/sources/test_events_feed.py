@@ -132,6 +132,32 @@ def test_an_absurd_number_does_not_carry_the_cursor_away(bo: Lab) -> None:
     assert cursor(bo) == 2
 
 
+def test_another_event_under_the_number_of_the_cursor_stops_the_clinic(bo: Lab) -> None:
+    bo.publish(*people(3), booking("X"))
+    bo.sync()
+    feed = bo.simulator.feed(CODE)
+    feed.events[-1] = feed.events[-1] | {"id": str(uuid.uuid4())}  # restored before it, and grown past it since
+    bo.publish(booking("Y", "10:00"))
+    stopped = bo.sync()
+    assert stopped.outcome is Outcome.REFUSED
+    assert "ora ha un altro evento" in teller().reason(stopped.reasons[0])
+    assert cursor(bo) == 4
+    assert bo.appointment("Y") is None
+    again = bo.sync(reconcile=True)
+    assert "numbers_restarted" in {reason.code for reason in again.reasons}
+    assert bo.appointment("Y").seats == 1
+    assert bo.sync().outcome is Outcome.NOTHING_TO_DO
+
+
+def test_a_first_meeting_with_a_source_that_is_no_longer_young_loses_nothing(bo: Lab) -> None:
+    bo.publish(*people(5), booking("X"))
+    bo.simulator.feed(CODE).forget(5)
+    first = bo.sync()
+    assert (first.outcome, cursor(bo)) == (Outcome.OK, 6)
+    assert first.reasons == ()
+    assert bo.sync().outcome is Outcome.NOTHING_TO_DO
+
+
 def test_gone_events_stop_the_clinic_until_a_person_reconciles(bo: Lab) -> None:
     bo.publish(booking("X"))
     bo.sync()

@@ -35,9 +35,12 @@ def load(connection: sa.Connection, clinic: str) -> Cursor:
 
 
 START = """
-SELECT e.sequence, least(e.sequence, coalesce((SELECT min(lower(span)) - 1 FROM event_gap g
-                                               WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL), e.sequence))
+SELECT e.sequence, CAST(e.anchor AS text),
+       least(e.sequence - CAST(e.anchor IS NOT NULL AS integer),
+             (SELECT min(lower(span)) - 1 FROM event_gap g WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL))
 FROM event_cursor e WHERE e.clinic_id = :clinic"""
+"""Where the cursor stands, on which event, and after which number to read: before the oldest open gap, and before that
+event, which is seen again."""
 
 
 LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"
@@ -62,7 +65,8 @@ FROM event_cursor e,
 WHERE e.clinic_id = :clinic"""
 
 MOVE = """
-UPDATE event_cursor SET sequence = greatest(sequence, :highest), read_at = :as_of, failures = 0, quiet_until = NULL,
+UPDATE event_cursor SET anchor = CASE WHEN :highest > sequence THEN CAST(:anchor AS uuid) ELSE anchor END,
+                        sequence = greatest(sequence, :highest), read_at = :as_of, failures = 0, quiet_until = NULL,
                         down_since = NULL
 WHERE clinic_id = :clinic"""
 
@@ -75,7 +79,8 @@ WHERE clinic_id = :clinic AND lost_at IS NULL
 STOP = "UPDATE event_cursor SET stopped_at = :as_of, stopped_reason = :reason WHERE clinic_id = :clinic"
 
 GO_ON = """
-UPDATE event_cursor SET sequence = :sequence, stopped_at = NULL, stopped_reason = NULL WHERE clinic_id = :clinic"""
+UPDATE event_cursor SET sequence = :sequence, anchor = NULL, stopped_at = NULL, stopped_reason = NULL
+WHERE clinic_id = :clinic"""
 
 LOST = """
 INSERT INTO event_gap (clinic_id, span, noticed_at, lost_at)

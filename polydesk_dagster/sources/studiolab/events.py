@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -87,14 +87,15 @@ def sync(
     try:
         reasons = round_.reconcile() if reconcile else []
         left = round_.read(pages, progress)
-    except (GoneError, _WentBackError) as error:
+    except (GoneError, _OtherHistoryError) as error:
         round_.stop(kept(error.reason))
         return Report.refused("events_stopped", {"why": error.reason}, clinic)
     return round_.report(reasons, left)
 
 
-class _WentBackError(PermanentError):
-    """Studiolab counts from an earlier number than it already had: it was restored from a copy."""
+class _OtherHistoryError(PermanentError):
+    """Studiolab counts from an earlier number than it already had, or has another event under one that we know: it was
+    restored from a copy, or is another system."""
 
 
 def _pages(feed: Feed, after: int, limit: int, pages: int) -> Iterator[News]:
@@ -167,12 +168,12 @@ class _Round:
     def read(self, pages: int, progress: Callable[[int, int, str], None] | None) -> int:
         """Page through the news; returns how many numbers are left for the next run where ``pages`` were not enough."""
         with self.engine.begin() as connection:
-            sequence, after = self.run(connection, cursors.START).one()
+            sequence, anchor, after = self.run(connection, cursors.START).one()
         left = 0
         for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
             if news.last_sequence < sequence:
-                raise _WentBackError("events_went_back", last=news.last_sequence, known=sequence)
-            self.take(news)
+                raise _OtherHistoryError("events_went_back", last=news.last_sequence, known=sequence)
+            self.take(_without_anchor(news, sequence, anchor))
             ahead = max(0, news.last_sequence - _highest(news))
             left = ahead if number == pages and news.size >= self.page else 0
             if progress:
@@ -199,8 +200,9 @@ class _Round:
             if sequences:
                 self.run(connection, cursors.FILL_GAPS, sequences=sequences)
                 self.run(connection, cursors.NOTE_GAPS, sequences=sequences, highest=highest, far=FAR)
-            self.run(connection, cursors.MOVE, highest=highest)
-        self.tally.read += news.size
+            at = [event.id for event in news.events if event.sequence == highest]
+            self.run(connection, cursors.MOVE, highest=highest, anchor=at[0] if len(set(at)) == 1 else None)
+        self.tally.read += len(news.events) + len(news.rejected)
 
     def settle(self, connection: sa.Connection) -> None:
         effects.settle(connection, self.cursor.clinic_id, self.as_of)
@@ -229,11 +231,16 @@ class _Round:
         with self.engine.begin() as connection:
             self.run(connection, cursors.STOP, reason=reason)
 
+    def is_other_history(self) -> bool:
+        """Whether the feed was stopped because another event stood where the cursor is."""
+        stopped = read(self.cursor.stopped)
+        return stopped is not None and stopped.code == "events_other_history"
+
     def reconcile(self) -> list[Reason]:
         """Find where the feed can be taken up again, note what is lost, and ask for what must be compared whole."""
         sequence, restored = self.cursor.sequence, False
         try:
-            restored = self.feed.events(sequence, 1).last_sequence < sequence
+            restored = self.is_other_history() or self.feed.events(sequence, 1).last_sequence < sequence
             if restored:
                 sequence = 0
                 self.feed.events(0, 1)
@@ -311,11 +318,29 @@ class _Overlap:
         try:
             return self.round_.feed.events(after, limit)
         except GoneError as error:
+            if self.sequence == 0 and error.oldest is not None:  # a first meeting: what was before is nobody's loss
+                with self.round_.engine.begin() as connection:
+                    self.round_.run(connection, cursors.GO_ON, sequence=error.oldest - 1)
+                return self.round_.feed.events(error.oldest - 1, limit)
             if after >= self.sequence or (error.oldest or 0) > self.sequence + 1:
                 raise
             with self.round_.engine.begin() as connection:
                 self.round_.lose_gaps(connection, below=error.oldest or self.sequence)
             return self.round_.feed.events(self.sequence if error.oldest is None else error.oldest - 1, limit)
+
+
+def _without_anchor(news: News, sequence: int, anchor: str | None) -> News:
+    """``news`` without the event that the cursor stands on, which was read again to see that it still is that one.
+
+    Raises:
+        _OtherHistoryError: under its number stands another event.
+    """
+    there = {event.id.lower() for event in news.events if event.sequence == sequence}
+    if anchor is None or not there:
+        return news
+    if anchor not in there:
+        raise _OtherHistoryError("events_other_history", sequence=sequence)
+    return replace(news, events=tuple(event for event in news.events if event.sequence != sequence))
 
 
 def _reread(due: Sequence[Any]) -> Batch:
