@@ -250,6 +250,18 @@ def test_the_end_of_the_last_turn_is_told_thirty_days_ahead(engine: sa.Engine, l
     assert slots.generate(engine, AS_OF).reasons == (), "an agenda that was given its end needs no word"
 
 
+def test_a_service_longer_than_every_turn_is_told(engine: sa.Engine) -> None:
+    practice = _practice(engine, horizon_days=7)
+    _run(engine, "UPDATE service SET duration_minutes = 250 WHERE id = :id", id=practice.service)
+    report = slots.generate(engine, AS_OF)
+    (reason,) = report.reasons
+    assert (report.outcome, reason.code) == (Outcome.OK, "service_too_long")
+    assert "4 ore e 10 minuti" in teller().reason(reason)
+    with engine.begin() as connection:
+        world.rules(connection, practice.agenda, (7,), "21:00", "01:10", crosses_midnight=True)
+    assert slots.generate(engine, AS_OF).reasons == ()
+
+
 def test_an_agenda_that_ended_is_not_behind(engine: sa.Engine) -> None:
     _practice(engine)
     _run(engine, "UPDATE agenda_rule SET valid_to = '2026-03-20'")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Reason
-from polydesk_dagster.values import Count, Instant, Named
+from polydesk_dagster.values import Count, Duration, Instant, Named
 
 RETIREMENT_GUARD = "too_many_retirements"
 """The guard over an agenda's plan; also what holds the agenda until a person has looked."""
@@ -44,6 +44,34 @@ def manual_agendas(connection: sa.Connection, clinic: Clinic) -> Reason | None:
         {"clinic": clinic.id},
     )
     return Reason("manual_agenda", None, clinic.code, int(manual)) if manual else None
+
+
+# Of a service the longest turn, now or to come, of the agendas that offer it.
+TOO_LONG = """
+    SELECT v.code, v.name, v.duration_minutes * 60 AS lasts, max(t.seconds) AS longest
+    FROM service v
+    JOIN agenda a ON a.clinic_id = v.clinic_id AND a.active AND a.auto_generate
+        AND (a.service_id = v.id OR EXISTS (SELECT FROM agenda_service o
+                                            WHERE o.agenda_id = a.id AND o.service_id = v.id))
+    JOIN agenda_rule r ON r.agenda_id = a.id AND coalesce(r.valid_to, 'infinity') >= CAST(:today AS date)
+    CROSS JOIN LATERAL (
+        SELECT CAST(extract(epoch FROM r.ends_at - r.starts_at) AS integer)
+               + CASE WHEN r.crosses_midnight THEN 86400 ELSE 0 END AS seconds) t
+    WHERE v.clinic_id = :clinic AND v.active AND v.deleted_at IS NULL AND t.seconds > 0
+    GROUP BY v.id HAVING max(t.seconds) < v.duration_minutes * 60 ORDER BY v.name, v.id
+"""
+
+
+def services_too_long(connection: sa.Connection, clinic: Clinic, today: date) -> list[Reason]:
+    """Services that nobody can book: they last longer than every turn of the agendas that offer them."""
+    return [
+        Reason(
+            "service_too_long",
+            {"service": Named(row.code, row.name), "lasts": Duration(row.lasts), "longest": Duration(row.longest)},
+            clinic.code,
+        )
+        for row in connection.execute(sa.text(TOO_LONG), {"clinic": clinic.id, "today": today})
+    ]
 
 
 # Locked before anything is read: a slot that somebody is adding by hand is waited for and then seen.

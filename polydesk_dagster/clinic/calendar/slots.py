@@ -34,6 +34,7 @@ from polydesk_dagster.clinic.calendar.agendas import (
     agenda,
     leave_out_what_makes_no_sense,
     manual_agendas,
+    services_too_long,
     tell_gaps_and_ends,
 )
 from polydesk_dagster.clinic.calendar.comparison import compare, due
@@ -131,6 +132,7 @@ def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, prev
     try:
         with engine.connect() as connection:
             manual = manual_agendas(connection, clinic)
+            too_long = services_too_long(connection, clinic, today)
             agendas = connection.scalars(
                 sa.text("SELECT id FROM agenda WHERE clinic_id = :clinic AND auto_generate ORDER BY id"),
                 {"clinic": clinic.id},
@@ -138,10 +140,8 @@ def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, prev
         report = combine(_in_parts(agendas, part, failed))
     except sa.exc.DBAPIError as error:
         return _clinic_refused(clinic, error)
-    if manual is None:
-        return report
-    counts = report.counts + Counts(skipped=manual.count)
-    return replace(report, counts=counts, reasons=(*report.reasons, manual))
+    counts = report.counts + Counts(skipped=manual.count if manual else 0)
+    return replace(report, counts=counts, reasons=(*report.reasons, *too_long, *([manual] if manual else [])))
 
 
 def _in_parts(
