@@ -23,6 +23,10 @@ and each pair of neighbouring words found together."""
 NAMED = 1.0
 """What a unit of the weight of the words that a document bears in its name is worth beside a unit of BM25."""
 
+MEANING = 0.5
+"""What a place in the order by meaning is worth beside one in the order by words; with 1 a packaged small model loses a
+hundredth of MRR@10 on encyclopedic text, with this it loses nothing."""
+
 RANK_CONSTANT = 60
 """Of reciprocal rank fusion: how little the first ranks stand out."""
 
@@ -68,7 +72,7 @@ def rank(candidates: Sequence[Candidate], understood: Question) -> list[Candidat
     nearest = sorted((c for c in candidates if "vector" in c.why), key=lambda c: -c.why["vector"])
     fused = {id(c): 1 / (RANK_CONSTANT + place) for place, c in enumerate(ordered, 1)}
     for place, candidate in enumerate(nearest, 1):
-        fused[id(candidate)] += 1 / (RANK_CONSTANT + place)
+        fused[id(candidate)] += MEANING / (RANK_CONSTANT + place)
     for candidate in candidates:
         candidate.score = fused[id(candidate)]
     return sorted(candidates, key=lambda c: (-c.score, c.hit.key, c.hit.ordinal))
