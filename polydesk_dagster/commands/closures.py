@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +18,8 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant
+
+T = TypeVar("T")
 
 app = typer.Typer(help="Le chiusure della segreteria: chi toccano, chiudere, riaprire.", no_args_is_help=True)
 
@@ -99,12 +102,16 @@ def _closure(
     clinic: str | None,
     agenda: int | None,
 ) -> Closure:
+    hours = [None if text is None else _read(time.fromisoformat, text) for text in (from_time, to_time)]
+    days = [_read(date.fromisoformat, text) for text in (first, last or first)]
+    return Closure(name, days[0], days[1], hours[0], hours[1], clinic, agenda)
+
+
+def _read(what: Callable[[str], T], text: str) -> T:
     try:
-        days = date.fromisoformat(first), date.fromisoformat(last or first)
-        hours = [text and time.fromisoformat(text) for text in (from_time, to_time)]
-    except ValueError as error:
-        raise typer.BadParameter(say("command.closures.not_a_date", given=str(error).rsplit(": ", 1)[-1])) from None
-    return Closure(name, *days, hours[0] or None, hours[1] or None, clinic, agenda)
+        return what(text)
+    except ValueError:
+        raise typer.BadParameter(say("command.closures.not_a_date", given=text)) from None
 
 
 def _show(touched: tuple[Touched, ...]) -> None:
