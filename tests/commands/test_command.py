@@ -240,7 +240,7 @@ class TestActivity:
     def test_clinics_say_how_their_studiolab_is(
         self, say: Any, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("TOKEN_OF_MI01", "x")
+        monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_MI01", "x")
         since = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
         with engine.begin() as connection:
             for code in ("MI01", "RM01", "TO01"):

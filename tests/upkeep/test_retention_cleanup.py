@@ -514,4 +514,4 @@ def test_an_order_that_has_begun_cannot_be_undone(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
     assert report.counts.changed == 0
-    assert "già eseguita" in " ".join(reason.message for reason in report.reasons)
+    assert "già eseguita" in " ".join(teller().reason(reason) for reason in report.reasons)
