@@ -1,12 +1,12 @@
 """What nobody else wants is found free by one look, and written by one statement.
 
-Revision ID: 0036
+Revision ID: 0037
 """
 
 from alembic import op
 
-revision = "0036"
-down_revision = "0035"
+revision = "0037"
+down_revision = "0036"
 branch_labels = None
 depends_on = None
 
