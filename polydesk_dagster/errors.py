@@ -6,30 +6,24 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from polydesk_dagster.values import SAID, Reason, Value, to_json
+from polydesk_dagster.values import Reason, Value, to_json
 
 
 class PolydeskError(Exception):
     """An expected failure, as a reason fit for an operator: its sentence names the thing, the value and the remedy."""
 
-    kind = "permanent"
-
     def __init__(self, code: str, /, *, clinic: str | None = None, **values: Value) -> None:
-        self.reason = Reason(self.kind, {SAID: code}, clinic) if " " in code else Reason(code, values, clinic)
+        self.reason = Reason(code, values, clinic)
         super().__init__(code)
 
     def __str__(self) -> str:
         """For logs: the code and its values. People are told ``reason``."""
-        if SAID in self.reason.values:
-            return str(self.reason.values[SAID])
         values = ", ".join(f"{name}={to_json(value)}" for name, value in self.reason.values.items())
         return f"{self.reason.code} ({values})" if values else self.reason.code
 
 
 class TransientError(PolydeskError):
     """Trying again later may help: 408, 425, 429, 5xx, a connection that failed or was cut."""
-
-    kind = "transient"
 
     def __init__(
         self, code: str, /, *, clinic: str | None = None, retry_after: float | None = None, **values: Value

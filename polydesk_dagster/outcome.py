@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from polydesk_dagster.values import Count, Given, Reason, Several, Value
+from polydesk_dagster.values import Count, Reason, Several, Value
 
 __all__ = [
     "EXIT_STATUS",
@@ -106,16 +106,16 @@ class Report:
     preview: bool = False
 
     @classmethod
-    def skipped(cls, code: str, values: Given | None = None, clinic: str | None = None) -> Report:
-        return cls(Outcome.SKIPPED, reasons=(Reason(code, values, clinic),))
+    def skipped(cls, code: str, values: Mapping[str, Value] | None = None, clinic: str | None = None) -> Report:
+        return cls(Outcome.SKIPPED, reasons=(Reason(code, values or {}, clinic),))
 
     @classmethod
-    def refused(cls, code: str, values: Given | None = None, clinic: str | None = None) -> Report:
-        return cls(Outcome.REFUSED, reasons=(Reason(code, values, clinic),))
+    def refused(cls, code: str, values: Mapping[str, Value] | None = None, clinic: str | None = None) -> Report:
+        return cls(Outcome.REFUSED, reasons=(Reason(code, values or {}, clinic),))
 
     @classmethod
-    def failed(cls, code: str, values: Given | None = None, clinic: str | None = None) -> Report:
-        return cls.of_failure(Reason(code, values, clinic))
+    def failed(cls, code: str, values: Mapping[str, Value] | None = None, clinic: str | None = None) -> Report:
+        return cls.of_failure(Reason(code, values or {}, clinic))
 
     @classmethod
     def of_failure(cls, reason: Reason) -> Report:

@@ -161,7 +161,7 @@ def load() -> Settings:
     try:
         return Settings(home=home, _env_file=_private(home / ".env"))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
 
 
 def secret(name: str) -> str | None:
@@ -181,9 +181,7 @@ def _home() -> Path:
 def _private(dotenv: Path) -> Path:
     path = dotenv.expanduser()
     if path.exists() and path.stat().st_mode & 0o077:
-        raise ConfigurationError(
-            f"Configurazione non valida. {path} contiene password e lo leggono anche altri: esegui «chmod 600 {path}»."
-        )
+        raise ConfigurationError("dotenv_read_by_others", file=str(path))
     return path
 
 
@@ -192,4 +190,4 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_input=False, include_url=False):
         where = variable(str(problem["loc"][0])) + ": " if problem["loc"] else ""
         lines.append(where + problem["msg"].removeprefix("Value error, "))
-    return "Configurazione non valida. " + "; ".join(lines)
+    return "; ".join(lines)

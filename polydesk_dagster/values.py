@@ -82,7 +82,7 @@ class Several:
     items: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why something was not simply done.
 
@@ -91,18 +91,9 @@ class Reason:
     """
 
     code: str
-    values: Mapping[str, Value] = field(hash=False)
-    clinic: str | None
-    count: int
-
-    def __init__(self, code: str, values: Given | None = None, clinic: str | None = None, count: int = 1) -> None:
-        given = {SAID: values} if isinstance(values, str) else values or {}
-        for name, value in (("code", code), ("values", given), ("clinic", clinic), ("count", count)):
-            object.__setattr__(self, name, value)
-
-    @property
-    def message(self) -> str:
-        return str(self.values.get(SAID, self.code))
+    values: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    clinic: str | None = None
+    count: int = 1
 
     def as_dict(self) -> dict[str, object]:
         """Stable keys for JSON; ``Reason.from_dict`` reads them back."""
@@ -138,9 +129,6 @@ Value = (
     | Reason
     | None
 )
-
-
-Given = Mapping[str, Value] | str
 
 
 def to_json(value: Value | Mapping[str, Value]) -> Any:

@@ -14,7 +14,7 @@ from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.show import row_names
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
-from polydesk_dagster.values import Several
+from polydesk_dagster.values import Instant, Several
 
 NAMED = 20
 """How many rows a refusal names; the rest are counted."""
@@ -120,13 +120,11 @@ def _unfit(
     connection: sa.Connection, plan: Plan, as_of: datetime, reason: str | None, past_guards: Collection[str]
 ) -> Reason | None:
     if plan.state != "ready":
-        return Reason("already_applied", f"Il piano {plan.id} è già stato applicato: rifai l'anteprima.", plan.clinic)
+        return Reason("plan_applied", {"plan": plan.id}, plan.clinic)
     if plan.expired:
-        return Reason("expired", f"Il piano {plan.id} è scaduto: rifai l'anteprima.", plan.clinic)
+        return Reason("plan_expired", {"plan": plan.id}, plan.clinic)
     if plan.as_of > as_of + plans.AHEAD:
-        when = f"{plan.as_of.astimezone(plans.ITALY):%d/%m/%Y %H:%M}"
-        message = f"Il piano {plan.id} vale dal {when}: prima non si applica; rifai l'anteprima senza quell'istante."
-        return Reason("ahead", message, plan.clinic)
+        return Reason("plan_ahead", {"plan": plan.id, "at": Instant(plan.as_of)}, plan.clinic)
     stopping = [guard for guard in plan.failed_guards if guard.name not in past_guards]
     if stopping:
         said = Several(tuple(guard.reason for guard in stopping))

@@ -78,7 +78,7 @@ def settle(
     rejected = plan.tally.get("rejected", 0)
     reasons = report.reasons + tuple(reason for reason in seen.reasons if not reason.code.startswith("guard_"))
     if rejected:
-        reasons += (Reason("rejected", None, plan.clinic, rejected),)
+        reasons += (Reason("rejected", {}, plan.clinic, rejected),)
     outcome: Outcome = report.outcome
     if new := plan.tally.get("set_aside", 0):
         outcome = done(report.counts, set_aside=new)

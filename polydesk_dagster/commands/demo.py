@@ -24,12 +24,7 @@ def demo(
     if size not in chain.SIZES:
         raise typer.BadParameter(f"--size {size}: {', '.join(chain.SIZES)}")
     if not configuration.load().embedded:
-        raise ConfigurationError(
-            say(
-                "POLYDESK_DATABASE_URL è impostata: la catena dimostrativa va solo nel database incorporato.",
-                "POLYDESK_DATABASE_URL is set: the demo goes only into the embedded database.",
-            )
-        )
+        raise ConfigurationError("demo_only_embedded")
     with opened(create=True) as installation:
         loaded = load_if_empty(installation, size, quiet=json)
         settings = installation.settings

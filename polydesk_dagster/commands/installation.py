@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database, current, head, migrate
@@ -66,12 +65,7 @@ def opened(*, create: bool = False) -> Iterator[Installation]:
         yield from _configured(settings)
         return
     if not create and not embedded.exists(settings.home):
-        raise PermanentError(
-            say(
-                f"In {settings.home} non c'è ancora un'installazione: esegui «polydesk up».",
-                f"There is no installation in {settings.home} yet: run “polydesk up”.",
-            )
-        )
+        raise PermanentError("no_installation", home=str(settings.home))
     was_running = embedded.running(settings.home)
     embedded.start(settings.home)
     try:
@@ -106,21 +100,10 @@ def _configured(settings: Settings) -> Iterator[Installation]:
             revision = current(connection)
     except sa.exc.OperationalError as error:
         engine.dispose()
-        raise PermanentError(
-            say(
-                "POLYDESK_DATABASE_URL: il database non risponde o rifiuta l'accesso "
-                f"({type(error.orig).__name__}). Controlla indirizzo e credenziali.",
-                f"POLYDESK_DATABASE_URL: the database does not answer or refuses ({type(error.orig).__name__}).",
-            )
-        ) from None
+        raise PermanentError("database_refuses", error=type(error.orig).__name__) from None
     if revision != head():
         engine.dispose()
-        raise PermanentError(
-            say(
-                f"Lo schema del database è {revision or 'vuoto'}, serve {head()}: esegui «polydesk db migrate».",
-                f"The database's schema is {revision or 'empty'}, {head()} is needed: run “polydesk db migrate”.",
-            )
-        )
+        raise PermanentError("schema_behind", found=revision, wanted=head())
     try:
         yield Installation(settings, engine)
     finally:
@@ -144,9 +127,4 @@ def migrated(settings: Settings) -> tuple[str | None, str]:
         finally:
             engine.dispose()
     except sa.exc.OperationalError as error:
-        raise ConfigurationError(
-            say(
-                f"POLYDESK_DATABASE_URL: il database non risponde o rifiuta ({type(error.orig).__name__}).",
-                f"POLYDESK_DATABASE_URL: the database does not answer or refuses ({type(error.orig).__name__}).",
-            )
-        ) from None
+        raise ConfigurationError("database_refuses", error=type(error.orig).__name__) from None

@@ -132,7 +132,7 @@ def free_port(port: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", wanted))
             return int(probe.getsockname()[1])
-    raise PermanentError(say("Nessuna porta libera su 127.0.0.1.", "No free port on 127.0.0.1."))
+    raise PermanentError("no_free_port")
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ def _wait(system: Played, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 30
     while not system.answers():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise PermanentError(say(f"Il simulatore «{system.what}» non parte.", f"{system.name}: does not start."))
+            raise PermanentError("simulator_dead", what=system.name)
         time.sleep(0.05)
 
 

@@ -149,7 +149,7 @@ def url(home: Path) -> str:
     """
     info = _info(home.absolute())
     if info is None:
-        raise PermanentError(f"Il database incorporato di {home} non è avviato: esegui «polydesk up».")
+        raise PermanentError("embedded_down", home=str(home))
     return f"postgresql://postgres@/?host={info.socket_dir}"
 
 

@@ -73,9 +73,7 @@ def load(engine: sa.Engine, size: str | Size = "chain", seed: int = 2026, *, as_
     with Sheets() as sheets, engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE clinic, patient IN SHARE ROW EXCLUSIVE MODE"))
         if not is_empty(connection):
-            raise PermanentError(
-                "Il database contiene già delle cliniche: la catena dimostrativa non è stata caricata."
-            )
+            raise PermanentError("demo_not_empty")
         rng = random.Random(f"{seed}/chain")  # noqa: S311 - repeatable on purpose
         draft = Draft(sheets, TimeLine(as_of, size.history_days, _AHEAD), rng)
         towns = municipalities()

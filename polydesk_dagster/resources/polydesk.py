@@ -49,9 +49,7 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The chain's central server. Raises ConfigurationError where none is configured."""
         known = self.settings()
         if known.central_url is None or known.central_token is None:
-            raise ConfigurationError(
-                "POLYDESK_CENTRAL_URL e POLYDESK_CENTRAL_TOKEN: il server centrale non è configurato"
-            )
+            raise ConfigurationError("no_central")
         return Central(known.central_url, known.central_token.get_secret_value())
 
     def studiolab(self, clinic: str) -> Studiolab:

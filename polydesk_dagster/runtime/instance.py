@@ -67,7 +67,7 @@ def sockets(dagster_home: Path) -> Path:
         folder = Path(tempfile.gettempdir()) / f"polydesk-{os.getuid()}-{digest}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise PermanentError(f"La cartella {folder} appartiene a un altro utente: eliminala o cambia POLYDESK_HOME.")
+        raise PermanentError("folder_of_another", folder=str(folder))
     folder.chmod(0o700)
     return folder
 

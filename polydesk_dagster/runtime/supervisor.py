@@ -28,9 +28,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from polydesk_dagster.database import embedded
-from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief
 from polydesk_dagster.home import make
 from polydesk_dagster.runtime import guardian
+from polydesk_dagster.told import teller
 
 _PR_SET_PDEATHSIG = 1
 _LOG_BYTES = 5_000_000
@@ -152,11 +153,8 @@ class Supervisor:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                other = os.read(handle, 32).decode().strip() or "sconosciuto"
-                raise PermanentError(
-                    f"Polydesk è già avviato in {self.home} (processo {other}): usa quello, oppure fermalo con Ctrl-C "
-                    f"o «kill {other}»."
-                ) from None
+                other = os.read(handle, 32).decode().strip() or "?"
+                raise PermanentError("already_up", home=str(self.home), process=other) from None
             os.ftruncate(handle, 0)
             os.write(handle, str(os.getpid()).encode())
             yield
@@ -187,9 +185,9 @@ class Supervisor:
                 try:
                     probe.bind((host, port))
                 except OSError as error:
+                    why = os.strerror(error.errno or 0)
                     raise PermanentError(
-                        f"{each.child.name}: non posso usare {host}:{port} ({os.strerror(error.errno or 0)}). Chiudi "
-                        "il programma che la usa oppure scegli un'altra porta (POLYDESK_WEB_PORT per la pagina web)."
+                        "address_taken", child=each.child.name, address=f"{host}:{port}", why=why
                     ) from None
 
     @contextlib.contextmanager
@@ -228,7 +226,7 @@ class Supervisor:
         try:
             once_ready()
         except Exception as error:  # noqa: BLE001 - whatever it was, the operator must read it and everything must stop
-            self.stop(str(error))
+            self.stop(teller().reason(error.reason) if isinstance(error, PolydeskError) else in_brief(error))
 
     def _keep(self, each: _Running, now: float) -> None:
         """One look at one child: start it, find it answering, or find it dead."""

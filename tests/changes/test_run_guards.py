@@ -24,6 +24,7 @@ from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.runtime import orders, submit
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.values import SAID
 from tests import world
 from tests.postgres import dagster_storage
 from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
@@ -222,7 +223,7 @@ def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_c
 
 def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(_: Settings, __: str, order: orders.Order, *___: object) -> submit.Finished:
-        report = Report(Outcome.OK, Counts(updated=3), (Reason("said", "Detto prima."),))
+        report = Report(Outcome.OK, Counts(updated=3), (Reason("said", {SAID: "Detto prima."}),))
         now = datetime.now(UTC)
         with desk.engine.begin() as connection:
             service_runs.record(

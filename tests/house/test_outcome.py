@@ -51,6 +51,6 @@ def test_of_several_plans_the_last_that_does_something_is_the_whole_s_and_reason
 
 
 def test_what_parts_say_alike_is_said_once_and_what_did_something_speaks_first() -> None:
-    same, other = Reason("off", "Non attiva.", "BO01"), Reason("guard", "Troppi.", "BO01")
+    same, other = Reason("off", {}, "BO01"), Reason("guard", {}, "BO01")
     whole = combine([Report(Outcome.NOTHING_TO_DO, reasons=(same,)), Report(Outcome.REFUSED, reasons=(other, same))])
     assert whole.reasons == (other, same)

@@ -80,7 +80,7 @@ def test_a_report_is_recorded_and_shown(run: Callable[..., dg.ExecuteInProcessRe
     report = Report(
         Outcome.PARTIAL,
         Counts(created=3, failed=1),
-        (Reason("bad", "Agenda «Sala | 1» senza turni", "BO01"),),
+        (Reason("no_such_clinic", {"given": "Sala | 1"}, "BO01"),),
         {"Giorni": 4, "Quota": 0.5},
         (Table("Tabella", ("A", "B"), ((1, None), ("x|y", 2)), 9),),
         plan_id=7,
@@ -107,14 +107,14 @@ def test_a_report_is_recorded_and_shown(run: Callable[..., dg.ExecuteInProcessRe
 def test_refused_and_failed_fail_the_run_and_are_recorded(
     run: Callable[..., dg.ExecuteInProcessResult], engine: sa.Engine, outcome: Outcome
 ) -> None:
-    result = run(lambda _: Report(outcome, reasons=(Reason("why", "Perché sì."),)))
+    result = run(lambda _: Report(outcome, reasons=(Reason("no_such_clinic", {"given": "Perché sì."}),)))
     assert not result.success
     assert "Perché sì." in _log(result)
     assert [row[:2] for row in _recorded(engine)] == [("generate_slots", outcome.value)]
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(TransientError("il server non risponde"), "transient"), (PermanentError("no"), "no")]
+    ("error", "code"), [(TransientError("silent", system="central"), "silent"), (PermanentError("no"), "no")]
 )
 def test_expected_errors_become_a_failed_report(
     run: Callable[..., dg.ExecuteInProcessResult], engine: sa.Engine, error: Exception, code: str

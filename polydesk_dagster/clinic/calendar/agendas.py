@@ -43,7 +43,7 @@ def manual_agendas(connection: sa.Connection, clinic: Clinic) -> Reason | None:
         sa.text("SELECT count(*) FROM agenda WHERE clinic_id = :clinic AND active AND NOT auto_generate"),
         {"clinic": clinic.id},
     )
-    return Reason("manual_agenda", None, clinic.code, int(manual)) if manual else None
+    return Reason("manual_agenda", {}, clinic.code, int(manual)) if manual else None
 
 
 # Of a service the longest turn, now or to come, of the agendas that offer it.

@@ -259,11 +259,11 @@ class _Round:
         lost = 0 if restored else sequence - self.cursor.sequence
         reasons = [Reason("reconciled", {"sequence": sequence + 1}, self.cursor.code)]
         if restored:
-            reasons.append(Reason("numbers_restarted", None, self.cursor.code))
+            reasons.append(Reason("numbers_restarted", {}, self.cursor.code))
         if lost:
-            reasons.append(Reason("events_lost", None, self.cursor.code, lost))
+            reasons.append(Reason("events_lost", {}, self.cursor.code, lost))
         if uncertain and (lost or restored):
-            reasons.append(Reason("appointments_to_compare", None, self.cursor.code, uncertain))
+            reasons.append(Reason("appointments_to_compare", {}, self.cursor.code, uncertain))
         return reasons
 
     def report(self, reasons: Sequence[Reason], left: int) -> Report:
@@ -277,11 +277,11 @@ class _Round:
         for state, reason, count in failed:
             said.append(Reason(f"event_{state}", {"why": read(reason)}, self.cursor.code, count))
         if standing.dead:
-            said.append(Reason("dead_letters", None, self.cursor.code, standing.dead))
+            said.append(Reason("dead_letters", {}, self.cursor.code, standing.dead))
         if standing.lost:
-            said.append(Reason("events_never_came", None, self.cursor.code, int(standing.lost)))
+            said.append(Reason("events_never_came", {}, self.cursor.code, int(standing.lost)))
         if left:
-            said.append(Reason("events_left", None, self.cursor.code, left))
+            said.append(Reason("events_left", {}, self.cursor.code, left))
         failures = tally.parked + tally.dead
         done_ = tally.applied + tally.superseded
         # What is parked is tried again by itself: never a refusal, even where it is all that came.
