@@ -109,7 +109,7 @@ def test_a_dotenv_that_others_may_read_is_refused(given: Given, dotenv: Path, mo
     dotenv.write_text("POLYDESK_STUDIOLAB_TOKEN_GE01=s3cret\n")
     dotenv.chmod(mode)
     for read in (load, lambda: settings.secret("POLYDESK_STUDIOLAB_TOKEN_GE01")):
-        with pytest.raises(ConfigurationError, match="chmod 600"):
+        with pytest.raises(ConfigurationError, match="dotenv_read_by_others"):
             read()
 
 

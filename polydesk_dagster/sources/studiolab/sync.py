@@ -154,7 +154,7 @@ def _with_claims(
     counts = replace(report.counts, waiting=report.counts.waiting + waiting)
     if not new:
         return replace(report, counts=counts)
-    said = Reason("links_suspended", None, scope.clinic, new)
+    said = Reason("links_suspended", {}, scope.clinic, new)
     return replace(report, outcome=Outcome.PARTIAL, counts=counts, reasons=(*report.reasons, said))
 
 
