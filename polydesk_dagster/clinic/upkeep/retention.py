@@ -80,13 +80,12 @@ CLEANUP = Kind(
     fixed=("dataset", "cutoff", "expected", "oldest", "newest", "ordered_at"),
     volatile=True,
     taken="t.dataset = r.dataset AND t.finished_at IS NULL",
-    held="CASE WHEN t.removed > 0 OR t.finished_at IS NOT NULL THEN 'pulizia già eseguita' END",
+    held="CASE WHEN t.removed > 0 OR t.finished_at IS NOT NULL THEN 'cleaned_already' END",
     guards=(
         Guard(
             "unusual_volume",
             f"SELECT count(*) FROM {{rows}} r WHERE {_UNUSUAL}",
             0,
-            "ci sarebbe da pulire più di dieci volte il solito: prima guarda le righe",
         ),
     ),
     effect=_say_when,
