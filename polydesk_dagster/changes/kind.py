@@ -52,8 +52,6 @@ class Guard:
     name: str
     query: str
     limit: float
-    message: str | None = None
-    """The Italian sentence of a guard that has no ``noun``, with ``{value}`` and ``{limit}``."""
     noun: str | None = None
 
 

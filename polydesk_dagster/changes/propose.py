@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.kind import Guard, Kind
 from polydesk_dagster.changes.plans import Plan, Scope, Verdict
-from polydesk_dagster.values import SAID, Count, Value
+from polydesk_dagster.values import Count, Value
 
 
 def propose(
@@ -87,6 +87,4 @@ def _ask(
 
 
 def _said(guard: Guard, value: float) -> dict[str, Value]:
-    if guard.message is not None:
-        return {SAID: guard.message.format(value=f"{value:g}", limit=f"{guard.limit:g}")}
     return {"value": Count(guard.noun, round(value)) if guard.noun else value, "limit": guard.limit}

@@ -27,7 +27,6 @@ SORT_NAME = Kind(
             "many",
             "SELECT count(*) FROM {rows}",
             2,
-            "cambierebbero {value} nomi, più di {limit}",
         ),
     ),
 )
@@ -219,7 +218,7 @@ def test_altered_expired_used_up_and_unknown_plans_are_refused(connection: sa.Co
     connection.execute(sa.text(f"UPDATE {plan.rows} SET sort_name = 'PIPPO'"))
     assert _apply(connection, plan.id).reasons[0].code == "altered"
     connection.execute(sa.text("UPDATE plan SET expires_at = now() - interval '1 second'"))
-    assert _apply(connection, plan.id).reasons[0].code == "expired"
+    assert _apply(connection, plan.id).reasons[0].code == "plan_expired"
     plan = _propose(connection)
     _apply(connection, plan.id)
     assert _apply(connection, plan.id).reasons[0].code == "already_applied"
