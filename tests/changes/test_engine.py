@@ -221,7 +221,7 @@ def test_altered_expired_used_up_and_unknown_plans_are_refused(connection: sa.Co
     assert _apply(connection, plan.id).reasons[0].code == "plan_expired"
     plan = _propose(connection)
     _apply(connection, plan.id)
-    assert _apply(connection, plan.id).reasons[0].code == "already_applied"
+    assert _apply(connection, plan.id).reasons[0].code == "plan_applied"
     assert _apply(connection, 999).reasons[0].code == "unknown_plan"
 
 
