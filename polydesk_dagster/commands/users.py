@@ -10,6 +10,7 @@ import typer
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.values import Instant
 from polydesk_dagster.web import users
 from polydesk_dagster.web.roles import Role
 
@@ -52,7 +53,7 @@ def list_(
             each.state,
             ", ".join(each.clinics) or everywhere,
             ", ".join(each.ways) or "—",
-            each.seen_at.astimezone().strftime("%d/%m/%Y %H:%M") if each.seen_at else "—",
+            show.told().value(Instant(each.seen_at) if each.seen_at else None),
         )
         for each in people
     ]

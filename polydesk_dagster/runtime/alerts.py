@@ -9,16 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from polydesk_dagster.catalog import ROME
-from polydesk_dagster.told import teller
+from polydesk_dagster.told import Teller, teller
+from polydesk_dagster.values import Instant, Reason, ServiceKey, Several
 
 QUIET = timedelta(minutes=30)
 """After a mail nothing more for so long; while runs keep failing the pause doubles, up to :data:`LONGEST_QUIET`."""
 LONGEST_QUIET = timedelta(hours=6)
-_ADVICE = (
-    "Cosa fare: docs/runbook.md, alla voce del servizio. Ripetere un servizio è sempre sicuro: ciò che è già stato "
-    "fatto non viene fatto due volte."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +26,8 @@ class Failure:
     """The service's key, or the job's name."""
     clinic: str | None
     at: datetime
-    reason: str | None = None
-    """Italian, as the service's outcome has it; None if the run ended before it had one."""
+    reason: Reason | None = None
+    """As the service's outcome has it; None if the run ended before it had one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +71,31 @@ class Mail:
     body: str
 
 
-def compose(failures: Sequence[Failure], web: str) -> Mail:
-    """The message about these failures; ``web`` is the address of Dagster's page."""
+def compose(failures: Sequence[Failure], web: str, t: Teller | None = None) -> Mail:
+    """The message about these failures, in Italian where nobody else is to speak; ``web`` is the address of Dagster's
+    page."""
+    t = t or teller()
     ordered = sorted(failures, key=lambda failure: (failure.service, failure.at))
     groups = {service: list(each) for service, each in groupby(ordered, key=lambda failure: failure.service)}
-    parts = [_paragraph(service, each, web) for service, each in groups.items()]
-    names = ", ".join(_name(service) for service in groups)
-    word = "esecuzione fallita" if len(failures) == 1 else "esecuzioni fallite"
-    body = "\n\n".join([*parts, _ADVICE])
-    return Mail(
-        hashlib.sha256(body.encode()).hexdigest()[:32], f"Polydesk: {len(failures)} {word} ({names})"[:200], body + "\n"
-    )
+    parts = [_paragraph(t, service, each, web) for service, each in groups.items()]
+    names = ", ".join(t.service(service) for service in groups)
+    subject = t.text("alert.subject", count=len(failures), services=names)
+    body = "\n\n".join([*parts, t.text("alert.advice")])
+    return Mail(hashlib.sha256(body.encode()).hexdigest()[:32], subject[:200], body + "\n")
 
 
-def _paragraph(service: str, failures: Sequence[Failure], web: str) -> str:
-    last = failures[-1]
-    clinics = sorted({failure.clinic for failure in failures if failure.clinic})
-    when = f"{last.at.astimezone(ROME):%d/%m %H:%M}"
-    if len(failures) > 1:
-        when = f"{len(failures)} volte dal {failures[0].at.astimezone(ROME):%d/%m %H:%M} al {when}"
-    lines = [f"{_name(service)}: {when}{f', cliniche {chr(44).join(clinics)}' if clinics else ''}"]
-    lines.append(f"  {last.reason or 'Finita prima di un esito: il motivo è nel log della esecuzione.'}")
-    lines.append(f"  {web}/dagster/runs/{last.run_id}")
-    return "\n".join(lines)
-
-
-def _name(service: str) -> str:
-    return teller().service(service)
+def _paragraph(t: Teller, service: str, failures: Sequence[Failure], web: str) -> str:
+    first, last = Instant(failures[0].at), Instant(failures[-1].at)
+    head = t.text("alert.failed", count=len(failures), service=ServiceKey(service), first=first, last=last)
+    if clinics := sorted({failure.clinic for failure in failures if failure.clinic}):
+        head += t.text("alert.clinics", count=len(clinics), clinics=Several(tuple(clinics)))
+    reason = failures[-1].reason
+    why = t.reason(reason) if reason else t.text("alert.no_reason")
+    return f"{head}\n  {why}\n  {web}/dagster/runs/{failures[-1].run_id}"
 
 
 def failure(
-    run_id: str, job: str, tags: Mapping[str, str], at: float | datetime, reasons: Mapping[str, str]
+    run_id: str, job: str, tags: Mapping[str, str], at: float | datetime, reasons: Mapping[str, Reason]
 ) -> Failure | None:
     """A failed run of Dagster's history as a failure to tell, or None if it is going to be tried again."""
     if tags.get("dagster/will_retry") == "true":

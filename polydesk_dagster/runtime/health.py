@@ -7,36 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from polydesk_dagster.catalog import ROME, OnDemand
+from polydesk_dagster.catalog import OnDemand
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
-from polydesk_dagster.runtime.state.model import Condition, ServiceState
+from polydesk_dagster.runtime.state.model import Condition, Finding, ServiceState
 from polydesk_dagster.runtime.state.services import service_states
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import teller
-from polydesk_dagster.told.state import standing
+from polydesk_dagster.told import Teller, accepted, teller
+from polydesk_dagster.told.state import told_of_finding
+from polydesk_dagster.values import Duration, Instant, ServiceKey, Term, Value, to_json
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-DAEMONS: Mapping[str, str] = {
-    "SCHEDULER": "gli orari",
-    "SENSOR": "i sensori",
-    "QUEUED_RUN_COORDINATOR": "la coda delle esecuzioni",
-    "MONITORING": "il controllo delle esecuzioni",
-}
-"""Dagster's daemons that must beat, and what stands still without each."""
+DAEMONS = ("SCHEDULER", "SENSOR", "QUEUED_RUN_COORDINATOR", "MONITORING")
+"""Dagster's daemons that must beat."""
 SILENT_AFTER = timedelta(minutes=3)
 PATIENCE: Mapping[str, timedelta] = {
     "QUEUED": timedelta(minutes=30),
@@ -46,34 +41,16 @@ PATIENCE: Mapping[str, timedelta] = {
     "CANCELING": timedelta(minutes=5),
 }
 """How long a run may stay in a status before it counts as stuck."""
-ENDED_BADLY: Mapping[str, str] = {
-    "failed": "fallito",
-    "refused": "stato rifiutato",
-    "stopped": "stato fermato in parte da un controllo: il motivo è nel suo esito",
-}
-"""How a service's last run ended, where somebody must look."""
 LARGEST_STORAGE = 5_000_000_000
 """Bytes of Dagster's storage, now or at its present growth in thirty days."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; ``code`` is stable English and names the runbook's row."""
-
-    code: str
-    ok: bool
-    message: str
-    """Italian, for the operator; what to do is in the runbook."""
-    subject: str | None = None
-    """The service, daemon or run that it is about."""
 
 
 def examine(settings: Settings, now: datetime) -> list[Finding]:
     """Look at everything; never raises for what is wrong with the installation."""
     findings: list[Finding] = []
     with (
-        _reached("dagster_database", "Il database di Dagster", lambda: _dagster_url(settings), findings) as theirs,
-        _reached("database", "Il database delle cliniche", lambda: business_url(settings), findings) as ours,
+        _reached("dagster_database", lambda: _dagster_url(settings), findings) as theirs,
+        _reached("database", lambda: business_url(settings), findings) as ours,
     ):
         if theirs is not None:
             findings += [*_daemons(theirs, now), *_stuck_runs(theirs, now), _storage(theirs)]
@@ -87,143 +64,143 @@ def _dagster_url(settings: Settings) -> URL:
 
 
 @contextmanager
-def _reached(code: str, what: str, url: Callable[[], URL], findings: list[Finding]) -> Iterator[sa.Connection | None]:
+def _reached(code: str, url: Callable[[], URL], findings: list[Finding]) -> Iterator[sa.Connection | None]:
     """A connection to a database; None, with a finding that says why, where there is none to be had. What goes wrong
     with it in the block is a finding too, and ends the block."""
     try:
         engine = create_engine(url(), pool_size=1)
         connection = engine.connect()
     except (sa.exc.SQLAlchemyError, PolydeskError) as error:
-        findings.append(_unreachable(code, what, error))
+        findings.append(_unreachable(code, error))
         yield None
         return
     try:
         yield connection
     except sa.exc.SQLAlchemyError as error:
-        findings.append(_unreachable(code, what, error))
+        findings.append(_unreachable(code, error))
     finally:
         connection.close()
         engine.dispose()
 
 
-def _unreachable(code: str, what: str, error: Exception) -> Finding:
-    why = str(error) if isinstance(error, PolydeskError) else type(error).__name__
-    return Finding(code, ok=False, message=f"{what} non risponde: {why}")
+def _unreachable(code: str, error: Exception) -> Finding:
+    if isinstance(error, PolydeskError):
+        return Finding(code, ok=False, how="refused", values={"why": error.reason})
+    return Finding(code, ok=False, values={"why": type(error).__name__})
 
 
 def _schema(connection: sa.Connection) -> Finding:
     have, want = current(connection), head()
-    if have == want:
-        return Finding("schema", ok=True, message=f"Lo schema del database è aggiornato ({have}).")
-    return Finding(
-        "schema", ok=False, message=f"Lo schema del database è {have or 'vuoto'}, serve {want}: «polydesk db migrate»."
-    )
+    values: dict[str, Value] = {"found": have, "wanted": want}
+    return Finding("schema", ok=have == want, how=None if have else "empty", values=values)
 
 
 def _daemons(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
     beats = rows.heartbeats(connection)
-    for kind, what in DAEMONS.items():
-        beat = beats.get(kind)
+    for kind in DAEMONS:
+        beat, daemon = beats.get(kind), Term("daemon", kind)
         if beat is None:
-            message = f"Il processo che tiene {what} non è mai partito: «polydesk up»."
-        elif now - beat > SILENT_AFTER:
-            message = f"Fermo da {_ago(now - beat)}: {what} (dalle {beat.astimezone(ROME):%d/%m %H:%M})."
-        else:
-            yield Finding("daemon", ok=True, message=f"Vivo: {what}.", subject=kind)
+            yield Finding("daemon", ok=False, subject=kind, how="never", values={"daemon": daemon})
             continue
-        yield Finding("daemon", ok=False, message=message, subject=kind)
+        values: dict[str, Value] = {"daemon": daemon, "silent": _since(beat, now), "at": Instant(beat)}
+        yield Finding("daemon", ok=now - beat <= SILENT_AFTER, subject=kind, values=values)
 
 
 def _stuck_runs(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
     runs = rows.unfinished(connection, list(PATIENCE))
-    stuck = 0
-    for run in runs:
-        if now - run.since > PATIENCE[run.status]:
-            stuck += 1
-            yield Finding(
-                "stuck_run",
-                ok=False,
-                message=f"L'esecuzione di «{run.job}» è ferma in {run.status} da {_ago(now - run.since)}.",
-                subject=run.run_id,
-            )
+    stuck = [run for run in runs if now - run.since > PATIENCE[run.status]]
+    for run in stuck:
+        status = Term("run_status", run.status)
+        values: dict[str, Value] = {"service": ServiceKey(run.job), "status": status, "lasting": _since(run.since, now)}
+        yield Finding("stuck_run", ok=False, subject=run.run_id, values=values)
     if not stuck:
-        yield Finding("stuck_run", ok=True, message=f"Nessuna esecuzione bloccata ({len(runs)} in corso o in coda).")
+        yield Finding("stuck_run", ok=True, values={"count": len(runs)})
 
 
 def _storage(connection: sa.Connection) -> Finding:
     size, days = rows.growth(connection)
     monthly = size / max(days, 1) * 30 if days >= 3 else 0.0
-    told = f"{size / 1e6:.0f} MB{f', {monthly / 1e6:.0f} MB al mese' if monthly else ''}"
-    if max(size, monthly) > LARGEST_STORAGE:
-        return Finding("dagster_storage", ok=False, message=f"L'archivio di Dagster è grande: {told}.")
-    return Finding("dagster_storage", ok=True, message=f"L'archivio di Dagster è {told}.")
+    large = max(size, monthly) > LARGEST_STORAGE
+    values: dict[str, Value] = {"megabytes": round(size / 1e6), "monthly": round(monthly / 1e6)}
+    return Finding("dagster_storage", ok=not large, how="grows" if monthly and not large else None, values=values)
 
 
 def _services(
     connection: sa.Connection, dagster: sa.Connection | None, now: datetime, *, live: bool
 ) -> Iterator[Finding]:
     for state in service_states(connection, dagster, now, live=live):
-        name, key = teller().service(state.service.key), state.service.key
+        key = state.service.key
         for run in state.runs:
             if run.bad:
-                whose = f" per {run.clinic}" if run.clinic else ""
-                how = ENDED_BADLY["stopped" if run.stopped else run.outcome]
-                when = f"{run.at.astimezone(ROME):%d/%m %H:%M}"
-                message = f"«{name}» alla sua ultima esecuzione{whose} ({when}) è {how}."
-                yield Finding("service_failed", ok=False, message=message, subject=key)
+                whose = run.clinic or Term("whose", "chain")
+                values: dict[str, Value] = {"service": ServiceKey(key), "whose": whose, "at": Instant(run.at)}
+                how = "stopped" if run.stopped else run.outcome
+                yield Finding("service_failed", ok=False, subject=key, how=how, values=values)
         if not isinstance(state.service.cadence, OnDemand):
-            yield Finding(
-                "service_overdue",
-                ok=not state.bad or state.condition is Condition.FAILED,
-                message=_punctual(state, now),
-                subject=key,
-            )
+            yield _punctual(state, now)
 
 
-def _punctual(state: ServiceState, now: datetime) -> str:
-    name = f"«{teller().service(state.service.key)}» ({teller().cadence(state.service.cadence)})"
-    seen = [at for at in (state.last_at, state.look.at if state.look else None, state.activity.since) if at is not None]
+def _punctual(state: ServiceState, now: datetime) -> Finding:
+    key, activity = state.service.key, state.activity
+    values: dict[str, Value] = {"service": ServiceKey(key)}
+    seen = [at for at in (state.last_at, state.look.at if state.look else None, activity.since) if at is not None]
+    how = None
     match state.condition:
+        case Condition.STANDING if activity.until is not None:
+            how = "paused"
+            values |= {"until": Instant(activity.until), "actor": activity.actor, "reason": activity.reason}
         case Condition.STANDING:
-            return f"{name} non parte da solo: {standing(teller(), state.activity)}."
+            how = "standing"
+            values["mode"] = Term("mode", activity.mode)
         case Condition.NEVER_RAN if not seen:
-            return f"{name} non è ancora partito."
+            how = "never"
         case Condition.OVERDUE:
-            return f"{name} doveva già essere ripartito: l'ultima volta {_ago(now - max(seen))} fa."
+            how = "overdue"
+            values["silent"] = _since(max(seen), now)
         case Condition.IDLE:
-            return f"{name} guarda ma non lavora: l'ultima esecuzione {_ago(now - (state.last_at or now))} fa."
-        case _:
-            return f"{name} è in orario."
+            how = "idle"
+            values["silent"] = _since(state.last_at or now, now)
+    ok = not state.bad or state.condition is Condition.FAILED
+    return Finding("service_overdue", ok=ok, subject=key, how=how, values=values)
 
 
-def _ago(span: timedelta) -> str:
-    minutes = int(span.total_seconds() // 60)
-    if minutes < 120:
-        return f"{minutes} minuti"
-    return f"{minutes // 60} ore" if minutes < 48 * 60 else f"{minutes // 1440} giorni"
+def _since(then: datetime, now: datetime) -> Duration:
+    return Duration(max((now - then).total_seconds(), 0))
 
 
-def as_object(findings: list[Finding], now: datetime) -> dict[str, Any]:
-    """The JSON of the endpoint and of ``doctor --json``."""
+def as_object(findings: list[Finding], now: datetime, t: Teller) -> dict[str, Any]:
+    """The JSON of the endpoint and of ``doctor --json``: codes and values, and beside them what they say."""
     return {
         "ok": all(finding.ok for finding in findings),
         "at": now.isoformat(),
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [
+            {
+                "code": each.code,
+                "ok": each.ok,
+                "subject": each.subject,
+                "how": each.how,
+                "values": to_json(each.values),
+                "message": told_of_finding(t, each),
+            }
+            for each in findings
+        ],
     }
 
 
 def application(settings: Settings) -> Starlette:
-    """``GET /health``: 200 if all is well, 503 if not, always with the findings as JSON."""
+    """``GET /health``: 200 if all is well, 503 if not, always with the findings as JSON, in the reader's
+    language."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    async def health(_request: Request) -> JSONResponse:
+    async def health(request: Request) -> JSONResponse:
         now = datetime.now(UTC)
         findings = await run_in_threadpool(examine, settings, now)
-        answer = as_object(findings, now)
+        t = teller(accepted(request.headers.get("accept-language", "")))
+        answer = as_object(findings, now, t)
         return JSONResponse(answer, status_code=200 if answer["ok"] else 503)
 
     return Starlette(routes=[Route("/health", health)])

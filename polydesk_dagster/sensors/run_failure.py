@@ -11,7 +11,6 @@ from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import alerts
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 
 _TICK_SECONDS = 60
@@ -91,12 +90,12 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
         return []
     reasons = [Reason.from_dict(row.reason) for row in rows]
     return [
-        alerts.Failure(row.dagster_run, row.service, reason.clinic, row.ended, teller().reason(reason))
+        alerts.Failure(row.dagster_run, row.service, reason.clinic, row.ended, reason)
         for row, reason in zip(rows, reasons, strict=True)
     ]
 
 
-def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, str]:
+def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, Reason]:
     """What each run's service said last; empty where the clinics' database cannot say, for the mail must go all the
     same."""
     try:
@@ -109,7 +108,7 @@ def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, st
                     ORDER BY id"""),
                 {"runs": list(run_ids)},
             )
-            return {run: teller().reason(Reason.from_dict(reason)) for run, reason in rows}
+            return {run: Reason.from_dict(reason) for run, reason in rows}
     except sa.exc.SQLAlchemyError:
         return {}
 

@@ -4,7 +4,7 @@ Every sentence that a person reads stands in ``locale/<language>/<room>.po`` und
 and when, is decided by the rules, in codes and values (``values``, ``outcome``); nothing here decides anything.
 """
 
-from polydesk_dagster.told.catalogue import LANGUAGES
+from polydesk_dagster.told.catalogue import LANGUAGES, accepted
 from polydesk_dagster.told.speaking import Teller, teller
 
-__all__ = ["LANGUAGES", "Teller", "teller"]
+__all__ = ["LANGUAGES", "Teller", "accepted", "teller"]

@@ -17,6 +17,12 @@ LANGUAGES = ("it", "en", "de")
 FOLDER = Path(__file__).parent / "locale"
 
 
+def accepted(header: str) -> str:
+    """The first of our languages that an ``Accept-Language`` takes; Italian where it takes none."""
+    asked = (each.partition(";")[0].strip().partition("-")[0].lower() for each in header.split(","))
+    return next((each for each in asked if each in LANGUAGES), LANGUAGES[0])
+
+
 @cache
 def catalogue(language: str) -> GNUTranslations:
     """All messages of ``language``, one of ``LANGUAGES``.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polydesk_dagster.values import Instant, ServiceKey, Term
+from polydesk_dagster.values import Instant, ServiceKey, Term, Value
 
 if TYPE_CHECKING:
-    from polydesk_dagster.runtime.state.model import Activity, IntegrationState, SystemState
+    from polydesk_dagster.runtime.state.model import Activity, Finding, IntegrationState, SystemState
     from polydesk_dagster.told.speaking import Teller
 
 ADDRESSES = {"central": "POLYDESK_CENTRAL_URL", "sms": "POLYDESK_SMS_URL", "mail": "POLYDESK_SMTP_URL"}
@@ -33,21 +33,35 @@ def stands_still(teller: Teller, service: str, activity: Activity) -> str:
 
 def linked(teller: Teller, state: IntegrationState) -> str:
     """How a clinic's studiolab is, with its address, and what belongs to that state."""
+    return teller.text(f"state.link.{state.link}", **values_of_link(state))
+
+
+def values_of_link(state: IntegrationState) -> dict[str, Value]:
     since = Instant(state.since, state.time_zone) if state.since else None
     again = Instant(state.asked_again_at, state.time_zone) if state.asked_again_at else None
-    name = f"state.link.{state.link}"
-    return teller.text(name, url=state.base_url, variable=state.token_env, since=since, again=again)
+    return {"url": state.base_url, "variable": state.token_env, "since": since, "again": again}
 
 
-def told_of_system(teller: Teller, state: SystemState) -> str:
-    """How a system outside is: what it answered where it was asked, else whether it is configured."""
-    system = Term("system", state.code)
+def state_of_system(state: SystemState) -> tuple[str, dict[str, Value]]:
+    """How a system outside is, as a code and values: what it answered where it was asked, else whether it is
+    configured."""
+    values: dict[str, Value] = {"system": Term("system", state.code)}
     if state.answer is not None:
-        return teller.text(f"state.system.{state.answer}", system=system, why=state.why)
+        return state.answer, values | {"why": state.why}
     if state.configured:
-        return teller.text("state.system.configured", system=system)
+        return "configured", values
     if state.played:
-        return teller.text("state.system.played", system=system)
+        return "played", values
     if not state.needed:
-        return teller.text("state.system.needless", system=system)
-    return teller.text("state.system.missing", system=system, variable=ADDRESSES.get(state.code, ""))
+        return "needless", values
+    return "missing", values | {"variable": ADDRESSES.get(state.code, "")}
+
+
+SAID_ELSEWHERE = {"configured": "state.system", "studiolab_asked": "state.system", "studiolab": "state.link"}
+"""Findings whose sentences are those of what they found."""
+
+
+def told_of_finding(teller: Teller, finding: Finding) -> str:
+    """What was found, as a sentence: ``finding.<code>.<how>``, or ``.ok`` and ``.bad`` where there is one of each."""
+    name = SAID_ELSEWHERE.get(finding.code, f"finding.{finding.code}")
+    return teller.text(f"{name}.{finding.how or ('ok' if finding.ok else 'bad')}", **finding.values)

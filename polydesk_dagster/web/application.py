@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.clinic.messages import links
 from polydesk_dagster.runtime import health
+from polydesk_dagster.told import Teller
 from polydesk_dagster.web import (
     clinics,
     knowledge,
@@ -34,7 +35,7 @@ from polydesk_dagster.web import (
     todo,
     wellness,
 )
-from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
+from polydesk_dagster.web.door import HERE, Door, Recognise, person_of, teller_of
 from polydesk_dagster.web.guard import Guard
 from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
@@ -105,14 +106,14 @@ async def _live(_request: Request) -> Response:
 async def _health(request: Request) -> Response:
     """Whether all is well, for whoever asks; what is wrong, for who is logged in."""
     door: Door = request.state.door
-    answer = await run_in_threadpool(_examined, door)
+    answer = await run_in_threadpool(_examined, door, teller_of(request))
     shown = answer if person_of(request) is not None else {"ok": answer["ok"], "at": answer["at"]}
     return JSONResponse(shown, 200 if answer["ok"] else 503)
 
 
-def _examined(door: Door) -> dict[str, Any]:
+def _examined(door: Door, t: Teller) -> dict[str, Any]:
     now = datetime.now(UTC)
-    return health.as_object(health.examine(door.settings, now), now)
+    return health.as_object(health.examine(door.settings, now), now, t)
 
 
 async def _said(request: Request, error: Exception) -> Response:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import LANGUAGES, Teller, teller
+from polydesk_dagster.told import LANGUAGES, Teller, accepted, teller
 from polydesk_dagster.values import Value
 from polydesk_dagster.web import sessions, tokens, words
 from polydesk_dagster.web.guard import Address
@@ -116,10 +116,8 @@ LANGUAGE_COOKIE = "polydesk-language"
 
 def language_of(connection: HTTPConnection) -> str:
     """The language that a page is asked for in: the one chosen on it, else the first of ours that the browser takes."""
-    asked = [connection.cookies.get(LANGUAGE_COOKIE, "")]
-    accepted = connection.headers.get("accept-language", "").split(",")
-    asked += [each.partition(";")[0].strip().partition("-")[0].lower() for each in accepted]
-    return next((each for each in asked if each in LANGUAGES), LANGUAGES[0])
+    chosen = connection.cookies.get(LANGUAGE_COOKIE, "")
+    return chosen if chosen in LANGUAGES else accepted(connection.headers.get("accept-language", ""))
 
 
 def teller_of(connection: HTTPConnection) -> Teller:

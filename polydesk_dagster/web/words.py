@@ -8,6 +8,7 @@ from datetime import datetime
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.runtime.state.model import Mode, ServiceState
 from polydesk_dagster.told import Teller
+from polydesk_dagster.told.state import told_of_finding
 from polydesk_dagster.values import Count, Instant, Several, Value
 from polydesk_dagster.web.roles import May
 
@@ -69,5 +70,6 @@ GLOBALS: Mapping[str, object] = {
     "instant": Instant,
     "said_of": said_of,
     "several": _several,
+    "told_of_finding": told_of_finding,
 }
 """What every template knows beside what belongs to its request."""

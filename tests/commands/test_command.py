@@ -267,3 +267,7 @@ class TestActivity:
         status, out, _ = say("doctor", "--json")
         findings = {each["subject"]: each["ok"] for each in json.loads(out)["findings"] if each["code"] == "studiolab"}
         assert (status, findings) == (1, {"MI01": False, "RM01": False})
+        for language in LANGUAGES:
+            _, out, _ = say("doctor", "--json", "--lang", language)
+            said = [each["message"] for each in json.loads(out)["findings"]]
+            assert not [each for each in said if each.startswith(("finding.", "state.", "reason."))]

@@ -16,15 +16,17 @@ from polydesk_dagster.demo import mailbox
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import alerts
 from polydesk_dagster.sensors.run_failure import tell_operator
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason
 from tests.runtime.jobs import tiny
 
 NOW = datetime(2026, 3, 28, 3, 0, tzinfo=UTC)
 
 
-def _failure(minutes: int, service: str = "sync_prices", **more: str | None) -> alerts.Failure:
-    return alerts.Failure(
-        f"run-{minutes}", service, more.get("clinic"), NOW + timedelta(minutes=minutes), more.get("reason")
-    )
+def _failure(
+    minutes: int, service: str = "sync_prices", clinic: str | None = None, reason: Reason | None = None
+) -> alerts.Failure:
+    return alerts.Failure(f"run-{minutes}", service, clinic, NOW + timedelta(minutes=minutes), reason)
 
 
 class TestPause:
@@ -50,16 +52,21 @@ class TestText:
     def test_failures_are_grouped_by_service_with_the_last_reason(self) -> None:
         mail = alerts.compose(
             [
-                _failure(0, clinic="MI01", reason="studiolab non risponde"),
-                _failure(5, clinic="RM02", reason="studiolab ha risposto 500"),
+                _failure(0, clinic="MI01", reason=Reason("unknown_plan", {"plan": 1})),
+                _failure(5, clinic="RM02", reason=Reason("unknown_plan", {"plan": 2})),
                 _failure(7, "import_municipalities"),
             ],
             "http://polydesk.local:3000",
         )
         assert mail.subject.startswith("Polydesk: 3 esecuzioni fallite (Importa comuni, Sync prezzi e convenzioni)")
-        assert "2 volte dal 28/03 04:00 al 28/03 04:05, cliniche MI01,RM02" in mail.body
-        assert "studiolab ha risposto 500" in mail.body
+        assert "2 volte dal 28/03/2026 04:00 al 28/03/2026 04:05, cliniche MI01 e RM02" in mail.body
+        assert "Non esiste il piano 2." in mail.body
         assert "http://polydesk.local:3000/dagster/runs/run-5" in mail.body
+
+    def test_it_speaks_the_language_of_who_is_told(self) -> None:
+        mail = alerts.compose([_failure(0, clinic="MI01")], "http://x", teller("en"))
+        assert mail.subject.startswith("Polydesk: 1 failed run (")
+        assert "28 Mar 2026 04:00, clinic MI01\n  It ended without an outcome: the run's log says why." in mail.body
 
     def test_the_same_text_has_the_same_key(self) -> None:
         one, two = (alerts.compose([_failure(0)], "http://x") for _ in range(2))

@@ -19,6 +19,8 @@ from polydesk_dagster import definitions
 from polydesk_dagster.catalog import SERVICES, Every, OnDemand
 from polydesk_dagster.runtime import health, progress
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import LANGUAGES, teller
+from polydesk_dagster.told.state import told_of_finding
 from tests.runtime import written as world
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
@@ -186,10 +188,10 @@ def test_the_endpoint_answers_200_or_503_with_what_it_found(
 ) -> None:
     transport = httpx.ASGITransport(health.application(settings))
 
-    def ask() -> httpx.Response:
+    def ask(language: str = "it") -> httpx.Response:
         async def get() -> httpx.Response:
             async with httpx.AsyncClient(transport=transport, base_url="http://polydesk") as client:
-                return await client.get("/health")
+                return await client.get("/health", headers={"Accept-Language": language})
 
         return asyncio.run(get())
 
@@ -202,7 +204,48 @@ def test_the_endpoint_answers_200_or_503_with_what_it_found(
         connection.execute(sa.text("DELETE FROM daemon_heartbeats"))
     ill = ask()
     assert ill.status_code == 503
-    assert {finding["subject"] for finding in ill.json()["findings"] if not finding["ok"]} == set(health.DAEMONS)
+    bad = [finding for finding in ill.json()["findings"] if not finding["ok"]]
+    assert {finding["subject"] for finding in bad} == set(health.DAEMONS)
+    assert bad[0] == {
+        "code": "daemon",
+        "ok": False,
+        "subject": "SCHEDULER",
+        "how": "never",
+        "values": {"daemon": {"domain": "daemon", "term": "SCHEDULER"}},
+        "message": "Il processo per gli orari non è mai partito: «polydesk up».",
+    }
+    said = [finding["message"] for finding in ask("fr, en-GB;q=0.9").json()["findings"] if not finding["ok"]]
+    assert said[0] == "The process for the schedules never started: “polydesk up”."
+
+
+def _said(settings: Settings, language: str = "it") -> list[str]:
+    return [told_of_finding(teller(language), each) for each in health.examine(settings, NOW) if not each.ok]
+
+
+def test_what_is_wrong_is_told_in_the_zone_and_the_language_of_who_reads(
+    settings: Settings, dagster: DagsterInstance, storage: sa.Engine, engine: sa.Engine
+) -> None:
+    world.beats(dagster, "SENSOR", NOW - timedelta(minutes=69))
+    world.ran(dagster, storage, "clear_caches", "QUEUED", NOW - timedelta(minutes=31))
+    _ran(engine, "nightly_cleanup", NOW - timedelta(hours=2), "failed")
+    _ran(engine, "generate_slots", NOW - timedelta(days=3, hours=1))
+    assert _said(settings) == [
+        "Fermo il processo per i sensori; ultima attività: 1 ora e 9 minuti fa (28/03/2026 11:51).",
+        "L'esecuzione di «Svuota tutta la cache» è bloccata (in coda) da 31 minuti.",
+        "«Generazione automatica schedule agende» doveva già essere ripartito; ultima attività: 3 giorni e 1 ora fa.",
+        "«Pulizia notturna dati»: l'ultima esecuzione per tutta la catena (28/03/2026 11:00) è fallita.",
+    ]
+    assert "The process for the sensors stands still; last active 1 hour and 9 minutes ago (28 Mar 2026 11:51)." in (
+        _said(settings, "en")
+    )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.usefixtures("written")
+def test_every_finding_has_its_sentence(settings: Settings, language: str) -> None:
+    said = [told_of_finding(teller(language), each) for each in health.examine(settings, NOW)]
+    assert len(said) > len(health.DAEMONS)
+    assert not [each for each in said if each.startswith("finding.")]
 
 
 def test_progress_is_told_to_the_log_and_to_who_watches(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -56,6 +57,15 @@ def test_health_tells_a_stranger_only_whether_all_is_well(door: Served) -> None:
     assert door.client().get("/health/live").text == "ok"
     assert door.client().get("/health").json().keys() == {"ok", "at"}
     assert door.signed_in("desk").get("/health").json().keys() == {"ok", "at", "findings"}
+
+
+@pytest.mark.parametrize(("language", "said"), [("it", "Lo schema"), ("en", "The database"), ("de", "Das Schema")])
+def test_what_was_found_is_told_in_the_readers_language(door: Served, language: str, said: str) -> None:
+    reader, asked = door.signed_in("desk"), {"Accept-Language": language}
+    findings = reader.get("/health", headers=asked).json()["findings"]
+    (schema,) = (each["message"] for each in findings if each["code"] == "schema")
+    assert schema.startswith(said)
+    assert schema in html.unescape(reader.get("/salute", headers=asked).text)
 
 
 def test_what_goes_wrong_inside_is_told_nobody(door: Served, caplog: pytest.LogCaptureFixture) -> None:

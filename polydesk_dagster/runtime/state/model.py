@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from polydesk_dagster.catalog import Service
-from polydesk_dagster.values import Reason
+from polydesk_dagster.values import Reason, Value
 
 
 class Mode(StrEnum):
@@ -234,3 +234,17 @@ class SystemState:
     """Of an answer that is not well; no secret is in it."""
     seconds: float | None = None
     """How long it took to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``code`` is stable English and names the runbook's row."""
+
+    code: str
+    ok: bool
+    subject: str | None = None
+    """The service, daemon or run that it is about."""
+    how: str | None = None
+    """Which of the ways to be well or not; None where there is one of each."""
+    values: Mapping[str, Value] = field(default_factory=dict)
+    """What its sentence says; see ``told.state.told_of_finding``."""
