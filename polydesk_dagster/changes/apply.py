@@ -173,7 +173,8 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, v
     if more is None:
         return report
     whole = combine([report, more])
-    return Report(whole.outcome, report.counts, whole.reasons, whole.figures, whole.tables)
+    counts += Counts(waiting=more.counts.waiting)
+    return Report(whole.outcome, counts, whole.reasons, whole.figures, whole.tables)
 
 
 def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, values: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ def new(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> in
                                     AND s.row_hash = c.row_hash))
              + (SELECT count(*) FROM quarantine
                 WHERE service = :service AND kind = :kind AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
-                  AND resolved_at IS NULL AND told_at IS NULL)"""
+                  AND coalesce(scope, :scope) = :scope AND resolved_at IS NULL AND told_at IS NULL)"""
     return int(connection.scalar(sa.text(query), _about(kind, scope)) or 0)
 
 
@@ -40,7 +40,8 @@ def told(connection: sa.Connection, kind: Kind, plan: Plan) -> None:
                        AND row_hash NOT IN (SELECT row_hash FROM now)),
             quarantined AS (UPDATE quarantine SET told_at = now()
                             WHERE service = :service AND kind = :kind
-                              AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint) AND told_at IS NULL)
+                              AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
+                              AND coalesce(scope, :scope) = :scope AND told_at IS NULL)
             INSERT INTO set_aside (service, kind, scope, row_hash, plan_id, since)
             SELECT :service, :kind, :scope, row_hash, :plan_id, now() FROM now ON CONFLICT DO NOTHING"""),
         {**about, "plan_id": plan.id},

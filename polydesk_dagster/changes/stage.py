@@ -123,10 +123,16 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]
 
 
 def quarantine(
-    connection: sa.Connection, service: str, kind: str, clinic_id: int | None, unreadable: Sequence[Unreadable]
+    connection: sa.Connection,
+    service: str,
+    kind: str,
+    clinic_id: int | None,
+    unreadable: Sequence[Unreadable],
+    scope: str = "",
 ) -> None:
-    """Keep the records that were set aside until the source mends them; each is listed once."""
-    values = {"service": service, "kind": kind, "clinic_id": clinic_id}
+    """Keep the records that were set aside until the source mends them; each is listed once. What came with another
+    ``scope`` of the list, a year or an area, stays as it is."""
+    values = {"service": service, "kind": kind, "clinic_id": clinic_id, "scope": scope}
     rows = [
         {
             "record_key": record.key or "?",
@@ -144,16 +150,18 @@ def quarantine(
             UPDATE quarantine q SET resolved_at = now()
             WHERE service = :service AND kind = :kind
               AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
-              AND resolved_at IS NULL
+              AND coalesce(scope, :scope) = :scope AND resolved_at IS NULL
               AND NOT EXISTS (SELECT FROM seen s
                               WHERE s.record_key = q.record_key AND s.code = q.code
                                 AND s.record IS NOT DISTINCT FROM q.record))
-        INSERT INTO quarantine (service, kind, clinic_id, record_key, code, message, record, first_seen_at,
-                                last_seen_at)
-        SELECT :service, :kind, CAST(:clinic_id AS bigint), record_key, code, message, record, now(), now() FROM seen
+        INSERT INTO quarantine (service, kind, clinic_id, scope, record_key, code, message, record,
+                                first_seen_at, last_seen_at)
+        SELECT :service, :kind, CAST(:clinic_id AS bigint), :scope, record_key, code, message, record, now(), now()
+        FROM seen
         ON CONFLICT (service, kind, coalesce(clinic_id, 0), record_key, code, md5(coalesce(CAST(record AS text), '')))
         WHERE resolved_at IS NULL
-        DO UPDATE SET last_seen_at = excluded.last_seen_at, message = excluded.message
+        DO UPDATE SET scope = excluded.scope, last_seen_at = excluded.last_seen_at,
+                      message = excluded.message
     """)
     connection.execute(typed, {**values, "rows": json.dumps(rows, ensure_ascii=False, default=str)})
 

@@ -106,7 +106,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
         for statement in source.reconsider:
             connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
-    staging.quarantine(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable)
+    staging.quarantine(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed

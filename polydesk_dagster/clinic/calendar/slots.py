@@ -199,7 +199,8 @@ def _plan(
         if applied.outcome in {Outcome.REFUSED, Outcome.FAILED}:
             raise _Refused(applied)
         connection.execute(sa.text(REMEMBER), values)
-    counts += Counts(waiting=decided.orphaned + sum(reason.count for reason in held), failed=decided.failed)
+    waiting = _orphans(connection, as_of) + (decided.orphaned if preview else 0)
+    counts += Counts(waiting=waiting + sum(reason.count for reason in held), failed=decided.failed)
     figures = {**decided.figures, WHAT_TO_DO: shown.figures[WHAT_TO_DO]} if preview else decided.figures
     return Report(
         done(counts, set_aside=decided.orphaned + newly_held),
@@ -210,6 +211,20 @@ def _plan(
         plan.id if plan.writes or preview or not held else None,
         preview=preview,
     )
+
+
+def _orphans(connection: sa.Connection, as_of: datetime) -> int:
+    """Open orphans ahead of the agendas at work; in a preview without those that the plan would settle."""
+    found = connection.scalar(
+        sa.text("""
+            SELECT count(*)
+            FROM orphan o JOIN slot s ON s.id = o.slot_id AND s.starts_at > :as_of
+            JOIN working_agenda a ON a.id = s.agenda_id
+            WHERE o.state = 'open' AND NOT EXISTS (SELECT FROM slot_change c WHERE c.id = s.id AND c.state <> 'orphan')
+            """),
+        {"as_of": as_of},
+    )
+    return int(found or 0)
 
 
 def _plans_of_held(connection: sa.Connection, clinic: Clinic, values: Mapping[str, object]) -> tuple[list[Reason], int]:
