@@ -90,7 +90,19 @@ def loaded(name: str) -> Any:
     command.name = name
     if show.told().language != LANGUAGES[0]:
         command.help = say(f"command.{name}")
+    _explained(command, name)
     return command
+
+
+def _explained(command: Any, path: str) -> None:
+    """Give the options of ``command``, its sub-commands and theirs what they are for: ``help.<path>.<name>`` of the
+    catalogues, or ``help.<name>`` where it is the same everywhere."""
+    for parameter in command.params:
+        here = f"help.{path}.{parameter.name}"
+        parameter.help = say(here if show.told().knows(here) else f"help.{parameter.name}")
+    for name, each in getattr(command, "commands", {}).items():
+        each.help = say(f"help.{path}.{name}")
+        _explained(each, f"{path}.{name}")
 
 
 app = typer.Typer(

@@ -15,17 +15,15 @@ from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant, ServiceKey, Several
 
-Key = Annotated[str, typer.Argument(help="Chiave del servizio (vedi «polydesk services»).", metavar="CHIAVE")]
-Why = Annotated[str, typer.Option("--reason", help="Perché; resta nel registro delle modifiche.", metavar="TESTO")]
-Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+Key = Annotated[str, typer.Argument(metavar="CHIAVE")]
+Why = Annotated[str, typer.Option("--reason", metavar="TESTO")]
+Json = Annotated[bool, typer.Option("--json")]
 
 
 def go_live(
     reason: Why,
-    service: Annotated[
-        str | None, typer.Argument(help="Chiave del servizio (vedi «polydesk services»).", metavar="[CHIAVE]")
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Tutti i servizi che partono da soli.")] = False,
+    service: Annotated[str | None, typer.Argument(metavar="[CHIAVE]")] = None,
+    everything: Annotated[bool, typer.Option("--all")] = False,
     json: Json = False,
 ) -> None:
     """Attiva un servizio, o tutti: da adesso parte da solo, secondo la sua cadenza."""
@@ -46,7 +44,7 @@ def pause(
     service: Key,
     until: Annotated[
         str,
-        typer.Option("--until", help="Fino a quando: AAAA-MM-GG o AAAA-MM-GGThh:mm, ora italiana.", metavar="QUANDO"),
+        typer.Option("--until", metavar="QUANDO"),
     ],
     reason: Why,
     json: Json = False,

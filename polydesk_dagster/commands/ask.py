@@ -27,12 +27,12 @@ class Role(StrEnum):
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="La domanda, come la scriverebbe una persona.")],
-    clinic: Annotated[str | None, typer.Option(help="Solo i documenti di questa clinica e della catena.")] = None,
-    role: Annotated[Role | None, typer.Option(help="Solo ciò che questo ruolo può leggere.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=50, help="Quanti passaggi.")] = 5,
-    as_of: Annotated[str | None, typer.Option(help="Istante della domanda, RFC 3339; di regola adesso.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")] = False,
+    question: Annotated[str, typer.Argument()],
+    clinic: Annotated[str | None, typer.Option()] = None,
+    role: Annotated[Role | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=50)] = 5,
+    as_of: Annotated[str | None, typer.Option()] = None,
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Mostra i passaggi che l'assistente riceverebbe: documento, pagina, punteggio, perché."""
     from polydesk_dagster.knowledge import searching

@@ -17,7 +17,7 @@ from polydesk_dagster.sources.access import check_address, check_token
 from polydesk_dagster.told.state import linked
 
 
-def clinics(json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False) -> None:
+def clinics(json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Elenca le cliniche e il loro collegamento a studiolab."""
     with opened() as installation, installation.engine.connect() as connection:
         states = integration_states(connection, installation.has_token)
@@ -48,15 +48,11 @@ def as_object(state: IntegrationState) -> dict[str, Any]:
 
 
 def integration(
-    code: Annotated[str, typer.Argument(help="Codice della clinica.", metavar="CODICE")],
-    url: Annotated[str | None, typer.Option(help="Indirizzo di studiolab, con /api/v1.")] = None,
-    token_env: Annotated[
-        str | None, typer.Option(help="NOME della variabile d'ambiente che contiene il token.")
-    ] = None,
-    active: Annotated[bool | None, typer.Option("--on/--off", help="Accende o spegne il collegamento.")] = None,
-    reports: Annotated[
-        bool | None, typer.Option("--tell-reports/--no-tell-reports", help="Scrive ai pazienti dei referti pronti.")
-    ] = None,
+    code: Annotated[str, typer.Argument(metavar="CODICE")],
+    url: Annotated[str | None, typer.Option()] = None,
+    token_env: Annotated[str | None, typer.Option()] = None,
+    active: Annotated[bool | None, typer.Option("--on/--off")] = None,
+    reports: Annotated[bool | None, typer.Option("--tell-reports/--no-tell-reports")] = None,
 ) -> None:
     """Configura, accende o spegne il collegamento di una clinica a studiolab; senza opzioni lo mostra."""
     try:

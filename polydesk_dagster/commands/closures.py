@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 app = typer.Typer(help="Le chiusure della segreteria: chi toccano, chiudere, riaprire.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Come si chiama, per esempio «Ferie dott.ssa Bianchi».", metavar="NOME")]
-From = Annotated[str, typer.Option("--from", help="Primo giorno chiuso.", metavar="AAAA-MM-GG")]
-Until = Annotated[str | None, typer.Option("--to", help="Ultimo giorno chiuso.", metavar="AAAA-MM-GG")]
-FromTime = Annotated[str | None, typer.Option("--from-time", help="Dalle ore, ogni giorno.", metavar="HH:MM")]
-ToTime = Annotated[str | None, typer.Option("--to-time", help="Fino alle ore, ogni giorno.", metavar="HH:MM")]
-Clinic = Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")]
-Agenda = Annotated[int | None, typer.Option(help="Solo questa agenda, per numero.", metavar="NUMERO")]
-Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+Name = Annotated[str, typer.Argument(metavar="NOME")]
+From = Annotated[str, typer.Option("--from", metavar="AAAA-MM-GG")]
+Until = Annotated[str | None, typer.Option("--to", metavar="AAAA-MM-GG")]
+FromTime = Annotated[str | None, typer.Option("--from-time", metavar="HH:MM")]
+ToTime = Annotated[str | None, typer.Option("--to-time", metavar="HH:MM")]
+Clinic = Annotated[str | None, typer.Option(metavar="CODICE")]
+Agenda = Annotated[int | None, typer.Option(metavar="NUMERO")]
+Json = Annotated[bool, typer.Option("--json")]
 
 
 @app.command("propose")
@@ -75,8 +75,8 @@ def add(
 
 @app.command("lift")
 def lift(
-    number: Annotated[int, typer.Argument(help="Numero della chiusura.", metavar="NUMERO")],
-    preview: Annotated[bool, typer.Option("--preview", help="Solo il piano.")] = False,
+    number: Annotated[int, typer.Argument(metavar="NUMERO")],
+    preview: Annotated[bool, typer.Option("--preview")] = False,
     json: Json = False,
 ) -> None:
     """Riapre ciò che la segreteria aveva chiuso: gli orari tornano."""

@@ -57,7 +57,7 @@ def psql(context: typer.Context) -> None:
 
 @app.command()
 def stop(
-    wait: Annotated[float, typer.Option(help="Secondi di attesa perché gli altri processi lascino il database.")] = 2.0,
+    wait: Annotated[float, typer.Option()] = 2.0,
 ) -> None:
     """Ferma il database incorporato, se nessun altro processo lo sta usando."""
     settings = configuration.load()

@@ -17,8 +17,8 @@ from polydesk_dagster.runtime import supervisor
 
 
 def demo(
-    size: Annotated[str, typer.Option(help="Quanto è grande la catena: small, chain o large.")] = "chain",
-    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON con gli esiti.")] = False,
+    size: Annotated[str, typer.Option()] = "chain",
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Carica la catena dimostrativa se il database è vuoto, esegue la notte intera e ne mostra gli esiti."""
     if size not in chain.SIZES:

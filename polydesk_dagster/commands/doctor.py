@@ -28,8 +28,8 @@ from polydesk_dagster.values import Value
 
 
 def doctor(
-    probe: Annotated[bool, typer.Option("--probe", help="Interroga davvero ogni sistema configurato.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")] = False,
+    probe: Annotated[bool, typer.Option("--probe")] = False,
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Guarda com'è messa l'installazione. Stato d'uscita 0 se tutto va bene, 1 se qualcosa chiede attenzione."""
     now = datetime.now(UTC)

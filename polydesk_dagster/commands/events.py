@@ -15,14 +15,14 @@ from polydesk_dagster.values import Instant
 
 app = typer.Typer(no_args_is_help=True, help="Gli eventi di studiolab in attesa: elenco, nuovo tentativo, rinuncia.")
 
-Clinic = Annotated[str, typer.Option(help="Codice della clinica.", metavar="CODICE")]
-Event = Annotated[str, typer.Argument(help="Identificativo dell'evento (vedi «polydesk events parked»).")]
+Clinic = Annotated[str, typer.Option(metavar="CODICE")]
+Event = Annotated[str, typer.Argument()]
 
 
 @app.command()
 def parked(
-    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
     from polydesk_dagster.sources.studiolab.inbox import unsettled
@@ -68,7 +68,7 @@ def retry(event: Event, clinic: Clinic) -> None:
 def skip(
     event: Event,
     clinic: Clinic,
-    reason: Annotated[str, typer.Option(help="Perché, almeno 10 caratteri.", metavar="TESTO")],
+    reason: Annotated[str, typer.Option(metavar="TESTO")],
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
     from polydesk_dagster.changes.audit import LEAST_REASON, is_reason

@@ -17,14 +17,14 @@ from polydesk_dagster.values import Instant, Term
 
 app = typer.Typer(no_args_is_help=True, help="I documenti dell'assistente: stato, di chi sono, che cosa si decide.")
 
-Path = Annotated[str, typer.Argument(help="Il documento, come in «polydesk knowledge list».", metavar="DOCUMENTO")]
-Why = Annotated[str, typer.Option("--reason", help="Perché; resta nel registro delle modifiche.", metavar="TESTO")]
-Json = Annotated[bool, typer.Option("--json", help="JSON, con chiavi inglesi stabili.")]
+Path = Annotated[str, typer.Argument(metavar="DOCUMENTO")]
+Why = Annotated[str, typer.Option("--reason", metavar="TESTO")]
+Json = Annotated[bool, typer.Option("--json")]
 
 
 @app.command("list")
 def listed(
-    waiting: Annotated[bool, typer.Option("--waiting", help="Solo quelli che aspettano una persona.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting")] = False,
     json: Json = False,
 ) -> None:
     """Elenca i documenti: stato, di chi sono, chi li può leggere, che cosa non è stato letto e perché."""
@@ -56,7 +56,7 @@ def listed(
 @app.command()
 def show(
     path: Path,
-    text: Annotated[bool, typer.Option("--text", help="Anche i passaggi, pagina per pagina.")] = False,
+    text: Annotated[bool, typer.Option("--text")] = False,
     json: Json = False,
 ) -> None:
     """Mostra un documento: tutto quello che se ne sa e, con --text, i passaggi con cui risponde."""
@@ -90,13 +90,13 @@ def show(
 
 @app.command()
 def scope(
-    path: Annotated[str, typer.Argument(help="Un documento, o una cartella seguita da «/».", metavar="DOCUMENTO")],
+    path: Annotated[str, typer.Argument(metavar="DOCUMENTO")],
     reason: Why,
-    clinic: Annotated[str | None, typer.Option(help="È di questa clinica.", metavar="CODICE")] = None,
-    chain: Annotated[bool, typer.Option("--chain", help="È di tutta la catena.")] = False,
-    role: Annotated[Role | None, typer.Option(help="Il ruolo più basso che lo può leggere.")] = None,
-    since: Annotated[str | None, typer.Option("--from", help="Valido dal giorno AAAA-MM-GG.")] = None,
-    until: Annotated[str | None, typer.Option(help="Valido fino al giorno AAAA-MM-GG, escluso.")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    chain: Annotated[bool, typer.Option("--chain")] = False,
+    role: Annotated[Role | None, typer.Option()] = None,
+    since: Annotated[str | None, typer.Option("--from")] = None,
+    until: Annotated[str | None, typer.Option()] = None,
     json: Json = False,
 ) -> None:
     """Dice di chi è un documento o un'intera cartella, chi lo può leggere e per quanto tempo."""
@@ -129,7 +129,7 @@ def scope(
 def retract(
     path: Path,
     reason: Why,
-    undo: Annotated[bool, typer.Option("--undo", help="Lo fa rispondere di nuovo.")] = False,
+    undo: Annotated[bool, typer.Option("--undo")] = False,
     json: Json = False,
 ) -> None:
     """Toglie subito un documento, e ogni sua copia, da tutte le risposte."""
@@ -153,9 +153,9 @@ def clear(path: Path, reason: Why, json: Json = False) -> None:
 
 @app.command()
 def probes(
-    add: Annotated[str | None, typer.Option(help="Una nuova domanda di prova.", metavar="DOMANDA")] = None,
-    document: Annotated[str | None, typer.Option(help="Il documento che le deve rispondere.")] = None,
-    remove: Annotated[int | None, typer.Option(help="Il numero di una domanda da togliere.")] = None,
+    add: Annotated[str | None, typer.Option(metavar="DOMANDA")] = None,
+    document: Annotated[str | None, typer.Option()] = None,
+    remove: Annotated[int | None, typer.Option()] = None,
     json: Json = False,
 ) -> None:
     """Elenca, aggiunge o toglie le domande a cui ogni nuova generazione dell'indice deve saper rispondere."""
@@ -181,9 +181,9 @@ def probes(
 
 @app.command("words")
 def lay_words(
-    lay: Annotated[str | None, typer.Argument(help="Come la chiama la gente.", metavar="[PAROLE]")] = None,
-    clinical: Annotated[str | None, typer.Option("--means", help="Come la chiamano i documenti.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Toglie la coppia invece di aggiungerla.")] = False,
+    lay: Annotated[str | None, typer.Argument(metavar="[PAROLE]")] = None,
+    clinical: Annotated[str | None, typer.Option("--means")] = None,
+    remove: Annotated[bool, typer.Option("--remove")] = False,
     json: Json = False,
 ) -> None:
     """Elenca, aggiunge o toglie le parole della gente per quelle dei documenti (favismo: G6PD)."""

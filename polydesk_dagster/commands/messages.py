@@ -23,11 +23,11 @@ app = typer.Typer(
     help="I messaggi ai pazienti: dubbi, telefonate, chi non ne vuole, testi, storia.", no_args_is_help=True
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")]
+Json = Annotated[bool, typer.Option("--json")]
 
 
-Who = Annotated[str, typer.Option(help="Chi lo dice.", metavar="NOME")]
-Why = Annotated[str, typer.Option(help="Perché.", metavar="MOTIVO")]
+Who = Annotated[str, typer.Option(metavar="NOME")]
+Why = Annotated[str, typer.Option(metavar="MOTIVO")]
 
 
 class Shown(StrEnum):
@@ -73,10 +73,8 @@ def unknown(json: Json = False) -> None:
 
 @app.command()
 def settle(
-    number: Annotated[int, typer.Argument(help="Il numero del messaggio.", metavar="ID")],
-    arrived: Annotated[
-        bool, typer.Option("--arrived/--not-arrived", help="È arrivato, oppure si può mandare di nuovo.")
-    ],
+    number: Annotated[int, typer.Argument(metavar="ID")],
+    arrived: Annotated[bool, typer.Option("--arrived/--not-arrived")],
     who: Who,
 ) -> None:
     """Dice che ne è stato di un messaggio in dubbio: arrivato, o da mandare di nuovo."""
@@ -89,7 +87,7 @@ def settle(
     show.out().print(say("command.messages.noted"))
 
 
-Address = Annotated[str, typer.Argument(help="Un numero di telefono o un'email.", metavar="RECAPITO")]
+Address = Annotated[str, typer.Argument(metavar="RECAPITO")]
 
 
 @app.command()
@@ -126,10 +124,10 @@ def _read(address: str) -> tuple[Channel, str]:
 @app.command()
 def calls(
     json: Json = False,
-    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
-    done: Annotated[int | None, typer.Option(help="Il numero di una telefonata fatta.", metavar="ID")] = None,
-    outcome: Annotated[str | None, typer.Option(help="Che cosa ne è stato.", metavar="ESITO")] = None,
-    who: Annotated[str | None, typer.Option(help="Chi ha telefonato.", metavar="NOME")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    done: Annotated[int | None, typer.Option(metavar="ID")] = None,
+    outcome: Annotated[str | None, typer.Option(metavar="ESITO")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NOME")] = None,
 ) -> None:
     """Elenca gli appuntamenti per cui la segreteria deve telefonare; con --done ne chiude uno."""
     from polydesk_dagster.clinic.messages import calls as listed
@@ -181,8 +179,8 @@ class About(StrEnum):
 
 @app.command()
 def why(
-    about: Annotated[About, typer.Argument(help="Un appuntamento o un paziente.", metavar="appointment|patient")],
-    number: Annotated[int, typer.Argument(help="Il suo numero.", metavar="ID")],
+    about: Annotated[About, typer.Argument(metavar="appointment|patient")],
+    number: Annotated[int, typer.Argument(metavar="ID")],
     json: Json = False,
 ) -> None:
     """Racconta che cosa è stato pianificato, mandato o no, quando e perché, di un appuntamento o di un paziente."""
@@ -220,8 +218,8 @@ def why(
 
 @app.command()
 def preview(
-    kind: Annotated[Shown, typer.Argument(help="Quale messaggio.", metavar="TIPO")] = Shown.reminder,
-    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+    kind: Annotated[Shown, typer.Argument(metavar="TIPO")] = Shown.reminder,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
 ) -> None:
     """Mostra i testi su tre appuntamenti veri, con i nomi mascherati."""
     from polydesk_dagster.clinic.messages.samples import samples
@@ -248,13 +246,13 @@ class Over(StrEnum):
 
 @app.command()
 def write(
-    kind: Annotated[str, typer.Argument(help="Quale messaggio, per esempio reminder.", metavar="TIPO")],
-    file: Annotated[Path, typer.Argument(help="Il testo nuovo.", exists=True, dir_okay=False, metavar="FILE")],
-    channel: Annotated[Over, typer.Option(help="Per quale canale.", metavar="sms|email")],
-    variant: Annotated[Variant, typer.Option(help="neutral: non nomina la prestazione.")] = Variant.plain,
-    language: Annotated[str, typer.Option(help="La lingua del testo.", metavar="it|de")] = "it",
-    subject: Annotated[str | None, typer.Option(help="L'oggetto di un'email.", metavar="TESTO")] = None,
-    clinic: Annotated[str | None, typer.Option(help="Solo di questa clinica.", metavar="CODICE")] = None,
+    kind: Annotated[str, typer.Argument(metavar="TIPO")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE")],
+    channel: Annotated[Over, typer.Option(metavar="sms|email")],
+    variant: Annotated[Variant, typer.Option()] = Variant.plain,
+    language: Annotated[str, typer.Option(metavar="it|de")] = "it",
+    subject: Annotated[str | None, typer.Option(metavar="TESTO")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
 ) -> None:
     """Prepara il piano che cambia un testo, con i consigli su come è scritto; lo applica «polydesk plan apply»."""
     from polydesk_dagster.clinic.messages import custom
@@ -300,10 +298,10 @@ def lint(json: Json = False) -> None:
 
 @app.command()
 def sensitive(
-    code: Annotated[str, typer.Argument(help="Il codice della prestazione.", metavar="PRESTAZIONE")],
+    code: Annotated[str, typer.Argument(metavar="PRESTAZIONE")],
     who: Who,
-    clinic: Annotated[str, typer.Option(help="La clinica.", metavar="CODICE")],
-    named: Annotated[bool, typer.Option("--never-named/--may-be-named", help="Se i messaggi possono nominarla.")],
+    clinic: Annotated[str, typer.Option(metavar="CODICE")],
+    named: Annotated[bool, typer.Option("--never-named/--may-be-named")],
 ) -> None:
     """Decide se una prestazione può essere nominata nei messaggi."""
     from polydesk_dagster.clinic.messages import sensitivity

@@ -25,10 +25,10 @@ app = typer.Typer(
     help="I pazienti dubbi dell'import: chi sono lo decide una persona, e può ripensarci.", no_args_is_help=True
 )
 
-Id = Annotated[int, typer.Argument(help="Numero del caso (vedi «polydesk patients review»).", metavar="ID")]
-Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
-Why = Annotated[str, typer.Option(help="Perché, almeno 10 caratteri; resta nel registro.", metavar="TESTO")]
-MaybeWhy = Annotated[str | None, typer.Option(help="Perché, almeno 10 caratteri; resta nel registro.", metavar="TESTO")]
+Id = Annotated[int, typer.Argument(metavar="ID")]
+Json = Annotated[bool, typer.Option("--json")]
+Why = Annotated[str, typer.Option(metavar="TESTO")]
+MaybeWhy = Annotated[str | None, typer.Option(metavar="TESTO")]
 
 
 class State(StrEnum):
@@ -57,10 +57,10 @@ FIELDS = (
 
 @app.command()
 def review(
-    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
-    state: Annotated[State, typer.Option(help="Quali casi.")] = State.open,
-    limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = 50,
-    json: Annotated[bool, typer.Option("--json", help="Una lista di oggetti JSON.")] = False,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    state: Annotated[State, typer.Option()] = State.open,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Elenca i casi da decidere, con i nomi mascherati: prima chi aspetta da più tempo."""
     with opened() as installation, installation.engine.connect() as connection:
@@ -134,7 +134,7 @@ def _tell_alike(alike: list[Candidate]) -> None:
 @app.command()
 def link(
     review_id: Id,
-    patient_id: Annotated[int, typer.Argument(help="Numero del paziente.", metavar="PAZIENTE")],
+    patient_id: Annotated[int, typer.Argument(metavar="PAZIENTE")],
     reason: MaybeWhy = None,
     json: Json = False,
 ) -> None:
@@ -147,9 +147,7 @@ def link(
 @app.command()
 def create(
     review_id: Id,
-    shared_code: Annotated[
-        bool, typer.Option("--shared-code", help="Due persone hanno davvero lo stesso codice fiscale; con --reason.")
-    ] = False,
+    shared_code: Annotated[bool, typer.Option("--shared-code")] = False,
     reason: MaybeWhy = None,
     json: Json = False,
 ) -> None:
@@ -179,8 +177,8 @@ def reopen(review_id: Id, reason: Why, json: Json = False) -> None:
 
 @app.command()
 def unlink(
-    clinic: Annotated[str, typer.Argument(help="Codice della clinica.", metavar="CLINICA")],
-    external_id: Annotated[str, typer.Argument(help="Come lo chiama il suo studiolab.", metavar="IN_STUDIOLAB")],
+    clinic: Annotated[str, typer.Argument(metavar="CLINICA")],
+    external_id: Annotated[str, typer.Argument(metavar="IN_STUDIOLAB")],
     reason: Why,
     json: Json = False,
 ) -> None:
@@ -239,9 +237,7 @@ def _answer(report: Report, *, json: bool) -> None:
 
 
 @app.command("seen")
-def seen_(
-    patient: Annotated[int, typer.Argument(help="Numero del paziente.", metavar="ID")], json: Json = False
-) -> None:
+def seen_(patient: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
     """Chi ha guardato i dati di un paziente, quando e dove."""
     from polydesk_dagster.clinic.patients import seen
 

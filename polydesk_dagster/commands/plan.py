@@ -31,11 +31,11 @@ from polydesk_dagster.values import Count, Instant
 
 app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.", no_args_is_help=True)
 
-Id = Annotated[int, typer.Argument(help="Numero del piano.", metavar="ID")]
-Json = Annotated[bool, typer.Option("--json", help="Un oggetto JSON.")]
+Id = Annotated[int, typer.Argument(metavar="ID")]
+Json = Annotated[bool, typer.Option("--json")]
 Why = Annotated[
     str | None,
-    typer.Option(help="Perché; serve per passare oltre un controllo e per i servizi di emergenza.", metavar="TESTO"),
+    typer.Option(metavar="TESTO"),
 ]
 
 SHOWN = 200
@@ -44,11 +44,9 @@ SHOWN = 200
 
 @app.command("list")
 def list_(
-    service: Annotated[str | None, typer.Option(help="Solo di questo servizio.", metavar="CHIAVE")] = None,
-    limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = 20,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Anche ciò che non chiede niente a nessuno: scaduti, vuoti, automatici.")
-    ] = False,
+    service: Annotated[str | None, typer.Option(metavar="CHIAVE")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    everything: Annotated[bool, typer.Option("--all")] = False,
     json: Json = False,
 ) -> None:
     """I piani che aspettano qualcuno o che qualcuno ha deciso, dal più recente; con --all anche gli altri."""
@@ -80,7 +78,7 @@ def list_(
 @app.command("show")
 def show_(
     plan_id: Id,
-    csv: Annotated[Path | None, typer.Option(help="Scrive tutte le righe in questo file.", metavar="FILE")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     json: Json = False,
 ) -> None:
     """Tutte le righe di un piano, prima e dopo."""
@@ -120,9 +118,9 @@ def show_(
 
 @app.command("quarantine")
 def quarantine_(
-    service: Annotated[str | None, typer.Option(help="Solo di questo servizio.", metavar="CHIAVE")] = None,
-    clinic: Annotated[str | None, typer.Option(help="Solo di questa clinica.", metavar="CODICE")] = None,
-    limit: Annotated[int, typer.Option(help="Quanti al massimo.", min=1)] = SHOWN,
+    service: Annotated[str | None, typer.Option(metavar="CHIAVE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = SHOWN,
     json: Json = False,
 ) -> None:
     """I record delle fonti che non si sono potuti leggere, finché la fonte non li corregge."""
@@ -165,12 +163,8 @@ def quarantine_(
 def apply_(
     plan_id: Id,
     reason: Why = None,
-    past_guard: Annotated[
-        list[str] | None, typer.Option(help="Passa oltre questo controllo, che hai guardato.", metavar="NOME")
-    ] = None,
-    confirm: Annotated[
-        str | None, typer.Option(help="La frase dell'anteprima (servizi di emergenza).", metavar="FRASE")
-    ] = None,
+    past_guard: Annotated[list[str] | None, typer.Option(metavar="NOME")] = None,
+    confirm: Annotated[str | None, typer.Option(metavar="FRASE")] = None,
     json: Json = False,
 ) -> None:
     """Applica esattamente le righe di un piano, o dice perché no."""
@@ -213,7 +207,7 @@ def _without_reason(plan: Plan, reason: str | None) -> Report | None:
 def undo_(
     plan_id: Id,
     reason: Why = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Solo il piano dell'annullamento.")] = False,
+    preview: Annotated[bool, typer.Option("--preview")] = False,
     json: Json = False,
 ) -> None:
     """Riporta indietro ciò che un piano ha cambiato; ciò che è cambiato dopo resta e viene nominato."""

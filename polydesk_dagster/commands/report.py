@@ -14,10 +14,10 @@ from polydesk_dagster.commands.show import say, told
 
 
 def report(
-    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="Primo giorno.", metavar="DATA")],
-    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Ultimo giorno.", metavar="DATA")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File .html o .xlsx.", metavar="FILE")],
-    clinic: Annotated[str | None, typer.Option(help="Solo questa clinica.", metavar="CODICE")] = None,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATA")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATA")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE")],
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
 ) -> None:
     """Scrive il resoconto di un periodo: appuntamenti, occupazione, assenze, attese, valore, prenotazione online."""
     from polydesk_dagster.clinic.clinics import clinic_id

@@ -27,27 +27,21 @@ Message = Mapping[str, Any]
 
 
 def run(
-    key: Annotated[str, typer.Argument(help="Chiave del servizio (vedi «polydesk services»).", metavar="CHIAVE")],
-    clinic: Annotated[str | None, Option(help="Solo questa clinica.", metavar="CODICE")] = None,
-    preview: Annotated[bool, Option("--preview", help="Mostra che cosa cambierebbe, senza cambiarlo.")] = False,
-    as_of: Annotated[str | None, Option(help="Istante a cui lavorare, RFC 3339.", metavar="ISTANTE")] = None,
-    full: Annotated[bool, Option("--full", help="Ricalcola tutto (statistiche).")] = False,
-    everyone: Annotated[bool, Option("--everyone", help="Anche chi è stato scritto da poco (attivazione).")] = False,
-    reconcile: Annotated[bool, Option("--reconcile", help="Riallinea da capo (eventi di studiolab).")] = False,
-    rollback: Annotated[bool, Option("--rollback", help="Torna alla generazione di prima (icona gialla).")] = False,
-    plan: Annotated[int | None, Option(help="Applica esattamente questo piano.", metavar="ID")] = None,
-    past_guard: Annotated[
-        list[str] | None, Option(help="Passa oltre questo controllo, che hai guardato; ripetibile.", metavar="NOME")
-    ] = None,
-    reason: Annotated[str | None, Option(help="Perché; serve per passare oltre.", metavar="TESTO")] = None,
-    confirm: Annotated[str | None, Option(help="La frase di conferma dell'anteprima.", metavar="FRASE")] = None,
-    unpaid: Annotated[
-        list[int] | None, Option(help="Blocco il cui pagamento risulta mai avvenuto; ripetibile.", metavar="ID")
-    ] = None,
-    only: Annotated[
-        list[str] | None, Option(help="Solo questo insieme di dati (pulizia); ripetibile.", metavar="CHIAVE")
-    ] = None,
-    json: Annotated[bool, Option("--json", help="Un oggetto JSON.")] = False,
+    key: Annotated[str, typer.Argument(metavar="CHIAVE")],
+    clinic: Annotated[str | None, Option(metavar="CODICE")] = None,
+    preview: Annotated[bool, Option("--preview")] = False,
+    as_of: Annotated[str | None, Option(metavar="ISTANTE")] = None,
+    full: Annotated[bool, Option("--full")] = False,
+    everyone: Annotated[bool, Option("--everyone")] = False,
+    reconcile: Annotated[bool, Option("--reconcile")] = False,
+    rollback: Annotated[bool, Option("--rollback")] = False,
+    plan: Annotated[int | None, Option(metavar="ID")] = None,
+    past_guard: Annotated[list[str] | None, Option(metavar="NOME")] = None,
+    reason: Annotated[str | None, Option(metavar="TESTO")] = None,
+    confirm: Annotated[str | None, Option(metavar="FRASE")] = None,
+    unpaid: Annotated[list[int] | None, Option(metavar="ID")] = None,
+    only: Annotated[list[str] | None, Option(metavar="CHIAVE")] = None,
+    json: Annotated[bool, Option("--json")] = False,
 ) -> None:
     """Esegue un servizio adesso e dice com'è andata."""
     service = BY_KEY.get(key)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def services(
-    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON per servizio, in una lista.")] = False,
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Elenca i servizi: cadenza, prossima esecuzione vera, ultima esecuzione e suo esito."""
     now = datetime.now(UTC)

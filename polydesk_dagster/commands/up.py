@@ -24,8 +24,8 @@ from polydesk_dagster.web import users
 
 
 def up(
-    empty: Annotated[bool, typer.Option("--empty", help="Non caricare la catena dimostrativa.")] = False,
-    size: Annotated[str, typer.Option(help="Grandezza della catena dimostrativa.")] = "chain",
+    empty: Annotated[bool, typer.Option("--empty")] = False,
+    size: Annotated[str, typer.Option()] = "chain",
 ) -> None:
     """Avvia tutto: database, simulatori di ciò che non è configurato, interfaccia web, orari. Ctrl-C ferma tutto."""
     settings = configuration.load()

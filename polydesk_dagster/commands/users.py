@@ -16,17 +16,17 @@ from polydesk_dagster.web.roles import Role
 
 app = typer.Typer(help="Chi entra, e con quale ruolo.", no_args_is_help=True)
 
-Email = Annotated[str, typer.Argument(help="Indirizzo email dell'account.", metavar="EMAIL")]
-RoleOf = Annotated[Role, typer.Argument(help="Che cosa può fare.")]
+Email = Annotated[str, typer.Argument(metavar="EMAIL")]
+RoleOf = Annotated[Role, typer.Argument()]
 Clinics = Annotated[
     list[str] | None,
-    typer.Option("--clinic", help="Codice di una clinica per cui agisce; si ripete. Nessuna: tutta la catena."),
+    typer.Option("--clinic"),
 ]
 
 
 @app.command("list")
 def list_(
-    json: Annotated[bool, typer.Option("--json", help="Un oggetto JSON per persona.")] = False,
+    json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Elenca le persone, i ruoli, le cliniche e quando si sono viste l'ultima volta."""
     with opened() as installation, installation.engine.connect() as connection:
@@ -64,7 +64,7 @@ def list_(
 def add(
     email: Email,
     role: RoleOf,
-    name: Annotated[str, typer.Option(help="Nome e cognome.")] = "",
+    name: Annotated[str, typer.Option()] = "",
     clinic: Clinics = None,
 ) -> None:
     """Aggiunge una persona e stampa il collegamento con cui sceglie la password."""

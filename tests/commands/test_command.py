@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def _said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
 def test_help_imports_nothing_that_works(arguments: list[str]) -> None:
     looking = f"""
 import sys
+from collections.abc import Iterator
 from polydesk_dagster import cli
 sys.argv = ["polydesk", *{arguments!r}]
 try:
@@ -59,6 +61,24 @@ def test_every_command_is_in_the_help_of_every_language_and_can_be_imported() ->
         assert all(teller(language).knows(f"command.{name}") for language in LANGUAGES)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_option_says_what_it_is_for_in_every_language(language: str) -> None:
+    def without(command: Any, path: str) -> Iterator[str]:
+        for parameter in command.params:
+            if not parameter.help or parameter.help.startswith("help."):
+                yield f"{path} {parameter.name}"
+        for name, each in getattr(command, "commands", {}).items():
+            if not each.help or each.help.startswith("help."):
+                yield f"{path} {name}"
+            yield from without(each, f"{path} {name}")
+
+    show.speak(language)
+    try:
+        assert [each for name in cli.COMMANDS for each in without(cli.loaded(name), name)] == []
+    finally:
+        show.speak(LANGUAGES[0])
+
+
 def test_help_speaks_the_language_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +87,10 @@ def test_help_speaks_the_language_that_is_asked_for(
     assert "Lets a service start by itself" in text
     assert "--lang" in text
     assert "--install-completion" in text
+    status, text, _ = _said(monkeypatch, capsys, "run", "--help", "--lang", "en")
+    assert status == 0
+    assert "Shows what would change, without changing it." in text
+    assert "Mostra" not in text
     status, text, _ = _said(monkeypatch, capsys, "plan", "-h")
     assert status == 0
     assert "undo" in text
