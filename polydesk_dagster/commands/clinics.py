@@ -66,9 +66,7 @@ def integration(
         clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
         if clinic_id is None:
             known = ", ".join(connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")))
-            raise typer.BadParameter(
-                say(f"clinica «{code}» sconosciuta; ci sono: {known}", f"unknown clinic {code}; there are: {known}")
-            )
+            raise typer.BadParameter(say("reason.unknown_clinic", given=code, known=known))
         _change(
             connection,
             clinic_id,
@@ -100,6 +98,4 @@ def _change(connection: sa.Connection, clinic_id: int, wanted: dict[str, str | b
             values,
         )
     elif any(value is not None for value in wanted.values()):
-        raise typer.BadParameter(
-            say("la prima volta servono --url e --token-env insieme", "--url and --token-env are both needed first")
-        )
+        raise typer.BadParameter(say("command.integration.both_first"))

@@ -40,10 +40,9 @@ def migrate() -> None:
         embedded.start(settings.home)
     before, after = migrated(settings)
     if before == after:
-        show.out().print(say(f"Lo schema è già alla versione {after}.", f"The schema is at {after} already."))
+        show.out().print(say("command.db.current", version=after))
     else:
-        nothing = say("niente", "nothing")
-        show.out().print(say(f"Schema: da {before or nothing} a {after}.", f"Schema: {before or nothing} → {after}."))
+        show.out().print(say("command.db.migrated", before=before, after=after))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -62,9 +61,9 @@ def stop(
     """Ferma il database incorporato, se nessun altro processo lo sta usando."""
     settings = configuration.load()
     if not settings.embedded:
-        show.out().print(say("Il database è esterno: non lo gestisce Polydesk.", "The database is not ours to stop."))
+        show.out().print(say("command.db.not_ours"))
     elif embedded.stop(settings.home, patience=wait):
-        show.out().print(say("Il database è fermo.", "The database is stopped."))
+        show.out().print(say("command.db.stopped"))
     else:
-        show.out().print(say("Il database è in uso da altri processi.", "The database is in use."))
+        show.out().print(say("command.db.in_use"))
         raise typer.Exit(1)

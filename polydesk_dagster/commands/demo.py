@@ -14,6 +14,7 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.demo import chain, documents
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime import supervisor
+from polydesk_dagster.values import Count, Duration
 
 
 def demo(
@@ -41,7 +42,7 @@ def demo(
     else:
         night.tell(results)
         if not well:
-            show.out().print(say("Non tutto è andato bene: guarda i motivi qui sopra.", "Not all is well: see above."))
+            show.out().print(say("command.demo.not_well"))
     raise typer.Exit(0 if well else 1)
 
 
@@ -52,11 +53,11 @@ def load_if_empty(installation: Installation, size: str, *, quiet: bool) -> bool
             return False
     console = show.err()
     if not quiet:
-        console.print(say(f"Carico la catena dimostrativa ({size})…", f"Loading the demo chain ({size})…"))
+        console.print(say("command.demo.loading", size=size))
     summary = chain.load(installation.engine, size, as_of=datetime.now(UTC))
     simulators.mark_demo(installation.engine, installation.settings.home)
     documents.write(installation.settings.documents_folder)
     if not quiet:
         rows = sum(summary.rows.values())
-        console.print(say(f"  {rows} righe in {summary.seconds:.0f} s.", f"  {rows} rows in {summary.seconds:.0f} s."))
+        console.print(say("command.demo.loaded", rows=Count("rows", rows), lasting=Duration(summary.seconds)))
     return True

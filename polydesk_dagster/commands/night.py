@@ -63,15 +63,9 @@ def _progress(total: int) -> Iterator[Any]:
 
 def tell(results: list[dict[str, Any]]) -> None:
     """The table of outcomes, with the first reason where something is not simply well."""
-    columns = (
-        say("Servizio", "Service"),
-        say("Esito", "Outcome"),
-        say("Che cosa", "What"),
-        say("Perché", "Why"),
-        "s",
-    )
+    columns = (*show.columns("service", "ending", "what", "why"), "s")
     show.table(
-        say("La notte", "The night"),
+        say("command.night"),
         columns,
         [
             (
@@ -90,7 +84,7 @@ def _why(row: dict[str, Any]) -> str:
     reasons = row["reasons"]
     if not reasons or Outcome(row["outcome"]) in {Outcome.OK, Outcome.NOTHING_TO_DO}:
         return ""
-    more = say(f" (e altri {len(reasons) - 1})", f" (and {len(reasons) - 1} more)") if len(reasons) > 1 else ""
+    more = say("command.night.more", count=len(reasons) - 1) if len(reasons) > 1 else ""
     return f"{reasons[0]['text']}{more}"
 
 

@@ -1,4 +1,4 @@
-"""How the command speaks: Italian for people (English with ``--lang en``), one JSON object for programs."""
+"""How the command speaks: Italian for people (another language with ``--lang``), one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ def speak(language: str) -> None:
     _language = language
 
 
-def say(name: str, english: str | None = None, /, **values: Value) -> str:
+def say(name: str, /, **values: Value) -> str:
     """The sentence ``name`` of the catalogues in the chosen language."""
-    if english is not None:
-        return name if _language == "it" else english
     return told().text(name, **values)
 
 

@@ -43,8 +43,9 @@ class Played:
     @property
     def where(self) -> str:
         """Where to look at it: its address, and for mail the folder of what was sent."""
-        address = f"http://127.0.0.1:{self.port}" if self.name != "mail" else f"smtp://127.0.0.1:{self.port}"
-        return f"{address}, {say('posta in', 'mail in')} {self.state}" if self.name == "mail" else address
+        if self.name != "mail":
+            return f"http://127.0.0.1:{self.port}"
+        return say("command.simulator.mail", address=f"smtp://127.0.0.1:{self.port}", folder=str(self.state))
 
     def answers(self) -> bool:
         return listening(self.port)()
