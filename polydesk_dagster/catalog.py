@@ -106,6 +106,8 @@ class Service:
     """Whether one step makes all of its assets at once."""
     per_clinic: bool = False
     """A run per clinic with an active studiolab, each its own partition."""
+    whole_chain: bool = False
+    """One run for the chain, which cannot be done for a clinic alone."""
     changes_records: bool = True
     """Whether it moves records the clinic owns, so that ``--preview`` must be possible."""
     only_looks: bool = False
@@ -145,6 +147,7 @@ SERVICES: tuple[Service, ...] = (
         Daily(time(3, 15)),
         "calendar",
         assets=("calendar/closures",),
+        whole_chain=True,
     ),
     Service(
         "resend_activation_emails",
@@ -233,6 +236,7 @@ SERVICES: tuple[Service, ...] = (
         assets=("knowledge/index",),
         changes_records=False,
         options=("past_guard",),
+        whole_chain=True,
     ),
     Service(
         "reindex_knowledge",
@@ -241,6 +245,7 @@ SERVICES: tuple[Service, ...] = (
         assets=("knowledge/index",),
         changes_records=False,
         options=("past_guard", "rollback"),
+        whole_chain=True,
     ),
     Service(
         "sync_events",
@@ -260,6 +265,7 @@ SERVICES: tuple[Service, ...] = (
             "studiolab/municipalities_preview",
             "studiolab/municipalities",
         ),
+        whole_chain=True,
         options=("plan", "past_guard", "reason"),
     ),
     Service(

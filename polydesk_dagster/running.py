@@ -28,15 +28,33 @@ from polydesk_dagster.told.dagster import metadata
 from polydesk_dagster.values import Instant, ServiceKey, Value
 
 
-class ServiceConfig(dg.Config):
+class DescribedConfig(dg.Config):
+    """A config whose fields the launchpad describes in Italian: ``config.CLASS.FIELD`` of the catalogues for one class
+    alone, else ``config.FIELD``."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        t = teller()
+        for name, field in cls.model_fields.items():
+            own = f"config.{cls.__name__}.{name}"
+            field.description = t.text(own if t.knows(own) else f"config.{name}")
+
+
+class ServiceConfig(DescribedConfig):
     """What every service can be asked; the defaults are what its schedule runs."""
 
     as_of: str | None = None
     """The instant to work at, RFC 3339 with an offset; default now."""
-    clinic: str | None = None
-    """A clinic's code; default all clinics."""
     preview: bool = False
     """Only show what would change."""
+
+
+class ClinicConfig(ServiceConfig):
+    """What a service can be asked that one run does for one clinic or for all of them."""
+
+    clinic: str | None = None
+    """A clinic's code; default all clinics."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +112,18 @@ def perform(
     title: str | None = None,
 ) -> Report:
     """Run ``rule`` for ``service`` and keep what it came to in ``service_run``, whatever that is. What is no service of
-    the catalogue brings its Italian ``title``."""
+    the catalogue brings its Italian ``title``.
+
+    Raises:
+        dagster.Failure: where the run's partition is no clinic of ours; nothing ran, so nothing is recorded.
+    """
     engine = polydesk.engine()
     name = title or teller().service(service)
-    clinic = context.partition_key if context.has_partition_key else config.clinic
+    clinic = config.clinic if isinstance(config, ClinicConfig) else None
+    if context.has_partition_key:
+        clinic = context.partition_key
+        if (unknown := _unknown_partition(engine, clinic)) is not None:
+            raise failure(name, unknown)
     started = polydesk.now()
     clock = time.monotonic()
     as_of = _instant(config.as_of, started)
@@ -139,7 +165,7 @@ def perform(
 
 
 def service_job(
-    key: str, rule: Callable[[Run, Any], Report], config_type: type[ServiceConfig] = ServiceConfig
+    key: str, rule: Callable[[Run, Any], Report], config_type: type[ServiceConfig] = ClinicConfig
 ) -> dg.JobDefinition:
     """The job of a service that keeps no asset, named and described by the catalogue; ``rule`` is given the run and
     its config, a ``config_type``."""
@@ -170,8 +196,12 @@ def service_job(
 
 def job_description(service: Service) -> str:
     """How a job is described on Dagster's page, whose search looks at it: its Italian name first, when, what for."""
-    t = teller()
-    return f"{t.service(service.key)} ({t.cadence(service.cadence)}). {t.summary_of(service.key)}"
+    return f"{named(service)} {teller().summary_of(service.key)}"
+
+
+def named(service: Service) -> str:
+    """A service's Italian name and its true cadence: «Importa comuni (ogni notte alle 02:30).»"""
+    return f"{teller().service(service.key)} ({teller().cadence(service.cadence)})."
 
 
 def job_tags(service: Service) -> dict[str, str]:
@@ -196,6 +226,14 @@ def _instant(text: str | None, now: datetime) -> datetime:
     if instant.tzinfo is None:
         raise dg.Failure(teller().text("reason.no_offset", given=text), allow_retries=False)
     return instant.astimezone(UTC)
+
+
+def _unknown_partition(engine: sa.Engine, code: str) -> Report | None:
+    """Why nothing can be done for a partition that somebody has added by hand; None if it is a clinic of ours."""
+    with engine.connect() as connection:
+        if connection.scalar(sa.text("SELECT count(*) FROM clinic WHERE code = :code"), {"code": code}):
+            return None
+    return Report.refused("unknown_partition", None, code)
 
 
 def _too_early(service: str, run: Run, now: datetime) -> Report | None:

@@ -7,7 +7,7 @@ import dagster as dg
 
 from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ServiceConfig, serve
+from polydesk_dagster.running import ClinicConfig, serve
 from polydesk_dagster.told.dagster import metadata
 
 DESCRIPTIONS = {
@@ -31,7 +31,7 @@ DESCRIPTIONS = {
     ],
 )
 def refresh_caches(
-    context: dg.AssetExecutionContext, config: ServiceConfig, polydesk: PolydeskResource
+    context: dg.AssetExecutionContext, config: ClinicConfig, polydesk: PolydeskResource
 ) -> Iterator[dg.MaterializeResult]:
     report = serve(
         context,

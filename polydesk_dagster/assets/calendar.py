@@ -5,7 +5,7 @@ import dagster as dg
 from polydesk_dagster.clinic.calendar import closures, slots
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.running import ClinicConfig, Run, ServiceConfig, serve
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
@@ -20,7 +20,7 @@ from polydesk_dagster.told.dagster import metadata
     code_version="1",
 )
 def agenda_slots(
-    context: dg.AssetExecutionContext, config: ServiceConfig, polydesk: PolydeskResource
+    context: dg.AssetExecutionContext, config: ClinicConfig, polydesk: PolydeskResource
 ) -> dg.MaterializeResult:
     report = serve(
         context,

@@ -8,14 +8,14 @@ from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.running import ClinicConfig, Run, serve
 from polydesk_dagster.told import pictures, teller
 from polydesk_dagster.told.dagster import metadata
 
 T = teller()
 
 
-class MessagesConfig(ServiceConfig):
+class MessagesConfig(ClinicConfig):
     """What a service that writes to patients can be asked."""
 
     past_guard: str | None = None

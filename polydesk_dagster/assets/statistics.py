@@ -15,7 +15,7 @@ from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.clinic.statistics.views import VIEWS, View
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.running import ClinicConfig, Run, serve
 from polydesk_dagster.told import pictures, teller
 from polydesk_dagster.told.dagster import figures, metadata
 from polydesk_dagster.values import Instant, Term, Value
@@ -28,7 +28,7 @@ AFTER = timedelta(days=14)
 SHOWN_ROWS = 15
 
 
-class RefreshStatisticsConfig(ServiceConfig):
+class RefreshStatisticsConfig(ClinicConfig):
     """What the statistics can be asked."""
 
     full: bool = False

@@ -162,6 +162,10 @@ def _passed(config: SyncConfig) -> set[str]:
     return {name.strip() for name in (config.past_guard or "").split(",") if name.strip()}
 
 
+def _clinic(context: Context) -> str | None:
+    return context.partition_key if context.has_partition_key else None
+
+
 def _bound(context: Context, polydesk: PolydeskResource, service: str, config: SyncConfig) -> SyncConfig:
     """``config`` with the plan that any step of the run was given, which binds all of them.
 
@@ -177,7 +181,7 @@ def _bound(context: Context, polydesk: PolydeskResource, service: str, config: S
                 values.add(asked[name])
     if any(len(values) > 1 for values in given.values()):
         differing = Several(tuple(sorted(name for name, values in given.items() if len(values) > 1)))
-        refused = Report.refused("steps_disagree", {"fields": differing}, config.clinic)
+        refused = Report.refused("steps_disagree", {"fields": differing}, _clinic(context))
         perform(context, polydesk, service, config, lambda _: refused)
         raise failure(teller().service(service), refused)
     bound = {name: next(iter(values)) for name, values in given.items() if values}
@@ -199,7 +203,7 @@ def _asked(
     Raises:
         dagster.Failure: where what was asked is refused; that is recorded for ``service``.
     """
-    found = _named(polydesk, listing, context.partition_key if context.has_partition_key else config.clinic, config)
+    found = _named(polydesk, listing, _clinic(context), config)
     if isinstance(found, Report):
         perform(context, polydesk, service, config, lambda _: found)
         raise failure(teller().service(service), found)
@@ -325,7 +329,7 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
             yield dg.MaterializeResult(metadata=_left_alone(named), check_results=left)
             return
         passed = _passed(config)
-        only_look = SyncConfig(as_of=config.as_of, clinic=config.clinic, preview=True)
+        only_look = SyncConfig(as_of=config.as_of, preview=True)
         report = perform(context, polydesk, service, only_look, lambda run: _look(run, listing, named, passed))
         if report.outcome in {Outcome.REFUSED, Outcome.FAILED, Outcome.SKIPPED} and not config.preview and not alone:
             stopped = Report(

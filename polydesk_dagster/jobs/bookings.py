@@ -14,7 +14,7 @@ from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief, whe
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Outcome, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, job_description, job_tags, serve, service_job
+from polydesk_dagster.running import ClinicConfig, Run, job_description, job_tags, serve, service_job
 from polydesk_dagster.told.dagster import metadata
 from polydesk_dagster.values import Term
 
@@ -22,7 +22,7 @@ SCHEDULED = "dagster"
 """Who acts, for the audit trail, where nobody gave their word for anything."""
 
 
-class ReleaseExpiredHoldsConfig(ServiceConfig):
+class ReleaseExpiredHoldsConfig(ClinicConfig):
     """What the sweeper can be asked."""
 
     unpaid: list[int] = Field(default_factory=list)
@@ -41,7 +41,7 @@ def _release_expired_holds(run: Run, config: ReleaseExpiredHoldsConfig) -> Repor
         )
 
 
-class DeleteUnverifiedConfig(ServiceConfig):
+class DeleteUnverifiedConfig(ClinicConfig):
     """What the expiry of unverified bookings can be asked."""
 
     past_guard: str | None = None
@@ -77,7 +77,7 @@ def _delete_unverified(run: Run, config: DeleteUnverifiedConfig) -> Report:
     return combine([expired, deleted])
 
 
-class NightlyCleanupConfig(ServiceConfig):
+class NightlyCleanupConfig(ClinicConfig):
     """What the clean-up can be asked."""
 
     only: list[str] = Field(default_factory=list)

@@ -12,6 +12,7 @@ from polydesk_dagster.clinic.upkeep.retention import Progress
 from polydesk_dagster.outcome import Counts, Report, done
 from polydesk_dagster.runtime.dagster_inside.history import forget, forget_checks
 from polydesk_dagster.runtime.retention import KEEP, needed
+from polydesk_dagster.told import teller
 
 PAGE = 200
 
@@ -57,9 +58,9 @@ def clean_dagster(
         for run_id in gone:
             forget(instance, run_id)
         if progress is not None:
-            progress(deleted, deleted, "esecuzioni di Dagster")
+            progress(deleted, deleted, teller().text("progress.dagster_runs"))
     counts = Counts(retired=deleted)
-    return Report(done(counts), counts, figures={"Esecuzioni di Dagster vecchie ma ancora utili": kept})
+    return Report(done(counts), counts, figures={"dagster_runs_kept": kept})
 
 
 def _old_runs(instance: dg.DagsterInstance, as_of: datetime) -> Iterator[list[dg.RunRecord]]:

@@ -9,10 +9,10 @@ from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.messages import reset
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.outcome import Report
-from polydesk_dagster.running import Run, ServiceConfig, service_job
+from polydesk_dagster.running import ClinicConfig, Run, service_job
 
 
-class EmergencyConfig(ServiceConfig):
+class EmergencyConfig(ClinicConfig):
     """What a dangerous service asks for; the defaults only show the plan."""
 
     reason: str = ""

@@ -3,10 +3,10 @@
 from polydesk_dagster.clinic.messages import activation
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
-from polydesk_dagster.running import Run, ServiceConfig, service_job
+from polydesk_dagster.running import ClinicConfig, Run, service_job
 
 
-class ActivationConfig(ServiceConfig):
+class ActivationConfig(ClinicConfig):
     """What the resend of activation e-mails can be asked."""
 
     everyone: bool = False

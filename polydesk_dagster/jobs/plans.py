@@ -14,14 +14,14 @@ from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.running import ClinicConfig, DescribedConfig, Run, serve
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
 APPLY, UNDO = "apply_plan", "undo_plan"
 
 
-class PlanConfig(dg.Config):
+class PlanConfig(DescribedConfig):
     """Which plan; the defaults do nothing and say what to fill in."""
 
     plan: int = 0
@@ -108,7 +108,7 @@ def _alone(run: Run, plan: Plan, rule: Callable[[], Report]) -> Report:
 
 
 def _tool(key: str, step: str, config_type: type[PlanConfig], rule: Callable[..., Report]) -> dg.JobDefinition:
-    described = teller().text(f"service.{key}.summary")
+    described = f"{teller().service(key)}. {teller().summary_of(key)}"
 
     @dg.op(name=step, description=described)
     def operation(
@@ -122,7 +122,7 @@ def _tool(key: str, step: str, config_type: type[PlanConfig], rule: Callable[...
             context,
             polydesk,
             key,
-            ServiceConfig(clinic=found.clinic if isinstance(found, Plan) else None, preview=asked.preview),
+            ClinicConfig(clinic=found.clinic if isinstance(found, Plan) else None, preview=asked.preview),
             lambda run: found if isinstance(found, Report) else _alone(run, found, lambda: rule(run, found, asked)),
             title=teller().service(key),
         )

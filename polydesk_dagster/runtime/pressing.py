@@ -55,7 +55,7 @@ def press(
         if service.per_clinic and clinic is None and (plan := config.get("plan")):
             clinic = _clinic_of(connection, plan)
     if not service.per_clinic:
-        whole = {**config, "clinic": clinic}
+        whole = config if service.whole_chain else {**config, "clinic": clinic}
         return [(clinic, _execute(settings, engine, service, None, whole, person, told))]
     wanted = active if clinic is None else [code for code in active if code == clinic]
     if not wanted:

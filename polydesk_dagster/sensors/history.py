@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from polydesk_dagster.runtime.retention import prune
+from polydesk_dagster.told import teller
 
 _TICK_SECONDS = 600
 _MOST_RUNS = 200
@@ -15,7 +16,7 @@ _LONGEST_SECONDS = 20.0
     name="tidy_history",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Elimina dalla storia di Dagster le esecuzioni di oltre 30 giorni (90 se fallite) con i loro log.",
+    description=teller().text("sensor.tidy_history"),
 )
 def tidy_history(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     deleted = prune(context.instance, datetime.now(UTC), at_most=_MOST_RUNS, seconds=_LONGEST_SECONDS)

@@ -11,6 +11,7 @@ from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import alerts
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 
 _TICK_SECONDS = 60
@@ -23,7 +24,7 @@ _PATIENCE_SECONDS = 20.0
     name="tell_operator",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Avvisa per e-mail (POLYDESK_OPERATOR_MAIL) delle esecuzioni fallite, raggruppate e senza insistere.",
+    description=teller().text("sensor.tell_operator"),
 )
 def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResource) -> dg.SkipReason:
     settings = polydesk.settings()

@@ -10,6 +10,7 @@ import dagster as dg
 from polydesk_dagster import settings
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import named
 from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
 from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.sources.studiolab import asked, looking
@@ -90,7 +91,7 @@ def _partitions(
     job_name=SERVICE,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description=teller().text("sensor.studiolab_events"),
+    description=f"{named(BY_KEY[SERVICE])} {teller().text('sensor.studiolab_events')}",
 )
 def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskResource) -> dg.SensorResult:
     as_of = polydesk.now()
