@@ -249,7 +249,7 @@ def test_the_pause_goes_by_the_clock_and_not_by_the_instant_of_the_press(
     place(engine, practice, "ada")
     far = timedelta(days=3650)
     press(engine, Press(), after=far)
-    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "ahead", "a plan for later is not for now"
+    assert press(engine, Press(WHY, "LIBERA 1")).reasons[0].code == "plan_ahead", "a plan for later is not for now"
     assert press(engine, Press(WHY, "LIBERA 1"), after=far).outcome is Outcome.OK
     with engine.begin() as connection:
         slot = world.slot(connection, practice.agenda, rome("2026-03-11", "12:00"))

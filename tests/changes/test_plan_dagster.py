@@ -103,8 +103,8 @@ def test_a_night_previews_checks_applies_and_a_failed_guard_stops_it(house: Hous
     assert house.run("sync_services").success
     night = house.run("sync_prices")
     assert night.success
-    assert _metadata(night, "prices_preview")["Creati"] == 21  # the agreement came first
-    assert _metadata(night, "prices")["Creati"] == 21
+    assert _metadata(night, "prices_preview")["Da aggiungere"] == 21  # the agreement came first
+    assert _metadata(night, "prices")["Aggiunte"] == 21
     assert house.recorded()[-1] == ("sync_prices", "ok", False)
 
     house.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "5.00"}, *PRICES[1:]]})
@@ -141,7 +141,7 @@ def test_a_preview_changes_nothing_and_is_applied_undone_and_read_from_the_termi
     seen = house.run("preview_prices")
     assert seen.success
     shown = _metadata(seen, "prices_preview")
-    assert (shown["Modificati"], "50.00 → 51.50" in str(shown)) == (1, True)
+    assert (shown["Da modificare"], "50,00\xa0€ → 51,50\xa0€" in str(shown)) == (1, True)
     assert "polydesk plan apply" in shown["Che cosa fare"]
     assert "51.50" not in house.amounts()
     plan = str(_plan(seen, "prices_preview"))
@@ -183,7 +183,7 @@ def test_a_source_that_fails_is_the_services_own_failure(house: House) -> None:
     assert not house.run("sync_services").success
     assert house.recorded() == [("sync_services", "failed", True), ("sync_services", "failed", False)]
     with house.engine.connect() as connection:
-        said = set(connection.scalars(sa.text("SELECT reasons -> 0 ->> 'message' FROM service_run")))
+        said = set(connection.scalars(sa.text("SELECT reasons -> 0 ->> 'code' FROM service_run")))
     assert len(said) == 1
     assert "fallito" not in said.pop()
 

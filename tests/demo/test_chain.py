@@ -59,7 +59,7 @@ def test_it_refuses_a_database_in_use(engine: sa.Engine) -> None:
         world.practice(connection)
     with engine.connect() as connection:
         assert not chain.is_empty(connection)
-    with pytest.raises(PermanentError, match="contiene già"):
+    with pytest.raises(PermanentError, match="demo_not_empty"):
         chain.load(engine, "small", as_of=AS_OF)
     with engine.connect() as connection:
         assert _number(connection, "SELECT count(*) FROM clinic") == 1

@@ -118,7 +118,7 @@ def test_a_named_plan_leaves_the_services_other_list_alone(house: House) -> None
     plan = _plan(house.run("preview_prices"), "prices_preview")
     done = house.run("sync_prices", plan=plan)
     assert done.success
-    assert _metadata(done, "prices")["Modificati"] == 1
+    assert _metadata(done, "prices")["Modificate"] == 1
     assert not done.asset_materializations_for_node("studiolab__agreements")
     assert "50.50" in house.amounts()
 

@@ -12,7 +12,7 @@ from polydesk_dagster.changes import plans, show
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.changes.synchronise import settle, synchronise
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.outcome import Outcome, Reason, Report
 from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
 from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.kinds.services import SERVICE
@@ -61,7 +61,7 @@ def test_municipalities_of_anpr_2020_to_2023(engine: sa.Engine, shared_data: Pat
     for name in ("anpr_archivio_comuni_2020-08-12.csv.gz", "anpr_archivio_comuni_2023-10-03.csv.gz"):
         records = w.anpr(folder / name)
         bad = [
-            Unreadable(r.cadastral_code, "invalid", "il codice catastale non è noto", None)
+            Unreadable(r.cadastral_code, "invalid", Reason("wire_not_foreseen"), None)
             for r in records
             if r.cadastral_code == "ND"
         ]

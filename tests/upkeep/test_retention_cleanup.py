@@ -451,7 +451,7 @@ def test_an_instant_ahead_of_the_clock_makes_nothing_older(engine: sa.Engine) ->
     assert plan is not None
     with engine.begin() as connection:
         refused = changes.apply(connection, plan, as_of=datetime.now(UTC), actor="desk:anna")
-    assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "ahead")
+    assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, "plan_ahead")
     retention.clean(engine, later)
     assert count(engine, "appointment", f"id = {booked} AND slot_id = {ahead}") == 1
     assert count(engine, "seat", f"appointment_id = {booked}") == 1
