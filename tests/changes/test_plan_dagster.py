@@ -141,7 +141,7 @@ def test_a_preview_changes_nothing_and_is_applied_undone_and_read_from_the_termi
     seen = house.run("preview_prices")
     assert seen.success
     shown = _metadata(seen, "prices_preview")
-    assert (shown["Da modificare"], "50,00\xa0€ → 51,50\xa0€" in str(shown)) == (1, True)
+    assert (shown["Da modificare"], "51,50" in str(shown)) == (1, True)
     assert "polydesk plan apply" in shown["Che cosa fare"]
     assert "51.50" not in house.amounts()
     plan = str(_plan(seen, "prices_preview"))
