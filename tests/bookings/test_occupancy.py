@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from polydesk_dagster.clinic.bookings.answers import Answer
 from polydesk_dagster.clinic.bookings.answers import Reply as HoldReply
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from tests import world
+from tests.waiting import until
 from tests.world import AS_OF, rome
 
 MINUTE = timedelta(minutes=1)
@@ -156,6 +158,43 @@ def test_one_patient_is_not_with_two_doctors_at_once_but_the_desk_may_say_so(
     assert short.answer is appointments.Answer.REASON_MISSING
     allowed = appointments.book(connection, **wanted, overlap_reason="li accompagna la figlia, sono nello stesso piano")
     assert allowed.answer is appointments.Answer.BOOKED
+
+
+def test_a_payment_under_way_puts_no_patient_in_two_places_and_what_is_paid_is_kept_and_found(
+    connection: sa.Connection, practice: world.Practice, grid: list[int]
+) -> None:
+    other = world.practice(connection, "RE01")
+    there = world.slot(connection, other.agenda, START + TWENTY)
+    place(connection, grid[0], practice.service, "ada")
+    confirm(connection, practice.service, practice.patient, "ada")
+    place(connection, there, other.service, "ada2")
+    confirming.begin_confirming(connection, token="ada2", as_of=AS_OF)
+    assert confirm(connection, other.service, practice.patient, "ada2").answer is Answer.ELSEWHERE
+    assert confirming.begin_confirming(connection, token="ada2", as_of=AS_OF).answer is Answer.CONFIRMING, "it stays"
+    assert checks.collisions(connection, AS_OF).count == 0
+    assert confirm(connection, other.service, practice.patient, "ada2", paid=True).answer is Answer.CONFIRMED
+    assert checks.collisions(connection, AS_OF).count == 1
+
+
+def test_who_books_a_patient_waits_for_what_is_being_paid_for_her(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        here, other = world.practice(connection), world.practice(connection, "RE01")
+        place(connection, world.slot(connection, here.agenda, START), here.service, "ada")
+        place(connection, world.slot(connection, other.agenda, START), other.service, "ada2")
+
+    def unpaid() -> Answer:
+        with engine.begin() as connection:
+            return confirm(connection, other.service, here.patient, "ada2").answer
+
+    waiting = sa.text("""SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database() AND wait_event_type = 'Lock'""")
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with ThreadPoolExecutor(1) as pool, alone.connect() as watcher:
+        with engine.begin() as connection:
+            assert confirm(connection, here.service, here.patient, "ada", paid=True).answer is Answer.CONFIRMED
+            answer = pool.submit(unpaid)
+            until(lambda: watcher.scalar(waiting), "it did not wait")
+        assert answer.result() is Answer.ELSEWHERE
 
 
 def test_one_instrument_serves_one_at_a_time_and_a_free_one_is_chosen(

@@ -33,8 +33,8 @@ def _found(connection: sa.Connection, query: str, as_of: datetime) -> Finding:
 
 
 def collisions(connection: sa.Connection, as_of: datetime) -> Finding:
-    """Bookings ahead of ``as_of`` that came from outside and have a doctor, a patient, a room, an instrument or a
-    technician in two places."""
+    """Bookings ahead of ``as_of`` that came from outside, or were paid, and have a doctor, a patient, a room, an
+    instrument or a technician in two places."""
     return _found(connection, _COLLISIONS, as_of)
 
 

@@ -62,14 +62,15 @@ def begin_confirming(
 
 # The seat passes from the hold to the appointment; nothing is written unless it does. A seat that somebody took over
 # after the expiry, by a clock a moment ahead of ours, is no longer the hold's. Once a payment is under way, what the
-# clinic takes off its offer no longer counts.
+# clinic takes off its offer no longer counts; that the patient is elsewhere counts until it is paid. What is paid asks
+# all the same: others who book the patient wait for it, and then see it.
 _CONFIRM = sa.text(f"""
     WITH {LOCKED}, offered AS MATERIALIZED (
         SELECT locked.id AS hold_id, locked.slot_id, a.clinic_id, a.id AS agenda_id, a.specialist_id, locked.starts_at,
                locked.ends_at, least(:as_of + :verification, locked.starts_at - :before_start) AS verify_by,
                locked.state = 'confirming'
                OR a.active AND (SELECT c.active FROM clinic c WHERE c.id = a.clinic_id) AS working,
-               locked.state <> 'confirming' AND NOT :paid AND CAST(:patient AS bigint) IS NOT NULL
+               CAST(:patient AS bigint) IS NOT NULL
                AND in_the_way(NULL, NULL, NULL, :patient, tstzrange(locked.starts_at, locked.ends_at), :as_of)
                    IS NOT NULL AS elsewhere
         FROM locked JOIN agenda a ON a.id = locked.agenda_id
@@ -79,7 +80,7 @@ _CONFIRM = sa.text(f"""
                OR locked.open AND v.active AND v.deleted_at IS NULL AND v.bookable_online AND {OFFERS})
     ), numbered AS MATERIALIZED (
         SELECT nextval('appointment_id_seq') AS id FROM offered
-        WHERE offered.working AND NOT offered.elsewhere
+        WHERE offered.working AND (:paid OR NOT offered.elsewhere)
           AND (CAST(:patient AS bigint) IS NOT NULL OR :paid OR offered.verify_by >= :as_of + :shortest)
     ), seated AS (
         UPDATE seat SET hold_id = NULL, appointment_id = numbered.id,
@@ -125,7 +126,9 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
 
     Confirming again answers CONFIRMED with the same appointment, however late, while that stands. A hold whose payment
     had begun is confirmed even if its slot, its agenda or its clinic was closed or the service withdrawn meanwhile: the
-    desk finds that booking (of a closed slot among the orphans), and the visitor has not paid for nothing.
+    desk finds that booking (of a closed slot among the orphans), and the visitor has not paid for nothing. A patient
+    who has another appointment then is ELSEWHERE, and the hold stays, unless it is ``paid``: that is booked, and the
+    check ``nobody_in_two_places`` finds it.
 
     The service must be the one that the hold is for.
 
@@ -169,7 +172,7 @@ def _confirm(connection: sa.Connection, token: str, booking: Booking, as_of: dat
         return Reply(Answer.SERVICE_NOT_OFFERED, hold.id)
     if not hold.working:
         return Reply(Answer.SLOT_CLOSED, hold.id)
-    if hold.elsewhere:
+    if hold.elsewhere and not booking.paid:
         return Reply(Answer.ELSEWHERE, hold.id)
     too_late = booking.patient_id is None and not booking.paid and hold.verify_by < as_of + terms.shortest_verification
     return Reply(Answer.TOO_LATE_TO_VERIFY, hold.id) if too_late else lost
