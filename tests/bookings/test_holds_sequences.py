@@ -87,6 +87,7 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
     with engine.connect() as connection:  # each example is rolled back
         practice = world.practice(connection)
         slot = world.slot(connection, practice.agenda, rome("2026-03-12"), capacity=CAPACITY)
+        patients = {who: world.patient(connection) for who in VISITORS}
         now, kept = AS_OF, dict[str, Model]()
         for request, who, seconds in steps:
             now += timedelta(seconds=seconds)
@@ -113,9 +114,7 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
                 case "pay":
                     reply = confirming.begin_confirming(connection, **given_)
                 case "confirm":
-                    reply = confirming.confirm(
-                        connection, booking=Booking(practice.service, practice.patient), **given_
-                    )
+                    reply = confirming.confirm(connection, booking=Booking(practice.service, patients[who]), **given_)
                 case _:
                     reply = holds.release(connection, **given_)
             assert reply.answer is expected(request, who, now, kept), f"{request} of {who}"
