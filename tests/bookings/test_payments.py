@@ -111,6 +111,27 @@ def test_paid_too_late_is_booked_again_where_the_slot_is_free(
     assert cases(connection) == []
 
 
+@pytest.mark.parametrize("first", ["paid too late", "another"])
+def test_paid_too_late_stands_beside_another_but_nothing_is_booked_beside_it(
+    connection: sa.Connection, practice: world.Practice, slot: int, first: str
+) -> None:
+    other = world.practice(connection, "RE01")
+    late = AS_OF + 11 * MINUTE
+    place(connection, slot, "ada")
+    place(connection, world.slot(connection, other.agenda, START), "ada2", late)
+
+    def another() -> Reply:
+        booking = Booking(other.service, practice.patient)
+        return confirming.confirm(connection, token="ada2", booking=booking, as_of=late)
+
+    if first == "another":
+        assert another().answer is Answer.CONFIRMED
+    assert pay(connection, practice, "ada", late).answer is Answer.CONFIRMED
+    assert another().answer is (Answer.CONFIRMED if first == "another" else Answer.ELSEWHERE)
+    reason = connection.scalar(sa.text("SELECT overlap_reason FROM appointment WHERE paid_at IS NOT NULL"))
+    assert reason == (payments.OVERLAP if first == "another" else None)
+
+
 def test_paid_too_late_for_a_taken_slot_is_an_open_case(
     connection: sa.Connection, practice: world.Practice, slot: int
 ) -> None:

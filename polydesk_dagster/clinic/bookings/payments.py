@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.appointments import SEAT, Place, find_place
+from polydesk_dagster.clinic.bookings.appointments import Answer as Refusal
 from polydesk_dagster.clinic.bookings.holds import Booking
 
 _HOLD = sa.text("""
@@ -77,9 +78,11 @@ def keep(connection: sa.Connection, *, hold_id: int, booking: Booking, as_of: da
         gone = hold.booked_as in {"cancelled", "expired"}
         answer = Answer.NO_LONGER_BOOKED if gone else Answer.CONFIRMED
         return Reply(answer, hold_id, appointment_id=hold.appointment_id)
-    place = find_place(
-        connection, hold.slot_id, hold.service_id, booking.patient_id, as_of, by_staff=True, overlaps=True
-    )
+    wanted = (hold.slot_id, hold.service_id, booking.patient_id, as_of)
+    place = find_place(connection, *wanted, by_staff=True)
+    beside_another = place is Refusal.PATIENT_BUSY
+    if beside_another:
+        place = find_place(connection, *wanted, by_staff=True, overlaps=True)
     if not isinstance(place, Place):
         connection.execute(_OPEN, {**given, "service": hold.service_id, "starts": hold.starts_at})
         return Reply(Answer.PAID_TOO_LATE, hold_id)
@@ -95,7 +98,7 @@ def keep(connection: sa.Connection, *, hold_id: int, booking: Booking, as_of: da
             "starts": place.starts_at,
             "ends": place.ends_at,
             "status": "unverified" if booking.patient_id is None else "booked",
-            "overlap": OVERLAP,
+            "overlap": OVERLAP if beside_another else None,
         },
     )
     connection.execute(SEAT, {"appointment": booked, "slot": place.slot_id, "lasts": place.lasts, "as_of": as_of})
