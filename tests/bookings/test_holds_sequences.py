@@ -31,9 +31,16 @@ class Model:
     until: datetime
     state: str = "live"
     renewals: int = 0
+    paying_since: datetime | None = None
 
     def at(self, now: datetime) -> str:
-        return "expired" if self.state == "live" and self.until <= now else self.state
+        return "expired" if self.state in {"live", "confirming"} and self.until <= now else self.state
+
+    def taken_away(self, now: datetime) -> str:
+        """How it stands after "release all": a payment that has only just begun is left to end by itself."""
+        just_begun = self.paying_since is not None and now < self.paying_since + sweeping.PAYMENT_GRACE
+        state = self.at(now)
+        return "revoked" if state == "live" or (state == "confirming" and not just_begun) else state
 
 
 OVER = {
@@ -70,7 +77,8 @@ def expected(request: str, who: str, now: datetime, kept: dict[str, Model]) -> A
             hold.until, hold.renewals = until, hold.renewals + 1
             return Answer.RENEWED
         case "pay":
-            hold.state = "confirming"
+            if state == "live":
+                hold.state, hold.paying_since, hold.until = "confirming", now, now + timedelta(minutes=20)
             return Answer.CONFIRMING
         case "confirm":
             hold.state = "confirmed"
@@ -101,7 +109,7 @@ def test_every_answer_is_the_right_one(engine: sa.Engine, steps: list[tuple[str,
                 done = releasing.release_all(connection, now, given, preview=False)
                 if done.outcome != "refused":
                     for hold in kept.values():
-                        hold.state = {"live": "revoked"}.get(hold.at(now), hold.at(now))
+                        hold.state = hold.taken_away(now)
                 continue
             given_ = {"token": f"token {who}", "as_of": now}
             match request:
