@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -101,3 +102,11 @@ def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
 def shared_data() -> Path:
     """The folder of real public data; its README says where each file is from."""
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def _italian_again() -> Iterator[None]:
+    """A command that a test ran in another language speaks Italian to the next one."""
+    yield
+    if (show := sys.modules.get("polydesk_dagster.commands.show")) is not None:
+        show.speak("it")
