@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,6 +40,15 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _open in config.stash:
         config.stash[_open].close()
+
+
+@pytest.fixture(autouse=True)
+def _mask() -> Iterator[None]:
+    """A command that a test runs in this process closes its umask; the next test starts with the one that was."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session")

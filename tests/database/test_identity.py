@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +32,13 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+def as_left(file: Path, text: str) -> None:
+    """The server's own file: its account must be able to read it, whatever the mask of this process."""
+    file.write_text(text)
+    owner = file.parent.stat()
+    os.chown(file, owner.st_uid, owner.st_gid)
+
+
 @pytest.mark.slow
 def test_a_reused_number_is_neither_taken_for_the_server_nor_stopped(
     home: Path, stranger: subprocess.Popen[bytes]
@@ -40,7 +48,7 @@ def test_a_reused_number_is_neither_taken_for_the_server_nor_stopped(
     left = file.read_text().splitlines()
     assert embedded.running(home)
     assert embedded.stop(home, patience=5)
-    file.write_text("\n".join([str(stranger.pid), *left[1:]]) + "\n")  # as a power cut leaves it
+    as_left(file, "\n".join([str(stranger.pid), *left[1:]]) + "\n")  # as a power cut leaves it
     assert not embedded.running(home)
     assert embedded.stop(home)
     assert stranger.poll() is None
@@ -54,7 +62,7 @@ def test_a_reused_number_is_neither_taken_for_the_server_nor_stopped(
 def test_half_a_file_is_no_server(home: Path) -> None:
     embedded.start(home)
     assert embedded.stop(home, patience=5)
-    (home / "postgres" / "postmaster.pid").write_text("123\n")
+    as_left(home / "postgres" / "postmaster.pid", "123\n")
     assert not embedded.running(home)
     embedded.start(home)
     assert embedded.running(home)
