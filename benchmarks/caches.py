@@ -77,9 +77,9 @@ def _endpoint(engine: sa.Engine) -> Iterator[Figure]:
 
 
 def _serve_caches(url: URL, listener: socket.socket) -> None:
-    from polydesk_dagster.runtime.cache_endpoint import create_app
+    from polydesk_dagster.front.application import application
 
-    _serve(create_app(url), listener)
+    _serve(application(url), listener)
 
 
 def _serve_constant(_: URL, listener: socket.socket) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -53,7 +51,6 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
     played, environment = simulators.unconfigured(settings) if settings.embedded else ([], {})
     if simulators.is_demo(engine):
         simulators.point_studiolab(engine, played)
-    endpoints = [(name, module, simulators.free_port(port)) for name, module, port in ENDPOINTS]
     instance.prepare(settings)
     everything = instance.environment(settings, environment)
     children = [
@@ -62,36 +59,22 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
             for p in played
         ),
         *processes.dagster_children(settings, everything),
-        *(_endpoint(name, module, port, everything) for name, module, port in endpoints),
     ]
     running = supervisor.Supervisor(settings.home, children, database=settings.embedded, say=_say)
-    reason = running.run(lambda: _ready(installation, played, endpoints, fresh))
+    reason = running.run(lambda: _ready(installation, played, fresh))
     engine.dispose()
     return reason
-
-
-ENDPOINTS = (("caches", "polydesk_dagster.runtime.cache_endpoint", 3002),)
-
-
-def _endpoint(name: str, module: str, port: int, environment: Mapping[str, str]) -> supervisor.Child:
-    """A small server of ours on this machine."""
-    command = (sys.executable, "-m", module, "--port", str(port))
-    return supervisor.Child(name, command, environment, ready=simulators.listening(port), listens=("127.0.0.1", port))
 
 
 def _say(text: str) -> None:
     show.out().print(text)
 
 
-def _ready(
-    installation: Installation, played: list[simulators.Played], endpoints: list[tuple[str, str, int]], fresh: bool
-) -> None:
+def _ready(installation: Installation, played: list[simulators.Played], fresh: bool) -> None:
     settings = installation.settings
     console = show.out()
     for system in played:
         console.print("  " + say("command.up.simulated", what=Term("played", system.name), where=system.where))
-    for name, _, port in endpoints:
-        console.print(f"  {name}: http://127.0.0.1:{port}/clinics/CODICE/specialists")
     if simulators.is_demo(installation.engine):
         _welcome(installation)
     else:

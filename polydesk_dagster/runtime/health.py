@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -17,18 +17,14 @@ from polydesk_dagster.catalog import OnDemand
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.runtime.state.model import Condition, Finding, ServiceState
 from polydesk_dagster.runtime.state.services import service_states
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import Teller, accepted, teller
+from polydesk_dagster.told import Teller
 from polydesk_dagster.told.state import told_of_finding
 from polydesk_dagster.values import Duration, Instant, ServiceKey, Term, Value, to_json
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
 
 DAEMONS = ("SCHEDULER", "SENSOR", "QUEUED_RUN_COORDINATOR", "MONITORING")
 """Dagster's daemons that must beat."""
@@ -185,46 +181,3 @@ def as_object(findings: list[Finding], now: datetime, t: Teller) -> dict[str, An
             for each in findings
         ],
     }
-
-
-def application(settings: Settings) -> Starlette:
-    """``GET /health``: 200 if all is well, 503 if not, always with the findings as JSON, in the reader's
-    language."""
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
-
-    async def health(request: Request) -> JSONResponse:
-        now = datetime.now(UTC)
-        findings = await run_in_threadpool(examine, settings, now)
-        t = teller(accepted(request.headers.get("accept-language", "")))
-        answer = as_object(findings, now, t)
-        return JSONResponse(answer, status_code=200 if answer["ok"] else 503)
-
-    return Starlette(routes=[Route("/health", health)])
-
-
-PORT = 3001
-
-
-def main() -> None:
-    """Serve ``/health``: ``python -m polydesk_dagster.runtime.health [--host H] [--port N]``."""
-    import argparse
-
-    import uvicorn
-
-    from polydesk_dagster import settings
-
-    keep_to_ourselves()
-    parser = argparse.ArgumentParser(description="Stato di salute dell'installazione")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=PORT)
-    arguments = parser.parse_args()
-    app = application(settings.load())
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ import uvicorn
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.front import application as front
 from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
@@ -36,7 +37,7 @@ def serve(settings: Settings) -> None:
         web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
     ):
         uvicorn.run(
-            application(door, page),
+            application(door, page, front=front.application(door.engine.url)),
             host=settings.web_host,
             port=settings.web_port,
             log_level="warning",

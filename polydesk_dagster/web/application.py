@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.clinic.messages import links
+from polydesk_dagster.front.application import PATH as FRONT
 from polydesk_dagster.runtime import health
 from polydesk_dagster.told import Teller
 from polydesk_dagster.web import (
@@ -36,7 +37,7 @@ from polydesk_dagster.web import (
     wellness,
 )
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of, teller_of
-from polydesk_dagster.web.guard import Guard
+from polydesk_dagster.web.guard import Guard, Outside
 from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
 
 PAGES: tuple[Pages, ...] = (
@@ -61,9 +62,14 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def application(
-    door: Door, dagster: ASGIApp | None = None, more: Iterable[BaseRoute] = (), lifespan: Lifespan | None = None
+    door: Door,
+    dagster: ASGIApp | None = None,
+    more: Iterable[BaseRoute] = (),
+    lifespan: Lifespan | None = None,
+    front: Starlette | None = None,
 ) -> ASGIApp:
-    """The whole, for one installation; ``dagster`` is its page, ``more`` are routes that have their own access."""
+    """The whole, for one installation; ``dagster`` is its page, ``more`` are routes that have their own access, and
+    ``front`` is what programs outside ask, who have no session."""
     routes: list[BaseRoute] = [
         *(route for pages in PAGES for route in pages.routes),
         *more,
@@ -79,7 +85,30 @@ def application(
         exception_handlers={HTTPException: _said, 404: _said, Exception: _broken},
         lifespan=lifespan,
     )
-    return Guard(app, door.address, from_anywhere=links.PATH)
+    if front is not None:
+        app = Starlette(routes=[Mount(FRONT, front), Mount("", app)], lifespan=_lives(app, front))
+    return Guard(app, door.address, OUTSIDE)
+
+
+OUTSIDE = (
+    Outside(links.PATH),
+    Outside(FRONT, methods=frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"}), per_second=500.0, at_once=2_000.0),
+)
+"""Mail programs that stop a patient's messages with one click; and the booking front end, all of whose visitors come
+from the address of its server."""
+
+
+def _lives(*apps: Starlette) -> Lifespan:
+    """The lives of several applications as one."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as lives:
+            for app in apps:
+                await lives.enter_async_context(app.router.lifespan_context(app))
+            yield
+
+    return lifespan
 
 
 class _OnlyKnown:

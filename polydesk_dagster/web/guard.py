@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -82,23 +83,36 @@ class Address:
         return host if host in self.hosts else None
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A path below which no cookie counts, so that a request may come from anywhere: what stands there is public, or
+    asks for a signature or a token in the request itself. Its callers have a measure of their own."""
+
+    path: str
+    methods: frozenset[str] = frozenset(_METHODS)
+    per_second: float = PER_SECOND
+    at_once: float = AT_ONCE
+
+    def holds(self, path: str) -> bool:
+        return path.startswith(f"{self.path.rstrip('/')}/")
+
+
 class Guard:
-    """ASGI middleware around the whole application. Below the path ``from_anywhere`` stand addresses that are their own
-    permission, signed and of use for one thing: there, and only there, mail programs may post."""
+    """ASGI middleware around the whole application."""
 
     def __init__(
         self,
         app: ASGIApp,
         address: Address,
+        outside: Iterable[Outside] = (),
         *,
         per_second: float = PER_SECOND,
         at_once: float = AT_ONCE,
-        from_anywhere: str | None = None,
     ) -> None:
         self._app = app
         self._address = address
         self._buckets = Buckets(per_second, at_once)
-        self._from_anywhere = from_anywhere
+        self._outside = [(place, Buckets(place.per_second, place.at_once)) for place in outside]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -121,7 +135,8 @@ class Guard:
         """The HTTP status that a request is refused with, or None."""
         headers = Headers(scope=scope)
         client = scope.get("client")
-        if not self._buckets.take(client[0] if client else ""):
+        outside, buckets = self._place(scope)
+        if not buckets.take(client[0] if client else ""):
             return 429
         host = self._address.host(headers)
         if host is None:
@@ -130,20 +145,26 @@ class Guard:
         ours = f"{self._address.scheme}://{host}"
         if scope["type"] == "websocket":
             return None if origins == [ours] else 403
-        if scope["method"] not in _METHODS:
+        if scope["method"] not in (outside.methods if outside else _METHODS):
             return 405
         if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > LARGEST:
             return 413
+        if outside is not None:
+            return None
         site = headers.get("sec-fetch-site", "none")
         if scope["method"] not in _SAFE:
-            if self._from_anywhere is not None and scope["path"].startswith(self._from_anywhere):
-                return None
             return None if origins == [ours] and site in {"same-origin", "none"} else 403
         if site not in {"same-origin", "none"}:
             # A link from elsewhere may open a page of ours, in a tab of its own; nothing else may be fetched.
             opens = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
             return None if opens else 403
         return None
+
+    def _place(self, scope: Scope) -> tuple[Outside | None, Buckets]:
+        for place, buckets in self._outside:
+            if scope["type"] == "http" and place.holds(scope["path"]):
+                return place, buckets
+        return None, self._buckets
 
     async def _carefully(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Whatever goes wrong inside has been answered already; its message may quote a patient and is told nobody."""

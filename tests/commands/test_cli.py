@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -205,6 +206,18 @@ def _start(installation: Installation, log: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+def _listening(installation: Installation) -> dict[str, set[int]]:
+    """The ports that processes of this home listen at, by the module that each runs."""
+    found: dict[str, set[int]] = {}
+    for process, command in installation.processes().items():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ports = {each.laddr.port for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+            if ports:
+                module = re.search(r"polydesk_dagster[.\w]*", command)
+                found.setdefault(module[0] if module else command, set()).update(ports)
+    return found
+
+
 def _none_left(installation: Installation, but: str | None = None) -> bool:
     """Whether in the end nothing runs for this home but what has ``but`` in its command line."""
 
@@ -225,6 +238,9 @@ def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothin
     assert "rifiutato" not in night, night
     with urllib.request.urlopen(f"http://127.0.0.1:{installation.port}/health/live", timeout=PATIENCE) as answer:
         assert answer.status == 200
+    listening = _listening(installation)
+    assert listening.pop("polydesk_dagster.web") == {installation.port}
+    assert all(module.startswith("polydesk_dagster.demo.simulators") for module in listening), listening
     second = installation.run("up")
     assert second.returncode == 4
     assert "già avviato" in second.stderr

@@ -69,6 +69,12 @@ def test_rules_never_read_the_clock_or_the_environment(name: str, path: Path) ->
         assert clock not in sql, f"{name} asks the database for the time"
 
 
+@pytest.mark.parametrize(("name", "path"), _of("front"), ids=_ids(_of("front")))
+def test_the_front_knows_neither_sessions_nor_pages_nor_dagster(name: str, path: Path) -> None:
+    forbidden = ("dagster", *(f"polydesk_dagster.{part}" for part in ("web", "runtime", *FRONT, "commands")))
+    assert not [i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)]
+
+
 @pytest.mark.parametrize(("name", "path"), _of("database"), ids=_ids(_of("database")))
 def test_the_database_knows_no_rule(name: str, path: Path) -> None:
     forbidden = tuple(f"polydesk_dagster.{part}" for part in RULES)

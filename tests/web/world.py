@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import sqlalchemy as sa
 import uvicorn
+from starlette.applications import Starlette
 
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web import sessions, tokens, users
@@ -90,10 +91,10 @@ def listening(app: Any, port: int) -> Iterator[str]:
 
 
 @contextmanager
-def served(engine: sa.Engine, home: Path, **settings: Any) -> Iterator[Served]:
+def served(engine: sa.Engine, home: Path, front: Starlette | None = None, **settings: Any) -> Iterator[Served]:
     """The door of an installation over ``engine``'s database, without Dagster behind it."""
     port = free_port()
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     door = Door(Settings(home=home, database_url=url, web_port=port, **settings), engine)
-    with listening(application(door), port) as origin:
+    with listening(application(door, front=front), port) as origin:
         yield Served(door, origin)

@@ -1,12 +1,11 @@
-"""The caches over HTTP, from memory: ``python -m polydesk_dagster.runtime.cache_endpoint [--port N] [--host H]``.
+"""The caches over HTTP, from memory.
 
 ``GET /clinics/{code}/specialists`` and ``…/locations`` answer the current document with its ETag, or 304 to whoever
-has it. The process listens to the database for switched versions; while the database is away it serves what it has.
+has it. A task listens to the database for switched versions; while the database is away it serves what it has.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import zlib
@@ -17,20 +16,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-import uvicorn
 from sqlalchemy.engine import URL
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from polydesk_dagster import settings
 from polydesk_dagster.clinic.caches.documents import CACHES, CHANNEL
-from polydesk_dagster.database.engine import business_url, plain_url
-from polydesk_dagster.home import keep_to_ourselves
+from polydesk_dagster.database.engine import plain_url
 
-PORT = 3002
 MAX_AGE = 60
 """Seconds for which a browser asks nobody; give or take a tenth, so that not all come back at once."""
 STALE = 540
@@ -91,6 +85,17 @@ class Store:
         self._url = plain_url(url)
         self.documents: dict[tuple[str, str], Document] = {}
         self.synchronised_at: datetime | None = None
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Kept up while it is held."""
+        task = asyncio.create_task(self.follow())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
     async def follow(self) -> None:
         """Load, then load again whenever the database says so; never ends."""
@@ -169,19 +174,8 @@ async def _problem(status: int, headers: Headers, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def create_app(url: URL) -> Starlette:
-    """The application over the database at ``url``."""
-    store = Store(url)
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(store.follow())
-        try:
-            yield
-        finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+def routes(store: Store) -> list[BaseRoute]:
+    """What is answered from ``store``."""
 
     async def health(_: Request) -> JSONResponse:
         at = store.synchronised_at
@@ -189,19 +183,4 @@ def create_app(url: URL) -> Starlette:
             {"documents": len(store.documents), "synchronised_at": at and at.isoformat()}, 200 if at else 503
         )
 
-    routes = [Route("/clinics/{clinic}/{kind}", endpoint=Documents(store)), Route("/health", endpoint=health)]
-    return Starlette(routes=routes, lifespan=lifespan)
-
-
-def main() -> None:
-    keep_to_ourselves()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=PORT)
-    given = parser.parse_args()
-    app = create_app(business_url(settings.load()))
-    uvicorn.run(app, host=given.host, port=given.port, access_log=False, log_level="warning", server_header=False)
-
-
-if __name__ == "__main__":
-    main()
+    return [Route("/clinics/{clinic}/{kind}", endpoint=Documents(store)), Route("/health", endpoint=health)]

@@ -1,41 +1,40 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
 import sqlalchemy as sa
-import uvicorn
-from sqlalchemy.engine import URL
 
 from polydesk_dagster.clinic.caches import documents as caches
-from polydesk_dagster.runtime.cache_endpoint import create_app
+from polydesk_dagster.front.application import application
 from tests.statistics import world
 from tests.waiting import PATIENCE, until
+from tests.web.test_guard import raw
+from tests.web.world import Served, served
 
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def client(engine: sa.Engine, database: URL) -> Iterator[httpx.Client]:
-    """A client of the endpoint on a real socket."""
+def front(engine: sa.Engine, tmp_path: Path) -> Iterator[Served]:
+    """The door with the front in it, over a chain whose caches are made."""
     with engine.begin() as connection:
         world.chain(connection)
     caches.refresh(engine, AS_OF)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(database), log_level="error", server_header=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE) as client:
+    with served(engine, tmp_path, front=application(engine.url)) as door:
+        yield door
+
+
+@pytest.fixture
+def client(front: Served) -> Iterator[httpx.Client]:
+    """A program that asks the front."""
+    with httpx.Client(base_url=f"{front.origin}/api", timeout=PATIENCE) as client:
         _until(lambda: client.get("/health").status_code == 200)
         yield client
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -74,6 +73,25 @@ def test_says_what_it_does_not_have(client: httpx.Client) -> None:
     assert client.get("/clinics/BO01/patients").status_code == 404
     refused = client.post("/clinics/BO01/specialists")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.usefixtures("client")
+def test_whoever_asks_the_front_is_nobody_and_keeps_to_the_guards_limits(front: Served) -> None:
+    path = "/api/clinics/BO01/specialists"
+    requests = {
+        f"GET {path} HTTP/1.1\nHost: HOST\nSec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors": 200,
+        f"POST {path} HTTP/1.1\nHost: HOST\nOrigin: https://evil.example\nContent-Length: 0": 405,
+        f"GET {path} HTTP/1.1\nHost: evil.example": 421,
+        f"GET /{path} HTTP/1.1\nHost: HOST\nSec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors": 403,
+        f"POST {path}/../../entra HTTP/1.1\nHost: HOST\nOrigin: https://evil.example\nContent-Length: 0": 404,
+        f"POST {path} HTTP/1.1\nHost: HOST\nContent-Length: 1000001": 413,
+        f"OPTIONS {path} HTTP/1.1\nHost: HOST\nOrigin: https://evil.example": 405,
+    }
+    for text, status in requests.items():
+        got, headers, _ = raw(front, text)
+        assert got == status, text
+        assert "access-control-allow-origin" not in headers, text
+    assert front.signed_in("superuser").get("/api/").status_code == 404, "no page of ours stands there"
 
 
 def test_follows_switches_and_outlives_the_database_connection(client: httpx.Client, engine: sa.Engine) -> None:
