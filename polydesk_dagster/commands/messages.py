@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polydesk_dagster.commands import show
+from polydesk_dagster.commands import message_texts, show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say, told
 from polydesk_dagster.values import Term
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="I messaggi ai pazienti: dubbi, telefonate, chi non ne vuole, testi, storia.", no_args_is_help=True
 )
+
+app.add_typer(message_texts.app, name="templates")
 
 Json = Annotated[bool, typer.Option("--json")]
 
@@ -232,42 +233,6 @@ def preview(
         show.out().print(f"── {sample.clinic}, {t.term('channel', sample.channel)}{size}")
         text = t.reason(sample.problem) if sample.problem else f"{sample.subject or ''}\n{sample.body}".strip()
         show.out().print(text, soft_wrap=True)
-
-
-class Variant(StrEnum):
-    plain = "plain"
-    neutral = "neutral"
-
-
-class Over(StrEnum):
-    sms = "sms"
-    email = "email"
-
-
-@app.command()
-def write(
-    kind: Annotated[str, typer.Argument(metavar="TIPO")],
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE")],
-    channel: Annotated[Over, typer.Option(metavar="sms|email")],
-    variant: Annotated[Variant, typer.Option()] = Variant.plain,
-    language: Annotated[str, typer.Option(metavar="it|de")] = "it",
-    subject: Annotated[str | None, typer.Option(metavar="TESTO")] = None,
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
-) -> None:
-    """Prepara il piano che cambia un testo, con i consigli su come è scritto; lo applica «polydesk plan apply»."""
-    from polydesk_dagster.clinic.messages import custom
-    from polydesk_dagster.clinic.messages.templates import Text
-
-    if (channel is Over.email) != (subject is not None):
-        raise typer.BadParameter(say("command.messages.subject"))
-    text = Text(subject, file.read_text(encoding="utf-8").rstrip("\n"))
-    now = datetime.now(UTC)
-    with opened() as installation, installation.engine.begin() as connection:
-        plan, found = custom.propose(connection, clinic, kind, variant.value, channel.value, language, text, as_of=now)
-    for finding in found:
-        show.out().print(told().reason(finding.reason))
-    planned = "command.messages.planned" if plan.counts.changed else "command.messages.same"
-    show.out().print(say(planned, plan=plan.id))
 
 
 @app.command()

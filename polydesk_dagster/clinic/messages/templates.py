@@ -82,6 +82,11 @@ _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
 """What each template may use, with an example of each variable."""
 
 
+def example(kind: str, variant: str) -> Mapping[str, Any]:
+    """Values for every variable of a text, none of them anybody's."""
+    return _SAMPLES[kind, variant]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What is wrong with a template; an error forbids its use, else it is advice."""
