@@ -16,6 +16,7 @@ from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.demo import house
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance, processes, supervisor
+from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Term
 from polydesk_dagster.web import users
@@ -54,10 +55,7 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
     instance.prepare(settings)
     everything = instance.environment(settings, environment)
     children = [
-        *(
-            supervisor.Child(p.name, p.command, everything, ready=p.answers, listens=("127.0.0.1", p.port))
-            for p in played
-        ),
+        *(Child(p.name, p.command, everything, ready=p.answers, listens=("127.0.0.1", p.port)) for p in played),
         *processes.dagster_children(settings, everything),
     ]
     running = supervisor.Supervisor(settings.home, children, database=settings.embedded, say=_say)

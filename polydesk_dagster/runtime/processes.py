@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.runtime.dagster_inside.names import DAEMON
 from polydesk_dagster.runtime.forks import client as forks
-from polydesk_dagster.runtime.supervisor import Child
 from polydesk_dagster.settings import Settings
 
 

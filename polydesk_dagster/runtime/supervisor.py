@@ -7,12 +7,8 @@ stopped, or one child cannot be kept alive, stops them all. It knows nothing of 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
-import logging
-import logging.handlers
 import os
-import re
 import secrets
 import selectors
 import signal
@@ -22,58 +18,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief
 from polydesk_dagster.home import make
 from polydesk_dagster.runtime import guardian
+from polydesk_dagster.runtime.child import Child, Running, log_file, logger
 from polydesk_dagster.told import teller
-
-_PR_SET_PDEATHSIG = 1
-_LOG_BYTES = 5_000_000
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A process to keep alive."""
-
-    name: str
-    """Names its log file; what the operator reads."""
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    """The whole environment, not additions to ours."""
-    ready: Callable[[], bool] | None = None
-    """Whether it answers; None: as soon as it runs. Called often, so it must be quick."""
-    after: tuple[str, ...] = ()
-    """Children that must answer before this one starts; they are stopped after it."""
-    sockets: tuple[Path, ...] = ()
-    """Unix sockets of a dead predecessor, removed before it starts."""
-    start_seconds: float = 180.0
-    """How long it may take to answer: many times what it takes, because the machine may be busy. One that dies is seen
-    at once."""
-    stop_seconds: float = 10.0
-    """How long it may take to stop before it is killed."""
-    listens: tuple[str, int] | None = None
-    """A TCP address that must be free before it starts."""
-
-
-@dataclass(slots=True)
-class _Running:
-    child: Child
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    answering: bool = False
-    retry_at: float = 0.0
-    asked_to_stop: float | None = None
-    deaths: deque[float] = field(default_factory=deque)
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=5))
-    unfinished: bytes = b""
-    log: logging.Logger | None = None
 
 
 def running(home: Path) -> int | None:
@@ -104,7 +57,7 @@ class Supervisor:
     ) -> None:
         self.home = home.absolute()
         self.token = secrets.token_hex(16)
-        self._children = {child.name: _Running(child) for child in children}
+        self._children = {child.name: Running(child) for child in children}
         self._database = database
         self._database_starts: deque[float] = deque()
         self._database_retry_at = 0.0
@@ -114,7 +67,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._reason: str | None = None
-        self._log = self._logger("supervisor")
+        self._log = logger(self.home, "supervisor")
 
     def stop(self, reason: str | None = None) -> None:
         """Ask the supervisor to end; from any thread or signal handler. A reason makes it an end in failure."""
@@ -228,51 +181,30 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - whatever it was, the operator must read it and everything must stop
             self.stop(teller().reason(error.reason) if isinstance(error, PolydeskError) else in_brief(error))
 
-    def _keep(self, each: _Running, now: float) -> None:
+    def _keep(self, each: Running, now: float) -> None:
         """One look at one child: start it, find it answering, or find it dead."""
         child = each.child
         if each.process is None:
             free = all(self._children[name].answering for name in child.after)
             if free and now >= each.retry_at:
-                self._start(each)
+                pid = each.start(self.home, self.token, self._selector)
+                self._log.info("%s started, process %d", child.name, pid)
             return
         status = each.process.poll()
         if status is not None:
-            self._read_rest(each)
+            each.read_rest(self._selector)
             self._died(each, _spoken(status))
         elif not each.answering:
-            if child.ready is None or _holds(child.ready):
+            if each.answers():
                 each.answering = True
                 self._log.info("%s answers after %.1f s", child.name, now - each.started)
             elif now - each.started > child.start_seconds:
-                self._end(each.process, signal.SIGKILL)
+                each.end(signal.SIGKILL)
                 each.process.wait()
-                self._read_rest(each)
+                each.read_rest(self._selector)
                 self._died(each, f"non ha risposto entro {child.start_seconds:.0f} secondi")
 
-    def _start(self, each: _Running) -> None:
-        child = each.child
-        for path in child.sockets:
-            path.unlink(missing_ok=True)
-        each.log = each.log or self._logger(child.name)
-        each.process = subprocess.Popen(
-            list(child.command),
-            env={**child.environment, guardian.MARK: self.token},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts children from its main thread only
-        )
-        each.started = time.monotonic()
-        each.answering = False
-        stream = each.process.stdout
-        assert stream is not None
-        os.set_blocking(stream.fileno(), False)
-        self._selector.register(stream, selectors.EVENT_READ, each)
-        self._log.info("%s started, process %d", child.name, each.process.pid)
-
-    def _died(self, each: _Running, how: str) -> None:
+    def _died(self, each: Running, how: str) -> None:
         name = each.child.name
         each.process = None
         each.answering = False
@@ -285,7 +217,7 @@ class Supervisor:
             last = "".join(f"\n  {line}" for line in each.tail)
             self.stop(
                 f"Il processo {name} si è fermato {len(deaths)} volte in {self._within:.0f} secondi ({how}); fermo "
-                f"tutto. Vedi {self._log_file(name)}.{' Ultime righe:' + last if last else ''}"
+                f"tutto. Vedi {log_file(self.home, name)}.{' Ultime righe:' + last if last else ''}"
             )
             return
         pause = min(30.0, 0.25 * 2 ** len(deaths))
@@ -316,39 +248,7 @@ class Supervisor:
             time.sleep(timeout)
             return
         for key, _ in self._selector.select(timeout):
-            self._copy(key.data, key.fileobj)
-
-    def _copy(self, each: _Running, stream: object) -> bool:
-        """Copy what a child has written to its log; False once there is nothing more for now."""
-        try:
-            data = os.read(stream.fileno(), 65536)  # type: ignore[attr-defined]
-        except BlockingIOError:
-            return False
-        if not data:
-            self._forget(each, stream)
-            return False
-        *lines, each.unfinished = (each.unfinished + data).split(b"\n")
-        assert each.log is not None
-        for line in lines:
-            text = _COLOUR.sub("", line.decode(errors="replace")).rstrip()
-            each.tail.append(text)
-            each.log.info(text)
-        return True
-
-    def _forget(self, each: _Running, stream: object) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(stream)  # type: ignore[arg-type]
-        if each.unfinished and each.log is not None:
-            each.log.info(each.unfinished.decode(errors="replace"))
-            each.unfinished = b""
-
-    def _read_rest(self, each: _Running) -> None:
-        process = each.process
-        if process is not None and process.stdout is not None and not process.stdout.closed:
-            while self._copy(each, process.stdout):
-                pass
-            self._forget(each, process.stdout)
-            process.stdout.close()
+            key.data.copy(self._selector, key.fileobj)
 
     def _stop_all(self) -> None:
         """Stop every child, those that depend on others first; then whatever they left; then the database."""
@@ -360,64 +260,24 @@ class Supervisor:
                 process = each.process
                 assert process is not None
                 if process.poll() is not None:
-                    self._read_rest(each)
+                    each.read_rest(self._selector)
                     each.process = None
                 elif each.asked_to_stop is None:
                     if name not in needed:
                         each.asked_to_stop = now
-                        self._end(process, signal.SIGTERM)
+                        each.end(signal.SIGTERM)
                 elif now - each.asked_to_stop > each.child.stop_seconds:
                     self._log.warning("%s did not stop in time: killed", name)
-                    self._end(process, signal.SIGKILL)
+                    each.end(signal.SIGKILL)
             self._read_output(0.05)
         if killed := guardian.sweep(self.token, 5.0):
             self._log.warning("%d processes that had been left behind were killed", killed)
         if self._database and not embedded.stop(self.home, patience=2.0):
             self._say("Il database resta avviato: lo usa un altro comando, che lo fermerà.")
 
-    @staticmethod
-    def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-
     def _say(self, text: str) -> None:
         self._log.info(text)
         self._say_aloud(text)
-
-    def _log_file(self, name: str) -> Path:
-        return self.home / "logs" / f"{name}.log"
-
-    def _logger(self, name: str) -> logging.Logger:
-        """A logger of our own, outside the tree, so that no other configuration doubles its lines."""
-        path = self._log_file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=3, encoding="utf-8")
-        handler.setFormatter(_Prefixed(name))
-        logger = logging.Logger(name)  # noqa: LOG001
-        logger.addHandler(handler)
-        return logger
-
-
-class _Prefixed(logging.Formatter):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def format(self, record: logging.LogRecord) -> str:
-        instant = datetime.fromtimestamp(record.created, UTC).astimezone()
-        return f"{instant:%Y-%m-%d %H:%M:%S} {self._name} | {record.getMessage()}"
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _holds(ready: Callable[[], bool]) -> bool:
-    try:
-        return ready()
-    except OSError:
-        return False
 
 
 def _recent(instants: deque[float], now: float, within: float) -> deque[float]:

@@ -17,7 +17,8 @@ import pytest
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import guardian
-from polydesk_dagster.runtime.supervisor import Child, Supervisor, running
+from polydesk_dagster.runtime.child import Child
+from polydesk_dagster.runtime.supervisor import Supervisor, running
 from tests.runtime.world import ROOT, gone, kill
 from tests.waiting import PATIENCE, until
 

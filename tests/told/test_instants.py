@@ -11,7 +11,7 @@ ELSEWHERE = (
     "told/",
     "knowledge/formats/",  # cells of spreadsheets, which have no zone
     "clinic/messages/",  # what patients are written, in their clinic's zone
-    "runtime/supervisor.py",  # a log
+    "runtime/child.py",  # a log
 )
 
 
