@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from starlette.requests import Request
 
 from polydesk_dagster.catalog import Place
-from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, in_thread
+from polydesk_dagster.demo.simulators.faults import Reply
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.runtime.state import activity

@@ -10,7 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from polydesk_dagster import remote
-from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, in_thread
+from polydesk_dagster.demo.simulators.faults import Reply
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Simulator, in_thread
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy, Remote, UncertainError
 
@@ -149,7 +150,7 @@ def test_an_answer_that_is_not_whole_is_never_taken_for_one(echo: tuple[Echo, Re
 
 
 def _fault(fault: dict[str, Any]) -> Any:
-    from polydesk_dagster.demo.simulators.server import Fault
+    from polydesk_dagster.demo.simulators.faults import Fault
 
     return Fault.model_validate(fault)
 

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, main, problem
+from polydesk_dagster.demo.simulators.faults import Reply, problem
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Simulator, main
 
 PATRONS = (
     # (month, day, feast, cadastral code)

@@ -23,7 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Reply, Simulator, main, problem
+from polydesk_dagster.demo.simulators.faults import Reply, problem
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Simulator, main
 
 REFUSED, UNDELIVERABLE, LOST = "0000", "0001", "0002"
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
