@@ -11,9 +11,10 @@ import random
 from dataclasses import dataclass, field
 from datetime import date
 
+from polydesk_dagster.demo.agendas import BOOKABLE_DAYS, Agenda, Session
 from polydesk_dagster.demo.draft import Draft
 from polydesk_dagster.demo.people import People
-from polydesk_dagster.demo.practice import BOOKABLE_DAYS, Agenda, Practice, Session
+from polydesk_dagster.demo.practice import Practice
 
 SLOT_DAYS = 60
 """How long a past slot is kept."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from polydesk_dagster.demo import fiscal, names
+from polydesk_dagster.demo.clinics import Clinic
 from polydesk_dagster.demo.draft import Draft
 from polydesk_dagster.demo.places import Municipality
-from polydesk_dagster.demo.practice import Clinic
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from polydesk_dagster.demo import documents
 from polydesk_dagster.demo.places import SEATS
-from polydesk_dagster.demo.practice import AGREEMENTS
+from polydesk_dagster.demo.prices import AGREEMENTS
 
 
 def test_they_are_written_once_and_never_over_a_changed_one(tmp_path: Path) -> None:
