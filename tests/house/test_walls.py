@@ -142,3 +142,14 @@ def test_migrations_are_one_line_of_numbers() -> None:
         declared = {name: number or None for name, number in DECLARED.findall(path.read_text())}
         assert declared == {"revision": path.name.partition("_")[0], "down_revision": before}, path.name
         before = declared["revision"]
+
+
+LONG = 400
+STILL_LONGER = {"remote", "clinic.calendar.slots", "clinic.messages.ledger", "sources.studiolab.effects"}
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
+def test_a_module_is_about_one_thing(name: str, path: Path) -> None:
+    """A migration is a story of its own; whatever else passes 400 lines does two things."""
+    if not _within(name, "database.migrations.versions") and name not in STILL_LONGER:
+        assert len(path.read_text().splitlines()) <= LONG
