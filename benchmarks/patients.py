@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from codicefiscale import codicefiscale
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds, settle
+from polydesk_dagster.answers import decode
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import synchronise
@@ -24,7 +25,6 @@ from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Report
-from polydesk_dagster.remote import decode
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
 PAGE = 1000

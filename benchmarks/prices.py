@@ -20,10 +20,10 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources import lists
 from polydesk_dagster.sources.kinds.prices import PRICE
-from polydesk_dagster.sources.studiolab import sync
+from polydesk_dagster.sources.records import Price
 from polydesk_dagster.sources.studiolab.client import Studiolab
-from polydesk_dagster.sources.studiolab.records import Price
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
 PAGE = 1000
@@ -150,13 +150,13 @@ def _unchanged(engine: sa.Engine, scope: Scope) -> tuple[float, float]:
     with in_thread(simulator) as url:
         address = url.replace("/api/v1", "/B1/api/v1")
         with Studiolab("B1", address, DEMO_TOKEN) as client:
-            assert sync.synchronise(engine, client, "prices", scope, as_of=AS_OF).outcome is Outcome.NOTHING_TO_DO
+            assert lists.synchronise(engine, client, "prices", scope, as_of=AS_OF).outcome is Outcome.NOTHING_TO_DO
             with engine.connect() as connection:
                 etag = connection.scalar(sa.text("SELECT etag FROM source_state"))
             trip = min(seconds(lambda: client.remote.get("/prices", {"limit": PAGE}, etag=etag)) for _ in range(5))
             reports: list[Report] = []
             ours = min(
-                seconds(lambda: reports.append(sync.synchronise(engine, client, "prices", scope, as_of=AS_OF)))
+                seconds(lambda: reports.append(lists.synchronise(engine, client, "prices", scope, as_of=AS_OF)))
                 for _ in range(5)
             )
     assert all(report.reasons[0].code == "not_modified" for report in reports)

@@ -5,44 +5,28 @@ It knows no system's records; those live beside each client (``central``, ``stud
 
 from __future__ import annotations
 
-import json
 import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
 import stamina
-import zstandard
-from pydantic_core import from_json
 from stamina.instrumentation import LoggingOnRetryHook
 
-from polydesk_dagster.errors import PermanentError, TransientError
-from polydesk_dagster.values import Duration, Value
+from polydesk_dagster.answers import Answer, Body, Read, decode, is_welcome, sort_error, sort_response, sorted_errors
+from polydesk_dagster.errors import TransientError
+from polydesk_dagster.values import Value
 
 # Left alone, stamina writes to standard output wherever structlog happens to be installed.
 stamina.instrumentation.set_on_retry_hooks([LoggingOnRetryHook])
 
-TRANSIENT_STATUSES = frozenset({408, 425, 429}) | frozenset(range(500, 600))
-LONGEST_RETRY_AFTER = 3600.0
-"""Seconds; a system that asks for more is asked again after this."""
-
-LARGEST_WINDOW = 8 * 1024 * 1024
-"""Bytes that one frame of zstd may look back, which is what unpacking it holds in memory."""
-
 Query = Mapping[str, str | int]
-
-
-class UncertainError(TransientError):
-    """The request went out and no whole answer came back: what it asked for may have happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,116 +49,34 @@ class Policy:
     """After decompression."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a system said: ``body`` is the decoded JSON, None for 304 and for an expected status without JSON."""
+@dataclass(frozen=True)
+class Dialect:
+    """How a kind of system speaks."""
 
-    status: int
-    body: Any
-    etag: str | None = None
-    seconds: float = 0.0
-
-    @property
-    def not_modified(self) -> bool:
-        return self.status == 304
+    root: str = "/api/v1"
+    """Where its interface is below an address without a path."""
+    accept: str = "application/json"
+    read: Read = decode
 
 
-def sort_response(system: Value, response: httpx.Response) -> TransientError | PermanentError:
-    """The failure that an unwelcome status stands for, returned so that the call site keeps its ``raise … from``.
-
-    The body is never quoted: it may be a proxy's page, or hold a patient's name.
-    """
-    status, where = response.status_code, response.request.url.path
-    if status in TRANSIENT_STATUSES:
-        kind = UncertainError if status >= 500 else TransientError
-        return kind("remote_later", system=system, path=where, status=status, retry_after=retry_after(response))
-    if status in {401, 403}:
-        return PermanentError("remote_token", system=system, path=where, status=status)
-    if 300 <= status < 400:
-        return PermanentError("remote_elsewhere", system=system, path=where, status=status)
-    return PermanentError("remote_refused", system=system, path=where, status=status)
+def base_url(url: str, root: str = Dialect.root) -> str:
+    """An address without a path means the contract's own ``root``."""
+    return url.rstrip("/") if urlsplit(url).path.strip("/") else url.rstrip("/") + root
 
 
-def sort_error(system: Value, error: httpx.HTTPError | httpx.InvalidURL) -> TransientError | PermanentError:
-    """The same for a request that never got a whole answer."""
-    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return PermanentError("remote_address", system=system)
-    if _caused_by(error, ssl.SSLCertVerificationError):
-        return PermanentError("remote_certificate", system=system)
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return TransientError("remote_unreachable", system=system, error=type(error).__name__)
-    if isinstance(error, httpx.TimeoutException):
-        return UncertainError("remote_silent", system=system)
-    return UncertainError("remote_cut", system=system, error=type(error).__name__)
+def _headers(accept: str) -> dict[str, str]:
+    return {"Accept": accept, "Accept-Encoding": "gzip, zstd", "User-Agent": "polydesk"}
 
 
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None:
-        if isinstance(error, kind):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+class Bearer(httpx.Auth):
+    """The one token that a system is asked with."""
 
+    def __init__(self, token: str) -> None:
+        self.header = f"Bearer {token}"
 
-def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the answer asks to wait, between 0 and LONGEST_RETRY_AFTER; None if it does not say.
-
-    A date is measured against the answer's own Date, so that neither clock has to be right.
-    """
-    value = response.headers.get("Retry-After", "").strip()
-    if not value:
-        return None
-    if value.isascii() and value.isdigit():
-        return min(float(value), LONGEST_RETRY_AFTER)
-    until = _http_date(value)
-    if until is None:
-        return None
-    now = _http_date(response.headers.get("Date", "")) or datetime.now(UTC)
-    return min(max((until - now).total_seconds(), 0.0), LONGEST_RETRY_AFTER)
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def decode(system: Value, data: bytes) -> Any:
-    """JSON of ``data``. TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes);
-    PermanentError where it is not UTF-8 or nested beyond reason."""
-    with suppress(ValueError):  # twice as fast and stricter: what it refuses is looked at again
-        return from_json(data, allow_inf_nan=False, cache_strings="keys")
-    try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data":
-            raise UncertainError("remote_truncated", system=system) from error
-        raise PermanentError("remote_encoding", system=system) from error
-    except RecursionError as error:
-        raise PermanentError("remote_nested", system=system) from error
-    except ValueError as error:
-        html = data.lstrip()[:1] == b"<"
-        raise UncertainError("remote_html" if html else "remote_unreadable", system=system) from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def base_url(url: str) -> str:
-    """An address without a path means the contract's own ``/api/v1``."""
-    return url.rstrip("/") if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/api/v1"
-
-
-def _headers(token: str) -> dict[str, str]:
-    return {
-        "Authorization": f"Bearer {token}",
-        "Accept": "application/json",
-        "Accept-Encoding": "gzip, zstd",
-        "User-Agent": "polydesk",
-    }
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = self.header
+        yield request
 
 
 @cache
@@ -187,89 +89,28 @@ def _timeout(policy: Policy) -> httpx.Timeout:
     return httpx.Timeout(connect=policy.connect, read=policy.read, write=policy.write, pool=policy.connect)
 
 
-def _gunzip(data: bytes, most: int) -> bytes:
-    unpacked = bytearray()
-    while data and len(unpacked) < most:
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        unpacked += member.decompress(data, most - len(unpacked))
-        if not member.eof and len(unpacked) < most:
-            raise EOFError
-        data = member.unused_data
-    return bytes(unpacked)
-
-
-def _unzstd(data: bytes, most: int) -> bytes:
-    unpacked = bytearray()
-    reader = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).stream_reader(data, read_across_frames=True)
-    while len(unpacked) < most and (piece := reader.read(min(65_536, most - len(unpacked)))):
-        unpacked += piece
-    return bytes(unpacked)
-
-
-_UNPACKED: Mapping[str, Callable[[bytes, int], bytes]] = {
-    "identity": lambda data, _: data,
-    "gzip": _gunzip,
-    "zstd": _unzstd,
-}
-"""What an answer may be packed with, once."""
-
-
-class _Body:
-    """Collects an answer's bytes while it stays inside the policy's bounds."""
-
-    def __init__(self, system: Value, policy: Policy, started: float) -> None:
-        self.system, self.policy, self.started = system, policy, started
-        self.data = bytearray()
-
-    def add(self, chunk: bytes) -> None:
-        self.data += chunk
-        if len(self.data) > self.policy.largest_body:
-            raise self._too_large()
-        if time.monotonic() - self.started > self.policy.request:
-            raise UncertainError("remote_too_slow", system=self.system, within=Duration(self.policy.request))
-
-    def _too_large(self) -> PermanentError:
-        return PermanentError("remote_too_large", system=self.system, kib=self.policy.largest_body // 1024)
-
-    def unpacked(self, response: httpx.Response) -> bytes:
-        """The body without its one encoding, never more of it in memory than the policy allows."""
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in _UNPACKED:
-            raise PermanentError("remote_encodings", system=self.system, encoding=encoding[:60])
-        try:
-            data = _UNPACKED[encoding](bytes(self.data), self.policy.largest_body + 1)
-        except (zlib.error, zstandard.ZstdError, EOFError) as error:
-            raise UncertainError("remote_truncated", system=self.system) from error
-        if len(data) > self.policy.largest_body:
-            raise self._too_large()
-        return data
-
-    def answer(self, response: httpx.Response) -> Answer:
-        body: Any = None
-        if response.is_success:
-            body = decode(self.system, self.unpacked(response))
-        elif "json" in response.headers.get("Content-Type", ""):
-            with suppress(TransientError, PermanentError):
-                body = decode(self.system, self.unpacked(response))
-        return Answer(response.status_code, body, response.headers.get("ETag"), time.monotonic() - self.started)
-
-
-def _welcome(response: httpx.Response, expected: frozenset[int]) -> bool:
-    return response.is_success or response.status_code in expected
-
-
 class Remote:
-    """One outside system reached with a bearer token; a connection pool, so close it (or use ``with``).
+    """One outside system reached with a token, or with what gets one (``httpx.Auth``); a connection pool, so close it
+    (or use ``with``).
 
     ``system`` is its name for operators. Every method raises TransientError or PermanentError and nothing else.
     """
 
-    def __init__(self, system: Value, url: str, token: str, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        system: Value,
+        url: str,
+        token: str | httpx.Auth,
+        policy: Policy | None = None,
+        dialect: Dialect | None = None,
+    ) -> None:
         self.system = system
-        self.url = base_url(url)
+        self.dialect = dialect or Dialect()
+        self.url = base_url(url, self.dialect.root)
         self.policy = policy or Policy()
         self._client = httpx.Client(
-            headers=_headers(token),
+            auth=Bearer(token) if isinstance(token, str) else token,
+            headers=_headers(self.dialect.accept),
             timeout=_timeout(self.policy),
             verify=_trust(),
             follow_redirects=False,
@@ -346,27 +187,18 @@ class Remote:
         query: Query | None = None,
         body: object = None,
     ) -> Answer:
-        started = time.monotonic()
-        collected = _Body(self.system, self.policy, started)
+        collected = Body(self.system, self.policy.largest_body, self.policy.request, self.dialect.read)
         with (
-            _sorted_errors(self.system),
+            sorted_errors(self.system),
             self._client.stream(
                 method, self.url + path, params=dict(query or {}), json=body, headers=dict(headers)
             ) as response,
         ):
-            if not _welcome(response, expected):
+            if not is_welcome(response, expected):
                 raise sort_response(self.system, response)
             for chunk in response.iter_raw():
                 collected.add(chunk)
             return collected.answer(response)
-
-
-@contextmanager
-def _sorted_errors(system: Value) -> Iterator[None]:
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise sort_error(system, error) from error
 
 
 @asynccontextmanager
@@ -391,11 +223,17 @@ async def look(
     expected: frozenset[int] = frozenset(),
 ) -> Answer:
     """One GET without a second attempt, for callers that look at many systems side by side and come back anyway."""
-    started = time.monotonic()
-    collected = _Body(system, policy, started)
+    collected = Body(system, policy.largest_body, policy.request)
     try:
-        async with client.stream("GET", base_url(url) + path, params=dict(query), headers=_headers(token)) as response:
-            if not _welcome(response, expected):
+        asking = client.stream(
+            "GET",
+            base_url(url) + path,
+            params=dict(query),
+            auth=Bearer(token),
+            headers=_headers(Dialect.accept),
+        )
+        async with asking as response:
+            if not is_welcome(response, expected):
                 raise sort_response(system, response)
             async for chunk in response.aiter_raw():
                 collected.add(chunk)

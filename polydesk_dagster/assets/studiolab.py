@@ -18,7 +18,7 @@ from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, failure, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
-from polydesk_dagster.sources.studiolab import sync
+from polydesk_dagster.sources import lists
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
@@ -63,7 +63,7 @@ class Listing:
 
     @property
     def kind(self) -> Kind:
-        return sync.FEEDS[self.feed].kind
+        return lists.FEEDS[self.feed].kind
 
 
 LISTINGS = (
@@ -106,7 +106,7 @@ def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
         return off
 
     def ask(studiolab: Studiolab) -> Report:
-        return sync.synchronise(
+        return lists.synchronise(
             run.engine, studiolab, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview
         )
 
@@ -231,7 +231,7 @@ def _needed_first(run: Run, listing: Listing, plan: Plan) -> Reason | None:
     if not plan.tally.get("unmapped"):
         return None
     with run.engine.connect() as connection:
-        looked = [plans.made_by(connection, run.dagster_run, sync.FEEDS[feed].kind.name) for feed in listing.needs]
+        looked = [plans.made_by(connection, run.dagster_run, lists.FEEDS[feed].kind.name) for feed in listing.needs]
     for first in filter(None, looked):
         if first.state == "ready" and first.tally.get("create"):
             values: dict[str, Value] = {"plan": first.id, "what": Term("kind", first.kind)}

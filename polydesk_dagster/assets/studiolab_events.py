@@ -8,7 +8,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
 from polydesk_dagster.schedules.services import CLINICS
-from polydesk_dagster.sources.studiolab import events, looking
+from polydesk_dagster.sources.events import intake, looking
 from polydesk_dagster.told.dagster import metadata
 
 
@@ -26,8 +26,8 @@ def _take(run: Run, reconcile: bool) -> Report:
             return Report.skipped("integration_off", None, clinic)
     with run.polydesk.studiolab(clinic) as feed:
         if run.preview:
-            return events.preview(run.engine, clinic, feed)
-        return events.sync(run.engine, run.as_of, clinic, feed, reconcile=reconcile, progress=run.progress)
+            return intake.preview(run.engine, clinic, feed)
+        return intake.sync(run.engine, run.as_of, clinic, feed, reconcile=reconcile, progress=run.progress)
 
 
 @dg.asset(

@@ -4,7 +4,7 @@ import dagster as dg
 
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.sources.studiolab import cursor, inbox
+from polydesk_dagster.sources.events import cursor, inbox
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Value
 

@@ -25,7 +25,7 @@ def parked(
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
-    from polydesk_dagster.sources.studiolab.inbox import unsettled
+    from polydesk_dagster.sources.events.inbox import unsettled
 
     with opened() as installation, installation.engine.connect() as connection:
         waiting = unsettled(connection, clinic)
@@ -57,7 +57,7 @@ def parked(
 @app.command()
 def retry(event: Event, clinic: Clinic) -> None:
     """Fa riprovare un evento in sospeso al prossimo giro, con tutti i suoi tentativi davanti."""
-    from polydesk_dagster.sources.studiolab import inbox
+    from polydesk_dagster.sources.events import inbox
 
     with opened() as installation, installation.engine.begin() as connection:
         inbox.retry(connection, clinic, event, datetime.now(UTC))
@@ -72,7 +72,7 @@ def skip(
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
     from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
-    from polydesk_dagster.sources.studiolab import inbox
+    from polydesk_dagster.sources.events import inbox
 
     if not is_reason(reason):
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import httpx
 
-from polydesk_dagster import remote
+from polydesk_dagster import answers, remote
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.errors import PermanentError, TransientError
@@ -72,7 +72,7 @@ class SmsGateway:
                     return await self._accepted(key, response), response.status_code
                 return _from_status(response), response.status_code
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return _from_error(remote.sort_error(_SYSTEM, error), error), None
+            return _from_error(answers.sort_error(_SYSTEM, error), error), None
 
     async def _accepted(self, key: str, response: httpx.Response) -> Answer:
         """A success says what became of the message; one that cannot be read says nothing."""
@@ -105,11 +105,11 @@ def _told(body: bytes) -> Answer | None:
 
 def _from_status(response: httpx.Response) -> Answer:
     if response.status_code == 429:
-        return Answer(Fate.SLOWER, code="429", retry_after=remote.retry_after(response))
-    failure, code = remote.sort_response(_SYSTEM, response), str(response.status_code)
+        return Answer(Fate.SLOWER, code="429", retry_after=answers.retry_after(response))
+    failure, code = answers.sort_response(_SYSTEM, response), str(response.status_code)
     if isinstance(failure, PermanentError):
         return Answer(Fate.CLOSED, code=code)
-    fate = Fate.DOUBTFUL if isinstance(failure, remote.UncertainError) else Fate.LATER
+    fate = Fate.DOUBTFUL if isinstance(failure, answers.UncertainError) else Fate.LATER
     return Answer(fate, code=code, retry_after=failure.retry_after)
 
 
@@ -117,4 +117,4 @@ def _from_error(failure: TransientError | PermanentError, error: Exception) -> A
     code = type(error).__name__
     if isinstance(failure, PermanentError):
         return Answer(Fate.CLOSED, code=code)
-    return Answer(Fate.DOUBTFUL if isinstance(failure, remote.UncertainError) else Fate.UNREACHABLE, code=code)
+    return Answer(Fate.DOUBTFUL if isinstance(failure, answers.UncertainError) else Fate.UNREACHABLE, code=code)

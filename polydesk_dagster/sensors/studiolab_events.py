@@ -13,9 +13,9 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import named
 from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
 from polydesk_dagster.schedules.standing import why_standing
-from polydesk_dagster.sources.studiolab import asked, looking
-from polydesk_dagster.sources.studiolab.effects import IMPORT_PATIENTS, PREVIEW_PRICES
-from polydesk_dagster.sources.studiolab.looking import Seen
+from polydesk_dagster.sources.events import asked, looking
+from polydesk_dagster.sources.events.effects import IMPORT_PATIENTS, PREVIEW_PRICES
+from polydesk_dagster.sources.events.looking import Seen
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Count, Reason, ServiceKey
 

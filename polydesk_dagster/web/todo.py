@@ -19,7 +19,7 @@ from polydesk_dagster.clinic.messages import health as doubts
 from polydesk_dagster.clinic.patients import reviews, seen
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.studiolab import inbox
+from polydesk_dagster.sources.events import inbox
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door, teller_of
 from polydesk_dagster.web.roles import May, Person

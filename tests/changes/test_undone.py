@@ -11,7 +11,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.studiolab import sync
+from polydesk_dagster.sources import lists
 from polydesk_dagster.told import teller
 from tests import world
 from tests.patients.test_identity import MARIO, Import, person
@@ -32,7 +32,7 @@ def past(lab: Lab, feed: str, report: Report, *guards: str) -> Report:
     plan = lab.plan(report)
     scope = Scope(plan.service, plan.clinic, plan.clinic_id)
     reason = "deciso con la direzione"
-    kind = sync.FEEDS[feed].kind
+    kind = lists.FEEDS[feed].kind
     given = guards or ("undone_before",)
     return settle(lab.engine, kind, scope, plan, as_of=world.AS_OF, actor="desk:anna", reason=reason, past_guards=given)
 

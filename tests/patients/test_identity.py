@@ -25,7 +25,7 @@ from polydesk_dagster.clinic.patients.cleaning import e164, prepare
 from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.clinic.patients.identity import PATIENT
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.studiolab.records import Patient
+from polydesk_dagster.sources.records import Patient
 from polydesk_dagster.told import teller
 from polydesk_dagster.wire import sort_records
 from tests import world

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.sources.studiolab import inbox
+from polydesk_dagster.sources.events import inbox
 from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.events_world import CODE, Lab, acceptance, booking, lab, person, report

@@ -19,8 +19,8 @@ from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import requests, studiolab_events
-from polydesk_dagster.sources.studiolab import looking
-from polydesk_dagster.sources.studiolab.looking import Clinic, Seen
+from polydesk_dagster.sources.events import looking
+from polydesk_dagster.sources.events.looking import Clinic, Seen
 from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.events_world import NOW, booking, lab

@@ -20,12 +20,12 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources import lists
 from polydesk_dagster.sources.kinds.agreements import AGREEMENT
 from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
 from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
 from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.kinds.services import SERVICE
-from polydesk_dagster.sources.studiolab import sync
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
@@ -68,7 +68,7 @@ class Lab:
     def sync(self, feed: str, *, preview: bool = False, as_of: datetime = world.AS_OF) -> Report:
         scope = Scope(f"sync_{feed}", "BO01", self.clinic)
         with Studiolab("BO01", self.url, DEMO_TOKEN, FAST) as client:
-            return sync.synchronise(self.engine, client, feed, scope, as_of=as_of, preview=preview)
+            return lists.synchronise(self.engine, client, feed, scope, as_of=as_of, preview=preview)
 
     def plan(self, report: Report) -> plans.Plan:
         assert report.plan_id is not None

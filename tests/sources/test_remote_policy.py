@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from polydesk_dagster import remote
+from polydesk_dagster import answers, remote
+from polydesk_dagster.answers import UncertainError
 from polydesk_dagster.demo.simulators.faults import Reply
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Simulator, in_thread
 from polydesk_dagster.errors import PermanentError, TransientError
-from polydesk_dagster.remote import Policy, Remote, UncertainError
+from polydesk_dagster.remote import Policy, Remote
 
 FAST = Policy(connect=60, read=60, write=60, request=60, attempts=3, total=300, wait_first=0.01, wait_longest=1.2)
 """Asks again at once, and gives a system on a busy machine all the time that it needs to answer."""
@@ -121,7 +122,7 @@ def test_a_long_retry_after_is_left_to_the_caller(echo: tuple[Echo, Remote], ask
 def test_a_meaningless_retry_after_is_none(value: str) -> None:
     import httpx
 
-    assert remote.retry_after(httpx.Response(429, headers={"Retry-After": value.encode()})) is None
+    assert answers.retry_after(httpx.Response(429, headers={"Retry-After": value.encode()})) is None
 
 
 @pytest.mark.parametrize(
@@ -188,12 +189,12 @@ def test_a_body_beyond_the_bound_is_refused(echo: tuple[Echo, Remote], encoding:
 @pytest.mark.parametrize("body", [b'{"a": NaN}', b"", b"null garbage", b'{"a": 1'])
 def test_what_is_no_json_is_no_answer(body: bytes) -> None:
     with pytest.raises(TransientError):
-        remote.decode("Prova", body)
+        answers.decode("Prova", body)
 
 
 def test_endless_nesting_is_refused() -> None:
     with pytest.raises(PermanentError):
-        remote.decode("Prova", b"[" * 200_000)
+        answers.decode("Prova", b"[" * 200_000)
 
 
 def test_a_server_that_is_not_there(echo: tuple[Echo, Remote]) -> None:

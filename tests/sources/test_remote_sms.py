@@ -9,10 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from polydesk_dagster.answers import UncertainError
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.sms import SmsSimulator
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.remote import Remote, UncertainError
+from polydesk_dagster.remote import Remote
 from tests.sources.test_remote_policy import FAST, IMPATIENT
 
 BODY = {"to": "+393331234567", "from": "Polydesk", "text": "Promemoria"}

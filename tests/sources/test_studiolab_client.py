@@ -12,8 +12,8 @@ from polydesk_dagster.demo.simulators import dataset
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.sources.records import Price
 from polydesk_dagster.sources.studiolab.client import GoneError, Page, Studiolab, Unchanged
-from polydesk_dagster.sources.studiolab.records import Price
 from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.test_remote_policy import FAST

@@ -49,7 +49,7 @@ def systems(settings: Settings, now: datetime) -> list[Probe]:
 
 def studiolabs(connection: sa.Connection, token: Callable[[str], str | None], as_of: datetime) -> list[SystemState]:
     """Every clinic's studiolab whose integration is on, asked now, also where it is left in peace otherwise."""
-    from polydesk_dagster.sources.studiolab import looking
+    from polydesk_dagster.sources.events import looking
 
     known = [replace(each, quiet_until=None, stopped=None) for each in looking.clinics(connection, as_of)]
     state = SystemState("studiolab", None, configured=True, played=False, needed=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Self, TypeVar
 
+from polydesk_dagster.answers import Answer
 from polydesk_dagster.errors import PermanentError, TransientError
-from polydesk_dagster.remote import Answer, Policy, Remote
-from polydesk_dagster.sources.studiolab.records import (
+from polydesk_dagster.remote import Policy, Remote
+from polydesk_dagster.sources.records import (
     Agreement,
     Collaborator,
     Event,

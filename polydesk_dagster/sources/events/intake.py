@@ -18,12 +18,12 @@ import sqlalchemy as sa
 from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
-from polydesk_dagster.sources.studiolab import cursor as cursors
-from polydesk_dagster.sources.studiolab import effects, inbox, staging
+from polydesk_dagster.sources.events import cursor as cursors
+from polydesk_dagster.sources.events import effects, inbox, staging
+from polydesk_dagster.sources.events.cursor import Cursor
+from polydesk_dagster.sources.events.staging import Batch
+from polydesk_dagster.sources.records import Event
 from polydesk_dagster.sources.studiolab.client import GoneError, News
-from polydesk_dagster.sources.studiolab.cursor import Cursor
-from polydesk_dagster.sources.studiolab.records import Event
-from polydesk_dagster.sources.studiolab.staging import Batch
 from polydesk_dagster.values import Instant, Value
 from polydesk_dagster.wire import sort_records
 

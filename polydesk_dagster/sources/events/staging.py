@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError
 
 from polydesk_dagster.changes.why import kept
 from polydesk_dagster.database import bulk
-from polydesk_dagster.sources.studiolab.records import Event, Patient
+from polydesk_dagster.sources.records import Event, Patient
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import (
     LONGEST,

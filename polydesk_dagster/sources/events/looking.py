@@ -17,8 +17,8 @@ from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources.access import check_address, check_token
+from polydesk_dagster.sources.events.intake import trusted_numbers
 from polydesk_dagster.sources.studiolab.client import GONE, GoneError, news, system
-from polydesk_dagster.sources.studiolab.events import trusted_numbers
 from polydesk_dagster.values import Duration, Instant, Reason
 
 POLICY = Policy(connect=15, read=15, write=15, request=20, attempts=1)

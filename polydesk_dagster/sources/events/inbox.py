@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.sources.studiolab.cursor import by_clinic
+from polydesk_dagster.sources.events.cursor import by_clinic
 from polydesk_dagster.values import Reason
 
 RETRY_AFTER_MINUTES = (1, 5, 30, 360)

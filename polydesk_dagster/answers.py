@@ -1,0 +1,214 @@
+"""What an outside system's answer comes to: unpacked and decoded inside its bounds, or which failure it stands for."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+import httpx
+import zstandard
+from pydantic_core import from_json
+
+from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.values import Duration, Value
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429}) | frozenset(range(500, 600))
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds; a system that asks for more is asked again after this."""
+
+LARGEST_WINDOW = 8 * 1024 * 1024
+"""Bytes that one frame of zstd may look back, which is what unpacking it holds in memory."""
+
+
+class UncertainError(TransientError):
+    """The request went out and no whole answer came back: what it asked for may have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a system said: ``body`` is the decoded JSON, None for 304 and for an expected status without JSON."""
+
+    status: int
+    body: Any
+    etag: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def not_modified(self) -> bool:
+        return self.status == 304
+
+
+def sort_response(system: Value, response: httpx.Response) -> TransientError | PermanentError:
+    """The failure that an unwelcome status stands for, returned so that the call site keeps its ``raise … from``.
+
+    The body is never quoted: it may be a proxy's page, or hold a patient's name.
+    """
+    status, where = response.status_code, response.request.url.path
+    if status in TRANSIENT_STATUSES:
+        kind = UncertainError if status >= 500 else TransientError
+        return kind("remote_later", system=system, path=where, status=status, retry_after=retry_after(response))
+    if status in {401, 403}:
+        return PermanentError("remote_token", system=system, path=where, status=status)
+    if 300 <= status < 400:
+        return PermanentError("remote_elsewhere", system=system, path=where, status=status)
+    return PermanentError("remote_refused", system=system, path=where, status=status)
+
+
+def sort_error(system: Value, error: httpx.HTTPError | httpx.InvalidURL) -> TransientError | PermanentError:
+    """The same for a request that never got a whole answer."""
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return PermanentError("remote_address", system=system)
+    if _caused_by(error, ssl.SSLCertVerificationError):
+        return PermanentError("remote_certificate", system=system)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return TransientError("remote_unreachable", system=system, error=type(error).__name__)
+    if isinstance(error, httpx.TimeoutException):
+        return UncertainError("remote_silent", system=system)
+    return UncertainError("remote_cut", system=system, error=type(error).__name__)
+
+
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the answer asks to wait, between 0 and LONGEST_RETRY_AFTER; None if it does not say.
+
+    A date is measured against the answer's own Date, so that neither clock has to be right.
+    """
+    value = response.headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return min(float(value), LONGEST_RETRY_AFTER)
+    until = _http_date(value)
+    if until is None:
+        return None
+    now = _http_date(response.headers.get("Date", "")) or datetime.now(UTC)
+    return min(max((until - now).total_seconds(), 0.0), LONGEST_RETRY_AFTER)
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def decode(system: Value, data: bytes) -> Any:
+    """JSON of ``data``. TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes);
+    PermanentError where it is not UTF-8 or nested beyond reason."""
+    with suppress(ValueError):  # twice as fast and stricter: what it refuses is looked at again
+        return from_json(data, allow_inf_nan=False, cache_strings="keys")
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            raise UncertainError("remote_truncated", system=system) from error
+        raise PermanentError("remote_encoding", system=system) from error
+    except RecursionError as error:
+        raise PermanentError("remote_nested", system=system) from error
+    except ValueError as error:
+        html = data.lstrip()[:1] == b"<"
+        raise UncertainError("remote_html" if html else "remote_unreadable", system=system) from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _gunzip(data: bytes, most: int) -> bytes:
+    unpacked = bytearray()
+    while data and len(unpacked) < most:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        unpacked += member.decompress(data, most - len(unpacked))
+        if not member.eof and len(unpacked) < most:
+            raise EOFError
+        data = member.unused_data
+    return bytes(unpacked)
+
+
+def _unzstd(data: bytes, most: int) -> bytes:
+    unpacked = bytearray()
+    reader = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).stream_reader(data, read_across_frames=True)
+    while len(unpacked) < most and (piece := reader.read(min(65_536, most - len(unpacked)))):
+        unpacked += piece
+    return bytes(unpacked)
+
+
+_UNPACKED: Mapping[str, Callable[[bytes, int], bytes]] = {
+    "identity": lambda data, _: data,
+    "gzip": _gunzip,
+    "zstd": _unzstd,
+}
+"""What an answer may be packed with, once."""
+
+
+Read = Callable[[Value, bytes], Any]
+"""What makes JSON of an answer's bytes, as ``decode`` does."""
+
+
+class Body:
+    """Collects an answer's bytes while they stay below ``largest`` (packed and unpacked) and come within seconds."""
+
+    def __init__(self, system: Value, largest: int, within: float, read: Read = decode) -> None:
+        self.system, self.largest, self.within, self.read = system, largest, within, read
+        self.started = time.monotonic()
+        self.data = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self.data += chunk
+        if len(self.data) > self.largest:
+            raise self._too_large()
+        if time.monotonic() - self.started > self.within:
+            raise UncertainError("remote_too_slow", system=self.system, within=Duration(self.within))
+
+    def _too_large(self) -> PermanentError:
+        return PermanentError("remote_too_large", system=self.system, kib=self.largest // 1024)
+
+    def unpacked(self, response: httpx.Response) -> bytes:
+        """The body without its one encoding, never more of it in memory than allowed."""
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in _UNPACKED:
+            raise PermanentError("remote_encodings", system=self.system, encoding=encoding[:60])
+        try:
+            data = _UNPACKED[encoding](bytes(self.data), self.largest + 1)
+        except (zlib.error, zstandard.ZstdError, EOFError) as error:
+            raise UncertainError("remote_truncated", system=self.system) from error
+        if len(data) > self.largest:
+            raise self._too_large()
+        return data
+
+    def answer(self, response: httpx.Response) -> Answer:
+        body: Any = None
+        if response.is_success:
+            body = self.read(self.system, self.unpacked(response))
+        elif "json" in response.headers.get("Content-Type", ""):
+            with suppress(TransientError, PermanentError):
+                body = self.read(self.system, self.unpacked(response))
+        return Answer(response.status_code, body, response.headers.get("ETag"), time.monotonic() - self.started)
+
+
+def is_welcome(response: httpx.Response, expected: frozenset[int]) -> bool:
+    return response.is_success or response.status_code in expected
+
+
+@contextmanager
+def sorted_errors(system: Value) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise sort_error(system, error) from error
