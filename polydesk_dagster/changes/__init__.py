@@ -1,5 +1,8 @@
 """Seen before done: changes to the clinic's records as plans that are shown, applied exactly, and undone.
 
+Here belongs what holds for every kind of record. Which kinds there are, what they own and what guards them is declared
+where they are about (``sources.kinds``, the rooms of ``clinic``); how a plan is told to people is ``told``.
+
 A rule that knows by itself what has to change declares the record kind and hands over a query::
 
     RELEASED_HOLD = Kind(

@@ -1,4 +1,8 @@
-"""The carriers of messages: the SMS gateway and the mail relay."""
+"""The carriers of messages: the SMS gateway and the mail relay.
+
+Here belongs how a text or a letter goes over the wire and what the other side says of it. What is written to whom, and
+what became of it, is ``clinic.messages``; how any system is asked over HTTP, ``remote``.
+"""
 
 from __future__ import annotations
 
