@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from polydesk_dagster.changes import audit, plans, registry
+from polydesk_dagster.changes import audit, held, plans, registry
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.show import row_names
@@ -21,7 +21,7 @@ NAMED = 20
 
 KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
-STALE = frozenset({"moved", "exists_already", "barred", "constraint", "undo_constraint"})
+STALE = frozenset({"moved", "exists_already", "barred", "constraint", "undo_constraint", "held_meanwhile"})
 """Why a plan is refused whose records have changed since it was made: comparing again gives one that fits them."""
 
 
@@ -60,7 +60,7 @@ def apply(
     if refusal is not None:
         return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     kind = registry.kind(plan.kind)
-    values = {**plans.parameters(scope_of(plan), as_of, plan.id), "undoes": plan.undoes}
+    values = {**plans.parameters(scope_of(plan), as_of, plan.id), "undoes": plan.undoes, "kind_name": plan.kind}
     try:
         with connection.begin_nested():
             report = Report(done(plan.counts), plan.counts)
@@ -80,6 +80,8 @@ def apply(
             )
             if plan.undoes is not None and not report.counts.skipped:
                 connection.execute(sa.text("UPDATE plan SET state = 'undone' WHERE id = :id"), {"id": plan.undoes})
+            if plan.undoes is None:
+                held.forget(connection, kind, plan)
             if report.counts.changed:
                 _record(connection, plan, report, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
     except _Moved as moved:
@@ -178,12 +180,16 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, v
 
 
 def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, values: Mapping[str, Any]) -> None:
-    """Raise when an undo's row has been taken back meanwhile, or the kind bars one that it let pass in the preview."""
+    """Raise when an undo's row has been taken back meanwhile, the kind bars one that it let pass in the preview, or
+    a person has held one back."""
     tests = []
     if plan.undoes is not None:
         tests.append(("moved", taken_back(connection, kind, plan.undoes), "'undone_already'"))
     if kind.barred is not None and not kind.volatile and plan.writes > plan.tally.get("create", 0):
         tests.append(("barred", f"r.action <> 'create' AND ({kind.barred}) IS NOT NULL", kind.barred))
+    if plan.undoes is None and held.marks(connection, kind, plan.clinic_id):
+        mark = f"FROM held_row h WHERE {held.OF} AND h.thing = {held.thing(kind)}"
+        tests.append(("held_meanwhile", f"EXISTS (SELECT {mark})", f"(SELECT {held.REASON} {mark})"))
     for code, test, why in tests:
         where = f"r.action <> 'conflict' AND {test}"
         if _some(connection, f"{rows} r LEFT JOIN {kind.table} t ON {kind.on} WHERE {where}", values):

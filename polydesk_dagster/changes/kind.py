@@ -158,10 +158,12 @@ class Kind:
     """Tables that refer to this one and whose rows ``undo_before`` takes away with a creation."""
     held: str = "CAST(NULL AS text)"
     """An Italian reason, SQL over ``t``, why a creation can no longer be undone; null if it can."""
+    whole: bool = False
+    """A plan is one decision: none of its rows can be held back by itself."""
     final: str | None = None
     """The Italian reason why what was applied is never taken back."""
     together: str | None = None
-    """SQL over ``r``: rows for which it is equal are about one thing, and are taken back all or none."""
+    """SQL over ``r``: rows for which it is equal are about one thing, and are held and taken back all or none."""
     undo_reconsider: tuple[str, ...] = ()
     """Statements on the rows ``{rows}`` of a plan that takes another back, as those of a source's ``reconsider``: what
     cannot stand beside what stays becomes a conflict."""

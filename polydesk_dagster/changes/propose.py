@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans
+from polydesk_dagster.changes import held, plans
 from polydesk_dagster.changes.kind import Guard, Kind
 from polydesk_dagster.changes.plans import Plan, Scope, Verdict
 from polydesk_dagster.values import Count, Value
@@ -35,6 +35,7 @@ def propose(
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
     rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
+    held.carry(connection, kind, scope.clinic_id, plan_id)
     counted = {**plans.tally(connection, plan_id), "unchanged": unchanged}
     return finish(connection, kind, scope, plan_id, as_of=as_of, counted=counted, snapshot=None, rows=rows)
 
@@ -49,14 +50,13 @@ def finish(
     counted: Mapping[str, int],
     snapshot: str | None,
     rows: int,
-    stage: str = "",
     verdicts: tuple[Verdict, ...] = (),
     undoes: int | None = None,
 ) -> Plan:
     """Ask the kind's guards and store the plan's head; a plan without rows keeps no table."""
     values = plans.parameters(scope, as_of, plan_id)
     if undoes is None:
-        verdicts += tuple(_ask(connection, kind, plan_id, values, stage))
+        verdicts += tuple(ask(connection, kind, plan_id, values))
     if not rows:
         connection.execute(sa.text(f"DROP TABLE {plans.rows_table(plan_id)}"))
     plan = plans.store(
@@ -75,12 +75,11 @@ def finish(
     return plan
 
 
-def _ask(
-    connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str, object], stage: str
-) -> list[Verdict]:
+def ask(connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str, object]) -> list[Verdict]:
+    """What the kind's own guards say of a plan's rows; ``values`` are ``plans.parameters``."""
     verdicts = []
     for guard in kind.guards:
-        query = guard.query.format(rows=plans.rows_table(plan_id), stage=stage)
+        query = guard.query.format(rows=plans.rows_table(plan_id))
         value = float(connection.scalar(sa.text(query), values) or 0)
         verdicts.append(Verdict(guard.name, value <= guard.limit, value, guard.limit, _said(guard, value)))
     return verdicts

@@ -36,6 +36,8 @@ class Row:
     reason: Reason | None
     before: dict[str, Any]
     after: dict[str, Any]
+    held: bool = False
+    """Whether a person holds it back."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -46,6 +48,7 @@ class Row:
             "reason": self.reason and self.reason.as_dict(),
             "before": self.before,
             "after": self.after,
+            "held": self.held,
         }
 
 
@@ -106,10 +109,11 @@ def rows(
         shown = [*kind.identity, *shown]
     found = connection.execute(
         sa.text(f"""
-            SELECT r.*, CAST({kind.key} AS text) AS row_key FROM {plan.rows} r
-            ORDER BY r.action, r.ordinal LIMIT :limit OFFSET :start
+            SELECT r.*, CAST({kind.key} AS text) AS row_key,
+                   EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = :plan_id AND p.ordinal = r.ordinal) AS is_held
+            FROM {plan.rows} r ORDER BY r.action, r.ordinal LIMIT :limit OFFSET :start
         """),
-        {"limit": limit, "start": start},
+        {"limit": limit, "start": start, "plan_id": plan.id},
         execution_options={"stream_results": True, "max_row_buffer": 1000},
     )
     for row in found.mappings():
@@ -124,9 +128,9 @@ def rows(
             before = {name: value for name, value in before.items() if name in moved}
             if row["action"] != "conflict":
                 after = {name: value for name, value in after.items() if name in moved}
-        yield Row(
-            row["ordinal"], row["action"], row["row_key"] or "", row["finding"], read(row["reason"]), before, after
-        )
+        said = read(row["reason"])
+        key = row["row_key"] or ""
+        yield Row(row["ordinal"], row["action"], key, row["finding"], said, before, after, row["is_held"])
 
 
 def table(connection: sa.Connection, plan: Plan, kind: Kind) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import aside, plans, show, undone
+from polydesk_dagster.changes import aside, held, plans, show, undone
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
@@ -94,6 +94,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     values = plans.parameters(scope, as_of, plan_id)
     if source.judge:
         staged, numbers, repeated = _judge(connection, kind, source, plan_id, pages, values)
+        held.carry(connection, kind, scope.clinic_id, plan_id)
         ours, stage = 0, plans.rows_table(plan_id)
     else:
         staged = staging.stage(connection, source, pages)
@@ -104,6 +105,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         ours, stage = _count_ours(connection, source, values), STAGE
         query = _difference(kind, source, staged)
         plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
+        held.carry(connection, kind, scope.clinic_id, plan_id)
         for statement in source.reconsider:
             connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
     staging.quarantine(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
@@ -131,7 +133,6 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         counted=counted,
         snapshot=staged.snapshot,
         rows=sum(counted.get(action, 0) for action in ACTIONS),
-        stage=stage,
         verdicts=tuple(verdicts),
     )
 

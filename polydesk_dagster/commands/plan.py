@@ -15,6 +15,7 @@ from rich.text import Text
 
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes import show as rows_of
+from polydesk_dagster.changes.hold import hold, release
 from polydesk_dagster.changes.kind import FINDINGS
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.reverse import undo as take_back
@@ -25,7 +26,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.outcome import EXIT_STATUS, Report
+from polydesk_dagster.outcome import EXIT_STATUS, Outcome, Report
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Count, Instant
 
@@ -33,6 +34,7 @@ app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.",
 
 Id = Annotated[int, typer.Argument(metavar="ID")]
 Json = Annotated[bool, typer.Option("--json")]
+Rows = Annotated[list[int], typer.Argument(metavar="RIGA…")]
 Why = Annotated[
     str | None,
     typer.Option(metavar="TESTO"),
@@ -165,15 +167,47 @@ def apply_(
     reason: Why = None,
     past_guard: Annotated[list[str] | None, typer.Option(metavar="NOME")] = None,
     confirm: Annotated[str | None, typer.Option(metavar="FRASE")] = None,
+    hold: Annotated[list[int] | None, typer.Option(metavar="RIGA")] = None,
     json: Json = False,
 ) -> None:
-    """Applica esattamente le righe di un piano, o dice perché no."""
+    """Applica esattamente le righe di un piano, o dice perché no; con --hold lascia fuori quelle nominate."""
     with opened() as installation:
         plan = _load(installation, plan_id)
         with _alone(installation, plan) as free:
+            if free and hold:
+                plan = _held(installation, plan, hold, reason, json=json)
             report = _settle(installation, plan, reason, confirm, past_guard or ()) if free else plans.busy(plan)
         what = say("command.plan.head", plan=plan.id)
         _answer(plan, report, what, json=json)
+
+
+@app.command("hold")
+def hold_(plan_id: Id, rows: Rows, reason: Why = None, json: Json = False) -> None:
+    """Trattiene righe di un piano: il resto si applica, quelle aspettano qui e nei piani che verranno."""
+    with opened() as installation:
+        plan = _load(installation, plan_id)
+        with installation.engine.begin() as connection:
+            report = hold(connection, plan_id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
+        _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
+
+
+@app.command("release")
+def release_(plan_id: Id, rows: Rows, reason: Why = None, json: Json = False) -> None:
+    """Rimette nel piano righe che qualcuno tratteneva."""
+    with opened() as installation:
+        plan = _load(installation, plan_id)
+        with installation.engine.begin() as connection:
+            report = release(connection, plan_id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
+        _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
+
+
+def _held(installation: Installation, plan: Plan, rows: Collection[int], reason: str | None, *, json: bool) -> Plan:
+    """The plan without those rows; ends the command where they cannot be held back."""
+    with installation.engine.begin() as connection:
+        report = hold(connection, plan.id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
+    if report.outcome is Outcome.REFUSED:
+        _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
+    return _load(installation, plan.id)
 
 
 def _settle(

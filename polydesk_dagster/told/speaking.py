@@ -36,17 +36,19 @@ NOTHING = "—"
 
 
 @cache
-def teller(language: str = LANGUAGES[0]) -> Teller:
-    """Who speaks ``language``; one that is not ours is answered in Italian."""
-    return Teller(language if language in LANGUAGES else LANGUAGES[0])
+def teller(language: str = LANGUAGES[0], *, page: bool = False) -> Teller:
+    """Who speaks ``language``; one that is not ours is answered in Italian. On the ``page`` what to do next is a button
+    or a place of the page, where there is one, and no command."""
+    return Teller(language if language in LANGUAGES else LANGUAGES[0], page=page)
 
 
 class Teller:
     """Speaks one language. What is missing in the catalogues is told by its name and values, never an error: the run
     that it speaks of is over."""
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, *, page: bool = False) -> None:
         self.language = language
+        self._page = page
         self._messages = catalogue(language)
 
     def text(self, name: str, /, **values: Value) -> str:
@@ -61,7 +63,10 @@ class Teller:
         if SAID in reason.values:
             return self.value(reason.values[SAID])
         values = {"clinic": reason.clinic, "count": reason.count, **reason.values}
-        return self._filled(f"reason.{reason.code}", values)
+        name = f"reason.{reason.code}"
+        if self._page and self.knows(f"page.{name}"):
+            name = f"page.{name}"
+        return self._filled(name, values)
 
     def value(self, value: Value) -> str:
         """``value`` as people write it: money, instants in their zone, shares, names, lists."""

@@ -122,7 +122,7 @@ def language_of(connection: HTTPConnection) -> str:
 
 def teller_of(connection: HTTPConnection) -> Teller:
     """Who speaks the reader's language."""
-    return teller(language_of(connection))
+    return teller(language_of(connection), page=True)
 
 
 def known(connection: HTTPConnection) -> dict[str, object]:

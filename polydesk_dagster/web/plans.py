@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,11 +13,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.changes import plans, registry, show
+from polydesk_dagster.changes import hold, plans, registry, show
+from polydesk_dagster.changes.hold import may_hold
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.patients import seen
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import pressing
+from polydesk_dagster.web import presses
 from polydesk_dagster.web.door import Door, teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages
@@ -28,6 +31,8 @@ SHOWN = 50
 """Rows of a plan on one page."""
 LISTED = 100
 """Plans in the list."""
+LONGEST = 18
+"""Digits of a row's number, at most."""
 
 
 @pages.get("/piani", May.SEE)
@@ -77,6 +82,7 @@ def plan(request: Request) -> Response:
         because=show.because,
         difference=show.difference,
         emergency=_is_emergency(found.plan),
+        holdable=found.rows and request.state.person.acts_for(found.plan.clinic) and may_hold(found.plan, found.kind),
     )
 
 
@@ -132,24 +138,50 @@ def look_at_undo(request: Request) -> Response:
     return _press(request, "undo_plan", {"preview": True})
 
 
+@pages.post("/piani/{plan:int}/trattieni", May.APPLY)
+def hold_rows(request: Request) -> Response:
+    """Leave the marked rows out of the plan; they wait, here and in the plans to come."""
+    return _set_rows(request, hold.hold, "hold")
+
+
+@pages.post("/piani/{plan:int}/rimetti", May.APPLY)
+def put_back(request: Request) -> Response:
+    """Put the marked rows, which were held, back into the plan."""
+    return _set_rows(request, hold.release, "release")
+
+
+def _set_rows(request: Request, rule: Callable[..., Report], field: str) -> Response:
+    door: Door = request.state.door
+    form = request.state.form
+    rows = {int(row) for row in form.getlist(field) if row.isdecimal() and len(row) < LONGEST}
+    if not rows:
+        raise HTTPException(400, door.say(request, "web.mark_rows"))
+    with door.engine.begin() as connection:
+        plan = _mine(request, connection).plan
+        report = rule(connection, plan.id, rows, as_of=door.now(), actor=request.state.person.signature)
+    if report.outcome is Outcome.REFUSED:
+        raise HTTPException(409, teller_of(request).reason(report.reasons[0]))
+    page = form.get("pagina", "1")
+    return RedirectResponse(f"/piani/{plan.id}" + (f"?pagina={page}" if page.isdecimal() else "") + "#righe", 303)
+
+
 def _press(request: Request, tool: str, config: Mapping[str, object]) -> Response:
     door: Door = request.state.door
     person: Person = request.state.person
     with door.engine.connect() as connection:
-        plan = _found(request, connection).plan
-    if not person.acts_for(plan.clinic) or (_is_emergency(plan) and not person.may(May.EMERGENCY)):
-        raise HTTPException(403, door.say(request, "web.not_your_plan"))
+        plan = _mine(request, connection).plan
     given = {**config, "plan": plan.id}
     work = partial(pressing.use, door.settings, door.engine, tool, plan.clinic, given, person=person.signature)
-    started, new = door.presses.start(
-        plan.service,
-        plan.clinic,
-        lambda told: work(told=told),
-        preview=bool(config.get("preview")),
-        by=person.name,
-        at=door.now(),
-    )
-    return RedirectResponse(f"/premute/{started.id}" + ("" if new else "?gia=1"), 303)
+    return presses.pressed(request, plan.service, plan.clinic, work, preview=bool(config.get("preview")))
+
+
+def _mine(request: Request, connection: sa.Connection) -> _Seen:
+    """A plan that she may decide about."""
+    person: Person = request.state.person
+    found = _found(request, connection)
+    if not person.acts_for(found.plan.clinic) or (_is_emergency(found.plan) and not person.may(May.EMERGENCY)):
+        raise HTTPException(403, request.state.door.say(request, "web.not_your_plan"))
+    return found
 
 
 def _found(request: Request, connection: sa.Connection) -> _Seen:

@@ -6,22 +6,29 @@ import logging
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.errors import PolydeskError, where
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.runtime.orders import Message
+from polydesk_dagster.runtime.pressing import Told
 
 log = logging.getLogger("polydesk.door")
 
 KEPT = 200
 """Presses that are remembered; how each ended stands in the history too."""
 
-Work = Callable[[Callable[[Message], object]], list[tuple[str | None, Report]]]
-"""What a press does, given whom to tell on the way; returns the report of each clinic."""
+
+class Work(Protocol):
+    """What a press does, given whom to tell on the way; returns the report of each clinic."""
+
+    def __call__(self, *, told: Told) -> list[tuple[str | None, Report]]: ...
 
 
 @dataclass(eq=False)
@@ -90,6 +97,14 @@ class Presses:
         return press, True
 
 
+def pressed(request: Request, service: str, clinic: str | None, work: Work, *, preview: bool) -> Response:
+    """Start ``work`` as whoever asks, and go to the page that shows it. Where the same button is at it already, that
+    press is shown, and said to be another's."""
+    door, by = request.state.door, request.state.person.name
+    press, new = door.presses.start(service, clinic, work, preview=preview, by=by, at=door.now())
+    return RedirectResponse(f"/premute/{press.id}" + ("" if new else "?gia=1"), 303)
+
+
 def _carry_out(press: Pressed, work: Work) -> None:
     def told(message: Message) -> None:
         with press.changed:
@@ -100,7 +115,7 @@ def _carry_out(press: Pressed, work: Work) -> None:
             press.changed.notify_all()
 
     try:
-        reports = work(told)
+        reports = work(told=told)
     except PolydeskError as error:
         reports = [(press.clinic, Report.of_failure(error.reason))]
     except Exception as error:  # noqa: BLE001 - its message may quote a patient; whoever waits must be told that it ended

@@ -6,12 +6,12 @@ from functools import partial
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from polydesk_dagster.catalog import BY_KEY, Place, Service
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.runtime.pressing import press
-from polydesk_dagster.web import looks
+from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of
@@ -54,10 +54,7 @@ def _press(request: Request, config: dict[str, object], *, preview: bool) -> Res
     service = _dangerous(request)
     clinic = clinic_of(request, request.state.form.get("clinic") or None)
     work = partial(press, door.settings, door.engine, service, clinic, config, person=person.signature)
-    started, new = door.presses.start(
-        service.key, clinic, lambda told: work(told=told), preview=preview, by=person.name, at=door.now()
-    )
-    return RedirectResponse(f"/premute/{started.id}" + ("" if new else "?gia=1"), 303)
+    return presses.pressed(request, service.key, clinic, work, preview=preview)
 
 
 def _dangerous(request: Request) -> Service:

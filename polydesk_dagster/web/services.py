@@ -20,7 +20,7 @@ from polydesk_dagster.outcome import Report
 from polydesk_dagster.runtime.pressing import Told, press
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.runtime.state.model import ServiceState
-from polydesk_dagster.web import looks
+from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door, known, teller_of
 from polydesk_dagster.web.presses import Pressed
 from polydesk_dagster.web.roles import May, Person
@@ -132,12 +132,11 @@ def align(request: Request) -> Response:
     person: Person = request.state.person
     clinic = clinic_of(request, request.state.form.get("clinic") or None)
 
-    def work(told: Told) -> list[tuple[str | None, Report]]:
+    def work(*, told: Told) -> list[tuple[str | None, Report]]:
         look = partial(press, door.settings, door.engine, person=person.signature, told=told)
         return [each for key in ALL_IN_ORDER for each in look(BY_KEY[key], clinic, {"preview": True})]
 
-    started, new = door.presses.start("sync_all", clinic, work, preview=True, by=person.name, at=door.now())
-    return RedirectResponse(f"/premute/{started.id}" + ("" if new else "?gia=1"), 303)
+    return presses.pressed(request, "sync_all", clinic, work, preview=True)
 
 
 def _press(request: Request, *, preview: bool) -> Response:
@@ -149,11 +148,7 @@ def _press(request: Request, *, preview: bool) -> Response:
     clinic = clinic_of(request, request.state.form.get("clinic") or None)
     config = {"preview": True} if preview and not service.only_looks else {}
     work = partial(press, door.settings, door.engine, service, clinic, config, person=person.signature)
-    started, new = door.presses.start(
-        service.key, clinic, lambda told: work(told=told), preview=preview, by=person.name, at=door.now()
-    )
-    address = f"/premute/{started.id}" + ("" if new else "?gia=1")
-    return RedirectResponse(address, 303)
+    return presses.pressed(request, service.key, clinic, work, preview=preview)
 
 
 @pages.get("/premute/{press}", May.SEE)

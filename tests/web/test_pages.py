@@ -68,7 +68,7 @@ def test_a_period_that_makes_no_sense_is_said(served: Served) -> None:
     with served.signed_in("manager") as browser:
         for query in ("dal=ieri", "dal=2026-02-01&al=2026-01-01", "dal=2000-01-01&al=2026-01-01"):
             assert browser.get(f"/statistiche?{query}").status_code == 400
-        assert "refresh_statistics" in browser.get("/statistiche").text
+        assert "«Aggiornamento statistiche»" in unescape(browser.get("/statistiche").text)
 
 
 def test_who_looks_at_a_patient_is_written_down(served: Served) -> None:

@@ -60,6 +60,25 @@ def test_its_file_holds_every_row_and_no_formula(door: Served) -> None:
     assert not [line for line in text.splitlines() for cell in line.split(",") if cell.startswith(("=", "+", "@"))]
 
 
+def test_rows_are_held_back_and_put_back_one_by_one_by_who_may_apply(door: Served) -> None:
+    plan = _plan(door)
+    with door.signed_in("desk") as desk:
+        assert 'name="hold"' not in desk.get(f"/piani/{plan}").text
+        assert desk.post(f"/piani/{plan}/trattieni", data=door.form(desk, hold="1")).status_code == 403
+    with door.signed_in("manager") as browser:
+        page = browser.get(f"/piani/{plan}").text
+        assert page.count('name="hold"') == 2
+        answer = browser.post(f"/piani/{plan}/trattieni", data=door.form(browser, hold="1", pagina="1"))
+        assert answer.headers["location"] == f"/piani/{plan}?pagina=1#righe"
+        page = unescape(browser.get(f"/piani/{plan}").text)
+        assert "1 da modificare, 1 per una persona" in page
+        assert "trattenuta da manager:" in page
+        for wrong, status in (({}, 400), ({"hold": "1"}, 409), ({"hold": "9" * 30}, 400)):
+            assert browser.post(f"/piani/{plan}/trattieni", data=door.form(browser, **wrong)).status_code == status
+        assert browser.post(f"/piani/{plan}/rimetti", data=door.form(browser, release="1")).status_code == 303
+        assert browser.get(f"/piani/{plan}").text.count('name="hold"') == 2
+
+
 @pytest.mark.slow
 def test_a_plan_is_applied_exactly_and_taken_back(door: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = door.door.settings

@@ -63,6 +63,7 @@ _STATE = """
 SLOT = Kind(
     name="slot",
     label="orari",
+    whole=True,
     table="slot",
     key="""(SELECT a.name || ' ' || to_char(r.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI')
             FROM agenda a JOIN clinic c ON c.id = a.clinic_id WHERE a.id = r.agenda_id)""",

@@ -20,6 +20,7 @@ SERVICE = "reset_message_templates"
 MESSAGE_TEMPLATE = Kind(
     name="message_template",
     label="testi personalizzati",
+    whole=True,
     table="message_template",
     key="r.name",
     fixed=("layer", "clinic_id", "kind", "variant", "channel", "language"),

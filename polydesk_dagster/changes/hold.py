@@ -1,0 +1,187 @@
+"""Hold rows of a plan back one by one, and let them go: the rest can be applied meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import audit, held, plans, registry, undone
+from polydesk_dagster.changes.apply import is_altered, scope_of
+from polydesk_dagster.changes.kind import ACTIONS, FINDINGS, Kind
+from polydesk_dagster.changes.plans import Plan, Verdict
+from polydesk_dagster.changes.propose import ask
+from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
+from polydesk_dagster.values import Several
+
+CHANGE_GUARDS = {"too_many_retired": "missing_there", "too_many_changed": "differs"}
+"""Guards over how much of ours changes, each with the finding that it counts."""
+
+
+def may_hold(plan: Plan, kind: Kind) -> bool:
+    """Whether rows of a plan can be held back: it still waits to be applied, and its rows are units."""
+    return plan.state == "ready" and not plan.expired and plan.undoes is None and not (kind.volatile or kind.whole)
+
+
+def hold(
+    connection: sa.Connection,
+    plan_id: int,
+    rows: Collection[int],
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None = None,
+) -> Report:
+    """Take the rows numbered ``rows`` out of what plan ``plan_id`` writes, with all that go only together with them.
+
+    They wait, in this plan and in every later one, until they are let go or their source has nothing for them any
+    more. Guards that count rows are asked again. Refused, with nothing written, for a plan that is not to be applied
+    any more or whose rows are no units, and where a number is none of a row that would be written.
+    """
+    found = _found(connection, plan_id)
+    if isinstance(found, Report):
+        return found
+    plan, kind = found
+    unknown = _unknown(connection, plan, rows, "r.action <> 'conflict'")
+    if not rows or unknown:
+        return Report.refused("no_such_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
+    connection.execute(
+        sa.text(f"""
+            INSERT INTO held_row (kind, clinic_id, scope, thing, held_by, held_at)
+            SELECT DISTINCT :kind, CAST(:clinic_id AS bigint), :scope, {held.thing(kind)}, :actor,
+                   CAST(:as_of AS timestamptz)
+            FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) ON CONFLICT DO NOTHING"""),
+        {
+            "kind": kind.name,
+            "clinic_id": plan.clinic_id,
+            "scope": scope_of(plan).name,
+            "actor": actor,
+            "as_of": as_of,
+            "rows": list(rows),
+        },
+    )
+    many = held.carry(connection, kind, plan.clinic_id, plan.id)
+    return _settled(connection, plan, kind, "hold", rows, many, as_of=as_of, actor=actor, reason=reason)
+
+
+def release(
+    connection: sa.Connection,
+    plan_id: int,
+    rows: Collection[int],
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None = None,
+) -> Report:
+    """Put the held rows numbered ``rows`` back into plan ``plan_id``, with all that go only together with them."""
+    found = _found(connection, plan_id)
+    if isinstance(found, Report):
+        return found
+    plan, kind = found
+    is_held = f"EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = {plan.id} AND p.ordinal = r.ordinal)"
+    unknown = _unknown(connection, plan, rows, is_held)
+    if not rows or unknown:
+        return Report.refused("no_held_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
+    values = {"kind_name": kind.name, "clinic_id": plan.clinic_id, "plan_id": plan.id, "rows": list(rows)}
+    things = "SELECT thing FROM plan_hold WHERE plan_id = :plan_id AND ordinal = ANY(:rows)"
+    connection.execute(sa.text(f"DELETE FROM held_row h WHERE {held.OF} AND h.thing IN ({things})"), values)
+    many = connection.execute(
+        sa.text(f"""
+            WITH gone AS (DELETE FROM plan_hold WHERE plan_id = :plan_id AND thing IN ({things}) RETURNING *)
+            UPDATE {plan.rows} r SET action = gone.action, reason = gone.reason FROM gone
+            WHERE gone.ordinal = r.ordinal"""),
+        values,
+    ).rowcount
+    return _settled(connection, plan, kind, "release", rows, -many, as_of=as_of, actor=actor, reason=reason)
+
+
+def _found(connection: sa.Connection, plan_id: int) -> tuple[Plan, Kind] | Report:
+    """The plan, locked, and its kind; or why nothing of it is held back or let go."""
+    try:
+        plan = plans.load(connection, plan_id, lock=True)
+    except LookupError:
+        return Report.refused("unknown_plan", {"plan": plan_id})
+    kind = registry.kind(plan.kind)
+    if not (may_hold(plan, kind) and plan.rows_kept):
+        return Report.refused("not_holdable", {"plan": plan.id}, plan.clinic)
+    if is_altered(connection, plan):
+        return Report.refused("altered", {"plan": plan.id}, plan.clinic)
+    return plan, kind
+
+
+def _unknown(connection: sa.Connection, plan: Plan, rows: Collection[int], where: str) -> list[int]:
+    """Those of the numbers that are none of a row for which ``where`` holds."""
+    known = connection.scalars(
+        sa.text(f"SELECT r.ordinal FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) AND {where}"), {"rows": list(rows)}
+    )
+    return sorted(set(rows) - set(known))
+
+
+def _settled(
+    connection: sa.Connection,
+    plan: Plan,
+    kind: Kind,
+    action: str,
+    rows: Collection[int],
+    many: int,
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None,
+) -> Report:
+    """Count the plan's rows anew, ask its guards again, and leave the line in the audit trail."""
+    kept = {name: number for name, number in plan.tally.items() if name not in {*ACTIONS, *FINDINGS}}
+    counted = {**kept, **plans.tally(connection, plan.id), "set_aside": max(0, kept.get("set_aside", 0) + many)}
+    if rejected := kept.get("rejected"):
+        counted["invalid"] = counted.get("invalid", 0) + rejected
+    guards = _asked_again(connection, replace(plan, tally=counted), kind)
+    scope = scope_of(plan)
+    values = {
+        "id": plan.id,
+        "tally": json.dumps(counted),
+        "guards": json.dumps([guard.as_dict() for guard in guards]),
+        "fingerprint": plans.fingerprint(connection, plan.id, plan.kind, scope, plan.snapshot),
+    }
+    connection.execute(
+        sa.text("""UPDATE plan SET tally = CAST(:tally AS jsonb), guards = CAST(:guards AS jsonb),
+                                   fingerprint = :fingerprint WHERE id = :id"""),
+        values,
+    )
+    audit.append(
+        connection,
+        as_of=as_of,
+        actor=actor,
+        action=action,
+        service=plan.service,
+        clinic=plan.clinic,
+        plan_id=plan.id,
+        detail={
+            "kind": plan.kind,
+            "rows": sorted(rows),
+            "in_all": abs(many),
+            "fingerprint": values["fingerprint"],
+            "was": plan.fingerprint,
+            "reason": reason,
+        },
+    )
+    said = Reason(f"rows_{action}", {"plan": plan.id}, plan.clinic, abs(many))
+    return Report(Outcome.OK, Counts(waiting=max(0, many)), (said,), plan_id=plan.id)
+
+
+def _asked_again(connection: sa.Connection, plan: Plan, kind: Kind) -> list[Verdict]:
+    """The plan's verdicts, those that count its rows anew."""
+    values = plans.parameters(scope_of(plan), plan.as_of, plan.id)
+    anew = {verdict.name: verdict for verdict in ask(connection, kind, plan.id, values)}
+    if kind.source is not None:
+        anew[undone.GUARD] = undone.verdict(connection, kind, kind.source, scope_of(plan), plan.id)
+    verdicts = []
+    for verdict in plan.guards:
+        if verdict.name in CHANGE_GUARDS:
+            number = plan.tally.get(CHANGE_GUARDS[verdict.name], 0)
+            told = {**verdict.values, "value": number}
+            anew[verdict.name] = replace(verdict, passed=number <= verdict.limit, value=number, values=told)
+        verdicts.append(anew.get(verdict.name, verdict))
+    return verdicts
