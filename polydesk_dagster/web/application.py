@@ -22,6 +22,7 @@ from polydesk_dagster.front.application import PATH as FRONT
 from polydesk_dagster.runtime import health
 from polydesk_dagster.told import Teller
 from polydesk_dagster.web import (
+    alignment,
     clinics,
     knowledge,
     login,
@@ -44,6 +45,7 @@ PAGES: tuple[Pages, ...] = (
     login.pages,
     oidc.pages,
     reader.pages,
+    alignment.pages,
     services.pages,
     red.pages,
     plans.pages,

@@ -46,6 +46,8 @@ class Pressed:
     """``done``, ``total`` and ``what``, of the step that is going on."""
     reports: list[tuple[str | None, Report]] | None = None
     """None while it runs."""
+    course: object | None = None
+    """What it is a step of, where it is one of several."""
     run_id: str | None = None
     """Dagster's run, the newest where there are several."""
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -83,13 +85,21 @@ class Presses:
         return None
 
     def start(
-        self, service: str, clinic: str | None, work: Work, *, preview: bool, by: str, at: datetime
+        self,
+        service: str,
+        clinic: str | None,
+        work: Work,
+        *,
+        preview: bool,
+        by: str,
+        at: datetime,
+        course: object | None = None,
     ) -> tuple[Pressed, bool]:
         """Start ``work`` unless the same button is at it already; returns that press, and whether it is a new one."""
         with self._lock:
             if (other := self._running(service, clinic)) is not None:
                 return other, False
-            press = Pressed(secrets.token_urlsafe(12), service, clinic, preview, by, at)
+            press = Pressed(secrets.token_urlsafe(12), service, clinic, preview, by, at, course=course)
             self._known[press.id] = press
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)
@@ -97,11 +107,13 @@ class Presses:
         return press, True
 
 
-def pressed(request: Request, service: str, clinic: str | None, work: Work, *, preview: bool) -> Response:
+def pressed(
+    request: Request, service: str, clinic: str | None, work: Work, *, preview: bool, course: object | None = None
+) -> Response:
     """Start ``work`` as whoever asks, and go to the page that shows it. Where the same button is at it already, that
     press is shown, and said to be another's."""
     door, by = request.state.door, request.state.person.name
-    press, new = door.presses.start(service, clinic, work, preview=preview, by=by, at=door.now())
+    press, new = door.presses.start(service, clinic, work, preview=preview, by=by, at=door.now(), course=course)
     return RedirectResponse(f"/premute/{press.id}" + ("" if new else "?gia=1"), 303)
 
 

@@ -16,8 +16,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from polydesk_dagster.catalog import BY_KEY, Place, Service
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.outcome import Report
-from polydesk_dagster.runtime.pressing import Told, press
+from polydesk_dagster.runtime.pressing import press
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.runtime.state.model import ServiceState
 from polydesk_dagster.web import looks, presses
@@ -35,9 +34,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "studiolab": ("studiolab",),
 }
 """The page's groups, each with the catalogue's that stand in it; the emergency ones have a zone of their own."""
-
-ALL_IN_ORDER = ("sync_collaborators", "sync_services", "sync_prices")
-"""«Sincronizza tutto»: prices need services and collaborators; agreements are the first step of the prices."""
 
 PAUSES = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
 """For how long a service can be paused by one choice."""
@@ -123,20 +119,6 @@ def run(request: Request) -> Response:
 @pages.post("/servizi/{key}/anteprima", May.RUN)
 def preview(request: Request) -> Response:
     return _press(request, preview=True)
-
-
-@pages.post("/servizi/allinea", May.APPLY)
-def align(request: Request) -> Response:
-    """Look at all of studiolab's lists in their order; each plan is then applied on its own page."""
-    door: Door = request.state.door
-    person: Person = request.state.person
-    clinic = clinic_of(request, request.state.form.get("clinic") or None)
-
-    def work(*, told: Told) -> list[tuple[str | None, Report]]:
-        look = partial(press, door.settings, door.engine, person=person.signature, told=told)
-        return [each for key in ALL_IN_ORDER for each in look(BY_KEY[key], clinic, {"preview": True})]
-
-    return presses.pressed(request, "sync_all", clinic, work, preview=True)
 
 
 def _press(request: Request, *, preview: bool) -> Response:
