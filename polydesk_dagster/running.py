@@ -5,7 +5,7 @@ Rules do not come here; they return reports. No ``from __future__ import annotat
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -95,6 +95,21 @@ def serve(
     if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
         raise failure(title or teller().service(service), report)
     return report
+
+
+Shown = dg.MaterializeResult[Any] | dg.AssetObservation
+"""What an asset yields of a run."""
+
+
+def shown(context: Context, key: Sequence[str], report: Report, **more: dg.MetadataValue) -> Shown:
+    """What a run that ended by ``report`` shows on its asset: that the asset is as new as this run, which looked at
+    everything and changed what there was to change, if anything; after a preview or a run that was skipped only what
+    was seen, so that the asset looks no fresher than it is."""
+    told = {**more, **metadata(report)}
+    if report.preview or report.outcome is Outcome.SKIPPED:
+        partition = context.partition_key if context.has_partition_key else None
+        return dg.AssetObservation(asset_key=key, metadata=told, partition=partition)
+    return dg.MaterializeResult(asset_key=key, metadata=told)
 
 
 def failure(name: str, report: Report) -> dg.Failure:
@@ -252,5 +267,5 @@ def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report
     except dg.Failure:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
-        run.log.error("Errore imprevisto in %s:\n%s", service, where(error))  # noqa: TRY400 - never the message
+        run.log.error(teller().text("log.unexpected", service=ServiceKey(service), where=where(error)))  # noqa: TRY400 - never the message
         return Report.failed("unexpected", {"error": type(error).__name__}, run.clinic)

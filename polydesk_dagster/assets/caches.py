@@ -7,13 +7,8 @@ import dagster as dg
 
 from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ClinicConfig, serve
-from polydesk_dagster.told.dagster import metadata
-
-DESCRIPTIONS = {
-    "specialists": "L'elenco dei medici di ogni clinica, in ordine alfabetico, come il sito lo carica per primo.",
-    "locations": "L'elenco delle sedi di ogni clinica, come il sito lo carica per primo.",
-}
+from polydesk_dagster.running import ClinicConfig, Shown, serve, shown
+from polydesk_dagster.told import teller
 
 
 @dg.multi_asset(
@@ -24,15 +19,16 @@ DESCRIPTIONS = {
             group_name="caches",
             kinds={"postgres", "json"},
             tags={"polydesk/records": "cache"},
-            description=f"{description} Ciò che non cambia tiene la sua versione; le prenotazioni non leggono di qui.",
+            description=teller().text(f"asset.{kind}"),
+            skippable=True,
             code_version="1",
         )
-        for kind, description in DESCRIPTIONS.items()
+        for kind in caches.CACHES
     ],
 )
 def refresh_caches(
     context: dg.AssetExecutionContext, config: ClinicConfig, polydesk: PolydeskResource
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[Shown]:
     report = serve(
         context,
         polydesk,
@@ -43,7 +39,7 @@ def refresh_caches(
     with polydesk.engine().connect() as connection:
         for kind in caches.CACHES:
             told = replace(report, tables=(*report.tables, caches.current(connection, kind)))
-            yield dg.MaterializeResult(asset_key=["caches", kind], metadata=metadata(told))
+            yield shown(context, ["caches", kind], told)
 
 
 ASSETS = (refresh_caches,)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterator
 
 import dagster as dg
 import sqlalchemy as sa
@@ -10,11 +11,11 @@ from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources import knowledge
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.running import Run, ServiceConfig, Shown, serve, shown
 from polydesk_dagster.told import teller
-from polydesk_dagster.told.dagster import metadata
 
 YELLOW = "reindex_knowledge"
+INDEX = ["knowledge", "index"]
 
 
 class KnowledgeConfig(ServiceConfig):
@@ -29,25 +30,20 @@ class KnowledgeConfig(ServiceConfig):
 
 
 @dg.asset(
-    key=["knowledge", "index"],
+    key=INDEX,
     group_name="knowledge",
     kinds={"lancedb", "postgres"},
     tags={"polydesk/records": "document"},
-    description=(
-        "L'indice dei documenti e delle guide, da cui l'assistente riceve i passaggi con cui rispondere. L'icona blu "
-        "legge solo i documenti nuovi, cambiati o spariti; quella gialla li rilegge tutti in una generazione nuova, "
-        "che risponde solo se è intera e buona quanto quella di prima."
-    ),
+    description=teller().text("asset.index"),
+    output_required=False,
     code_version="1",
 )
-def index(
-    context: dg.AssetExecutionContext, config: KnowledgeConfig, polydesk: PolydeskResource
-) -> dg.MaterializeResult:
+def index(context: dg.AssetExecutionContext, config: KnowledgeConfig, polydesk: PolydeskResource) -> Iterator[Shown]:
     from_zero = config.from_zero or config.rollback or context.run.job_name == YELLOW
 
     def rule(run: Run) -> Report:
         if config.rollback:
-            return indexing.roll_back(run.engine)
+            return indexing.roll_back(run.engine, preview=run.preview)
         work = indexing.rebuild if from_zero else indexing.refresh
         return work(
             run.engine,
@@ -59,11 +55,11 @@ def index(
         )
 
     report = serve(context, polydesk, YELLOW if from_zero else "index_knowledge", config, rule)
-    shown = metadata(report)
+    plots = {}
     if from_zero and not config.preview:
         with polydesk.engine().connect() as connection:
-            shown[teller().label("figure", "index_probes_by_generation")] = _plot(connection)
-    return dg.MaterializeResult(metadata=shown)
+            plots[teller().label("figure", "index_probes_by_generation")] = _plot(connection)
+    yield shown(context, INDEX, report, **plots)
 
 
 def _plot(connection: sa.Connection) -> dg.MetadataValue:

@@ -1,5 +1,7 @@
 """Messages to patients: reminders and preparation notices."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from polydesk_dagster.clinic.messages import health, service
@@ -8,9 +10,8 @@ from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ClinicConfig, Run, serve
+from polydesk_dagster.running import ClinicConfig, Run, Shown, serve, shown
 from polydesk_dagster.told import pictures, teller
-from polydesk_dagster.told.dagster import metadata
 
 T = teller()
 
@@ -29,12 +30,13 @@ class MessagesConfig(ClinicConfig):
     kinds={"postgres"},
     tags={"polydesk/records": "message"},
     description=T.text("asset.appointment_reminders"),
+    output_required=False,
     code_version="1",
 )
 def appointment_reminders(
     context: dg.AssetExecutionContext, config: MessagesConfig, polydesk: PolydeskResource
-) -> dg.MaterializeResult:
-    return _send(context, polydesk, "send_reminders", config, REMINDER)
+) -> Iterator[Shown]:
+    yield _send(context, polydesk, "send_reminders", config, REMINDER, ["notifications", "appointment_reminders"])
 
 
 @dg.asset(
@@ -43,17 +45,24 @@ def appointment_reminders(
     kinds={"postgres"},
     tags={"polydesk/records": "message"},
     description=T.text("asset.preparation_notices"),
+    output_required=False,
     code_version="1",
 )
 def preparation_notices(
     context: dg.AssetExecutionContext, config: MessagesConfig, polydesk: PolydeskResource
-) -> dg.MaterializeResult:
-    return _send(context, polydesk, "send_preparation_notices", config, PREPARATION)
+) -> Iterator[Shown]:
+    key = ["notifications", "preparation_notices"]
+    yield _send(context, polydesk, "send_preparation_notices", config, PREPARATION, key)
 
 
 def _send(
-    context: dg.AssetExecutionContext, polydesk: PolydeskResource, key: str, config: MessagesConfig, kind: Kind
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext,
+    polydesk: PolydeskResource,
+    service_key: str,
+    config: MessagesConfig,
+    kind: Kind,
+    asset: list[str],
+) -> Shown:
     instants = []
 
     def rule(run: Run) -> Report:
@@ -70,14 +79,14 @@ def _send(
             progress=run.progress,
         )
 
-    report = serve(context, polydesk, key, config, rule)
-    shown = metadata(report)
+    report = serve(context, polydesk, service_key, config, rule)
+    plots = {}
     if report.counts.updated and instants:
         with polydesk.engine().connect() as connection:
-            shown[T.label("figure", "messages_last_days")] = _picture(
+            plots[T.label("figure", "messages_last_days")] = _picture(
                 kind, health.days(connection, kind.key, instants[0])
             )
-    return dg.MaterializeResult(metadata=shown)
+    return shown(context, asset, report, **plots)
 
 
 def _picture(kind: Kind, days: list[health.Day]) -> dg.MetadataValue:

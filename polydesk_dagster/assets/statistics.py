@@ -15,9 +15,9 @@ from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.clinic.statistics.views import VIEWS, View
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import ClinicConfig, Run, serve
+from polydesk_dagster.running import ClinicConfig, Run, Shown, serve, shown
 from polydesk_dagster.told import pictures, teller
-from polydesk_dagster.told.dagster import figures, metadata
+from polydesk_dagster.told.dagster import figures
 from polydesk_dagster.values import Instant, Term, Value
 
 ROME = ZoneInfo("Europe/Rome")
@@ -45,6 +45,7 @@ class RefreshStatisticsConfig(ClinicConfig):
             tags={"polydesk/records": "statistic"},
             description=T.text("statistic.described", summary=T.text(f"statistic.{view.key}.summary")),
             deps=[["calendar", "agenda_slots"]] if "offer" in view.topics else [],
+            skippable=True,
             code_version="1",
         )
         for view in VIEWS.values()
@@ -52,7 +53,7 @@ class RefreshStatisticsConfig(ClinicConfig):
 )
 def refresh_statistics(
     context: dg.AssetExecutionContext, config: RefreshStatisticsConfig, polydesk: PolydeskResource
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[Shown]:
     instants = []
 
     def rule(run: Run) -> Report:
@@ -67,13 +68,8 @@ def refresh_statistics(
         fresh = reading.freshness(connection)
         overview = reading.overview(connection, period)
         for view in VIEWS.values():
-            yield dg.MaterializeResult(
-                asset_key=["statistics", view.key],
-                metadata={
-                    **_current(connection, view, period, fresh),
-                    **metadata(_told(connection, view, period, overview, report)),
-                },
-            )
+            told = _told(connection, view, period, overview, report)
+            yield shown(context, ["statistics", view.key], told, **_current(connection, view, period, fresh))
 
 
 def _current(

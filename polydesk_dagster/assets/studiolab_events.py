@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, serve
+from polydesk_dagster.running import Run, ServiceConfig, Shown, serve, shown
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.sources.events import intake, looking
-from polydesk_dagster.told.dagster import metadata
+from polydesk_dagster.told import teller
+
+EVENTS = ["studiolab", "events"]
 
 
 class EventsConfig(ServiceConfig):
@@ -31,14 +33,11 @@ def _take(run: Run, reconcile: bool) -> Report:
 
 
 @dg.asset(
-    key=["studiolab", "events"],
+    key=EVENTS,
     group_name="studiolab",
     kinds={"http", "postgres"},
     tags={"polydesk/records": "event"},
-    description=(
-        "Gli eventi di studiolab: referti, accettazioni, appuntamenti, anagrafiche e listini, nell'ordine in cui sono "
-        "avvenuti. Un evento che non si può applicare aspetta da solo, con la sua pratica; gli altri proseguono."
-    ),
+    description=teller().text("asset.events"),
     partitions_def=CLINICS,
     pool="studiolab_events",
     output_required=False,
@@ -46,10 +45,9 @@ def _take(run: Run, reconcile: bool) -> Report:
 )
 def studiolab_events(
     context: dg.AssetExecutionContext, config: EventsConfig, polydesk: PolydeskResource
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[Shown]:
     report = serve(context, polydesk, "sync_events", config, lambda run: _take(run, config.reconcile))
-    if report.outcome is not Outcome.SKIPPED:
-        yield dg.MaterializeResult(metadata=metadata(report))
+    yield shown(context, EVENTS, report)
 
 
 ASSETS = (studiolab_events,)

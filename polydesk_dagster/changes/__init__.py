@@ -6,7 +6,7 @@ where they are about (``sources.kinds``, the rooms of ``clinic``); how a plan is
 A rule that knows by itself what has to change declares the record kind and hands over a query::
 
     RELEASED_HOLD = Kind(
-        name="expired_hold", label="blocchi scaduti", table="hold", key="r.id",
+        name="expired_hold", table="hold", key="r.id",
         owned=("state", "ended_at"),                    # compared, written, restored by undo
         volatile=True, expires=timedelta(minutes=2),    # rows that changed meanwhile are skipped, one by one
         still="t.expires_at <= :as_of",                 # tested again, under a lock, when applied

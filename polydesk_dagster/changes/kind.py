@@ -128,7 +128,6 @@ class Kind:
     """
 
     name: str
-    label: str
     table: str
     key: str
     """SQL over ``r`` that names a row for people, e.g. ``r.external_id``."""

@@ -14,7 +14,7 @@ def _label(figure: str) -> str:
     return teller().label("figure", figure)
 
 
-@dg.asset_check(asset=INDEX, description="LanceDB ha tutti e soli i passaggi che l'indice dichiara.")
+@dg.asset_check(asset=INDEX, description=teller().text("check.every_passage_is_there"))
 def every_passage_is_there(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     from polydesk_dagster.knowledge.store import Store
 
@@ -36,7 +36,7 @@ def every_passage_is_there(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=INDEX, description="Nessun documento è in quarantena in attesa che qualcuno lo guardi.")
+@dg.asset_check(asset=INDEX, description=teller().text("check.nothing_in_quarantine"))
 def nothing_in_quarantine(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         count = connection.scalar(sa.text("SELECT count(*) FROM document WHERE state = 'quarantined'")) or 0

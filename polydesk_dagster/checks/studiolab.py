@@ -4,28 +4,35 @@ import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
+from polydesk_dagster.outcome import WHAT_TO_DO
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import figures
+from polydesk_dagster.values import Several
 
 PRICES = dg.AssetKey(["studiolab", "prices"])
 PATIENTS = dg.AssetKey(["studiolab", "patients"])
+T = teller()
 
 
-@dg.asset_check(asset=PRICES, description="Il registro delle modifiche è intero: nessuna riga cambiata o tolta.")
+@dg.asset_check(asset=PRICES, description=T.text("check.the_audit_trail_is_whole"))
 def the_audit_trail_is_whole(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         faults = audit.verify(connection)
     return dg.AssetCheckResult(
         passed=not faults,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            "Righe guaste": len(faults),
-            "Quali": ", ".join(str(fault.line) for fault in faults[:20]) or "nessuna",
-            "Che cosa fare": "Avvisare subito l'assistenza: qualcuno ha toccato il registro." if faults else "Niente.",
-        },
+        metadata=figures(
+            {
+                "audit_faults": len(faults),
+                "audit_lines": Several(tuple(fault.line for fault in faults[:20])) if faults else None,
+                WHAT_TO_DO: T.text("check.audit_altered" if faults else "check.nothing_to_do"),
+            }
+        ),
     )
 
 
-@dg.asset_check(asset=PRICES, description="Non ci sono prezzi in vigore di prestazioni che non ci sono più.")
+@dg.asset_check(asset=PRICES, description=T.text("check.no_price_of_a_deleted_service"))
 def no_price_of_a_deleted_service(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         found = connection.execute(
@@ -36,10 +43,12 @@ def no_price_of_a_deleted_service(polydesk: PolydeskResource) -> dg.AssetCheckRe
             """),
             {"now": polydesk.now()},
         ).scalar_one()
-    return dg.AssetCheckResult(passed=found == 0, severity=dg.AssetCheckSeverity.WARN, metadata={"Prezzi": int(found)})
+    return dg.AssetCheckResult(
+        passed=found == 0, severity=dg.AssetCheckSeverity.WARN, metadata=figures({"prices_of_deleted": found})
+    )
 
 
-@dg.asset_check(asset=PATIENTS, description="Nessuna anagrafica dubbia attende da più di una settimana.")
+@dg.asset_check(asset=PATIENTS, description=T.text("check.no_doubtful_patient_waits_too_long"))
 def no_doubtful_patient_waits_too_long(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     with polydesk.engine().connect() as connection:
         waiting, late = connection.execute(
@@ -52,11 +61,13 @@ def no_doubtful_patient_waits_too_long(polydesk: PolydeskResource) -> dg.AssetCh
     return dg.AssetCheckResult(
         passed=late == 0,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "In attesa": int(waiting),
-            "Da più di una settimana": int(late),
-            "Che cosa fare": "polydesk patients review" if waiting else "Niente.",
-        },
+        metadata=figures(
+            {
+                "reviews_waiting": waiting,
+                "reviews_late": late,
+                WHAT_TO_DO: T.text("check.review_patients" if waiting else "check.nothing_to_do"),
+            }
+        ),
     )
 
 

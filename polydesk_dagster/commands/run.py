@@ -107,7 +107,9 @@ def _progress(quiet: bool) -> Callable[[Message], object] | None:
 
     def tell(message: Message) -> None:
         if message["kind"] == "progress":
-            console.print(f"  {message['what']}: {message['done']}/{message['total']}", style="dim")
+            console.print(
+                f"  {show.told().named_term(message['what'])}: {message['done']}/{message['total']}", style="dim"
+            )
 
     return tell
 

@@ -12,7 +12,6 @@ from polydesk_dagster.clinic.upkeep.retention import Progress
 from polydesk_dagster.outcome import Counts, Report, done
 from polydesk_dagster.runtime.dagster_inside.history import forget, forget_checks
 from polydesk_dagster.runtime.retention import KEEP, needed
-from polydesk_dagster.told import teller
 
 PAGE = 200
 
@@ -58,7 +57,7 @@ def clean_dagster(
         for run_id in gone:
             forget(instance, run_id)
         if progress is not None:
-            progress(deleted, deleted, teller().text("progress.dagster_runs"))
+            progress(deleted, deleted, "progress.dagster_runs")
     counts = Counts(retired=deleted)
     return Report(done(counts), counts, figures={"dagster_runs_kept": kept})
 

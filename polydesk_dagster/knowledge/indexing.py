@@ -59,12 +59,20 @@ def rebuild(
     return _alone(engine, run.yellow)
 
 
-def roll_back(engine: sa.Engine) -> Report:
-    """Answer from the generation before the current one again; doing it twice changes nothing."""
+def roll_back(engine: sa.Engine, *, preview: bool = False) -> Report:
+    """Answer from the generation before the current one again; doing it twice changes nothing. A ``preview`` says
+    whether there is one."""
 
     def back() -> Report:
-        if not generations.step_back(engine):
+        if preview:
+            with engine.connect() as connection:
+                there = generations.find(connection, "previous") is not None
+        else:
+            there = generations.step_back(engine)
+        if not there:
             return Report.refused("no_previous")
+        if preview:
+            return Report(Outcome.OK, Counts(updated=1), (Reason("would_roll_back"),), preview=True)
         return Report(Outcome.OK, Counts(updated=1), (Reason("rolled_back"),))
 
     return _alone(engine, back)

@@ -87,9 +87,9 @@ def take_in(work: Work, generation: Generation, files: Mapping[str, File], wante
                 counted += flush(work, generation, batch)
                 ready |= batch.contents
                 batch = Batch()
-                work.progress(number + 1, len(documents), "documenti letti")
+                work.progress(number + 1, len(documents), "progress.documents_read")
     counted += flush(work, generation, batch)
-    work.progress(len(documents), len(documents), "documenti letti")
+    work.progress(len(documents), len(documents), "progress.documents_read")
     return counted
 
 

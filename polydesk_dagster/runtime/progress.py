@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from polydesk_dagster.told import teller
+
 Progress = Callable[[int, int, str], None]
-"""Called with what is done, how much there is, and an Italian word for it."""
+"""Called with what is done, how much there is, and of what: a term of the catalogues, ``DOMAIN.CODE``."""
 
 _LOG_SECONDS = 10.0
 _SHOW_SECONDS = 0.1
@@ -39,7 +41,7 @@ def reporter(log: logging.Logger) -> Progress:
         last = done >= total
         if last or now - logged.get(what, -_LOG_SECONDS) >= _LOG_SECONDS:
             logged[what] = now
-            log.info("%s: %d di %d", what, done, total)
+            log.info("%s: %d/%d", teller().named_term(what), done, total)
         if watcher is not None and (last or now - told.get(what, -_SHOW_SECONDS) >= _SHOW_SECONDS):
             told[what] = now
             watcher(done, total, what)

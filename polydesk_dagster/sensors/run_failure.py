@@ -33,22 +33,21 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
     if context.cursor is None:
         context.update_cursor(state.dump())
     if settings.operator_mail is None or settings.smtp_url is None or settings.mail_from is None:
-        return dg.SkipReason("Nessuno da avvisare: POLYDESK_OPERATOR_MAIL e POLYDESK_SMTP_URL non sono impostate.")
+        return dg.SkipReason(teller().text("sensor.tell_operator.nobody"))
     failures = [*_failures(context.instance, polydesk, state), *_stopped(polydesk, state)]
     if not failures:
-        return dg.SkipReason("Nessuna esecuzione fallita da comunicare.")
+        return dg.SkipReason(teller().text("sensor.tell_operator.nothing"))
     quiet_until = state.quiet_until()
     if quiet_until is not None and now < quiet_until:
-        return dg.SkipReason(f"{len(failures)} esecuzioni fallite, nel prossimo avviso: per non insistere.")
+        return dg.SkipReason(teller().text("sensor.tell_operator.later", count=len(failures)))
     mail = alerts.compose(failures, settings.address)
     answer = asyncio.run(_send(settings, mail))
     if answer.fate not in _SENT:
         raise dg.Failure(
-            f"L'avviso di {len(failures)} esecuzioni fallite non è partito ({answer.fate}, {answer.code}): sarà "
-            "ritentato al prossimo giro. Controlla POLYDESK_SMTP_URL e POLYDESK_OPERATOR_MAIL."
+            teller().text("sensor.tell_operator.not_sent", count=len(failures), fate=answer.fate, answer=answer.code)
         )
     context.update_cursor(state.after_mail(failures, now).dump())
-    return dg.SkipReason(f"Avvisato l'operatore di {len(failures)} esecuzioni fallite.")
+    return dg.SkipReason(teller().text("sensor.tell_operator.told", count=len(failures)))
 
 
 def _failures(

@@ -116,6 +116,11 @@ class Teller:
         found = self._form(f"term.{domain}.{code}", 1)
         return plain(code) if found is None else found
 
+    def named_term(self, term: str) -> str:
+        """A term by its whole name, ``DOMAIN.CODE``."""
+        domain, _, code = term.partition(".")
+        return self.term(domain, code)
+
     def service(self, key: str) -> str:
         """The name of a row of the page; what is no service of ours stands for itself."""
         found = self._form(f"service.{key}.name", 1)

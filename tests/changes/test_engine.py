@@ -17,7 +17,6 @@ from tests import world
 
 SORT_NAME = Kind(
     name="test_sort_name",
-    label="nomi di ordinamento",
     table="specialist",
     key="r.last_name",
     owned=("sort_name",),
@@ -32,7 +31,6 @@ SORT_NAME = Kind(
 )
 GROUP = Kind(
     name="test_group",
-    label="gruppi",
     table="service_group",
     key="r.name",
     fixed=("clinic_id",),
@@ -41,7 +39,6 @@ GROUP = Kind(
 )
 HOLD = Kind(
     name="test_hold",
-    label="blocchi",
     table="hold",
     key="r.id",
     owned=("state", "ended_at"),

@@ -99,11 +99,17 @@ def test_slots_are_not_called_out_of_date_because_the_night_goes_on(house: House
     """The closures of 03:15 change the slots themselves: those of 03:00 are as good as before."""
     with house.engine.begin() as connection:
         world.practice(connection, "RE01")
-    for job in ("import_closures", "generate_slots", "import_closures"):
+    runs = {}
+    for job in ("import_closures", "generate_slots", "import_closures", "generate_slots", "import_closures"):
         found = house.definitions.resolve_job_def(job)
         (step,) = BY_KEY[job].steps
         given = {"ops": {step: {"config": {"as_of": AS_OF.isoformat()}}}}
-        assert found.execute_in_process(instance=house.instance, run_config=given).success
+        runs[job] = found.execute_in_process(instance=house.instance, run_config=given)
+        assert runs[job].success
+    for job, key in (("generate_slots", "agenda_slots"), ("import_closures", "closures")):
+        newest = house.instance.get_latest_materialization_event(dg.AssetKey(["calendar", key]))
+        assert newest is not None
+        assert newest.run_id == runs[job].run_id, "a run that finds nothing new has looked all the same"
     graph = house.definitions.resolve_asset_graph()
     status = CachingStaleStatusResolver(house.instance, graph, LoadingContextForTest(house.instance))
     assert status.get_status(dg.AssetKey(["calendar", "agenda_slots"])) is StaleStatus.FRESH
@@ -119,6 +125,7 @@ def test_no_preview_reads_like_the_deed(house: House, centre: CentralSimulator) 
     would = {T.label("column", f"to_be.{key}") for key in ("created", "updated", "retired")}
     done, preview = T.term("outcome", "ok"), T.text("outcome.preview")
     shown: list[tuple[str, Mapping[str, dg.MetadataValue]]] = []
+    renewed: set[str] = set()
     for place in Place:
         defs = house.definitions if place is Place.ORDINARY else build.definitions(place)
         for service in (each for each in SERVICES if each.place is place):
@@ -134,7 +141,10 @@ def test_no_preview_reads_like_the_deed(house: House, centre: CentralSimulator) 
                 told = _metadata(event)
                 if T.label("figure", "outcome") in told:
                     shown.append((service.key, told))
+                if event.is_step_materialization:
+                    renewed.add(event.asset_key.to_user_string() if event.asset_key else "")
     assert {key for key, _ in shown} >= {service.key for service in SERVICES if service.changes_records}
+    assert {key for key in renewed if not key.endswith("_preview")} == set(), "looks fresh, and was only looked at"
     for key, told in shown:
         assert not deeds & told.keys(), key
         assert would <= told.keys(), key
@@ -148,4 +158,6 @@ def _metadata(event: dg.DagsterEvent) -> Mapping[str, dg.MetadataValue]:
         return found.metadata if found is not None else {}
     if event.is_successful_output:
         return event.step_output_data.metadata
+    if event.is_asset_observation:
+        return event.asset_observation_data.asset_observation.metadata
     return event.materialization.metadata if event.is_step_materialization else {}

@@ -97,6 +97,8 @@ def test_yellow_builds_beside_swaps_and_can_be_rolled_back_one_step(shelf: Shelf
         "current",
     ]
     assert shelf.ask("prelievo di sabato mattina")[0] == "prelievo.md"
+    assert indexing.roll_back(shelf.engine, preview=True).preview
+    assert shelf.ask("prelievo di sabato mattina")[0] == "prelievo.md"
     assert indexing.roll_back(shelf.engine).outcome is Outcome.OK
     assert shelf.ask("prelievo otto ore acqua")[0] == "prelievo.md"
     assert shelf.blue().counts.updated == 1  # the older generation catches up with the file

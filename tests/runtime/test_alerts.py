@@ -156,7 +156,7 @@ def test_the_operator_is_told_of_what_a_guard_stopped_in_part(
             {"stop": json.dumps([{"code": "moved", "message": "cambiato"}, stop])},
         )
     said, cursor = _tick(instance, LONG_AGO)
-    assert "Avvisato l'operatore di 1" in said
+    assert "Avvisato l'operatore di un'esecuzione fallita" in said
     body = mailbox.received(configured)[0].get_body(("plain",)).get_content()
     assert all(part in body for part in ("BO01", "forse il gateway SMS", "/runs/run-1"))
     said, _ = _tick(instance, cursor)

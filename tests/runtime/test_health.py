@@ -246,10 +246,10 @@ def test_progress_is_told_to_the_log_and_to_who_watches(caplog: pytest.LogCaptur
     with caplog.at_level("INFO", "progress"), progress.shown(lambda *what: shown.append(what)):
         report = progress.reporter(log)
         for done in range(1, 1001):
-            report(done, 1000, "agende")
-    assert [record.message for record in caplog.records] == ["agende: 1 di 1000", "agende: 1000 di 1000"]
-    assert shown[0] == (1, 1000, "agende")
-    assert shown[-1] == (1000, 1000, "agende")
+            report(done, 1000, "progress.clinics")
+    assert [record.message for record in caplog.records] == ["Cliniche: 1/1000", "Cliniche: 1000/1000"]
+    assert shown[0] == (1, 1000, "progress.clinics")
+    assert shown[-1] == (1000, 1000, "progress.clinics")
     assert len(shown) < 20
     with caplog.at_level("INFO", "progress"):
         progress.reporter(log)(1, 1, "nessuno guarda")

@@ -30,7 +30,6 @@ def _payments_left_alone(connection: sa.Connection, rows: str, _as_of: datetime)
 
 REVOKED_HOLD = Kind(
     name="revoked_hold",
-    label="tutti gli orari bloccati",
     table="hold",
     key="r.what",
     owned=("state", "ended_at"),

@@ -42,7 +42,6 @@ SINCE = "jsonb_build_object('seconds', extract(epoch FROM CAST(:as_of AS timesta
 
 EXPIRED_HOLD = Kind(
     name="expired_hold",
-    label="orari rimasti bloccati",
     table="hold",
     key="r.what",
     owned=("state", "ended_at"),

@@ -93,7 +93,6 @@ _LOOKED_AT = """(SELECT max(p.as_of) FROM plan p
 
 UNVERIFIED_BOOKING = Kind(
     name="unverified_booking",
-    label="prenotazioni online mai verificate",
     table="appointment",
     key="'prenotazione ' || r.id || ' del ' || r.day",
     owned=("status", "expired_at"),

@@ -182,7 +182,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ane
     connection.execute(sa.text("ANALYZE scope"))
     reports = []
     for n, (kind, cache) in enumerate(CACHES.items()):
-        progress(n, len(CACHES), kind)
+        progress(n, len(CACHES), f"cache.{kind}")
         reports.append(_switch(connection, kind, cache, as_of, anew))
     gone = connection.execute(
         sa.text(f"""
@@ -195,7 +195,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ane
     counts = report.counts + Counts(retired=gone)
     if counts.changed:
         connection.execute(sa.text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
-    progress(len(CACHES), len(CACHES), "publication")
+    progress(len(CACHES), len(CACHES), "progress.publication")
     return Report(done(counts), counts, report.reasons, report.figures, report.tables)
 
 

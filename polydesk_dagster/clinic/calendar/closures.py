@@ -71,7 +71,6 @@ def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | N
 
 CLOSURE = Kind(
     name="closure",
-    label="chiusure",
     table="closure",
     key="r.name || ' dal ' || r.date_from || ' al ' || r.date_to",
     fixed=("source", "source_year", "source_id", "source_version"),

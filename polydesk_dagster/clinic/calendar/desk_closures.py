@@ -70,7 +70,6 @@ def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | N
 
 DESK_CLOSURE = Kind(
     name="desk_closure",
-    label="chiusure della segreteria",
     whole=True,
     table="closure",
     key="r.name || ' dal ' || r.date_from || ' al ' || r.date_to",

@@ -62,7 +62,6 @@ _STATE = """
 
 SLOT = Kind(
     name="slot",
-    label="orari",
     whole=True,
     table="slot",
     key="""(SELECT a.name || ' ' || to_char(r.starts_at AT TIME ZONE c.time_zone, 'DD/MM/YYYY HH24:MI')

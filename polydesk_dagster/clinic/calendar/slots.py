@@ -76,7 +76,7 @@ def generate(
     for number, each in enumerate(clinics, 1):
         reports.append(_generate_clinic(engine, each, as_of, preview=preview, actor=actor))
         if progress is not None:
-            progress(number, len(clinics), "cliniche")
+            progress(number, len(clinics), "progress.clinics")
     return combine(reports)
 
 

@@ -198,7 +198,7 @@ class _Dispatch:
             self.taken += len(jobs)
             for job in jobs:
                 await queues[job.channel].put(job)
-            self.progress(min(self.taken, self.wanted), self.wanted, "messaggi presi in carico")
+            self.progress(min(self.taken, self.wanted), self.wanted, "progress.messages_taken")
         for channel in self.providers:
             for _ in range(self.crew[channel]):
                 await queues[channel].put(None)

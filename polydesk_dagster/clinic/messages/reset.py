@@ -19,7 +19,6 @@ SERVICE = "reset_message_templates"
 
 MESSAGE_TEMPLATE = Kind(
     name="message_template",
-    label="testi personalizzati",
     whole=True,
     table="message_template",
     key="r.name",

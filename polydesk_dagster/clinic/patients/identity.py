@@ -158,7 +158,6 @@ _MARK = """
 
 PATIENT = Kind(
     name="patient",
-    label="pazienti",
     table="patient",
     key="r.external_id",
     fixed=tuple(COLUMNS),

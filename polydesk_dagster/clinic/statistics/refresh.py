@@ -83,7 +83,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ful
     _collect_cells(connection, topics, clinic)
     counts, cells, unlogged = Counts(), 0, 0
     for done_so_far, topic in enumerate(topics):
-        progress(done_so_far, len(topics), topic.label)
+        progress(done_so_far, len(topics), f"statistic_topic.{topic.key}")
         published = _publish(connection, topic, clinic, full or _many(connection, topic, clinic))
         counts, cells = counts + published.counts, cells + published.cells
         unlogged += published.unlogged
@@ -92,7 +92,7 @@ def _refresh(connection: sa.Connection, as_of: datetime, clinic: int | None, ful
         sa.text("DELETE FROM statistic_change WHERE CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic"),
         {"clinic": clinic},
     )
-    progress(len(topics), len(topics), "Pubblicazione")
+    progress(len(topics), len(topics), "progress.publication")
     reasons = (Reason("statistic_drift", count=unlogged),) if unlogged else ()
     figures: dict[str, Value] = {"statistic_recounted": cells, "statistic_changed": counts.changed}
     return Report(done(counts), counts, reasons, figures)

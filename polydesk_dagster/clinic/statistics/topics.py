@@ -20,7 +20,6 @@ class Topic:
     """
 
     key: str
-    label: str
     table: str
     columns: tuple[str, ...]
     counted: str
@@ -48,7 +47,6 @@ def _around(column: str) -> str:
 # OFFSET 0 keeps each LATERAL part whole: one index scan a cell, never a join over the whole table.
 _APPOINTMENTS = Topic(
     key="appointments",
-    label="Appuntamenti",
     table="statistic_appointment",
     columns=(
         *("clinic_id", "day", "agenda_id", "specialist_id", "service_id", "agreement_id", "channel", "status"),
@@ -85,7 +83,6 @@ _APPOINTMENTS = Topic(
 
 _OFFER = Topic(
     key="offer",
-    label="Disponibilità offerta",
     table="statistic_offer",
     columns=("clinic_id", "day", "agenda_id", "slots", "minutes"),
     counted="""
@@ -102,7 +99,6 @@ _OFFER = Topic(
 
 _FUNNEL = Topic(
     key="funnel",
-    label="Prenotazione online",
     table="statistic_funnel",
     columns=("clinic_id", "day", "held", "booked", "verified", "confirmed"),
     counted="""
@@ -138,7 +134,6 @@ _FUNNEL = Topic(
 
 _MESSAGES = Topic(
     key="messages",
-    label="Messaggi",
     table="statistic_message",
     columns=("clinic_id", "day", "kind", "channel", "state", "messages"),
     counted="""
@@ -163,7 +158,6 @@ _REPORT_ROWS = """
 
 _REPORTS = Topic(
     key="reports",
-    label="Referti",
     table="statistic_report",
     columns=("clinic_id", "day", "reports", "withdrawn", "timed", "minutes", "within_1_day", "within_3_days"),
     counted="""

@@ -92,7 +92,6 @@ def _joined(folded: str, given: str) -> str:
 
 SORT_NAME = Kind(
     name="sort_name",
-    label="nomi di ordinamento",
     table="specialist",
     key="r.specialist",
     # the names that the key was made of, and whose it is, must still be what the plan saw

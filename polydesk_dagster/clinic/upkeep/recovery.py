@@ -50,7 +50,6 @@ _PRICES_MOVED = """EXISTS (SELECT FROM unnest(r.reopened, r.closed) AS u (id, cl
 
 DELETED_SERVICE = Kind(
     name="deleted_service",
-    label="prestazioni eliminate",
     whole=True,
     table="service",
     key="r.what",

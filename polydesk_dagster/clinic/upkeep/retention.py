@@ -74,7 +74,6 @@ _UNUSUAL = """(r.expected > 10000
 
 CLEANUP = Kind(
     name="cleanup",
-    label="dati vecchi da pulire",
     table="cleanup",
     key="r.dataset",
     fixed=("dataset", "cutoff", "expected", "oldest", "newest", "ordered_at"),
@@ -261,7 +260,7 @@ def _work_off(
         rows, found = step
         removed, size = removed + rows, min(batch, 2 * size)
         if progress is not None:
-            progress(found.removed + rows, found.expected, each.key)
+            progress(found.removed + rows, found.expected, f"data_set.{each.key}")
         if rest is not None:
             rest()
     counts = Counts(updated=removed, failed=kept) if each.blanked else Counts(retired=removed, failed=kept)

@@ -177,7 +177,7 @@ class _Round:
             ahead = max(0, news.last_sequence - _highest(news))
             left = ahead if number == pages and news.size >= self.page else 0
             if progress:
-                progress(self.tally.read, self.tally.read + ahead, "events_read")
+                progress(self.tally.read, self.tally.read + ahead, "progress.events_read")
         if not left:
             # Only now: what was late may have come while nobody looked.
             with self.engine.begin() as connection:
@@ -296,7 +296,7 @@ class _Round:
             ),
             tuple(said),
             {
-                "events_read": tally.read,
+                "progress.events_read": tally.read,
                 "events_applied": tally.applied,
                 "events_superseded": tally.superseded,
                 "events_repeated": tally.repeated,

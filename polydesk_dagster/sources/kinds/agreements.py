@@ -6,7 +6,6 @@ from polydesk_dagster.changes.kind import Kind, Limits, Source
 
 AGREEMENT = Kind(
     name="agreement",
-    label="convenzioni",
     table="agreement",
     key="r.name",
     fixed=("clinic_id",),

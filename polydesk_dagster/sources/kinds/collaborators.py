@@ -7,7 +7,6 @@ from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_I
 
 COLLABORATOR = Kind(
     name="collaborator",
-    label="collaboratori",
     table="specialist",
     key="concat_ws(' ', r.title, r.last_name, r.first_name)",
     fixed=("clinic_id",),

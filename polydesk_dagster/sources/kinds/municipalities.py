@@ -45,7 +45,6 @@ _MOVED = """EXISTS (SELECT FROM wanted w WHERE w.cadastral_code = c.cadastral_co
 
 MUNICIPALITY = Kind(
     name="municipality",
-    label="comuni",
     table="municipality",
     key="r.cadastral_code || ' ' || r.name || ' · ' || r.valid_from",
     identity=("cadastral_code", "valid_from"),

@@ -77,7 +77,6 @@ def _price(record: Any) -> tuple[str | None, ...]:
 
 PRICE = Kind(
     name="price",
-    label="prezzi",
     table="price",
     key="r.item || ' · ' || r.valid_from",
     fixed=("clinic_id", "service_id", "agreement_id", "specialist_id", "valid_from"),

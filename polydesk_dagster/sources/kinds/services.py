@@ -27,7 +27,6 @@ _CODE_TAKEN = f"""
 
 SERVICE = Kind(
     name="service",
-    label="servizi",
     table="service",
     key="r.code || ' ' || r.name",
     fixed=("clinic_id",),
