@@ -10,7 +10,8 @@ from pydantic import ValidationInfo, model_validator
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.remote import Policy, Remote
 from polydesk_dagster.values import Term
-from polydesk_dagster.wire import IsoDate, OptionalCadastral, OptionalText, Record, Rejected, Text, bad, sort_records
+from polydesk_dagster.wire import IsoDate, OptionalCadastral, OptionalText, Record, Rejected, Text, sort_records
+from polydesk_dagster.wrong import bad
 
 SYSTEM = Term("system", "central")
 

@@ -71,11 +71,12 @@ class _Commands(TyperGroup):
         return name, loaded(str(name)), rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        from polydesk_dagster.commands import usage
+
         self.help = say("command")
-        for parameter in self.params:
-            if isinstance(parameter, typer.core.TyperOption) and show.told().knows(f"command.--{parameter.name}"):
-                parameter.help = say(f"command.--{parameter.name}")
-        super().format_help(ctx, formatter)
+        self.format_help = super().format_help  # type: ignore[method-assign]
+        usage.explain(self, "polydesk")
+        self.format_help(ctx, formatter)
 
 
 def loaded(name: str) -> Any:
@@ -86,23 +87,13 @@ def loaded(name: str) -> Any:
         alone = typer.Typer(add_completion=False)
         alone.command(name)(found)
         found = alone
+    from polydesk_dagster.commands import usage
+
     command = typer.main.get_command(found)
     command.name = name
-    if show.told().language != LANGUAGES[0]:
-        command.help = say(f"command.{name}")
-    _explained(command, name)
+    command.help = say(f"command.{name}")
+    usage.explain(command, name)
     return command
-
-
-def _explained(command: Any, path: str) -> None:
-    """Give the options of ``command``, its sub-commands and theirs what they are for: ``help.<path>.<name>`` of the
-    catalogues, or ``help.<name>`` where it is the same everywhere."""
-    for parameter in command.params:
-        here = f"help.{path}.{parameter.name}"
-        parameter.help = say(here if show.told().knows(here) else f"help.{parameter.name}")
-    for name, each in getattr(command, "commands", {}).items():
-        each.help = say(f"help.{path}.{name}")
-        _explained(each, f"{path}.{name}")
 
 
 app = typer.Typer(
@@ -125,14 +116,12 @@ def _version(*, asked: bool) -> None:
 @app.callback()
 def polydesk(
     *,
-    version: Annotated[
-        bool, typer.Option("--version", help="Scrive la versione ed esce.", is_eager=True, callback=_version)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version)] = False,
     lang: Annotated[  # taken out of the arguments before anything is read, wherever it stands
-        str, typer.Option("--lang", help="Lingua di ciò che si legge.", metavar="|".join(LANGUAGES))
+        str, typer.Option("--lang", metavar="|".join(LANGUAGES))
     ] = LANGUAGES[0],
 ) -> None:
-    """Il motore di Impostazioni → Servizi di Polydesk."""
+    """The engine of Impostazioni → Servizi; what its help says stands in the catalogues."""
 
 
 def main() -> None:
@@ -156,29 +145,24 @@ def main() -> None:
         _last_words(say("command.system", why=Term("errno", code), where=where), 4)
     except Exception as error:
         if isinstance(error, USAGE):
-            _wrong_usage(error)
+            _wrong_usage(error, arguments)
         # The message and the traceback of a database's error may quote a patient's row.
         if type(error).__module__.partition(".")[0] not in {"sqlalchemy", "psycopg"}:
             raise
         _last_words(say("command.database", why=in_brief(error)), 4)
 
 
-def _wrong_usage(error: Any) -> NoReturn:
+def _wrong_usage(error: Any, arguments: list[str]) -> NoReturn:
     """Say what is wrong with how the command was called, and where its help is."""
-    asked = error.ctx.command_path if error.ctx else "polydesk"
-    match type(error).__name__:
-        case "NoArgsIsHelpError":
-            error.show()
-            raise SystemExit(2) from None
-        case "NoSuchOption":
-            what = say("command.usage.option", given=error.option_name)
-        case "MissingParameter":
-            what = say("command.usage.missing", name=error.param.get_error_hint().replace("'", ""))
-        case "BadParameter" if error.param is not None:
-            hint = error.param.get_error_hint().replace("'", "")
-            what = say("command.usage.value", name=hint, why=error.message)
-        case _:
-            what = error.message
+    from polydesk_dagster.commands import usage
+
+    asked = " ".join(["polydesk", *arguments[:1]]) if arguments and arguments[0] in COMMANDS else "polydesk"
+    if error.ctx is not None and error.ctx.command_path != "polydesk":
+        asked = error.ctx.command_path
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        raise SystemExit(2) from None
+    what = usage.what_is_wrong(error)
     _last_words(say("command.usage", what=what, asked=asked), 2)
 
 

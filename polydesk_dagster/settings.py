@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.values import Reason, Several
+from polydesk_dagster.wrong import stated, what_is_wrong
 
 
 def person() -> str:
@@ -26,32 +28,32 @@ def _whole_path(path: Path) -> Path:
 
 
 def _http(url: str) -> str:
-    return _having(url, {"http", "https"}, "http:// o https://").rstrip("/")
+    return _having(url, {"http", "https"}, "http(s)://…").rstrip("/")
 
 
 def _origin(url: str) -> str:
     parts = urlsplit(_http(url))
     if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError("serve solo https://nome, senza percorso: le pagine stanno alla radice")
+        raise stated("setting_origin")
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def _smtp(url: SecretStr) -> SecretStr:
-    _having(url.get_secret_value(), {"smtp", "smtps"}, "smtp://utente:password@host:porta")
+    _having(url.get_secret_value(), {"smtp", "smtps"}, "smtp://…@host:port")
     return url
 
 
 def _having(url: str, schemes: set[str], form: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"serve un indirizzo {form}")
+        raise stated("setting_form", form=form)
     return url
 
 
 def _postgres(url: SecretStr) -> SecretStr:
     scheme, separator, rest = url.get_secret_value().partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"}:
-        raise ValueError("serve un indirizzo postgresql://utente:password@host:porta/database")
+        raise stated("setting_form", form="postgresql://…@host:port/database")
     return SecretStr(f"postgresql://{rest}")
 
 
@@ -110,9 +112,9 @@ class Settings(BaseSettings):
             problems.append(self._half(("embeddings_model", "embeddings_url"), ("embeddings_url", "embeddings_key")))
         elif self.embeddings_url is None and not (self.packaged_embeddings or Path(self.embeddings_model).is_dir()):
             name, url = variable("embeddings_model"), variable("embeddings_url")
-            problems.append(f"{name}: senza {url} serve la cartella di un modello")
-        if any(problems):
-            raise ValueError("; ".join(filter(None, problems)))
+            problems.append(Reason("setting_model", {"name": name, "url": url}))
+        if found := tuple(filter(None, problems)):
+            raise stated("fields_wrong", problems=Several(found))
         return self
 
     @property
@@ -120,14 +122,15 @@ class Settings(BaseSettings):
         """Whether vectors are made by the model that comes with a package of ours."""
         return self.embeddings_url is None and self.embeddings_model == PACKAGED_MODEL
 
-    def _half(self, needed: tuple[str, ...], given: tuple[str, ...] = ()) -> str | None:
+    def _half(self, needed: tuple[str, ...], given: tuple[str, ...] = ()) -> Reason | None:
         """What is wrong if some of ``given`` (those needed, unless others are named) are there without all ``needed``;
         None if nothing."""
         missing = [variable(name) for name in needed if getattr(self, name) is None]
         present = [variable(name) for name in given or needed if getattr(self, name) is not None]
         if not missing or not present:
             return None
-        return f"{', '.join(missing)}: manca, ma {', '.join(present)} è impostata: impostale tutte o nessuna"
+        values = {"missing": Several(tuple(missing)), "present": Several(tuple(present))}
+        return Reason("setting_half", values, count=len(missing))
 
     @property
     def embedded(self) -> bool:
@@ -185,9 +188,10 @@ def _private(dotenv: Path) -> Path:
     return path
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def _explain(error: ValidationError) -> Several:
+    found = []
     for problem in error.errors(include_input=False, include_url=False):
-        where = variable(str(problem["loc"][0])) + ": " if problem["loc"] else ""
-        lines.append(where + problem["msg"].removeprefix("Value error, "))
-    return "; ".join(lines)
+        what = what_is_wrong(problem)
+        name = variable(str(problem["loc"][0])) if problem["loc"] else None
+        found.append(Reason("field_wrong", {"field": name, "what": what}) if name else what)
+    return Several(tuple(found))

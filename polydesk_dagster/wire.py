@@ -23,9 +23,9 @@ from pydantic import (
     StrictInt,
     ValidationError,
 )
-from pydantic_core import PydanticCustomError
 
-from polydesk_dagster.values import Reason, Several
+from polydesk_dagster.values import Reason
+from polydesk_dagster.wrong import bad, reason
 
 _STEERING = (0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
 """What is not seen and joins, parts or turns the text around it."""
@@ -83,11 +83,6 @@ def comparable(value: str | None) -> str:
         return ""
     bare = "".join(c for c in unicodedata.normalize("NFKD", clean(value)) if not unicodedata.combining(c))
     return " ".join(re.sub(r"['’`´\-.]", " ", bare).casefold().split())
-
-
-def bad(code: str, **values: int) -> PydanticCustomError:
-    """What a validator of a record raises; told as ``reason.wire_<code>``."""
-    return PydanticCustomError("wire", code, dict(values))
 
 
 def _prose(value: object, longest: int = LONGEST_PROSE) -> str:
@@ -219,30 +214,3 @@ def sort_records(
 def _key(item: object, key: str | None) -> str | None:
     value = item.get(key) if key is not None and isinstance(item, Mapping) else None
     return clean(value) or None if isinstance(value, str) else None
-
-
-_PLAIN = {
-    "missing": "missing",
-    "model_type": "not_an_object",
-    "dict_type": "not_an_object",
-    "list_type": "not_a_list",
-    "int_type": "not_whole",
-    "bool_type": "not_a_flag",
-    "string_pattern_mismatch": "other_shape",
-    "literal_error": "not_foreseen",
-    "enum": "not_foreseen",
-    "greater_than_equal": "too_small",
-    "less_than_equal": "too_large",
-}
-
-
-def reason(error: ValidationError) -> Reason:
-    """What is wrong, field by field; never a value."""
-    parts = []
-    for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(step) for step in problem["loc"])
-        code = problem["msg"] if problem["type"] == "wire" else _PLAIN.get(problem["type"], "not_valid")
-        given = problem.get("ctx", {}) if problem["type"] == "wire" else {}
-        what = Reason(f"wire_{code}", given)
-        parts.append(Reason("field_wrong", {"field": where, "what": what}) if where else what)
-    return parts[0] if len(parts) == 1 else Reason("fields_wrong", {"problems": Several(tuple(parts))})

@@ -15,14 +15,14 @@ from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant, ServiceKey, Several
 
-Key = Annotated[str, typer.Argument(metavar="CHIAVE")]
-Why = Annotated[str, typer.Option("--reason", metavar="TESTO")]
+Key = Annotated[str, typer.Argument(metavar="KEY")]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT")]
 Json = Annotated[bool, typer.Option("--json")]
 
 
 def go_live(
     reason: Why,
-    service: Annotated[str | None, typer.Argument(metavar="[CHIAVE]")] = None,
+    service: Annotated[str | None, typer.Argument(metavar="KEY")] = None,
     everything: Annotated[bool, typer.Option("--all")] = False,
     json: Json = False,
 ) -> None:
@@ -44,7 +44,7 @@ def pause(
     service: Key,
     until: Annotated[
         str,
-        typer.Option("--until", metavar="QUANDO"),
+        typer.Option("--until", metavar="WHEN"),
     ],
     reason: Why,
     json: Json = False,

@@ -48,7 +48,7 @@ def as_object(state: IntegrationState) -> dict[str, Any]:
 
 
 def integration(
-    code: Annotated[str, typer.Argument(metavar="CODICE")],
+    code: Annotated[str, typer.Argument(metavar="CODE")],
     url: Annotated[str | None, typer.Option()] = None,
     token_env: Annotated[str | None, typer.Option()] = None,
     active: Annotated[bool | None, typer.Option("--on/--off")] = None,

@@ -21,15 +21,15 @@ from polydesk_dagster.values import Instant
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Le chiusure della segreteria: chi toccano, chiudere, riaprire.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Name = Annotated[str, typer.Argument(metavar="NOME")]
-From = Annotated[str, typer.Option("--from", metavar="AAAA-MM-GG")]
-Until = Annotated[str | None, typer.Option("--to", metavar="AAAA-MM-GG")]
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+From = Annotated[str, typer.Option("--from", metavar="DAY")]
+Until = Annotated[str | None, typer.Option("--to", metavar="DAY")]
 FromTime = Annotated[str | None, typer.Option("--from-time", metavar="HH:MM")]
 ToTime = Annotated[str | None, typer.Option("--to-time", metavar="HH:MM")]
-Clinic = Annotated[str | None, typer.Option(metavar="CODICE")]
-Agenda = Annotated[int | None, typer.Option(metavar="NUMERO")]
+Clinic = Annotated[str | None, typer.Option(metavar="CODE")]
+Agenda = Annotated[int | None, typer.Option(metavar="NUMBER")]
 Json = Annotated[bool, typer.Option("--json")]
 
 
@@ -75,7 +75,7 @@ def add(
 
 @app.command("lift")
 def lift(
-    number: Annotated[int, typer.Argument(metavar="NUMERO")],
+    number: Annotated[int, typer.Argument(metavar="NUMBER")],
     preview: Annotated[bool, typer.Option("--preview")] = False,
     json: Json = False,
 ) -> None:

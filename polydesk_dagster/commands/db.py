@@ -14,7 +14,7 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import business_url, plain_url, psql_path
 
-app = typer.Typer(no_args_is_help=True, help="Il database: indirizzo, schema, psql.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 def _reachable() -> configuration.Settings:

@@ -13,15 +13,15 @@ from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.values import Instant
 
-app = typer.Typer(no_args_is_help=True, help="Gli eventi di studiolab in attesa: elenco, nuovo tentativo, rinuncia.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Clinic = Annotated[str, typer.Option(metavar="CODICE")]
+Clinic = Annotated[str, typer.Option(metavar="CODE")]
 Event = Annotated[str, typer.Argument()]
 
 
 @app.command()
 def parked(
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Elenca gli eventi che aspettano: un nuovo tentativo, un altro evento, o una persona."""
@@ -68,7 +68,7 @@ def retry(event: Event, clinic: Clinic) -> None:
 def skip(
     event: Event,
     clinic: Clinic,
-    reason: Annotated[str, typer.Option(metavar="TESTO")],
+    reason: Annotated[str, typer.Option(metavar="TEXT")],
 ) -> None:
     """Rinuncia a un evento, con il suo perché; quelli che lo aspettavano proseguono."""
     from polydesk_dagster.changes.audit import LEAST_REASON, is_reason

@@ -15,10 +15,10 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant, Term
 
-app = typer.Typer(no_args_is_help=True, help="I documenti dell'assistente: stato, di chi sono, che cosa si decide.")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Path = Annotated[str, typer.Argument(metavar="DOCUMENTO")]
-Why = Annotated[str, typer.Option("--reason", metavar="TESTO")]
+Path = Annotated[str, typer.Argument(metavar="DOCUMENT")]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT")]
 Json = Annotated[bool, typer.Option("--json")]
 
 
@@ -90,9 +90,9 @@ def show(
 
 @app.command()
 def scope(
-    path: Annotated[str, typer.Argument(metavar="DOCUMENTO")],
+    path: Annotated[str, typer.Argument(metavar="DOCUMENT")],
     reason: Why,
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     chain: Annotated[bool, typer.Option("--chain")] = False,
     role: Annotated[Role | None, typer.Option()] = None,
     since: Annotated[str | None, typer.Option("--from")] = None,
@@ -153,7 +153,7 @@ def clear(path: Path, reason: Why, json: Json = False) -> None:
 
 @app.command()
 def probes(
-    add: Annotated[str | None, typer.Option(metavar="DOMANDA")] = None,
+    add: Annotated[str | None, typer.Option(metavar="QUESTION")] = None,
     document: Annotated[str | None, typer.Option()] = None,
     remove: Annotated[int | None, typer.Option()] = None,
     json: Json = False,
@@ -181,7 +181,7 @@ def probes(
 
 @app.command("words")
 def lay_words(
-    lay: Annotated[str | None, typer.Argument(metavar="[PAROLE]")] = None,
+    lay: Annotated[str | None, typer.Argument(metavar="WORDS")] = None,
     clinical: Annotated[str | None, typer.Option("--means")] = None,
     remove: Annotated[bool, typer.Option("--remove")] = False,
     json: Json = False,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from polydesk_dagster.clinic.messages.drafts import Which
     from polydesk_dagster.clinic.messages.templates import Finding, Text
 
-app = typer.Typer(help="I testi dei messaggi: quali valgono, le versioni, le prove, i piani.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 class Variant(StrEnum):
@@ -40,13 +40,13 @@ class Speech(StrEnum):
     de = "de"
 
 
-Kind = Annotated[str, typer.Argument(metavar="TIPO")]
+Kind = Annotated[str, typer.Argument(metavar="KIND")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE")]
 Channel = Annotated[Over, typer.Option(metavar="sms|email")]
 Wording = Annotated[Variant, typer.Option(metavar="plain|neutral")]
 Language = Annotated[Speech, typer.Option(metavar="it|de")]
-Subject = Annotated[str | None, typer.Option(metavar="TESTO")]
-Clinic = Annotated[str | None, typer.Option(metavar="CODICE")]
+Subject = Annotated[str | None, typer.Option(metavar="TEXT")]
+Clinic = Annotated[str | None, typer.Option(metavar="CODE")]
 Json = Annotated[bool, typer.Option("--json")]
 
 
@@ -162,7 +162,7 @@ def write(
 
 
 @app.command()
-def restore(version: Annotated[int, typer.Argument(metavar="VERSIONE")]) -> None:
+def restore(version: Annotated[int, typer.Argument(metavar="VERSION")]) -> None:
     """Prepara il piano che rimette in vigore una versione precedente."""
     from polydesk_dagster.clinic.messages import custom
 

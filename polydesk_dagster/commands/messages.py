@@ -18,17 +18,15 @@ if TYPE_CHECKING:
 
     from polydesk_dagster.clinic.messages.kinds import Channel
 
-app = typer.Typer(
-    help="I messaggi ai pazienti: dubbi, telefonate, chi non ne vuole, testi, storia.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 app.add_typer(message_texts.app, name="templates")
 
 Json = Annotated[bool, typer.Option("--json")]
 
 
-Who = Annotated[str, typer.Option(metavar="NOME")]
-Why = Annotated[str, typer.Option(metavar="MOTIVO")]
+Who = Annotated[str, typer.Option(metavar="NAME")]
+Why = Annotated[str, typer.Option(metavar="REASON")]
 
 
 class Shown(StrEnum):
@@ -88,7 +86,7 @@ def settle(
     show.out().print(say("command.messages.noted"))
 
 
-Address = Annotated[str, typer.Argument(metavar="RECAPITO")]
+Address = Annotated[str, typer.Argument(metavar="ADDRESS")]
 
 
 @app.command()
@@ -125,10 +123,10 @@ def _read(address: str) -> tuple[Channel, str]:
 @app.command()
 def calls(
     json: Json = False,
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     done: Annotated[int | None, typer.Option(metavar="ID")] = None,
-    outcome: Annotated[str | None, typer.Option(metavar="ESITO")] = None,
-    who: Annotated[str | None, typer.Option(metavar="NOME")] = None,
+    outcome: Annotated[str | None, typer.Option(metavar="OUTCOME")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME")] = None,
 ) -> None:
     """Elenca gli appuntamenti per cui la segreteria deve telefonare; con --done ne chiude uno."""
     from polydesk_dagster.clinic.messages import calls as listed
@@ -219,8 +217,8 @@ def why(
 
 @app.command()
 def preview(
-    kind: Annotated[Shown, typer.Argument(metavar="TIPO")] = Shown.reminder,
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    kind: Annotated[Shown, typer.Argument(metavar="KIND")] = Shown.reminder,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
 ) -> None:
     """Mostra i testi su tre appuntamenti veri, con i nomi mascherati."""
     from polydesk_dagster.clinic.messages.samples import samples
@@ -263,9 +261,9 @@ def lint(json: Json = False) -> None:
 
 @app.command()
 def sensitive(
-    code: Annotated[str, typer.Argument(metavar="PRESTAZIONE")],
+    code: Annotated[str, typer.Argument(metavar="SERVICE")],
     who: Who,
-    clinic: Annotated[str, typer.Option(metavar="CODICE")],
+    clinic: Annotated[str, typer.Option(metavar="CODE")],
     named: Annotated[bool, typer.Option("--never-named/--may-be-named")],
 ) -> None:
     """Decide se una prestazione può essere nominata nei messaggi."""

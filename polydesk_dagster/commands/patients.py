@@ -21,14 +21,12 @@ from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant, Term
 
-app = typer.Typer(
-    help="I pazienti dubbi dell'import: chi sono lo decide una persona, e può ripensarci.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Id = Annotated[int, typer.Argument(metavar="ID")]
 Json = Annotated[bool, typer.Option("--json")]
-Why = Annotated[str, typer.Option(metavar="TESTO")]
-MaybeWhy = Annotated[str | None, typer.Option(metavar="TESTO")]
+Why = Annotated[str, typer.Option(metavar="TEXT")]
+MaybeWhy = Annotated[str | None, typer.Option(metavar="TEXT")]
 
 
 class State(StrEnum):
@@ -57,7 +55,7 @@ FIELDS = (
 
 @app.command()
 def review(
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     state: Annotated[State, typer.Option()] = State.open,
     limit: Annotated[int, typer.Option(min=1)] = 50,
     json: Annotated[bool, typer.Option("--json")] = False,
@@ -134,7 +132,7 @@ def _tell_alike(alike: list[Candidate]) -> None:
 @app.command()
 def link(
     review_id: Id,
-    patient_id: Annotated[int, typer.Argument(metavar="PAZIENTE")],
+    patient_id: Annotated[int, typer.Argument(metavar="PATIENT")],
     reason: MaybeWhy = None,
     json: Json = False,
 ) -> None:
@@ -177,7 +175,7 @@ def reopen(review_id: Id, reason: Why, json: Json = False) -> None:
 
 @app.command()
 def unlink(
-    clinic: Annotated[str, typer.Argument(metavar="CLINICA")],
+    clinic: Annotated[str, typer.Argument(metavar="CLINIC")],
     external_id: Annotated[str, typer.Argument(metavar="IN_STUDIOLAB")],
     reason: Why,
     json: Json = False,

@@ -30,14 +30,14 @@ from polydesk_dagster.outcome import EXIT_STATUS, Outcome, Report
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Count, Instant
 
-app = typer.Typer(help="I piani: che cosa cambierebbe, applicarlo, annullarlo.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Id = Annotated[int, typer.Argument(metavar="ID")]
 Json = Annotated[bool, typer.Option("--json")]
-Rows = Annotated[list[int], typer.Argument(metavar="RIGA…")]
+Rows = Annotated[list[int], typer.Argument(metavar="ROW…")]
 Why = Annotated[
     str | None,
-    typer.Option(metavar="TESTO"),
+    typer.Option(metavar="TEXT"),
 ]
 
 SHOWN = 200
@@ -46,7 +46,7 @@ SHOWN = 200
 
 @app.command("list")
 def list_(
-    service: Annotated[str | None, typer.Option(metavar="CHIAVE")] = None,
+    service: Annotated[str | None, typer.Option(metavar="KEY")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 20,
     everything: Annotated[bool, typer.Option("--all")] = False,
     json: Json = False,
@@ -120,8 +120,8 @@ def show_(
 
 @app.command("quarantine")
 def quarantine_(
-    service: Annotated[str | None, typer.Option(metavar="CHIAVE")] = None,
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    service: Annotated[str | None, typer.Option(metavar="KEY")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     limit: Annotated[int, typer.Option(min=1)] = SHOWN,
     json: Json = False,
 ) -> None:
@@ -165,9 +165,9 @@ def quarantine_(
 def apply_(
     plan_id: Id,
     reason: Why = None,
-    past_guard: Annotated[list[str] | None, typer.Option(metavar="NOME")] = None,
-    confirm: Annotated[str | None, typer.Option(metavar="FRASE")] = None,
-    hold: Annotated[list[int] | None, typer.Option(metavar="RIGA")] = None,
+    past_guard: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
+    confirm: Annotated[str | None, typer.Option(metavar="PHRASE")] = None,
+    hold: Annotated[list[int] | None, typer.Option(metavar="ROW")] = None,
     json: Json = False,
 ) -> None:
     """Applica esattamente le righe di un piano, o dice perché no; con --hold lascia fuori quelle nominate."""

@@ -14,10 +14,10 @@ from polydesk_dagster.commands.show import say, told
 
 
 def report(
-    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATA")],
-    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATA")],
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATE")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE")],
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
 ) -> None:
     """Scrive il resoconto di un periodo: appuntamenti, occupazione, assenze, attese, valore, prenotazione online."""
     from polydesk_dagster.clinic.clinics import clinic_id

@@ -27,20 +27,20 @@ Message = Mapping[str, Any]
 
 
 def run(
-    key: Annotated[str, typer.Argument(metavar="CHIAVE")],
-    clinic: Annotated[str | None, Option(metavar="CODICE")] = None,
+    key: Annotated[str, typer.Argument(metavar="KEY")],
+    clinic: Annotated[str | None, Option(metavar="CODE")] = None,
     preview: Annotated[bool, Option("--preview")] = False,
-    as_of: Annotated[str | None, Option(metavar="ISTANTE")] = None,
+    as_of: Annotated[str | None, Option(metavar="INSTANT")] = None,
     full: Annotated[bool, Option("--full")] = False,
     everyone: Annotated[bool, Option("--everyone")] = False,
     reconcile: Annotated[bool, Option("--reconcile")] = False,
     rollback: Annotated[bool, Option("--rollback")] = False,
     plan: Annotated[int | None, Option(metavar="ID")] = None,
-    past_guard: Annotated[list[str] | None, Option(metavar="NOME")] = None,
-    reason: Annotated[str | None, Option(metavar="TESTO")] = None,
-    confirm: Annotated[str | None, Option(metavar="FRASE")] = None,
+    past_guard: Annotated[list[str] | None, Option(metavar="NAME")] = None,
+    reason: Annotated[str | None, Option(metavar="TEXT")] = None,
+    confirm: Annotated[str | None, Option(metavar="PHRASE")] = None,
     unpaid: Annotated[list[int] | None, Option(metavar="ID")] = None,
-    only: Annotated[list[str] | None, Option(metavar="CHIAVE")] = None,
+    only: Annotated[list[str] | None, Option(metavar="KEY")] = None,
     json: Annotated[bool, Option("--json")] = False,
 ) -> None:
     """Esegue un servizio adesso e dice com'è andata."""

@@ -14,7 +14,7 @@ from polydesk_dagster.values import Instant
 from polydesk_dagster.web import users
 from polydesk_dagster.web.roles import Role
 
-app = typer.Typer(help="Chi entra, e con quale ruolo.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Email = Annotated[str, typer.Argument(metavar="EMAIL")]
 RoleOf = Annotated[Role, typer.Argument()]

@@ -22,8 +22,8 @@ from polydesk_dagster.wire import (
     Record,
     Text,
     Whole,
-    bad,
 )
+from polydesk_dagster.wrong import bad
 
 
 class Listed(Record):

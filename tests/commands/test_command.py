@@ -183,7 +183,7 @@ class TestFailures:
             (["nothing"], "Il comando «nothing» non esiste"),
             (["services", "--nothing"], "L'opzione --nothing non esiste."),
             (["pause", "send_reminders", "--reason", WHY], "Manca --until."),
-            (["plan", "show", "uno"], "ID: Input should"),
+            (["plan", "show", "uno"], "ID: non è un numero intero."),
             (["plan"], "list"),
             (["--lang", "fr", "services"], "--lang fr"),
             (["--lang", "en", "services", "--nothing"], "There is no option --nothing. Help: polydesk services --help"),

@@ -31,11 +31,10 @@ from polydesk_dagster.wire import (
     Record,
     Rejected,
     Text,
-    bad,
     clean,
-    reason,
     storable,
 )
+from polydesk_dagster.wrong import bad, reason
 
 VERSION = 1
 LONGEST_VISIT = timedelta(hours=8)
