@@ -42,7 +42,7 @@ WRONG = [
     (["run", "generate_slots", "--clinic"], "L'opzione --clinic vuole un valore."),
     (["run", "generate_slots", "--json=3"], "L'opzione --json non prende valori."),
     (["plan", "list", "--limit", "0"], "--limit: è minore di 1."),
-    (["plan", "foo"], "Il comando «foo» non esiste; ci sono: list, show, quarantine, apply, undo."),
+    (["plan", "foo"], "Il comando «foo» non esiste; ci sono: list, show,"),
     (["services", "extra"], "Di troppo: extra."),
     (["--foo"], "L'opzione --foo non esiste."),
     (["nope"], "Il comando «nope» non esiste; ci sono: up,"),

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polydesk_dagster.outcome import Counts, Outcome, Report
@@ -103,6 +103,7 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # deep values take long to draw on a busy machine
 @given(VALUES)
 def test_a_value_comes_back_out_of_json_as_it_was(value: Value) -> None:
     assert from_json(json.loads(json.dumps(to_json(value)))) == value
