@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from benchmarks.harness import Bench, Figure, seconds
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
 from polydesk_dagster.sources.events import effects, inbox, intake, looking, staging
+from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab
 
 BACKLOG = 50_000
@@ -68,7 +69,7 @@ def _drain(bench: Bench, url: str) -> Iterator[Figure]:
     with bench.engine() as engine, Studiolab("BO", _address(url, "BO"), DEMO_TOKEN) as feed:
         _make(engine)
         with _Growth() as growth:
-            ours = seconds(lambda: intake.sync(engine, as_of, "BO", feed))
+            ours = seconds(lambda: intake.sync(engine, as_of, "BO", Counted(feed)))
         applied = _applied(engine)
     with bench.engine() as engine, Studiolab("BO", _address(url, "BO"), DEMO_TOKEN) as feed:
         _make(engine)
@@ -133,7 +134,7 @@ def _everything(feed: Studiolab, count: int) -> staging.Batch:
     rows: dict[str, tuple[str | None, ...]] = {}
     after = 0
     while after < count:
-        news = feed.events(after, intake.PAGE)
+        news = feed.news(str(after), intake.PAGE)
         rows |= staging.batch(news.events, news.rejected).rows
         after = news.events[-1].sequence
     return staging.Batch(rows, 0)

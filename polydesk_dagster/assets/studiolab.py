@@ -1,6 +1,7 @@
 """Studiolab's lists as assets: for each one what would change, and what then does."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,8 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, failure, perform, serve
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.sources import lists
-from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.sources.epochs import SourceChangedError
+from polydesk_dagster.sources.port import Source
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 from polydesk_dagster.values import ServiceKey, Several, Term, Value
@@ -63,7 +65,7 @@ class Listing:
 
     @property
     def kind(self) -> Kind:
-        return lists.FEEDS[self.feed].kind
+        return lists.KINDS[self.feed]
 
 
 LISTINGS = (
@@ -105,20 +107,25 @@ def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
     if off is not None:
         return off
 
-    def ask(studiolab: Studiolab) -> Report:
+    def ask(source: Source) -> Report:
         return lists.synchronise(
-            run.engine, studiolab, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview
+            run.engine, source, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview
         )
 
     if listing.per_clinic:
-        with run.polydesk.studiolab(run.clinic or "") as studiolab:
-            return ask(studiolab)
+        try:
+            with closing(run.polydesk.source(run.clinic or "")) as source:
+                if listing.feed in source.capabilities.lists:
+                    return ask(source)
+        except SourceChangedError as error:
+            return Report(Outcome.REFUSED, reasons=(error.reason,))
+        return Report.skipped("list_not_offered", {"what": Term("kind", listing.kind.name)}, run.clinic)
     passed: list[Reason] = []
 
     def failed(clinic: str, error: PolydeskError) -> None:
         passed.append(Reason("other_studiolab", {"why": error.reason}, clinic))
 
-    report = run.polydesk.any_studiolab(ask, failed)
+    report = run.polydesk.any_source(listing.feed, ask, failed)
     return replace(report, reasons=(*report.reasons, *passed))
 
 
@@ -231,7 +238,7 @@ def _needed_first(run: Run, listing: Listing, plan: Plan) -> Reason | None:
     if not plan.tally.get("unmapped"):
         return None
     with run.engine.connect() as connection:
-        looked = [plans.made_by(connection, run.dagster_run, lists.FEEDS[feed].kind.name) for feed in listing.needs]
+        looked = [plans.made_by(connection, run.dagster_run, lists.KINDS[feed].name) for feed in listing.needs]
     for first in filter(None, looked):
         if first.state == "ready" and first.tally.get("create"):
             values: dict[str, Value] = {"plan": first.id, "what": Term("kind", first.kind)}

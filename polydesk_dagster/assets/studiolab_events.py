@@ -1,14 +1,18 @@
 """Studiolab's events: what each clinic's practice-management system says happens, taken in as it happens."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import dagster as dg
 
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, Shown, serve, shown
 from polydesk_dagster.schedules.services import CLINICS
+from polydesk_dagster.sources.epochs import SourceChangedError
 from polydesk_dagster.sources.events import intake, looking
+from polydesk_dagster.sources.events.numbering import feed_of
+from polydesk_dagster.sources.port import Numbers
 from polydesk_dagster.told import teller
 
 EVENTS = ["studiolab", "events"]
@@ -26,10 +30,16 @@ def _take(run: Run, reconcile: bool) -> Report:
     with run.engine.connect() as connection:
         if not looking.active(connection, clinic):
             return Report.skipped("integration_off", None, clinic)
-    with run.polydesk.studiolab(clinic) as feed:
-        if run.preview:
-            return intake.preview(run.engine, clinic, feed)
-        return intake.sync(run.engine, run.as_of, clinic, feed, reconcile=reconcile, progress=run.progress)
+    try:
+        with closing(run.polydesk.source(clinic)) as source:
+            if source.capabilities.news is Numbers.NONE:
+                return Report.skipped("news_not_offered", None, clinic)
+            feed = feed_of(run.engine, clinic, source)
+            if run.preview:
+                return intake.preview(run.engine, clinic, feed)
+            return intake.sync(run.engine, run.as_of, clinic, feed, reconcile=reconcile, progress=run.progress)
+    except SourceChangedError as error:
+        return Report(Outcome.REFUSED, reasons=(error.reason,))
 
 
 @dg.asset(

@@ -37,19 +37,20 @@ def synchronise(
     actor: str = "dagster",
     preview: bool = False,
     etag: Callable[[], str | None] = lambda: None,
+    source: str | None = None,
 ) -> Report:
     """Plan from ``pages`` and apply the plan at once; the plan stays where a guard or a moved row stops it.
 
-    ``etag`` is asked once the pages are read, and kept when we are in step with the source.
+    ``etag`` is asked once the pages are read, and kept as a word of ``source`` when we are in step with it.
     """
     with engine.begin() as connection:
         plan = compare(connection, kind, scope, pages, as_of=as_of)
         seen = show.preview(connection, plan, kind)
         if not plan.writes:
-            remember(connection, kind, scope, plan, as_of=as_of, etag=etag())
+            remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), source=source)
     if preview:
         return seen
-    return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag())
+    return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag(), source=source)
 
 
 def settle(
@@ -61,6 +62,7 @@ def settle(
     as_of: datetime,
     actor: str,
     etag: str | None = None,
+    source: str | None = None,
     reason: str | None = None,
     past_guards: Collection[str] = (),
 ) -> Report:
@@ -69,7 +71,7 @@ def settle(
         report = apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
         in_step_now = kind.source is not None and plan.undoes is None and plan.writes
         if in_step_now and report.outcome is not Outcome.REFUSED:
-            remember(connection, kind, scope, plan, as_of=as_of, etag=etag)
+            remember(connection, kind, scope, plan, as_of=as_of, etag=etag, source=source)
         if plan.undoes is None and report.outcome is not Outcome.REFUSED:
             aside.told(connection, kind, plan)
         seen = show.preview(connection, plan, kind)
@@ -330,20 +332,27 @@ def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]
 
 
 def remember(
-    connection: sa.Connection, kind: Kind, scope: Scope, plan: Plan, *, as_of: datetime, etag: str | None
+    connection: sa.Connection,
+    kind: Kind,
+    scope: Scope,
+    plan: Plan,
+    *,
+    as_of: datetime,
+    etag: str | None,
+    source: str | None = None,
 ) -> None:
-    """Note what the source looked like now that we are in step; its ETag only if nothing of it was left out."""
+    """Note what ``source`` looked like now that we are in step; its ETag only if nothing of it was left out."""
     if plan.failed_guards and not plan.writes:
         return
     left_out = plan.tally.get("conflict", 0) + plan.tally.get("rejected", 0)
     values = plans.parameters(scope, as_of, plan.id)
     connection.execute(
         sa.text("""
-            INSERT INTO source_state (service, scope, records, snapshot, etag, local_version, plan_id, seen_at)
-            VALUES (:service, :scope, :records, :snapshot, :etag, :version, :plan_id, now())
+            INSERT INTO source_state (service, scope, records, snapshot, etag, local_version, plan_id, seen_at, source)
+            VALUES (:service, :scope, :records, :snapshot, :etag, :version, :plan_id, now(), :source)
             ON CONFLICT (service, scope) DO UPDATE SET records = excluded.records, snapshot = excluded.snapshot,
                 etag = excluded.etag, local_version = excluded.local_version, plan_id = excluded.plan_id,
-                seen_at = excluded.seen_at
+                seen_at = excluded.seen_at, source = coalesce(excluded.source, source_state.source)
         """),
         {
             "service": _source_name(kind, scope),
@@ -351,17 +360,21 @@ def remember(
             "records": plan.tally.get("seen", 0),
             "snapshot": plan.snapshot,
             "etag": None if left_out else etag,
+            "source": source,
             "version": _local_version(connection, kind, values),
             "plan_id": plan.id,
         },
     )
 
 
-def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: datetime) -> str | None:
-    """The ETag of the source's state that our rows are in step with; None when they, or what we know, have moved."""
+def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: datetime, source: str) -> str | None:
+    """The ETag of the source's state that our rows are in step with; None when they, or what we know, have moved, or
+    when it is the word of another source."""
     known = connection.execute(
-        sa.text("SELECT etag, local_version FROM source_state WHERE service = :service AND scope = :scope"),
-        {"service": _source_name(kind, scope), "scope": scope.name},
+        sa.text("""
+            SELECT etag, local_version FROM source_state
+            WHERE service = :service AND scope = :scope AND source = :source"""),
+        {"service": _source_name(kind, scope), "scope": scope.name, "source": source},
     ).one_or_none()
     if known is None or known.etag is None:
         return None

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from json import dumps
+from pathlib import Path
+from tomllib import TOMLDecodeError, loads
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
 
+from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime.state.integrations import integration_state, integration_states
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
+from polydesk_dagster.settings import person
+from polydesk_dagster.sources import epochs, integrations, vendors
 from polydesk_dagster.sources.access import check_address, check_token
 from polydesk_dagster.told.state import linked
+
+STUDIOLAB = "studiolab"
+"""The vendor where none is named."""
 
 
 def clinics(json: Annotated[bool, typer.Option("--json")] = False) -> None:
@@ -51,51 +61,82 @@ def integration(
     code: Annotated[str, typer.Argument(metavar="CODE")],
     url: Annotated[str | None, typer.Option()] = None,
     token_env: Annotated[str | None, typer.Option()] = None,
+    vendor: Annotated[str | None, typer.Option()] = None,
+    settings: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
     active: Annotated[bool | None, typer.Option("--on/--off")] = None,
     reports: Annotated[bool | None, typer.Option("--tell-reports/--no-tell-reports")] = None,
+    same: Annotated[bool | None, typer.Option("--same-system/--new-system")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="REASON")] = None,
 ) -> None:
-    """Configura, accende o spegne il collegamento di una clinica a studiolab; senza opzioni lo mostra."""
+    """Configura, accende o spegne il collegamento di una clinica alla sua fonte; senza opzioni lo mostra."""
     try:
         if url is not None:
-            check_address(url)
+            check_address(url, scheme="sftp" if url.startswith("sftp:") else "https")
         if token_env is not None:
             check_token(token_env)
     except ConfigurationError as error:
         raise typer.BadParameter(show.told().reason(error.reason)) from None
+    if same is not None and not is_reason(reason):
+        raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
+    given = None if settings is None else _settings(settings)
+    wanted: dict[str, Any] = {
+        "url": url and url.rstrip("/"),
+        "token": token_env,
+        "vendor": vendor,
+        "settings": None if given is None else dumps(given),
+        "active": active,
+        "reports": reports,
+    }
     with opened() as installation, installation.engine.begin() as connection:
         clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
         if clinic_id is None:
             known = ", ".join(connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")))
             raise typer.BadParameter(say("reason.unknown_clinic", given=code, known=known))
-        _change(
-            connection,
-            clinic_id,
-            {"url": url and url.rstrip("/"), "token": token_env, "active": active, "reports": reports},
-        )
+        _change(connection, clinic_id, wanted)
+        try:
+            if vendor is not None or given is not None:
+                vendors.settings(integrations.configured(connection, code))
+            if same is not None:
+                epoch, why = vendors.epoch(integrations.configured(connection, code)), (reason or "").strip()
+                as_of = datetime.now(UTC)
+                epochs.decide(connection, code, epoch, same=same, actor=person(), reason=why, as_of=as_of)
+        except ConfigurationError as error:
+            raise typer.BadParameter(show.told().reason(error.reason)) from None
         state = integration_state(connection, code, installation.has_token)
     assert state is not None
     show.out().print(f"{code}: {linked(show.told(), state)}")
 
 
-def _change(connection: sa.Connection, clinic_id: int, wanted: dict[str, str | bool | None]) -> None:
+def _settings(file: Path) -> dict[str, Any]:
+    """What a vendor's file of settings (TOML) says."""
+    try:
+        return loads(file.read_text("utf-8"))
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(say("command.integration.not_toml", file=file.name, why=str(error))) from None
+
+
+def _change(connection: sa.Connection, clinic_id: int, wanted: dict[str, Any]) -> None:
     values = wanted | {"clinic": clinic_id}
     known = connection.scalar(sa.text("SELECT 1 FROM integration WHERE clinic_id = :clinic"), values)
+    if all(value is None for value in wanted.values()):
+        return
     if known:
         connection.execute(
             sa.text("""
                 UPDATE integration SET base_url = coalesce(:url, base_url), token_env = coalesce(:token, token_env),
+                       vendor = coalesce(:vendor, vendor), settings = coalesce(CAST(:settings AS jsonb), settings),
                        active = coalesce(:active, active), report_messages = coalesce(:reports, report_messages),
                        updated_at = now()
-                WHERE clinic_id = :clinic AND num_nonnulls(CAST(:url AS text), CAST(:token AS text),
-                                                           CAST(:active AS boolean), CAST(:reports AS boolean)) > 0"""),
+                WHERE clinic_id = :clinic"""),
             values,
         )
-    elif wanted["url"] and wanted["token"]:
-        connection.execute(
-            sa.text("""
-                INSERT INTO integration (clinic_id, base_url, token_env, active, report_messages)
-                VALUES (:clinic, :url, :token, coalesce(:active, false), coalesce(:reports, false))"""),
-            values,
-        )
-    elif any(value is not None for value in wanted.values()):
+        return
+    if (wanted["vendor"] or STUDIOLAB) == STUDIOLAB and not (wanted["url"] and wanted["token"]):
         raise typer.BadParameter(say("command.integration.both_first"))
+    connection.execute(
+        sa.text("""
+            INSERT INTO integration (clinic_id, base_url, token_env, vendor, settings, active, report_messages)
+            VALUES (:clinic, :url, :token, coalesce(:vendor, 'studiolab'), coalesce(CAST(:settings AS jsonb), '{}'),
+                    coalesce(:active, false), coalesce(:reports, false))"""),
+        values,
+    )

@@ -193,7 +193,12 @@ def point_studiolab(engine: sa.Engine, played: list[Played]) -> None:
         with engine.begin() as connection:
             connection.execute(
                 sa.text(r"""
-                    UPDATE integration SET base_url = regexp_replace(base_url, ':\d+/', :port)
-                    WHERE token_env = :name"""),
+                    WITH moved AS (
+                        UPDATE integration SET base_url = regexp_replace(base_url, ':\d+/', :port),
+                                               source = regexp_replace(source, ':\d+/', :port)
+                        WHERE token_env = :name RETURNING clinic_id, source),
+                    cursors AS (UPDATE event_cursor e SET source = m.source FROM moved m
+                                WHERE e.clinic_id = m.clinic_id AND e.source IS NOT NULL)
+                    UPDATE source_state SET source = regexp_replace(source, ':\d+/', :port)"""),
                 {"port": f":{port}/", "name": STUDIOLAB_TOKEN},
             )

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -17,13 +18,13 @@ from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.sources.access import check_address, check_token
-from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.sources import epochs, integrations, vendors
+from polydesk_dagster.sources.port import Source
 
 T = TypeVar("T")
 
 LONGEST_ROUND = 1200.0
-"""Seconds after which no further studiolab is tried: a run has an hour, and each may use up its whole patience."""
+"""Seconds after which no further source is tried: a run has an hour, and each may use up its whole patience."""
 
 
 @lru_cache(maxsize=4)
@@ -52,31 +53,20 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise ConfigurationError("no_central")
         return Central(known.central_url, known.central_token.get_secret_value())
 
-    def studiolab(self, clinic: str) -> Studiolab:
-        """The studiolab of a clinic.
+    def source(self, clinic: str) -> Source:
+        """The source of a clinic; close it.
 
-        Raises ConfigurationError where there is none, or where its token is not in the environment.
+        Raises ConfigurationError where there is none, its settings are wrong or a token is not in the environment, and
+        SourceChangedError where a person must first say whether it is still the same system.
         """
-        with self.engine().connect() as connection:
-            found = connection.execute(
-                sa.text("""
-                    SELECT i.base_url, i.token_env FROM clinic c JOIN integration i ON i.clinic_id = c.id
-                    WHERE c.active AND i.active AND c.code = :clinic
-                """),
-                {"clinic": clinic},
-            ).one_or_none()
-        if found is None:
-            raise ConfigurationError("integration_off", clinic=clinic)
-        check_token(found.token_env, clinic)
-        check_address(found.base_url, clinic)
-        token = settings.secret(found.token_env)
-        if token is None:
-            raise ConfigurationError("token_missing", clinic=clinic, variable=found.token_env)
-        return Studiolab(clinic, found.base_url, token)
+        with self.engine().begin() as connection:
+            link = integrations.configured(connection, clinic, on=True)
+            epochs.meet(connection, clinic, vendors.epoch(link))
+        return vendors.open_source(link, settings.secret)
 
-    def any_studiolab(self, ask: Callable[[Studiolab], T], failed: Callable[[str, PolydeskError], object]) -> T:
-        """What ``ask`` comes to with the first clinic's studiolab that it does not fail with: for what belongs to no
-        clinic. ``failed`` is told of each clinic before that one.
+    def any_source(self, kind: str, ask: Callable[[Source], T], failed: Callable[[str, PolydeskError], object]) -> T:
+        """What ``ask`` comes to with the first clinic's source that has the list ``kind`` and that it does not fail
+        with: for what belongs to no clinic. ``failed`` is told of each clinic before that one.
 
         Raises the first clinic's error where it fails with all of them, and ConfigurationError where there is none.
         """
@@ -88,8 +78,9 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             if first is not None and time.monotonic() - started > LONGEST_ROUND:
                 break
             try:
-                with self.studiolab(clinic) as studiolab:
-                    return ask(studiolab)
+                with closing(self.source(clinic)) as source:
+                    if kind in source.capabilities.lists:
+                        return ask(source)
             except PolydeskError as error:
                 first = first or error
                 failed(clinic, error)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Annotated
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.values import Term
 
-TOKENS = "POLYDESK_STUDIOLAB_TOKEN_"
-"""What the name of every source's token begins with; no other variable may be named."""
-
-_TOKEN = re.compile(rf"{TOKENS}[A-Z0-9_]+")
+# What the name of every source's token is like; no other variable may be named.
+_TOKEN = re.compile(r"POLYDESK_[A-Z0-9]+_TOKEN_[A-Z0-9_]+")
 # 2130706433, 0x7f.1 and the like are addresses to some resolvers, and nobody's name.
 _NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*")
 _METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
@@ -29,14 +30,36 @@ def check_token(variable: str, clinic: str | None = None) -> None:
         raise ConfigurationError("token_name", clinic=clinic, variable=variable)
 
 
-def check_address(url: str, clinic: str | None = None) -> None:
-    """Raises ConfigurationError where ``url`` is no address that a source may have: https (http only on this machine),
-    without user, query or fragment, neither link-local nor a cloud's metadata."""
-    if (why := _wrong(url)) is not None:
+def check_address(url: str, clinic: str | None = None, scheme: str = "https") -> None:
+    """Raises ConfigurationError where ``url`` is no address that a source may have: of ``scheme`` (https; then also
+    http, but only on this machine), without user, query or fragment, neither link-local nor a cloud's metadata."""
+    if (why := _wrong(url, scheme)) is not None:
         raise ConfigurationError("source_address", clinic=clinic, why=Term("address", why))
 
 
-def _wrong(url: str) -> str | None:
+def _token_name(variable: str) -> str:
+    check_token(variable)
+    return variable
+
+
+def _address_of_source(url: str) -> str:
+    check_address(url)
+    return url.rstrip("/")
+
+
+TokenName = Annotated[str, AfterValidator(_token_name)]
+"""A field of a vendor's settings that names the variable of a secret."""
+Address = Annotated[str, AfterValidator(_address_of_source)]
+"""A field that holds an address which is asked over HTTP."""
+
+
+class Settings(BaseModel):
+    """Base of a vendor's settings: what it does not know it refuses, and no value is ever quoted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _wrong(url: str, scheme: str) -> str | None:
     try:
         parts = urlsplit(url)
         host, _ = (parts.hostname or "").rstrip("."), parts.port
@@ -52,7 +75,8 @@ def _wrong(url: str) -> str | None:
     if _is_forbidden(host, address):
         return "forbidden"
     loopback = host == "localhost" or (address is not None and address.is_loopback)
-    return None if parts.scheme == "https" or (parts.scheme == "http" and loopback) else "not_https"
+    fits = parts.scheme == scheme or (scheme == "https" and parts.scheme == "http" and loopback)
+    return None if fits else f"not_{scheme}"
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -7,6 +7,24 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
+from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.sources.port import Link
+
+SETTINGS = "i.settings || jsonb_strip_nulls(jsonb_build_object('url', i.base_url, 'token', i.token_env))"
+"""SQL over an integration ``i``: all that its vendor is to be given."""
+
+
+_LINK = f"SELECT i.vendor, {SETTINGS} AS settings, c.active AND i.active AS on FROM clinic c JOIN integration i"
+
+
+def configured(connection: sa.Connection, clinic: str, *, on: bool = False) -> Link:
+    """A clinic's integration; with ``on`` only one that is. Raises ConfigurationError where there is none."""
+    found = connection.execute(
+        sa.text(f"{_LINK} ON i.clinic_id = c.id WHERE c.code = :clinic"), {"clinic": clinic}
+    ).one_or_none()
+    if found is None or (on and not found.on):
+        raise ConfigurationError("integration_off" if on else "integration_absent", clinic=clinic)
+    return Link(clinic, found.vendor, found.settings)
 
 
 def switch(connection: sa.Connection, clinic: str, *, on: bool, actor: str, as_of: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Keep one clinic in step with its studiolab: which list feeds which record kind, read through the client."""
+"""Keep a clinic in step with its source: which list feeds which record kind, read through the port."""
 
 from __future__ import annotations
 
@@ -22,22 +22,10 @@ from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
 from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
 from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.kinds.services import SERVICE
-from polydesk_dagster.sources.studiolab.client import Page as WirePage
-from polydesk_dagster.sources.studiolab.client import Studiolab, Unchanged
+from polydesk_dagster.sources.port import Page as WirePage
+from polydesk_dagster.sources.port import Source, Unchanged
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import Rejected
-
-Ask = Callable[[Studiolab, str | None], Iterator[WirePage[Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """One list of studiolab: the record kind that it becomes, how it is asked for, and how an unreadable item still
-    says which record it is."""
-
-    kind: Kind
-    ask: Ask
-    identify: Callable[[Any], str | None] = lambda _: None
 
 
 def _service_of(raw: Any) -> str | None:
@@ -45,21 +33,25 @@ def _service_of(raw: Any) -> str | None:
     return name.strip() or None if isinstance(name, str) else None
 
 
-FEEDS = {
-    "municipalities": Feed(MUNICIPALITY, lambda studiolab, etag: studiolab.municipalities(etag=etag)),
-    "collaborators": Feed(COLLABORATOR, lambda studiolab, etag: studiolab.collaborators(etag=etag)),
-    "services": Feed(SERVICE, lambda studiolab, etag: studiolab.services(etag=etag)),
-    "agreements": Feed(AGREEMENT, lambda studiolab, etag: studiolab.agreements(etag=etag)),
-    "prices": Feed(PRICE, lambda studiolab, etag: studiolab.prices(etag=etag), _service_of),
-    "patients": Feed(patients.PATIENT, lambda studiolab, etag: studiolab.patient_items(etag=etag)),
+KINDS: Mapping[str, Kind] = {
+    "municipalities": MUNICIPALITY,
+    "collaborators": COLLABORATOR,
+    "services": SERVICE,
+    "agreements": AGREEMENT,
+    "prices": PRICE,
+    "patients": patients.PATIENT,
 }
+"""The record kind that each list becomes."""
+
+IDENTIFY: Mapping[str, Callable[[Any], str | None]] = {"prices": _service_of}
+"""How an unreadable item of a list still says which record it is, where its own key does not."""
 
 
 @dataclass(slots=True)
 class _Reading:
     """The pages of one reading, as the engine takes them; remembers the list's ETag on the way."""
 
-    feed: Feed
+    kind: str
     pages: Iterable[WirePage[Any]]
     etag: str | None = field(default=None, init=False)
 
@@ -70,7 +62,7 @@ class _Reading:
             yield Page(page.number, page.records, bad, page.snapshot, page.total)
 
     def _unreadable(self, rejected: Rejected) -> Unreadable:
-        key = rejected.key or self.feed.identify(rejected.raw)
+        key = rejected.key or IDENTIFY.get(self.kind, lambda _: None)(rejected.raw)
         return Unreadable(
             key,
             "invalid",
@@ -81,7 +73,7 @@ class _Reading:
 
 def synchronise(
     engine: sa.Engine,
-    studiolab: Studiolab,
+    source: Source,
     feed: str,
     scope: Scope,
     *,
@@ -89,7 +81,7 @@ def synchronise(
     actor: str = "dagster",
     preview: bool = False,
 ) -> Report:
-    """Read the list ``feed``, plan, and without ``preview`` apply.
+    """Read the list ``feed`` of ``source``, plan, and without ``preview`` apply.
 
     A list that has not changed since we were last in step with it is not read again. Where somebody else has written
     between comparing and applying (another clinic's import the same new patient), all of it is done once more.
@@ -97,15 +89,15 @@ def synchronise(
     Raises:
         TransientError, PermanentError: when it cannot be read whole; nothing has changed then.
     """
-    report = _once(engine, studiolab, feed, scope, as_of=as_of, actor=actor, preview=preview)
+    report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview)
     if is_stale(report):
-        report = _once(engine, studiolab, feed, scope, as_of=as_of, actor=actor, preview=preview)
+        report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview)
     return report
 
 
 def _once(
     engine: sa.Engine,
-    studiolab: Studiolab,
+    source: Source,
     feed: str,
     scope: Scope,
     *,
@@ -113,26 +105,27 @@ def _once(
     actor: str,
     preview: bool,
 ) -> Report:
-    this = FEEDS[feed]
+    kind = KINDS[feed]
     with engine.connect() as connection:
-        etag = engine_of_plans.known_etag(connection, this.kind, scope, as_of=as_of)
+        etag = engine_of_plans.known_etag(connection, kind, scope, as_of=as_of, source=source.epoch)
         known = _known(connection, feed, scope)
-    reading = _Reading(this, this.ask(studiolab, etag))
+    reading = _Reading(feed, source.list(feed, etag=etag))
     differing: list[Mapping[str, Any]] = []
     pages: Iterable[Page] = patients.missing_only(reading, known, differing) if known else reading
     try:
         report = engine_of_plans.synchronise(
             engine,
-            this.kind,
+            kind,
             scope,
             pages,
             as_of=as_of,
             actor=actor,
             preview=preview,
             etag=lambda: reading.etag,
+            source=source.epoch,
         )
     except Unchanged:
-        report = engine_of_plans.in_step(this.kind, scope)
+        report = engine_of_plans.in_step(kind, scope)
     return report if feed != "patients" else _with_claims(engine, report, scope, differing, as_of, preview=preview)
 
 

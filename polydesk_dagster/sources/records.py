@@ -1,4 +1,4 @@
-"""The records of studiolab as they come over the wire; fields have the contract's names."""
+"""The records of every source, in the field names of studiolab's contract: an adapter brings its own into them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from polydesk_dagster.wrong import bad
 
 
 class Listed(Record):
-    """A record of one of the paged lists: where the list is, and which field identifies a record if one does."""
+    """A record of one of the lists, and which of its fields identifies it if one does."""
 
-    PATH: ClassVar[str]
     KEY: ClassVar[str | None] = "id"
 
 
@@ -39,7 +38,6 @@ def _in_order(first: Any, last: Any) -> None:
 
 
 class Municipality(Listed):
-    PATH = "/municipalities"
     KEY = "cadastral_code"
 
     cadastral_code: Cadastral
@@ -61,8 +59,6 @@ class Municipality(Listed):
 
 
 class Patient(Listed):
-    PATH = "/patients"
-
     id: Text
     fiscal_code: OptionalText = None
     """Codice fiscale, STP or ENI as studiolab has it: may be wrong."""
@@ -83,8 +79,6 @@ class Patient(Listed):
 
 
 class Collaborator(Listed):
-    PATH = "/collaborators"
-
     id: Text
     title: OptionalText = None
     last_name: Text
@@ -97,8 +91,6 @@ class Collaborator(Listed):
 
 
 class Service(Listed):
-    PATH = "/services"
-
     id: Text
     code: Text
     name: Prose
@@ -109,8 +101,6 @@ class Service(Listed):
 
 
 class Agreement(Listed):
-    PATH = "/agreements"
-
     id: Text
     name: Text
     kind: Literal["insurance", "fund", "company", "public"]
@@ -125,7 +115,6 @@ class Agreement(Listed):
 
 
 class Price(Listed):
-    PATH = "/prices"
     KEY = None
 
     service_id: Text

@@ -7,10 +7,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from polydesk_dagster.changes.audit import is_reason
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime.state.integrations import integration_states
 from polydesk_dagster.runtime.state.model import BROKEN
 from polydesk_dagster.settings import secret
-from polydesk_dagster.sources import integrations
+from polydesk_dagster.sources import epochs, integrations, vendors
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of
@@ -47,4 +49,26 @@ def switch(request: Request) -> Response:
     with door.engine.begin() as connection:
         if not integrations.switch(connection, clinic, on=on, actor=person.signature, as_of=door.now()):
             raise HTTPException(404)
+    return RedirectResponse("/cliniche", 303)
+
+
+@pages.post("/cliniche/{clinic}/fonte", May.APPLY)
+def source(request: Request) -> Response:
+    """Say whether a clinic's source, which leads elsewhere than before, is the same system."""
+    door: Door = request.state.door
+    person: Person = request.state.person
+    clinic = clinic_of(request, request.path_params["clinic"])
+    assert clinic is not None
+    reason = str(request.state.form.get("reason", "")).strip()
+    answer = request.state.form.get("same")
+    if answer not in {"0", "1"} or not is_reason(reason):
+        raise HTTPException(422)
+    with door.engine.begin() as connection:
+        try:
+            epoch = vendors.epoch(integrations.configured(connection, clinic))
+        except ConfigurationError as error:
+            raise HTTPException(404) from error
+        epochs.decide(
+            connection, clinic, epoch, same=answer == "1", actor=person.signature, reason=reason, as_of=door.now()
+        )
     return RedirectResponse("/cliniche", 303)

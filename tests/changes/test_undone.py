@@ -32,7 +32,7 @@ def past(lab: Lab, feed: str, report: Report, *guards: str) -> Report:
     plan = lab.plan(report)
     scope = Scope(plan.service, plan.clinic, plan.clinic_id)
     reason = "deciso con la direzione"
-    kind = lists.FEEDS[feed].kind
+    kind = lists.KINDS[feed]
     given = guards or ("undone_before",)
     return settle(lab.engine, kind, scope, plan, as_of=world.AS_OF, actor="desk:anna", reason=reason, past_guards=given)
 

@@ -14,6 +14,7 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.sources.events import intake
+from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from tests import world
 from tests.sources.test_remote_policy import FAST
@@ -38,7 +39,7 @@ class Lab:
     def sync(self, later: timedelta = timedelta(), **options: Any) -> Report:
         """Run ``later`` than the last time."""
         self.as_of += later or timedelta(milliseconds=1)
-        return intake.sync(self.engine, self.as_of, CODE, self.client, **options)
+        return intake.sync(self.engine, self.as_of, CODE, Counted(self.client), **options)
 
     def rows(self, statement: str, **parameters: Any) -> list[Any]:
         with self.engine.connect() as connection:

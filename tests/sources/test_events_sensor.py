@@ -180,7 +180,7 @@ def test_a_missing_token_is_named_and_asks_nothing(engine: sa.Engine) -> None:
 
 
 def _seen(code: str, newest: int | None) -> Seen:
-    return Seen(Clinic(1, code, "", "", 0, 0, (), None, 0, None, None, False), newest, "")
+    return Seen(Clinic(1, code, "studiolab", {}, None, 0, 0, (), None, 0, None, None, False), newest, "")
 
 
 def test_a_runs_key_carries_the_attempt() -> None:

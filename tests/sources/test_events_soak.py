@@ -28,6 +28,7 @@ from polydesk_dagster.database.migrate import create_database, migrate
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import Feed, StudiolabSimulator, random_events
 from polydesk_dagster.sources.events import intake
+from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from tests.sources.events_world import CODE, FAST, records
 
@@ -57,13 +58,14 @@ from sqlalchemy.engine import make_url
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.sources.events import intake
+from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from tests.sources.events_world import CODE, FAST
 engine = create_engine(make_url(sys.argv[1]))
 with Studiolab(CODE, sys.argv[2], sys.argv[3], FAST) as feed:
     for instant in sys.stdin:
         try:
-            intake.sync(engine, datetime.fromisoformat(instant.strip()), CODE, feed, page=int(sys.argv[4]))
+            intake.sync(engine, datetime.fromisoformat(instant.strip()), CODE, Counted(feed), page=int(sys.argv[4]))
             print("done", flush=True)
         except (TransientError, sa.exc.OperationalError) as error:
             print("failed", type(error).__name__, flush=True)
@@ -234,7 +236,7 @@ def test_a_long_bad_day_ends_in_the_state_that_the_events_tell(own_server: tuple
         with Studiolab(CODE, address, DEMO_TOKEN, FAST) as client:
             for pause in (timedelta(minutes=11), *(timedelta(hours=7),) * 6):
                 as_of += pause
-                intake.sync(engine, as_of, CODE, client)
+                intake.sync(engine, as_of, CODE, Counted(client))
     state, fate = expected(published)
     with engine.connect() as connection:
         ours = held(connection)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -12,9 +11,11 @@ from polydesk_dagster.demo.simulators import dataset
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError, TransientError
-from polydesk_dagster.sources.records import Price
-from polydesk_dagster.sources.studiolab.client import GoneError, Page, Studiolab, Unchanged
+from polydesk_dagster.sources.port import GoneError, Page, Unchanged
+from polydesk_dagster.sources.records import Patient, Price
+from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
+from polydesk_dagster.wire import sort_records
 from tests import world
 from tests.sources.test_remote_policy import FAST
 
@@ -48,7 +49,7 @@ def collect(pages: Iterable[Page[Price]]) -> list[Page[Price]]:
 
 def test_a_list_comes_in_pages_and_whole(lab: tuple[StudiolabSimulator, Studiolab]) -> None:
     _, client = lab
-    pages = collect(client.prices())
+    pages = collect(client.list("prices"))
     assert [len(page.records) for page in pages] == [1000, 1000, 500]
     prices = [price for page in pages for price in page.records]
     assert prices[33].amount == Decimal("33.50")
@@ -57,21 +58,21 @@ def test_a_list_comes_in_pages_and_whole(lab: tuple[StudiolabSimulator, Studiola
 
 def test_an_unchanged_list_is_not_an_empty_one(lab: tuple[StudiolabSimulator, Studiolab]) -> None:
     simulator, client = lab
-    etag = collect(client.prices())[0].etag
+    etag = collect(client.list("prices"))[0].etag
     with pytest.raises(Unchanged):
-        collect(client.prices(etag=etag))
+        collect(client.list("prices", etag=etag))
     simulator.hold("BO01", {"prices": PRICES[1:]})
-    assert sum(len(page.records) for page in collect(client.prices(etag=etag))) == 2499
+    assert sum(len(page.records) for page in collect(client.list("prices", etag=etag))) == 2499
 
 
 def test_a_list_that_changes_is_read_from_its_beginning(lab: tuple[StudiolabSimulator, Studiolab]) -> None:
     simulator, client = lab
     simulator.fail("snapshot", "/prices", after=1, times=1)
-    assert sum(len(page.records) for page in collect(client.prices())) == 2500
+    assert sum(len(page.records) for page in collect(client.list("prices"))) == 2500
     simulator.requests.clear()
     simulator.fail("snapshot", "/prices", times=None)
     with pytest.raises(TransientError, match="list_keeps_changing"):
-        collect(client.prices())
+        collect(client.list("prices"))
     assert len(simulator.requests) == 8
 
 
@@ -79,11 +80,11 @@ def test_a_list_that_ends_early_or_in_a_circle_is_no_list(lab: tuple[StudiolabSi
     simulator, client = lab
     simulator.fail("top", "/prices", field="next_page", value=None, times=None)
     with pytest.raises(TransientError, match="read=1000, total=2500"):
-        collect(client.prices())
+        collect(client.list("prices"))
     simulator.faults.clear()
     simulator.fail("top", "/prices", field="next_page", value="1000", times=None)
     with pytest.raises(PermanentError, match="list_repeats_page"):
-        collect(client.prices())
+        collect(client.list("prices"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_another_shape_is_refused(lab: tuple[StudiolabSimulator, Studiolab], fie
     simulator, client = lab
     simulator.fail("top", "/prices", field=field, value=value)
     with pytest.raises(PermanentError, match="remote_shape"):
-        collect(client.prices())
+        collect(client.list("prices"))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_bad_price_is_rejected_alone(
 ) -> None:
     simulator, client = lab
     simulator.fail("set", "/prices", after=1, item=3, field=field, value=value)
-    pages = collect(client.prices())
+    pages = collect(client.list("prices"))
     assert sum(len(page.records) for page in pages) == 2499
     (rejected,) = pages[1].rejected
     assert rejected.position == 1003
@@ -148,8 +149,8 @@ def test_a_reason_never_holds_a_patients_value(lab: tuple[StudiolabSimulator, St
     simulator, client = lab
     for field in ("birth_date", "birth_place", "sex", "updated_at"):
         simulator.fail("set", "/patients", field=field, value="RSSNNA80A41H501X")
-    (page,) = client.patients(updated_since=datetime(2026, 1, 1, tzinfo=UTC))
-    (rejected,) = page.rejected
+    (page,) = client.list("patients")
+    (rejected,) = sort_records(Patient, page.records, "id").rejected
     assert rejected.key == "P1"
     assert "RSSNNA" not in teller().reason(rejected.reason)
     assert all(
@@ -160,22 +161,23 @@ def test_a_reason_never_holds_a_patients_value(lab: tuple[StudiolabSimulator, St
 def test_untidy_names_are_tidied(lab: tuple[StudiolabSimulator, Studiolab]) -> None:
     simulator, client = lab
     simulator.fail("untidy", "/patients")
-    (page,) = client.patients()
-    assert page.records[0].last_name == "Rossi"
+    (page,) = client.list("patients")
+    (patient,) = sort_records(Patient, page.records).valid
+    assert patient.last_name == "Rossi"
 
 
 def test_news_and_the_end_of_memory(lab: tuple[StudiolabSimulator, Studiolab]) -> None:
     simulator, client = lab
     simulator.publish("BO01", *({"type": "price_list.changed", "entity": {"type": "price_list", "id": "L"}},) * 5)
-    news = client.events(2, 10)
+    news = client.news("2", 10)
     assert ([event.sequence for event in news.events], news.last_sequence) == ([3, 4, 5], 5)
     simulator.feed("BO01").forget(4)
     with pytest.raises(GoneError) as caught:
-        client.events(1, 10)
+        client.news("1", 10)
     assert caught.value.oldest == 4
-    assert client.events(3, 10).size == 2
+    assert client.news("3", 10).size == 2
     simulator.fail("set", "/events", field="sequence", value="4")
-    assert client.events(3, 10).rejected[0].key is not None
+    assert client.news("3", 10).rejected[0].key is not None
 
 
 def test_one_clinics_fault_is_not_anothers(lab: tuple[StudiolabSimulator, Studiolab]) -> None:
@@ -183,9 +185,9 @@ def test_one_clinics_fault_is_not_anothers(lab: tuple[StudiolabSimulator, Studio
     simulator.hold("MI01", {"prices": PRICES[:1]})
     simulator.fail("status", "/BO01/api/v1/prices", status=401, times=None)
     with Studiolab("MI01", client.remote.url.replace("BO01", "MI01"), DEMO_TOKEN, FAST) as other:
-        assert len(collect(other.prices())[0].records) == 1
+        assert len(collect(other.list("prices"))[0].records) == 1
     with pytest.raises(PermanentError, match="'of': 'BO01'"):
-        collect(client.prices())
+        collect(client.list("prices"))
 
 
 def test_the_lists_of_a_clinic_come_from_its_own_records(connection: sa.Connection) -> None:

@@ -64,6 +64,23 @@ def test_a_clinic_s_studiolab_is_switched_by_who_acts_for_it(served: Served) -> 
     assert (said.action, said.clinic) == ("integration_off", "MI01")
 
 
+def test_a_source_with_another_address_is_asked_about_on_the_page(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        mine = world.clinic(connection, code="MI01")
+        world.integration(connection, mine, "https://new.example/api/v1", source="studiolab https://old.example/api/v1")
+    with served.signed_in("manager", clinic=mine) as browser:
+        assert "altro indirizzo" in browser.get("/cliniche").text
+        asked = "/cliniche/MI01/fonte"
+        assert browser.post(asked, data=served.form(browser, same="1", reason="sì")).status_code == 422
+        assert browser.post(asked, data=served.form(browser, same="?", reason="nuovo server")).status_code == 422
+        assert browser.post(asked, data=served.form(browser, same="1", reason="nuovo server")).status_code == 303
+        assert "altro indirizzo" not in browser.get("/cliniche").text
+    with served.door.engine.connect() as connection:
+        said = connection.execute(sa.text("SELECT actor, action, clinic FROM audit ORDER BY id DESC LIMIT 1")).one()
+    assert said.actor.startswith("manager:")
+    assert (said.action, said.clinic) == ("source_same", "MI01")
+
+
 def test_a_period_that_makes_no_sense_is_said(served: Served) -> None:
     with served.signed_in("manager") as browser:
         for query in ("dal=ieri", "dal=2026-02-01&al=2026-01-01", "dal=2000-01-01&al=2026-01-01"):

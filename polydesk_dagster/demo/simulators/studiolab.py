@@ -66,6 +66,8 @@ class Feed:
     last: int = 0
     oldest: int = 1
     shuffled: bool = False
+    history: str | None = None
+    """What it calls this history of itself, if it says."""
 
     def publish(self, publication: Publication) -> list[dict[str, Any]]:
         sequence = self.last + 1 if publication.sequence is None else publication.sequence
@@ -179,7 +181,8 @@ class StudiolabSimulator(Simulator):
         feed = self.feed(request.path_params.get("clinic", DEMO))
         if after < feed.oldest - 1:
             return problem(410, "Gone", oldest_sequence=feed.oldest)
-        return Reply({"items": feed.page(after, limit), "last_sequence": feed.last})
+        named = {} if feed.history is None else {"epoch": feed.history}
+        return Reply({"items": feed.page(after, limit), "last_sequence": feed.last, **named})
 
     async def _list(self, request: Request) -> Reply:
         name = request.url.path.rsplit("/", 1)[-1]

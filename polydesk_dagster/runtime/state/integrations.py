@@ -10,12 +10,17 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.why import read
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
+from polydesk_dagster.sources import vendors
+from polydesk_dagster.sources.integrations import SETTINGS
+from polydesk_dagster.sources.port import Link as SourceLink
 
-CLINICS = """
+CLINICS = f"""
     SELECT c.code AS clinic, c.name, c.time_zone, c.language, c.active,
            (SELECT count(*) FROM agenda a WHERE a.clinic_id = c.id AND a.active) AS agendas,
-           i.base_url, i.token_env, i.active AS on, e.stopped_at, e.stopped_reason, coalesce(e.failures, 0) AS failures,
+           coalesce(i.base_url, i.vendor) AS base_url, i.token_env, i.active AS on, i.vendor, i.source,
+           {SETTINGS} AS settings, e.stopped_at, e.stopped_reason, coalesce(e.failures, 0) AS failures,
            e.down_since, e.quiet_until, e.read_at,
            EXISTS (SELECT FROM service_run r WHERE r.clinic_id = c.id AND r.service = 'sync_events') AS asked
     FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id LEFT JOIN event_cursor e ON e.clinic_id = c.id
@@ -64,10 +69,20 @@ def _link(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> 
         return Link.OFF
     if not row.active:
         return Link.CLINIC_OFF
-    if not has_token(row.token_env):
+    if row.source is not None and _leads_to(row) != row.source:
+        return Link.CHANGED
+    if row.token_env is not None and not has_token(row.token_env):
         return Link.TOKEN_MISSING
     if row.stopped_at is not None:
         return Link.STOPPED
     if row.failures:
         return Link.UNREACHABLE
     return Link.WELL if row.read_at is not None or row.asked else Link.NOT_ASKED
+
+
+def _leads_to(row: sa.Row[tuple[object, ...]]) -> str:
+    """Which source the integration names now; the known one where its settings are wrong, which is told elsewhere."""
+    try:
+        return vendors.epoch(SourceLink(row.clinic, row.vendor, row.settings))
+    except ConfigurationError:
+        return str(row.source)

@@ -160,6 +160,8 @@ class ServiceState:
 class Link(StrEnum):
     """How a clinic's integration with studiolab is, worst first."""
 
+    CHANGED = "changed"
+    """It leads elsewhere than before: a person must say whether that is the same system."""
     TOKEN_MISSING = "token_missing"  # noqa: S105 - the name of a state
     STOPPED = "stopped"
     """Its news cannot be followed any more: a person must reconcile."""
@@ -175,7 +177,7 @@ class Link(StrEnum):
     WELL = "well"
 
 
-BROKEN = frozenset({Link.TOKEN_MISSING, Link.STOPPED, Link.UNREACHABLE})
+BROKEN = frozenset({Link.TOKEN_MISSING, Link.CHANGED, Link.STOPPED, Link.UNREACHABLE})
 """Links for which somebody must look."""
 
 
@@ -193,6 +195,7 @@ class IntegrationState:
     """Active ones."""
     link: Link
     base_url: str | None
+    """Where it leads; None where there is no integration. Of a source without an address, its name."""
     token_env: str | None
     """The name of the variable that holds its token, never the token."""
     since: datetime | None

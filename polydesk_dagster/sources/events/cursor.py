@@ -20,27 +20,34 @@ class Cursor:
     down_since: datetime | None
 
 
-def load(connection: sa.Connection, clinic: str) -> Cursor:
+def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
+    """Where ``source`` was read to; a cursor that belonged to none yet is its from now on.
+
+    Raises:
+        PermanentError: there is no such clinic, or the cursor is of another source.
+    """
     row = connection.execute(
         sa.text("""
-            WITH made AS (INSERT INTO event_cursor (clinic_id) SELECT id FROM clinic WHERE code = :clinic
-                          ON CONFLICT DO NOTHING)
-            SELECT c.id, coalesce(e.sequence, 0), e.stopped_reason, e.down_since
-            FROM clinic c LEFT JOIN event_cursor e ON e.clinic_id = c.id WHERE c.code = :clinic"""),
-        {"clinic": clinic},
+            INSERT INTO event_cursor AS e (clinic_id, source) SELECT id, :source FROM clinic WHERE code = :clinic
+            ON CONFLICT (clinic_id) DO UPDATE SET source = coalesce(e.source, excluded.source)
+            RETURNING clinic_id, sequence, stopped_reason, down_since, source"""),
+        {"clinic": clinic, "source": source},
     ).one_or_none()
     if row is None:
         raise PermanentError("clinic_missing", clinic=clinic)
-    return Cursor(row[0], clinic, *row[1:])
+    if row.source != source:
+        raise PermanentError("source_changed", clinic=clinic)
+    return Cursor(row.clinic_id, clinic, *row[1:4])
 
 
 START = """
 SELECT e.sequence, CAST(e.anchor AS text),
        least(e.sequence - CAST(e.anchor IS NOT NULL AS integer),
-             (SELECT min(lower(span)) - 1 FROM event_gap g WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL))
+             (SELECT min(lower(span)) - 1 FROM event_gap g WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL)),
+       e.history
 FROM event_cursor e WHERE e.clinic_id = :clinic"""
 """Where the cursor stands, on which event, and after which number to read: before the oldest open gap, and before that
-event, which is seen again."""
+event, which is seen again; and what the source called its history then."""
 
 
 LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"
@@ -67,7 +74,7 @@ WHERE e.clinic_id = :clinic"""
 MOVE = """
 UPDATE event_cursor SET anchor = CASE WHEN :highest > sequence THEN CAST(:anchor AS uuid) ELSE anchor END,
                         sequence = greatest(sequence, :highest), read_at = :as_of, failures = 0, quiet_until = NULL,
-                        down_since = NULL
+                        down_since = NULL, history = coalesce(:history, history)
 WHERE clinic_id = :clinic"""
 
 LOSE_GAPS = """
@@ -79,7 +86,7 @@ WHERE clinic_id = :clinic AND lost_at IS NULL
 STOP = "UPDATE event_cursor SET stopped_at = :as_of, stopped_reason = :reason WHERE clinic_id = :clinic"
 
 GO_ON = """
-UPDATE event_cursor SET sequence = :sequence, anchor = NULL, stopped_at = NULL, stopped_reason = NULL
+UPDATE event_cursor SET sequence = :sequence, anchor = NULL, history = NULL, stopped_at = NULL, stopped_reason = NULL
 WHERE clinic_id = :clinic"""
 
 LOST = """

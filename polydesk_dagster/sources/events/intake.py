@@ -22,8 +22,8 @@ from polydesk_dagster.sources.events import cursor as cursors
 from polydesk_dagster.sources.events import effects, inbox, staging
 from polydesk_dagster.sources.events.cursor import Cursor
 from polydesk_dagster.sources.events.staging import Batch
+from polydesk_dagster.sources.port import GoneError, News
 from polydesk_dagster.sources.records import Event
-from polydesk_dagster.sources.studiolab.client import GoneError, News
 from polydesk_dagster.values import Instant, Value
 from polydesk_dagster.wire import sort_records
 
@@ -38,7 +38,10 @@ GAP_PATIENCE = timedelta(minutes=10)
 
 
 class Feed(Protocol):
-    """Where news comes from: ``client.Studiolab`` is one."""
+    """Where news comes from, by number: ``numbering.feed_of`` makes one of a source."""
+
+    @property
+    def epoch(self) -> str: ...
 
     def events(self, after: int, limit: int) -> News: ...
 
@@ -79,7 +82,7 @@ def sync(
         PermanentError: studiolab refuses, or answers in another shape.
     """
     with engine.begin() as connection:
-        cursor = cursors.load(connection, clinic)
+        cursor = cursors.load(connection, clinic, feed.epoch)
     if cursor.stopped and not reconcile:
         return Report.refused("events_stopped", {"why": read(cursor.stopped)}, clinic)
     round_ = _Round(engine, as_of, cursor, feed, page)
@@ -168,9 +171,11 @@ class _Round:
     def read(self, pages: int, progress: Callable[[int, int, str], None] | None) -> int:
         """Page through the news; returns how many numbers are left for the next run where ``pages`` were not enough."""
         with self.engine.begin() as connection:
-            sequence, anchor, after = self.run(connection, cursors.START).one()
+            sequence, anchor, after, history = self.run(connection, cursors.START).one()
         left = 0
         for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
+            if None not in {news.history, history} and news.history != history:
+                raise _OtherHistoryError("events_other_epoch")
             if news.last_sequence < sequence:
                 raise _OtherHistoryError("events_went_back", last=news.last_sequence, known=sequence)
             self.take(_without_anchor(news, sequence, anchor))
@@ -201,7 +206,13 @@ class _Round:
                 self.run(connection, cursors.FILL_GAPS, sequences=sequences)
                 self.run(connection, cursors.NOTE_GAPS, sequences=sequences, highest=highest, far=FAR)
             at = [event.id for event in news.events if event.sequence == highest]
-            self.run(connection, cursors.MOVE, highest=highest, anchor=at[0] if len(set(at)) == 1 else None)
+            self.run(
+                connection,
+                cursors.MOVE,
+                highest=highest,
+                anchor=at[0] if len(set(at)) == 1 else None,
+                history=news.history,
+            )
         self.tally.read += len(news.events) + len(news.rejected)
 
     def settle(self, connection: sa.Connection) -> None:
@@ -234,7 +245,7 @@ class _Round:
     def is_other_history(self) -> bool:
         """Whether the feed was stopped because another event stood where the cursor is."""
         stopped = read(self.cursor.stopped)
-        return stopped is not None and stopped.code == "events_other_history"
+        return stopped is not None and stopped.code in {"events_other_history", "events_other_epoch"}
 
     def reconcile(self) -> list[Reason]:
         """Find where the feed can be taken up again, note what is lost, and ask for what must be compared whole."""
@@ -314,6 +325,10 @@ class _Overlap:
     round_: _Round
     sequence: int
 
+    @property
+    def epoch(self) -> str:
+        return self.round_.feed.epoch
+
     def events(self, after: int, limit: int) -> News:
         try:
             return self.round_.feed.events(after, limit)
@@ -356,7 +371,7 @@ def _reread(due: Sequence[Any]) -> Batch:
 def preview(engine: sa.Engine, clinic: str, feed: Feed) -> Report:
     """What the next run would read, by type; takes nothing in."""
     with engine.begin() as connection:
-        cursor = cursors.load(connection, clinic)
+        cursor = cursors.load(connection, clinic, feed.epoch)
     try:
         news = feed.events(cursor.sequence, PAGE)
     except GoneError as error:

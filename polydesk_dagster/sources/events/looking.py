@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
+import httpx
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from polydesk_dagster import remote
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
-from polydesk_dagster.sources.access import check_address, check_token
+from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.events.intake import trusted_numbers
-from polydesk_dagster.sources.studiolab.client import GONE, GoneError, news, system
+from polydesk_dagster.sources.integrations import SETTINGS
+from polydesk_dagster.sources.port import Glancing, GoneError, Link, News, Numbers, Secret, Vendor
 from polydesk_dagster.values import Duration, Instant, Reason
 
 POLICY = Policy(connect=15, read=15, write=15, request=20, attempts=1)
@@ -38,8 +43,10 @@ class Clinic:
 
     id: int
     code: str
-    base_url: str
-    token_env: str
+    vendor: str
+    settings: Mapping[str, Any]
+    source: str | None
+    """Whose state we hold; None: nobody's yet."""
     sequence: int
     after: int
     """Where to look from: before the oldest open gap."""
@@ -51,6 +58,12 @@ class Clinic:
     down_since: datetime | None
     due: bool
     """Whether something parked is to be tried again."""
+    token: str | None = None
+    """What a source that does not count its events is to be asked with."""
+
+    @property
+    def link(self) -> Link:
+        return Link(self.code, self.vendor, self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +76,15 @@ class Seen:
     error: PolydeskError | None = None
 
 
-CLINICS = """
-SELECT c.id, c.code, i.base_url, i.token_env, coalesce(e.sequence, 0) AS sequence,
+CLINICS = f"""
+SELECT c.id, c.code, i.vendor, {SETTINGS} AS settings, i.source, coalesce(e.sequence, 0) AS sequence,
        least(coalesce(e.sequence, 0), coalesce(min(lower(g.span)) - 1, e.sequence, 0)) AS after,
-       coalesce(array_agg(ARRAY[lower(g.span), upper(g.span)]) FILTER (WHERE g.span IS NOT NULL), '{}') AS missing,
+       coalesce(array_agg(ARRAY[lower(g.span), upper(g.span)]) FILTER (WHERE g.span IS NOT NULL), '{{}}') AS missing,
        e.stopped_reason AS stopped, coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since,
        EXISTS (SELECT FROM event_inbox p
-               WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due
+               WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due,
+       (SELECT f.token FROM feed_number f WHERE f.clinic_id = c.id AND f.token IS NOT NULL
+        ORDER BY f.sequence DESC LIMIT 1) AS token
 FROM clinic c JOIN integration i ON i.clinic_id = c.id
 LEFT JOIN event_cursor e ON e.clinic_id = c.id
 LEFT JOIN event_gap g ON g.clinic_id = c.id AND g.lost_at IS NULL
@@ -100,63 +115,84 @@ def look(
 ) -> list[Seen]:
     """Look at all of them side by side; one that fails or is slow is a finding of its own, never of the others."""
     seen: dict[int, Seen] = {}
-    wanted: list[tuple[Clinic, str]] = []
+    wanted: list[_Wanted] = []
     for clinic in known:
-        if clinic.stopped is not None:
-            seen[clinic.id] = Seen(clinic, None, Reason("feed_stopped", {"why": read(clinic.stopped)}))
-        elif clinic.quiet_until is not None and clinic.quiet_until > as_of:
-            since = Instant(clinic.down_since or as_of)
-            wait = Duration((clinic.quiet_until - as_of).total_seconds())
-            seen[clinic.id] = Seen(clinic, None, Reason("left_in_peace", {"since": since, "wait": wait}))
-        elif (refused := _refused(clinic)) is not None:
-            seen[clinic.id] = Seen(clinic, None, refused.reason, refused)
-        elif (secret := token(clinic.token_env)) is None:
-            missing = ConfigurationError("token_missing", variable=clinic.token_env)
-            seen[clinic.id] = Seen(clinic, None, missing.reason, missing)
+        found = _ready(clinic, as_of, token)
+        if isinstance(found, Seen):
+            seen[clinic.id] = found
         else:
-            wanted.append((clinic, secret))
+            wanted.append(found)
     if wanted:
-        for found in asyncio.run(_all(wanted, policy, longest)):
-            seen[found.clinic.id] = found
+        for looked in asyncio.run(_all(wanted, policy, longest)):
+            seen[looked.clinic.id] = looked
     return [seen[clinic.id] for clinic in known]
 
 
-def _refused(clinic: Clinic) -> ConfigurationError | None:
-    """Why the clinic's row may not be used as it stands."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A clinic that is to be asked, and what it takes."""
+
+    clinic: Clinic
+    vendor: Vendor[Any]
+    settings: BaseModel
+    secret: Secret
+
+
+def _ready(clinic: Clinic, as_of: datetime, token: Callable[[str], str | None]) -> Seen | _Wanted:
+    """What it takes to ask, or why the clinic is not asked."""
+    if clinic.stopped is not None:
+        return Seen(clinic, None, Reason("feed_stopped", {"why": read(clinic.stopped)}))
+    if clinic.quiet_until is not None and clinic.quiet_until > as_of:
+        since = Instant(clinic.down_since or as_of)
+        wait = Duration((clinic.quiet_until - as_of).total_seconds())
+        return Seen(clinic, None, Reason("left_in_peace", {"since": since, "wait": wait}))
     try:
-        check_token(clinic.token_env, clinic.code)
-        check_address(clinic.base_url, clinic.code)
+        vendor = vendors.vendor(clinic.vendor, clinic.code)
+        settings = vendors.settings(clinic.link)
+        if clinic.source not in {None, vendor.epoch(settings)}:
+            return Seen(clinic, None, Reason("source_changed", {}, clinic.code))
     except ConfigurationError as error:
-        return error
-    return None
+        return Seen(clinic, None, error.reason, error)
+    if vendor.news is Numbers.NONE:
+        return Seen(clinic, None, NOTHING)
+    return _Wanted(clinic, vendor, settings, vendors.needed(clinic.link, token))
 
 
-async def _all(wanted: Sequence[tuple[Clinic, str]], policy: Policy, longest: float) -> list[Seen]:
+async def _all(wanted: Sequence[_Wanted], policy: Policy, longest: float) -> list[Seen]:
     async with remote.looking(policy, AT_ONCE) as pool:
 
-        async def one(clinic: Clinic, secret: str) -> Seen:
+        async def one(asked: _Wanted) -> Seen:
+            clinic = asked.clinic
             try:
                 async with asyncio.timeout(longest):
-                    answer = await remote.look(
-                        pool,
-                        system(clinic.code),
-                        clinic.base_url,
-                        "/events",
-                        token=secret,
-                        query={"after": clinic.after, "limit": GLANCE if clinic.missing else 1},
-                        policy=policy,
-                        expected=GONE,
-                    )
-                return _judge(clinic, trusted_numbers(news(system(clinic.code), answer, clinic.after)))
+                    return await _ask(asked, pool, policy)
             except TimeoutError:
-                error = TransientError("remote_silent", system=system(clinic.code))
+                error = TransientError("remote_silent", system=Reason("system_source", {"of": clinic.code}))
                 return Seen(clinic, None, error.reason, error)
             except GoneError as error:
                 return Seen(clinic, clinic.sequence + 1, error.reason)
             except (TransientError, PermanentError) as error:
                 return Seen(clinic, None, error.reason, error)
 
-        return await asyncio.gather(*(one(clinic, secret) for clinic, secret in wanted))
+        return await asyncio.gather(*(one(asked) for asked in wanted))
+
+
+async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy) -> Seen:
+    clinic, vendor = asked.clinic, asked.vendor
+    limit = GLANCE if clinic.missing else 1
+    if vendor.news is Numbers.DENSE and isinstance(vendor, Glancing):
+        found = await vendor.glance(pool, clinic.code, asked.settings, asked.secret, clinic.after, limit, policy)
+        return _judge(clinic, trusted_numbers(found))
+    token = str(clinic.after) if vendor.news is Numbers.DENSE else clinic.token
+
+    def news() -> News:
+        with closing(vendor.open(clinic.code, asked.settings, asked.secret, policy)) as source:
+            return source.news(token, limit)
+
+    found = await asyncio.to_thread(news)
+    if vendor.news is Numbers.DENSE:
+        return _judge(clinic, trusted_numbers(found))
+    return _judge(clinic, [clinic.sequence + 1] if found.size else [])
 
 
 def _judge(clinic: Clinic, numbers: Sequence[int]) -> Seen:

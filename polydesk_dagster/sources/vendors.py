@@ -1,0 +1,86 @@
+"""Which vendors there are: ours, and those of packages that are installed beside us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.remote import Policy
+from polydesk_dagster.sources.port import Link, Secret, Source, Vendor
+from polydesk_dagster.wrong import reason
+
+GROUP = "polydesk_dagster.sources"
+
+OURS = tuple(EntryPoint(name, f"polydesk_dagster.sources.{name}.vendor:VENDOR", GROUP) for name in ("studiolab",))
+
+
+def _found() -> dict[str, EntryPoint]:
+    # What is installed cannot take the name of one of ours.
+    return {point.name: point for point in (*entry_points(group=GROUP), *OURS)}
+
+
+def names() -> list[str]:
+    """Every vendor that an integration may name."""
+    return sorted(_found())
+
+
+@cache
+def _ours(name: str) -> Vendor[Any] | None:
+    return next((point.load() for point in OURS if point.name == name), None)
+
+
+def vendor(name: str, clinic: str | None = None) -> Vendor[Any]:
+    """The vendor called ``name``. Raises ConfigurationError where no package brings it, or that package is broken."""
+    if (ours := _ours(name)) is not None:
+        return ours
+    point = _found().get(name)
+    if point is None:
+        raise ConfigurationError("vendor_unknown", clinic=clinic, vendor=name)
+    try:
+        loaded: Vendor[Any] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError("vendor_broken", clinic=clinic, vendor=name, error=type(error).__name__) from error
+    return loaded
+
+
+def settings(link: Link) -> BaseModel:
+    """The link's settings as its vendor understands them. Raises ConfigurationError, naming what is wrong and never a
+    value."""
+    try:
+        read: BaseModel = vendor(link.vendor, link.clinic).settings.model_validate(dict(link.settings))
+    except ValidationError as error:
+        raise ConfigurationError("source_settings", clinic=link.clinic, vendor=link.vendor, why=reason(error)) from None
+    except ConfigurationError as error:
+        raise ConfigurationError(error.reason.code, clinic=link.clinic, **error.reason.values) from None
+    return read
+
+
+def epoch(link: Link) -> str:
+    """Which system the link leads to, without asking it. Raises ConfigurationError as ``settings`` does."""
+    return vendor(link.vendor, link.clinic).epoch(settings(link))
+
+
+def open_source(link: Link, secret: Callable[[str], str | None], policy: Policy | None = None) -> Source:
+    """The source behind a link; close it. ``secret`` is asked for the variables that its settings name.
+
+    Raises:
+        ConfigurationError: for settings that are wrong, and a variable that is not set.
+    """
+    return vendor(link.vendor, link.clinic).open(link.clinic, settings(link), needed(link, secret), policy)
+
+
+def needed(link: Link, secret: Callable[[str], str | None]) -> Secret:
+    """``secret``, but what is not set is a ConfigurationError of the link's clinic."""
+
+    def find(variable: str) -> str:
+        value = secret(variable)
+        if value is None:
+            raise ConfigurationError("token_missing", clinic=link.clinic, variable=variable)
+        return value
+
+    return find
