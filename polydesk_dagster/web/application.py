@@ -34,6 +34,7 @@ from polydesk_dagster.web import (
     services,
     statistics,
     stopping,
+    texts,
     todo,
     wellness,
 )
@@ -51,6 +52,7 @@ PAGES: tuple[Pages, ...] = (
     plans.pages,
     todo.pages,
     clinics.pages,
+    texts.pages,
     messages.pages,
     knowledge.pages,
     statistics.pages,

@@ -1,12 +1,21 @@
-"""The shelf of the knowledge base: every document, what was read of it, and its text beside."""
+"""The shelf of the knowledge base: every document, what was read of it and what was not, and its text beside it."""
 
 from __future__ import annotations
 
+import os
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
 import sqlalchemy as sa
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from polydesk_dagster.web.door import Door
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.knowledge import shelf
+from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.guard import POLICY
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages
 
@@ -17,15 +26,90 @@ SHELF = sa.text("""
     FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
     WHERE d.state <> 'gone' AND role_rank(d.audience) <= role_rank(:role)
       AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
+      AND (CAST(:id AS bigint) IS NULL OR d.id = :id)
     ORDER BY d.path""")
-"""The documents that a role may read."""
+"""The documents that a role may read, or the one of ``id`` among them."""
+
+SHOWN = 300
+"""Passages of a document on its page; how many there are in all is said."""
+LARGEST = 50_000_000
+"""Bytes of a document that is shown or handed out."""
+FRAMED = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'", "X-Frame-Options": "SAMEORIGIN"}
+"""For a PDF, which stands in a frame of our own page, beside its text."""
 
 
 @pages.get("/conoscenza", May.SEE)
 def knowledge(request: Request) -> Response:
     door: Door = request.state.door
+    with door.engine.connect() as connection:
+        documents = connection.execute(SHELF, _asked(request)).all()
+    return door.page(request, "knowledge.html", documents=documents)
+
+
+@pages.get("/conoscenza/{document:int}", May.SEE)
+def document(request: Request) -> Response:
+    """A document beside the passages that it answers with, and what of it was not read."""
+    from polydesk_dagster.resources.knowledge import library
+
+    door: Door = request.state.door
+    with door.engine.connect() as connection:
+        shelved = shelf.document(connection, _found(request, connection).path)
+        try:
+            passages, problem = shelf.text(connection, library(door.settings), shelved), None
+        except PolydeskError as error:
+            passages, problem = [], teller_of(request).reason(error.reason)
+    page = door.page(
+        request,
+        "document.html",
+        each=shelved,
+        number=request.path_params["document"],
+        passages=passages[:SHOWN],
+        rest=max(0, len(passages) - SHOWN),
+        problem=problem,
+        framed=_is_pdf(shelved.path),
+    )
+    page.headers["Content-Security-Policy"] = f"{POLICY}; frame-src 'self'"
+    return page
+
+
+@pages.get("/conoscenza/{document:int}/file", May.SEE)
+def file(request: Request) -> Response:
+    """The file as it was laid on the shelf: a PDF to be shown in its frame, anything else to be kept."""
+    from polydesk_dagster.knowledge.library import listing
+
+    door: Door = request.state.door
+    with door.engine.connect() as connection:
+        path = _found(request, connection).path
+    try:
+        known = listing(door.settings.documents_folder).files.get(path)
+        if known is None or known.size > LARGEST:
+            raise HTTPException(404, door.say(request, "web.file_away"))
+        handle = os.open(known.location, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(handle, "rb") as opened:
+            content = opened.read(LARGEST)
+    except (PolydeskError, OSError):
+        raise HTTPException(404, door.say(request, "web.file_away")) from None
+    name = quote(PurePosixPath(path).name)
+    if _is_pdf(path) and content.startswith(b"%PDF-"):
+        disposition = f"inline; filename*=UTF-8''{name}"
+        return Response(content, media_type="application/pdf", headers={**FRAMED, "Content-Disposition": disposition})
+    disposition = f"attachment; filename*=UTF-8''{name}"
+    return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": disposition})
+
+
+def _is_pdf(path: str) -> bool:
+    return path.lower().endswith(".pdf")
+
+
+def _asked(request: Request, document: int | None = None) -> dict[str, Any]:
     person: Person = request.state.person
     clinics = None if person.clinics is None else sorted(person.clinics)
-    with door.engine.connect() as connection:
-        documents = connection.execute(SHELF, {"role": str(person.role), "clinics": clinics}).all()
-    return door.page(request, "knowledge.html", documents=documents)
+    return {"role": str(person.role), "clinics": clinics, "id": document}
+
+
+def _found(request: Request, connection: sa.Connection) -> sa.Row[Any]:
+    """The document that was asked for, if she may read it."""
+    found = connection.execute(SHELF, _asked(request, request.path_params["document"])).one_or_none()
+    if found is None:
+        raise HTTPException(404)
+    return found

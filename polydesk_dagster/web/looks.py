@@ -66,6 +66,7 @@ def patients_of(connection: sa.Connection, appointments: Collection[int]) -> set
 class Document:
     """A document of the knowledge base that waits for a person."""
 
+    id: int
     path: str
     code: str
     since: datetime
@@ -75,7 +76,7 @@ def quarantined_documents(connection: sa.Connection, person: Person) -> list[Doc
     """Documents in quarantine, of her clinics and of the whole chain."""
     rows = connection.execute(
         sa.text("""
-            SELECT d.path, d.reason_code, d.changed_at FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
+            SELECT d.id, d.path, d.reason_code, d.changed_at FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
             WHERE d.state = 'quarantined'
               AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
             ORDER BY d.changed_at, d.path"""),

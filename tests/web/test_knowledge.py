@@ -1,0 +1,73 @@
+"""The shelf on its pages: a document beside its text, what was not read of it and why, and only for whom it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests import world
+from tests.knowledge.paper import SCANNED, pdf
+from tests.knowledge.world import Shelf
+from tests.web.world import Served, served
+
+
+@pytest.fixture
+def library(engine: sa.Engine, tmp_path: Path) -> Iterator[tuple[Served, dict[str, int]]]:
+    shelf = Shelf(engine, tmp_path)
+    with engine.begin() as connection:
+        world.clinic(connection, "MI01")
+        world.clinic(connection, "NA01")
+    shelf.said("direzione")
+    shelf.write("MI01/parcheggio.md", "# Parcheggio\n\nIl parcheggio <b>sotterraneo</b> è gratuito per due ore.")
+    shelf.write("direzione/scintigrafia.pdf", pdf([["Preparazione alla scintigrafia ossea."], SCANNED]))
+    shelf.blue()
+    settings = {"documents": shelf.library.folder, "knowledge_uri": shelf.library.uri}
+    with engine.connect() as connection:
+        numbers = {row.path: row.id for row in connection.execute(sa.text("SELECT id, path FROM document"))}
+    with served(engine, tmp_path / "home", **settings) as door:
+        yield door, numbers
+
+
+def test_a_document_stands_beside_its_text_with_what_was_not_read(library: tuple[Served, dict[str, int]]) -> None:
+    door, numbers = library
+    number = numbers["direzione/scintigrafia.pdf"]
+    with door.signed_in("superuser") as browser:
+        assert f'href="/conoscenza/{number}"' in browser.get("/conoscenza").text
+        answer = browser.get(f"/conoscenza/{number}")
+        assert "frame-src 'self'" in answer.headers["content-security-policy"]
+        page = unescape(answer.text)
+        assert "Preparazione alla scintigrafia ossea." in page
+        assert "Che cosa non si è letto" in page
+        assert f'<iframe src="/conoscenza/{number}/file"' in page
+        shown = browser.get(f"/conoscenza/{number}/file")
+        assert (shown.headers["content-type"], shown.headers["x-frame-options"]) == ("application/pdf", "SAMEORIGIN")
+        assert "frame-ancestors 'self'" in shown.headers["content-security-policy"]
+        assert shown.content.startswith(b"%PDF-")
+
+
+def test_what_is_no_pdf_is_handed_out_and_never_shown(library: tuple[Served, dict[str, int]]) -> None:
+    door, numbers = library
+    number = numbers["MI01/parcheggio.md"]
+    with door.signed_in("superuser") as browser:
+        page = browser.get(f"/conoscenza/{number}").text
+        assert "<b>sotterraneo" not in page
+        assert "<iframe" not in page
+        answer = browser.get(f"/conoscenza/{number}/file")
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert browser.get("/conoscenza/999999").status_code == 404
+
+
+def test_who_may_not_read_a_document_is_not_shown_it(library: tuple[Served, dict[str, int]]) -> None:
+    door, numbers = library
+    with door.door.engine.begin() as connection:
+        elsewhere = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = 'NA01'"))
+        connection.execute(sa.text("UPDATE document SET audience = 'manager' WHERE path LIKE 'direzione/%'"))
+    with door.signed_in("desk", clinic=elsewhere) as browser:
+        for number in numbers.values():
+            assert browser.get(f"/conoscenza/{number}").status_code == 404
+            assert browser.get(f"/conoscenza/{number}/file").status_code == 404
