@@ -38,9 +38,10 @@ from polydesk_dagster.web import (
     todo,
     wellness,
 )
-from polydesk_dagster.web.door import HERE, Door, Recognise, person_of, teller_of
+from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
 from polydesk_dagster.web.guard import Guard, Outside
-from polydesk_dagster.web.routes import LOGIN, Pages, reads_pages
+from polydesk_dagster.web.language import reads_pages, teller_of
+from polydesk_dagster.web.routes import LOGIN, Pages
 
 PAGES: tuple[Pages, ...] = (
     login.pages,
@@ -129,7 +130,8 @@ class _OnlyKnown:
         elif scope["method"] == "GET" and reads_pages(HTTPConnection(scope)):
             await RedirectResponse(f"{LOGIN}?da={DAGSTER}", 303)(scope, receive, send)
         else:
-            await JSONResponse({"errors": [{"message": "La sessione è finita."}]}, 401)(scope, receive, send)
+            said = teller_of(HTTPConnection(scope)).text("door.session_over")
+            await JSONResponse({"errors": [{"message": said}]}, 401)(scope, receive, send)
 
 
 async def _live(_request: Request) -> Response:

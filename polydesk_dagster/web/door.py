@@ -12,16 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told import LANGUAGES, Teller, accepted, teller
 from polydesk_dagster.values import Value
 from polydesk_dagster.web import sessions, tokens, words
 from polydesk_dagster.web.guard import Address
+from polydesk_dagster.web.language import bare, teller_of
 from polydesk_dagster.web.presses import Presses
 from polydesk_dagster.web.roles import Person
 
@@ -111,20 +111,6 @@ def person_of(connection: HTTPConnection) -> Person | None:
     return person
 
 
-LANGUAGE_COOKIE = "polydesk-language"
-
-
-def language_of(connection: HTTPConnection) -> str:
-    """The language that a page is asked for in: the one chosen on it, else the first of ours that the browser takes."""
-    chosen = connection.cookies.get(LANGUAGE_COOKIE, "")
-    return chosen if chosen in LANGUAGES else accepted(connection.headers.get("accept-language", ""))
-
-
-def teller_of(connection: HTTPConnection) -> Teller:
-    """Who speaks the reader's language."""
-    return teller(language_of(connection), page=True)
-
-
 def known(connection: HTTPConnection) -> dict[str, object]:
     """What every template knows: who speaks its language (``t``), ``person``, ``may(May.RUN)`` and a form's
     ``form_token``."""
@@ -165,5 +151,4 @@ async def _away(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1013})
         return
-    message = "Il database non risponde: riprova tra poco."
-    await PlainTextResponse(message, 503, {"Retry-After": "5"})(scope, receive, send)
+    await bare(HTTPConnection(scope), 503, "door.database_away", {"Retry-After": "5"})(scope, receive, send)

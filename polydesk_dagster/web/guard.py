@@ -16,11 +16,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polydesk_dagster.errors import where
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.web.language import bare
 
 LARGEST = 1_000_000
 """Bytes of a request's body."""
@@ -239,20 +240,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-_WHY = {
-    400: "Richiesta incompleta.",
-    403: "Questa richiesta viene da un'altra pagina: rifiutata.",
-    405: "Metodo non ammesso.",
-    408: "La richiesta è arrivata troppo lentamente.",
-    413: "La richiesta è troppo grande.",
-    421: "Questo indirizzo non è il mio: usa quello di POLYDESK_PUBLIC_URL.",
-    429: "Troppe richieste: riprova tra poco.",
-}
-
-
 async def _refuse(status: int, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
     headers = {**_HEADERS, **({"Retry-After": "5"} if status == 429 else {}), "Connection": "close"}
-    await PlainTextResponse(_WHY[status], status, headers)(scope, receive, send)
+    await bare(HTTPConnection(scope), status, f"door.refused.{status}", headers)(scope, receive, send)

@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.knowledge import shelf
-from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.guard import POLICY
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages
 

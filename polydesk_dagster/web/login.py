@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.web import sessions, throttle, users
-from polydesk_dagster.web.door import Door, person_of, teller_of
+from polydesk_dagster.web.door import Door, person_of
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May
 from polydesk_dagster.web.routes import ANYBODY, LOGIN, Pages
 

@@ -21,7 +21,8 @@ from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import pressing
 from polydesk_dagster.web import presses
-from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages
 

@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.told import LANGUAGES
-from polydesk_dagster.web.door import LANGUAGE_COOKIE, Door
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.language import LANGUAGE_COOKIE
 from polydesk_dagster.web.login import local
 from polydesk_dagster.web.routes import ANYBODY, Pages
 

@@ -25,12 +25,13 @@ from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from polydesk_dagster.web import tokens
 from polydesk_dagster.web.door import Door, person_of
+from polydesk_dagster.web.language import reads_pages
 from polydesk_dagster.web.roles import May, Person
 
 View = Callable[[Request], Response | Awaitable[Response]]
@@ -81,12 +82,6 @@ def _checked(view: View, may: May | None) -> Callable[[Request], Awaitable[Respo
         return await run_in_threadpool(cast("Callable[[Request], Response]", view), request)
 
     return endpoint
-
-
-def reads_pages(connection: HTTPConnection) -> bool:
-    """Whether whoever asks would show a page; a script asks for what it can read."""
-    accepted = connection.headers.get("accept", "*/*")
-    return "text/html" in accepted or "*/*" in accepted.partition(",")[0]
 
 
 def _to_login(request: Request) -> Response:

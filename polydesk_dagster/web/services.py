@@ -20,7 +20,8 @@ from polydesk_dagster.runtime.pressing import press
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.runtime.state.model import ServiceState
 from polydesk_dagster.web import looks, presses
-from polydesk_dagster.web.door import Door, known, teller_of
+from polydesk_dagster.web.door import Door, known
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.presses import Pressed
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of

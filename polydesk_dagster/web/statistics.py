@@ -15,7 +15,8 @@ from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.statistics.reading import Period
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.web import looks
-from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of
 

@@ -17,7 +17,8 @@ from polydesk_dagster.clinic.messages.sandbox import LONGEST_SOURCE
 from polydesk_dagster.clinic.messages.templates import Text, example
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.web import looks
-from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of
 

@@ -21,7 +21,8 @@ from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.events import inbox
 from polydesk_dagster.web import looks
-from polydesk_dagster.web.door import Door, teller_of
+from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of
 

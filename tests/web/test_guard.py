@@ -172,3 +172,32 @@ LOCAL = {"127.0.0.1:3000", "localhost:3000", "[::1]:3000"}
 def test_the_hosts_that_are_ours(settings: dict[str, str], public: str, hosts: set[str], tmp_path: Path) -> None:
     address = Address.of(Settings(home=tmp_path, **settings))  # type: ignore[arg-type]
     assert (address.public, address.hosts) == (public, hosts)
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("it", "Richiesta rifiutata"), ("en", "Request refused"), ("de", "Anfrage abgelehnt")]
+)
+@pytest.mark.parametrize(
+    ("request_", "status", "todo"),
+    [
+        (THERE + "Origin: https://evil.example\n", 403, {"it": "preferiti", "en": "bookmarks", "de": "Lesezeichen"}),
+        ("PUT /entra HTTP/1.1\nHost: HOST\nContent-Length: 0\n", 405, {"it": "usa", "en": "use", "de": "Verwenden"}),
+        (HERE + "Content-Length: 99999999\n", 413, {"it": "accorcia", "en": "shorten", "de": "kürzen"}),
+        ("GET /entra HTTP/1.1\nHost: evil.example\n", 421, {"it": "usa", "en": "use", "de": "verwenden"}),
+    ],
+)
+def test_a_refusal_is_a_page_in_the_readers_language_that_says_what_to_do(
+    door: Served, request_: str, status: int, todo: dict[str, str], language: str, said: str
+) -> None:
+    asked = f"{request_}Accept: text/html\nAccept-Language: {language}"
+    answered, headers, body = raw(door, asked)
+    page = body.decode()
+    assert answered == status
+    assert headers["content-type"].startswith("text/html")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert f'<html lang="{language}">' in page
+    assert said in page
+    assert todo[language].lower() in page.lower()
+    answered, headers, body = raw(door, f"{request_}Accept: application/json\nAccept-Language: {language}")
+    assert (answered, headers["content-type"].split(";")[0]) == (status, "text/plain")
+    assert "<" not in body.decode()
