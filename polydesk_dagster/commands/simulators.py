@@ -16,12 +16,13 @@ import sqlalchemy as sa
 
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.demo import chain, mailbox
-from polydesk_dagster.demo.simulators import dataset
+from polydesk_dagster.demo.simulators import dataset, sms
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.web.gateway import RECEIPTS, REPLIES
 
 STUDIOLAB_TOKEN = "POLYDESK_STUDIOLAB_TOKEN_DEMO"  # noqa: S105 - a variable's name
 
@@ -35,10 +36,12 @@ class Played:
     module: str
     port: int
     state: Path
+    options: tuple[str, ...] = ()
 
     @property
     def command(self) -> tuple[str, ...]:
-        return (sys.executable, "-m", self.module, "--port", str(self.port), "--state", str(self.state))
+        common = ("--port", str(self.port), "--state", str(self.state))
+        return (sys.executable, "-m", self.module, *common, *self.options)
 
     @property
     def where(self) -> str:
@@ -59,8 +62,15 @@ def _sms(system: Played) -> dict[str, str]:
     return {
         "POLYDESK_SMS_URL": f"http://127.0.0.1:{system.port}{API}",
         "POLYDESK_SMS_TOKEN": DEMO_TOKEN,
-        "POLYDESK_SMS_SENDER": "Polydesk",
+        "POLYDESK_SMS_SENDER": "+393200000000",
+        "POLYDESK_SMS_WEBHOOK_SECRET": sms.DEMO_SECRET,
     }
+
+
+def _webhooks(settings: Settings) -> tuple[str, ...]:
+    """The door's own addresses, on this machine."""
+    door = f"http://127.0.0.1:{settings.web_port}"
+    return ("--webhook", f"{door}{REPLIES}", f"{door}{RECEIPTS}")
 
 
 def _mail(system: Played) -> dict[str, str]:
@@ -84,6 +94,7 @@ class _System:
     port: int
     missing: Callable[[Settings], bool]
     variables: Callable[[Played], dict[str, str]]
+    options: Callable[[Settings], tuple[str, ...]] = lambda _: ()
 
 
 SYSTEMS = (
@@ -96,7 +107,15 @@ SYSTEMS = (
         lambda settings: settings.central_url is None,
         _central,
     ),
-    _System("sms", "gateway SMS", "polydesk_dagster.demo.simulators.sms", 8083, lambda s: s.sms_url is None, _sms),
+    _System(
+        "sms",
+        "gateway SMS",
+        "polydesk_dagster.demo.simulators.sms",
+        8083,
+        lambda settings: settings.sms_url is None,
+        _sms,
+        _webhooks,
+    ),
     _System("mail", "posta", "polydesk_dagster.demo.mailbox", 8025, lambda s: s.smtp_url is None, _mail),
 )
 
@@ -108,7 +127,8 @@ def unconfigured(settings: Settings) -> tuple[list[Played], dict[str, str]]:
     for system in SYSTEMS:
         if system.missing(settings):
             state = settings.home / "simulators" / system.name
-            playing = Played(system.name, system.what, system.module, free_port(system.port), state)
+            port, options = free_port(system.port), system.options(settings)
+            playing = Played(system.name, system.what, system.module, port, state, options)
             played.append(playing)
             environment |= system.variables(playing)
     environment[PLAYED] = ",".join(playing.name for playing in played)

@@ -7,6 +7,7 @@ what became of it, is ``clinic.messages``; how any system is asked over HTTP, ``
 from __future__ import annotations
 
 from polydesk_dagster.clinic.messages.kinds import Channel
+from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.clinic.messages.provider import Provider
 from polydesk_dagster.settings import Settings
 
@@ -22,3 +23,10 @@ def configured(settings: Settings) -> dict[Channel, Provider]:
     if settings.smtp_url and settings.mail_from:
         carriers["email"] = MailRelay(settings.smtp_url.get_secret_value(), settings.mail_from)
     return carriers
+
+
+def reach(settings: Settings) -> Reach:
+    """How who is written to reaches back: texts can be answered where the gateway tells us so, and the sender is a
+    number."""
+    number = (settings.sms_sender or "").lstrip("+").isdigit()
+    return Reach(settings.public_url, number and settings.sms_webhook_secret is not None)

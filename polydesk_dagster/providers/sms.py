@@ -97,6 +97,11 @@ def _told(body: bytes) -> Answer | None:
         reference, status, reason = str(message["id"]), str(message["status"]), message.get("reason")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    return became(reference, status, reason)
+
+
+def became(reference: str, status: str, reason: str | None) -> Answer:
+    """What the gateway says became of the text that it calls ``reference``."""
     if status == "undeliverable":
         code = f"undeliverable {reason}" if reason in _REASONS else "undeliverable"
         return Answer(Fate.REFUSED, reference, code, bad_address=reason == "unknown_number", strike=reason in _SOFT)

@@ -12,8 +12,8 @@ from polydesk_dagster.catalog import HEARTBEAT
 from polydesk_dagster.clinic.bookings import sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.caches import documents as caches
+from polydesk_dagster.clinic.messages.due import nothing_due as messages_due
 from polydesk_dagster.clinic.messages.kinds import PASSING, PREPARATION, REMINDER
-from polydesk_dagster.clinic.messages.planning import nothing_due as messages_due
 from polydesk_dagster.clinic.statistics import refresh
 from polydesk_dagster.resources.knowledge import why_no_indexing
 from polydesk_dagster.values import Reason

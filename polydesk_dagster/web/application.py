@@ -24,6 +24,7 @@ from polydesk_dagster.told import Teller
 from polydesk_dagster.web import (
     alignment,
     clinics,
+    gateway,
     knowledge,
     login,
     messages,
@@ -36,6 +37,7 @@ from polydesk_dagster.web import (
     stopping,
     texts,
     todo,
+    visit,
     wellness,
 )
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
@@ -59,6 +61,8 @@ PAGES: tuple[Pages, ...] = (
     statistics.pages,
     wellness.pages,
     stopping.pages,
+    visit.pages,
+    gateway.pages,
 )
 """Every module of views; a new one is named here."""
 DAGSTER = "/dagster"
@@ -97,6 +101,7 @@ def application(
 
 OUTSIDE = (
     Outside(links.PATH),
+    Outside(gateway.PATH, frozenset({"POST"}), 600.0, 6_000.0, largest=16_384, signature="x-signature"),
     Outside(FRONT, methods=frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"}), per_second=500.0, at_once=2_000.0),
 )
 """Mail programs that stop a patient's messages with one click; and the booking front end, all of whose visitors come

@@ -93,6 +93,9 @@ class Outside:
     methods: frozenset[str] = frozenset(_METHODS)
     per_second: float = PER_SECOND
     at_once: float = AT_ONCE
+    largest: int = LARGEST
+    signature: str | None = None
+    """The header with which a system outside signs what it says; then nothing that a browser would send gets here."""
 
     def holds(self, path: str) -> bool:
         return path.startswith(f"{self.path.rstrip('/')}/")
@@ -126,7 +129,8 @@ class Guard:
         if scope["type"] == "websocket":
             await self._carefully(scope, receive, send)
             return
-        body = await _body(receive)
+        outside, _ = self._place(scope)
+        body = await _body(receive, outside.largest if outside else LARGEST)
         if isinstance(body, int):
             await _refuse(body, scope, receive, send)
             return
@@ -148,10 +152,11 @@ class Guard:
             return None if origins == [ours] else 403
         if scope["method"] not in (outside.methods if outside else _METHODS):
             return 405
-        if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > LARGEST:
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > (outside.largest if outside else LARGEST):
             return 413
         if outside is not None:
-            return None
+            return None if outside.signature is None or _signed(headers, outside.signature) else 403
         site = headers.get("sec-fetch-site", "none")
         if scope["method"] not in _SAFE:
             return None if origins == [ours] and site in {"same-origin", "none"} else 403
@@ -189,6 +194,13 @@ class Guard:
         return sealed
 
 
+def _signed(headers: Headers, signature: str) -> bool:
+    """Whether a request may be of a system that signs what it says: a browser's brings cookies, or says where from."""
+    plain = headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+    browser = any(name in headers for name in ("cookie", "origin", "sec-fetch-site"))
+    return plain and not browser and len(headers.getlist(signature)) == 1
+
+
 class Buckets:
     """How many requests each address has left; the addresses seen longest ago are forgotten."""
 
@@ -209,7 +221,7 @@ class Buckets:
         return left >= 1
 
 
-async def _body(receive: Receive) -> bytes | int:
+async def _body(receive: Receive, most: int) -> bytes | int:
     """The whole body, or the status to refuse it with."""
     held = bytearray()
     try:
@@ -219,7 +231,7 @@ async def _body(receive: Receive) -> bytes | int:
                 if message["type"] != "http.request":
                     return 400
                 held += message.get("body", b"")
-                if len(held) > LARGEST:
+                if len(held) > most:
                     return 413
                 if not message.get("more_body", False):
                     return bytes(held)

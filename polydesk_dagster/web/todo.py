@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.clinic.calendar import desk
-from polydesk_dagster.clinic.messages import calls, ledger
+from polydesk_dagster.clinic.messages import calls, ledger, replies
 from polydesk_dagster.clinic.messages import health as doubts
 from polydesk_dagster.clinic.patients import reviews, seen
 from polydesk_dagster.errors import PolydeskError
@@ -56,11 +56,13 @@ def to_do(request: Request) -> Response:
         to_call = hers(calls.to_make(connection, now))
         doubtful = hers(reviews.listed(connection, limit=10 * SHOWN))
         shown = [(each, reviews.candidates(connection, each.id)) for each in doubtful[:5]]
+        texted = [each for each in replies.to_read(connection) if each.clinic is None or person.acts_for(each.clinic)]
         values = {
             "orphans": orphans,
             "calls": to_call,
             "reviews": shown,
             "more_reviews": len(doubtful) - len(shown),
+            "replies": texted,
             "doubts": hers(doubts.unknown(connection)),
             "events": hers(inbox.unsettled(connection)),
             "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
@@ -71,6 +73,7 @@ def to_do(request: Request) -> Response:
         patients = {each.patient_id for each in orphans[:SHOWN] if each.patient_id is not None}
         patients |= {candidate.id for _, found in shown for candidate in found}
         patients |= looks.patients_of(connection, [call.appointment_id for call in to_call[:SHOWN]])
+        patients |= {patient for each in texted[:SHOWN] for patient in each.patient_ids}
         if patients:
             seen.log(connection, person.signature, "da-fare", now, patients=patients)
     return door.page(request, "todo.html", **values)
@@ -98,6 +101,18 @@ def called(request: Request) -> Response:
     return _done(
         request,
         lambda connection, person, now: calls.done(connection, number, who=person.signature, outcome=outcome, at=now),
+    )
+
+
+@pages.post("/da-fare/risposte/{number:int}", May.PATIENTS)
+def read(request: Request) -> Response:
+    """The desk has read what a patient texted, and done what it asks."""
+    number = request.path_params["number"]
+    with request.state.door.engine.connect() as connection:
+        _belongs(request, connection, "message_reply", number)
+    return _done(
+        request,
+        lambda connection, person, now: replies.handled(connection, number, who=person.signature, at=now),
     )
 
 
@@ -191,11 +206,12 @@ def _clinic(request: Request) -> str:
 
 
 def _belongs(request: Request, connection: sa.Connection, table: str, number: int) -> None:
-    """Refuse what is of a clinic that is not hers."""
-    code = connection.scalar(
-        sa.text(f"SELECT c.code FROM {table} t JOIN clinic c ON c.id = t.clinic_id WHERE t.id = :number"),
+    """Refuse what is of a clinic that is not hers; what is of none may be anybody's."""
+    found = connection.execute(
+        sa.text(f"SELECT c.code FROM {table} t LEFT JOIN clinic c ON c.id = t.clinic_id WHERE t.id = :number"),
         {"number": number},
-    )
-    if code is None:
+    ).one_or_none()
+    if found is None:
         raise HTTPException(404)
-    clinic_of(request, code)
+    if found.code is not None:
+        clinic_of(request, found.code)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.messages import blocks, calls, custom, planning, preferences, service, story
+from polydesk_dagster.clinic.messages import blocks, calls, custom, due, planning, preferences, service, story
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer, Outgoing, Provider
 from polydesk_dagster.clinic.messages.templates import Text
@@ -23,7 +23,7 @@ from polydesk_dagster.providers.smtp import MailRelay
 from polydesk_dagster.told import teller
 from tests import world
 from tests.messages.relay import Relay
-from tests.messages.world import AS_OF, booked, gateway, move, states
+from tests.messages.world import AS_OF, booked, gateway, move, states, texted
 
 SENDER = "no-reply@clinica.example"
 
@@ -234,17 +234,17 @@ def test_lifting_a_block_says_who_and_why_and_a_new_stop_blocks_again(engine: sa
     with engine.begin() as connection:
         practice = world.practice(connection)
         patient = world.patient(connection, mobile="+393471112223", email=None)
-        assert preferences.receive(connection, "sms", "0039 347 1112223", "STOP", AS_OF) == "stop"
+        assert texted(connection, "0039 347 1112223", "STOP", AS_OF) == "stopped"
         later = AS_OF + timedelta(minutes=1)
         lifted = {"who": "Ada", "why": "lo chiede lei", "as_of": later}
-        assert blocks.lift(connection, "sms", "+393471112223", **lifted)
-        assert not blocks.lift(connection, "sms", "+393471112223", **lifted)
+        assert blocks.lift(connection, "sms", ["+393471112223"], **lifted)
+        assert not blocks.lift(connection, "sms", ["+393471112223"], **lifted)
         booked(connection, practice, "12:00", patient_id=patient)
     with gateway() as (simulator, providers):
         service.send(engine, later, "reminder", providers)
         assert len(simulator.sent) == 1
         with engine.begin() as connection:
-            preferences.receive(connection, "sms", "+393471112223", "Stop", AS_OF + timedelta(hours=1))
+            assert texted(connection, "+393471112223", "Stop", AS_OF + timedelta(hours=1)) == "stopped"
             booked(connection, practice, "13:00", patient_id=patient)
             row = connection.execute(sa.text("SELECT cause, lifted_by, lift_reason FROM message_block")).one()
         service.send(engine, AS_OF + timedelta(hours=2), "reminder", providers)
@@ -498,7 +498,9 @@ def test_one_sign_does_not_make_thirty_three_texts_and_a_long_one_goes_by_mail(e
         ("Cancella l'appuntamento di domani", None), ("cancella", None),
         ("Annulla", None),
         ("non posso stop domani", None),
-        ("Stop, ma confermo la visita", None), ("", None), ("1", None), ("START", "start"),
+        ("Stop, ma confermo la visita", None), ("", None), ("START", "start"),
+        ("1", "confirm"), ("1.", "confirm"), ("1 grazie", "confirm"), ("Confermo!", "confirm"), ("2", "cancel"),
+        ("disdico", "cancel"), ("si", None), ("ok", None), ("12", None), ("1 2", None), ("alle 2", None),
         ("riprendi grazie", "start"),
     ],
 )  # fmt: skip
@@ -526,6 +528,6 @@ def test_an_activation_that_failed_for_now_is_retried_by_the_schedule(engine: sa
         relay.recipient = lambda _: "250 ok"
         later = AS_OF + timedelta(minutes=20)
         with engine.connect() as connection:
-            assert planning.nothing_due(["reminder", "activation"], connection, later) is None
+            assert due.nothing_due(["reminder", "activation"], connection, later) is None
         assert service.send(engine, later, "reminder", by_mail(url)).counts.updated == 1
     assert len(relay.got) == 1

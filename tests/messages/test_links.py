@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import links, service
+from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
 from tests.messages.relay import Relay
@@ -29,7 +30,7 @@ def path(engine: sa.Engine) -> str:
     relay = Relay()
     with relay.listening() as url:
         carriers = {"email": MailRelay(url, "no-reply@clinica.example", patience=5)}
-        service.send(engine, AS_OF, "reminder", carriers, public_url="https://polydesk.example")  # type: ignore[arg-type]
+        service.send(engine, AS_OF, "reminder", carriers, reach=Reach("https://polydesk.example"))  # type: ignore[arg-type]
     raw = b"".join(relay.got[0].splitlines(keepends=True)).decode()
     found = re.search(r"List-Unsubscribe: <(https://polydesk\.example/basta/[\w-]+)>, <mailto:", raw)
     assert found
@@ -61,7 +62,14 @@ def test_looking_shows_and_pressing_acts(engine: sa.Engine, path: str, tmp_path:
 
 def test_a_link_that_was_never_signed_does_nothing(engine: sa.Engine, path: str, tmp_path: Path) -> None:
     with engine.connect() as connection:
-        for forged in (path.rpartition("/")[2][::-1], links.token(b"x" * 32, 1), "a", "à", ""):
+        for forged in (
+            path.rpartition("/")[2][::-1],
+            links.token(b"x" * 32, 1, links.STOP),
+            links.token(links.secret(connection), 1, links.SHOW),
+            "a",
+            "à",
+            "",
+        ):
             assert links.look(connection, forged) is None
     with served(engine, tmp_path) as door:
         assert httpx.post(door.origin + links.PATH + "nessuno", trust_env=False).status_code == 404
@@ -70,5 +78,5 @@ def test_a_link_that_was_never_signed_does_nothing(engine: sa.Engine, path: str,
 
 def test_without_tls_there_is_no_such_link(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        assert links.stopping(connection, None) is None
-        assert links.stopping(connection, "http://127.0.0.1:3000") is None
+        assert links.ways(connection, Reach()).stop is None
+        assert links.ways(connection, Reach("http://127.0.0.1:3000")).visit is None

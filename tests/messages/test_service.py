@@ -5,10 +5,10 @@ from datetime import date, timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import planning, preferences, service
+from polydesk_dagster.clinic.messages import due, planning, preferences, service
 from polydesk_dagster.outcome import Outcome
 from tests import world
-from tests.messages.world import AS_OF, booked, gateway, move, states
+from tests.messages.world import AS_OF, booked, gateway, move, states, texted
 
 
 def test_a_reminder_goes_out_once_and_a_second_run_does_nothing(engine: sa.Engine) -> None:
@@ -27,7 +27,7 @@ def test_a_reminder_goes_out_once_and_a_second_run_does_nothing(engine: sa.Engin
         again = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
         assert (again.outcome, again.counts.changed, len(simulator.sent)) == (Outcome.NOTHING_TO_DO, 0, 1)
     with engine.connect() as connection:
-        assert planning.nothing_due(["reminder"], connection, AS_OF) is not None
+        assert due.nothing_due(["reminder"], connection, AS_OF) is not None
 
 
 def test_each_run_looks_only_at_what_came_within_reach_or_changed(engine: sa.Engine) -> None:
@@ -38,9 +38,9 @@ def test_each_run_looks_only_at_what_came_within_reach_or_changed(engine: sa.Eng
         service.send(engine, AS_OF, "reminder", providers)
         assert simulator.sent == []
         with engine.begin() as connection:
-            assert planning.nothing_due(["reminder"], connection, AS_OF)
+            assert due.nothing_due(["reminder"], connection, AS_OF)
             move(connection, appointment, world.rome("2026-03-11", "12:00"))
-            assert planning.nothing_due(["reminder"], connection, AS_OF) is None
+            assert due.nothing_due(["reminder"], connection, AS_OF) is None
         service.send(engine, AS_OF, "reminder", providers)
         assert len(simulator.sent) == 1
         service.send(engine, AS_OF + timedelta(days=1), "reminder", providers)
@@ -147,8 +147,8 @@ def test_addresses_and_wishes(engine: sa.Engine) -> None:
         for number, patient in enumerate((nowhere, landline, unwilling, stopped, refused, practice.patient)):
             booked(connection, practice, f"{9 + number // 2:02d}:{number % 2 * 30:02d}", patient_id=patient)
         preferences.opt_out(connection, unwilling, "sms", "reminder", source="sito", as_of=AS_OF)
-        assert preferences.receive(connection, "sms", "+393471112223", " Stop.", AS_OF) == "stop"
-        assert preferences.receive(connection, "sms", "+393471112223", "grazie", AS_OF) is None
+        assert texted(connection, "+393471112223", " Stop.", AS_OF) == "stopped"
+        assert texted(connection, "+393471112223", "grazie", AS_OF) == "desk"
     with gateway() as (simulator, providers):
         report = service.send(engine, AS_OF, "reminder", providers)
         assert len(simulator.sent) == 1
@@ -358,7 +358,7 @@ def test_an_unverified_booking_is_nudged_once_at_half_time(engine: sa.Engine, ki
         with engine.begin() as connection:
             clinics = planning.hours.load(connection, half)
             assert planning.nothing_to_nudge(connection, half - timedelta(minutes=1), clinics)
-            assert planning.nothing_due([kind], connection, half) is None
+            assert due.nothing_due([kind], connection, half) is None
             assert planning.nudge(connection, half, clinics) == 2
             connection.execute(
                 sa.text("UPDATE appointment SET status = 'booked', patient_id = :patient WHERE id = :id"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -9,8 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages import replies
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Provider
+from polydesk_dagster.clinic.messages.replies import Texted
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.sms import SmsSimulator
 from polydesk_dagster.providers.sms import SmsGateway
@@ -35,6 +38,19 @@ def move(connection: sa.Connection, appointment: int, starts_at: datetime) -> No
         sa.text("""UPDATE appointment SET starts_at = :start, ends_at = :end, start_version = start_version + 1
                    WHERE id = :id"""),
         {"id": appointment, "start": starts_at, "end": starts_at + timedelta(minutes=30)},
+    )
+
+
+_replies = itertools.count(1)
+
+
+def texted(connection: sa.Connection, number: str, text: str, at: datetime) -> str:
+    """Somebody texts back, and that is seen to at once; what came of it."""
+    name = f"risposta-{next(_replies)}"
+    assert replies.keep(connection, [Texted(name, number, text, at)], at) == 1
+    replies.settle(connection, at)
+    return str(
+        connection.scalar(sa.text("SELECT outcome FROM message_reply WHERE external_id = :name"), {"name": name})
     )
 
 

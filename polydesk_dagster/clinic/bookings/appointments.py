@@ -7,6 +7,7 @@ slots, then whom and what the service needs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -54,10 +55,12 @@ _BUSY = {"doctor": Answer.DOCTOR_BUSY, "patient": Answer.PATIENT_BUSY}
 
 _LOCK = sa.text("""
     SELECT id, status, starts_at, ends_at, service_id, patient_id
-    FROM appointment WHERE id = :appointment FOR NO KEY UPDATE""")
+    FROM appointment WHERE id = ANY (:appointments) ORDER BY id FOR NO KEY UPDATE""")
 
 _CANCEL = sa.text("""
-    UPDATE appointment SET status = 'cancelled', cancelled_at = :as_of, updated_at = :as_of WHERE id = :appointment""")
+    UPDATE appointment SET status = 'cancelled', cancelled_at = :as_of, updated_at = :as_of
+    WHERE id = ANY (:appointments)""")
+_MAY_CANCEL = frozenset({"unverified", "expired", "booked"})
 
 
 def cancel(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -> Reply:
@@ -65,16 +68,25 @@ def cancel(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -
 
     Answers: CANCELLED, UNDER_WAY, TOO_LATE (it has begun), UNKNOWN.
     """
-    booking = connection.execute(_LOCK, {"appointment": appointment_id}).one_or_none()
-    if booking is None:
-        return Reply(Answer.UNKNOWN)
-    if booking.status not in {"cancelled", "unverified", "expired", "booked"}:
-        return Reply(Answer.UNDER_WAY, booking.id)
-    if booking.status != "cancelled":
-        if booking.starts_at <= as_of:
-            return Reply(Answer.TOO_LATE, booking.id)
-        connection.execute(_CANCEL, {"appointment": appointment_id, "as_of": as_of})
-    return Reply(Answer.CANCELLED, booking.id)
+    return cancel_all(connection, [appointment_id], as_of)[appointment_id]
+
+
+def cancel_all(connection: sa.Connection, appointments: Collection[int], as_of: datetime) -> dict[int, Reply]:
+    """:func:`cancel` of many, each answered by itself."""
+    replies = dict.fromkeys(appointments, Reply(Answer.UNKNOWN))
+    going = []
+    for booking in connection.execute(_LOCK, {"appointments": list(appointments)}):
+        answer = Answer.CANCELLED
+        if booking.status not in _MAY_CANCEL | {"cancelled"}:
+            answer = Answer.UNDER_WAY
+        elif booking.status != "cancelled" and booking.starts_at <= as_of:
+            answer = Answer.TOO_LATE
+        elif booking.status != "cancelled":
+            going.append(booking.id)
+        replies[booking.id] = Reply(answer, booking.id)
+    if going:
+        connection.execute(_CANCEL, {"appointments": going, "as_of": as_of})
+    return replies
 
 
 _WHERE = sa.text(f"""
@@ -164,7 +176,7 @@ def move(
     Answers: MOVED (again, where it is there already); FULL, NOT_OFFERED, TOO_LATE, DOCTOR_BUSY, PATIENT_BUSY,
     RESOURCE_BUSY; NO_LONGER_BOOKED, UNDER_WAY, UNKNOWN.
     """
-    booking = connection.execute(_LOCK, {"appointment": appointment_id}).one_or_none()
+    booking = connection.execute(_LOCK, {"appointments": [appointment_id]}).one_or_none()
     if booking is None:
         return Reply(Answer.UNKNOWN)
     if booking.status in {"cancelled", "expired"}:

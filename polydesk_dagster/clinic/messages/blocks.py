@@ -73,35 +73,37 @@ def note_refusals(connection: sa.Connection, messages: Sequence[int], answers: S
     )
 
 
-def stop(connection: sa.Connection, channel: Channel, address: str, as_of: datetime) -> None:
-    """Nothing more is to be written to ``address``, until it says otherwise or somebody lifts it."""
+def stop(connection: sa.Connection, channel: Channel, addresses: Sequence[str], as_of: datetime) -> None:
+    """Nothing more is to be written to ``addresses``, until they say otherwise or somebody lifts it."""
     connection.execute(
         sa.text("""
-            INSERT INTO message_block (channel, address, cause, since) VALUES (:channel, :address, 'stop', :at)
+            INSERT INTO message_block (channel, address, cause, since)
+            SELECT DISTINCT :channel, address, 'stop', CAST(:at AS timestamptz)
+            FROM unnest(CAST(:addresses AS text[])) AS a (address)
             ON CONFLICT (channel, address) DO UPDATE
             SET cause = 'stop', since = excluded.since, until = NULL, strikes = 0, code = NULL"""),
-        {"channel": channel, "address": address, "at": as_of},
+        {"channel": channel, "addresses": list(addresses), "at": as_of},
     )
 
 
 def lift(
     connection: sa.Connection,
     channel: Channel,
-    address: str,
+    addresses: Sequence[str],
     *,
     who: str,
     why: str,
     as_of: datetime,
     cause: str | None = None,
 ) -> bool:
-    """``address`` may be written to again, whyever it was blocked (or only where it was for ``cause``); who said so and
-    why stays. Returns whether it was blocked."""
+    """``addresses`` may be written to again, whyever they were blocked (or only where it was for ``cause``); who said
+    so and why stays. Returns whether any was blocked."""
     return bool(
         connection.execute(
             sa.text(f"""
                 UPDATE message_block b SET lifted_at = :at, lifted_by = :who, lift_reason = :why
-                WHERE channel = :channel AND address = :address AND {IN_FORCE}
+                WHERE channel = :channel AND address = ANY (:addresses) AND {IN_FORCE}
                   AND (CAST(:cause AS text) IS NULL OR cause = :cause)"""),
-            {"channel": channel, "address": address, "at": as_of, "who": who, "why": why, "cause": cause},
+            {"channel": channel, "addresses": list(addresses), "at": as_of, "who": who, "why": why, "cause": cause},
         ).rowcount
     )

@@ -26,6 +26,7 @@ from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Verdict, Wait, Withheld, judge
 from polydesk_dagster.clinic.messages.kinds import CHANNELS, KINDS, Channel, Why
 from polydesk_dagster.clinic.messages.ledger import Doubt, Ledger, Result
+from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
 from polydesk_dagster.clinic.messages.pace import Limits, Pace, Tally
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
 from polydesk_dagster.clinic.messages.templates import Shelf
@@ -51,11 +52,11 @@ def dispatch(
     clinics: Sequence[Hours],
     kinds: Sequence[str],
     limits: Limits,
-    public_url: str | None = None,
+    reach: Reach = NOWHERE,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> Tally:
-    """Send every message of ``kinds`` that is due at ``as_of``; time goes on from there while it works. ``public_url``:
-    where patients reach the door, for the links in letters.
+    """Send every message of ``kinds`` that is due at ``as_of``; time goes on from there while it works. ``reach``: how
+    who is written to reaches back.
 
     Commits in steps; may be killed at any instant and run again. Raises only what the database raises.
     """
@@ -67,7 +68,7 @@ def dispatch(
             clinics=clinics,
             kinds=kinds,
             limits=limits,
-            public_url=public_url,
+            reach=reach,
             progress=progress,
         )
         try:
@@ -103,10 +104,10 @@ class _Dispatch:
         clinics: Sequence[Hours],
         kinds: Sequence[str],
         limits: Limits,
-        public_url: str | None,
+        reach: Reach,
         progress: Callable[[int, int, str], None],
     ) -> None:
-        self.public_url = public_url
+        self.reach = reach
         self.ledger, self.as_of, self.providers, self.limits = ledger, as_of, providers, limits
         self.clinics = {clinic.clinic_id: clinic for clinic in clinics}
         self.kinds, self.progress = list(kinds), progress
@@ -161,8 +162,8 @@ class _Dispatch:
                 {"since": self.as_of - timedelta(hours=1), "at": self.now(), "kinds": self.kinds},
             ).one()
             if self.wanted:
-                stop = links.stopping(connection, self.public_url)
-                self.writer = Writer(Shelf.load(connection), self.clinics, self.limits.most_segments, stop)
+                ways = links.ways(connection, self.reach)
+                self.writer = Writer(Shelf.load(connection), self.clinics, self.limits.most_segments, ways)
         self.budget = min(self.limits.run_cap, max(0, self.limits.hourly_cap - hour))
 
     async def _pass(self) -> None:

@@ -38,6 +38,16 @@ _SERVICES = "{% for a in appuntamenti %}{{ '; ' if not loop.first }}{{ a.ora }}{
 _SERVICES_DE = _SERVICES.replace("{{ a.ora }}", "{{ a.ora }} Uhr")
 _FOOT_IT = _FOOT_DE = "\n{{ clinica }}\n{% if telefono %}Tel. {{ telefono }}\n{% endif %}"
 
+_ANSWER_IT = """{% if risposte %}. Risponda 1 per confermare, 2 per disdire\
+{% elif telefono %}. Per disdire: {{ telefono }}{% endif %}{% if collegamento %} {{ collegamento }}{% endif %}"""
+_ANSWER_DE = """{% if risposte %}. Antworten Sie 1 zum Bestätigen, 2 zum Absagen\
+{% elif telefono %}. Absagen: {{ telefono }}{% endif %}{% if collegamento %} {{ collegamento }}{% endif %}"""
+_LINK_IT = "{% if collegamento %}\nPer confermare, disdire o chiedere un altro orario:\n{{ collegamento }}\n{% endif %}"
+_LINK_DE = (
+    "{% if collegamento %}\nBestätigen, absagen oder um eine andere Zeit bitten:\n{{ collegamento }}\n{% endif %}"
+)
+_LINK = "{% if collegamento %} {{ collegamento }}{% endif %}"
+
 _CALL = "{% if telefono %} Tel. {{ telefono }}{% endif %}"
 _DOCUMENT_IT = "un {{ 'documento di ' if iniziali else 'suo documento' }}{{ iniziali }}"
 _DOCUMENT_DE = "ein Dokument für {{ iniziali or 'Sie' }}"
@@ -45,21 +55,18 @@ _DOCUMENT_DE = "ein Dokument für {{ iniziali or 'Sie' }}"
 FACTORY: tuple[Factory, ...] = (
     Factory(
         *("reminder", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, le ricordiamo l'appuntamento di {{ giorno }}, ore "
-        + _SERVICES
-        + "{% if telefono %}. Per disdire: {{ telefono }}{% endif %}",
+        "{{ clinica }}: {{ nome }}, le ricordiamo l'appuntamento di {{ giorno }}, ore " + _SERVICES + _ANSWER_IT,
     ),
     Factory(
         *("reminder", "neutral", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, le ricordiamo l'appuntamento di {{ giorno }}, ore "
-        + _TIMES
-        + "{% if telefono %}. Per disdire: {{ telefono }}{% endif %}",
+        "{{ clinica }}: {{ nome }}, le ricordiamo l'appuntamento di {{ giorno }}, ore " + _TIMES + _ANSWER_IT,
     ),
     Factory(
         *("reminder", "plain", "email", "it", "Promemoria: appuntamento di {{ giorno }}"),
         "Gentile {{ nome }},\n\nle ricordiamo l'appuntamento di {{ giorno }}:\n\n"
         + _LIST_IT
         + "\nSe non può venire, ci avvisi: qualcun altro potrà usare quell'orario.\n"
+        + _LINK_IT
         + _FOOT_IT,
     ),
     Factory(
@@ -67,25 +74,23 @@ FACTORY: tuple[Factory, ...] = (
         "Gentile {{ nome }},\n\nle ricordiamo l'appuntamento di {{ giorno }}:\n\n"
         + _NEUTRAL_IT
         + "\nSe non può venire, ci avvisi: qualcun altro potrà usare quell'orario.\n"
+        + _LINK_IT
         + _FOOT_IT,
     ),
     Factory(
         *("reminder", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, "
-        + _SERVICES_DE
-        + "{% if telefono %}. Absagen: {{ telefono }}{% endif %}",
+        "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, " + _SERVICES_DE + _ANSWER_DE,
     ),
     Factory(
         *("reminder", "neutral", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, "
-        + _TIMES
-        + " Uhr{% if telefono %}. Absagen: {{ telefono }}{% endif %}",
+        "{{ clinica }}: {{ nome }}, wir erinnern an Ihren Termin am {{ giorno }}, " + _TIMES + " Uhr" + _ANSWER_DE,
     ),
     Factory(
         *("reminder", "plain", "email", "de", "Erinnerung: Termin am {{ giorno }}"),
         "Guten Tag {{ nome }},\n\nwir erinnern Sie an Ihren Termin am {{ giorno }}:\n\n"
         + _LIST_DE
         + "\nFalls Sie verhindert sind, geben Sie uns bitte Bescheid.\n"
+        + _LINK_DE
         + _FOOT_DE,
     ),
     Factory(
@@ -93,6 +98,7 @@ FACTORY: tuple[Factory, ...] = (
         "Guten Tag {{ nome }},\n\nwir erinnern Sie an Ihren Termin am {{ giorno }}:\n\n"
         + _NEUTRAL_DE
         + "\nFalls Sie verhindert sind, geben Sie uns bitte Bescheid.\n"
+        + _LINK_DE
         + _FOOT_DE,
     ),
     Factory(
@@ -145,35 +151,81 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("confirmation", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _SERVICES + "." + _CALL,
+        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _SERVICES + "." + _CALL + _LINK,
     ),
     Factory(
         *("confirmation", "neutral", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _TIMES + "." + _CALL,
+        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _TIMES + "." + _CALL + _LINK,
     ),
     Factory(
         *("confirmation", "plain", "email", "it", "Prenotazione di {{ giorno }}"),
-        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _LIST_IT + _FOOT_IT,
+        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _LIST_IT + _LINK_IT + _FOOT_IT,
     ),
     Factory(
         *("confirmation", "neutral", "email", "it", "Prenotazione di {{ giorno }}"),
-        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _NEUTRAL_IT + _FOOT_IT,
+        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _NEUTRAL_IT + _LINK_IT + _FOOT_IT,
     ),
     Factory(
         *("confirmation", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _SERVICES_DE + "." + _CALL,
+        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _SERVICES_DE + "." + _CALL + _LINK,
     ),
     Factory(
         *("confirmation", "neutral", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _TIMES + " Uhr." + _CALL,
+        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _TIMES + " Uhr." + _CALL + _LINK,
     ),
     Factory(
         *("confirmation", "plain", "email", "de", "Termin am {{ giorno }}"),
-        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _LIST_DE + _FOOT_DE,
+        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _LIST_DE + _LINK_DE + _FOOT_DE,
     ),
     Factory(
         *("confirmation", "neutral", "email", "de", "Termin am {{ giorno }}"),
-        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _NEUTRAL_DE + _FOOT_DE,
+        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _NEUTRAL_DE + _LINK_DE + _FOOT_DE,
+    ),
+    *(
+        Factory(
+            *("cancel_question", variant, "sms", "it", None),
+            "{{ clinica }}: vuole davvero disdire l'appuntamento di {{ giorno }}, ore "
+            + _TIMES
+            + "? Risponda 2 per disdire, 1 per tenerlo.",
+        )
+        for variant in ("plain", "neutral")
+    ),
+    *(
+        Factory(
+            *("cancel_question", variant, "sms", "de", None),
+            "{{ clinica }}: Möchten Sie den Termin am {{ giorno }}, "
+            + _TIMES
+            + " Uhr, wirklich absagen? Antworten Sie 2 zum Absagen, 1 zum Behalten.",
+        )
+        for variant in ("plain", "neutral")
+    ),
+    *(
+        Factory(
+            *("cancellation", variant, "sms", "it", None),
+            "{{ clinica }}: l'appuntamento di {{ giorno }}, ore " + _TIMES + ", è disdetto." + _CALL,
+        )
+        for variant in ("plain", "neutral")
+    ),
+    *(
+        Factory(
+            *("cancellation", variant, "sms", "de", None),
+            "{{ clinica }}: Der Termin am {{ giorno }}, " + _TIMES + " Uhr, ist abgesagt." + _CALL,
+        )
+        for variant in ("plain", "neutral")
+    ),
+    *(
+        Factory(
+            *("cancellation", variant, "email", "it", "Disdetto: appuntamento di {{ giorno }}"),
+            "Gentile {{ nome }},\n\nl'appuntamento di {{ giorno }} è disdetto:\n\n" + listed + _FOOT_IT,
+        )
+        for variant, listed in (("plain", _LIST_IT), ("neutral", _NEUTRAL_IT))
+    ),
+    *(
+        Factory(
+            *("cancellation", variant, "email", "de", "Abgesagt: Termin am {{ giorno }}"),
+            "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist abgesagt:\n\n" + listed + _FOOT_DE,
+        )
+        for variant, listed in (("plain", _LIST_DE), ("neutral", _NEUTRAL_DE))
     ),
     Factory(
         *("activation", "plain", "email", "it", "Attivi il suo account {{ clinica }}"),

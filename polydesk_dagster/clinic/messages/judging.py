@@ -16,6 +16,8 @@ from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.kinds import (
     ABOUT_APPOINTMENTS,
     ACTIVATION,
+    ANSWERABLE,
+    CANCELLATION,
     CONFIRMATION,
     KINDS,
     PREPARATION,
@@ -191,6 +193,8 @@ def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:
         return None
     if item.status is None:
         return Why.GONE
+    if message.kind == CANCELLATION.key:
+        return None if item.status == "cancelled" else Why.NOT_CANCELLED
     if item.status != "booked":
         return Why.CANCELLED
     if item.start_version != item.version:
@@ -254,6 +258,7 @@ def _context(
         "clinica": message.clinic_name,
         "telefono": readable_number(message.phone) if message.phone else "",
         "nome": name.strip(),
+        **({"risposte": False, "collegamento": ""} if message.kind in ANSWERABLE else {}),
         **message.context,
     }
     first = min((item.starts_at for item in items if item.starts_at), default=None)

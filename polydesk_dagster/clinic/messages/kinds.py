@@ -31,12 +31,22 @@ VERIFICATION = Kind("verification_nudge", any_hour=True, capped=False)
 REPORT_READY = Kind("report_ready")
 CONFIRMATION = Kind("confirmation", any_hour=True, capped=False)
 NOTICE = Kind("service_notice", refusable=False, capped=False)
+QUESTION = Kind("cancel_question", channels=("sms",), any_hour=True, refusable=False, capped=False)
+"""Whether somebody who answered «2» really wants to cancel."""
+CANCELLATION = Kind("cancellation", any_hour=True, refusable=False, capped=False)
 
 KINDS: dict[str, Kind] = {
-    kind.key: kind for kind in (REMINDER, PREPARATION, CONFIRMATION, ACTIVATION, VERIFICATION, REPORT_READY, NOTICE)
+    kind.key: kind
+    for kind in (
+        *(REMINDER, PREPARATION, CONFIRMATION, ACTIVATION, VERIFICATION, REPORT_READY, NOTICE, QUESTION, CANCELLATION),
+    )
 }
-ABOUT_APPOINTMENTS = frozenset({REMINDER.key, PREPARATION.key, CONFIRMATION.key})
-PASSING = (CONFIRMATION.key, VERIFICATION.key, REPORT_READY.key, NOTICE.key, ACTIVATION.key)
+ABOUT_APPOINTMENTS = frozenset({REMINDER.key, PREPARATION.key, CONFIRMATION.key, QUESTION.key, CANCELLATION.key})
+ANSWERABLE = (REMINDER.key, PREPARATION.key, CONFIRMATION.key, QUESTION.key)
+"""Kinds of text that «1» and «2» answer."""
+ANSWERING = (QUESTION.key, CANCELLATION.key)
+"""Kinds for which somebody waits with the telephone in the hand: sent at once."""
+PASSING = (CONFIRMATION.key, VERIFICATION.key, REPORT_READY.key, NOTICE.key, ACTIVATION.key, *ANSWERING)
 """Kinds that other parts of Polydesk put in the ledger, and what of them is to be tried again; whichever dispatcher
 comes by first sends them."""
 
@@ -45,6 +55,7 @@ class Why(StrEnum):
     """Why a message was withheld or failed."""
 
     CANCELLED = "cancelled"
+    NOT_CANCELLED = "not_cancelled"
     MOVED = "moved"
     PAST = "past"
     TOO_LATE = "too_late"

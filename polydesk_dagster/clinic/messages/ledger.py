@@ -82,9 +82,10 @@ _DEPART = sa.text(f"""
                    LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id
                    LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
                    WHERE l.message_id = q.id AND l.withheld IS NULL
-                     AND (l.kind IN ('reminder', 'preparation', 'confirmation')
+                     AND (l.kind IN ('reminder', 'preparation', 'confirmation', 'cancel_question')
                               AND (a.status = 'booked' AND a.start_version = l.version AND a.starts_at > :at)
                                   IS NOT TRUE
+                          OR l.kind = 'cancellation' AND a.status <> 'cancelled'
                           OR l.kind = 'verification_nudge' AND a.status <> 'unverified'
                           OR l.subject = 'report' AND (r.withdrawn_at IS NULL AND r.version = l.version) IS NOT TRUE))
                AND NOT EXISTS (SELECT FROM message_block b

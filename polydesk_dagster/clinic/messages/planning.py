@@ -11,11 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import hours, receipts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.kinds import CONFIRMATION, KINDS, PREPARATION, REMINDER, VERIFICATION
 from polydesk_dagster.database.locks import in_turn
-from polydesk_dagster.values import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ SELECT NULL, NULL, count(*) FROM envelope
 """
 
 
-_PLAN = {kind: sa.text(_plan_sql(kind)) for kind in (REMINDER.key, PREPARATION.key)}
+PLANNED = {kind: sa.text(_plan_sql(kind)) for kind in (REMINDER.key, PREPARATION.key)}
 
 
 def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequence[Hours]) -> Planned:
@@ -163,7 +161,7 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
         "starts_until": [span.starts_until for span in spans],
         "send_after": [span.send_after for span in spans],
     }
-    rows = connection.execute(_PLAN[kind], {"kind": kind, "as_of": as_of, **columns}).all()
+    rows = connection.execute(PLANNED[kind], {"kind": kind, "as_of": as_of, **columns}).all()
     withheld = Counter({(row.code, row.withheld): row.appointments for row in rows if row.withheld})
     return Planned(
         sum(row.appointments for row in rows if row.code is None),
@@ -249,7 +247,7 @@ def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mappin
 
 
 # Who booked lately, and is to come later than the confirmation takes to be read.
-_TO_CONFIRM = """
+TO_CONFIRM = """
     SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, a.start_version AS version,
            'patient' AS recipient_type, a.patient_id AS recipient_id, a.starts_at AS expires_at,
            CAST(NULL AS jsonb) AS context
@@ -266,12 +264,12 @@ def confirm(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]
     """Put into the ledger one confirmation for each appointment booked in the last day, where the clinic's policy
     wants them."""
     wanted = {"clinics": [clinic.clinic_id for clinic in clinics]}
-    return enqueue(connection, CONFIRMATION.key, _TO_CONFIRM, wanted, as_of)
+    return enqueue(connection, CONFIRMATION.key, TO_CONFIRM, wanted, as_of)
 
 
 # Who booked online and has not answered, at half time of the window; never one whom the desk, a payment or
 # studiolab vouches for.
-_TO_NUDGE = """
+TO_NUDGE = """
     SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, 1 AS version, 'booking' AS recipient_type,
            a.id AS recipient_id, a.verification_expires_at AS expires_at, CAST(NULL AS jsonb) AS context
     FROM appointment a
@@ -286,42 +284,4 @@ _TO_NUDGE = """
 def nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> int:
     """Put into the ledger one nudge, the only one ever, for each unverified booking past half of its window."""
     wanted = {"clinics": [clinic.clinic_id for clinic in clinics]}
-    return enqueue(connection, VERIFICATION.key, _TO_NUDGE, wanted, as_of)
-
-
-def nothing_to_nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> bool:
-    """Whether no booking wants a nudge or a confirmation."""
-    wanted = {"as_of": as_of, "clinics": [clinic.clinic_id for clinic in clinics]}
-    return not connection.scalar(sa.text(f"SELECT EXISTS ({_TO_NUDGE}) OR EXISTS ({_TO_CONFIRM})"), wanted)
-
-
-def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: datetime, clinics: Sequence[Hours]) -> bool:
-    """Whether no message of ``kinds`` wants the dispatcher now: to be sent, to be closed, or to be cleared up."""
-    return not connection.scalar(
-        sa.text("""
-            SELECT EXISTS (SELECT FROM message
-                           WHERE state IN ('planned', 'retry') AND send_after <= :as_of AND kind = ANY (:kinds)
-                             AND (clinic_id = ANY (:open) OR kind = ANY (:any_hour) OR expires_at <= :as_of))
-                OR EXISTS (SELECT FROM message WHERE state = 'claimed')
-                OR EXISTS (SELECT FROM message WHERE state = 'unknown' AND channel = 'sms')"""),
-        {
-            "as_of": as_of,
-            "kinds": list(kinds),
-            "open": [clinic.clinic_id for clinic in clinics if clinic.may_send(as_of)],
-            "any_hour": [kind.key for kind in KINDS.values() if kind.any_hour],
-        },
-    )
-
-
-def nothing_due(kinds: Sequence[str], connection: sa.Connection, as_of: datetime) -> Reason | None:
-    """Why no run of ``kinds`` needs to start now; None where one does."""
-    clinics = hours.load(connection, as_of)
-    if not nothing_to_send(connection, kinds, as_of, clinics):
-        return None
-    if any(kind in _PLAN for kind in kinds) and not nothing_to_nudge(connection, as_of, clinics):
-        return None
-    if REMINDER.key in kinds and receipts.waiting(connection, as_of, clinics):
-        return None
-    if any(kind in _PLAN and due_spans(connection, kind, as_of, clinics) for kind in kinds):
-        return None
-    return Reason("no_messages_due")
+    return enqueue(connection, VERIFICATION.key, TO_NUDGE, wanted, as_of)

@@ -1,16 +1,18 @@
-"""What people do not want: opt-outs of a patient, and the STOP that is answered to a message."""
+"""What people say of what they are sent: opt-outs of a patient, and the words that are answered to a text."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from datetime import datetime
+from typing import Literal
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import blocks
 from polydesk_dagster.clinic.messages.kinds import KINDS, Channel
 from polydesk_dagster.clinic.patients.cleaning import e164
+
+Reading = Literal["stop", "start", "confirm", "cancel"]
 
 # What may stand around the word: none of these changes what it means.
 _COURTESY = re.compile(
@@ -33,25 +35,20 @@ _START = frozenset({
 not here: they may speak of the appointment."""
 
 
-def read(text: str) -> str | None:
-    """``stop``, ``start``, or None for what only a person can understand."""
+_READINGS: dict[str, Reading] = {
+    **dict.fromkeys(_STOP, "stop"),
+    **dict.fromkeys(_START, "start"),
+    **dict.fromkeys(("1", "uno", "eins", "one", "confermo", "ich bestatige"), "confirm"),
+    **dict.fromkeys(("2", "due", "zwei", "two", "disdico"), "cancel"),
+}
+
+
+def read(text: str) -> Reading | None:
+    """What a text says as a whole, or None for what only a person can understand."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     words = " ".join(re.findall(r"[a-z0-9]+", bare))
     said = " ".join(_COURTESY.sub(" ", words).split())
-    return "stop" if said in _STOP else "start" if said in _START else None
-
-
-def receive(connection: sa.Connection, channel: Channel, address: str, text: str, as_of: datetime) -> str | None:
-    """Take in what came back to a message: ``stop`` blocks the address for everybody who has it, ``start`` unblocks
-    it. Returns which of the two it was, or None; then, and where the address is none, nothing is done."""
-    said, known = read(text), read_address(address)
-    if said is None or known is None or known[0] != channel:
-        return None
-    if said == "stop":
-        blocks.stop(connection, *known, as_of)
-    else:
-        blocks.lift(connection, *known, who="recipient", why="start", as_of=as_of, cause="stop")
-    return said
+    return _READINGS.get(said)
 
 
 def read_address(typed: str) -> tuple[Channel, str] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.messages.blocks import note_refusals
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.ledger import FIRST_QUESTION
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
+from polydesk_dagster.database.locks import in_turn
 
 PAUSES = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=48))
 """After the first, second … question that the gateway answered without knowing; then it is left alone."""
@@ -108,9 +109,12 @@ def _take(connection: sa.Connection, at: datetime, clinics: list[int]) -> list[t
     return [(number, key) for number, key in rows]
 
 
+# What had been given up, and has not left another way yet, has arrived after all.
 _DELIVERED = sa.text("""
-    UPDATE message SET delivery = 'delivered', delivery_at = :at, ask_after = NULL
-    WHERE id = ANY (:ids) AND state = 'sent'""")
+    UPDATE message
+    SET delivery = 'delivered', delivery_at = :at, ask_after = NULL, state = 'sent',
+        sent_at = coalesce(sent_at, :at), refused_channels = array_remove(refused_channels, channel)
+    WHERE id = ANY (:ids) AND (state = 'sent' OR state = 'retry' AND delivery = 'undelivered')""")
 
 _ASK_AGAIN = sa.text("""
     UPDATE message SET delivery_asked = delivery_asked - 1, ask_after = CAST(:at AS timestamptz) + :pause
@@ -125,7 +129,7 @@ _UNDELIVERED = sa.text("""
                    WHERE l.message_id = m.id AND l.subject = 'appointment' AND l.withheld IS NULL
                      AND a.status = 'booked' AND a.start_version = l.version AND a.starts_at > :at) AS again
         FROM message m JOIN clinic c ON c.id = m.clinic_id
-        WHERE m.id = ANY (:ids) AND m.state = 'sent'
+        WHERE m.id = ANY (:ids) AND m.state = 'sent' AND m.delivery IS DISTINCT FROM 'undelivered'
     ), noted AS (
         INSERT INTO message_attempt (message_id, at, channel, answer)
         SELECT m.id, :at, m.channel, 'undelivered' FROM message m JOIN judged USING (id)
@@ -153,10 +157,104 @@ def _record(
             lost[number] = answer
         elif answer is None or answer.fate not in {Fate.ACCEPTED, Fate.UNKNOWN_KEY}:
             unanswered.append(number)
-    if arrived:
-        found.delivered += connection.execute(_DELIVERED, {"ids": arrived, "at": at}).rowcount
     if unanswered:
         connection.execute(_ASK_AGAIN, {"ids": unanswered, "at": at, "pause": FIRST_QUESTION})
+    _write(connection, at, arrived, lost, found)
+
+
+def _write(
+    connection: sa.Connection, at: datetime, arrived: Sequence[int], lost: Mapping[int, Answer], found: Receipts
+) -> None:
+    """Texts that arrived, and those that never will; told again, nothing changes."""
+    if arrived:
+        found.delivered += connection.execute(_DELIVERED, {"ids": list(arrived), "at": at}).rowcount
     if lost:
-        note_refusals(connection, list(lost), list(lost.values()), at)
-        found.undelivered.update(connection.scalars(_UNDELIVERED, {"ids": list(lost), "at": at}).all())
+        in_turn(connection, "message receipts")
+        fresh = set(connection.scalars(_NOT_YET_LOST, {"ids": list(lost)}))
+        note_refusals(connection, list(fresh), [lost[number] for number in fresh], at)
+        found.undelivered.update(connection.scalars(_UNDELIVERED, {"ids": list(fresh), "at": at}).all())
+
+
+_NOT_YET_LOST = sa.text("""
+    SELECT id FROM message WHERE id = ANY (:ids) AND state = 'sent' AND delivery IS DISTINCT FROM 'undelivered'""")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A receipt as the gateway sent it by itself; its ``answer`` is one of a look-up."""
+
+    id: str
+    answer: Answer
+    at: datetime
+
+
+FORGOTTEN = timedelta(days=3)
+"""After which a receipt of a text that nobody knows is given up."""
+
+
+def keep(connection: sa.Connection, told: Sequence[Told], as_of: datetime) -> int:
+    """Put receipts by, each once however often it comes. Returns how many are new."""
+    return connection.execute(
+        sa.text("""
+            INSERT INTO message_receipt (external_id, reference, status, code, bad_address, strike, at, received_at)
+            SELECT id, reference, status, code, bad, strike, least(at, CAST(:as_of AS timestamptz)), :as_of
+            FROM unnest(CAST(:ids AS text[]), CAST(:references AS text[]), CAST(:states AS text[]),
+                        CAST(:codes AS text[]), CAST(:bad AS boolean[]), CAST(:strikes AS boolean[]),
+                        CAST(:times AS timestamptz[])) AS r (id, reference, status, code, bad, strike, at)
+            ON CONFLICT DO NOTHING"""),
+        {
+            "as_of": as_of,
+            "ids": [each.id for each in told],
+            "references": [each.answer.reference for each in told],
+            "states": [_status(each.answer) for each in told],
+            "codes": [each.answer.code for each in told],
+            "bad": [each.answer.bad_address for each in told],
+            "strikes": [each.answer.strike for each in told],
+            "times": [each.at for each in told],
+        },
+    ).rowcount
+
+
+def _status(answer: Answer) -> str:
+    if answer.fate is Fate.REFUSED:
+        return "undeliverable"
+    return "delivered" if answer.delivered else "accepted"
+
+
+# Of all that was told of a text the last word counts, whatever came last; and at one instant an end over a beginning.
+_LAST_WORDS = sa.text("""
+    WITH taken AS MATERIALIZED (
+        SELECT external_id, reference FROM message_receipt
+        WHERE settled_at IS NULL AND (tried_at IS NULL OR :again AND tried_at < :as_of)
+        ORDER BY received_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), known AS MATERIALIZED (
+        SELECT DISTINCT t.reference, m.id FROM taken t
+        JOIN message m ON m.channel = 'sms' AND m.provider_reference = t.reference
+    ), marked AS (
+        UPDATE message_receipt r
+        SET tried_at = :as_of,
+            settled_at = CASE WHEN r.received_at < CAST(:as_of AS timestamptz) - CAST(:forgotten AS interval)
+                                   OR t.reference IN (SELECT reference FROM known)
+                              THEN CAST(:as_of AS timestamptz) END
+        FROM taken t WHERE r.external_id = t.external_id
+    )
+    SELECT n.taken, w.*
+    FROM (SELECT count(*) AS taken FROM taken) n
+    LEFT JOIN (SELECT DISTINCT ON (k.id) k.id, r.status, r.code, r.bad_address, r.strike
+               FROM known k JOIN message_receipt r USING (reference)
+               ORDER BY k.id, r.at DESC, r.status <> 'accepted' DESC, r.status) w ON true""")
+
+
+def settle(connection: sa.Connection, as_of: datetime, *, again: bool = False, limit: int = 2_000) -> int:
+    """Write down in the ledger what was put by; what was of no known text when it was tried before ``as_of``, only
+    where it is to be tried ``again``. Returns how many receipts were looked at."""
+    rows = connection.execute(
+        _LAST_WORDS, {"as_of": as_of, "again": again, "limit": limit, "forgotten": FORGOTTEN}
+    ).all()
+    lost = {
+        row.id: Answer(Fate.REFUSED, code=row.code, bad_address=row.bad_address, strike=row.strike)
+        for row in rows
+        if row.status == "undeliverable"
+    }
+    _write(connection, as_of, [row.id for row in rows if row.status == "delivered"], lost, Receipts())
+    return int(rows[0].taken)

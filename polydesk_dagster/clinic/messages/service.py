@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import calls, health, hours, judging, planning, receipts
+from polydesk_dagster.clinic.messages import arrivals, calls, due, health, hours, judging, planning, receipts
 from polydesk_dagster.clinic.messages.dispatch import dispatch
 from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Ready, Withheld
-from polydesk_dagster.clinic.messages.kinds import CHANNELS, PASSING, REMINDER, TO_CALL, Channel
+from polydesk_dagster.clinic.messages.kinds import ANSWERING, CHANNELS, PASSING, REMINDER, TO_CALL, Channel
+from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
 from polydesk_dagster.clinic.messages.pace import Limits, Tally
 from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.provider import Provider
@@ -49,14 +50,16 @@ def send(
     clinic: str | None = None,
     preview: bool = False,
     past_guard: str | None = None,
-    public_url: str | None = None,
+    reach: Reach = NOWHERE,
     progress: Progress = _silent,
 ) -> Report:
     """Plan and send the reminders or the preparation notices, and whatever other parts have put in the ledger.
 
-    ``past_guard``: ``unusual_volume`` says that a person has allowed today's volume. ``public_url``: where patients
-    reach the door.
+    ``past_guard``: ``unusual_volume`` says that a person has allowed today's volume. ``reach``: how who is
+    written to reaches back.
     """
+    if not preview:
+        arrivals.settle(engine, as_of, again=True)
     with engine.connect() as connection:
         clinics = hours.load(connection, as_of, clinic)
         if not clinics:
@@ -74,7 +77,7 @@ def send(
         arrived = receipts.collect(engine, as_of, providers.get("sms"), clinics)
     with engine.connect() as connection:
         kinds = [kind, *PASSING]
-        idle = not planned.messages and planning.nothing_to_send(connection, kinds, as_of, clinics)
+        idle = not planned.messages and due.nothing_to_send(connection, kinds, as_of, clinics)
         held = None if idle else hold_unusual(connection, kind, as_of, allowed=past_guard == VOLUME_GUARD)
         limits = None if idle else Limits.load(connection)
         connection.commit()
@@ -89,7 +92,7 @@ def send(
             clinics=clinics,
             kinds=kinds,
             limits=limits,
-            public_url=public_url,
+            reach=reach,
             progress=progress,
         )
     with engine.begin() as connection:
@@ -97,6 +100,23 @@ def send(
         open_calls = calls.waiting(connection, kind, [clinic.clinic_id for clinic in clinics])
         doubts = health.doubts(connection, [clinic.clinic_id for clinic in clinics])
     return report_of(Came(planned, tally, arrived, open_calls, doubts, limits))
+
+
+def answer(
+    engine: sa.Engine, as_of: datetime, providers: Mapping[Channel, Provider], *, reach: Reach = NOWHERE
+) -> Tally:
+    """Send at once what somebody waits for who has just answered a text; everything else waits for its service."""
+    with engine.connect() as connection:
+        clinics, limits = hours.load(connection, as_of), Limits.load(connection)
+    return dispatch(
+        engine,
+        as_of,
+        providers=providers,
+        clinics=clinics,
+        kinds=ANSWERING,
+        limits=limits,
+        reach=reach,
+    )
 
 
 def unknown_clinic(clinic: str | None) -> Report:

@@ -1,4 +1,5 @@
-"""Why somebody was told something, or was not: everything that the ledger knows, in the order of time."""
+"""Why somebody was told something, or was not: everything that the ledger knows, and what they
+answered, in the order of time."""
 
 from __future__ import annotations
 
@@ -42,6 +43,14 @@ _STORY = """
         SELECT m.delivery_at, m.time_zone, m.about, m.delivery, NULL, m.channel, m.address, m.starts_at, NULL, 4
         FROM message m WHERE m.delivery IS NOT NULL
         UNION ALL
+        SELECT s.at, c.time_zone, NULL, s.said, NULL, CASE s.via WHEN 'sms' THEN 'sms' END, NULL, NULL, NULL, 7
+        FROM appointment_answer s JOIN clinic c ON c.id = s.clinic_id
+        WHERE s.appointment_id IN ({appointments})
+        UNION ALL
+        SELECT r.said_at, m.time_zone, m.about, 'replied', 'reply_' || r.outcome, 'sms', r.address, m.starts_at, NULL,
+               7
+        FROM message m JOIN message_reply r ON r.message_id = m.id
+        UNION ALL
         SELECT k.created_at, c.time_zone, k.kind, 'to_call', k.reason, NULL, NULL, k.starts_at, NULL, 5
         FROM call_list k JOIN clinic c ON c.id = k.clinic_id
         WHERE k.appointment_id IN ({appointments})
@@ -61,7 +70,8 @@ class Step:
     """One thing that happened; the address is masked."""
 
     at: Instant
-    kind: str
+    kind: str | None
+    """None where it is about the appointment itself."""
     what: str
     reason: str | None
     channel: str | None

@@ -48,17 +48,24 @@ def write(subject: str | None, body: str, context: Mapping[str, Any]) -> Text:
 
 
 _PERSON = {"clinica": "Poliambulatorio Prova", "telefono": "+390510000000", "nome": "Mario Rossi"}
+_ANSWER = {"risposte": True, "collegamento": "https://polydesk.example/v/" + "x" * 22}
 _APPOINTMENT = {"ora": "09:30", "iniziali": "", "sede": "Sede centrale"}
 _NAMED = {"prestazione": "Prima visita cardiologica", "specialista": "Dott.ssa Bianchi"}
 _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
-    ("reminder", "plain"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [{**_APPOINTMENT, **_NAMED}]},
-    ("reminder", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("reminder", "plain"): {
+        **_PERSON,
+        **_ANSWER,
+        "giorno": "mercoledì 11 marzo",
+        "appuntamenti": [{**_APPOINTMENT, **_NAMED}],
+    },
+    ("reminder", "neutral"): {**_PERSON, **_ANSWER, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
     ("preparation", "plain"): {
         **_PERSON,
+        **_ANSWER,
         "giorno": "mercoledì 11 marzo",
         "appuntamenti": [{**_APPOINTMENT, **_NAMED, "preparazione": "A digiuno da 8 ore, acqua permessa."}],
     },
-    ("preparation", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("preparation", "neutral"): {**_PERSON, **_ANSWER, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
     ("activation", "plain"): {
         **_PERSON,
         "collegamento": "https://portale.example/attiva?codice=" + "x" * 43,
@@ -72,10 +79,19 @@ _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("confirmation", "plain"): {
         **_PERSON,
+        **_ANSWER,
         "giorno": "mercoledì 11 marzo",
         "appuntamenti": [{**_APPOINTMENT, **_NAMED}],
     },
-    ("confirmation", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("confirmation", "neutral"): {**_PERSON, **_ANSWER, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("cancel_question", "plain"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("cancel_question", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("cancellation", "plain"): {
+        **_PERSON,
+        "giorno": "mercoledì 11 marzo",
+        "appuntamenti": [{**_APPOINTMENT, **_NAMED}],
+    },
+    ("cancellation", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
     ("report_ready", "plain"): {**_PERSON, "iniziali": ""},
     ("service_notice", "plain"): {**_PERSON, "avviso": "domani la sede resta chiusa."},
 }

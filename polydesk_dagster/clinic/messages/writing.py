@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 from polydesk_dagster.clinic.messages import templates
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Withheld
-from polydesk_dagster.clinic.messages.kinds import ABOUT_APPOINTMENTS, ACTIVATION, Channel, Why
+from polydesk_dagster.clinic.messages.kinds import ABOUT_APPOINTMENTS, ACTIVATION, ANSWERABLE, QUESTION, Channel, Why
 from polydesk_dagster.clinic.messages.ledger import Claim
+from polydesk_dagster.clinic.messages.links import Ways
 from polydesk_dagster.clinic.messages.provider import Outgoing
 from polydesk_dagster.clinic.messages.sandbox import BrokenTemplateError
 from polydesk_dagster.clinic.messages.templates import Need, Shelf, Text
@@ -40,10 +41,10 @@ class Writer:
     """Writes the messages of one run. A template that broke once is not tried again."""
 
     def __init__(
-        self, shelf: Shelf, clinics: Mapping[int, Hours], most_segments: int, stop: Callable[[int], str] | None = None
+        self, shelf: Shelf, clinics: Mapping[int, Hours], most_segments: int, ways: Ways | None = None
     ) -> None:
-        """``stop``: the link for a message's number on which one press stops what goes to its address."""
-        self._shelf, self._clinics, self._most, self._stop = shelf, clinics, most_segments, stop
+        """``ways``: how whoever is written to reaches back."""
+        self._shelf, self._clinics, self._most, self._ways = shelf, clinics, most_segments, ways or Ways()
         self._broken: dict[Text, BrokenTemplateError] = {}
 
     def write(self, message: Candidate, ready: Ready, by_mail: Ready | None = None) -> Job | Withheld:
@@ -80,7 +81,7 @@ class Writer:
             text.body,
             ready.language,
             clinic.email,
-            self._stop(message.id) if self._stop is not None and refusable else None,
+            self._ways.stop(message.id) if self._ways.stop is not None and refusable else None,
         )
         return Job(message, outgoing, ready.channel, claim, token)
 
@@ -101,6 +102,9 @@ class Writer:
             where = message.context.get("door") or self._clinics[message.clinic_id].portal_url
             address = f"{where}?{urlencode({'codice': token})}"
             context = {**context, "collegamento": address, "giorni": LINK_LIFE.days}
+        elif message.kind in ANSWERABLE and message.kind != QUESTION.key:
+            link = self._ways.visit(message.id) if self._ways.visit is not None else ""
+            context = {**context, "collegamento": link, "risposte": self._ways.replies and ready.channel == "sms"}
         try:
             return templates.write(template.subject, template.body, context)
         except BrokenTemplateError as error:

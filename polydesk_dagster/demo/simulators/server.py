@@ -171,13 +171,20 @@ def in_thread(simulator: Simulator) -> Iterator[str]:
             thread.join(5)
 
 
-def main(description: str, build: Callable[[argparse.Namespace], Simulator], port: int) -> None:
-    """The command line of one simulator: serves until SIGTERM and says on standard output where."""
+def main(
+    description: str,
+    build: Callable[[argparse.Namespace], Simulator],
+    port: int,
+    options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> None:
+    """The command line of one simulator, with ``options`` of its own: serves until SIGTERM and says on standard output
+    where."""
     keep_to_ourselves()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--port", type=int, default=port, help="0: una porta libera qualsiasi")
     parser.add_argument("--token", default=DEMO_TOKEN)
     parser.add_argument("--state", type=Path, help="cartella in cui conservare lo stato")
+    options(parser)
     arguments = parser.parse_args()
     simulator = build(arguments)
     with socket.socket() as listening:
