@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from polydesk_dagster.cli import app
-from polydesk_dagster.clinic.messages import planning, service
+from polydesk_dagster.clinic.messages import hours, planning, service
 from polydesk_dagster.database.engine import plain_url
 from tests import world
 from tests.messages.world import AS_OF, booked, gateway, states
@@ -35,7 +35,7 @@ def test_a_stop_told_at_the_desk_holds_a_message_that_was_planned_already(engine
         practice = world.practice(connection)
         both = world.patient(connection, mobile="+393471234567", email="Anna@Example.org")
         booked(connection, practice, "12:00", patient_id=both)
-        planning.plan(connection, "reminder", AS_OF, planning.hours.load(connection, AS_OF))
+        planning.plan(connection, "reminder", AS_OF, hours.load(connection, AS_OF))
     assert said("stop", "347 123 45 67")[0] == 0
     assert said("stop", "anna@example.ORG")[0] == 0
     with gateway() as (simulator, providers):

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import due, planning, preferences, service
+from polydesk_dagster.clinic.messages import due, hours, planning, preferences, service
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.messages.world import AS_OF, booked, gateway, move, states, texted
@@ -71,7 +71,7 @@ def test_what_is_moved_or_cancelled_between_planning_and_sending_is_not_sent(eng
         practice = world.practice(connection)
         moved, cancelled, kept = (booked(connection, practice, at) for at in ("09:00", "10:00", "11:00"))
     with engine.begin() as connection:
-        clinics = planning.hours.load(connection, AS_OF)
+        clinics = hours.load(connection, AS_OF)
         assert planning.plan(connection, "reminder", AS_OF, clinics).messages == 3
     with engine.begin() as connection:
         move(connection, moved, world.rome("2026-03-20", "09:00"))
@@ -93,7 +93,7 @@ def test_one_person_one_day_one_message(engine: sa.Engine) -> None:
         later = booked(connection, practice, "11:00", patient_id=practice.patient)
     with gateway() as (simulator, providers):
         with engine.begin() as connection:
-            planning.plan(connection, "reminder", AS_OF, planning.hours.load(connection, AS_OF))
+            planning.plan(connection, "reminder", AS_OF, hours.load(connection, AS_OF))
             connection.execute(
                 sa.text("UPDATE appointment SET status = 'cancelled', cancelled_at = now() WHERE id = :id"),
                 {"id": later},
@@ -193,7 +193,7 @@ def test_a_queued_message_keeps_the_text_it_was_planned_with(engine: sa.Engine) 
         practice = world.practice(connection)
         booked(connection, practice)
         connection.execute(customise, {"body": "{{ clinica }} primo"})
-        planning.plan(connection, "reminder", AS_OF, planning.hours.load(connection, AS_OF))
+        planning.plan(connection, "reminder", AS_OF, hours.load(connection, AS_OF))
         connection.execute(customise, {"body": "{{ clinica }} secondo"})
     with gateway() as (simulator, providers):
         service.send(engine, AS_OF, "reminder", providers)
@@ -356,7 +356,7 @@ def test_an_unverified_booking_is_nudged_once_at_half_time(engine: sa.Engine, ki
     half = night + timedelta(hours=1)
     with gateway() as (simulator, providers):
         with engine.begin() as connection:
-            clinics = planning.hours.load(connection, half)
+            clinics = hours.load(connection, half)
             assert planning.nothing_to_nudge(connection, half - timedelta(minutes=1), clinics)
             assert due.nothing_due([kind], connection, half) is None
             assert planning.nudge(connection, half, clinics) == 2
