@@ -357,7 +357,7 @@ def test_an_unverified_booking_is_nudged_once_at_half_time(engine: sa.Engine, ki
     with gateway() as (simulator, providers):
         with engine.begin() as connection:
             clinics = hours.load(connection, half)
-            assert planning.nothing_to_nudge(connection, half - timedelta(minutes=1), clinics)
+            assert due.nothing_to_nudge(connection, half - timedelta(minutes=1), clinics)
             assert due.nothing_due([kind], connection, half) is None
             assert planning.nudge(connection, half, clinics) == 2
             connection.execute(
