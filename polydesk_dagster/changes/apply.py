@@ -190,6 +190,8 @@ def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, va
     if plan.undoes is None and held.marks(connection, kind, plan.clinic_id):
         mark = f"FROM held_row h WHERE {held.OF} AND h.thing = {held.thing(kind)}"
         tests.append(("held_meanwhile", f"EXISTS (SELECT {mark})", f"(SELECT {held.REASON} {mark})"))
+    if kind.moved is not None and plan.undoes is None:
+        tests.append(("moved", f"({kind.moved}) IS NOT NULL", kind.moved))
     for code, test, why in tests:
         where = f"r.action <> 'conflict' AND {test}"
         if _some(connection, f"{rows} r LEFT JOIN {kind.table} t ON {kind.on} WHERE {where}", values):

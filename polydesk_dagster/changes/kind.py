@@ -152,6 +152,9 @@ class Kind:
     """An Italian reason, SQL over ``t`` (the target, or nulls) and ``r``, why a row must not be written; null if it
     may. Tested when the plan is made, where such a row is a conflict, and again when it is applied, which is then
     refused."""
+    moved: str | None = None
+    """An Italian reason, SQL over ``r``, why a row to create no longer fits what it was counted from; null if it does.
+    Tested when a plan that is not volatile is applied."""
     source: Source | None = None
     dependents: tuple[str, ...] = ()
     """Tables that refer to this one and whose rows ``undo_before`` takes away with a creation."""

@@ -22,6 +22,7 @@ WHERE = {
     "agreement": "polydesk_dagster.sources.kinds.agreements:AGREEMENT",
     "price": "polydesk_dagster.sources.kinds.prices:PRICE",
     "patient": "polydesk_dagster.clinic.patients.identity:PATIENT",
+    "erasure": "polydesk_dagster.clinic.patients.erasing:ERASURE",
     "sort_name": "polydesk_dagster.clinic.upkeep.names:SORT_NAME",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -15,11 +16,12 @@ from polydesk_dagster.changes.plans import ITALY
 from polydesk_dagster.clinic.patients import reviews
 from polydesk_dagster.clinic.patients.reviews import Candidate, Review
 from polydesk_dagster.commands import show
+from polydesk_dagster.commands.files import private_file
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import EXIT_STATUS, Report
 from polydesk_dagster.settings import person
-from polydesk_dagster.values import Instant, Term
+from polydesk_dagster.values import Count, Instant, Term
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -191,13 +193,14 @@ def _now() -> datetime:
 
 
 @contextmanager
-def _deciding() -> Iterator[sa.Connection]:
-    """A transaction of the installation, in which a case that does not exist is wrong usage."""
+def _deciding(unknown: str = "command.patients.unknown") -> Iterator[sa.Connection]:
+    """A transaction of the installation, in which what does not exist, a case if nothing else is said, is wrong
+    usage."""
     with opened() as installation, installation.engine.begin() as connection:
         try:
             yield connection
         except LookupError:
-            raise typer.BadParameter(say("command.patients.unknown")) from None
+            raise typer.BadParameter(say(unknown)) from None
 
 
 def _head(found: Review) -> dict[str, Any]:
@@ -248,3 +251,62 @@ def seen_(patient: Annotated[int, typer.Argument(metavar="ID")], json: Json = Fa
     columns = [t.label("column", key) for key in ("seen_at", "seen_by", "seen_on")]
     cells = [(t.value(Instant(each.at)), each.person, each.page) for each in looks]
     show.table(say("table.patient_looks", patient=patient), columns, cells)
+
+
+Patient = Annotated[int, typer.Argument(metavar="PATIENT")]
+NO_PATIENT = "command.patients.no_patient"
+
+
+@app.command("export")
+def export_(
+    patient: Patient, file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE")], json: Json = False
+) -> None:
+    """Tutto ciò che è conservato di un paziente, in un file per lui (articoli 15 e 20 del GDPR)."""
+    import json as written
+
+    from polydesk_dagster.clinic.patients import exporting, seen
+
+    with _deciding(NO_PATIENT) as connection:
+        connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        found = exporting.everything(connection, patient)
+        t, now = show.told(), _now()
+        data = {
+            key: {"what": t.term("personal", key), "kept": law and t.term("kept_by_law", law), "rows": rows}
+            for key, (law, rows) in found.items()
+        }
+        seen.log(connection, person(), "polydesk patients export", now, patients=(patient,))
+        with private_file(file) as target:
+            written.dump(
+                {"patient": patient, "made_at": now.isoformat(), "data": data}, target, ensure_ascii=False, indent=1
+            )
+    rows = sum(len(rows) for _, rows in found.values())
+    if json:
+        show.as_json({"patient": patient, "file": str(file), "data_sets": len(data), "rows": rows})
+    else:
+        show.out().print(say("command.patients.exported", file=str(file), rows=Count("rows", rows)))
+
+
+@app.command("erase")
+def erase_(patient: Patient, json: Json = False) -> None:
+    """Prepara la cancellazione dei dati di un paziente e mostra che cosa va e che cosa resta per legge."""
+    from polydesk_dagster.clinic.patients import erasing
+
+    with _deciding(NO_PATIENT) as connection:
+        report = erasing.plan_erasure(connection, patient, _now())
+    t = show.told()
+    if json:
+        tables = {
+            table.key: [dict(zip(table.columns, map(t.value, row), strict=True)) for row in table.rows]
+            for table in report.tables
+        }
+        reasons = [{**reason.as_dict(), "text": t.reason(reason)} for reason in report.reasons]
+        show.as_json({"plan_id": report.plan_id, "outcome": report.outcome, "reasons": reasons, "tables": tables})
+        return
+    console = show.out()
+    for table in report.tables:
+        rows_told = ([t.value(cell) for cell in row] for row in table.rows)
+        show.table(t.label("table", table.key), show.columns(*table.columns), rows_told)
+    for reason in report.reasons:
+        console.print(f"  · {t.reason(reason)}")
+    for figure in report.figures.values():
+        console.print(t.value(figure))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -23,6 +22,7 @@ from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.clinic.bookings import emergency
 from polydesk_dagster.commands import show
+from polydesk_dagster.commands.files import private_file
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
@@ -88,7 +88,7 @@ def show_(
         plan = _load(installation, plan_id)
         kind = registry.kind(plan.kind)
         if csv is not None:
-            with _private(csv) as file:
+            with private_file(csv) as file:
                 written = rows_of.write_csv(connection, plan, kind, file, say=show.told().reason)
             if not json:
                 show.out().print(say("command.plan.written", rows=Count("rows", written), file=str(csv)))
@@ -266,18 +266,6 @@ def undo_(
         if report.plan_id not in {None, plan.id}:
             what = say("command.plan.undo_by", plan=plan.id, by=report.plan_id)
         _answer(plan, report, what, json=json)
-
-
-@contextmanager
-def _private(path: Path) -> Iterator[TextIO]:
-    """A file for whole rows, patients included: where it is new, nobody but its owner may read it."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        message = say("command.cannot_write", file=str(path), error=error.strerror)
-        raise typer.BadParameter(message) from None
 
 
 def _load(installation: Installation, plan_id: int) -> Plan:

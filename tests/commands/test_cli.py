@@ -185,6 +185,30 @@ def test_the_database_answers_at_the_address_that_is_printed(installation: Insta
     assert not embedded.running(installation.home)
 
 
+@pytest.mark.usefixtures("night")
+def test_a_patient_has_her_file_and_then_is_gone(installation: Installation, tmp_path: Path) -> None:
+    asked = "SELECT min(patient_id) FROM appointment WHERE starts_at < now() AND status = 'completed'"
+    patient = installation.run("db", "psql", "-At", "-c", asked).stdout.strip()
+    file = tmp_path / "hers.json"
+    status, _ = installation.json("patients", "export", patient, "-o", str(file))
+    assert status == 0
+    assert file.stat().st_mode & 0o077 == 0
+    data = json.loads(file.read_text())["data"]
+    assert data["person"]["rows"][0]["last_name"] != "—"
+    assert data["bookings"]["kept"]
+    status, shown = installation.json("patients", "erase", patient)
+    assert (status, shown["outcome"]) == (0, "ok")
+    plan = str(shown["plan_id"])
+    assert installation.run("plan", "apply", plan).returncode != 0, "it asks for a word"
+    guards = [part for each in shown["reasons"] for part in ("--past-guard", each["code"].removeprefix("guard_"))]
+    done = installation.run("plan", "apply", plan, *guards, "--reason", "Lo ha chiesto per iscritto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "non si annulla" in installation.run("plan", "undo", plan).stdout
+    status, _ = installation.json("patients", "export", patient, "-o", str(file))
+    assert json.loads(file.read_text())["data"]["person"]["rows"][0]["last_name"] == "—"
+    assert installation.run("patients", "erase", "999999999").returncode == 2
+
+
 def test_a_configured_database_never_gets_the_demo(installation: Installation) -> None:
     done = installation.run("demo", POLYDESK_DATABASE_URL="postgresql://nobody@127.0.0.1:1/x")
     assert done.returncode == 2
@@ -240,7 +264,7 @@ def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothin
         assert answer.status == 200
     listening = _listening(installation)
     assert listening.pop("polydesk_dagster.web") == {installation.port}
-    assert all(module.startswith("polydesk_dagster.demo.simulators") for module in listening), listening
+    assert all(module.startswith("polydesk_dagster.demo") for module in listening), listening
     second = installation.run("up")
     assert second.returncode == 4
     assert "già avviato" in second.stderr

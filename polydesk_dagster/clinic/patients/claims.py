@@ -65,7 +65,7 @@ CHECK = f"""
         SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong, to_jsonb(s) - 'identity' AS record
         FROM said s JOIN patient_link l ON l.clinic_id = :clinic_id AND l.external_id = s.external_id
         JOIN patient p ON p.id = l.patient_id
-        WHERE l.suspended_at IS NULL
+        WHERE l.suspended_at IS NULL AND p.erased_at IS NULL
     ), agreeing AS (
         UPDATE patient_link l SET identity = c.identity FROM compared c
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) < 2

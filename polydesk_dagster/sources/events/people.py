@@ -15,7 +15,7 @@ SET residence = coalesce(t.residence, p.residence), address = coalesce(t.address
     updated_at = :as_of
 FROM {NEWEST.format(facet="patient")} n
 CROSS JOIN LATERAL jsonb_to_record(n.person) AS t(residence text, address text, postal_code text, deceased_on date)
-WHERE p.id = n.patient_id
+WHERE p.id = n.patient_id AND p.erased_at IS NULL
   AND (p.residence, p.address, p.postal_code, p.deceased_on)
       IS DISTINCT FROM (coalesce(t.residence, p.residence), coalesce(t.address, p.address),
                         coalesce(t.postal_code, p.postal_code), coalesce(t.deceased_on, p.deceased_on))"""
@@ -29,7 +29,8 @@ OWN_FIELDS = ("last_name", "first_name", "fiscal_code", "sex", "birth_date", "bi
 
 BOTH_SIDES = f"""
 SELECT p.id, n.person, {", ".join(f"CAST(p.{field} AS text) AS {field}" for field in OWN_FIELDS)}
-FROM {NEWEST.format(facet="patient")} n JOIN patient p ON p.id = n.patient_id"""
+FROM {NEWEST.format(facet="patient")} n
+JOIN patient p ON p.id = n.patient_id AND p.erased_at IS NULL"""
 
 DISCREPANCIES = """
 WITH said AS (
