@@ -7,3 +7,6 @@ AMOUNTS = frozenset({"amount", "patient_share", "previous_amount", "previous_sha
 
 MEANINGLESS = frozenset({"agreement_id", "clinic_id", "service_id", "specialist_id", "target"})
 """Numbers of ours, which mean nothing to people: the row's own name says whose it is."""
+
+STATES = frozenset({"state", "status"})
+"""What a record is in, one of a closed list: told as ``term.record_state``."""

@@ -59,7 +59,8 @@ def tried(request: Request) -> Response:
         current = _current(request, connection, clinic)
         draft = _written(request, current)
         if request.headers.get(PART):
-            return door.page(request, "draft.html", draft=_look(request, connection, clinic, current, draft))
+            looked, problem = _look(request, connection, clinic, current, draft)
+            return door.page(request, "draft.html", draft=looked, problem=problem)
     return _shown(request, clinic, current, draft)
 
 
@@ -148,16 +149,21 @@ def _written(request: Request, current: InForce) -> Text:
     return Text(subject, body)
 
 
-def _look(request: Request, connection: sa.Connection, clinic: str | None, current: InForce, draft: Text) -> Draft:
-    door: Door = request.state.door
-    return drafts.look(connection, clinic, current.which, draft, door.now())
+def _look(
+    request: Request, connection: sa.Connection, clinic: str | None, current: InForce, draft: Text
+) -> tuple[Draft, str | None]:
+    """What a draft would be, or why it cannot be tried: of a clinic that is closed nobody is written."""
+    try:
+        return drafts.look(connection, clinic, current.which, draft, request.state.door.now()), None
+    except PolydeskError as error:
+        return Draft((), ()), teller_of(request).reason(error.reason)
 
 
 def _shown(request: Request, clinic: str | None, current: InForce, draft: Text) -> Response:
     door: Door = request.state.door
     which = current.which
     with door.engine.connect() as connection:
-        looked = _look(request, connection, clinic, current, draft)
+        looked, problem = _look(request, connection, clinic, current, draft)
         past = drafts.versions(connection, clinic, which)
     here = f"/messaggi/testi/{which.kind}/{which.variant}/{which.channel}/{which.language}"
     return door.page(
@@ -166,6 +172,7 @@ def _shown(request: Request, clinic: str | None, current: InForce, draft: Text) 
         current=current,
         text=draft,
         draft=looked,
+        problem=problem,
         past=past,
         clinic=clinic,
         variables=sorted(example(which.kind, which.variant)),
