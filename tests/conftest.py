@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +19,7 @@ from polydesk_dagster.database.engine import create_engine
 from tests import postgres
 
 DATA = Path(__file__).parent / "data"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
 _open = pytest.StashKey[ExitStack]()
 _server = pytest.StashKey[str]()
@@ -43,12 +46,29 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _mask() -> Iterator[None]:
-    """A command that a test runs in this process closes its umask; the next test starts with the one that was."""
+def _as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process has it to itself, and changes it: its environment and umask, what it
+    does at a signal, the language that it speaks. The next test finds it as this one did."""
     mask = os.umask(0o022)
     os.umask(mask)
+    environment, folder, path = os.environ.copy(), Path.cwd(), sys.path[:]
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    root = logging.getLogger()
+    level, receivers = root.level, root.handlers[:]
     yield
     os.umask(mask)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:] = path
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    root.setLevel(level)
+    root.handlers[:] = receivers
+    if (show := sys.modules.get("polydesk_dagster.commands.show")) is not None:
+        show.speak("it")
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +132,3 @@ def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
 def shared_data() -> Path:
     """The folder of real public data; its README says where each file is from."""
     return DATA
-
-
-@pytest.fixture(autouse=True)
-def _italian_again() -> Iterator[None]:
-    """A command that a test ran in another language speaks Italian to the next one."""
-    yield
-    if (show := sys.modules.get("polydesk_dagster.commands.show")) is not None:
-        show.speak("it")
