@@ -19,11 +19,11 @@ up: setup
 	$(BIN)/polydesk up
 
 test: setup check
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto
 
 # Everything that is not marked slow: for between two edits.
 test-fast: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
+from xdist.scheduler import LoadScopeScheduling
 
 from polydesk_dagster.database.engine import create_engine
 from tests import postgres
@@ -25,9 +27,29 @@ _open = pytest.StashKey[ExitStack]()
 _server = pytest.StashKey[str]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; order inside each half stays."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first, so that what is wrong shows soon; where processes share the work slow ones, so that none is
+    left with a long one at the end. Order inside each half stays."""
+    shared = hasattr(config, "workerinput")
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) is not shared)
+
+
+class _Units(LoadScopeScheduling):
+    """Hands a process one test at a time, with all its parameters; a file at a time where its tests share a world."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if _shares_a_world(self.config.rootpath / file) else nodeid.partition("[")[0]
+
+
+@cache
+def _shares_a_world(file: Path) -> bool:
+    return 'scope="module"' in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return _Units(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.hookimpl(optionalhook=True)
