@@ -97,6 +97,9 @@ class _System:
     options: Callable[[Settings], tuple[str, ...]] = lambda _: ()
 
 
+_PATIENCE = 180.0
+"""Seconds that a simulator may take to answer: many times what it takes, because the machine may be busy."""
+
 SYSTEMS = (
     _System("studiolab", "studiolab", "polydesk_dagster.demo.simulators.studiolab", 8081, lambda _: True, _studiolab),
     _System(
@@ -179,7 +182,7 @@ def playing(played: list[Played], environment: Mapping[str, str]) -> Iterator[No
 
 
 def _wait(system: Played, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + _PATIENCE
     while not system.answers():
         if process.poll() is not None or time.monotonic() > deadline:
             raise PermanentError("simulator_dead", what=system.name)

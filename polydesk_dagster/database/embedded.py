@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -90,6 +91,24 @@ def _file_lock(path: Path, kind: int) -> Iterator[int]:
         os.close(handle)
 
 
+PATIENCE = 180.0
+"""Seconds that PostgreSQL may take to answer once it was started: many times what it takes, because the machine may be
+busy, or there may be much to recover."""
+
+
+def _answers(server: Any, home: Path) -> None:
+    """Start it and wait until it answers. The library gives up after ten seconds and PostgreSQL goes on starting, so
+    from there it is waited for here."""
+    try:
+        server.ensure_postgres_running()
+    except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + PATIENCE
+        while _info(home) is None:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 def start(home: Path) -> str:
     """Start the server if it is not running, and keep it from being stopped while this process lives.
 
@@ -108,7 +127,7 @@ def start(home: Path) -> str:
             try:
                 server.ensure_pgdata_inited()
                 _configure(home / "postgres")
-                server.ensure_postgres_running()
+                _answers(server, home)
             finally:
                 os.umask(previous_mask)
     return url(home)

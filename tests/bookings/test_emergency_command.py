@@ -6,8 +6,6 @@ import getpass
 import json
 import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,11 +22,12 @@ from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import recovery
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import WHAT_TO_DO, Reason, Report
-from tests import world
+from tests import warm, world
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
+COMMAND = "from polydesk_dagster.cli import main; main()"
 WHY = "sala d'attesa bloccata da prove"
 
 
@@ -45,16 +44,9 @@ class Desk:
         }
 
     def polydesk(self, *arguments: str) -> tuple[int, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "polydesk_dagster.cli", *arguments, "--json"],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.stdout, done.stderr
-        return done.returncode, json.loads(done.stdout)
+        program = warm.Program(COMMAND, *arguments, "--json", environment=self.environment)
+        status, said = program.read()
+        return status, json.loads(said)
 
     def refused(self, plan: int, *arguments: str) -> str:
         """Why a plan was refused; fails the test if it was not."""

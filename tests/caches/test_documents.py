@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import signal
-import subprocess
-import sys
 import threading
 from datetime import UTC, date, datetime
 
@@ -17,6 +14,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
 from tests.statistics import world
 from tests.waiting import until
+from tests.warm import Program
 
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 
@@ -175,12 +173,12 @@ def test_a_killed_clearing_leaves_the_old_generation_whole(chain: sa.Engine, dat
     )
     with chain.begin() as blocker:
         blocker.execute(sa.text("LOCK TABLE cache_change IN SHARE MODE"))  # stops it when all is built
-        killed = subprocess.Popen([sys.executable, "-c", code, database.render_as_string(hide_password=False)])
+        killed = Program(code, database.render_as_string(hide_password=False))
         waiting = sa.text(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST('cache_change' AS regclass)"
         )
         until(lambda: blocker.scalar(waiting))
-        killed.send_signal(signal.SIGKILL)
+        killed.kill()
         killed.wait()
     assert _served(chain) == before
     caches.clear(chain, AS_OF)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time as clock
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -20,6 +16,7 @@ from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.outcome import Counts
 from tests import world
+from tests.warm import program
 from tests.world import AS_OF
 
 ROME = ZoneInfo("Europe/Rome")
@@ -175,12 +172,9 @@ def test_killed_at_any_moment_it_leaves_whole_clinics_and_the_next_run_completes
                 world.agenda(connection, practice.clinic, practice.location, specialist_id=practice.specialist)
     url = engine.url.render_as_string(hide_password=False)
     for delay in (0.0, 0.03, 0.08, 0.15, 0.25):
-        command = [sys.executable, "-c", GENERATE, url, AS_OF.isoformat()]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
+        with program(GENERATE, url, AS_OF.isoformat()) as process:
             process.stdout.readline()
             clock.sleep(delay)
-            os.kill(process.pid, signal.SIGKILL)
         with engine.connect() as connection:
             counts = set(
                 connection.scalars(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from polydesk_dagster.sources.kinds.prices import PRICE
 from tests import world
 from tests.changes import world as w
 from tests.changes.worker import COUNT, prices
-from tests.waiting import PATIENCE
+from tests.warm import Program
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +37,16 @@ def clinic(engine: sa.Engine) -> int:
     return clinic
 
 
-def start(engine: sa.Engine, job: str, moment: int, argument: int, clinic: int) -> subprocess.Popen[str]:
+WORK = """
+import sys
+from tests.changes.worker import main
+main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+"""
+
+
+def start(engine: sa.Engine, job: str, moment: int, argument: int, clinic: int) -> Program:
     url = engine.url.render_as_string(hide_password=False)
-    arguments = [str(value) for value in (url, job, moment, argument, clinic)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.changes.worker", *arguments], stdout=subprocess.PIPE, text=True
-    )
+    return Program(WORK, url, job, str(moment), str(argument), str(clinic))
 
 
 def state(engine: sa.Engine) -> dict[str, Any]:
@@ -59,9 +61,8 @@ def state(engine: sa.Engine) -> dict[str, Any]:
     return {"changed": amounts[0], "prices": amounts[1], "applied": applied, "lines": lines}
 
 
-def killed(process: subprocess.Popen[str]) -> bool:
-    process.communicate(timeout=PATIENCE)
-    return process.returncode == -9
+def killed(process: Program) -> bool:
+    return process.read()[0] == -9
 
 
 @pytest.mark.parametrize(("job", "moments"), [("read", (1, 4)), ("sync", (5, 16, 27))])
@@ -92,14 +93,14 @@ def test_killed_while_applying_and_undoing(engine: sa.Engine, clinic: int) -> No
     for moment in (3, 9):
         assert killed(start(engine, "apply", moment, plan, clinic)), moment
         assert state(engine) == before
-    done, _ = start(engine, "apply", 0, plan, clinic).communicate(timeout=PATIENCE)
+    _, done = start(engine, "apply", 0, plan, clinic).read()
     assert done == "ok"
     applied = state(engine)
     assert (applied["changed"], applied["lines"]) == (20, before["lines"] + 1)
     for moment in (6, 13):
         assert killed(start(engine, "undo", moment, plan, clinic)), moment
         assert state(engine) == applied
-    done, _ = start(engine, "undo", 0, plan, clinic).communicate(timeout=PATIENCE)
+    _, done = start(engine, "undo", 0, plan, clinic).read()
     assert done == "ok"
     assert state(engine)["changed"] == 0
 
@@ -108,7 +109,7 @@ def test_of_two_that_apply_one_plan_one_wins(engine: sa.Engine, clinic: int) -> 
     plan = _few(engine, clinic)
     lines = state(engine)["lines"]
     both = [start(engine, "apply", 0, plan, clinic) for _ in range(2)]
-    said = sorted(process.communicate(timeout=PATIENCE)[0] for process in both)
+    said = sorted(process.read()[1] for process in both)
     assert said == ["ok", "refused"]
     assert state(engine)["lines"] == lines + 1
     with engine.connect() as connection:

@@ -66,7 +66,3 @@ def main(url: str, job: str, moment: int, argument: int, clinic: int) -> None:
         with engine.begin() as connection:
             report = changes.undo(connection, argument, as_of=AS_OF, actor="desk:anna")
     sys.stdout.write(report.outcome)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

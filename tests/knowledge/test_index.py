@@ -23,6 +23,7 @@ from tests import world
 from tests.knowledge.paper import SCANNED, pdf
 from tests.knowledge.world import AS_OF, Shelf, older
 from tests.waiting import PATIENCE
+from tests.warm import Program
 
 
 @pytest.fixture
@@ -335,15 +336,11 @@ def test_a_disk_that_is_full_leaves_the_index_as_it_was(shelf: Shelf) -> None:
         " datetime(2026, 3, 10, 9, tzinfo=UTC), Library(Path(sys.argv[2]), sys.argv[3]))\n"
         "except TransientError as error: print(error); sys.exit(7)\n"
     )
-    shelf.write("nuovo.txt", " ".join(f"parola{n} lunga{n * 7919}" for n in range(9_000)))
+    shelf.write("nuovo.txt", " ".join(f"parola{n} lunga{n * 7919}" for n in range(4_000)))
     url = shelf.engine.url.render_as_string(hide_password=False)
     for action in ("refresh", "rebuild"):
-        ended = subprocess.run(
-            [sys.executable, "-c", script, url, str(shelf.library.folder), shelf.library.uri, action],
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert ended.returncode == 7
+        ended = Program(script, url, str(shelf.library.folder), shelf.library.uri, action)
+        assert ended.wait() == 7
         assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
         assert shelf.ask("parola5 lunga39595") == []
     assert shelf.blue().counts.created == 1

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Outcome
 from tests.knowledge.world import Shelf
-from tests.waiting import PATIENCE
+from tests.warm import Program
 
 # The process kills itself at the nth passing of a step that writes, before or after it.
 SCRIPT = """
@@ -71,13 +68,8 @@ def shelf(engine: sa.Engine, tmp_path: Path) -> Shelf:
 
 def _killed(shelf: Shelf, action: str, step: str, when: str) -> None:
     url = shelf.engine.url.render_as_string(hide_password=False)
-    ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT, url, str(shelf.library.folder), shelf.library.uri, action, step, when],
-        check=False,
-        timeout=PATIENCE,
-        capture_output=True,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+    ended = Program(SCRIPT, url, str(shelf.library.folder), shelf.library.uri, action, step, when)
+    assert ended.wait() == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -109,13 +101,13 @@ def test_killed_at_any_instant_while_questions_are_asked(shelf: Shelf) -> None:
         shelf.write("prelievo.md", f"# Prelievo\n\nIl prelievo di sangue a digiuno, avviso numero {number}.")
         action = ("rebuild", "refresh")[number % 2]
         arguments = [url, str(shelf.library.folder), shelf.library.uri, action, "add", "before"]
-        process = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.DEVNULL)
+        process = Program(script, *arguments)
         deadline = time.monotonic() + wait
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.running:
             assert "prelievo.md" in shelf.ask("prelievo di sangue a digiuno")
             time.sleep(0.02)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+        if process.running:
+            process.kill()
         process.wait()
         assert "prelievo.md" in shelf.ask("prelievo di sangue a digiuno")
     shelf.blue()

@@ -78,7 +78,6 @@ ENCRYPTED_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "Encrypted
         (_zip({"xl/workbook.xml": b"<a/>"}), ".docx", "wrong_extension"),
         (_zip({"word/document.xml": b"<a/>"})[:60], ".docx", "damaged"),
         (b"%PDF-1.7\n1 0 obj\n<<>>", ".pdf", "damaged"),
-        (_zip({"word/document.xml": bytes(450 * 1024**2)}), ".docx", "too_large"),
         (ENCRYPTED_OFFICE, ".docx", "encrypted"),
         (ENCRYPTED_OFFICE[:400], ".xlsx", "legacy_format"),
         (b"\x00\x01\x02\x03" * 50 + b"\x81\x8d", ".txt", "encoding"),
@@ -91,6 +90,12 @@ def test_what_cannot_be_read_says_why(reader: Reader, data: bytes, suffix: str, 
     with pytest.raises(UnreadableError) as caught:
         reader.read(data, suffix)
     assert caught.value.code == code
+
+
+def test_what_unpacks_to_too_much_is_not_unpacked(reader: Reader) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        reader.read(_zip({"word/document.xml": bytes(450 * 1024**2)}), ".docx")
+    assert caught.value.code == "too_large"
 
 
 def test_encrypted_pdf(reader: Reader) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 
 from sqlalchemy.engine import make_url
@@ -17,8 +16,8 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.providers.sms import SmsGateway
 from polydesk_dagster.providers.smtp import MailRelay
 
-if __name__ == "__main__":
-    database, carrier, instant = sys.argv[1:]
+
+def main(database: str, carrier: str, instant: str) -> None:
     as_of = datetime.fromisoformat(instant)
     providers: dict[Channel, Provider] = (
         {"email": MailRelay(carrier, "Polydesk <no-reply@polydesk.example>", patience=2)}

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -17,6 +14,7 @@ from polydesk_dagster.errors import TransientError
 from polydesk_dagster.outcome import Outcome
 from tests.statistics import world
 from tests.waiting import until
+from tests.warm import Program
 
 AS_OF = datetime(2026, 3, 30, 10, 0, tzinfo=UTC)
 WRITERS = 4
@@ -121,12 +119,12 @@ def test_a_killed_refresh_leaves_the_old_numbers_whole(engine: sa.Engine, databa
         SELECT (SELECT sum(appointments) FROM statistic_appointment), (SELECT sum(booked) FROM statistic_funnel)""")
     with engine.begin() as blocker:
         blocker.execute(sa.text("LOCK TABLE statistic_funnel IN SHARE MODE"))  # stops it after the appointments
-        killed = subprocess.Popen([sys.executable, "-c", code, database.render_as_string(hide_password=False)])
+        killed = Program(code, database.render_as_string(hide_password=False))
         waiting = sa.text("""
             SELECT count(*) FROM pg_locks
             WHERE NOT granted AND relation = CAST('statistic_funnel' AS regclass)""")
         until(lambda: blocker.scalar(waiting))
-        killed.send_signal(signal.SIGKILL)
+        killed.kill()
         killed.wait()
         assert tuple(blocker.execute(published).one()) == (1, 1)
     report = refresh(engine, AS_OF)
