@@ -140,6 +140,7 @@ def _punctual(state: ServiceState, now: datetime) -> Finding:
     key, activity = state.service.key, state.activity
     values: dict[str, Value] = {"service": ServiceKey(key)}
     seen = [at for at in (state.last_at, state.look.at if state.look else None, activity.since) if at is not None]
+    never = state.last_at is None and (state.look is None or state.condition is Condition.IDLE)
     how = None
     match state.condition:
         case Condition.STANDING if activity.until is not None:
@@ -150,6 +151,9 @@ def _punctual(state: ServiceState, now: datetime) -> Finding:
             values["mode"] = Term("mode", activity.mode)
         case Condition.NEVER_RAN if not seen:
             how = "never"
+        case Condition.OVERDUE | Condition.IDLE if never and state.expected_since is not None:
+            how = "never_though"
+            values["silent"] = _since(state.expected_since, now)
         case Condition.OVERDUE:
             how = "overdue"
             values["silent"] = _since(max(seen), now)

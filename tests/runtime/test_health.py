@@ -20,6 +20,7 @@ from polydesk_dagster.runtime import health, progress
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.told.state import told_of_finding
+from tests import world as chain
 from tests.runtime import written as world
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
@@ -112,6 +113,18 @@ def test_a_nightly_service_overdue_by_two_intervals_is_seen(
     # its schedule still looks, but it is a service that must run once a day
     world.ticked(dagster, "generate_slots", NOW - timedelta(hours=1))
     assert _bad(settings) == []
+
+
+@pytest.mark.usefixtures("written")
+def test_a_service_that_never_started_is_seen_once_it_should_have(settings: Settings, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        chain.clinic(connection, "MI01")
+        connection.execute(sa.text("UPDATE clinic SET created_at = :at"), {"at": NOW - timedelta(hours=1)})
+    bad = {subject for code, subject in _bad(settings) if code == "service_overdue"}
+    assert {"refresh_caches", "send_reminders"} <= bad
+    assert "generate_slots" not in bad
+    said = [each for each in _said(settings) if "Aggiornamento cache" in each]
+    assert said == ["«Aggiornamento cache» non è mai partito, e doveva già farlo: è atteso da 1 ora."]
 
 
 def test_a_frequent_service_is_on_time_while_its_schedule_looks(

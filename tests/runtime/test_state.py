@@ -103,6 +103,28 @@ class TestActivity:
         late = _state(connection, "refresh_caches", until + timedelta(minutes=25))
         assert late.condition is Condition.OVERDUE
 
+    def test_what_never_started_is_late_once_the_installation_is_older_than_its_cadence(
+        self, connection: sa.Connection
+    ) -> None:
+        assert _state(connection, "refresh_caches").condition is Condition.NEVER_RAN, "there is no clinic yet"
+        world.integration(connection, world.clinic(connection, "MI01"), "http://studiolab")
+        for minutes, condition in ((19, Condition.NEVER_RAN), (21, Condition.OVERDUE)):
+            connection.execute(sa.text("UPDATE clinic SET created_at = :at"), {"at": NOW - timedelta(minutes=minutes)})
+            assert _state(connection, "refresh_caches").condition is condition
+            assert _state(connection, "generate_slots").condition is Condition.NEVER_RAN
+        assert _state(connection, "refresh_caches", live=False).condition is Condition.STANDING
+        connection.execute(sa.text("UPDATE clinic SET created_at = :at"), {"at": NOW - timedelta(days=3)})
+        assert _state(connection, "generate_slots").condition is Condition.OVERDUE
+
+    def test_a_studiolab_is_expected_to_be_read_since_it_was_switched_on(self, connection: sa.Connection) -> None:
+        world.integration(connection, world.clinic(connection, "MI01"), "http://studiolab")
+        connection.execute(sa.text("UPDATE clinic SET created_at = :at"), {"at": NOW - timedelta(days=30)})
+        for days, condition in ((1, Condition.NEVER_RAN), (3, Condition.OVERDUE)):
+            connection.execute(sa.text("UPDATE integration SET updated_at = :at"), {"at": NOW - timedelta(days=days)})
+            assert _state(connection, "import_patients").condition is condition
+        connection.execute(sa.text("UPDATE integration SET active = false"))
+        assert _state(connection, "import_patients").condition is Condition.NEVER_RAN
+
     def test_a_pause_is_ended_by_hand_once(self, connection: sa.Connection) -> None:
         until = NOW + timedelta(hours=3)
         activity.pause(connection, "refresh_caches", until=until, actor="desk:anna", reason=WHY, as_of=NOW)

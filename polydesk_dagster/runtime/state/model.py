@@ -141,6 +141,9 @@ class ServiceState:
     running: tuple[Running, ...]
     waiting: tuple[Waiting, ...]
     """What its runs have left to a person, by kind and clinic."""
+    expected_since: datetime | None = None
+    """Since when it should start by itself: since it was let, or since there is a clinic that it serves; None where
+    there is none."""
 
     @property
     def last(self) -> LastRun | None:

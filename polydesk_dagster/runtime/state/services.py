@@ -77,6 +77,12 @@ WAITING = """
     ORDER BY 1, 2, 3"""
 
 
+EXPECTED = """
+    SELECT min(c.created_at), min(greatest(c.created_at, i.updated_at)) FILTER (WHERE i.active)
+    FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id WHERE c.active"""
+"""Since when there is anything to do here: for any clinic, and for one with a studiolab."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Dagster:
     """What Dagster's storage says, by the names of schedules and sensors and of jobs."""
@@ -98,7 +104,19 @@ def service_states(
     said = activities.activities(connection, as_of, live=live)
     theirs = _dagster(dagster, as_of) if dagster is not None else _Dagster()
     runs, waiting = _runs(connection), _waiting(connection, as_of)
-    return tuple(_state(each, said[each.key], theirs, runs[each.key], waiting[each.key], as_of) for each in SERVICES)
+    anywhere, linked = connection.execute(sa.text(EXPECTED)).one()
+    return tuple(
+        _state(
+            each,
+            said[each.key],
+            theirs,
+            runs[each.key],
+            waiting[each.key],
+            linked if each.per_clinic else anywhere,
+            as_of,
+        )
+        for each in SERVICES
+    )
 
 
 def service_state(
@@ -163,21 +181,24 @@ def _state(
     dagster: _Dagster,
     runs: Sequence[LastRun],
     waiting: Sequence[Waiting],
+    installed: datetime | None,
     as_of: datetime,
 ) -> ServiceState:
     name = service.sensor or service.key
     activity = said
     if said.works and dagster.switches.get(name) is False:
         activity = Activity(Mode.SWITCHED_OFF)
+    expected = activity.since or installed
     return ServiceState(
         service,
-        _condition(service, activity, runs, dagster.looked_at.get(name), as_of),
+        _condition(service, activity, runs, dagster.looked_at.get(name), expected, as_of),
         activity,
         _next(service, activity, as_of),
         dagster.looks.get(name),
         tuple(runs),
         tuple(dagster.running.get(service.key, ())),
         tuple(waiting),
+        expected,
     )
 
 
@@ -192,11 +213,16 @@ def _next(service: Service, activity: Activity, as_of: datetime) -> datetime | N
 
 
 def _condition(
-    service: Service, activity: Activity, runs: Sequence[LastRun], looked: datetime | None, as_of: datetime
+    service: Service,
+    activity: Activity,
+    runs: Sequence[LastRun],
+    looked: datetime | None,
+    expected: datetime | None,
+    as_of: datetime,
 ) -> Condition:
     """A frequent service is on time if its schedule looked whether anything was due, and it ran once a day; one that a
-    sensor starts runs only where there is news, and is on time if that looked. What was let or resumed counts as seen
-    at that instant."""
+    sensor starts runs only where there is news, and is on time if that looked. What was let or resumed, or has had
+    anything to do, since ``expected`` counts as seen at that instant."""
     if any(run.bad for run in runs):
         return Condition.FAILED
     if activity.mode not in {Mode.ON, Mode.ON_DEMAND}:
@@ -204,13 +230,13 @@ def _condition(
     ran = max((run.at for run in runs), default=None)
     if isinstance(service.cadence, OnDemand):
         return Condition.WELL if runs else Condition.NEVER_RAN
-    seen = max((instant for instant in (ran, looked, activity.since) if instant is not None), default=None)
+    seen = max((instant for instant in (ran, looked, expected) if instant is not None), default=None)
     interval = service.cadence.interval
     if seen is None:
         return Condition.NEVER_RAN
     if as_of - seen > 2 * interval:
         return Condition.OVERDUE
-    worked = max((instant for instant in (ran, activity.since) if instant is not None), default=None)
+    worked = max((instant for instant in (ran, expected) if instant is not None), default=None)
     if service.sensor is None and worked is not None and as_of - worked > HEARTBEAT + 2 * interval:
         return Condition.IDLE
     return Condition.WELL if runs else Condition.NEVER_RAN
