@@ -149,7 +149,7 @@ def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> Non
     assert (status, answer["plan_id"]) == (1, prices)  # prices without their agreement wait for a person
     assert {"other_plans", "apply_first"} <= set(_codes(answer))
     _, text = desk.said("run", "preview_prices", "--clinic", "BO01")
-    assert f"prima applicare il piano {agreements + 2} (convenzioni)" in text
+    assert f"prima applica il piano {agreements + 2} (convenzioni)" in text
     assert f"Piano {agreements + 2} (convenzioni · BO01" in text
     assert f"Piano {prices + 2} (prezzi · BO01" in text
     assert "Piano:" not in text, "numbers of plans are no figure to be added up"

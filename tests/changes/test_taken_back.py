@@ -134,7 +134,7 @@ def test_a_price_added_after_the_preview_refuses_the_plan_by_name(synced: Lab) -
     synced.write(ADDED)
     with synced.engine.begin() as connection:
         report = changes.apply(connection, plan.id, as_of=world.AS_OF, actor="desk:anna")
-    said = ["89.05 Visita 5 · 2026-03-01: c'è già: rifare l'anteprima"]
+    said = ["89.05 Visita 5 · 2026-03-01: c'è già: rifai l'anteprima"]
     assert (report.outcome, [teller().reason(reason) for reason in report.reasons]) == (Outcome.REFUSED, said)
     assert is_stale(report)
 

@@ -261,7 +261,7 @@ def test_what_the_database_refuses_parks_one_event_alone(bo: Lab) -> None:
     bo.publish(*(booking(f"B{n}", f"{8 + n // 2:02}:{n % 2 * 30:02}") for n in range(16)))
     report_ = bo.sync()
     assert bo.states() == {"applied": 15, "parked": 1}
-    assert "rifiutato dalla base dati" in teller().reason(report_.reasons[0])
+    assert "rifiutato dal database" in teller().reason(report_.reasons[0])
     assert bo.appointment("B7") is None
     assert bo.appointment("B8").seats == 1
 

@@ -65,7 +65,7 @@ def test_each_statistic_shows_its_plot_beside_its_numbers(instance: dg.DagsterIn
         png = base64.b64decode(picture[1])
         assert len(png) < 20_000
         assert Image.open(io.BytesIO(png)).size == (576, 208)
-        assert metadata["Aggiornato alle"].value == "30/03/2026 12:00"
+        assert metadata["Aggiornato il"].value == "30/03/2026 12:00"
         assert metadata["Giorni che aspettano un aggiornamento"].value == 0
     assert shown["attendance"]["Assenti su attesi"].value == "3 su 28 (10,7 %)"
     assert shown["revenue"]["Valore accettato"].value == "2.250,00\xa0€"

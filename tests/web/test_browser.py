@@ -98,7 +98,7 @@ def test_she_logs_in_and_pauses_a_service_with_the_keyboard_alone(browser: Brows
     page.keyboard.type("La posta è rotta")
     with page.expect_navigation():
         page.keyboard.press("Enter")
-    assert "sospeso da" in page.inner_text("main")
+    assert "messo in pausa da" in page.inner_text("main")
     context.close()
 
 

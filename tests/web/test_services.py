@@ -107,13 +107,13 @@ def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> No
 
 def test_a_pause_says_who_why_and_until_when_and_ends_by_a_word(served: Served) -> None:
     with served.signed_in("superuser") as browser:
-        assert "non ancora avviato" in browser.get("/servizi/send_reminders").text
+        assert "non ancora attivato" in browser.get("/servizi/send_reminders").text
         form = served.form(browser, reason="Tutto è stato provato")
         assert browser.post("/servizi/send_reminders/avvia", data=form).status_code == 303
         form = served.form(browser, reason="La posta è rotta", **{"for": "day"})
         assert browser.post("/servizi/send_reminders/sospendi", data=form).status_code == 303
         page = browser.get("/servizi/send_reminders").text
-        assert "sospeso da superuser:" in page
+        assert "messo in pausa da superuser:" in page
         assert "La posta è rotta" in page
         with served.door.engine.connect() as connection:
             said = activity.activity(connection, "send_reminders", datetime.now(UTC), live=True)
@@ -122,7 +122,7 @@ def test_a_pause_says_who_why_and_until_when_and_ends_by_a_word(served: Served) 
         assert browser.post("/servizi/send_reminders/riprendi", data=short).status_code == 400
         form = served.form(browser, reason="La posta va di nuovo")
         assert browser.post("/servizi/send_reminders/riprendi", data=form).status_code == 303
-        assert "sospeso da" not in browser.get("/servizi/send_reminders").text.split("<details>")[0]
+        assert "messo in pausa da" not in browser.get("/servizi/send_reminders").text.split("<details>")[0]
 
 
 def test_the_language_that_was_chosen_stays(served: Served) -> None:
