@@ -1,4 +1,4 @@
-"""The catalogues use the words of ``docs/glossary.md``, and none that it rules out."""
+"""The catalogues and the desk's guide use the words of ``docs/glossary.md``, and none that it rules out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from babel.messages.pofile import read_po
 
 from polydesk_dagster.told.catalogue import FOLDER
 
-GLOSSARY = Path(__file__).resolve().parents[2] / "docs" / "glossary.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+GLOSSARY = DOCS / "glossary.md"
+GUIDE = DOCS / "servizi.md"
+"""What the desk reads, in Italian."""
 
 
 TYPED = re.compile(r"«[^»]*»|--[\w-]+|\w+=|\{\w+\}")
@@ -32,9 +35,9 @@ def _italian() -> dict[str, str]:
                 if message.id:
                     name = message.id if isinstance(message.id, str) else message.id[0]
                     texts = message.string if isinstance(message.string, tuple) else (message.string,)
-                    found[name] = re.sub(
-                        r"«[^»]*»|--[\w-]+|\w+=|\{\w+\}", "", " ".join(texts)
-                    )  # what is typed or named stays
+                    found[name] = TYPED.sub("", " ".join(texts))
+    for number, line in enumerate(GUIDE.read_text().splitlines(), start=1):
+        found[f"{GUIDE.name}:{number}"] = re.sub(r"`[^`]*`", "", TYPED.sub("", line))
     return found
 
 
