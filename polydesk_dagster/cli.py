@@ -142,7 +142,9 @@ def main() -> None:
     except OSError as error:
         where = say("command.file", path=str(error.filename)) if error.filename else ""
         code = errno.errorcode.get(error.errno or 0, type(error).__name__)
-        _last_words(say("command.system", why=Term("errno", code), where=where), 4)
+        known = show.told().knows(f"term.errno_remedy.{code}")
+        remedy = Term("errno_remedy", code if known else "other")
+        _last_words(say("command.system", why=Term("errno", code), where=where, remedy=remedy), 4)
     except Exception as error:
         if isinstance(error, USAGE):
             _wrong_usage(error, arguments)

@@ -164,7 +164,7 @@ class TestFailures:
         monkeypatch.setattr(cli, "loaded", refused)
         status, _, said = _said(monkeypatch, capsys, "services")
         assert status == 4
-        assert said == "Non riesco: il permesso manca (/somewhere).\n"
+        assert said.startswith("Non riesco: il permesso manca (/somewhere). Usa l'utente di Polydesk")
 
     @pytest.mark.parametrize("inside", [True, False])
     def test_ctrl_c(self, inside: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
@@ -14,6 +15,9 @@ from polydesk_dagster import build, definitions, emergency
 from polydesk_dagster.catalog import BY_KEY, SERVICES, Place
 from polydesk_dagster.demo.simulators.central import CentralSimulator
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
+from polydesk_dagster.jobs.plans import TOOLS as TOOL_JOBS
+from polydesk_dagster.outcome import Reason
+from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.told import teller
 from tests import world
 from tests.changes.test_plan_dagster import House, house
@@ -150,6 +154,63 @@ def test_no_preview_reads_like_the_deed(house: House, centre: CentralSimulator) 
         assert would <= told.keys(), key
         assert told[T.label("figure", "outcome")].value != done, key
     assert preview in {told[T.label("figure", "outcome")].value for _, told in shown}
+
+
+@pytest.mark.slow
+def test_a_plan_s_preview_does_not_read_like_its_application_or_undoing(house: House) -> None:
+    house.run("preview_services")
+    with house.engine.connect() as connection:
+        plan = connection.scalar(sa.text("SELECT max(id) FROM plan"))
+
+    def press(job: str, **config: Any) -> Mapping[str, dg.MetadataValue]:
+        (tool,) = (each for each in TOOL_JOBS if each.name == job)
+        (step,) = tool.nodes
+        done = tool.execute_in_process(
+            run_config={"ops": {step.name: {"config": {"plan": plan, **config}}}},
+            resources={"polydesk": PolydeskResource()},
+            instance=house.instance,
+        )
+        (told,) = (_metadata(event) for event in done.all_events if event.is_successful_output)
+        return told
+
+    outcome, added, to_add = T.label("figure", "outcome"), T.label("column", "created"), "Da aggiungere"
+    seen = press("apply_plan", preview=True)
+    assert (seen[outcome].value, added in seen) == (T.text("outcome.preview"), False)
+    assert seen[to_add].value == 20
+    done = press("apply_plan", reason="prestazioni concordate")
+    assert (done[outcome].value, done[added].value, to_add in done) == (T.term("outcome", "ok"), 20, False)
+    seen = press("undo_plan", preview=True)
+    assert (seen[outcome].value, added in seen) == (T.text("outcome.preview"), False)
+    done = press("undo_plan", reason="prestazioni sbagliate")
+    assert done[outcome].value == T.term("outcome", "ok")
+
+
+@pytest.mark.slow
+def test_steps_that_name_different_plans_apply_none_of_them(house: House) -> None:
+    house.run("preview_services")
+    job = house.definitions.resolve_job_def("sync_services")
+    for first, second in (({"plan": 1}, {"plan": 2}), ({"plan": 1, "reason": "uno"}, {"plan": 1, "reason": "due"})):
+        result = job.execute_in_process(
+            run_config={
+                "ops": {
+                    "studiolab__services_preview": {"config": first},
+                    "studiolab__services": {"config": second},
+                }
+            },
+            instance=house.instance,
+            partition_key="BO01",
+            raise_on_error=False,
+        )
+        assert not result.success
+        assert house.recorded()[-1] == ("sync_services", "refused", False)
+    with house.engine.connect() as connection:
+        said = connection.scalars(
+            sa.text("SELECT reasons FROM service_run WHERE outcome = 'refused' ORDER BY id")
+        ).all()
+        assert connection.scalar(sa.text("SELECT count(*) FROM service WHERE external_id IS NOT NULL")) == 0
+    told = [T.reason(Reason.from_dict(reasons[0])) for reasons in said]
+    assert any("differiscono plan" in each for each in told)
+    assert any("differiscono reason" in each for each in told)
 
 
 def _metadata(event: dg.DagsterEvent) -> Mapping[str, dg.MetadataValue]:
