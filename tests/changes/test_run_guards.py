@@ -162,7 +162,7 @@ def test_a_plan_of_conflicts_alone_says_to_look_at_them(desk: Desk) -> None:
     (plan,) = desk.all("SELECT max(id) FROM plan")
     assert status == 1
     assert f"1 riga in conflitto: aspetta una persona, vedi il piano {plan}" in text
-    assert f"guardare che cosa è in conflitto (polydesk plan show {plan})" in text
+    assert f"guarda che cosa è in conflitto (polydesk plan show {plan})" in text
     assert "allineati" not in text.partition("Che cosa fare")[2]
 
 
