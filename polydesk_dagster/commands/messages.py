@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polydesk_dagster.commands import message_texts, show
+from polydesk_dagster.commands import message_texts, reminders, show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say, told
 from polydesk_dagster.values import Term
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 app.add_typer(message_texts.app, name="templates")
+app.add_typer(reminders.app, name="reminders")
 
 Json = Annotated[bool, typer.Option("--json")]
 

@@ -35,8 +35,8 @@ class Call:
 # A child's guardian may be dead; a dead patient's appointment is for the desk to cancel, not to remind of.
 _LIST = sa.text("""
     WITH unsent AS (
-        SELECT l.clinic_id, l.subject_id, l.version, l.kind, l.recipient_id, coalesce(l.withheld, m.reason) AS reason,
-               m.changed_at
+        SELECT l.clinic_id, l.subject_id, l.version, l.kind, l.step, l.recipient_id,
+               coalesce(l.withheld, m.reason) AS reason, m.changed_at
         FROM message m JOIN message_ledger l ON l.message_id = m.id AND l.subject = 'appointment'
         WHERE m.kind = :kind AND m.changed_at >= :since
           AND (l.withheld IS NOT NULL OR m.state IN ('withheld', 'failed'))
@@ -48,6 +48,10 @@ _LIST = sa.text("""
     JOIN appointment a ON a.id = u.subject_id AND a.status = 'booked' AND a.start_version = u.version
     JOIN patient p ON p.id = a.patient_id AND p.deceased_on IS NULL
     WHERE u.reason = ANY (:reasons) AND a.starts_at > :as_of
+      -- what a step came too late for, the next one tells
+      AND (u.kind <> 'reminder' OR u.reason NOT IN ('too_late', 'quiet_hours')
+           OR NOT EXISTS (SELECT FROM service_reminder w WHERE w.service_id = a.service_id AND w.step = u.step
+                            AND w.next_minutes IS NOT NULL))
     ON CONFLICT DO NOTHING""")
 
 _CLOSE = sa.text("""

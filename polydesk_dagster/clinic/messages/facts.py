@@ -80,6 +80,7 @@ _ITEMS = sa.text("""
                (array_agg(x.starts_at ORDER BY x.version DESC) FILTER (WHERE o.state = 'sent'))[1] AS told
         FROM message_ledger x JOIN message o ON o.id = x.message_id
         WHERE x.subject_id = l.subject_id AND x.kind = l.kind AND x.version < l.version AND x.subject = l.subject
+          AND x.step = l.step
           AND x.recipient_id = l.recipient_id AND x.recipient_type = l.recipient_type AND x.withheld IS NULL
     ) other ON l.version > 1 AND l.subject = 'appointment'
     WHERE l.message_id = ANY (:ids) AND l.withheld IS NULL

@@ -94,6 +94,8 @@ def without_reminder(connection: sa.Connection, as_of: datetime) -> list[tuple[s
             JOIN clinic c ON c.id = due.clinic_id
             JOIN appointment a ON a.clinic_id = due.clinic_id AND a.starts_at > :as_of AND a.starts_at < due.until
             WHERE a.status = 'booked'
+              AND EXISTS (SELECT FROM service_reminder w
+                          WHERE w.service_id = a.service_id AND w.lead_days >= 1 AND w.next_minutes IS NULL)
               AND NOT EXISTS (SELECT FROM message_ledger l
                               WHERE l.subject_id = a.id AND l.kind = :kind AND l.version = a.start_version
                                 AND l.subject = 'appointment')

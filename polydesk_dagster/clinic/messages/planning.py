@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -26,36 +26,60 @@ class Planned:
     kind: str = ""
 
 
+class Lead(NamedTuple):
+    """How long ahead: so many days, at the clinic's time of day; or so many minutes."""
+
+    days: int
+    minutes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Starts of one clinic's appointments that are due by now, for one number of days ahead."""
+    """Starts of one clinic's appointments that are due by now, for one number of days, or of minutes, ahead."""
 
     clinic_id: int
-    lead_days: int
+    lead: Lead
     starts_from: datetime
     starts_until: datetime
     send_after: datetime
 
 
-_LEAD = {
-    REMINDER.key: "1",
-    PREPARATION.key: "coalesce(s.preparation_lead_days, c.preparation_lead_days)",
+_STEPS = {
+    REMINDER.key: "SELECT * FROM service_reminder WHERE clinic_id = ANY (:clinics)",
+    PREPARATION.key: """
+        SELECT s.clinic_id, s.id AS service_id, coalesce(s.preparation_lead_days, c.preparation_lead_days) AS lead_days,
+               0 AS lead_minutes, 0 AS step, CAST(NULL AS integer) AS next_minutes
+        FROM service s JOIN clinic_message_policy c ON c.clinic_id = s.clinic_id
+        WHERE s.preparation IS NOT NULL AND s.clinic_id = ANY (:clinics)""",
 }
+"""When each service's patients are told."""
+_LEADS = {
+    REMINDER.key: """
+        SELECT c.id AS clinic_id, 1 AS lead_days, 0 AS lead_minutes FROM clinic c WHERE c.id = ANY (:clinics)
+        UNION ALL
+        SELECT c.id, t.lead_days, t.lead_minutes FROM clinic c
+        JOIN reminder_plan p ON p.clinic_id = c.id OR p.clinic_id IS NULL
+        JOIN reminder_step t ON t.plan_id = p.id WHERE c.id = ANY (:clinics)""",
+    PREPARATION.key: _STEPS[PREPARATION.key],
+}
+"""The leads of each clinic that may be wanted, without asking every service where that can be helped."""
+# A step is of use until the next one takes over; the last of minutes for half of them.
 _USEFUL_UNTIL = {
-    REMINDER.key: "a.starts_at - make_interval(mins => c.reminder_last_minutes)",
+    REMINDER.key: """a.starts_at - make_interval(mins => CASE
+        WHEN w.next_minutes IS NOT NULL THEN w.next_minutes
+        WHEN w.lead_minutes > 0 THEN w.lead_minutes / 2 ELSE c.reminder_last_minutes END)""",
     PREPARATION.key: (
         "a.starts_at - make_interval(hours => coalesce(s.preparation_last_hours, c.preparation_last_hours))"
     ),
-}
-_WANTED = {
-    REMINDER.key: "true",
-    PREPARATION.key: "s.preparation IS NOT NULL",
 }
 _KNOWN_ALREADY = {
     # Who booked so shortly before the start, and was told it then: by a confirmation that went out, or at the desk too
     # late for any reminder.
     REMINDER.key: f"""a.start_version = 1 AND a.channel <> 'studiolab'
-                 AND a.created_at > a.starts_at - make_interval(hours => c.just_booked_hours)
+                 AND a.created_at > a.starts_at - CASE
+                     WHEN w.lead_minutes > 0
+                     THEN make_interval(mins => least(2 * w.lead_minutes, c.just_booked_hours * 60))
+                     ELSE make_interval(hours => c.just_booked_hours) END
                  AND (a.created_at >= {_USEFUL_UNTIL[REMINDER.key]}
                       OR EXISTS (SELECT FROM message_ledger k JOIN message n ON n.id = k.message_id
                                  WHERE k.subject = 'appointment' AND k.subject_id = a.id AND k.kind = 'confirmation'
@@ -67,9 +91,12 @@ _KNOWN_ALREADY = {
 def _plan_sql(kind: str) -> str:
     return f"""
 WITH span AS (
-    SELECT * FROM unnest(CAST(:clinics AS bigint[]), CAST(:leads AS integer[]), CAST(:starts_from AS timestamptz[]),
-                         CAST(:starts_until AS timestamptz[]), CAST(:send_after AS timestamptz[]))
-             AS span (clinic_id, lead_days, starts_from, starts_until, send_after)
+    SELECT * FROM unnest(CAST(:clinics AS bigint[]), CAST(:days AS integer[]), CAST(:minutes AS integer[]),
+                         CAST(:starts_from AS timestamptz[]), CAST(:starts_until AS timestamptz[]),
+                         CAST(:send_after AS timestamptz[]))
+             AS span (clinic_id, lead_days, lead_minutes, starts_from, starts_until, send_after)
+), wanted AS MATERIALIZED (
+    {_STEPS[kind]}
 ), recheck AS (
     DELETE FROM message_recheck r
     WHERE r.kind = :kind
@@ -83,7 +110,8 @@ WITH span AS (
     UNION
     SELECT appointment_id FROM recheck
 ), due AS MATERIALIZED (
-    SELECT a.id, a.clinic_id, c.code, a.start_version, a.starts_at, span.send_after,
+    SELECT a.id, a.clinic_id, c.code, a.start_version, a.starts_at, span.send_after, w.step,
+           w.next_minutes IS NULL AS nearest,
            CAST(a.starts_at AT TIME ZONE c.time_zone AS date) AS day,
            CASE WHEN p.guardian_id IS NOT NULL
                      AND p.birth_date + interval '18 years' > a.starts_at AT TIME ZONE c.time_zone
@@ -95,44 +123,52 @@ WITH span AS (
     JOIN service s ON s.id = a.service_id
     JOIN clinic_message_policy c ON c.clinic_id = a.clinic_id
     JOIN patient p ON p.id = a.patient_id
-    JOIN span ON span.clinic_id = a.clinic_id AND span.lead_days = {_LEAD[kind]}
-    WHERE a.status = 'booked' AND a.starts_at > :as_of AND a.starts_at < span.starts_until AND {_WANTED[kind]}
+    JOIN wanted w ON w.service_id = a.service_id
+    JOIN span ON span.clinic_id = a.clinic_id AND (span.lead_days, span.lead_minutes) = (w.lead_days, w.lead_minutes)
+    WHERE a.status = 'booked' AND a.starts_at > :as_of AND a.starts_at < span.starts_until
+      AND (w.next_minutes IS NULL OR a.created_at < a.starts_at - make_interval(days => w.lead_days,
+                                                                               mins => w.lead_minutes))
 ), judged AS MATERIALIZED (
     SELECT due.*,
            CASE WHEN known_already THEN 'just_booked'
                 WHEN useful_until <= :as_of THEN 'too_late'
                 WHEN send_after >= useful_until THEN 'quiet_hours' END AS withheld
     FROM due
-    WHERE NOT EXISTS (
+    WHERE (nearest OR greatest(send_after, CAST(:as_of AS timestamptz)) < useful_until)
+      AND NOT EXISTS (
         SELECT FROM message_ledger l
-        WHERE l.subject_id = due.id AND l.kind = :kind AND l.version = due.start_version
+        WHERE l.subject_id = due.id AND l.kind = :kind AND l.version = due.start_version AND l.step = due.step
           AND l.subject = 'appointment' AND l.recipient_id = due.recipient_id AND l.recipient_type = 'patient')
 ), envelope AS (
-    -- one message for each person and day, however many appointments it tells
-    INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, about_day, send_after, expires_at,
+    -- one message for each person, day and step, however many appointments it tells
+    INSERT INTO message (clinic_id, kind, step, recipient_type, recipient_id, about_day, send_after, expires_at,
                          template_revision, created_at, changed_at)
-    SELECT clinic_id, :kind, 'patient', recipient_id, day, min(send_after), max(useful_until),
+    SELECT clinic_id, :kind, step, 'patient', recipient_id, day, min(send_after), max(useful_until),
            (SELECT coalesce(max(id), 0) FROM message_template_version), :as_of, :as_of
     FROM judged WHERE withheld IS NULL
-    GROUP BY clinic_id, recipient_id, day
-    RETURNING id, clinic_id, recipient_id, about_day
+    GROUP BY clinic_id, recipient_id, day, step
+    RETURNING id, clinic_id, recipient_id, about_day, step
 ), entry AS (
-    INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
+    INSERT INTO message_ledger (subject, subject_id, version, kind, step, recipient_type, recipient_id, clinic_id,
                                 message_id, withheld, starts_at, useful_until, planned_at)
-    SELECT 'appointment', j.id, j.start_version, :kind, 'patient', j.recipient_id, j.clinic_id,
+    SELECT 'appointment', j.id, j.start_version, :kind, j.step, 'patient', j.recipient_id, j.clinic_id,
            e.id, j.withheld, j.starts_at, j.useful_until, :as_of
     FROM judged j
     LEFT JOIN envelope e ON j.withheld IS NULL AND e.clinic_id = j.clinic_id AND e.recipient_id = j.recipient_id
-                        AND e.about_day = j.day
+                        AND e.about_day = j.day AND e.step = j.step
 ), to_call AS (
     INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
     SELECT clinic_id, id, start_version, :kind, withheld, starts_at, :as_of
-    FROM judged WHERE withheld <> 'just_booked'
+    FROM judged j WHERE withheld <> 'just_booked'
+      AND NOT EXISTS (SELECT FROM message_ledger l JOIN message m ON m.id = l.message_id
+                      WHERE l.subject = 'appointment' AND l.subject_id = j.id AND l.kind = :kind
+                        AND l.version = j.start_version AND l.withheld IS NULL
+                        AND m.state NOT IN ('withheld', 'failed'))
     ON CONFLICT DO NOTHING
 ), looked AS (
-    INSERT INTO message_horizon (clinic_id, kind, lead_days, looked_until)
-    SELECT clinic_id, :kind, lead_days, starts_until FROM span WHERE starts_from < starts_until
-    ON CONFLICT (clinic_id, kind, lead_days) DO UPDATE SET looked_until = excluded.looked_until
+    INSERT INTO message_horizon (clinic_id, kind, lead_days, lead_minutes, looked_until)
+    SELECT clinic_id, :kind, lead_days, lead_minutes, starts_until FROM span WHERE starts_from < starts_until
+    ON CONFLICT (clinic_id, kind, lead_days, lead_minutes) DO UPDATE SET looked_until = excluded.looked_until
 )
 SELECT j.code, j.withheld, count(*) AS appointments FROM judged j GROUP BY j.code, j.withheld
 UNION ALL
@@ -156,7 +192,8 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
     in_turn(connection, "message planning", kind)
     columns = {
         "clinics": [span.clinic_id for span in spans],
-        "leads": [span.lead_days for span in spans],
+        "days": [span.lead.days for span in spans],
+        "minutes": [span.lead.minutes for span in spans],
         "starts_from": [span.starts_from for span in spans],
         "starts_until": [span.starts_until for span in spans],
         "send_after": [span.send_after for span in spans],
@@ -172,38 +209,58 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
 
 
 def due_spans(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequence[Hours]) -> list[Span]:
-    """The spans to look at, or none where no day came within reach and no appointment changed."""
+    """The spans to look at, or none where no appointment came within reach and none changed."""
     state = connection.execute(
-        sa.text("""
-            SELECT (SELECT jsonb_agg(jsonb_build_array(clinic_id, lead_days, extract(epoch FROM looked_until)))
+        sa.text(f"""
+            SELECT (SELECT jsonb_agg(jsonb_build_array(clinic_id, lead_days, lead_minutes,
+                                                       extract(epoch FROM looked_until)))
                     FROM message_horizon WHERE kind = :kind) AS looked,
-                   (SELECT jsonb_agg(DISTINCT jsonb_build_array(clinic_id, preparation_lead_days)) FROM service
-                    WHERE preparation IS NOT NULL AND :kind = 'preparation') AS leads,
+                   (SELECT jsonb_agg(DISTINCT jsonb_build_array(clinic_id, lead_days, lead_minutes))
+                    FROM ({_LEADS[kind]}) w) AS leads,
                    EXISTS (SELECT FROM message_recheck r JOIN appointment a ON a.id = r.appointment_id
                            WHERE r.kind = :kind AND a.clinic_id = ANY (:clinics)) AS changed"""),
         {"kind": kind, "clinics": [clinic.clinic_id for clinic in clinics]},
     ).one()
-    looked = {(clinic_id, lead): epoch for clinic_id, lead, epoch in state.looked or ()}
-    leads: dict[int, set[int | None]] = {}
-    for clinic_id, lead in state.leads or ():
-        leads.setdefault(clinic_id, set()).add(lead)
+    looked = {(clinic_id, Lead(days, minutes)): epoch for clinic_id, days, minutes, epoch in state.looked or ()}
+    leads: dict[int, set[Lead]] = {}
+    for clinic_id, days, minutes in state.leads or ():
+        leads.setdefault(clinic_id, set()).add(Lead(days, minutes))
     spans = []
     opened = bool(state.changed)
     for clinic in clinics:
-        if kind == REMINDER.key:
-            wanted, at = {1}, clinic.reminder_time
-        else:
-            default = clinic.preparation_lead_days
-            wanted = {default if lead is None else lead for lead in leads.get(clinic.clinic_id, ())}
-            at = clinic.preparation_time
-        for lead in sorted(wanted):
-            until = clinic.start_of(clinic.last_day_due(as_of, lead, at) + timedelta(days=1))
+        at = clinic.reminder_time if kind == REMINDER.key else clinic.preparation_time
+        for lead in sorted(leads.get(clinic.clinic_id, ())):
+            until = as_of + timedelta(minutes=lead.minutes)
+            if not lead.minutes:
+                until = clinic.start_of(clinic.last_day_due(as_of, lead.days, at) + timedelta(days=1))
             epoch = looked.get((clinic.clinic_id, lead))
             since = as_of if epoch is None else max(as_of, datetime.fromtimestamp(float(epoch), as_of.tzinfo))
-            opened = opened or since < until
             # A horizon never moves back, whatever the policy now says: what lies before it was looked at.
             spans.append(Span(clinic.clinic_id, lead, since, max(since, until), clinic.next_allowed(as_of)))
-    return spans if opened else []
+            opened = opened or (since < until and not lead.minutes)
+    return spans if opened or _within_minutes(connection, spans) else []
+
+
+def _within_minutes(connection: sa.Connection, spans: Sequence[Span]) -> bool:
+    """Whether a start came within the minutes of a step since somebody looked: those spans open all the time."""
+    open_now = [span for span in spans if span.lead.minutes and span.starts_from < span.starts_until]
+    if not open_now:
+        return False
+    return bool(
+        connection.scalar(
+            sa.text("""
+                SELECT EXISTS (
+                    SELECT FROM unnest(CAST(:clinics AS bigint[]), CAST(:since AS timestamptz[]),
+                                       CAST(:until AS timestamptz[])) AS span (clinic_id, since, until)
+                    JOIN appointment a ON a.clinic_id = span.clinic_id AND a.starts_at >= span.since
+                                      AND a.starts_at < span.until AND a.status = 'booked')"""),
+            {
+                "clinics": [span.clinic_id for span in open_now],
+                "since": [span.starts_from for span in open_now],
+                "until": [span.starts_until for span in open_now],
+            },
+        )
+    )
 
 
 _ENQUEUE = """
