@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.headerregistry import BaseHeader, HeaderRegistry, UniqueUnstructuredHeader
 from email.message import EmailMessage
 from email.policy import SMTP, Policy
-from email.utils import format_datetime
+from email.utils import format_datetime, parseaddr
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -68,8 +68,26 @@ def letter(outgoing: Outgoing, sender: str, address: str, to: str, *, utf8: bool
         message["List-Unsubscribe"] = stop
     message.set_content(outgoing.body, cte="quoted-printable")
     message.add_alternative(_html(outgoing), subtype="html", cte="quoted-printable")
+    if outgoing.events:
+        _invite(message, outgoing, sender, address, to)
     message["Content-Language"] = outgoing.language  # last: a new content takes away what spoke of the old one
     return message.as_bytes()
+
+
+def _invite(message: EmailMessage, outgoing: Outgoing, sender: str, address: str, to: str) -> None:
+    from polydesk_dagster.providers import calendar
+
+    name = parseaddr(sender)[0] or address
+    entries = calendar.invitation(
+        outgoing.events, organizer=address, name=name, attendee=to, now=datetime.now(UTC).replace(microsecond=0)
+    )
+    message.add_attachment(
+        entries,
+        maintype="text",
+        subtype="calendar",
+        filename="appuntamento.ics",
+        params={"method": calendar.method(outgoing.events), "charset": "utf-8"},
+    )
 
 
 def _html(outgoing: Outgoing) -> str:

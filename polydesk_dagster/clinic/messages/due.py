@@ -14,11 +14,10 @@ from polydesk_dagster.values import Reason
 
 
 def nothing_to_nudge(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> bool:
-    """Whether no booking wants a nudge or a confirmation."""
+    """Whether no booking wants a nudge, a confirmation, or word that it has changed."""
     wanted = {"as_of": as_of, "clinics": [clinic.clinic_id for clinic in clinics]}
-    return not connection.scalar(
-        sa.text(f"SELECT EXISTS ({planning.TO_NUDGE}) OR EXISTS ({planning.TO_CONFIRM})"), wanted
-    )
+    nudges = connection.scalar(sa.text(f"SELECT EXISTS ({planning.TO_NUDGE})"), wanted)
+    return not nudges and planning.nothing_to_confirm(connection, as_of, clinics)
 
 
 def nothing_to_send(connection: sa.Connection, kinds: Sequence[str], as_of: datetime, clinics: Sequence[Hours]) -> bool:

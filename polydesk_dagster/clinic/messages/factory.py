@@ -48,6 +48,9 @@ _LINK_DE = (
 )
 _LINK = "{% if collegamento %} {{ collegamento }}{% endif %}"
 
+_BOOKED_IT = "{{ 'il suo appuntamento è spostato' if spostato else 'abbiamo prenotato per lei' }}"
+_BOOKED_DE = "{{ 'verschoben' if spostato else 'gebucht' }}"
+
 _CALL = "{% if telefono %} Tel. {{ telefono }}{% endif %}"
 _DOCUMENT_IT = "un {{ 'documento di ' if iniziali else 'suo documento' }}{{ iniziali }}"
 _DOCUMENT_DE = "ein Dokument für {{ iniziali or 'Sie' }}"
@@ -151,35 +154,57 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("confirmation", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _SERVICES + "." + _CALL + _LINK,
+        "{{ clinica }}: {{ nome }}, " + _BOOKED_IT + ": {{ giorno }}, ore " + _SERVICES + "." + _CALL + _LINK,
     ),
     Factory(
         *("confirmation", "neutral", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, abbiamo prenotato per lei: {{ giorno }}, ore " + _TIMES + "." + _CALL + _LINK,
+        "{{ clinica }}: {{ nome }}, " + _BOOKED_IT + ": {{ giorno }}, ore " + _TIMES + "." + _CALL + _LINK,
     ),
     Factory(
         *("confirmation", "plain", "email", "it", "Prenotazione di {{ giorno }}"),
-        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _LIST_IT + _LINK_IT + _FOOT_IT,
+        "Gentile {{ nome }},\n\n" + _BOOKED_IT + ", {{ giorno }}:\n\n" + _LIST_IT + _LINK_IT + _FOOT_IT,
     ),
     Factory(
         *("confirmation", "neutral", "email", "it", "Prenotazione di {{ giorno }}"),
-        "Gentile {{ nome }},\n\nabbiamo prenotato per lei, {{ giorno }}:\n\n" + _NEUTRAL_IT + _LINK_IT + _FOOT_IT,
+        "Gentile {{ nome }},\n\n" + _BOOKED_IT + ", {{ giorno }}:\n\n" + _NEUTRAL_IT + _LINK_IT + _FOOT_IT,
     ),
     Factory(
         *("confirmation", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _SERVICES_DE + "." + _CALL + _LINK,
+        "{{ clinica }}: {{ nome }}, Ihr Termin ist "
+        + _BOOKED_DE
+        + ": {{ giorno }}, "
+        + _SERVICES_DE
+        + "."
+        + _CALL
+        + _LINK,
     ),
     Factory(
         *("confirmation", "neutral", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, Ihr Termin ist gebucht: {{ giorno }}, " + _TIMES + " Uhr." + _CALL + _LINK,
+        "{{ clinica }}: {{ nome }}, Ihr Termin ist "
+        + _BOOKED_DE
+        + ": {{ giorno }}, "
+        + _TIMES
+        + " Uhr."
+        + _CALL
+        + _LINK,
     ),
     Factory(
         *("confirmation", "plain", "email", "de", "Termin am {{ giorno }}"),
-        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _LIST_DE + _LINK_DE + _FOOT_DE,
+        "Guten Tag {{ nome }},\n\nIhr Termin ist "
+        + _BOOKED_DE
+        + ", {{ giorno }}:\n\n"
+        + _LIST_DE
+        + _LINK_DE
+        + _FOOT_DE,
     ),
     Factory(
         *("confirmation", "neutral", "email", "de", "Termin am {{ giorno }}"),
-        "Guten Tag {{ nome }},\n\nIhr Termin am {{ giorno }} ist gebucht:\n\n" + _NEUTRAL_DE + _LINK_DE + _FOOT_DE,
+        "Guten Tag {{ nome }},\n\nIhr Termin ist "
+        + _BOOKED_DE
+        + ", {{ giorno }}:\n\n"
+        + _NEUTRAL_DE
+        + _LINK_DE
+        + _FOOT_DE,
     ),
     *(
         Factory(

@@ -36,6 +36,7 @@ class Hours:
     rest_days: bool
     email: str | None = None
     """Where patients' answers to e-mails go."""
+    confirmations: bool = False
 
     def rests(self, day: date) -> bool:
         """Whether nobody is to be disturbed on ``day``."""
@@ -125,6 +126,7 @@ def load(connection: sa.Connection, as_of: datetime, clinic: str | None = None) 
             holidays[row.clinic_id],
             row.quiet_rest_days,
             row.email,
+            row.confirmations,
         )
         for row in rows
     ]

@@ -60,6 +60,7 @@ class Item:
     """The start that the last message that went out told."""
     report_version: int | None = None
     report_withdrawn: bool = False
+    ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ class Ready:
     variant: str
     context: dict[str, Any]
     dropped: tuple[tuple[Item, Why], ...] = ()
+    items: tuple[Item, ...] = ()
+    """What it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ def judge(
     cautious = any(item.sensitive for item in kept) or (channel in person.shared and message.kind != PREPARATION.key)
     neutral = cautious and message.kind in ABOUT_APPOINTMENTS
     context = _context(message, person, kept, hours, channel=channel, neutral=neutral)
-    return Ready(channel, address, person.language, "neutral" if neutral else "plain", context, dropped)
+    return Ready(channel, address, person.language, "neutral" if neutral else "plain", context, dropped, tuple(kept))
 
 
 def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:
@@ -268,6 +271,8 @@ def _context(
         context["scadenza"] = f"{items[0].verification_expires_at.astimezone(hours.zone):%H:%M}"
     if message.kind == REPORT_READY.key:
         context["iniziali"] = next(iter(_who(message, items).values()), "")
+    if message.kind == CONFIRMATION.key:
+        context["spostato"] = any(item.version > 1 for item in items)
     if message.kind in ABOUT_APPOINTMENTS:
         who = _who(message, items)
         context["appuntamenti"] = [

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages.hours import Hours
-from polydesk_dagster.clinic.messages.kinds import CONFIRMATION, KINDS, PREPARATION, REMINDER, VERIFICATION
+from polydesk_dagster.clinic.messages.kinds import (
+    CANCELLATION,
+    CONFIRMATION,
+    KINDS,
+    PREPARATION,
+    REMINDER,
+    VERIFICATION,
+)
 from polydesk_dagster.database.locks import in_turn
 
 
@@ -268,14 +275,16 @@ WITH wanted AS MATERIALIZED (
     -- what concerns a child is told to the guardian
     SELECT nextval(pg_get_serial_sequence('message', 'id')) AS message_id, asked.clinic_id, asked.subject,
            asked.subject_id, asked.version, asked.recipient_type, asked.expires_at, asked.context,
-           coalesce(child.guardian_id, asked.recipient_id) AS recipient_id
+           coalesce(child.guardian_id, asked.recipient_id) AS recipient_id,
+           (SELECT a.starts_at FROM appointment a WHERE asked.subject = 'appointment' AND a.id = asked.subject_id)
+               AS starts_at
     FROM ({query}) AS asked
     LEFT JOIN patient child ON asked.recipient_type = 'patient' AND child.id = asked.recipient_id
          AND child.guardian_id IS NOT NULL AND child.birth_date + interval '18 years' > :as_of
 ), entry AS (
     INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
                                 message_id, starts_at, useful_until, planned_at)
-    SELECT subject, subject_id, version, :kind, recipient_type, recipient_id, clinic_id, message_id, NULL,
+    SELECT subject, subject_id, version, :kind, recipient_type, recipient_id, clinic_id, message_id, starts_at,
            expires_at, :as_of
     FROM wanted
     ON CONFLICT DO NOTHING
@@ -304,24 +313,60 @@ def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mappin
 
 
 # Who booked lately, and is to come later than the confirmation takes to be read.
-TO_CONFIRM = """
+_TO_CONFIRM = """
     SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, a.start_version AS version,
            'patient' AS recipient_type, a.patient_id AS recipient_id, a.starts_at AS expires_at,
            CAST(NULL AS jsonb) AS context
     FROM appointment a
-    JOIN clinic_message_policy c ON c.clinic_id = a.clinic_id AND c.confirmations
     WHERE a.status = 'booked' AND a.start_version = 1 AND a.channel <> 'studiolab' AND a.patient_id IS NOT NULL
       AND a.created_at > CAST(:as_of AS timestamptz) - interval '1 day' AND a.created_at <= :as_of
       AND a.starts_at > CAST(:as_of AS timestamptz) + interval '1 hour' AND a.clinic_id = ANY (:clinics)
       AND NOT EXISTS (SELECT FROM message_ledger l
                       WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = 'confirmation')"""
+# Whose appointment has moved, or is no longer, since a confirmation told it: their calendar says so too.
+_CONFIRMED_BEFORE = """
+    SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, a.start_version AS version,
+           'patient' AS recipient_type, a.patient_id AS recipient_id, a.starts_at AS expires_at,
+           CAST(NULL AS jsonb) AS context
+    FROM appointment a
+    WHERE a.updated_at > CAST(:as_of AS timestamptz) - interval '1 day' AND a.updated_at <= :as_of
+      AND {changed} AND a.starts_at > CAST(:as_of AS timestamptz) + interval '1 hour' AND a.clinic_id = ANY (:clinics)
+      AND EXISTS (SELECT FROM message_ledger l JOIN message m ON m.id = l.message_id
+                  WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = 'confirmation'
+                    AND l.withheld IS NULL AND m.state = 'sent')
+      AND NOT EXISTS (SELECT FROM message_ledger l
+                      WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = '{kind}'
+                        AND l.version = a.start_version)"""
+_CONFIRMING = (
+    (CONFIRMATION.key, _TO_CONFIRM),
+    (
+        CONFIRMATION.key,
+        _CONFIRMED_BEFORE.format(changed="a.status = 'booked' AND a.start_version > 1", kind=CONFIRMATION.key),
+    ),
+    (CANCELLATION.key, _CONFIRMED_BEFORE.format(changed="a.status = 'cancelled'", kind=CANCELLATION.key)),
+)
+
+
+def _confirming(clinics: Sequence[Hours]) -> list[int]:
+    return [clinic.clinic_id for clinic in clinics if clinic.confirmations]
 
 
 def confirm(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> int:
-    """Put into the ledger one confirmation for each appointment booked in the last day, where the clinic's policy
-    wants them."""
-    wanted = {"clinics": [clinic.clinic_id for clinic in clinics]}
-    return enqueue(connection, CONFIRMATION.key, TO_CONFIRM, wanted, as_of)
+    """Put into the ledger, where the clinic's policy wants confirmations, one for each appointment booked in the last
+    day, and what became of those that were confirmed."""
+    wanted = _confirming(clinics)
+    if not wanted:
+        return 0
+    return sum(enqueue(connection, kind, query, {"clinics": wanted}, as_of) for kind, query in _CONFIRMING)
+
+
+def nothing_to_confirm(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> bool:
+    """Whether no booking wants a confirmation, and none that had one has changed."""
+    wanted = _confirming(clinics)
+    if not wanted:
+        return True
+    queries = " OR ".join(f"EXISTS ({query})" for _, query in _CONFIRMING)
+    return not connection.scalar(sa.text(f"SELECT {queries}"), {"as_of": as_of, "clinics": wanted})
 
 
 # Who booked online and has not answered, at half time of the window; never one whom the desk, a payment or

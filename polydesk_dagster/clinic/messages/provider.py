@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -53,6 +54,19 @@ def unexpected(error: Exception) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """An appointment for the recipient's calendar, which knows it by ``uid`` and takes the highest ``sequence``."""
+
+    uid: str
+    sequence: int
+    start: datetime
+    end: datetime
+    summary: str
+    location: str
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """What goes on the wire. The same ``key`` always carries the same text to the same address."""
 
@@ -65,6 +79,8 @@ class Outgoing:
     """Where an answer to an e-mail goes."""
     unsubscribe: str | None = None
     """The https link on which one press says that nothing more is wanted (RFC 8058)."""
+    events: tuple[Event, ...] = ()
+    """What an e-mail brings for the calendar: all of them cancelled, or none."""
 
 
 class Provider(Protocol):

@@ -80,10 +80,17 @@ _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("confirmation", "plain"): {
         **_PERSON,
         **_ANSWER,
+        "spostato": False,
         "giorno": "mercoledì 11 marzo",
         "appuntamenti": [{**_APPOINTMENT, **_NAMED}],
     },
-    ("confirmation", "neutral"): {**_PERSON, **_ANSWER, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
+    ("confirmation", "neutral"): {
+        **_PERSON,
+        **_ANSWER,
+        "spostato": False,
+        "giorno": "mercoledì 11 marzo",
+        "appuntamenti": [_APPOINTMENT],
+    },
     ("cancel_question", "plain"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
     ("cancel_question", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
     ("cancellation", "plain"): {
@@ -96,6 +103,14 @@ _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("service_notice", "plain"): {**_PERSON, "avviso": "domani la sede resta chiusa."},
 }
 """What each template may use, with an example of each variable."""
+
+
+_CALENDAR = {"it": "Appuntamento, {clinic}", "de": "Termin, {clinic}"}
+
+
+def calendar_title(language: str, clinic: str) -> str:
+    """How an appointment is called in its patient's calendar: others look at calendars, so never by the service."""
+    return _CALENDAR.get(language, _CALENDAR["it"]).format(clinic=clinic)
 
 
 def example(kind: str, variant: str) -> Mapping[str, Any]:

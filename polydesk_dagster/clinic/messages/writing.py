@@ -13,10 +13,19 @@ from urllib.parse import urlencode
 from polydesk_dagster.clinic.messages import templates
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Withheld
-from polydesk_dagster.clinic.messages.kinds import ABOUT_APPOINTMENTS, ACTIVATION, ANSWERABLE, QUESTION, Channel, Why
+from polydesk_dagster.clinic.messages.kinds import (
+    ABOUT_APPOINTMENTS,
+    ACTIVATION,
+    ANSWERABLE,
+    CANCELLATION,
+    CONFIRMATION,
+    QUESTION,
+    Channel,
+    Why,
+)
 from polydesk_dagster.clinic.messages.ledger import Claim
 from polydesk_dagster.clinic.messages.links import Ways
-from polydesk_dagster.clinic.messages.provider import Outgoing
+from polydesk_dagster.clinic.messages.provider import Event, Outgoing
 from polydesk_dagster.clinic.messages.sandbox import BrokenTemplateError
 from polydesk_dagster.clinic.messages.templates import Need, Shelf, Text
 from polydesk_dagster.clinic.messages.text import segments
@@ -82,6 +91,7 @@ class Writer:
             ready.language,
             clinic.email,
             self._ways.stop(message.id) if self._ways.stop is not None and refusable else None,
+            events(message, ready) if ready.channel == "email" else (),
         )
         return Job(message, outgoing, ready.channel, claim, token)
 
@@ -110,3 +120,25 @@ class Writer:
         except BrokenTemplateError as error:
             self._broken[template] = error
             raise
+
+
+def events(message: Candidate, ready: Ready) -> tuple[Event, ...]:
+    """The appointments that a confirmation or a cancellation brings for the calendar: one name each for as long as it
+    lives, and a number that grows with every move and with its end (RFC 5546)."""
+    if message.kind not in (CONFIRMATION.key, CANCELLATION.key):
+        return ()
+    gone = message.kind == CANCELLATION.key
+    summary = templates.calendar_title(ready.language, message.clinic_name)
+    return tuple(
+        Event(
+            f"{message.clinic}-{item.subject_id}",
+            item.version - 1 + gone,
+            item.starts_at,
+            item.ends_at,
+            summary,
+            item.location or "",
+            gone,
+        )
+        for item in ready.items
+        if item.starts_at is not None and item.ends_at is not None
+    )

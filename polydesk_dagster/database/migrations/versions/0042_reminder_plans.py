@@ -63,6 +63,13 @@ ALTER TABLE message_horizon
 """
 
 
+CHANGED = """
+-- Of bookings that moved or were cancelled lately: whoever had a confirmation is told.
+CREATE INDEX appointment_changed_lately ON appointment (updated_at) WHERE status = 'cancelled' OR start_version > 1;
+"""
+
+
 def upgrade() -> None:
     op.execute(PLANS)
     op.execute(STEPS)
+    op.execute(CHANGED)
