@@ -1,12 +1,12 @@
 """Reminders in steps, by clinic and service: a week, two days, three hours ahead; the ledger tells the steps apart.
 
-Revision ID: 0042
+Revision ID: 0043
 """
 
 from alembic import op
 
-revision = "0042"
-down_revision = "0041"
+revision = "0043"
+down_revision = "0042"
 branch_labels = None
 depends_on = None
 
