@@ -21,7 +21,7 @@ def states(door: Door, connection: sa.Connection, person: Person) -> list[Servic
     try:
         with door.dagster.connect() as dagster:
             found = services.service_states(connection, dagster, door.now(), live=live)
-    except sa.exc.OperationalError:
+    except (sa.exc.OperationalError, sa.exc.ProgrammingError):  # it is down, or was never started yet
         found = services.service_states(connection, None, door.now(), live=live)
     if person.clinics is None:
         return list(found)

@@ -23,6 +23,7 @@ from tests.web.world import PASSWORD, Served, person, session
 
 PATHS = (
     *(address for address, _, _ in PLACES if address != "/dagster/"),
+    *("/messaggi/testi", "/messaggi/testi/reminder/plain/sms/it?clinica=BO01"),
     *("/servizi/clear_caches", "/servizi/send_reminders", "/rossa/release_all_holds", "/accessibilita"),
 )
 

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -151,3 +152,29 @@ def test_a_press_runs_the_service_and_tells_how_it_ended(served: Served, monkeyp
     with served.door.engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT service, outcome FROM service_run")).all()
     assert [tuple(row) for row in rows] == [("refresh_sort_names", "nothing_to_do")]
+
+
+def test_the_page_asks_the_database_as_often_for_fifty_clinics_as_for_two(door: Served) -> None:
+    engine = door.door.engine
+    asked: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+
+    def questions(browser: httpx.Client) -> int:
+        asked.clear()
+        assert browser.get("/").status_code == 200
+        return len(asked)
+
+    with engine.begin() as connection:
+        for number in range(2):
+            world.integration(
+                connection, world.clinic(connection, f"A{number:03d}"), "https://studiolab.example/api/v1"
+            )
+    with door.signed_in("superuser") as browser:
+        few = questions(browser)
+        with engine.begin() as connection:
+            for number in range(48):
+                clinic = world.clinic(connection, f"B{number:03d}")
+                world.integration(connection, clinic, "https://studiolab.example/api/v1")
+        ran(engine, "sync_prices", Report(Outcome.PARTIAL, Counts(updated=1, failed=1)), "B001")
+        assert questions(browser) == few
+    assert few <= 10
