@@ -15,9 +15,7 @@ _COLLISIONS = """
     FROM occupancy o JOIN appointment a ON a.id = o.appointment_id
     JOIN agenda g ON g.id = a.agenda_id JOIN clinic c ON c.id = a.clinic_id
     WHERE NOT o.exclusive AND upper(o.during) > :as_of AND (o.kind <> 'patient' OR a.overlap_reason IS NULL)
-      AND EXISTS (SELECT FROM occupancy n
-                  WHERE n.occupant = o.occupant AND n.during && o.during AND n.within <> o.within
-                    AND int8range(n.occupant, n.occupant, '[]') && int8range(o.occupant, o.occupant, '[]'))"""
+      AND EXISTS (SELECT FROM meeting(o.occupant, o.during, o.within))"""
 
 _SEATED_WITHOUT_STANDING = """
     SELECT c.code || ' ' || g.name || ' '

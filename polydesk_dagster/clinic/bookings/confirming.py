@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
-from polydesk_dagster.clinic.bookings.holds import LOCKED, OFFERS, TERMS, Booking, Terms, ask
+from polydesk_dagster.clinic.bookings.holds import LOCKED, TERMS, Booking, Terms, ask, end_of, hashed
 
 # A payment that is under way keeps its slots for a while of its own; none starts where the booking would be refused.
 _BEGIN = sa.text(f"""
@@ -60,58 +60,10 @@ def begin_confirming(
     return lost if hold.open else Reply(Answer.SLOT_CLOSED, hold.id)
 
 
-# The seat passes from the hold to the appointment; nothing is written unless it does. A seat that somebody took over
-# after the expiry, by a clock a moment ahead of ours, is no longer the hold's. Once a payment is under way, what the
-# clinic takes off its offer no longer counts; that the patient is elsewhere counts until it is paid. What is paid asks
-# all the same: others who book the patient wait for it, and then see it.
-_CONFIRM = sa.text(f"""
-    WITH {LOCKED}, offered AS MATERIALIZED (
-        SELECT locked.id AS hold_id, locked.slot_id, a.clinic_id, a.id AS agenda_id, a.specialist_id, locked.starts_at,
-               locked.ends_at, least(:as_of + :verification, locked.starts_at - :before_start) AS verify_by,
-               locked.state = 'confirming'
-               OR a.active AND (SELECT c.active FROM clinic c WHERE c.id = a.clinic_id) AS working,
-               CAST(:patient AS bigint) IS NOT NULL
-               AND in_the_way(NULL, NULL, NULL, :patient, tstzrange(locked.starts_at, locked.ends_at), :as_of)
-                   IS NOT NULL AS elsewhere
-        FROM locked JOIN agenda a ON a.id = locked.agenda_id
-        JOIN service v ON v.id = :service AND v.clinic_id = a.clinic_id
-        WHERE locked.kept AND coalesce(locked.service_id, v.id) = v.id
-          AND (locked.state = 'confirming'
-               OR locked.open AND v.active AND v.deleted_at IS NULL AND v.bookable_online AND {OFFERS})
-    ), numbered AS MATERIALIZED (
-        SELECT nextval('appointment_id_seq') AS id FROM offered
-        WHERE offered.working AND (:paid OR NOT offered.elsewhere)
-          AND (CAST(:patient AS bigint) IS NOT NULL OR :paid OR offered.verify_by >= :as_of + :shortest)
-    ), seated AS (
-        UPDATE seat SET hold_id = NULL, appointment_id = numbered.id,
-                        held_until = CASE WHEN CAST(:patient AS bigint) IS NULL AND NOT :paid THEN offered.verify_by END
-        FROM offered, numbered WHERE seat.hold_id = offered.hold_id
-        RETURNING seat.appointment_id
-    ), written AS (
-        INSERT INTO appointment (id, clinic_id, agenda_id, slot_id, service_id, specialist_id, patient_id, agreement_id,
-                                 starts_at, ends_at, status, channel, quoted_price, contact_email, contact_phone,
-                                 verification_expires_at, paid_at, created_at, updated_at)
-        SELECT numbered.id, o.clinic_id, o.agenda_id, o.slot_id, :service, o.specialist_id, :patient,
-               :agreement, o.starts_at, o.ends_at,
-               CASE WHEN CAST(:patient AS bigint) IS NULL THEN 'unverified' ELSE 'booked' END, 'online', :price, :email,
-               :phone, CASE WHEN CAST(:patient AS bigint) IS NULL THEN o.verify_by END,
-               CASE WHEN :paid THEN CAST(:as_of AS timestamptz) END, :as_of, :as_of
-        FROM numbered, offered o
-        WHERE EXISTS (SELECT FROM seated)
-        RETURNING id
-    ), consumed AS (
-        UPDATE hold SET state = 'confirmed', ended_at = :as_of, last_activity_at = :as_of, appointment_id = written.id
-        FROM written, locked WHERE hold.id = locked.id
-    )
-    SELECT locked.id, locked.state, locked.expires_at, locked.appointment_id, locked.open, locked.kept,
-           written.id AS booked,
-           offered.verify_by, offered.working, offered.elsewhere
-    FROM locked LEFT JOIN offered ON true LEFT JOIN written ON true""").columns(
-    *map(
-        sa.column,
-        ("id", "state", "expires_at", "appointment_id", "open", "kept", "booked", "verify_by", "working", "elsewhere"),
-    )
-)
+_CONFIRM = sa.text("""
+    SELECT answer, hold, booking
+    FROM confirm_hold(:token, :service, :patient, :agreement, :price, :email, :phone, :paid, :as_of, :verification,
+                      :before_start, :shortest)""").columns(*map(sa.column, ("answer", "hold", "booking")))
 
 
 _OVER = {Answer.EXPIRED, Answer.REVOKED, Answer.RELEASED, Answer.SLOT_CLOSED}
@@ -144,35 +96,21 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
 
 
 def _confirm(connection: sa.Connection, token: str, booking: Booking, as_of: datetime, terms: Terms) -> Reply:
-    hold, lost = ask(
-        connection,
-        _CONFIRM,
-        token,
-        as_of,
-        service=booking.service_id,
-        patient=booking.patient_id,
-        agreement=booking.agreement_id,
-        price=booking.quoted_price,
-        email=booking.contact_email,
-        phone=booking.contact_phone,
-        paid=booking.paid,
-        verification=terms.verification,
-        before_start=terms.verification_before_start,
-        shortest=terms.shortest_verification,
-    )
-    if hold is None:
-        return lost
-    if hold.booked is not None:
-        return Reply(Answer.CONFIRMED, hold.id, appointment_id=hold.booked)
-    if not hold.kept:
-        return lost
-    if hold.state == "live" and not hold.open:
-        return Reply(Answer.SLOT_CLOSED, hold.id)
-    if hold.verify_by is None:
-        return Reply(Answer.SERVICE_NOT_OFFERED, hold.id)
-    if not hold.working:
-        return Reply(Answer.SLOT_CLOSED, hold.id)
-    if hold.elsewhere and not booking.paid:
-        return Reply(Answer.ELSEWHERE, hold.id)
-    too_late = booking.patient_id is None and not booking.paid and hold.verify_by < as_of + terms.shortest_verification
-    return Reply(Answer.TOO_LATE_TO_VERIFY, hold.id) if too_late else lost
+    given = {
+        "token": hashed(token),
+        "service": booking.service_id,
+        "patient": booking.patient_id,
+        "agreement": booking.agreement_id,
+        "price": booking.quoted_price,
+        "email": booking.contact_email,
+        "phone": booking.contact_phone,
+        "paid": booking.paid,
+        "as_of": as_of,
+        "verification": terms.verification,
+        "before_start": terms.verification_before_start,
+        "shortest": terms.shortest_verification,
+    }
+    row = connection.execute(_CONFIRM, given).one()
+    if row.answer == "over":
+        return end_of(connection, row.hold, as_of)
+    return Reply(Answer(row.answer), row.hold, appointment_id=row.booking)

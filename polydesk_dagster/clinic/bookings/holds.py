@@ -116,54 +116,14 @@ OFFERS = """(v.id = a.service_id
            OR EXISTS (SELECT FROM agenda_service o WHERE o.agenda_id = a.id AND o.service_id = v.id))"""
 """SQL: the agenda ``a`` offers the service ``v``."""
 
-# One statement a request, so that a hold costs little more than the bare insert. A statement's snapshot is older than
-# the locks that it waits for, so what must be read after them is read by volatile functions of the schema: ``free_run``
-# for the units, ``in_the_way`` for whom and what the service needs besides. The two that every booking runs name their
-# columns, so that SQLAlchemy works out how to read a row once and not at every request.
-_PLACE = sa.text(f"""
-    WITH visitor AS MATERIALIZED (
-        SELECT held, known FROM holds_of_visitor(:visitor, :token, :as_of)
-    ), wanted AS MATERIALIZED (
-        SELECT s.id, s.starts_at, a.id AS agenda_id, a.specialist_id, a.clinic_id, v.duration_minutes, visitor.held,
-               visitor.known, s.state = 'free' AND a.online AND a.active AND c.active AS offered,
-               coalesce(v.active AND v.deleted_at IS NULL AND v.bookable_online AND {OFFERS}, false) AS served,
-               s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute' AS in_time,
-               least(:as_of + :lifetime, s.starts_at) AS expires_at
-        FROM visitor, slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-        LEFT JOIN service v ON v.id = :service AND v.clinic_id = a.clinic_id
-        WHERE s.id = :slot
-    ), run AS MATERIALIZED (
-        SELECT r.slot, r.unit, r.ends_at
-        FROM wanted CROSS JOIN LATERAL free_run(wanted.id, wanted.duration_minutes, :as_of) r
-        WHERE wanted.offered AND wanted.served AND wanted.in_time AND wanted.known IS NULL
-          AND wanted.held < :per_visitor
-    ), whole AS MATERIALIZED (
-        SELECT count(*) AS seats, max(ends_at) AS ends_at FROM run HAVING count(*) > 0
-    ), clear AS MATERIALIZED (
-        SELECT whole.seats, whole.ends_at,
-               in_the_way(wanted.agenda_id, wanted.specialist_id, :service, NULL,
-                          tstzrange(wanted.starts_at, whole.ends_at), :as_of) AS hindrance
-        FROM whole, wanted
-    ), numbered AS MATERIALIZED (
-        SELECT nextval('hold_id_seq') AS id FROM clear WHERE hindrance IS NULL
-    ), seated AS (
-        INSERT INTO seat (slot_id, unit, hold_id, held_until)
-        SELECT run.slot, run.unit, numbered.id, wanted.expires_at FROM run, numbered, wanted
-        ON CONFLICT (slot_id, unit) DO UPDATE SET hold_id = EXCLUDED.hold_id, appointment_id = NULL,
-                                                  held_until = EXCLUDED.held_until
-            WHERE seat.held_until <= :as_of
-    ), placed AS (
-        INSERT INTO hold (id, clinic_id, slot_id, service_id, ends_at, seats, token_hash, visitor_hash, created_at,
-                          expires_at, last_activity_at)
-        SELECT numbered.id, wanted.clinic_id, wanted.id, :service, clear.ends_at, clear.seats, :token, :visitor, :as_of,
-               wanted.expires_at, :as_of
-        FROM numbered, wanted, clear
-        RETURNING id
-    )
-    SELECT wanted.offered, wanted.served, wanted.in_time, wanted.held, wanted.known, wanted.expires_at,
-           placed.id AS hold_id
-    FROM wanted LEFT JOIN placed ON true""").columns(
-    *map(sa.column, ("offered", "served", "in_time", "held", "known", "expires_at", "hold_id"))
+# One statement a request, and what a booking costs most a function of the schema, which keeps its plans; so a hold
+# costs little more than the bare insert. A statement's snapshot is older than the locks that it waits for, a volatile
+# function's is not. The two that every booking runs name their columns, so that SQLAlchemy works out how to read a row
+# once and not at every request.
+_PLACE = sa.text("""
+    SELECT answer, hold, expires
+    FROM place_hold(:slot, :service, :token, :visitor, :as_of, :lifetime, :per_visitor)""").columns(
+    *map(sa.column, ("answer", "hold", "expires"))
 )
 
 _KNOWN = sa.text("""
@@ -201,22 +161,12 @@ def place(
         "lifetime": terms.lifetime,
         "per_visitor": terms.per_visitor,
     }
-    row = connection.execute(_PLACE, wanted).one_or_none()
-    if row is None:
-        return Reply(Answer.NOT_OFFERED)
-    if row.hold_id is not None:
-        return Reply(Answer.PLACED, row.hold_id, row.expires_at)
-    if row.known is not None:
-        hold = connection.execute(_KNOWN, {"hold": row.known}).one()
-        over = _over(connection, hold, as_of) or (Answer.SLOT_CLOSED if hold.closed and hold.state == "live" else None)
-        return Reply(over or Answer.PLACED, row.known, None if over else hold.expires_at, hold.appointment_id)
-    if not row.offered:
-        return Reply(Answer.NOT_OFFERED)
-    if not row.served:
-        return Reply(Answer.SERVICE_NOT_OFFERED)
-    if not row.in_time:
-        return Reply(Answer.TOO_SOON)
-    return Reply(Answer.TOO_MANY if row.held >= terms.per_visitor else Answer.FULL)
+    row = connection.execute(_PLACE, wanted).one()
+    if row.answer != "known":
+        return Reply(Answer(row.answer), row.hold, row.expires)
+    hold = connection.execute(_KNOWN, {"hold": row.hold}).one()
+    over = _over(connection, hold, as_of) or (Answer.SLOT_CLOSED if hold.closed and hold.state == "live" else None)
+    return Reply(over or Answer.PLACED, row.hold, None if over else hold.expires_at, hold.appointment_id)
 
 
 # The hold and its slots, locked, so that nobody ends the one or gives the others' seats away meanwhile; ``kept`` is the
@@ -238,7 +188,15 @@ LOCKED = """
     )"""
 
 
+_STATE = sa.text("SELECT id, state, expires_at, appointment_id FROM hold WHERE id = :hold")
+
 _GONE = sa.text("SELECT status IN ('cancelled', 'expired') FROM appointment WHERE id = :appointment")
+
+
+def end_of(connection: sa.Connection, hold_id: int, as_of: datetime) -> Reply:
+    """What became of a hold that no longer keeps its seats."""
+    hold = connection.execute(_STATE, {"hold": hold_id}).one()
+    return Reply(_over(connection, hold, as_of) or Answer.EXPIRED, hold.id, appointment_id=hold.appointment_id)
 
 
 def _over(connection: sa.Connection, hold: sa.Row[Any], as_of: datetime) -> Answer | None:
