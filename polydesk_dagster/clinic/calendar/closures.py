@@ -12,8 +12,7 @@ from polydesk_dagster.changes import synchronise as engine_of_plans
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.plans import ITALY, Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
-from polydesk_dagster.clinic.calendar import slots
-from polydesk_dagster.clinic.calendar.effective import REACHES
+from polydesk_dagster.clinic.calendar.touched import derive_touched
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Reason, Report, combine
 
@@ -42,31 +41,17 @@ def _prepare(closure: Any) -> tuple[Any, ...]:
     )
 
 
-# What a change of closures touches: the days before and after the change, and their eves, whose slots may reach over
-# midnight; of every agenda that either reaches.
-_TOUCHED = f"""
-    CREATE TEMP TABLE touched_cell ON COMMIT DROP AS
-    SELECT DISTINCT a.id AS agenda_id, CAST(day AS date) AS local_date
-    FROM (
-        SELECT layer, region, municipality_code, CAST(NULL AS bigint) AS clinic_id, CAST(NULL AS bigint) AS agenda_id,
-               date_from, date_to
-        FROM {{rows}} r WHERE action IN ('create', 'update', 'retire')
-        UNION
-        SELECT was_layer, was_region, was_municipality_code, NULL, NULL, was_date_from, was_date_to
-        FROM {{rows}} r WHERE action IN ('update', 'retire', 'delete') AND was_date_from IS NOT NULL
-    ) c
-    CROSS JOIN agenda a JOIN clinic k ON k.id = a.clinic_id AND k.active
-    CROSS JOIN LATERAL generate_series(
-        greatest(c.date_from - 1, CAST(:as_of AS date) - 1), least(c.date_to, CAST(:as_of AS date) + 731),
-        interval '1 day') AS day
-    WHERE a.auto_generate AND {REACHES}
-"""
+_CHANGED = """
+    SELECT layer, region, municipality_code, CAST(NULL AS bigint) AS clinic_id, CAST(NULL AS bigint) AS agenda_id,
+           date_from, date_to
+    FROM {rows} r WHERE action IN ('create', 'update', 'retire')
+    UNION
+    SELECT was_layer, was_region, was_municipality_code, NULL, NULL, was_date_from, was_date_to
+    FROM {rows} r WHERE action IN ('update', 'retire', 'delete') AND was_date_from IS NOT NULL"""
 
 
 def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
-    connection.execute(sa.text("DROP TABLE IF EXISTS touched_cell"))
-    touched = connection.execute(sa.text(_TOUCHED.format(rows=rows)), {"as_of": as_of}).rowcount
-    return slots.derive(connection, "touched_cell", as_of) if touched else None
+    return derive_touched(connection, _CHANGED.format(rows=rows), as_of)
 
 
 CLOSURE = Kind(

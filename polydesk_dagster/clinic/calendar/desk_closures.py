@@ -16,9 +16,8 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
-from polydesk_dagster.clinic.calendar import slots
-from polydesk_dagster.clinic.calendar.effective import REACHES
 from polydesk_dagster.clinic.calendar.replacing import Touched, proposals
+from polydesk_dagster.clinic.calendar.touched import derive_touched
 from polydesk_dagster.outcome import Outcome, Report
 
 SERVICE = "import_closures"
@@ -51,21 +50,8 @@ class Closure:
         return None
 
 
-_TOUCHED = f"""
-    CREATE TEMP TABLE desk_cell ON COMMIT DROP AS
-    SELECT DISTINCT a.id AS agenda_id, CAST(day AS date) AS local_date
-    FROM {{rows}} c
-    CROSS JOIN agenda a JOIN clinic k ON k.id = a.clinic_id AND k.active
-    CROSS JOIN LATERAL generate_series(greatest(c.date_from - 1, CAST(:as_of AS date) - 1),
-                                       least(c.date_to, CAST(:as_of AS date) + 731), interval '1 day') AS day
-    WHERE c.action <> 'conflict' AND a.auto_generate AND {REACHES}
-"""
-
-
 def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
-    connection.execute(sa.text("DROP TABLE IF EXISTS desk_cell"))
-    touched = connection.execute(sa.text(_TOUCHED.format(rows=rows)), {"as_of": as_of}).rowcount
-    return slots.derive(connection, "desk_cell", as_of) if touched else None
+    return derive_touched(connection, f"SELECT * FROM {rows} r WHERE action <> 'conflict'", as_of)
 
 
 DESK_CLOSURE = Kind(
