@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.bookings import appointments
+from polydesk_dagster.clinic.calendar import desk, slots
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.world import AS_OF, rome
@@ -166,3 +167,45 @@ def test_the_schema_keeps_room_for_what_is_booked(engine: sa.Engine, practice: w
     _book(engine, practice)
     with pytest.raises(sa.exc.IntegrityError, match="beyond its capacity"):
         _run(engine, "UPDATE slot SET capacity = 1")
+
+
+def test_a_booking_that_loses_one_of_its_slots_is_an_orphan_as_a_whole(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE service SET duration_minutes = 90"))
+        wanted = {"slot_id": _slot(connection, practice, "10:00"), "service_id": practice.service}
+        assert appointments.book(connection, **wanted, patient_id=practice.patient, as_of=AS_OF).done
+        world.closure(connection, THURSDAY, from_time="10:30", to_time="11:00")
+    for outcome in (Outcome.PARTIAL, Outcome.NOTHING_TO_DO):
+        report = slots.generate(engine, AS_OF)
+        assert (report.outcome, report.counts.waiting) == (outcome, 1), "one booking, one row of work"
+        assert _orphans(engine) == [("orphan", "closure")] * 3
+    with engine.begin() as connection:
+        (shown,) = desk.orphans(connection, AS_OF, 10)
+        assert (shown.at.at, shown.closure) == (rome(THURSDAY, "10:00"), "Chiusura")
+        assert desk.note(connection, shown.id, "contacted", clinic="BO01", actor="desk:prova", as_of=AS_OF)
+        assert set(connection.scalars(sa.text("SELECT state FROM orphan"))) == {"contacted"}
+    _run(engine, "UPDATE closure SET lifted_at = now()")
+    slots.generate(engine, AS_OF)
+    assert _orphans(engine) == []
+
+
+def test_a_booking_that_is_moved_away_leaves_the_slots_that_are_still_produced(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE service SET duration_minutes = 90"))
+        wanted = {"slot_id": _slot(connection, practice, "10:00"), "service_id": practice.service}
+        booked = appointments.book(connection, **wanted, patient_id=practice.patient, as_of=AS_OF).appointment_id
+        world.closure(connection, THURSDAY, from_time="10:30", to_time="11:00")
+    slots.generate(engine, AS_OF)
+    with engine.begin() as connection:
+        appointments.cancel(connection, appointment_id=booked or 0, as_of=AS_OF)
+    slots.generate(engine, AS_OF)
+    with engine.connect() as connection:
+        found = connection.execute(
+            sa.text("SELECT state FROM slot WHERE starts_at BETWEEN :first AND :last ORDER BY starts_at"),
+            {"first": rome(THURSDAY, "10:00"), "last": rome(THURSDAY, "11:00")},
+        ).scalars()
+        assert list(found) == ["free", "retired", "free"]

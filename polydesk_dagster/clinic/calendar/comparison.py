@@ -84,6 +84,36 @@ CHANGES = f"""
     WHERE NOT p.manual AND (p.ends_at, p.capacity, p.state) IS DISTINCT FROM (x.ends_at, x.capacity, x.state)
 """
 
+# A booking of several slots is an orphan as a whole: where one of them is, so are the others, unless somebody else has
+# a seat there as well or it was added by hand. They are marked, and settled, together.
+_LOST_TOGETHER = """
+    CREATE TEMP TABLE lost_together ON COMMIT DROP AS
+    SELECT DISTINCT ON (p.id) p.*, coalesce(c.cause, o.cause) AS cause,
+           coalesce(c.closure_id, o.closure_id) AS closure_id
+    FROM present_slot l LEFT JOIN slot_change c ON c.id = l.id
+    LEFT JOIN orphan o ON o.slot_id = l.id AND o.resolved_at IS NULL
+    JOIN seat t ON t.slot_id = l.id
+    JOIN seat other ON other.slot_id <> l.id AND (other.appointment_id = t.appointment_id OR other.hold_id = t.hold_id)
+    JOIN present_slot p ON p.id = other.slot_id AND NOT p.manual
+    LEFT JOIN slot_change own ON own.id = p.id
+    WHERE coalesce(c.state, l.state) = 'orphan' AND coalesce(own.state, p.state) = 'free'
+      AND NOT EXISTS (SELECT FROM seat x
+                      WHERE x.slot_id = p.id AND coalesce(x.held_until > :as_of, true)
+                        AND (x.appointment_id, x.hold_id) IS DISTINCT FROM (other.appointment_id, other.hold_id))
+    ORDER BY p.id, l.starts_at
+"""
+TOGETHER = (
+    _LOST_TOGETHER,
+    """UPDATE slot_change c SET state = 'orphan', cause = l.cause, closure_id = l.closure_id
+       FROM lost_together l WHERE c.id = l.id""",
+    """INSERT INTO slot_change
+       SELECT 'update', l.id, l.agenda_id, l.starts_at, l.local_date, l.ends_at, l.capacity, 'orphan', l.state,
+              l.capacity, l.cause, l.closure_id
+       FROM lost_together l WHERE NOT EXISTS (SELECT FROM slot_change c WHERE c.id = l.id)""",
+    """DELETE FROM slot_change c USING lost_together l
+       WHERE c.id = l.id AND (c.ends_at, c.capacity, c.state) = (l.ends_at, l.capacity, l.state)""",
+)
+
 NEW_SLOTS = """
     INSERT INTO slot_change (action, agenda_id, starts_at, local_date, ends_at, capacity, state)
     SELECT 'create', w.agenda_id, w.starts_at, w.local_date, w.ends_at, w.capacity, 'free'
@@ -155,7 +185,15 @@ def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bo
     statements = [SLOT_CHANGE, FRESH_SLOTS]
     if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM changed_cell)")):
         statements += [LOCK_PRESENT] if lock else []
-        statements += [PRESENT, "ANALYZE present_slot", WANTED_SLOTS, "ANALYZE wanted_slot", CHANGES, NEW_SLOTS]
+        statements += [
+            PRESENT,
+            "ANALYZE present_slot",
+            WANTED_SLOTS,
+            "ANALYZE wanted_slot",
+            CHANGES,
+            *TOGETHER,
+            NEW_SLOTS,
+        ]
     for statement in statements:
         connection.execute(sa.text(statement), values)
     for row in connection.execute(sa.text(TAKEN_BACK), values).all():

@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
+from polydesk_dagster.clinic.calendar.orphans import SEATED, WORK
 from polydesk_dagster.values import Instant
 
 
@@ -31,18 +32,20 @@ class Orphan:
 
 
 def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orphan]:
-    """What the desk still has to settle, soonest first."""
+    """What the desk still has to settle, soonest first: a booking once, however many of its slots are lost."""
     rows = connection.execute(
-        sa.text("""
-            SELECT o.id, c.code, g.name, s.starts_at, c.time_zone, o.cause, k.name, o.state, p.id,
+        sa.text(f"""
+            SELECT o.id, c.code, g.name, o.starts_at, c.time_zone, o.cause, k.name, o.state, p.id,
                    concat_ws(' ', p.first_name, p.last_name),
                    array_remove(ARRAY[p.mobile, p.phone, a.contact_phone], NULL), coalesce(v.name, '')
-            FROM orphan o JOIN slot s ON s.id = o.slot_id JOIN agenda g ON g.id = s.agenda_id
-            JOIN clinic c ON c.id = g.clinic_id LEFT JOIN closure k ON k.id = o.closure_id
-            LEFT JOIN appointment a ON a.slot_id = s.id AND a.status = 'booked'
+            FROM (SELECT DISTINCT ON ({WORK}) o.*, s.starts_at, s.agenda_id, t.appointment_id
+                  FROM orphan o JOIN slot s ON s.id = o.slot_id {SEATED}
+                  WHERE o.state IN ('open', 'contacted') AND o.resolved_at IS NULL AND s.starts_at > :as_of
+                  ORDER BY {WORK}, s.starts_at) o
+            JOIN agenda g ON g.id = o.agenda_id JOIN clinic c ON c.id = g.clinic_id
+            LEFT JOIN closure k ON k.id = o.closure_id LEFT JOIN appointment a ON a.id = o.appointment_id
             LEFT JOIN patient p ON p.id = a.patient_id LEFT JOIN service v ON v.id = a.service_id
-            WHERE o.state IN ('open', 'contacted') AND o.resolved_at IS NULL AND s.starts_at > :as_of
-            ORDER BY s.starts_at, o.id, a.id LIMIT :limit"""),
+            ORDER BY o.starts_at, o.id, a.id LIMIT :limit"""),
         {"as_of": as_of, "limit": limit},
     )
     return [
@@ -65,11 +68,14 @@ def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orph
 
 def note(connection: sa.Connection, orphan: int, state: str, *, clinic: str, actor: str, as_of: datetime) -> bool:
     """Write down what the desk agreed: ``contacted`` (the patient answers later) or ``kept`` (the visit takes place all
-    the same). Returns False where the clinic has no such open orphan."""
+    the same), of all slots that the booking has lost. Returns False where the clinic has no such open orphan."""
     changed = connection.execute(
         sa.text("""
             UPDATE orphan o SET state = :state FROM slot s, agenda g, clinic c
-            WHERE o.id = :orphan AND o.state IN ('open', 'contacted') AND o.resolved_at IS NULL
+            WHERE o.slot_id IN (SELECT n.slot_id FROM orphan n WHERE n.id = :orphan
+                                UNION SELECT other.slot_id FROM orphan n JOIN seat t ON t.slot_id = n.slot_id
+                                JOIN seat other ON other.appointment_id = t.appointment_id WHERE n.id = :orphan)
+              AND o.state IN ('open', 'contacted') AND o.resolved_at IS NULL
               AND s.id = o.slot_id AND g.id = s.agenda_id AND c.id = g.clinic_id AND c.code = :clinic"""),
         {"orphan": orphan, "state": state, "clinic": clinic},
     )

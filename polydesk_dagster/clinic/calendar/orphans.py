@@ -22,14 +22,22 @@ LIST = """
 """Lists the slots that the applied rows ``{rows}`` have made orphans."""
 
 
+# One row of work: a booking, however many slots it has lost, or a slot that only a hold keeps.
+WORK = "coalesce(t.appointment_id, -s.id)"
+SEATED = "LEFT JOIN seat t ON t.slot_id = s.id AND t.appointment_id IS NOT NULL"
+
+
 def orphan_tables(connection: sa.Connection, clinic: Clinic) -> tuple[Table, ...]:
-    """The clinic's open orphans, soonest first; none where there are none."""
+    """The clinic's open orphans, a row for each booking, soonest first; none where there are none."""
     rows = connection.execute(
-        sa.text("""
-            SELECT c.code, a.id, a.name, s.starts_at, o.cause, k.name AS closure, count(*) OVER () AS total
-            FROM orphan o JOIN slot s ON s.id = o.slot_id JOIN agenda a ON a.id = s.agenda_id
-            JOIN clinic c ON c.id = a.clinic_id LEFT JOIN closure k ON k.id = o.closure_id
-            WHERE c.id = :clinic AND o.state = 'open' ORDER BY s.starts_at, s.id LIMIT :shown"""),
+        sa.text(f"""
+            SELECT w.*, count(*) OVER () AS total
+            FROM (SELECT DISTINCT ON ({WORK}) c.code, a.id, a.name, s.starts_at, o.cause, k.name AS closure,
+                         s.id AS slot
+                  FROM orphan o JOIN slot s ON s.id = o.slot_id {SEATED} JOIN agenda a ON a.id = s.agenda_id
+                  JOIN clinic c ON c.id = a.clinic_id LEFT JOIN closure k ON k.id = o.closure_id
+                  WHERE c.id = :clinic AND o.state = 'open' ORDER BY {WORK}, s.starts_at) w
+            ORDER BY w.starts_at, w.slot LIMIT :shown"""),
         {"clinic": clinic.id, "shown": SHOWN_ROWS},
     ).all()
     if not rows:

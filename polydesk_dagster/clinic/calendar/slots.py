@@ -40,7 +40,7 @@ from polydesk_dagster.clinic.calendar.agendas import (
 from polydesk_dagster.clinic.calendar.comparison import compare, due
 from polydesk_dagster.clinic.calendar.days import COUNT_BEFORE, sort_cells
 from polydesk_dagster.clinic.calendar.expansion import expand_rules, shift_across_dst
-from polydesk_dagster.clinic.calendar.orphans import orphan_tables
+from polydesk_dagster.clinic.calendar.orphans import SEATED, WORK, orphan_tables
 from polydesk_dagster.clinic.calendar.slot_plan import AFTER, DUE_ROWS, HELD_ROWS, SERVICE, SLOT
 from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.errors import in_brief
@@ -216,9 +216,9 @@ def _plan(
 def _orphans(connection: sa.Connection, as_of: datetime) -> int:
     """Open orphans ahead of the agendas at work; in a preview without those that the plan would settle."""
     found = connection.scalar(
-        sa.text("""
-            SELECT count(*)
-            FROM orphan o JOIN slot s ON s.id = o.slot_id AND s.starts_at > :as_of
+        sa.text(f"""
+            SELECT count(DISTINCT {WORK})
+            FROM orphan o JOIN slot s ON s.id = o.slot_id AND s.starts_at > :as_of {SEATED}
             JOIN working_agenda a ON a.id = s.agenda_id
             WHERE o.state = 'open' AND NOT EXISTS (SELECT FROM slot_change c WHERE c.id = s.id AND c.state <> 'orphan')
             """),
@@ -300,7 +300,8 @@ def _decide(connection: sa.Connection, clinic: Clinic, values: Mapping[str, obje
         sa.text(f"""
             SELECT coalesce((SELECT sum(n) FROM ({COUNT_BEFORE}) b (n)), 0)
                    - count(*) FILTER (WHERE {due()} AND was_state <> 'retired') AS unchanged,
-                   count(*) FILTER (WHERE {due()} AND state = 'orphan' AND was_state <> 'orphan') AS orphaned
+                   (SELECT count(DISTINCT {WORK}) FROM slot_change s {SEATED}
+                    WHERE {due("s")} AND s.state = 'orphan' AND s.was_state <> 'orphan') AS orphaned
             FROM slot_change WHERE id IS NOT NULL""")
     ).one()
     figures = {
@@ -328,6 +329,7 @@ _TEMPORARY = (
     "wanted_slot",
     "present_slot",
     "slot_change",
+    "lost_together",
 )
 
 

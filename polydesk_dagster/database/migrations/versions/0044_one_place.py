@@ -1,12 +1,12 @@
 """Who and what is needed is kept at less cost, with pauses before and after and the way between two locations.
 
-Revision ID: 0041
+Revision ID: 0044
 """
 
 from alembic import op
 
-revision = "0041"
-down_revision = "0040"
+revision = "0044"
+down_revision = "0043"
 branch_labels = None
 depends_on = None
 
