@@ -175,9 +175,9 @@ def calls(
 @app.command()
 def replies(
     json: Json = False,
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     done: Annotated[int | None, typer.Option(metavar="ID")] = None,
-    who: Annotated[str | None, typer.Option(metavar="NOME")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME")] = None,
 ) -> None:
     """Elenca le risposte dei pazienti che solo una persona capisce; con --done ne chiude una."""
     from polydesk_dagster.clinic.messages import replies as listed

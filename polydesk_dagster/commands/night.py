@@ -16,7 +16,6 @@ from polydesk_dagster.commands.installation import Installation
 from polydesk_dagster.commands.run import as_object, run_service
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.outcome import Outcome, Report, combine
-from polydesk_dagster.told import teller
 
 WELL = {Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.SKIPPED}
 
@@ -35,7 +34,7 @@ def run(installation: Installation) -> list[dict[str, Any]]:
     services = order()
     with _progress(len(services)) as advance:
         for service in services:
-            advance(teller().service(service.key))
+            advance(show.told().service(service.key))
             started, clock = datetime.now(UTC), monotonic()
             try:
                 reports = run_service(installation, service, None, {})
@@ -63,12 +62,13 @@ def _progress(total: int) -> Iterator[Any]:
 
 def tell(results: list[dict[str, Any]]) -> None:
     """The table of outcomes, with the first reason where something is not simply well."""
-    columns = (*show.columns("service", "ending", "what", "why"), "s")
+    columns = (*show.columns("service", "key", "ending", "what", "why"), "s")
     show.table(
         say("command.night"),
         columns,
         [
             (
+                show.told().service(row["service"]),
                 row["service"],
                 show.outcome(row["outcome"]),
                 show.counts(row["counts"]),
