@@ -86,7 +86,7 @@ def _systems(settings: Settings, now: datetime, *, ask: bool) -> Iterator[Findin
 def _clinics(installation: Installation, now: datetime, *, ask: bool) -> Iterator[Finding]:
     with installation.engine.connect() as connection:
         states = integration_states(connection, installation.has_token)
-        asked = probing.studiolabs(connection, configuration.secret, now) if ask else []
+        asked = probing.studiolabs(connection, installation.token, now) if ask else []
     for state in states:
         if state.link not in {Link.ABSENT, Link.OFF}:
             ok, values = state.link not in BROKEN, values_of_link(state)

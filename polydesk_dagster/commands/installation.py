@@ -17,6 +17,9 @@ from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.settings import Settings
 
+PLAYED_TOKEN = "POLYDESK_STUDIOLAB_TOKEN_DEMO"  # noqa: S105 - a variable's name
+"""The variable that the integrations of the demo's clinics name; `polydesk up` sets it for its own processes."""
+
 
 @dataclass(frozen=True)
 class Installation:
@@ -30,7 +33,19 @@ class Installation:
 
     def has_token(self, name: str) -> bool:
         """Whether the variable that a clinic's integration names is set; a simulator knows its own."""
-        return configuration.secret(name) is not None or (self.settings.embedded and name.startswith("POLYDESK_DEMO_"))
+        return configuration.secret(name) is not None or self._plays(name)
+
+    def token(self, name: str) -> str | None:
+        """The value of that variable; of a simulator's the token that it takes. None where it is not set."""
+        value = configuration.secret(name)
+        if value is None and self._plays(name):
+            from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
+
+            return DEMO_TOKEN
+        return value
+
+    def _plays(self, name: str) -> bool:
+        return self.settings.embedded and name == PLAYED_TOKEN
 
     @contextmanager
     def dagster(self) -> Iterator[sa.Connection | None]:

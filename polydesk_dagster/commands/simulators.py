@@ -14,6 +14,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from polydesk_dagster.commands.installation import PLAYED_TOKEN
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.demo import chain, mailbox
 from polydesk_dagster.demo.simulators import dataset, sms
@@ -23,8 +24,6 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.gateway import RECEIPTS, REPLIES
-
-STUDIOLAB_TOKEN = "POLYDESK_STUDIOLAB_TOKEN_DEMO"  # noqa: S105 - a variable's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def _mail(system: Played) -> dict[str, str]:
 
 
 def _studiolab(_: Played) -> dict[str, str]:
-    return {STUDIOLAB_TOKEN: DEMO_TOKEN}
+    return {PLAYED_TOKEN: DEMO_TOKEN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +191,7 @@ def _wait(system: Played, process: subprocess.Popen[bytes]) -> None:
 def mark_demo(engine: sa.Engine, home: Path) -> None:
     """Give the demo's clinics their studiolab, which holds what they hold and some that differs; its token's name also
     says from now on that this is the demo."""
-    chain.integrations(engine, f"http://127.0.0.1:8081/{{clinic}}{API}", STUDIOLAB_TOKEN)
+    chain.integrations(engine, f"http://127.0.0.1:8081/{{clinic}}{API}", PLAYED_TOKEN)
     simulator = StudiolabSimulator(state=home / "simulators" / "studiolab")
     with engine.connect() as connection:
         for code in connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")).all():
@@ -204,7 +203,7 @@ def is_demo(engine: sa.Engine) -> bool:
     with engine.connect() as connection:
         return bool(
             connection.scalar(
-                sa.text("SELECT EXISTS (SELECT FROM integration WHERE token_env = :name)"), {"name": STUDIOLAB_TOKEN}
+                sa.text("SELECT EXISTS (SELECT FROM integration WHERE token_env = :name)"), {"name": PLAYED_TOKEN}
             )
         )
 
@@ -223,5 +222,5 @@ def point_studiolab(engine: sa.Engine, played: list[Played]) -> None:
                     cursors AS (UPDATE event_cursor e SET source = m.source FROM moved m
                                 WHERE e.clinic_id = m.clinic_id AND e.source IS NOT NULL)
                     UPDATE source_state SET source = regexp_replace(source, ':\d+/', :port)"""),
-                {"port": f":{port}/", "name": STUDIOLAB_TOKEN},
+                {"port": f":{port}/", "name": PLAYED_TOKEN},
             )

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import cli
 from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import PLAYED_TOKEN, Installation
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PolydeskError
@@ -124,7 +127,7 @@ def test_a_studiolab_that_fails_says_what_to_do(
     else:
         simulator.fail(path="/services", times=1, **fault)
     with Studiolab("BO01", url, DEMO_TOKEN, ONCE) as client, pytest.raises(PolydeskError) as failed:
-        list(client.services())
+        list(client.list("services"))
     assert remedy in teller("it").reason(failed.value.reason)
 
 
@@ -137,3 +140,15 @@ def test_a_gateway_that_is_down_says_what_to_do(home: Path) -> None:
         probing._carried(asyncio.run(ask()))
     assert "controlla l'indirizzo e che il server sia acceso" in teller("it").reason(failed.value.reason)
     assert Settings(home=home).embedded
+
+
+def test_the_token_that_a_simulator_takes_is_not_called_missing(home: Path, unwritten: sa.Engine) -> None:
+    """What `polydesk up` gives its own processes, a command beside it knows all the same."""
+    played = Installation(Settings(home=home), unwritten)
+    assert (played.has_token(PLAYED_TOKEN), played.token(PLAYED_TOKEN)) == (True, DEMO_TOKEN)
+    assert (played.has_token("POLYDESK_STUDIOLAB_TOKEN_MI01"), played.token("POLYDESK_STUDIOLAB_TOKEN_MI01")) == (
+        False,
+        None,
+    )
+    real = Installation(Settings(home=home, database_url=SecretStr("postgresql://db/x")), unwritten)
+    assert not real.has_token(PLAYED_TOKEN)
