@@ -1,4 +1,7 @@
 # Everything starts from Python alone: `make up` to run it, `make test` to test it.
+# Tests start many processes: what one has compiled the next one reads.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The newest supported Python that runs here; a name that only points at one which is not installed does not count.
 PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c "import ensurepip" 2>/dev/null && echo python$$v && break; done)
 BIN := .venv/bin

@@ -25,7 +25,7 @@ _FILL = """
     WITH someone AS (
         INSERT INTO patient (last_name, first_name, mobile, email)
         SELECT 'Rossi', 'Mario', :prefix || lpad((n * 10 + 5)::text, 7, '0'), 'p' || n || '@example.org'
-        FROM generate_series(1, :count) n RETURNING id
+        FROM generate_series(CAST(:first AS int), :last) n RETURNING id
     ), news AS (
         INSERT INTO report (id, clinic_id, external_id, patient_id, title, published_at, updated_at)
         SELECT id, :clinic, CAST(id AS text), id, 'Referto', :as_of, :as_of FROM someone
@@ -44,10 +44,12 @@ _FILL = """
 DISPATCH = "import sys; from tests.messages import dispatcher; dispatcher.main(*sys.argv[1:])"
 
 
-def fill(engine: sa.Engine, count: int, prefix: str | None) -> None:
+def fill(engine: sa.Engine, count: int, prefix: str | None, first: int = 1) -> None:
+    """Plan ``count`` messages to patients of their own, the ``first``th and those after."""
     with engine.begin() as connection:
-        clinic = world.clinic(connection)
-        connection.execute(sa.text(_FILL), {"count": count, "clinic": clinic, "as_of": AS_OF, "prefix": prefix})
+        clinic = connection.scalar(sa.text("SELECT id FROM clinic")) or world.clinic(connection)
+        numbers = {"first": first, "last": first + count - 1}
+        connection.execute(sa.text(_FILL), {**numbers, "clinic": clinic, "as_of": AS_OF, "prefix": prefix})
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def counted(engine: sa.Engine) -> Counter[str]:
 
 @pytest.mark.slow
 def test_killed_twenty_times_the_gateway_has_each_text_exactly_once(engine: sa.Engine, database: URL) -> None:
-    count, chance = 6_000, random.Random(20260310)
+    count, chance = 4_000, random.Random(20260310)
     fill(engine, count, "+39347")
     with process("polydesk_dagster.demo.simulators.sms", "--port", "0") as (_, carrier):
         admin = carrier.replace("/api/v1", "/admin")
@@ -109,8 +111,10 @@ def test_killed_twenty_times_the_gateway_has_each_text_exactly_once(engine: sa.E
         while kills < 20:
             if kills % 4 == 0:
                 httpx.post(f"{admin}/faults", json=faults, trust_env=False).raise_for_status()
-            assert counted(engine)["planned"]
-            kills += not run_and_kill(engine, carrier, as_of, chance.randrange(1, count // 25))
+            if counted(engine)["planned"] < 1_000:  # of a busy machine more have left the hands before it is killed
+                fill(engine, 2_000, "+39347", first=count + 1)
+                count += 2_000
+            kills += not run_and_kill(engine, carrier, as_of, chance.randrange(1, 240))
             as_of += timedelta(minutes=1)
         url = database.render_as_string(hide_password=False)
         for _ in range(20):
