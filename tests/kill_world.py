@@ -20,6 +20,17 @@ _OTHERS = sa.text("""
     WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()""")
 
 
+_HELD = sa.text("""
+    SELECT count(*) FROM pg_locks
+    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())""")
+
+
+def let_go(engine: sa.Engine) -> None:
+    """Returns once PostgreSQL has noticed that a killed process holds none of our locks any more."""
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as watcher:
+        until(lambda: not watcher.scalar(_HELD), "the killed process's lock is still held")
+
+
 def killed_at(engine: sa.Engine, row: str, target: Callable[..., Any], *arguments: object) -> None:
     """Run ``target(*arguments)`` in a process until it waits for the row that the statement ``row`` locks, and kill it
     there. Returns once PostgreSQL has taken back what that process had written."""

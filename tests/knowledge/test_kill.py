@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Outcome
+from tests.kill_world import let_go
 from tests.knowledge.world import Shelf
 from tests.warm import Program
 
@@ -70,6 +71,7 @@ def _killed(shelf: Shelf, action: str, step: str, when: str) -> None:
     url = shelf.engine.url.render_as_string(hide_password=False)
     ended = Program(SCRIPT, url, str(shelf.library.folder), shelf.library.uri, action, step, when)
     assert ended.wait() == -signal.SIGKILL
+    let_go(shelf.engine)
 
 
 @pytest.mark.slow
@@ -97,7 +99,7 @@ def test_killed_at_any_instant_while_questions_are_asked(shelf: Shelf) -> None:
     """A real run is killed after ever longer times; no question is ever left without its document."""
     script = SCRIPT.replace("setattr(owner, step, deadly)", "")
     url = shelf.engine.url.render_as_string(hide_password=False)
-    for number, wait in enumerate((1.8, 2.1, 2.4, 2.7, 3.0)):
+    for number, wait in enumerate((0.1, 0.4, 0.8, 1.2, 1.6)):
         shelf.write("prelievo.md", f"# Prelievo\n\nIl prelievo di sangue a digiuno, avviso numero {number}.")
         action = ("rebuild", "refresh")[number % 2]
         arguments = [url, str(shelf.library.folder), shelf.library.uri, action, "add", "before"]
@@ -109,6 +111,7 @@ def test_killed_at_any_instant_while_questions_are_asked(shelf: Shelf) -> None:
         if process.running:
             process.kill()
         process.wait()
+        let_go(shelf.engine)
         assert "prelievo.md" in shelf.ask("prelievo di sangue a digiuno")
     shelf.blue()
     assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
