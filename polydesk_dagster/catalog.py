@@ -161,7 +161,6 @@ SERVICES: tuple[Service, ...] = (
         "notifications",
         assets=("notifications/preparation_notices",),
         changes_records=False,
-        options=("past_guard",),
     ),
     Service(
         "send_reminders",
@@ -169,7 +168,6 @@ SERVICES: tuple[Service, ...] = (
         "notifications",
         assets=("notifications/appointment_reminders",),
         changes_records=False,
-        options=("past_guard",),
     ),
     Service(
         "refresh_statistics",

@@ -16,14 +16,6 @@ from polydesk_dagster.told import pictures, teller
 T = teller()
 
 
-class MessagesConfig(ClinicConfig):
-    """What a service that writes to patients can be asked."""
-
-    past_guard: str | None = None
-    """``unusual_volume`` lets more than three times the usual messages of a day go out; give it only after looking at
-    why there are so many."""
-
-
 @dg.asset(
     key=["notifications", "appointment_reminders"],
     group_name="notifications",
@@ -34,7 +26,7 @@ class MessagesConfig(ClinicConfig):
     code_version="1",
 )
 def appointment_reminders(
-    context: dg.AssetExecutionContext, config: MessagesConfig, polydesk: PolydeskResource
+    context: dg.AssetExecutionContext, config: ClinicConfig, polydesk: PolydeskResource
 ) -> Iterator[Shown]:
     yield _send(context, polydesk, "send_reminders", config, REMINDER, ["notifications", "appointment_reminders"])
 
@@ -49,7 +41,7 @@ def appointment_reminders(
     code_version="1",
 )
 def preparation_notices(
-    context: dg.AssetExecutionContext, config: MessagesConfig, polydesk: PolydeskResource
+    context: dg.AssetExecutionContext, config: ClinicConfig, polydesk: PolydeskResource
 ) -> Iterator[Shown]:
     key = ["notifications", "preparation_notices"]
     yield _send(context, polydesk, "send_preparation_notices", config, PREPARATION, key)
@@ -59,7 +51,7 @@ def _send(
     context: dg.AssetExecutionContext,
     polydesk: PolydeskResource,
     service_key: str,
-    config: MessagesConfig,
+    config: ClinicConfig,
     kind: Kind,
     asset: list[str],
 ) -> Shown:
@@ -74,7 +66,6 @@ def _send(
             configured(run.settings),
             clinic=run.clinic,
             preview=run.preview,
-            past_guard=config.past_guard,
             reach=reach(run.settings),
             progress=run.progress,
         )

@@ -219,6 +219,31 @@ def replies(
     show.table(say("table.messages_replies"), columns, rows)
 
 
+@app.command()
+def allow(
+    kind: Annotated[Shown, typer.Argument(metavar="TIPO")],
+    count: Annotated[int, typer.Option(metavar="N")],
+    who: Who,
+    why: Why,
+) -> None:
+    """Lascia partire i messaggi di un giorno insolito, tanti quanti se ne sono visti e non di più."""
+    from polydesk_dagster.clinic.messages import volume
+
+    with opened() as installation, installation.engine.begin() as connection:
+        volume.allow(connection, kind.value, count, who=who, why=why, as_of=datetime.now(UTC))
+    show.out().print(say("command.messages.noted"))
+
+
+@app.command()
+def resend(number: Annotated[int, typer.Argument(metavar="ID")], who: Who, why: Why) -> None:
+    """Manda di nuovo un messaggio, perché qualcuno lo vuole; una volta sola, e resta scritto chi e perché."""
+    from polydesk_dagster.clinic.messages import again
+
+    with opened() as installation, installation.engine.begin() as connection:
+        new = again.resend(connection, number, who=who, why=why, at=datetime.now(UTC))
+    show.out().print(say("command.messages.resent", number=new))
+
+
 class About(StrEnum):
     appointment = "appointment"
     patient = "patient"

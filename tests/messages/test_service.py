@@ -5,7 +5,8 @@ from datetime import date, timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import due, hours, planning, preferences, service
+from polydesk_dagster.clinic.messages import due, hours, planning, preferences, service, volume
+from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.messages.world import AS_OF, booked, gateway, move, states, texted
@@ -278,7 +279,16 @@ def test_an_unusual_day_waits_for_a_person(engine: sa.Engine) -> None:
     with gateway() as (_, providers):
         report = service.send(engine, AS_OF, "reminder", providers)
         assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "unusual_volume")
-        allowed = service.send(engine, AS_OF, "reminder", providers, past_guard="unusual_volume")
+        with engine.begin() as connection:
+            ((wanted, _),) = [volume.unusual(connection, "reminder", AS_OF) or (0, 0)]
+            with pytest.raises(PermanentError):
+                volume.allow(connection, "reminder", wanted - 1, who="Ada", why="campagna", as_of=AS_OF)
+            with pytest.raises(PermanentError):
+                volume.allow(connection, "preparation", wanted, who="Ada", why="campagna", as_of=AS_OF)
+            volume.allow(connection, "reminder", wanted, who="Ada", why="campagna", as_of=AS_OF)
+            assert volume.hold(connection, "reminder", AS_OF + timedelta(minutes=1)) is None
+            assert volume.hold(connection, "reminder", AS_OF + timedelta(days=1)) is not None
+        allowed = service.send(engine, AS_OF, "reminder", providers)
         assert "unusual_volume" not in {reason.code for reason in allowed.reasons}
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT wanted FROM message_approval")) == 201

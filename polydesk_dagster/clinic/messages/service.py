@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import arrivals, calls, due, health, hours, judging, planning, receipts
+from polydesk_dagster.clinic.messages import arrivals, calls, due, health, hours, judging, planning, receipts, volume
 from polydesk_dagster.clinic.messages.dispatch import dispatch
 from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.hours import Hours
@@ -26,14 +26,6 @@ from polydesk_dagster.clinic.messages.writing import Writer
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 from polydesk_dagster.values import Money, Term, Value
 
-VOLUME_GUARD = "unusual_volume"
-UNUSUAL = 3
-"""Times the usual volume of a day above which a person has to allow it."""
-_USUAL_DAYS = 28
-_FEWEST_DAYS = 5
-_SMALL = 200
-"""Messages a day that are never too many."""
-
 Progress = Callable[[int, int, str], None]
 
 
@@ -49,13 +41,12 @@ def send(
     *,
     clinic: str | None = None,
     preview: bool = False,
-    past_guard: str | None = None,
     reach: Reach = NOWHERE,
     progress: Progress = _silent,
 ) -> Report:
     """Plan and send the reminders or the preparation notices, and whatever other parts have put in the ledger.
 
-    ``past_guard``: ``unusual_volume`` says that a person has allowed today's volume. ``reach``: how who is
+    ``reach``: how who is
     written to reaches back.
     """
     if not preview:
@@ -78,7 +69,7 @@ def send(
     with engine.connect() as connection:
         kinds = [kind, *PASSING]
         idle = not planned.messages and due.nothing_to_send(connection, kinds, as_of, clinics)
-        held = None if idle else hold_unusual(connection, kind, as_of, allowed=past_guard == VOLUME_GUARD)
+        held = None if idle else volume.hold(connection, kind, as_of)
         limits = None if idle else Limits.load(connection)
         connection.commit()
     if held is not None:
@@ -123,39 +114,6 @@ def unknown_clinic(clinic: str | None) -> Report:
     if clinic is None:
         return Report(Outcome.NOTHING_TO_DO, reasons=(Reason("message_no_clinics"),))
     return Report.refused("message_unknown_clinic", {"code": clinic}, clinic)
-
-
-def hold_unusual(connection: sa.Connection, kind: str, as_of: datetime, *, allowed: bool) -> Report | None:
-    """Stop a day that wants more than three times the usual messages of ``kind``, until a person allows it."""
-    since = as_of - timedelta(hours=as_of.hour, minutes=as_of.minute, seconds=as_of.second)
-    wanted = connection.scalar(
-        sa.text("""
-            SELECT (SELECT count(*) FROM message
-                    WHERE kind = :kind AND state IN ('planned', 'retry') AND send_after <= :as_of)
-                 + (SELECT count(*) FROM message WHERE kind = :kind AND state = 'sent' AND changed_at >= :since)"""),
-        {"kind": kind, "as_of": as_of, "since": since},
-    )
-    if wanted is None or wanted <= _SMALL:
-        return None
-    days, usual = connection.execute(
-        sa.text("""
-            SELECT count(*), coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY sent), 0)
-            FROM (SELECT count(*) AS sent FROM message
-                  WHERE kind = :kind AND state = 'sent' AND changed_at < :since
-                    AND changed_at >= CAST(:since AS timestamptz) - make_interval(days => :days)
-                  GROUP BY date_trunc('day', changed_at)) AS day"""),
-        {"kind": kind, "since": since, "days": _USUAL_DAYS},
-    ).one()
-    if days < _FEWEST_DAYS or wanted <= UNUSUAL * usual:
-        return None
-    if allowed:
-        connection.execute(
-            sa.text("INSERT INTO message_approval (kind, wanted, usual, at) VALUES (:kind, :wanted, :usual, :at)"),
-            {"kind": kind, "wanted": wanted, "usual": usual, "at": as_of},
-        )
-        return None
-    values: dict[str, Value] = {"kind": Term("message_kind", kind), "wanted": wanted, "usual": usual}
-    return Report.refused(VOLUME_GUARD, values)
 
 
 def _preview(

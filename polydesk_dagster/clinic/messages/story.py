@@ -43,6 +43,10 @@ _STORY = """
         SELECT m.delivery_at, m.time_zone, m.about, m.delivery, NULL, m.channel, m.address, m.starts_at, NULL, 4
         FROM message m WHERE m.delivery IS NOT NULL
         UNION ALL
+        SELECT m.created_at, m.time_zone, m.about, 'resent', NULL, NULL, NULL, m.starts_at,
+               concat_ws(': ', m.resent_by, m.resent_why), 0
+        FROM message m WHERE m.resent_by IS NOT NULL
+        UNION ALL
         SELECT s.at, c.time_zone, NULL, s.said, NULL, CASE s.via WHEN 'sms' THEN 'sms' END, NULL, NULL, NULL, 7
         FROM appointment_answer s JOIN clinic c ON c.id = s.clinic_id
         WHERE s.appointment_id IN ({appointments})

@@ -132,6 +132,21 @@ REGISTRY: tuple[DataSet, ...] = (
         blanked={"body": "NULL", "subject": "NULL", "address": "NULL", "context": "NULL"},
     ),
     DataSet(
+        "message_replies",
+        "message_reply",
+        "received_at",
+        180,
+        # What waits for somebody to read it is kept until she has.
+        where="t.settled_at IS NOT NULL AND (t.outcome <> 'desk' OR t.handled_at IS NOT NULL)",
+    ),
+    DataSet(
+        "message_receipts",
+        "message_receipt",
+        "received_at",
+        30,
+        where="t.settled_at IS NOT NULL",
+    ),
+    DataSet(
         "service_runs",
         "service_run",
         "started_at",
