@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,14 +11,18 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polydesk_dagster.clinic.messages import calls, links, replies, service, story, visits
+from polydesk_dagster.clinic.messages import calls, links, replies, saying, service, story, visits
 from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.clinic.messages.replies import Heard, Texted, decide
+from polydesk_dagster.clinic.statistics import answered
+from polydesk_dagster.clinic.statistics.reading import Period
+from polydesk_dagster.told import teller
 from tests import world
 from tests.messages.world import AS_OF, booked, gateway, move, texted
 
 NUMBER = "+393471112223"
 REACH = Reach("https://polydesk.example", replies=True)
+t = teller("it")
 LATER = AS_OF + timedelta(minutes=10)
 
 
@@ -240,3 +244,34 @@ def test_without_tls_or_answers_a_text_promises_neither(engine: sa.Engine) -> No
     with gateway() as (simulator, providers):
         service.send(engine, AS_OF, "reminder", providers)
     assert simulator.sent[0].text.endswith("Per disdire: +39 051 000 0000")
+
+
+# What it is good for --------------------------------------------------------------------------------------------------
+
+
+def test_statistics_tell_no_shows_by_plan_and_what_people_answered(told: Told) -> None:
+    day = Period(date(2026, 3, 11), date(2026, 3, 11))
+    told.says("1")
+    with told.engine.begin() as connection:
+        practice = connection.execute(
+            sa.text("SELECT clinic_id, agenda_id, service_id, patient_id FROM appointment")
+        ).one()
+        slots = [world.slot(connection, practice.agenda_id, world.rome("2026-03-11", at)) for at in ("15:00", "16:00")]
+        given = {"service_id": practice.service_id, "patient_id": practice.patient_id}
+        gone = world.appointment(connection, slots[0], **given)
+        saying.note(connection, [gone], "cancelled", "sms", LATER)
+        connection.execute(
+            sa.text("UPDATE appointment SET status = 'cancelled', cancelled_at = :at WHERE id = :id"),
+            {"at": LATER, "id": gone},
+        )
+        connection.execute(sa.text("UPDATE appointment SET status = 'no_show' WHERE id = :id"),
+                           {"id": told.appointments[0]})  # fmt: skip
+        world.appointment(connection, slots[1], **given, status="completed", created_at=LATER, seat=False)
+    with told.engine.connect() as connection:
+        plans, answers = answered.by_plan(connection, day), answered.by_answer(connection, day)
+        assert answered.by_answer(connection, Period(date(2026, 3, 10), date(2026, 3, 10))).rows == ()
+    assert {tuple(map(t.value, row[:3])) for row in plans.rows} == {("1d", "1", "1"), ("nessuno", "1", "0")}
+    assert [tuple(map(t.value, row[:2])) for row in answers.rows] == [
+        ("confermati", "1"), ("disdetti rispondendo", "1"), ("di questi, prenotati di nuovo", "1"),
+        ("con richiesta di un altro orario", "0"),
+    ]  # fmt: skip

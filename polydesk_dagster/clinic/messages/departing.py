@@ -50,6 +50,6 @@ _DEPART = sa.text(f"""
 
 
 def free(connection: sa.Connection, messages: Sequence[int], dispatcher: int, at: datetime) -> set[int]:
-    """Which of ``messages``, claimed by ``dispatcher``, may leave at ``at``. E-mails among them are written down as being
+    """Which of ``messages``, claimed by ``dispatcher``, may leave now. E-mails among them are written down as being
     on the wire; those of both that may not are given back, to be looked at anew. The caller commits."""
     return set(connection.scalars(_DEPART, {"ids": messages, "at": at, "dispatcher": dispatcher}))

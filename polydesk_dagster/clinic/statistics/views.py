@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.statistics import reading
+from polydesk_dagster.clinic.statistics import answered, reading
 from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.clinic.statistics.reading import MESSAGE_STATES, STATUSES, Overview, Period
 from polydesk_dagster.outcome import Table
@@ -115,6 +115,7 @@ VIEWS: Mapping[str, View] = {
             ("appointments",),
             _attendance,
             lambda o: {"statistic_no_shows": o.no_shows.told, "statistic_cancellations": o.cancellations.told},
+            (answered.by_plan, answered.by_answer),
         ),
         View(
             "lead_time",
