@@ -1,0 +1,111 @@
+"""A real Postfix of this machine on the loopback, with a configuration, a queue and a mailbox of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import until
+from tests.web.world import free_port
+
+_MAIN = """
+compatibility_level = 3.6
+queue_directory = {root}/queue
+data_directory = {root}/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = relay.example
+mydestination = clinica.example
+local_recipient_maps =
+alias_maps =
+alias_database =
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = reject_unauth_destination
+smtputf8_enable = yes
+virtual_mailbox_domains = example.org
+virtual_mailbox_base = {root}/mail
+virtual_mailbox_maps = static:all
+virtual_uid_maps = static:{user}
+virtual_gid_maps = static:{group}
+virtual_minimum_uid = 1
+maillog_file_prefixes = {root}
+maillog_file = {root}/log
+smtpd_discard_ehlo_keywords = {without}
+"""
+_MASTER = """
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup   unix  n - n - 0 cleanup
+qmgr      unix  n - n 300 1 qmgr
+rewrite   unix  - - n - - trivial-rewrite
+bounce    unix  - - n - 0 bounce
+defer     unix  - - n - 0 bounce
+trace     unix  - - n - 0 bounce
+virtual   unix  - n n - - virtual
+error     unix  - - n - - error
+retry     unix  - - n - - error
+proxymap  unix  - - n - - proxymap
+anvil     unix  - - n - 1 anvil
+postlog   unix-dgram n - n - 1 postlogd
+"""
+
+
+@dataclass
+class Postfix:
+    """One that listens; ``url`` is where mail is handed to it."""
+
+    url: str
+    mailbox: Path
+
+    def delivered(self) -> bytes:
+        """The one letter that it has delivered, as it lies in the mailbox."""
+        until(self.mailbox.exists)
+        return self.mailbox.read_bytes()
+
+
+def _there() -> bool:
+    """Whether there is one that we may start; installed now where that can be."""
+    if os.geteuid() != 0:
+        return False
+    if shutil.which("postfix") is None and shutil.which("apt-get"):
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "postfix"]):
+            subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=600, env=quiet)
+    return shutil.which("postfix") is not None
+
+
+@contextmanager
+def running(root: Path, *, without: str = "") -> Iterator[Postfix]:
+    """``without``: what its greeting does not offer. Skips the test where there is no Postfix, or nobody who may start
+    one."""
+    if not _there():
+        warnings.warn("NO POSTFIX HERE, OR NO ROOT: letters are not read after a real relay", stacklevel=1)
+        pytest.skip("needs Debian's package postfix, and root to start it")
+    nobody = Path("/var/lib/postfix").stat()
+    config, port = root / "config", free_port()
+    for folder in (config, root / "queue", root / "data", root / "mail"):
+        folder.mkdir(parents=True)
+    for folder in (root / "data", root / "mail"):
+        os.chown(folder, nobody.st_uid, nobody.st_gid)
+    for folder in (root, *root.parents):
+        if folder.stat().st_uid == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    (config / "main.cf").write_text(_MAIN.format(root=root, user=nobody.st_uid, group=nobody.st_gid, without=without))
+    (config / "master.cf").write_text(_MASTER.format(port=port))
+    command = ["postfix", "-c", str(config)]
+    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    try:
+        yield Postfix(f"smtp://127.0.0.1:{port}?starttls=never", root / "mail" / "all")
+    finally:
+        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
