@@ -1,12 +1,12 @@
 """What a person decides about messages is bound to what she saw, and signed: an unusual day, a message sent again.
 
-Revision ID: 0044
+Revision ID: 0045
 """
 
 from alembic import op
 
-revision = "0044"
-down_revision = "0043"
+revision = "0045"
+down_revision = "0044"
 branch_labels = None
 depends_on = None
 
