@@ -139,9 +139,9 @@ def test_the_manager_looks_holds_a_row_back_applies_takes_back_and_pauses(practi
     page.locator("#refresh_sort_names button.eye").click()
     assert "niente è cambiato" in _ended(page)
     assert practice.rows(names) == [("y",), ("x",)]
-    page.click("text=Vedi il piano")
+    page.click("text=Guarda tutte le righe e applica")
     page.locator("tr", has_text="Rossi").locator("input[name=hold]").check()
-    page.click("text=Trattieni le righe segnate")
+    page.click("text=Trattieni le righe spuntate")
     assert "trattenuta da manager:manager@example.org" in page.locator("tr.held").inner_text()
     plan = page.url.partition("?")[0]
     page.locator("section[aria-labelledby=apply] button").click()
