@@ -46,7 +46,8 @@ def _installed() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*more: str) -> Iterator[Browser]:
+    """A browser, given ``more`` arguments."""
     path = _on_path() or _installed()
     if path is None:
         message = "NO BROWSER: the pages were not opened in one; install Chromium to test them"
@@ -55,7 +56,7 @@ def chromium() -> Iterator[Browser]:
         warnings.warn(message, stacklevel=1)
         pytest.skip(message)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *more])
         try:
             yield browser
         finally:
