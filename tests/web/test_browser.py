@@ -27,12 +27,15 @@ PATHS = (
     *("/servizi/clear_caches", "/servizi/send_reminders", "/rossa/release_all_holds", "/accessibilita"),
 )
 
+REBOUND = "rebound.example"
+"""A name of somebody else that leads to this machine."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
+    with chromium(f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1") as found:
         yield found
 
 
@@ -175,24 +178,18 @@ def test_a_page_of_another_origin_changes_and_reads_nothing(browser: Browser, se
     context.close()
 
 
-def test_a_name_that_another_page_had_pointed_here_gets_nothing(served: Served) -> None:
+def test_a_name_that_another_page_had_pointed_here_gets_nothing(browser: Browser, served: Served) -> None:
     """DNS rebinding: the browser takes this door for the other page's own server and sends what it likes."""
-    name = "rebound.example"
-    with chromium(f"--host-resolver-rules=MAP {name} 127.0.0.1") as browser:
-        context = browser.new_context(base_url=served.origin)
-        with served.door.engine.begin() as connection:
-            token = session(connection, person(connection, "superuser"))
-        elsewhere = f"http://{name}:{served.door.settings.web_port}"
-        context.add_cookies([{"name": served.door.cookie, "value": token, "url": elsewhere}])
-        page = context.new_page()
-        answer = page.goto(f"{elsewhere}/")
-        assert answer is not None
-        assert answer.status == 421
-        form = "form_token=x"
-        status = page.evaluate(
-            "([path, body]) => fetch(path, {method: 'POST', body}).then((r) => r.status)",
-            ["/servizi/clear_caches/esegui", form],
-        )
-        assert status == 421
-        context.close()
+    elsewhere = f"http://{REBOUND}:{served.door.settings.web_port}"
+    with served.door.engine.begin() as connection:
+        token = session(connection, person(connection, "superuser"))
+    context = browser.new_context()
+    context.add_cookies([{"name": served.door.cookie, "value": token, "url": elsewhere}])
+    page = context.new_page()
+    answer = page.goto(f"{elsewhere}/")
+    assert answer is not None
+    assert answer.status == 421
+    posts = "(path) => fetch(path, {method: 'POST', body: 'form_token=x'}).then((answer) => answer.status)"
+    assert page.evaluate(posts, "/servizi/clear_caches/esegui") == 421
     assert served.door.presses.running("clear_caches", None) is None
+    context.close()
