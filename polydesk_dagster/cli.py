@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "report:report",
     "clinics": "clinics:clinics",
     "integration": "clinics:integration",
+    "practice": "practice:app",
     "closures": "closures:app",
     "patients": "patients:app",
     "messages": "messages:app",

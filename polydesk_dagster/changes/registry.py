@@ -26,10 +26,16 @@ WHERE = {
     "sort_name": "polydesk_dagster.clinic.upkeep.names:SORT_NAME",
 }
 
+WORKBOOK = "polydesk_dagster.sources.practice.kinds"
+"""Where the kinds are that a practice's workbook holds, all called ``practice_…``."""
+
 
 def kind(name: str) -> Kind:
     """The kind called ``name``; KeyError if there is none."""
-    module, _, attribute = WHERE[name].partition(":")
-    found = getattr(import_module(module), attribute)
+    if name.startswith("practice_"):
+        found = import_module(WORKBOOK).KINDS[name]
+    else:
+        module, _, attribute = WHERE[name].partition(":")
+        found = getattr(import_module(module), attribute)
     assert isinstance(found, Kind)
     return found

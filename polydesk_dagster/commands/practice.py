@@ -1,0 +1,194 @@
+"""``polydesk practice``: a practice's own data as a workbook, written, looked at, imported and taken back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
+from polydesk_dagster.changes.plans import busy
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import Installation, opened
+from polydesk_dagster.commands.run import run_service
+from polydesk_dagster.commands.show import say
+from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
+from polydesk_dagster.settings import person
+from polydesk_dagster.sources.practice import exporting, importing, reading
+from polydesk_dagster.sources.practice.importing import Import
+from polydesk_dagster.told import workbook
+from polydesk_dagster.values import Count, ServiceKey, Several
+
+app = typer.Typer(help="I dati della struttura in un file Excel.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE")]
+Number = Annotated[int, typer.Argument(metavar="NUMERO")]
+Force = Annotated[bool, typer.Option("--force")]
+Slots = Annotated[bool, typer.Option("--slots/--no-slots")]
+Guards = Annotated[list[str] | None, typer.Option(metavar="NOME")]
+Why = Annotated[str | None, typer.Option(metavar="TESTO")]
+Json = Annotated[bool, typer.Option("--json")]
+
+
+@app.command("template")
+def template(out: Out = Path("practice.xlsx"), force: Force = False) -> None:
+    """Scrive un file Excel vuoto, da riempire."""
+    _write(out, force, lambda file: exporting.template(file, show.told()))
+    show.out().print(say("command.practice.written", file=str(out)))
+
+
+@app.command("export")
+def export(out: Out = Path("practice.xlsx"), force: Force = False) -> None:
+    """Scrive in un file Excel ciò che c'è in Polydesk."""
+    with opened() as installation, installation.engine.connect() as connection:
+        rows = _write(out, force, lambda file: exporting.export(connection, file, show.told()))
+    show.out().print(say("command.practice.exported", file=str(out), rows=Count("rows", rows or 0)))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
+    preview: Annotated[bool, typer.Option("--preview")] = False,
+    slots: Slots = True,
+    past_guard: Guards = None,
+    reason: Why = None,
+    json: Json = False,
+) -> None:
+    """Legge un file Excel e importa cliniche, medici, prestazioni, agende, turni, chiusure, utenti e testi."""
+    data = file.read_bytes()
+    book = reading.read(data, workbook.words())
+    as_of = datetime.now(UTC)
+    name = hashlib.sha256(data).hexdigest()
+    with opened(create=True) as installation, exclusive(installation.engine, importing.SERVICE, None) as alone:
+        if not alone:
+            _answer(Report.skipped("already_running", {"service": ServiceKey(importing.SERVICE)}), None, json=json)
+        with installation.engine.begin() as connection:
+            found = importing.plan(
+                connection, book, as_of=as_of, origin=f"{name[:16]}:{as_of.isoformat()}", snapshot=name
+            )
+            report = importing.shown(connection, found)
+        if preview or not found.writes:
+            _answer(report, found, json=json)
+        _apply(installation, found, slots=slots, past_guard=past_guard, reason=reason, json=json)
+
+
+@app.command("apply")
+def apply(
+    number: Number, slots: Slots = True, past_guard: Guards = None, reason: Why = None, json: Json = False
+) -> None:
+    """Importa un file già guardato: tutti i suoi piani, o nessuno."""
+    with opened() as installation, exclusive(installation.engine, importing.SERVICE, None) as alone:
+        found = _load(installation, number)
+        if not alone:
+            _answer(busy(found.plans[0]), found, json=json)
+        _apply(installation, found, slots=slots, past_guard=past_guard, reason=reason, json=json)
+
+
+@app.command("undo")
+def undo(number: Number, reason: Annotated[str, typer.Option(metavar="TESTO")], json: Json = False) -> None:
+    """Annulla un'importazione; ciò che nel frattempo è in uso resta."""
+    if not is_reason(reason):
+        raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
+    with opened() as installation, exclusive(installation.engine, importing.SERVICE, None) as alone:
+        found = _load(installation, number)
+        report = busy(found.plans[0])
+        if alone:
+            with installation.engine.begin() as connection:
+                report = importing.undo(connection, found, as_of=datetime.now(UTC), actor=person(), reason=reason)
+    _answer(report, None, json=json)
+
+
+def _apply(
+    installation: Installation,
+    found: Import,
+    *,
+    slots: bool,
+    past_guard: list[str] | None,
+    reason: str | None,
+    json: bool,
+) -> None:
+    with installation.engine.begin() as connection:
+        report = importing.apply(
+            connection,
+            found,
+            as_of=datetime.now(UTC),
+            actor=person(),
+            reason=reason,
+            past_guards=past_guard or (),
+        )
+    made = None
+    if slots and report.counts.changed:
+        parts = run_service(installation, BY_KEY["generate_slots"], None, {})
+        made = combine(part for _, part in parts)
+    _answer(report, found, made, json=json)
+
+
+def _load(installation: Installation, number: int) -> Import:
+    with installation.engine.connect() as connection:
+        try:
+            return importing.load(connection, number)
+        except LookupError:
+            raise typer.BadParameter(say("reason.no_workbook_plan", plan=number)) from None
+
+
+def _write(out: Path, force: bool, write: Callable[[IO[bytes]], int | None]) -> int | None:
+    """Written whole, for the account alone: a workbook names the people who work here."""
+    if out.exists() and not force:
+        raise typer.BadParameter(say("command.practice.exists", file=str(out)))
+    held = io.BytesIO()
+    rows = write(held)
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    draft.write_bytes(held.getvalue())
+    draft.replace(out)
+    return rows
+
+
+def _answer(report: Report, found: Import | None, slots: Report | None = None, *, json: bool) -> None:
+    t, console = show.told(), show.out()
+    plans = [plan.id for plan in found.plans] if found is not None else []
+    if json:
+        show.as_json(
+            {
+                "outcome": report.outcome,
+                "preview": report.preview,
+                "counts": report.counts.as_dict(),
+                "reasons": [{**each.as_dict(), "text": t.reason(each)} for each in report.reasons],
+                "problems": [
+                    {"sheet": each.sheet, "row": each.line, "text": t.reason(each.reason)}
+                    for each in (found.problems if found is not None else ())
+                ],
+                "plan_id": report.plan_id,
+                "plans": plans,
+                "slots": slots and {"outcome": slots.outcome, "counts": slots.counts.as_dict()},
+            }
+        )
+    else:
+        console.print(
+            t.outcome(report.outcome, preview=report.preview), t.counts(report.counts, preview=report.preview)
+        )
+        for each in report.reasons:
+            console.print(f"  · {t.reason(each)}")
+        for key, figure in report.figures.items():
+            console.print(f"  {t.label('figure', key)}: {t.value(figure)}")
+        for table in report.tables:
+            rows = ([t.value(cell) for cell in row] for row in table.rows)
+            show.table(t.label("table", table.key), [t.label("column", key) for key in table.columns], rows)
+            if left := table.total - len(table.rows):
+                console.print(f"  {t.text('more_rows', count=left)}")
+        if slots is not None:
+            told = t.outcome(slots.outcome)
+            console.print(say("command.practice.slots", outcome=told, counts=t.counts(slots.counts)))
+        if report.plan_id is not None and plans:
+            step = "next" if report.preview else "undo"
+            if report.counts.changed:
+                console.print(say(f"command.practice.{step}", plan=report.plan_id, plans=Several(tuple(plans))))
+    status = 0 if report.preview and report.counts.changed else EXIT_STATUS[report.outcome]
+    raise typer.Exit(max(status, EXIT_STATUS[slots.outcome] if slots is not None else 0))

@@ -1,0 +1,350 @@
+"""Make the plans of a workbook, show them, apply them all or none, and take them back.
+
+One transaction plans all sheets in order. A plan gives new rows their ids, so that the sheets after it can refer to
+what only the workbook holds; nothing of ours is written until the plans are applied, in one transaction too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import aside, plans, registry, undone
+from polydesk_dagster.changes.kind import Kind, Source
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.synchronise import compare
+from polydesk_dagster.changes.why import read as read_reason
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.sources.practice.kinds import BLOCKED
+from polydesk_dagster.sources.practice.reading import Read, Record, Workbook
+from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
+from polydesk_dagster.values import Term
+
+SERVICE = "practice_workbook"
+
+BY_HAND = frozenset({undone.GUARD})
+"""Guards that do not speak of a file which a person hands over: that she took the same back once is no doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row of the workbook that waits for a person."""
+
+    sheet: str
+    line: int | None
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """The plans of one workbook, in the order in which they are applied."""
+
+    plans: tuple[Plan, ...]
+    problems: tuple[Problem, ...] = ()
+    passed: tuple[Reason, ...] = ()
+    notes: int = 0
+
+    @property
+    def number(self) -> int | None:
+        """By what people name the whole: the number of its last plan."""
+        return self.plans[-1].id if self.plans else None
+
+    @property
+    def writes(self) -> int:
+        return sum(plan.writes for plan in self.plans)
+
+
+def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: str, snapshot: str) -> Import:
+    """The plans that bring us in step with ``book``; nothing else is written. ``origin`` ties them together,
+    ``snapshot`` names the file's content."""
+    made: list[Plan] = []
+    given = {read.sheet.key: read for read in book.sheets}
+    problems: list[Problem] = []
+    for sheet in SHEETS:
+        found: Plan | None = None
+        read = given.get(sheet.key)
+        if read is not None and (read.records or read.unreadable):
+            scope = Scope(SERVICE, parameters={"sheet": sheet.key}, origin=origin)
+            kind = _kind(sheet, read.present)
+            found = compare(connection, kind, scope, _pages(read, snapshot), as_of=as_of)
+            problems += [_problem(sheet, each.key, each.why) for each in read.unreadable]
+            problems += _conflicts(connection, sheet, found)
+            if found.rows_kept or found.failed_guards:
+                made.append(found)
+            made += [
+                _members(connection, each, found, scope, as_of) for each in sheet.members if each.column in read.present
+            ]
+        if sheet.known:
+            _make_known(connection, sheet, found)
+    kept = tuple(each for each in made if each.rows_kept or each.failed_guards)
+    return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets))
+
+
+def load(connection: sa.Connection, number: int) -> Import:
+    """The import that the plan ``number`` is of.
+
+    Raises:
+        LookupError: if there is no such plan, or it is of no workbook.
+    """
+    one = plans.load(connection, number)
+    if one.service != SERVICE or one.undoes is not None:
+        raise LookupError(number)
+    ids = connection.scalars(
+        sa.text("""
+            SELECT p.id FROM plan p JOIN plan one ON one.id = :number AND p.origin = one.origin
+            WHERE p.service = :service AND p.undoes IS NULL ORDER BY p.id"""),
+        {"number": number, "service": SERVICE},
+    ).all()
+    found = tuple(plans.load(connection, each) for each in ids)
+    problems = [
+        problem
+        for each in found
+        if each.rows_kept and (sheet := _BY_KIND.get(each.kind)) is not None
+        for problem in _conflicts(connection, sheet, each)
+    ]
+    return Import(found, tuple(problems))
+
+
+def shown(connection: sa.Connection, found: Import) -> Report:
+    """What applying would do, sheet by sheet."""
+    parts = [changes.preview(connection, each, registry.kind(each.kind)) for each in found.plans]
+    return _told(combine(parts) if parts else Report(Outcome.NOTHING_TO_DO), found, parts, preview=True)
+
+
+def apply(
+    connection: sa.Connection,
+    found: Import,
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None = None,
+    past_guards: Collection[str] = (),
+) -> Report:
+    """Apply the plans in order, in the caller's transaction, which is rolled back to where it was if one is refused."""
+    waiting = [each for each in found.plans if each.state == "ready"]
+    if not waiting:
+        return Report(Outcome.NOTHING_TO_DO, plan_id=found.number)
+    attempt = connection.begin_nested()
+    parts: list[Report] = []
+    for each in waiting:
+        passing = {*past_guards, *(BY_HAND & {guard.name for guard in each.failed_guards})}
+        why = reason or ("workbook" if passing else None)
+        part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
+        if part.outcome is Outcome.REFUSED and each.writes:
+            attempt.rollback()
+            return _told(Report(Outcome.REFUSED, Counts(), part.reasons), found, [part], preview=False)
+        aside.told(connection, registry.kind(each.kind), each)
+        parts.append(part)
+    attempt.commit()
+    counts = sum((part.counts for part in parts), Counts())
+    set_aside = sum(each.tally.get("set_aside", 0) for each in waiting)
+    reasons = tuple(dict.fromkeys(reason for part in parts for reason in part.reasons))
+    return _told(Report(done(counts, set_aside=set_aside), counts, reasons), found, parts, preview=False)
+
+
+def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: str, reason: str | None) -> Report:
+    """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named."""
+    applied = [each.id for each in found.plans if plans.load(connection, each.id).state == "applied"]
+    parts = [changes.undo(connection, each, as_of=as_of, actor=actor, reason=reason) for each in reversed(applied)]
+    return (
+        combine(parts)
+        if parts
+        else Report.refused("not_undoable", {"plan": found.number, "why": Reason("not_applied")})
+    )
+
+
+def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bool) -> Report:
+    rows = tuple((Term("sheet", each.sheet), each.line, each.reason) for each in found.problems[:SHOWN_ROWS])
+    tables = (Table("sheet_problems", ("sheet", "line", "why"), rows, len(found.problems)),) if rows else ()
+    figures = {"notes_passed_over": found.notes} if found.notes else {}
+    return replace(
+        report,
+        reasons=tuple(dict.fromkeys((*report.reasons, *found.passed))),
+        figures=figures,
+        tables=tables + (tuple(table for part in parts for table in part.tables) if preview else ()),
+        plan_id=found.number,
+        preview=preview,
+    )
+
+
+def _problem(sheet: Sheet, key: str | None, why: Reason) -> Problem:
+    line = (key or "").rpartition("/")[2]
+    return Problem(sheet.key, int(line) if line.isdigit() else None, why)
+
+
+def _conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Problem]:
+    if not found.rows_kept or not found.tally.get("conflict"):
+        return []
+    rows = connection.execute(
+        sa.text(f"SELECT line, reason, finding FROM {found.rows} WHERE action = 'conflict' ORDER BY line, ordinal")
+    )
+    return [
+        Problem(
+            sheet.key, row.line, read_reason(row.reason) or Reason("finding", {"what": Term("finding", row.finding)})
+        )
+        for row in rows
+    ]
+
+
+def _pages(read: Read, snapshot: str) -> list[Page]:
+    return [Page(1, read.records, read.unreadable, snapshot)]
+
+
+def _kind(sheet: Sheet, present: frozenset[str]) -> Kind:
+    """The sheet's record kind, with how its rows become comparable."""
+    keys = [column.key for column in sheet.columns]
+
+    def prepare(record: Record) -> tuple[Any, ...]:
+        return (record.line, *(record.values.get(key) for key in keys))
+
+    columns = {"line": "integer", **{column.key: column.cell.sql for column in sheet.columns}}
+    source = Source(
+        columns=columns,
+        prepare=prepare,
+        label=lambda record: f"{sheet.key}/{record.line}",
+        key=("{}.thing",),
+        join="d.target = c.id",
+        desired=_desired(sheet, present).replace("{", "{{").replace("}", "}}").replace("{{stage}}", "{stage}"),
+        current=f"SELECT t.*, CAST(t.id AS text) AS source_key FROM {sheet.kind.table} t WHERE {sheet.living}",
+        blocked=BLOCKED.get(sheet.kind.name, "CAST(NULL AS text)"),
+        reconsider=_reconsider(sheet.kind),
+        text=tuple(column.key for column in sheet.columns if column.cell.sql == "text"),
+    )
+    return replace(sheet.kind, source=source)
+
+
+def _desired(sheet: Sheet, present: frozenset[str]) -> str:
+    """What the sheet says, in our columns: a cell, what it refers to, or where its column is missing what we hold."""
+    kind = sheet.kind
+    by_target = {column.target or column.key: column for column in sheet.columns}
+    written = []
+    for name in (*kind.fixed, *kind.owned):
+        column = by_target.get(name)
+        said = sheet.written.get(name)
+        if said is None and column is not None:
+            said = f"s.{column.key}" if column.default is None else f"coalesce(s.{column.key}, {column.default})"
+        if said is None:
+            said = "k.id"  # the clinic, which every sheet of a clinic's names
+        if column is not None and column.key not in present:
+            said = f"CASE WHEN m.id IS NULL THEN {said} ELSE m.{name} END"
+        written.append(f"{said} AS {name}")
+    number = "s.number" if sheet.numbered else "CAST(NULL AS integer)"
+    problems, reasons = _problems(sheet, present)
+    return f"""
+        SELECT s.n, s.line, {", ".join(written)}, hit.id AS target, {sheet.name} AS name_of_row,
+               coalesce('#' || hit.id, {sheet.natural}) AS thing,
+               CASE WHEN s.problem IS NOT NULL THEN s.problem {problems} END AS problem,
+               CASE WHEN s.problem IS NOT NULL THEN s.reason {reasons} END AS reason
+        FROM {{stage}} s {sheet.joins}
+        LEFT JOIN LATERAL (
+            SELECT min(t.id) AS id FROM {kind.table} t
+            WHERE {sheet.living}
+              AND ({number} IS NOT NULL AND t.id = {number} OR {number} IS NULL AND ({sheet.match}))) hit ON true
+        LEFT JOIN {kind.table} m ON m.id = hit.id
+    """
+
+
+def _problems(sheet: Sheet, present: frozenset[str]) -> tuple[str, str]:
+    flags = {column.key: "true" if column.key in present else "false" for column in sheet.columns}
+    tests = []
+    if sheet.numbered:
+        tests.append(("number", "s.number IS NOT NULL AND hit.id IS NULL", "sheet_no_such_number"))
+    tests += [(each.column, _filled(each.missing, flags), each.code) for each in sheet.references]
+    if sheet.numbered:
+        for name in sheet.kind.fixed:
+            said = sheet.written.get(name, "k.id")
+            tests.append(("number", f"m.id IS NOT NULL AND m.{name} IS DISTINCT FROM {said}", "sheet_number_elsewhere"))
+    problems = " ".join(f"WHEN {test} THEN 'unmapped'" for _, test, _ in tests)
+    reasons = " ".join(f"WHEN {test} THEN {_said(sheet, column, code)}" for column, test, code in tests)
+    return problems, reasons
+
+
+def _filled(sql: str, flags: Mapping[str, str]) -> str:
+    """``sql`` with each ``{column}`` replaced by whether the sheet has it."""
+    return re.sub(r"\{([a-z_]+)\}", lambda found: flags[found[1]], sql)
+
+
+def _said(sheet: Sheet, column: str, code: str) -> str:
+    """SQL for the reason ``code`` about the cell ``column`` of the row ``s``."""
+    return f"""CAST(jsonb_build_object('code', 'sheet_cell', 'values', jsonb_build_object(
+        'sheet', jsonb_build_object('term', '{sheet.key}', 'domain', 'sheet'), 'row', s.line,
+        'column', jsonb_build_object('term', '{column}', 'domain', 'sheet_column'),
+        'why', jsonb_build_object('reason', jsonb_build_object('code', '{code}', 'values',
+            jsonb_build_object('value', left(CAST(s.{column} AS text), 100)))))) AS text)"""
+
+
+def _reconsider(kind: Kind) -> tuple[str, ...]:
+    """A row that would take the name of another one, which keeps it, is a conflict."""
+    if kind.taken is None:
+        return ()
+    return (
+        f"""UPDATE {{rows}} r SET action = 'conflict', finding = 'duplicate', reason = 'sheet_name_of_another',
+                id = CASE r.action WHEN 'create' THEN NULL ELSE r.id END
+            WHERE r.action IN ('create', 'update') AND EXISTS (
+                SELECT FROM {kind.table} t WHERE {kind.taken} AND t.id IS DISTINCT FROM r.id
+                  AND t.id NOT IN (SELECT x.id FROM {{rows}} x WHERE x.action = 'update'))""",
+    )
+
+
+def _make_known(connection: sa.Connection, sheet: Sheet, found: Plan | None) -> None:
+    """By what the sheets that follow refer to this one's rows: as they will be once the plan is applied."""
+    table = sheet.kind.table
+    connection.execute(sa.text(f"DROP TABLE IF EXISTS known_{table}"))
+    ours = f"(SELECT t.* FROM {table} t WHERE {sheet.living}) t"
+    columns = ", ".join(f"t.{name}" for name in sheet.known)
+    query = f"SELECT t.id, {columns} FROM {ours}"
+    if found is not None and found.rows_kept:
+        # The engine keeps what a column was where a plan does not change it.
+        new = ", ".join(f"CASE WHEN r.id IS NULL THEN t.{name} ELSE r.{name} END AS {name}" for name in sheet.known)
+        query = f"""SELECT coalesce(r.id, t.id) AS id, {new} FROM {ours}
+                    FULL JOIN (SELECT * FROM {found.rows} WHERE action IN ('create', 'update')) r ON r.id = t.id"""
+    connection.execute(sa.text(f"CREATE TEMP TABLE known_{table} ON COMMIT DROP AS {query}"))
+    connection.execute(sa.text(f"ANALYZE known_{table}"))
+
+
+def _members(connection: sa.Connection, each: Members, found: Plan, scope: Scope, as_of: datetime) -> Plan:
+    """The plan that makes a list in a cell all that belongs to its row."""
+    kind = each.kind
+    clinic = "clinic_id" if "clinic_id" in kind.owned else None
+    created = "NULL"
+    join = ""
+    if found.rows_kept:
+        join = f"LEFT JOIN {found.rows} r ON r.action = 'create' AND r.line = d.line"
+        created = "r.id"
+    of_clinic = "d.clinic_id" if clinic else "CAST(NULL AS bigint)"
+    connection.execute(sa.text("DROP TABLE IF EXISTS listed"))
+    connection.execute(
+        sa.text(f"""
+            CREATE TEMP TABLE listed ON COMMIT DROP AS
+            SELECT coalesce(d.target, {created}) AS owner, {of_clinic} AS clinic_id, d.name_of_row,
+                   s.{each.column} AS names
+            FROM wanted d JOIN staged s ON s.n = d.n {join}
+            WHERE d.problem IS NULL AND coalesce(d.target, {created}) IS NOT NULL""")
+    )
+    owner, member = each.owner, each.member
+    query = f"""
+        SELECT CASE WHEN w.owner IS NULL THEN 'delete' ELSE 'create' END AS action, CAST(NULL AS text) AS finding,
+               CAST(NULL AS text) AS reason, coalesce(w.owner, c.{owner}) AS {owner},
+               coalesce(w.member, c.{member}) AS {member},
+               {f"coalesce(w.clinic_id, c.{clinic}) AS {clinic}," if clinic else ""}
+               coalesce(w.name_of_row || ' · ' || w.name,
+                        (SELECT min(l.name_of_row) FROM listed l WHERE l.owner = c.{owner})) AS name_of_row
+        FROM (SELECT DISTINCT ON (w.owner, v.id) w.*, v.id AS member
+              FROM (SELECT l.owner, l.clinic_id, l.name_of_row, n.name, n.place FROM listed l
+                    CROSS JOIN LATERAL unnest(l.names) WITH ORDINALITY AS n(name, place)) w
+              JOIN {each.among} v ON {each.known} ORDER BY w.owner, v.id) w
+        FULL JOIN (SELECT * FROM {kind.table} WHERE {owner} IN (SELECT owner FROM listed)
+                     AND {member} IN (SELECT id FROM {each.among})) c
+            ON c.{owner} = w.owner AND c.{member} = w.member
+        WHERE w.owner IS NULL OR c.{owner} IS NULL"""
+    return changes.propose(connection, kind, replace(scope, parameters={"sheet": kind.name}), query, as_of=as_of)
+
+
+_BY_KIND: Mapping[str, Sheet] = {sheet.kind.name: sheet for sheet in SHEETS}

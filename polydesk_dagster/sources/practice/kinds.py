@@ -1,0 +1,203 @@
+"""The record kinds of a practice's workbook. What studiolab keeps of a doctor or a service is not the workbook's."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from polydesk_dagster.changes.kind import Kind, Limits
+from polydesk_dagster.changes.why import why
+from polydesk_dagster.clinic.calendar.desk_closures import DESK_CLOSURE
+
+LIMITS = Limits(minimum=0, shrink=1.0, retired=None, changed=0.5)
+"""A workbook may hold a part of what there is; a column that slipped changes more than half."""
+
+EXPIRES = timedelta(days=7)
+"""How long a person may take to look at a workbook's plans."""
+
+
+def of_studiolab(*columns: str) -> str:
+    """SQL over ``c`` (ours) and ``d`` (the workbook's): why ``columns``, which studiolab keeps, may not be changed."""
+    ours, theirs = (", ".join(f"{side}.{name}" for name in columns) for side in "cd")
+    return f"""CASE WHEN c.external_id IS NOT NULL AND ROW({theirs}) IS DISTINCT FROM ROW({ours})
+                    THEN {why("sheet_of_studiolab")} END"""
+
+
+BLOCKED = {
+    "practice_doctor": of_studiolab(
+        "title", "last_name", "first_name", "fiscal_code", "specialties", "email", "active", "ends_on"
+    ),
+    "practice_service": of_studiolab("code", "name", "duration_minutes", "preparation", "active"),
+}
+"""Why a change of what we hold is not the workbook's to make."""
+
+_CARRIED = {"line": "integer", "target": "bigint", "name_of_row": "text", "thing": "text"}
+_NAMED = "r.name_of_row"
+
+
+def _of(
+    name: str,
+    table: str,
+    owned: tuple[str, ...],
+    fixed: tuple[str, ...] = (),
+    **more: object,
+) -> Kind:
+    given: dict[str, object] = {
+        "name": name,
+        "label": name,
+        "table": table,
+        "key": _NAMED,
+        "fixed": fixed,
+        "owned": owned,
+        "carried": _CARRIED,
+        "limits": LIMITS,
+        "expires": EXPIRES,
+        **more,
+    }
+    return Kind(**given)  # type: ignore[arg-type]
+
+
+def _members(name: str, table: str, identity: tuple[str, str], owned: tuple[str, ...] = ("clinic_id",)) -> Kind:
+    return Kind(
+        name=name,
+        label=name,
+        table=table,
+        key=_NAMED,
+        identity=identity,
+        owned=owned,
+        carried={"name_of_row": "text"},
+        expires=EXPIRES,
+    )
+
+
+_UNBOOKED = """CASE WHEN EXISTS (SELECT FROM slot x JOIN seat y ON y.slot_id = x.id WHERE x.agenda_id = t.id)
+                    THEN 'has_bookings' END"""
+
+_KINDS = (
+    _of(
+        "practice_clinic",
+        "clinic",
+        ("name", "region", "municipality_code", "phone", "email", "language", "horizon_days", "active"),
+        ("code",),
+    ),
+    _of(
+        "practice_location",
+        "location",
+        ("name", "address", "postal_code", "municipality_code", "phone", "active"),
+        ("clinic_id",),
+    ),
+    _of(
+        "practice_doctor",
+        "specialist",
+        ("title", "last_name", "first_name", "fiscal_code", "specialties", "email", "active", "ends_on"),
+        ("clinic_id",),
+        kept=("sort_name", "sort_name_manual"),
+        derived=("sort_name",),
+        masked=("fiscal_code", "email"),
+    ),
+    _of(
+        "practice_service",
+        "service",
+        (
+            "code",
+            "name",
+            "duration_minutes",
+            "price",
+            "preparation",
+            "preparation_lead_days",
+            "preparation_last_hours",
+            "sensitive",
+            "bookable_online",
+            "active",
+        ),
+        ("clinic_id",),
+        taken="t.clinic_id = r.clinic_id AND t.code = r.code AND t.deleted_at IS NULL",
+    ),
+    _of(
+        "practice_group",
+        "service_group",
+        ("name",),
+        ("clinic_id",),
+        taken="t.clinic_id = r.clinic_id AND t.name = r.name",
+    ),
+    _members("practice_group_service", "service_group_member", ("service_group_id", "service_id")),
+    _of(
+        "practice_resource",
+        "resource",
+        ("location_id", "kind", "name", "active"),
+        ("clinic_id",),
+        taken="t.location_id = r.location_id AND t.name = r.name",
+    ),
+    _members("practice_resource_service", "service_resource", ("service_id", "resource_id")),
+    _of(
+        "practice_agenda",
+        "agenda",
+        (
+            "location_id",
+            "name",
+            "specialist_id",
+            "service_id",
+            "resource_id",
+            "slot_minutes",
+            "capacity",
+            "horizon_days",
+            "min_notice_minutes",
+            "online",
+            "auto_generate",
+            "active",
+            "valid_from",
+            "valid_to",
+        ),
+        ("clinic_id",),
+        dependents=("slot", "agenda_state"),
+        held=_UNBOOKED,
+        undo_before=(
+            "DELETE FROM slot WHERE agenda_id IN (SELECT id FROM {rows} r WHERE action = 'delete')",
+            "DELETE FROM agenda_state WHERE agenda_id IN (SELECT id FROM {rows} r WHERE action = 'delete')",
+        ),
+    ),
+    _members("practice_agenda_service", "agenda_service", ("agenda_id", "service_id")),
+    _of(
+        "practice_turn",
+        "agenda_rule",
+        (
+            "weekday",
+            "starts_at",
+            "ends_at",
+            "crosses_midnight",
+            "every_weeks",
+            "slot_minutes",
+            "capacity",
+            "valid_from",
+            "valid_to",
+        ),
+        ("agenda_id",),
+    ),
+    _of(
+        "practice_closure",
+        "closure",
+        ("name", "date_from", "date_to", "from_time", "to_time", "yearly", "effect"),
+        ("layer", "clinic_id", "agenda_id"),
+        dependents=DESK_CLOSURE.dependents,
+        undo_before=DESK_CLOSURE.undo_before,
+    ),
+    _of(
+        "practice_user",
+        "app_user",
+        ("email", "display_name", "role", "whole_chain", "clinic_id"),
+        ("state",),
+        masked=("email",),
+        after=(
+            """UPDATE web_session SET ended_at = :as_of
+               WHERE ended_at IS NULL AND user_id IN (SELECT id FROM {rows} r WHERE action = 'update')""",
+        ),
+    ),
+    _members("practice_user_clinic", "app_user_clinic", ("user_id", "clinic_id"), owned=()),
+    _of(
+        "practice_text",
+        "message_template",
+        ("subject", "body", "retired_at"),
+        ("layer", "clinic_id", "kind", "variant", "channel", "language"),
+    ),
+)
+
+KINDS = {kind.name: kind for kind in _KINDS}

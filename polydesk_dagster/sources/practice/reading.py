@@ -1,0 +1,238 @@
+"""Find the sheets and headings of a workbook as people keep it: titles above, merged cells, notes below, any order."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from polydesk_dagster.changes.stage import Unreadable
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.sources.practice.cells import Terms, UnfitError, folded
+from polydesk_dagster.sources.practice.sheets import SHEETS, Sheet
+from polydesk_dagster.values import Reason, Term, Value
+
+if TYPE_CHECKING:
+    from openpyxl.worksheet.worksheet import Worksheet
+
+UNPACKED = 200 * 1024**2
+LARGEST = 50 * 1024**2
+"""Bytes of a workbook, unpacked and as it comes."""
+
+MOST_ROWS = 200_000
+HEADING_WITHIN = 30
+"""Rows above a heading: titles, dates, a logo."""
+
+_WIDEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What people call things, folded, in every language of ours: sheets, the headings of each, terms."""
+
+    titles: Mapping[str, str]
+    headings: Mapping[str, Mapping[str, str]]
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row as it was read: its number in the spreadsheet, and a value by column; a blank cell is None."""
+
+    line: int
+    values: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Read:
+    """What one sheet held. ``present`` are the columns that it has."""
+
+    sheet: Sheet
+    present: frozenset[str]
+    records: list[Record] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    notes: int = 0
+    """Rows that were passed over because they say something else than the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workbook:
+    """The sheets of a file in the order in which they are imported, and what was not understood of it."""
+
+    sheets: tuple[Read, ...]
+    passed: tuple[Reason, ...]
+
+
+def read(data: bytes, words: Words) -> Workbook:
+    """The sheets that we know of the ``.xlsx`` in ``data``.
+
+    A sheet is known by its title, or by its headings where they are those of one sheet alone.
+
+    Raises:
+        PermanentError: if it is no workbook, too large, or has no sheet of ours; or a sheet lacks a column that it
+            cannot do without.
+    """
+    book = _open(data)
+    found: dict[str, Read] = {}
+    passed: list[Reason] = []
+    for page in book.worksheets:
+        if page.sheet_state != "visible":
+            continue
+        cells = _cells(page)
+        sheet, heading = _recognised(page.title, cells, words)
+        if sheet is None:
+            if words.titles.get(folded(page.title)) != "guide":
+                passed.append(Reason("sheet_unknown_title", {"title": page.title}))
+            continue
+        if sheet.key in found:
+            raise PermanentError("sheet_twice", sheet=Term("sheet", sheet.key))
+        places, strangers = _places(sheet, cells[heading] if heading is not None else [], words)
+        if missing := sorted(sheet.required - places.keys()):
+            raise PermanentError("sheet_lacks_column", sheet=Term("sheet", sheet.key), column=heading_of(missing[0]))
+        passed += [
+            Reason("sheet_unknown_column", {"sheet": Term("sheet", sheet.key), "title": title}) for title in strangers
+        ]
+        assert heading is not None
+        found[sheet.key] = _rows(sheet, cells[heading + 1 :], heading + 2, places, words.terms)
+    if not found:
+        raise PermanentError("workbook_of_another_kind")
+    return Workbook(tuple(found[sheet.key] for sheet in SHEETS if sheet.key in found), tuple(passed))
+
+
+def heading_of(column: str) -> Term:
+    """What a column is called, for a reason."""
+    return Term("sheet_column", column)
+
+
+def at(sheet: str, line: int, why: Reason, column: str | None = None) -> Reason:
+    """``why``, with the place in the workbook where it arose."""
+    values: dict[str, Value] = {"sheet": Term("sheet", sheet), "row": line, "why": why}
+    return (
+        Reason("sheet_row", values)
+        if column is None
+        else Reason("sheet_cell", {**values, "column": heading_of(column)})
+    )
+
+
+def _open(data: bytes) -> Any:
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    if len(data) > LARGEST:
+        raise PermanentError("workbook_too_large", most=LARGEST // 1024**2)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > UNPACKED:
+                raise PermanentError("workbook_too_large", most=UNPACKED // 1024**2)
+        return openpyxl.load_workbook(io.BytesIO(data), data_only=True)
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError):
+        raise PermanentError("workbook_unreadable") from None
+
+
+def _cells(page: Worksheet) -> list[list[Any]]:
+    """The values of a sheet, row by row; a merged range holds its value in all of its cells."""
+    rows = []
+    for number, row in enumerate(page.iter_rows(values_only=True, max_col=_WIDEST)):
+        if number >= MOST_ROWS:
+            raise PermanentError("workbook_too_long", title=page.title, most=MOST_ROWS)
+        rows.append([_bare(value) for value in row])
+    for merged in page.merged_cells.ranges:
+        value = page.cell(merged.min_row, merged.min_col).value
+        for row in rows[merged.min_row - 1 : merged.max_row]:
+            row[merged.min_col - 1 : merged.max_col] = [_bare(value)] * len(row[merged.min_col - 1 : merged.max_col])
+    return rows
+
+
+def _bare(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _recognised(title: str, cells: Sequence[Sequence[Any]], words: Words) -> tuple[Sheet | None, int | None]:
+    """Which sheet this is, and which of its rows holds the headings."""
+    named = words.titles.get(folded(title))
+    candidates = [sheet for sheet in SHEETS if sheet.key == named] or ([] if named else list(SHEETS))
+    best: list[tuple[int, int, Sheet]] = []
+    for sheet in candidates:
+        headings = words.headings[sheet.key]
+        scored = [
+            (len({headings[said] for said in _said(row) if said in headings}), -number)
+            for number, row in enumerate(cells[:HEADING_WITHIN])
+        ]
+        score, place = max(scored, default=(0, 0))
+        keys = {headings[said] for said in _said(cells[-place]) if said in headings} if cells else set()
+        if score and (named or sheet.required <= keys):
+            best.append((score, -place, sheet))
+    if not best:
+        return (candidates[0], None) if named and candidates else (None, None)
+    best.sort(key=lambda each: each[0], reverse=True)
+    if len(best) > 1 and best[0][0] == best[1][0]:
+        return None, None
+    return best[0][2], best[0][1]
+
+
+def _said(row: Sequence[Any]) -> Iterator[str]:
+    return (folded(value.replace("*", " ")) for value in row if isinstance(value, str))
+
+
+def _places(sheet: Sheet, row: Sequence[Any], words: Words) -> tuple[dict[str, int], list[str]]:
+    """Where each column stands, and the headings that are none of ours."""
+    headings = words.headings[sheet.key]
+    places: dict[str, int] = {}
+    strangers = []
+    for number, value in enumerate(row):
+        if not isinstance(value, str):
+            continue
+        key = headings.get(folded(value.replace("*", " ")))
+        if key is None:
+            strangers.append(value.strip())
+        else:
+            places.setdefault(key, number)
+    return places, strangers
+
+
+def _rows(sheet: Sheet, rows: Sequence[Sequence[Any]], first: int, places: Mapping[str, int], terms: Terms) -> Read:
+    found = Read(sheet, frozenset(places))
+    columns = [(column, places[column.key]) for column in sheet.columns if column.key in places]
+    for line, row in enumerate(rows, first):
+        held = {column.key: row[place] for column, place in columns if place < len(row) and row[place] is not None}
+        if not held:
+            continue
+        if _is_note(sheet, held):
+            found.notes += 1
+            continue
+        try:
+            found.records.append(Record(line, _read_row(sheet, line, held, terms)))
+        except _UnfitRowError as unfit:
+            shown = {key: str(value)[:200] for key, value in held.items()}
+            found.unreadable.append(Unreadable(f"{sheet.key}/{line}", "invalid", unfit.reason, shown))
+    return found
+
+
+def _is_note(sheet: Sheet, held: Mapping[str, Any]) -> bool:
+    """Whether a row stands beside the table: it fills none of the cells that a row needs, or one of several."""
+    needed = sheet.required & held.keys()
+    return not needed or (len(held) == 1 and len(sheet.required) > 1)
+
+
+class _UnfitRowError(Exception):
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.code)
+        self.reason = reason
+
+
+def _read_row(sheet: Sheet, line: int, held: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for column in sheet.columns:
+        if column.key not in held:
+            if column.required:
+                raise _UnfitRowError(at(sheet.key, line, Reason("cell_blank"), column.key))
+            continue
+        try:
+            values[column.key] = column.cell.read(held[column.key], terms)
+        except UnfitError as unfit:
+            raise _UnfitRowError(at(sheet.key, line, unfit.reason, column.key)) from None
+    if sheet.check is not None and (reason := sheet.check(values)) is not None:
+        raise _UnfitRowError(at(sheet.key, line, reason))
+    return values

@@ -1,0 +1,319 @@
+"""A practice's workbook: what is exported comes back as nothing to do, and what people write gets in or is named."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import openpyxl
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.practice import exporting, importing, reading
+from polydesk_dagster.sources.practice.importing import Import
+from polydesk_dagster.sources.practice.sheets import SHEETS
+from polydesk_dagster.told import teller, workbook
+from polydesk_dagster.told.catalogue import LANGUAGES
+from tests.world import AS_OF
+
+Rows = Sequence[Sequence[Any]]
+
+
+def book(sheets: Mapping[str, Rows]) -> bytes:
+    made = openpyxl.Workbook()
+    made.remove(made.active)
+    for title, rows in sheets.items():
+        page = made.create_sheet(title)
+        for row in rows:
+            page.append(list(row))
+    held = io.BytesIO()
+    made.save(held)
+    return held.getvalue()
+
+
+def planned(engine: sa.Engine, data: bytes, *, as_of: datetime = AS_OF) -> Import:
+    read = reading.read(data, workbook.words())
+    with engine.begin() as connection:
+        return importing.plan(connection, read, as_of=as_of, origin=f"test-{hash(data)}", snapshot="test")
+
+
+def applied(engine: sa.Engine, data: bytes, *, as_of: datetime = AS_OF) -> tuple[Import, Report]:
+    found = planned(engine, data, as_of=as_of)
+    with engine.begin() as connection:
+        return found, importing.apply(connection, found, as_of=as_of, actor="desk:test")
+
+
+def said(found: Import) -> list[str]:
+    t = teller("it")
+    return [t.reason(problem.reason) for problem in found.problems]
+
+
+def all_of(engine: sa.Engine, query: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query))]
+
+
+CLINICS = [["Codice *", "Nome *", "Comune *", "Regione"], ["BO01", "Poliambulatorio Reno", "A944", "Emilia-Romagna"]]
+LOCATIONS = [["Clinica", "Nome"], ["BO01", "Centro"]]
+DOCTORS = [["Clinica", "Titolo", "Cognome", "Nome"], ["BO01", "Dott.ssa", "Bianchi", "Anna"]]
+SERVICES = [
+    ["Clinica", "Codice", "Nome", "Durata (minuti)", "Prezzo"],
+    ["BO01", "CARD", "Visita cardiologica", 20, 130],
+    ["BO01", "ECG", "Elettrocardiogramma", 20, "45,50 €"],
+]
+AGENDAS = [
+    ["Clinica", "Sede", "Nome", "Medico", "Prestazione", "Risorsa", "Prestazioni", "Minuti per appuntamento"],
+    ["BO01", "Centro", "Cardiologia", "Bianchi Anna", None, None, "CARD; ECG", 20],
+]
+TURNS = [
+    ["Clinica", "Agenda", "Giorno", "Dalle", "Alle"],
+    ["BO01", "Cardiologia", "lunedì", time(9), time(12)],
+    ["BO01", "Cardiologia", "Giovedì", "14:00", "18.30"],
+]
+WHOLE = {
+    "Cliniche": CLINICS,
+    "Sedi": LOCATIONS,
+    "Medici": DOCTORS,
+    "Prestazioni": SERVICES,
+    "Agende": AGENDAS,
+    "Turni": TURNS,
+}
+
+
+def test_from_an_empty_installation_to_bookable_slots(engine: sa.Engine) -> None:
+    found, report = applied(engine, book(WHOLE))
+    assert said(found) == []
+    assert report.outcome is Outcome.OK
+    assert slots.generate(engine, AS_OF).outcome is Outcome.OK
+    days = all_of(engine, "SELECT extract(isodow FROM local_date), count(*) > 0 FROM slot GROUP BY 1 ORDER BY 1")
+    assert days == [(1, True), (4, True)]
+    prices = [("CARD", Decimal("130.00")), ("ECG", Decimal("45.50"))]
+    assert all_of(engine, "SELECT code, price FROM service ORDER BY code") == prices
+    assert planned(engine, book(WHOLE)).plans == ()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_exported_is_nothing_to_do(small_chain: sa.Engine, language: str) -> None:
+    held = io.BytesIO()
+    with small_chain.connect() as connection:
+        rows = exporting.export(connection, held, teller(language))
+    assert rows > 100
+    found = planned(small_chain, held.getvalue())
+    assert said(found) == []
+    assert [(plan.kind, plan.tally) for plan in found.plans] == []
+    assert found.passed == ()
+
+
+def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain: sa.Engine) -> None:
+    held = io.BytesIO()
+    with small_chain.connect() as connection:
+        exporting.export(connection, held, teller("it"))
+    edited = openpyxl.load_workbook(io.BytesIO(held.getvalue()))
+    page = edited["Turni"]
+    titles = [cell.value for cell in page[1]]
+    number = page.cell(2, titles.index("Numero") + 1).value
+    ends = page.cell(2, titles.index("Alle *") + 1)
+    before = ends.value
+    ends.value = time(19, 40)
+    agenda = edited["Agende"]
+    listed = agenda.cell(2, [cell.value for cell in agenda[1]].index("Prestazioni") + 1)
+    kept, _, dropped = listed.value.rpartition("; ")
+    listed.value = kept
+    held = io.BytesIO()
+    edited.save(held)
+    was = all_of(small_chain, "SELECT * FROM agenda_service ORDER BY 1, 2, 3")
+    found, report = applied(small_chain, held.getvalue())
+    assert report.counts.updated == 1
+    assert report.counts.retired == 1
+    assert dropped
+    assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(time(19, 40),)]
+    with small_chain.begin() as connection:
+        back = importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
+    assert back.outcome is Outcome.OK
+    assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(before,)]
+    assert all_of(small_chain, "SELECT * FROM agenda_service ORDER BY 1, 2, 3") == was
+
+
+WRONG = [
+    ("Turni", ["BO01", "Cardiologia", "lunedi santo", time(9), time(12)], "«Giorno»: «lunedi santo» non è tra: lunedì"),
+    ("Turni", ["BO01", "Cardiologia", "lunedì", "25:00", time(12)], "«Dalle»: «25:00» non è un'ora"),
+    ("Turni", ["BO01", "Neurologia", "lunedì", time(9), time(12)], "«Agenda»: «Neurologia» non c'è né in Polydesk"),
+    ("Turni", ["BO02", "Cardiologia", "lunedì", time(9), time(12)], "«Clinica»: «BO02» non c'è né in Polydesk"),
+    ("Turni", ["BO01", "Cardiologia", None, time(9), time(12)], "«Giorno»: la cella è vuota"),
+    ("Prestazioni", ["BO01", "X", "Y", 0, 10], "«Durata (minuti)»: «0» non è un numero intero da 1 a 480"),
+    ("Prestazioni", ["BO01", "X", "Y", 20, 33.333], "«Prezzo»: «33.333» non è un importo"),
+    ("Prestazioni", ["BO01", "X", "Y", 20, "1.300,5"], None),
+    ("Prestazioni", ["BO01", "X", "Y", 20, 33.300000000000004], None),
+    ("Cliniche", ["bo02", "Nuova", "Borgo Inesistente"], "«Comune»: il comune «Borgo Inesistente» non è tra quelli"),
+    ("Agende", ["BO01", "Centro", "Due", "Bianchi Anna", "ECG", None, None, 20], "una sola delle tre celle"),
+    ("Agende", ["BO01", "Centro", "Due", "Rossi Ugo", None, None, None, 20], "«Medico»: «Rossi Ugo» non c'è"),
+    ("Agende", ["BO01", "Centro", "Due", "dott.ssa bianchi anna", None, None, None, 20], None),
+    ("Agende", ["BO01", "Centro", "Due", None, None, None, None, 20], "una sola delle tre celle"),
+    ("Agende", ["BO01", "Centro", "Due", None, "ECG", None, "ECG; NO", 20], "una di queste prestazioni non c'è"),
+]
+
+
+@pytest.mark.parametrize(("sheet", "row", "expected"), WRONG, ids=range(len(WRONG)))
+def test_a_wrong_row_is_named_with_its_sheet_row_and_column_and_the_rest_goes_on(
+    engine: sa.Engine, sheet: str, row: list[Any], expected: str | None
+) -> None:
+    rows = {**WHOLE, sheet: [*WHOLE[sheet], row]}
+    found, report = applied(engine, book(rows))
+    if expected is None:
+        assert said(found) == []
+        assert report.outcome is Outcome.OK
+        return
+    (told,) = said(found)
+    assert told.startswith(f"foglio {sheet}, riga {len(rows[sheet])}")
+    assert expected in told
+    assert report.outcome is Outcome.PARTIAL
+    assert report.counts.waiting == 1
+    assert all_of(engine, "SELECT count(*) FROM agenda_rule") == [(2,)]
+
+
+def test_a_list_as_people_keep_it(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    made = openpyxl.load_workbook(io.BytesIO(book({"Orari ambulatorio 2027": []})))
+    page = made.active
+    page["A1"] = "Poliambulatorio Reno: orari dal 7 gennaio"
+    page.merge_cells("A1:F1")
+    page["D3"] = "Orario"
+    page.merge_cells("D3:E3")
+    for place, title in enumerate(["CLINICA", "agenda", "Giorno", "dalle", "alle", "Stanza preferita"], 1):
+        page.cell(4, place, title)
+    page["A5"] = "BO01"
+    page.merge_cells("A5:A6")
+    page["B5"] = "Cardiologia"
+    page.merge_cells("B5:B6")
+    for line, (day, start, end) in enumerate([("mar", "8", "13"), ("ven.", 0.375, time(12, 40))], 5):
+        for place, value in enumerate((day, start, end), 3):
+            page.cell(line, place, value)
+    page["A8"] = "* il venerdì solo su appuntamento"
+    held = io.BytesIO()
+    made.save(held)
+    found, report = applied(engine, held.getvalue())
+    assert said(found) == []
+    assert found.notes == 1
+    assert [teller("it").reason(each) for each in report.reasons] == [
+        "foglio Turni: la colonna «Stanza preferita» non è tra quelle conosciute ed è stata saltata"
+    ]
+    rules = all_of(engine, "SELECT weekday, starts_at, ends_at FROM agenda_rule WHERE weekday IN (2, 5) ORDER BY 1")
+    assert rules == [(2, time(8), time(13)), (5, time(9), time(12, 40))]
+
+
+def test_a_column_that_is_missing_leaves_what_we_hold(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    short = [["Clinica", "Codice", "Nome", "Durata (minuti)"], ["BO01", "CARD", "Visita cardiologica", 30]]
+    _, report = applied(engine, book({"Prestazioni": short}))
+    assert report.counts.updated == 1
+    held = all_of(engine, "SELECT duration_minutes, price FROM service WHERE code = 'CARD'")
+    assert held == [(30, Decimal("130.00"))]
+
+
+def test_what_studiolab_keeps_is_not_the_workbooks(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE service SET external_id = 'S1' WHERE code = 'CARD'"))
+    rows = [
+        ["Clinica", "Codice", "Nome", "Durata (minuti)", "Prezzo", "Prenotabile online"],
+        ["BO01", "CARD", "Visita", 20, 130, "sì"],
+        ["BO01", "ECG", "Elettrocardiogramma", 20, 45.5, "sì"],
+    ]
+    found, report = applied(engine, book({"Prestazioni": rows}))
+    assert said(found) == ["questi dati arrivano da studiolab: si cambiano là"]
+    assert report.outcome is Outcome.PARTIAL
+    rows[1][2] = "Visita cardiologica"
+    _, report = applied(engine, book({"Prestazioni": rows}))
+    assert report.outcome is Outcome.OK
+    assert all_of(engine, "SELECT bool_and(bookable_online) FROM service") == [(True,)]
+
+
+def test_a_column_that_slipped_stops_the_whole_file(engine: sa.Engine) -> None:
+    header, first = SERVICES[:1], [["BO01", f"S{n}", f"Prestazione {n}", 20, 100] for n in range(20)]
+    applied(engine, book({**WHOLE, "Prestazioni": [*SERVICES, *first]}))
+    slipped = [[*row[:4], 5] for row in first]
+    _, report = applied(engine, book({"Prestazioni": [*header, *slipped], "Sedi": [*LOCATIONS, ["BO01", "Nuova"]]}))
+    assert report.outcome is Outcome.REFUSED
+    assert all_of(engine, "SELECT count(*) FROM location") == [(1,)]
+    assert all_of(engine, "SELECT min(price) FROM service") == [(Decimal("45.50"),)]
+
+
+def test_what_is_in_use_stays_when_an_import_is_taken_back(engine: sa.Engine) -> None:
+    found, _ = applied(engine, book(WHOLE))
+    slots.generate(engine, AS_OF)
+    with engine.begin() as connection:
+        back = importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
+    assert back.outcome is Outcome.OK
+    for table in ("clinic", "location", "specialist", "service", "agenda", "agenda_rule", "slot"):
+        assert all_of(engine, f"SELECT count(*) FROM {table}") == [(0,)], table
+
+
+def test_a_closure_and_a_user_and_a_text(engine: sa.Engine) -> None:
+    more = {
+        "Chiusure": [["Clinica", "Nome", "Dal", "Al"], [None, "Natale", date(2026, 12, 25), "26/12/2026"]],
+        "Utenti": [
+            ["E-mail", "Nome e cognome", "Ruolo", "Cliniche"],
+            ["anna@example.org", "Anna Verdi", "accettazione", "BO01"],
+            ["capo@example.org", "Carla Neri", "responsabile", None],
+            ["ugo@example.org", "Ugo Blu", "accettazione", None],
+        ],
+        "Testi": [
+            ["Tipo", "Variante", "Canale", "Testo"],
+            ["Promemoria", "completo", "SMS", "{{ clinica }}: {% for a in %}"],
+        ],
+    }
+    found, report = applied(engine, book({**WHOLE, **more}))
+    without_clinic, broken = sorted(said(found), reverse=True)
+    assert without_clinic.startswith("foglio Utenti, riga 4, «Cliniche»: chi ha questo ruolo lavora in almeno una")
+    assert broken.startswith("foglio Testi, riga 2")
+    assert report.outcome is Outcome.PARTIAL
+    assert all_of(engine, "SELECT layer, name, date_to FROM closure") == [("chain", "Natale", date(2026, 12, 26))]
+    assert all_of(engine, "SELECT email, role, whole_chain, state FROM app_user ORDER BY email") == [
+        ("anna@example.org", "desk", False, "never_invited"),
+        ("capo@example.org", "manager", True, "never_invited"),
+    ]
+    more["Testi"][1][3] = "{{ clinica }}: {{ nome }}, domani alle {{ appuntamenti[0].ora }}."
+    more["Chiusure"].append([None, "Ponte", date(2026, 12, 7), None])
+    _, report = applied(engine, book({**WHOLE, **more}))
+    assert report.counts.created == 2
+    versions = all_of(engine, "SELECT layer, kind, channel FROM message_template_version")
+    assert versions == [("chain", "reminder", "sms")]
+
+
+def test_the_template_is_read_and_holds_nothing(engine: sa.Engine) -> None:
+    held = io.BytesIO()
+    exporting.template(held, teller("it"))
+    read = reading.read(held.getvalue(), workbook.words())
+    assert [each.sheet.key for each in read.sheets] == [sheet.key for sheet in SHEETS]
+    assert read.passed == ()
+    assert planned(engine, held.getvalue()).plans == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"not a workbook", "workbook_unreadable"),
+        (book({"Foglio1": [["a", "b"]]}), "workbook_of_another_kind"),
+        (book({"Turni": [["Clinica", "Agenda", "Giorno"]]}), "sheet_lacks_column"),
+        (book({"Turni": TURNS, "Turns": TURNS}), "sheet_twice"),
+    ],
+)
+def test_what_is_no_workbook_of_ours_is_said(data: bytes, code: str) -> None:
+    with pytest.raises(PermanentError) as refused:
+        reading.read(data, workbook.words())
+    assert refused.value.reason.code == code
+
+
+def test_headings_of_a_sheet_differ_in_every_language() -> None:
+    for language in LANGUAGES:
+        for sheet in SHEETS:
+            titles = [exporting.heading(teller(language), sheet, column) for column in sheet.columns]
+            assert len(titles) == len(set(titles)), (language, sheet.key)
+    for sheet in SHEETS:
+        assert set(workbook.words().headings[sheet.key].values()) == {column.key for column in sheet.columns}
