@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp)] | None = None
     mail_from: str | None = None
     documents: WholePath | None = None
+    practice: WholePath | None = None
     knowledge_uri: str | None = None
     embeddings_url: HttpUrl | None = None
     embeddings_model: str | None = None
@@ -148,6 +149,11 @@ class Settings(BaseSettings):
     @property
     def documents_folder(self) -> Path:
         return self.documents or self.home / "documents"
+
+    @property
+    def practice_folder(self) -> Path:
+        """Where workbooks are dropped to be looked at."""
+        return self.practice or self.home / "practice"
 
     @property
     def address(self) -> str:

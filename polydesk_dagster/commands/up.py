@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 
 from polydesk_dagster import settings as configuration
@@ -79,6 +80,8 @@ def _ready(installation: Installation, played: list[simulators.Played], fresh: b
         with installation.engine.connect() as connection:
             if not users.listed(connection):
                 console.print(say("command.up.nobody"), style="yellow")
+            if not connection.scalar(sa.text("SELECT count(*) FROM clinic")):
+                console.print(say("command.up.no_clinic"), style="yellow")
     if fresh:
         console.print(say("command.up.night"))
         night.tell(night.run(installation))

@@ -65,7 +65,7 @@ def test_every_service_has_its_job_and_schedule_where_it_belongs() -> None:
     for place, defs in ((Place.ORDINARY, definitions.defs), (Place.EMERGENCY, emergency.defs)):
         repository = defs.get_repository_def()
         ours = [s for s in SERVICES if s.place is place]
-        tools = {"apply_plan", "undo_plan"} if place is Place.ORDINARY else set()
+        tools = {"apply_plan", "undo_plan", "look_at_workbook", "import_workbook"} if place is Place.ORDINARY else set()
         named = {name for name in repository.job_names if not name.startswith("__")}
         assert named == {s.key for s in ours} | tools
         scheduled = {s.key for s in ours if not isinstance(s.cadence, OnDemand) and s.sensor is None}

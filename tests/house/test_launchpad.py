@@ -27,7 +27,7 @@ __all__ = ["house"]  # a fixture
 
 T = teller()
 REPOSITORIES = [definitions.defs.get_repository_def(), emergency.defs.get_repository_def()]
-TOOLS = ("apply_plan", "undo_plan")
+TOOLS = ("apply_plan", "undo_plan", "look_at_workbook", "import_workbook")
 
 
 def _fields() -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -8,7 +8,6 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-import openpyxl
 import pytest
 import sqlalchemy as sa
 
@@ -25,8 +24,14 @@ from tests.world import AS_OF
 Rows = Sequence[Sequence[Any]]
 
 
+def _openpyxl() -> Any:
+    import openpyxl
+
+    return openpyxl
+
+
 def book(sheets: Mapping[str, Rows]) -> bytes:
-    made = openpyxl.Workbook()
+    made = _openpyxl().Workbook()
     made.remove(made.active)
     for title, rows in sheets.items():
         page = made.create_sheet(title)
@@ -114,7 +119,7 @@ def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain:
     held = io.BytesIO()
     with small_chain.connect() as connection:
         exporting.export(connection, held, teller("it"))
-    edited = openpyxl.load_workbook(io.BytesIO(held.getvalue()))
+    edited = _openpyxl().load_workbook(io.BytesIO(held.getvalue()))
     page = edited["Turni"]
     titles = [cell.value for cell in page[1]]
     number = page.cell(2, titles.index("Numero") + 1).value
@@ -179,7 +184,7 @@ def test_a_wrong_row_is_named_with_its_sheet_row_and_column_and_the_rest_goes_on
 
 def test_a_list_as_people_keep_it(engine: sa.Engine) -> None:
     applied(engine, book(WHOLE))
-    made = openpyxl.load_workbook(io.BytesIO(book({"Orari ambulatorio 2027": []})))
+    made = _openpyxl().load_workbook(io.BytesIO(book({"Orari ambulatorio 2027": []})))
     page = made.active
     page["A1"] = "Poliambulatorio Reno: orari dal 7 gennaio"
     page.merge_cells("A1:F1")
@@ -244,14 +249,18 @@ def test_a_column_that_slipped_stops_the_whole_file(engine: sa.Engine) -> None:
     assert all_of(engine, "SELECT min(price) FROM service") == [(Decimal("45.50"),)]
 
 
-def test_what_is_in_use_stays_when_an_import_is_taken_back(engine: sa.Engine) -> None:
+@pytest.mark.parametrize("slots_made", [False, True])
+def test_what_is_in_use_stays_when_an_import_is_taken_back(engine: sa.Engine, slots_made: bool) -> None:
     found, _ = applied(engine, book(WHOLE))
-    slots.generate(engine, AS_OF)
+    if slots_made:
+        slots.generate(engine, AS_OF)
     with engine.begin() as connection:
         back = importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
-    assert back.outcome is Outcome.OK
-    for table in ("clinic", "location", "specialist", "service", "agenda", "agenda_rule", "slot"):
+    assert back.outcome is (Outcome.PARTIAL if slots_made else Outcome.OK)
+    for table in ("location", "specialist", "service", "agenda", "agenda_rule", "slot"):
         assert all_of(engine, f"SELECT count(*) FROM {table}") == [(0,)], table
+    # What generated its slots is on record for the clinic, which stays and is named.
+    assert all_of(engine, "SELECT count(*) FROM clinic") == [(int(slots_made),)]
 
 
 def test_a_closure_and_a_user_and_a_text(engine: sa.Engine) -> None:

@@ -43,7 +43,6 @@ def _of(
 ) -> Kind:
     given: dict[str, object] = {
         "name": name,
-        "label": name,
         "table": table,
         "key": _NAMED,
         "fixed": fixed,
@@ -59,7 +58,6 @@ def _of(
 def _members(name: str, table: str, identity: tuple[str, str], owned: tuple[str, ...] = ("clinic_id",)) -> Kind:
     return Kind(
         name=name,
-        label=name,
         table=table,
         key=_NAMED,
         identity=identity,
