@@ -22,7 +22,7 @@ def main(database: str, carrier: str, instant: str) -> None:
     providers: dict[Channel, Provider] = (
         {"email": MailRelay(carrier, "Polydesk <no-reply@polydesk.example>", patience=2)}
         if carrier.startswith("smtp")
-        else {"sms": SmsGateway(carrier, DEMO_TOKEN, "Polydesk", patience=1)}
+        else {"sms": SmsGateway(carrier, DEMO_TOKEN, "Polydesk", patience=3)}
     )
     engine = create_engine(make_url(database))
     with engine.connect() as connection:
