@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "integration": "clinics:integration",
     "practice": "practice:app",
     "closures": "closures:app",
+    "bookings": "bookings:app",
     "patients": "patients:app",
     "messages": "messages:app",
     "events": "events:app",

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.stage import set_aside
+from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.calendar import desk
 from polydesk_dagster.clinic.messages import calls, ledger, replies
 from polydesk_dagster.clinic.messages import health as doubts
@@ -57,12 +58,15 @@ def to_do(request: Request) -> Response:
         doubtful = hers(reviews.listed(connection, limit=10 * SHOWN))
         shown = [(each, reviews.candidates(connection, each.id)) for each in doubtful[:5]]
         texted = [each for each in replies.to_read(connection) if each.clinic is None or person.acts_for(each.clinic)]
+        paid = hers(payments.cases(connection))
         values = {
             "orphans": orphans,
             "calls": to_call,
             "reviews": shown,
             "more_reviews": len(doubtful) - len(shown),
             "replies": texted,
+            "payments": paid,
+            "resolutions": payments.RESOLUTIONS,
             "doubts": hers(doubts.unknown(connection)),
             "events": hers(inbox.unsettled(connection)),
             "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
@@ -74,6 +78,7 @@ def to_do(request: Request) -> Response:
         patients |= {candidate.id for _, found in shown for candidate in found}
         patients |= looks.patients_of(connection, [call.appointment_id for call in to_call[:SHOWN]])
         patients |= {patient for each in texted[:SHOWN] for patient in each.patient_ids}
+        patients |= {case.patient_id for case in paid[:SHOWN] if case.patient_id is not None}
         if patients:
             seen.log(connection, person.signature, "da-fare", now, patients=patients)
     return door.page(request, "todo.html", **values)
@@ -88,6 +93,21 @@ def orphan(request: Request) -> Response:
         request,
         lambda connection, person, now: desk.note(
             connection, request.path_params["number"], state, clinic=clinic, actor=person.signature, as_of=now
+        ),
+    )
+
+
+@pages.post("/da-fare/pagamenti/{number:int}", May.PATIENTS)
+def payment(request: Request) -> Response:
+    """What became of money for a time that was gone."""
+    resolution = _one_of(request, "resolution", payments.RESOLUTIONS)
+    number = request.path_params["number"]
+    with request.state.door.engine.connect() as connection:
+        _belongs(request, connection, "payment_case", number)
+    return _done(
+        request,
+        lambda connection, person, now: payments.settle(
+            connection, number, resolution=resolution, actor=person.signature, as_of=now
         ),
     )
 

@@ -9,7 +9,7 @@ from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.runtime.state.model import Mode, ServiceState
 from polydesk_dagster.told import Teller
 from polydesk_dagster.told.state import told_of_finding
-from polydesk_dagster.values import Count, Instant, Several, Value
+from polydesk_dagster.values import Count, Instant, Money, Several, Value
 from polydesk_dagster.web.roles import May
 
 PLACES: tuple[tuple[str, str, May], ...] = (
@@ -68,6 +68,7 @@ GLOBALS: Mapping[str, object] = {
     "PLACES": PLACES,
     "count": Count,
     "instant": Instant,
+    "money": Money,
     "said_of": said_of,
     "several": _several,
     "told_of_finding": told_of_finding,

@@ -6,15 +6,18 @@ by a person: booked elsewhere, given back, or found never to have been paid.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from decimal import Decimal
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.appointments import SEAT, Place, find_place
 from polydesk_dagster.clinic.bookings.appointments import Answer as Refusal
 from polydesk_dagster.clinic.bookings.holds import Booking
+from polydesk_dagster.values import Instant
 
 _HOLD = sa.text("""
     SELECT h.id, h.slot_id, h.clinic_id, h.appointment_id, s.starts_at, coalesce(h.service_id, :service) AS service_id,
@@ -126,18 +129,73 @@ def waiting(connection: sa.Connection, clinic_id: int | None = None) -> int:
     return int(found or 0)
 
 
-def settle(
-    connection: sa.Connection,
-    case_id: int,
-    *,
-    resolution: Literal["booked", "refunded", "unpaid"],
-    actor: str,
-    as_of: datetime,
-) -> bool:
-    """Say what became of a case; False if there is no open one with this id."""
-    settled = connection.execute(
-        sa.text("""UPDATE payment_case SET resolved_at = :as_of, resolution = :resolution, resolved_by = :actor
-                   WHERE id = :case AND resolved_at IS NULL"""),
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Money of which the desk must say what becomes. Names and contacts are for people with access to the records."""
+
+    id: int
+    clinic: str
+    kind: str
+    """``unanswered``: begun, and nobody has said how it ended; ``paid_too_late``: paid, and the time was gone."""
+    reference: str | None
+    """By which the payment can be looked up at whoever took it."""
+    at: Instant
+    """The start that was wanted."""
+    service: str
+    patient_id: int | None
+    patient: str
+    contacts: tuple[str, ...]
+    price: Decimal | None
+    opened_at: Instant
+
+
+def cases(connection: sa.Connection, clinic: str | None = None, *, limit: int = 1000) -> list[Case]:
+    """The open cases, the oldest first."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT n.id, c.code, n.kind, n.payment_reference, n.starts_at, c.time_zone, coalesce(v.name, ''), p.id,
+                   concat_ws(' ', p.first_name, p.last_name),
+                   array_remove(ARRAY[p.mobile, p.phone, n.contact_phone, n.contact_email], NULL), n.price, n.opened_at
+            FROM payment_case n JOIN clinic c ON c.id = n.clinic_id LEFT JOIN service v ON v.id = n.service_id
+            LEFT JOIN patient p ON p.id = n.patient_id
+            WHERE n.resolved_at IS NULL AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
+            ORDER BY n.opened_at, n.id LIMIT :limit"""),
+        {"clinic": clinic, "limit": limit},
+    )
+    return [
+        Case(
+            number,
+            code,
+            kind,
+            reference,
+            Instant(at, zone),
+            service,
+            patient,
+            name,
+            tuple(dict.fromkeys(to)),
+            price,
+            Instant(opened, zone),
+        )
+        for number, code, kind, reference, at, zone, service, patient, name, to, price, opened in rows
+    ]
+
+
+RESOLUTIONS = ("booked", "refunded", "unpaid")
+"""Booked elsewhere, given back, or found never to have been paid."""
+
+
+def settle(connection: sa.Connection, case_id: int, *, resolution: str, actor: str, as_of: datetime) -> bool:
+    """Say what became of a case, one of ``RESOLUTIONS``; False if there is no open one with this id. It is audited."""
+    clinic = connection.scalar(
+        sa.text("""UPDATE payment_case n SET resolved_at = :as_of, resolution = :resolution, resolved_by = :actor
+                   FROM clinic c WHERE n.id = :case AND n.resolved_at IS NULL AND c.id = n.clinic_id
+                   RETURNING c.code"""),
         {"case": case_id, "resolution": resolution, "actor": actor, "as_of": as_of},
     )
-    return settled.rowcount > 0
+    if clinic is None:
+        return False
+    detail = {"case": case_id, "resolution": resolution}
+    audit.append(
+        connection, as_of=as_of, actor=actor, action="payment", service="bookings", clinic=clinic, detail=detail
+    )
+    return True
