@@ -1,12 +1,14 @@
-"""Bookings under many hands at once: processes that place, renew, pay, confirm, release, cancel, move, book at the
-desk, sweep, release all, regenerate slots and close days, all on the same few slots of a doctor of two clinics;
-after every commit no slot may hold more than its capacity and nobody may be in two places."""
+"""Bookings under many hands at once: sixteen processes that place, renew, pay, confirm, release, cancel, move, book at
+the desk, let patients overlap on purpose, sweep, release all, change capacity, regenerate slots and close days, all on
+the same few slots of a doctor of two clinics, while some of them are killed; after every commit no slot may hold more
+than its capacity, nobody may be in two places unasked, and whatever is listed as an orphan is one."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,12 +30,15 @@ from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.outcome import Outcome
 from tests import world
+from tests.waiting import until
 from tests.world import AS_OF
 
-WORKERS = 4
-REQUESTS = 2_600
+WORKERS = 16
+REQUESTS = 750
 """Requests of each worker; each is a transaction that meets the others' on the same slots."""
-TICK = timedelta(seconds=3)
+KILLED = 2
+"""Workers that are killed when the clock has gone a third and two thirds of its way, wherever they are."""
+TICK = timedelta(seconds=1)
 """The clock of all processes moves by this at every look at it, however fast the machine: holds expire while they are
 being worked on."""
 DAY = date(2026, 3, 12)
@@ -41,11 +46,12 @@ HOT_SLOTS = 6
 
 # Bookings and live holds counted from their own tables, not from the seats and the occupancy that they take.
 TAKING = """
-    SELECT 'booking' AS what, a.id, a.agenda_id, a.patient_id, a.service_id, a.starts_at, a.ends_at
+    SELECT 'booking' AS what, a.id, a.agenda_id, a.patient_id, a.service_id, a.starts_at, a.ends_at,
+           a.overlap_reason IS NOT NULL AS asked
     FROM appointment a
     WHERE a.status IN ('unverified', 'booked', 'accepted') AND coalesce(verify_by(a) > :as_of, true)
     UNION ALL
-    SELECT 'hold', h.id, s.agenda_id, NULL, h.service_id, s.starts_at, h.ends_at
+    SELECT 'hold', h.id, s.agenda_id, NULL, h.service_id, s.starts_at, h.ends_at, false
     FROM hold h JOIN slot s ON s.id = h.slot_id
     WHERE h.state IN ('live', 'confirming') AND h.expires_at > :as_of"""
 
@@ -61,9 +67,12 @@ IN_TWO_PLACES = sa.text(f"""
                 ELSE 'instrument' END AS who, a.what, a.id, b.what AS other, b.id AS other_id
     FROM taking a JOIN taking b ON (a.what, a.id) < (b.what, b.id) AND a.starts_at < b.ends_at
                                AND a.ends_at > b.starts_at
-    WHERE a.agenda_id <> b.agenda_id OR a.patient_id = b.patient_id
+    WHERE a.agenda_id <> b.agenda_id OR a.patient_id = b.patient_id AND NOT (a.asked OR b.asked)
        OR a.service_id = :long AND b.service_id = :long""")
 
+NO_ORPHAN = sa.text("""
+    SELECT s.id FROM slot s FULL JOIN (SELECT slot_id FROM orphan WHERE resolved_at IS NULL) o ON o.slot_id = s.id
+    WHERE (s.state = 'orphan') IS DISTINCT FROM (o.slot_id IS NOT NULL)""")
 
 Told = tuple[str, str, int | None, str]
 """A token, the request and its answer, the booking, and the instant by which it was asked."""
@@ -130,7 +139,9 @@ class Worker:
             values = {"slots": [*self.slots[0], *self.slots[1]], "as_of": self.now(), "long": self.services[1]}
             full = connection.execute(OVERBOOKED, values).all()
             two = connection.execute(IN_TWO_PLACES, values).all()
+            ghosts = connection.scalars(NO_ORPHAN).all()
         self.broken += [f"slot {row.id}: {row.taken} > {row.capacity}" for row in full]
+        self.broken += [f"slot {slot}: an orphan that is none, or is not listed" for slot in ghosts]
         self.broken += [f"{row.who}: {row.what} {row.id}, {row.other} {row.other_id}" for row in two]
 
     def token(self) -> str:
@@ -182,8 +193,9 @@ class Worker:
 
     def book(self) -> bool:
         given = {**self.wanted(), "patient_id": self.random.choice(self.patients), "as_of": self.now()}
+        reason = "li accompagna la figlia, nello stesso piano" if self.random.random() < 0.3 else None
         with self.engine.begin() as connection:
-            reply = appointments.book(connection, **given)
+            reply = appointments.book(connection, **given, overlap_reason=reason)
         self.counted[f"book:{reply.answer}"] += 1
         return reply.done
 
@@ -314,13 +326,18 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
     ]
     for worker in workers:
         worker.start()
+    for number in range(KILLED):
+        far = (number + 1) * WORKERS * REQUESTS // (KILLED + 1)
+        until(lambda: clock.value >= far or not any(worker.is_alive() for worker in workers), "they stopped")  # noqa: B023
+        with clock.get_lock():  # which it must not hold when it dies
+            workers[number].kill()
     for worker in workers:
         worker.join()
-    assert [worker.exitcode for worker in workers] == [0] * WORKERS
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * KILLED + [0] * (WORKERS - KILLED)
 
     counted: Counter[str] = Counter()
     told: list[Told] = []
-    for result in results:
+    for result in results[KILLED:]:
         ours, count, broken = json.loads(result.read_text())
         assert broken == []
         counted.update(count)

@@ -102,6 +102,10 @@ _LOST_TOGETHER = """
                         AND (x.appointment_id, x.hold_id) IS DISTINCT FROM (other.appointment_id, other.hold_id))
     ORDER BY p.id, l.starts_at
 """
+ANY_LOST = """
+    SELECT EXISTS (SELECT FROM slot_change WHERE state = 'orphan')
+        OR EXISTS (SELECT FROM present_slot WHERE state = 'orphan')
+"""
 TOGETHER = (
     _LOST_TOGETHER,
     """UPDATE slot_change c SET state = 'orphan', cause = l.cause, closure_id = l.closure_id
