@@ -12,7 +12,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import migrated
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
-from polydesk_dagster.database.engine import business_url, plain_url, psql_path
+from polydesk_dagster.database.engine import Role, business_url, plain_url, psql_path
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -49,7 +49,7 @@ def migrate() -> None:
 def psql(context: typer.Context) -> None:
     """Apre psql sul database; ciò che segue passa a psql (per esempio: -c 'SELECT 1')."""
     settings = _reachable()
-    address = plain_url(business_url(settings))
+    address = plain_url(business_url(settings, Role.OWNER))
     program = psql_path()
     os.execv(program, [str(program), address, *context.args])  # noqa: S606 - replaces this process, no shell
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.database import embedded
-from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
+from polydesk_dagster.database import embedded, roles
+from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database, current, head, migrate
 from polydesk_dagster.errors import ConfigurationError, PermanentError
 from polydesk_dagster.runtime.dagster_inside import rows
@@ -102,10 +102,18 @@ def _made(settings: Settings) -> sa.Engine:
                 return engine
     except sa.exc.OperationalError:  # there is no such database yet
         pass
-    create_database(business_url(settings))
-    create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
-    migrate(engine)
+    _brought_up(settings)
     return engine
+
+
+def _brought_up(settings: Settings) -> tuple[str | None, str]:
+    """The embedded server's roles, databases and schema as this program wants them."""
+    roles.prepare(settings.home)
+    owner = create_engine(business_url(settings, Role.OWNER), pool_size=1)
+    try:
+        return migrate(owner, then=roles.grant)
+    finally:
+        owner.dispose()
 
 
 def _configured(settings: Settings) -> Iterator[Installation]:
@@ -131,12 +139,11 @@ def migrated(settings: Settings) -> tuple[str | None, str]:
     Raises:
         ConfigurationError: if the configured database cannot be reached.
     """
-    url = business_url(settings)
     try:
         if settings.embedded:
-            create_database(url)
+            return _brought_up(settings)
         create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
-        engine = create_engine(url)
+        engine = create_engine(business_url(settings))
         try:
             return migrate(engine)
         finally:

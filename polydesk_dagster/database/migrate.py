@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,8 +68,8 @@ def _locked(connection: sa.Connection) -> Iterator[None]:
         connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
 
 
-def migrate(engine: sa.Engine) -> tuple[str | None, str]:
-    """Apply what is missing, in one transaction. Returns the revision before and after."""
+def migrate(engine: sa.Engine, then: Callable[[sa.Connection], None] = lambda _: None) -> tuple[str | None, str]:
+    """Apply what is missing, and do ``then``, in one transaction. Returns the revision before and after."""
     from alembic import command
 
     with engine.connect() as connection:
@@ -79,5 +79,6 @@ def migrate(engine: sa.Engine) -> tuple[str | None, str]:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        then(connection)
         connection.commit()
         return before, head()

