@@ -19,6 +19,7 @@ import httpx
 import stamina
 from stamina.instrumentation import LoggingOnRetryHook
 
+from polydesk_dagster import network
 from polydesk_dagster.answers import Answer, Body, Read, decode, is_welcome, sort_error, sort_response, sorted_errors
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.values import Value
@@ -112,7 +113,7 @@ class Remote:
             auth=Bearer(token) if isinstance(token, str) else token,
             headers=_headers(self.dialect.accept),
             timeout=_timeout(self.policy),
-            verify=_trust(),
+            transport=network.transport(verify=_trust()),
             follow_redirects=False,
             trust_env=False,
         )
@@ -206,7 +207,10 @@ async def looking(policy: Policy, at_once: int) -> AsyncIterator[httpx.AsyncClie
     """A client for ``look``: one pool for many systems, ``at_once`` connections at most."""
     limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     async with httpx.AsyncClient(
-        timeout=_timeout(policy), limits=limits, verify=_trust(), follow_redirects=False, trust_env=False
+        timeout=_timeout(policy),
+        transport=network.async_transport(verify=_trust(), limits=limits),
+        follow_redirects=False,
+        trust_env=False,
     ) as client:
         yield client
 

@@ -1,12 +1,12 @@
 """What the row of an integration may name: a token among those meant for it, and an address out there.
 
 A row is data: whoever can write one must not get at another secret of the house, nor at what only this machine reaches.
-Both are checked where the row is written and again where it is read.
+Both are checked where the row is written and again where it is read; where a name leads, as it is connected to
+(``network``).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.network import IpAddress, is_nobodys, written_out
 from polydesk_dagster.values import Term
 
 # What the name of every source's token is like; no other variable may be named.
 _TOKEN = re.compile(r"POLYDESK_[A-Z0-9]+_TOKEN_[A-Z0-9_]+")
 # 2130706433, 0x7f.1 and the like are addresses to some resolvers, and nobody's name.
 _NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*")
-_METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 
 
@@ -71,7 +71,7 @@ def _wrong(url: str, scheme: str) -> str | None:
         return "userinfo"
     if parts.query or parts.fragment or "?" in url or "#" in url:
         return "query"
-    address = _address(host)
+    address = written_out(host)
     if _is_forbidden(host, address):
         return "forbidden"
     loopback = host == "localhost" or (address is not None and address.is_loopback)
@@ -79,18 +79,7 @@ def _wrong(url: str, scheme: str) -> str | None:
     return None if fits else f"not_{scheme}"
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that ``host`` writes out, an IPv4 one in IPv6's clothes included; None for a name."""
-    try:
-        found = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def _is_forbidden(host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+def _is_forbidden(host: str, address: IpAddress | None) -> bool:
     if address is None:
-        return (
-            host in _METADATA_NAMES or re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*", host) is not None
-        )
-    return address.is_link_local or address.is_unspecified or address.is_multicast or str(address) in _METADATA
+        return host in _METADATA_NAMES or _NUMBERS.fullmatch(host) is not None
+    return is_nobodys(address)

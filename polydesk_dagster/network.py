@@ -1,0 +1,109 @@
+"""Where a name may lead: it is resolved once, every address looked at, and what was looked at is connected to.
+
+A name that a row holds is checked as it is written, but what it means is decided elsewhere and later: whoever owns it
+may let it lead to this machine or to a cloud's metadata in the moment between a look and a connection. TLS still asks
+for the name, and so does ``Host``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any
+
+import anyio.to_thread
+import httpcore
+import httpx
+
+from polydesk_dagster.errors import PermanentError
+
+METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
+"""Where clouds tell a machine its secrets, besides the link-local one."""
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def written_out(host: str) -> IpAddress | None:
+    """The address that ``host`` writes out, an IPv4 one in IPv6's clothes included; None for a name."""
+    try:
+        found = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def is_nobodys(address: IpAddress) -> bool:
+    """Whether no system of anybody's is at ``address``: link-local, unspecified, multicast, a cloud's metadata."""
+    return address.is_link_local or address.is_unspecified or address.is_multicast or str(address) in METADATA
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a name, in the order in which they are to be tried.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def checked(host: str, port: int) -> list[str]:
+    """The addresses to connect to. This machine is reached by its own names alone; a clinic's network may be where its
+    practice system is.
+
+    Raises:
+        httpcore.ConnectError: the name has no address.
+        PermanentError: it leads where no outside system is; one such address among others is enough.
+    """
+    literal = written_out(host)
+    try:
+        found = [host] if literal is not None else resolve(host, port)
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from None
+    for each in found:
+        address = written_out(each)
+        inside = address is not None and address.is_loopback and literal is None and host.rstrip(".") != "localhost"
+        if address is None or inside or is_nobodys(address):
+            raise PermanentError("address_leads_inside", host=host)
+    return found
+
+
+class Pinned(httpcore.SyncBackend):
+    """Connects to addresses that were looked at."""
+
+    def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> httpcore.NetworkStream:
+        failed: httpcore.NetworkError | httpcore.TimeoutException | None = None
+        for address in checked(host, port):
+            try:
+                return super().connect_tcp(address, port, *given, **more)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed or httpcore.ConnectError(host)
+
+
+class AsyncPinned(httpcore.AnyIOBackend):
+    """The same, side by side."""
+
+    async def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> httpcore.AsyncNetworkStream:
+        failed: httpcore.NetworkError | httpcore.TimeoutException | None = None
+        for address in await anyio.to_thread.run_sync(checked, host, port):
+            try:
+                return await super().connect_tcp(address, port, *given, **more)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed or httpcore.ConnectError(host)
+
+
+def transport(**options: Any) -> httpx.HTTPTransport:
+    """What an ``httpx.Client`` connects by; ``options`` are those of ``httpx.HTTPTransport``, which has none for
+    this."""
+    made = httpx.HTTPTransport(trust_env=False, **options)
+    made._pool._network_backend = Pinned()
+    return made
+
+
+def async_transport(**options: Any) -> httpx.AsyncHTTPTransport:
+    """What an ``httpx.AsyncClient`` connects by."""
+    made = httpx.AsyncHTTPTransport(trust_env=False, **options)
+    made._pool._network_backend = AsyncPinned()
+    return made
