@@ -1,0 +1,109 @@
+"""The first free starts of a service in a city, beside one look-up by primary key through the same connection.
+
+A chain of 50 clinics in ten cities, 1,000 agendas of 22 slots a day for 90 days: two million slots. 290,000 of them are
+booked, and those are the next ones: eleven days are full to the last slot.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from benchmarks.harness import Bench, Figure, peak_mb, seconds, settle
+from polydesk_dagster.clinic.bookings import availability
+
+AS_OF = datetime(2026, 3, 10, 6, 0, tzinfo=UTC)
+CLINICS, CITIES, DAYS = 50, 10, 90
+TIMES = 200
+"""Of each way, in turn; the median counts."""
+
+# Agenda n is of clinic 1 + n % 50 and of specialist n; each clinic has twenty services, an agenda offers two of
+# them: in a city of five clinics ten doctors have each.
+_WORLD = """
+    INSERT INTO clinic (id, code, name, region, municipality_code)
+    SELECT n, 'BO' || n, 'Banco di prova', 'Emilia-Romagna', 'A' || 900 + n % :cities
+    FROM generate_series(1, :clinics) n;
+    INSERT INTO location (id, clinic_id, name, municipality_code)
+    SELECT id, id, 'Sede', municipality_code FROM clinic;
+    INSERT INTO specialist (id, clinic_id, last_name, first_name, fiscal_code)
+    SELECT n, 1 + n % :clinics, 'Bianchi', 'Elena', 'BNCLNE70A' || n FROM generate_series(1, :agendas) n;
+    INSERT INTO service (id, clinic_id, code, name, duration_minutes, bookable_online)
+    SELECT 20 * (c.id - 1) + k, c.id, 'S' || k, 'Visita ' || k, CASE WHEN k % 4 = 0 THEN 40 ELSE 20 END, true
+    FROM clinic c, generate_series(1, 20) k;
+    INSERT INTO patient (id, last_name, first_name) SELECT n, 'Rossi', 'Mario' FROM generate_series(1, 2000) n;
+    INSERT INTO agenda (id, clinic_id, location_id, specialist_id, name, slot_minutes, online)
+    SELECT n, 1 + n % :clinics, 1 + n % :clinics, n, 'Agenda ' || n, 20, true FROM generate_series(1, :agendas) n;
+    INSERT INTO agenda_service (clinic_id, agenda_id, service_id)
+    SELECT a.clinic_id, a.id, 20 * (a.clinic_id - 1) + 1 + (a.id / :clinics + 10 * k) % 20
+    FROM agenda a, generate_series(0, 1) k;
+    INSERT INTO slot (agenda_id, starts_at, ends_at, local_date, capacity)
+    SELECT a.id, s.at, s.at + interval '20 minutes', CAST(s.at AS date), 1
+    FROM agenda a, generate_series(0, :days - 1) d, generate_series(0, 21) k,
+         LATERAL (SELECT CAST(:as_of AS timestamptz) + d * interval '1 day' + interval '1 hour'
+                         + k * interval '20 minutes' AS at) s
+    ORDER BY a.id, s.at;
+    WITH booked AS (
+        INSERT INTO appointment (clinic_id, agenda_id, slot_id, service_id, specialist_id, patient_id, starts_at,
+                                 ends_at, status, channel)
+        SELECT a.clinic_id, a.id, s.id, 20 * (a.clinic_id - 1) + 1, a.specialist_id, 1 + s.id % 2000, s.starts_at,
+               s.ends_at, 'booked', 'desk'
+        FROM slot s JOIN agenda a ON a.id = s.agenda_id
+        WHERE (s.id * 7919) % 1000 < CASE CAST(s.starts_at AS date) - CAST(CAST(:as_of AS timestamptz) AS date)
+                                     WHEN 11 THEN 900 WHEN 12 THEN 700 WHEN 13 THEN 500
+                                     ELSE CASE WHEN s.starts_at < CAST(:as_of AS timestamptz) + interval '11 days'
+                                               THEN 1000 ELSE 0 END END
+        RETURNING id, slot_id
+    )
+    INSERT INTO seat (slot_id, unit, appointment_id) SELECT slot_id, 1, id FROM booked
+"""
+
+# What one would write without a summary: read the slots in order and look at the seats of each.
+_OBVIOUS = sa.text("""
+    SELECT s.id, s.starts_at, a.id, v.id, l.name
+    FROM service v JOIN agenda_service o ON o.service_id = v.id JOIN agenda a ON a.id = o.agenda_id AND a.online
+    JOIN location l ON l.id = a.location_id AND l.municipality_code = :city
+    JOIN slot s ON s.agenda_id = a.id AND s.state = 'free' AND s.starts_at > :as_of AND s.starts_at < :before
+    WHERE v.code = :code
+      AND (SELECT count(*) FROM seat t WHERE t.slot_id = s.id AND coalesce(t.held_until > :as_of, true)) < s.capacity
+    ORDER BY s.starts_at, s.id LIMIT 20""")
+
+_ONE_ROW = sa.text("SELECT id, starts_at FROM slot WHERE id = :id")
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    agendas = max(CLINICS, bench.size(1000))
+    given = {"as_of": AS_OF, "clinics": CLINICS, "cities": CITIES, "agendas": agendas, "days": DAYS}
+    with bench.engine() as engine:
+        for statement in _WORLD.split(";\n"):
+            with engine.begin() as connection:
+                connection.execute(sa.text(statement), given)
+        settle(engine)
+        before = AS_OF + timedelta(days=14)
+        wanted = availability.Wanted("S1", AS_OF, before, municipality="A903")
+        obvious = {"as_of": AS_OF, "before": before, "city": "A903", "code": "S1"}
+        with engine.connect() as connection:
+            found = [start.slot_id for start in availability.first_starts(connection, wanted, AS_OF)]
+            expected = [row[0] for row in connection.execute(_OBVIOUS, obvious)]
+            if len(found) != 20 or found != expected:
+                raise RuntimeError(f"trovati {found}, attesi {expected}")
+            ours, look_up, scan = _medians(
+                lambda: availability.first_starts(connection, wanted, AS_OF),
+                lambda: connection.execute(_ONE_ROW, {"id": found[0]}).all(),
+                lambda: connection.execute(_OBVIOUS, obvious).all(),
+            )
+    name = "first 20 starts of a service in a city within 14 days"
+    yield Figure("availability", f"{name}, beside one look-up by key", ours, look_up, "ms", 5, peak_mb=peak_mb())
+    yield Figure("availability", f"{name}, beside the SQL without a summary", ours, scan, "ms", 0.2, peak_mb=peak_mb())
+
+
+def _medians(*ways: Callable[[], object]) -> list[float]:
+    taken: list[list[float]] = [[] for _ in ways]
+    for turn in range(TIMES + 20):
+        for way, each in zip(ways, taken, strict=True):
+            elapsed = 1000 * seconds(way)
+            if turn >= 20:  # statements are prepared, plans are made
+                each.append(elapsed)
+    return [statistics.median(each) for each in taken]

@@ -1,0 +1,86 @@
+"""Where and when a service can be booked: the first free starts, for whoever chooses a time.
+
+What is found was free when it was looked for; only ``holds.place`` keeps it. The table ``open_day``, kept by triggers
+of the schema, says where to look, so that what is full is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+MOST = 100
+"""Starts of one search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A service by its code, from ``earliest`` on and before ``before``, at most ``most`` starts."""
+
+    service: str
+    earliest: datetime
+    before: datetime
+    most: int = 20
+    clinics: Sequence[int] | None = None
+    """Ids of the clinics that whoever asks may see; None: all."""
+    location_id: int | None = None
+    municipality: str | None = None
+    """A cadastral code, of the location's municipality or, where that is not known, of the clinic's."""
+    specialist_id: int | None = None
+    """A doctor, in whichever clinic she works."""
+    agreement_id: int | None = None
+    """Only where a price under this agreement is in force on the day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A time at which a service can be placed."""
+
+    slot_id: int
+    starts_at: datetime
+    ends_at: datetime
+    agenda_id: int
+    service_id: int
+
+
+_COLUMNS = ("slot", "starts_at", "ends_at", "agenda", "service")
+
+# Columns are named, so that SQLAlchemy works out how to read a row once and not at every request.
+_FIRST_STARTS = sa.text(f"""
+    SELECT {", ".join(_COLUMNS)}
+    FROM first_starts(:service, :clinics, :city, :place, :doctor, :agreement, :earliest, :before, :as_of, :most)
+""").columns(*map(sa.column, _COLUMNS))
+
+
+def first_starts(connection: sa.Connection, wanted: Wanted, as_of: datetime) -> tuple[Start, ...]:
+    """The first starts, in order of time. A hold or an unverified booking that is over at ``as_of`` is in nobody's way;
+    the agendas' booking notice is kept."""
+    found = connection.execute(
+        _FIRST_STARTS,
+        {
+            "service": wanted.service,
+            "clinics": None if wanted.clinics is None else list(wanted.clinics),
+            "city": wanted.municipality,
+            "place": wanted.location_id,
+            "doctor": wanted.specialist_id,
+            "agreement": wanted.agreement_id,
+            "earliest": wanted.earliest,
+            "before": wanted.before,
+            "as_of": as_of,
+            "most": min(wanted.most, MOST),
+        },
+    )
+    return tuple(Start(*row) for row in found)
+
+
+def tidy(connection: sa.Connection) -> int:
+    """Put right the summaries of days that changed under two hands at once; how many there were. Searches are right
+    without it, only slower."""
+    return connection.execute(
+        sa.text("""
+            SELECT refresh_open_days(array_agg(d.agenda_id), array_agg(d.day))
+            FROM (SELECT DISTINCT agenda_id, day FROM open_day_stale) d HAVING count(*) > 0""")
+    ).rowcount
