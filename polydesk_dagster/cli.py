@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "messages": "messages:app",
     "events": "events:app",
     "users": "users:app",
+    "tokens": "tokens:app",
     "db": "db:app",
     "doctor": "doctor:doctor",
 }

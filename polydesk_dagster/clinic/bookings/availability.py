@@ -6,9 +6,10 @@ of the schema, says where to look, so that what is full is not read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -35,18 +36,16 @@ class Wanted:
     """Only where a price under this agreement is in force on the day."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """A time at which a service can be placed."""
 
     slot_id: int
     starts_at: datetime
-    ends_at: datetime
     agenda_id: int
     service_id: int
 
 
-_COLUMNS = ("slot", "starts_at", "ends_at", "agenda", "service")
+_COLUMNS = ("slot", "starts_at", "agenda", "service")
 
 # Columns are named, so that SQLAlchemy works out how to read a row once and not at every request.
 _FIRST_STARTS = sa.text(f"""
@@ -73,7 +72,39 @@ def first_starts(connection: sa.Connection, wanted: Wanted, as_of: datetime) -> 
             "most": min(wanted.most, MOST),
         },
     )
-    return tuple(Start(*row) for row in found)
+    return tuple(map(Start._make, found))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """With whom and where a service is given on an agenda, by their names."""
+
+    agenda_id: int
+    service_id: int
+    code: str
+    service: str
+    lasts: int
+    """Minutes."""
+    clinic_id: int
+    time_zone: str
+    location_id: int
+    location: str
+    specialist_id: int | None
+    specialist: str | None
+
+
+_PLACES = sa.text("""
+    SELECT a.id, v.id, v.code, v.name, v.duration_minutes, c.id, c.time_zone, l.id, l.name, p.id,
+           nullif(concat_ws(' ', p.title, p.first_name, p.last_name), '')
+    FROM (SELECT DISTINCT * FROM unnest(CAST(:agendas AS bigint[]), CAST(:services AS bigint[])) w) w (agenda, service)
+    JOIN agenda a ON a.id = w.agenda JOIN service v ON v.id = w.service JOIN clinic c ON c.id = a.clinic_id
+    JOIN location l ON l.id = a.location_id LEFT JOIN specialist p ON p.id = a.specialist_id""")
+
+
+def places(connection: sa.Connection, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Place]:
+    """By agenda and service, what of them people read."""
+    given = {"agendas": [agenda for agenda, _ in wanted], "services": [service for _, service in wanted]}
+    return {(row[0], row[1]): Place(*row) for row in connection.execute(_PLACES, given)} if wanted else {}
 
 
 def tidy(connection: sa.Connection) -> int:

@@ -114,6 +114,12 @@ REGISTRY: tuple[DataSet, ...] = (
         30,
     ),
     DataSet(
+        "front_answers",
+        "front_answer",
+        "answered_at",
+        7,
+    ),
+    DataSet(
         "decided_reviews",
         "patient_review",
         "decided_at",

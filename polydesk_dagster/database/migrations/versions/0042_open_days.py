@@ -1,19 +1,19 @@
 """The first free starts of a service are found without reading what is full.
 
-Revision ID: 0039
+Revision ID: 0042
 """
 
 from alembic import op
 
-revision = "0039"
-down_revision = "0038"
+revision = "0042"
+down_revision = "0041"
 branch_labels = None
 depends_on = None
 
 SUMMARY = """
 -- Where an agenda has room on a day (in UTC, of the slots' starts): its free slots with a unit that nobody has for
--- good. What only holds, or waits to be verified, keeps a seat until an instant and counts as room: the table says where
--- a search may look, never what is free. It follows from slot and seat, and its triggers keep it.
+-- good. What only holds, or waits to be verified, keeps a seat until an instant and counts as room: the table says
+-- where a search may look, never what is free. It follows from slot and seat, and its triggers keep it.
 CREATE TABLE open_day (
     agenda_id bigint NOT NULL,
     day       date NOT NULL,
@@ -163,8 +163,9 @@ SEARCH = """
 -- over midnight, a summary that is being changed) has each of its starts tested on slots, seats and occupancy.
 CREATE FUNCTION first_starts(code text, clinics bigint[], city text, place bigint, doctor bigint, agreement bigint,
                              earliest timestamptz, before timestamptz, as_of timestamptz, wanted integer)
-RETURNS TABLE (slot bigint, starts_at timestamptz, ends_at timestamptz, agenda bigint, service bigint)
-LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+RETURNS TABLE (slot bigint, starts_at timestamptz, agenda bigint, service bigint)
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
     agendas bigint[];
@@ -175,7 +176,8 @@ DECLARE
     shared boolean[];
     today date := utc_day(greatest(earliest, as_of)) - 1;
     last date := utc_day(before);
-    found integer := 0;
+    stale boolean;
+    here integer;
 BEGIN
     IF place IS NOT NULL OR city IS NOT NULL THEN
         SELECT array_agg(o.agenda), array_agg(o.service), array_agg(o.lasts), array_agg(o.since), array_agg(o.person),
@@ -199,6 +201,7 @@ BEGIN
         WHERE v.code = first_starts.code AND v.deleted_at IS NULL AND (clinics IS NULL OR v.clinic_id = ANY(clinics))
           AND (doctor IS NULL OR o.person = doctor_of(doctor));
     END IF;
+    stale := EXISTS (SELECT FROM open_day_stale);
     LOOP
         SELECT min(n.day) INTO today
         FROM unnest(agendas, lengths) o (agenda, lasts)
@@ -208,13 +211,27 @@ BEGIN
                AND (d.longest >= o.lasts OR upper(d.ranges) >= utc_midnight(d.day + 1))
              ORDER BY d.day LIMIT 1)
             UNION ALL
-            (SELECT t.day FROM open_day_stale t WHERE t.agenda_id = o.agenda AND t.day > today AND t.day <= last
+            (SELECT t.day FROM open_day_stale t
+             WHERE stale AND t.agenda_id = o.agenda AND t.day > today AND t.day <= last
              ORDER BY t.day LIMIT 1)) n;
         EXIT WHEN today IS NULL;
-        FOR slot, starts_at, ends_at, agenda, service IN
-            SELECT c.slot, c.at, c.until, c.agenda, c.service
-            FROM (SELECT u.slot, u.at, u.at + o.lasts * interval '1 minute' AS until, o.agenda, o.service, o.lasts,
-                         d.ranges, d.contested
+        IF stale THEN
+            RETURN QUERY
+            SELECT c.slot, c.at, c.agenda, c.service
+            FROM (SELECT u.slot, u.at, u.at + o.lasts * interval '1 minute' AS until, o.agenda, o.service
+                  FROM unnest(agendas, services, lengths, since) o (agenda, service, lasts, since)
+                  CROSS JOIN LATERAL open_slots(o.agenda, today) d
+                  CROSS JOIN LATERAL unnest(d.slots, d.starts) u (slot, at)
+                  WHERE u.at >= o.since AND u.at < before
+                  ORDER BY u.at, u.slot OFFSET 0) c
+            WHERE can_be_placed(c.agenda, c.service, c.at, c.until, as_of)
+              AND (agreement IS NULL OR is_priced(c.agenda, c.service, c.at, agreement))
+            LIMIT wanted;
+        ELSE
+            RETURN QUERY
+            SELECT c.slot, c.at, c.agenda, c.service
+            FROM (SELECT u.slot, u.at, u.at + o.lasts * interval '1 minute' AS until, o.agenda, o.service, d.ranges,
+                         d.contested
                   FROM unnest(agendas, services, lengths, since, doctors, shared)
                       o (agenda, service, lasts, since, person, shared)
                   CROSS JOIN LATERAL (
@@ -223,31 +240,21 @@ BEGIN
                              OR EXISTS (SELECT FROM seat t WHERE t.slot_id = ANY(d.slots) AND t.held_until > as_of)
                              OR EXISTS (SELECT FROM occupancy x
                                         WHERE x.exclusive AND x.occupant = 4 * o.person AND x.within <> o.agenda
-                                          AND lower(x.during) > utc_midnight(today - 1)
-                                          AND lower(x.during) < utc_midnight(today + 2)) AS contested
-                      FROM open_day d
-                      WHERE d.agenda_id = o.agenda AND d.day = today
-                        AND NOT EXISTS (SELECT FROM open_day_stale t WHERE t.agenda_id = o.agenda AND t.day = today)
-                      UNION ALL
-                      SELECT d.ranges, d.slots, d.starts, true FROM open_slots(o.agenda, today) d
-                      WHERE EXISTS (SELECT FROM open_day_stale t WHERE t.agenda_id = o.agenda AND t.day = today)) d
+                                          AND lower(x.during) > utc_midnight(today) - interval '10 hours'
+                                          AND lower(x.during) < utc_midnight(today + 1)) AS contested
+                      FROM open_day d WHERE d.agenda_id = o.agenda AND d.day = today) d
                   CROSS JOIN LATERAL unnest(d.slots, d.starts) u (slot, at)
                   WHERE u.at >= o.since AND u.at < before
                   ORDER BY u.at, u.slot OFFSET 0) c
-            WHERE CASE WHEN c.contested OR c.until > utc_midnight(today + 1) THEN can_be_placed(
-                           c.agenda, c.service, c.at, c.until, as_of)
+            WHERE CASE WHEN c.contested OR c.until > utc_midnight(today + 1)
+                       THEN can_be_placed(c.agenda, c.service, c.at, c.until, as_of)
                        ELSE c.ranges @> tstzrange(c.at, c.until) END
-              AND (agreement IS NULL OR EXISTS (
-                  SELECT FROM price b JOIN agenda a ON a.id = c.agenda JOIN clinic k ON k.id = a.clinic_id
-                  WHERE b.service_id = c.service AND b.agreement_id = agreement
-                    AND (b.specialist_id IS NULL OR b.specialist_id = a.specialist_id)
-                    AND daterange(b.valid_from, b.valid_to) @> CAST(c.at AT TIME ZONE k.time_zone AS date)))
-            LIMIT wanted - found
-        LOOP
-            RETURN NEXT;
-            found := found + 1;
-        END LOOP;
-        EXIT WHEN found >= wanted;
+              AND (agreement IS NULL OR is_priced(c.agenda, c.service, c.at, agreement))
+            LIMIT wanted;
+        END IF;
+        GET DIAGNOSTICS here = ROW_COUNT;
+        wanted := wanted - here;
+        EXIT WHEN wanted <= 0;
     END LOOP;
 END $$;
 """
@@ -295,6 +302,17 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
                 FROM slot s
                 WHERE s.agenda_id = agenda AND s.starts_at >= begins AND s.starts_at < until
                   AND s.state <> 'retired') l) r
+$$;
+
+-- Whether a price under an agreement is in force for a service and a doctor on the day.
+CREATE FUNCTION is_priced(agenda bigint, service bigint, at timestamptz, agreement bigint) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM agenda a JOIN clinic c ON c.id = a.clinic_id
+        JOIN price p ON p.service_id = service AND p.agreement_id = agreement
+                    AND (p.specialist_id IS NULL OR p.specialist_id = a.specialist_id)
+                    AND daterange(p.valid_from, p.valid_to) @> CAST(at AT TIME ZONE c.time_zone AS date)
+        WHERE a.id = agenda)
 $$;
 """
 

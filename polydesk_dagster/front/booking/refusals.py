@@ -1,0 +1,126 @@
+"""What is refused, with which status, and how it is told: ``application/problem+json``, in the visitor's language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from polydesk_dagster.clinic.bookings import answers, appointments, unverified
+from polydesk_dagster.front.booking.schema import Fault, Problem, Reference
+from polydesk_dagster.told import Teller, accepted, teller
+from polydesk_dagster.values import Reason, Value
+
+MEDIA = "application/problem+json"
+TRY_AGAIN = 5
+"""Seconds that somebody waits for the database, or for her turn."""
+
+AnyAnswer = answers.Answer | appointments.Answer | unverified.Answer
+
+_DOMAINS: tuple[tuple[type[AnyAnswer], str], ...] = (
+    (answers.Answer, "hold"),
+    (appointments.Answer, "appointment"),
+    (unverified.Answer, "booking"),
+)
+
+_STATUSES: Mapping[str, int] = {
+    "unknown": 404,
+    "gone": 410,
+    "expired": 410,
+    "revoked": 410,
+    "released": 410,
+    "replaced": 410,
+    "used": 410,
+    "no_longer_booked": 410,
+    "too_many_tries": 410,
+    "no_contact": 422,
+    "wrong_code": 422,
+}
+"""Of an answer that is a refusal; any other is a conflict with how things stand: 409."""
+
+
+class RefusedError(HTTPException):
+    """A request that is not done, and changes nothing."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: Reason,
+        *,
+        faults: Sequence[Fault] = (),
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        wait = {"Retry-After": str(retry_after)} if retry_after else {}
+        super().__init__(status, reason.code, {**(headers or {}), **wait})
+        self.reason, self.faults = reason, faults
+
+
+def teller_of(request: Request) -> Teller:
+    return teller(accepted(request.headers.get("accept-language", "")))
+
+
+def told(t: Teller, answer: AnyAnswer, **values: Value) -> str:
+    """An answer of the rules as a sentence for the visitor."""
+    domain = next(domain for kind, domain in _DOMAINS if isinstance(answer, kind))
+    return t.text(f"answer.{domain}.{answer.value}", **values)
+
+
+def of_answer(
+    t: Teller, answer: AnyAnswer, *, alternatives: Sequence[int] = (), **values: Value
+) -> tuple[int, Problem]:
+    """What a refusal of the rules is as a problem: its status and body."""
+    status = _STATUSES.get(answer.value, 409)
+    others = [Reference(reference=f"Slot/{slot}") for slot in alternatives] or None
+    return status, _problem(status, answer.value, told(t, answer, **values), alternatives=others)
+
+
+def _problem(status: int, code: str, title: str, **more: Any) -> Problem:
+    return Problem(type=f"urn:polydesk:problem:{code}", title=title, status=status, code=code, **more)
+
+
+def as_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    media = "application/json" if status < 400 else MEDIA
+    return Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, media)
+
+
+def refuse(request: Request, refused: RefusedError) -> Response:
+    title = teller_of(request).reason(refused.reason)
+    problem = _problem(refused.status_code, refused.reason.code, title, errors=list(refused.faults) or None)
+    return as_response(refused.status_code, problem.model_dump_json(exclude_none=True).encode(), refused.headers)
+
+
+_OF_STATUS: Mapping[int, str] = {404: "front_no_such_path", 405: "front_method_wrong"}
+
+
+async def on_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return refuse(request, error)
+
+
+async def on_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = Reason(_OF_STATUS.get(error.status_code, "front_request_wrong"))
+    return refuse(request, RefusedError(error.status_code, reason, headers=error.headers))
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """What does not fit the description: where and how, never the value, which may be a patient's."""
+    faults = [Fault(at=".".join(map(str, each["loc"])), code=each["type"]) for each in error.errors()]  # type: ignore[attr-defined]
+    return refuse(request, RefusedError(422, Reason("front_request_wrong"), faults=faults))
+
+
+async def on_database(request: Request, error: Exception) -> Response:
+    """Away, or too busy to wait for: nothing was done, and asking again with the same key is safe."""
+    away = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
+    if away or getattr(error, "connection_invalidated", False):
+        return refuse(request, RefusedError(503, Reason("front_database_away"), retry_after=TRY_AGAIN))
+    return refuse(request, RefusedError(500, Reason("front_broken")))
+
+
+async def on_broken(request: Request, _error: Exception) -> Response:
+    return refuse(request, RefusedError(500, Reason("front_broken")))
