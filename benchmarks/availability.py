@@ -6,19 +6,22 @@ booked, and those are the next ones: eleven days are full to the last slot.
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds, settle
-from polydesk_dagster.clinic.bookings import availability
+from polydesk_dagster.clinic.bookings import answers, availability, confirming, holds
 
 AS_OF = datetime(2026, 3, 10, 6, 0, tzinfo=UTC)
-CLINICS, CITIES, DAYS = 50, 10, 90
+CLINICS, DAYS = 50, 90
 TIMES = 200
 """Of each way, in turn; the median counts."""
+ROUNDS = 9
+"""Of bookings with the summary and without."""
 
 # The triggers that write one booking's rows are left out of the bulk, which writes the same rows itself.
 # Agenda n is of clinic 1 + n % 50 and of specialist n; each clinic has twenty services, an agenda offers two of
@@ -79,7 +82,8 @@ _ONE_ROW = sa.text("SELECT id, starts_at FROM slot WHERE id = :id")
 
 def figures(bench: Bench) -> Iterator[Figure]:
     agendas = max(CLINICS, bench.size(1000))
-    given = {"as_of": AS_OF, "clinics": CLINICS, "cities": CITIES, "agendas": agendas, "days": DAYS}
+    cities = 10 if agendas > CLINICS * 10 else 5  # ten doctors of a service in each, at any scale
+    given = {"as_of": AS_OF, "clinics": CLINICS, "cities": cities, "agendas": agendas, "days": DAYS}
     with bench.engine() as engine:
         with engine.begin() as connection:
             for statement in _WORLD.split(";\n"):
@@ -98,9 +102,53 @@ def figures(bench: Bench) -> Iterator[Figure]:
                 lambda: connection.execute(_ONE_ROW, {"id": found[0]}).all(),
                 lambda: connection.execute(_OBVIOUS, obvious).all(),
             )
-    name = "first 20 starts of a service in a city within 14 days"
-    yield Figure("availability", f"{name}, beside one look-up by key", ours, look_up, "ms", 5, peak_mb=peak_mb())
-    yield Figure("availability", f"{name}, beside the SQL without a summary", ours, scan, "ms", 0.2, peak_mb=peak_mb())
+        name = "first 20 starts of a service in a city within 14 days"
+        yield Figure("availability", f"{name}, beside one look-up by key", ours, look_up, "ms", 5, peak_mb=peak_mb())
+        yield Figure(
+            "availability", f"{name}, beside the SQL without a summary", ours, scan, "ms", 0.2, peak_mb=peak_mb()
+        )
+        yield _cost(engine, bench)
+
+
+def _cost(engine: sa.Engine, bench: Bench) -> Figure:
+    """What keeping the summary costs whoever books: the same bookings with its triggers and without, in turn."""
+    pairs = bench.size(200)
+    with engine.connect() as connection:
+        free = iter(
+            connection.execute(
+                sa.text("""SELECT s.id, min(o.service_id) FROM slot s JOIN agenda_service o ON o.agenda_id = s.agenda_id
+                           JOIN service v ON v.id = o.service_id AND v.duration_minutes = 20
+                           WHERE s.starts_at > :after GROUP BY s.id, s.starts_at ORDER BY s.starts_at, s.id
+                           LIMIT :slots"""),
+                {"after": AS_OF + timedelta(days=20), "slots": pairs * ROUNDS * 2},
+            ).all()
+        )
+    taken: dict[str, list[float]] = {"ENABLE": [], "DISABLE": []}
+    for _ in range(ROUNDS):
+        for how, each in taken.items():
+            with engine.begin() as connection:
+                for deed in ("insert", "update", "delete"):
+                    connection.execute(sa.text(f"ALTER TABLE seat {how} TRIGGER seat_opens_{deed}"))
+            with engine.connect() as connection:
+                each.append(seconds(lambda: _book(connection, itertools.islice(free, pairs))))
+    ours, bare = (1000 * statistics.median(each) / pairs for each in (taken["ENABLE"], taken["DISABLE"]))
+    name = "place and confirm, beside the same without the summary's triggers"
+    return Figure("availability", name, ours, bare, "ms", 1.1, peak_mb=peak_mb())
+
+
+def _book(connection: sa.Connection, free: Iterable[Sequence[int]]) -> None:
+    for row in free:
+        slot, service = row[0], row[1]
+        token = holds.new_token()
+        given = {"slot_id": slot, "service_id": service, "token": token, "visitor": token, "as_of": AS_OF}
+        holds.place(connection, **given)
+        connection.commit()
+        # A patient for each: this measures no conflict.
+        booking = holds.Booking(service_id=service, contact_email="chi@example.org", paid=True)
+        reply = confirming.confirm(connection, token=token, booking=booking, as_of=AS_OF)
+        connection.commit()
+        if reply.answer is not answers.Answer.CONFIRMED:
+            raise RuntimeError(f"slot {slot}: {reply.answer}")
 
 
 def _medians(*ways: Callable[[], object]) -> list[float]:

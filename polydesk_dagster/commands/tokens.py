@@ -17,7 +17,7 @@ from polydesk_dagster.values import Instant
 
 app = typer.Typer(help="I programmi che prenotano per i loro visitatori.", no_args_is_help=True)
 
-Why = Annotated[str, typer.Option("--reason", metavar="TESTO")]
+Why = Annotated[str, typer.Option("--reason", metavar="REASON")]
 
 ORDINARY = [Scope.FIND, Scope.HOLD, Scope.BOOK, Scope.CHANGE]
 """What a front end may do unless it is said; who a visitor is, it may not say."""
@@ -25,10 +25,10 @@ ORDINARY = [Scope.FIND, Scope.HOLD, Scope.BOOK, Scope.CHANGE]
 
 @app.command()
 def issue(
-    name: Annotated[str, typer.Argument(metavar="NOME")],
+    name: Annotated[str, typer.Argument(metavar="NAME")],
     reason: Why,
     scope: Annotated[list[Scope] | None, typer.Option()] = None,
-    clinic: Annotated[list[str] | None, typer.Option()] = None,
+    clinic: Annotated[list[str] | None, typer.Option(metavar="CODE")] = None,
     days: Annotated[int, typer.Option()] = tokens.LIFE.days,
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -84,7 +84,7 @@ def list_(json: Annotated[bool, typer.Option("--json")] = False) -> None:
 
 
 @app.command()
-def revoke(number: Annotated[int, typer.Argument(metavar="NUMERO")], reason: Why) -> None:
+def revoke(number: Annotated[int, typer.Argument(metavar="NUMBER")], reason: Why) -> None:
     """Revoca un gettone: da adesso non entra più."""
     with opened() as installation, installation.engine.begin() as connection:
         tokens.revoke(connection, number, who=person(), why=reason, as_of=datetime.now(UTC))

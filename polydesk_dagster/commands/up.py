@@ -16,6 +16,8 @@ from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.demo import house
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.front.application import PATH as FRONT
+from polydesk_dagster.front.booking.application import PATH as BOOKING
 from polydesk_dagster.runtime import instance, processes, supervisor
 from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.settings import Settings
@@ -82,6 +84,10 @@ def _ready(installation: Installation, played: list[simulators.Played], fresh: b
                 console.print(say("command.up.nobody"), style="yellow")
             if not connection.scalar(sa.text("SELECT count(*) FROM clinic")):
                 console.print(say("command.up.no_clinic"), style="yellow")
+    console.print(say("command.up.booking", where=f"{settings.address}{FRONT}{BOOKING}"), soft_wrap=True)
+    console.print(
+        f'  polydesk tokens issue prova --reason "{say("command.up.booking_why")}"', style="bold", soft_wrap=True
+    )
     if fresh:
         console.print(say("command.up.night"))
         night.tell(night.run(installation))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polydesk_dagster.errors import where
+from polydesk_dagster.pace import Buckets
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.language import bare
 
@@ -199,26 +198,6 @@ def _signed(headers: Headers, signature: str) -> bool:
     plain = headers.get("content-type", "").partition(";")[0].strip() == "application/json"
     browser = any(name in headers for name in ("cookie", "origin", "sec-fetch-site"))
     return plain and not browser and len(headers.getlist(signature)) == 1
-
-
-class Buckets:
-    """How many requests each address has left; the addresses seen longest ago are forgotten."""
-
-    _MOST = 10_000
-
-    def __init__(self, per_second: float, at_once: float) -> None:
-        self._per_second, self._at_once = per_second, at_once
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, address: str) -> bool:
-        """Take one; False where none is left."""
-        now = time.monotonic()
-        left, at = self._left.pop(address, (self._at_once, now))
-        left = min(self._at_once, left + (now - at) * self._per_second)
-        self._left[address] = (max(0.0, left - 1), now)
-        if len(self._left) > self._MOST:
-            self._left.popitem(last=False)
-        return left >= 1
 
 
 async def _body(receive: Receive, most: int) -> bytes | int:

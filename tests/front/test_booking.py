@@ -29,8 +29,8 @@ from polydesk_dagster.front.booking.access import Asked, Front
 from polydesk_dagster.front.booking.once import Attempt, once
 from polydesk_dagster.front.booking.schema import Done
 from polydesk_dagster.front.tokens import Caller, Scope
+from polydesk_dagster.pace import Buckets
 from polydesk_dagster.told import LANGUAGES, teller
-from polydesk_dagster.web.guard import Buckets
 from tests import postgres, world
 from tests.front.desk import CODE, MARIA, Desk, open_desk, serving, wanted
 from tests.web.test_guard import raw

@@ -15,7 +15,7 @@ from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
 from polydesk_dagster.front.tokens import Scope
-from polydesk_dagster.web.guard import Buckets
+from polydesk_dagster.pace import Buckets
 from tests import postgres
 from tests.front.desk import Desk, open_desk
 

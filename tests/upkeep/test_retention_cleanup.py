@@ -198,6 +198,15 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
                        VALUES (:clinic, 1, 'paid_too_late', :at, 'chi@example.org', :at, :at, 'refunded', 'anna')"""),
             {"clinic": practice.clinic, "at": AS_OF - 200 * DAY},
         )
+        connection.execute(
+            sa.text("""WITH token AS (
+                           INSERT INTO front_token (name, token_hash, scopes, issued_at, issued_by, reason, expires_at)
+                           VALUES ('sito', sha256('x'), '{find}', :at, 'anna', 'prova', :at + interval '1 year')
+                           RETURNING id)
+                       INSERT INTO front_answer (token_id, key_hash, request_hash, answered_at)
+                       SELECT id, sha256('x'), sha256('x'), :at FROM token"""),
+            {"at": AS_OF - 8 * DAY},
+        )
         old_messages(connection, practice, 0, 1, "reminder", "sent")
         old_messages(connection, practice, 0, 2, "reminder", None)
     report = retention.clean(engine, AS_OF)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster.pace import Buckets
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web import guard
-from polydesk_dagster.web.guard import Address, Buckets
+from polydesk_dagster.web.guard import Address
 from tests.web.world import Served, served
 
 

@@ -12,7 +12,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope, propose
 from polydesk_dagster.changes.apply import named
 from polydesk_dagster.changes.why import why
-from polydesk_dagster.clinic.bookings import payments
+from polydesk_dagster.clinic.bookings import availability, payments
 from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Outcome, Reason, Report, done
@@ -133,6 +133,7 @@ def release_expired(
     shown = replace(changes.preview(connection, plan, EXPIRED_HOLD), reasons=stuck)
     if preview:
         return shown
+    availability.tidy(connection)
     before = payments.waiting(connection, scope.clinic_id)
     report = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
     listed, still = _list(connection, plan, as_of) if plan.rows_kept else (0, 0)

@@ -16,8 +16,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from polydesk_dagster.front import tokens
 from polydesk_dagster.front.booking.refusals import TRY_AGAIN, RefusedError
 from polydesk_dagster.front.tokens import Caller, Scope
+from polydesk_dagster.pace import Buckets
 from polydesk_dagster.values import Reason, Term
-from polydesk_dagster.web.guard import Buckets
 
 
 def _now() -> datetime:
