@@ -140,8 +140,7 @@ def _book(connection: sa.Connection, free: Iterable[Sequence[int]]) -> None:
     for row in free:
         slot, service = row[0], row[1]
         token = holds.new_token()
-        given = {"slot_id": slot, "service_id": service, "token": token, "visitor": token, "as_of": AS_OF}
-        holds.place(connection, **given)
+        holds.place(connection, slot_id=slot, service_id=service, token=token, visitor=token, as_of=AS_OF)
         connection.commit()
         # A patient for each: this measures no conflict.
         booking = holds.Booking(service_id=service, contact_email="chi@example.org", paid=True)

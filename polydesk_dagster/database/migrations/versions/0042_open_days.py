@@ -21,9 +21,10 @@ CREATE TABLE open_day (
     ranges    tstzmultirange NOT NULL,
     slots     bigint[] NOT NULL,                        -- and their starts, in the same order
     starts    timestamptz[] NOT NULL,
+    has_room  boolean NOT NULL GENERATED ALWAYS AS (longest > 0) STORED,   -- rarely another: its index stays as it is
     PRIMARY KEY (agenda_id, day)
-);
-CREATE INDEX open_day_room ON open_day (agenda_id, day) WHERE longest > 0;
+) WITH (fillfactor = 70);
+CREATE INDEX open_day_room ON open_day (agenda_id, day) WHERE has_room;
 
 -- Days that changed while somebody else was changing them: nobody waits for a summary, so nobody waits in a circle.
 -- A search reads the slots of such a day, and whoever comes by next puts its summary right.
@@ -81,9 +82,34 @@ END $$;
 SEATS = """
 -- A seat that is taken for good, or no longer is, closes or opens its slot.
 CREATE FUNCTION seat_opens() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    which bigint := coalesce(NEW.slot_id, OLD.slot_id);
+    here record;
 BEGIN
-    PERFORM refresh_open_days(ARRAY[s.agenda_id], ARRAY[utc_day(s.starts_at)])
-    FROM slot s WHERE s.id = coalesce(NEW.slot_id, OLD.slot_id);
+    SELECT d.agenda_id, d.day,
+           EXISTS (SELECT FROM open_day_stale t WHERE t.agenda_id = d.agenda_id AND t.day = d.day) AS stale INTO here
+    FROM slot s JOIN open_day d ON d.agenda_id = s.agenda_id AND d.day = utc_day(s.starts_at)
+    WHERE s.id = which FOR NO KEY UPDATE OF d SKIP LOCKED;
+    IF NOT FOUND THEN
+        INSERT INTO open_day_stale (agenda_id, day)
+        SELECT s.agenda_id, utc_day(s.starts_at) FROM slot s WHERE s.id = which;
+    ELSIF here.stale THEN
+        PERFORM refresh_open_days(ARRAY[here.agenda_id], ARRAY[here.day]);
+    ELSE
+        -- The slot alone: what is read from here on is at least as new as the lock.
+        UPDATE open_day d
+        SET (ranges, longest, slots, starts) = (
+            SELECT n.ranges, (SELECT coalesce(max(CAST(extract(epoch FROM upper(r) - lower(r)) / 60 AS integer)), 0)
+                              FROM unnest(n.ranges) r), n.slots, n.starts
+            FROM (SELECT CASE WHEN x.room THEN d.ranges + x.span ELSE d.ranges - x.span END AS ranges,
+                         array_remove(d.slots, x.id) || CASE WHEN x.room THEN ARRAY[x.id] END AS slots,
+                         array_remove(d.starts, x.starts_at) || CASE WHEN x.room THEN ARRAY[x.starts_at] END AS starts
+                  FROM (SELECT s.id, s.starts_at, tstzmultirange(tstzrange(s.starts_at, s.ends_at)) AS span,
+                               s.state = 'free' AND (SELECT count(*) FROM seat t WHERE t.slot_id = s.id
+                                                     AND t.held_until IS NULL) < s.capacity AS room
+                        FROM slot s WHERE s.id = which) x) n)
+        WHERE d.agenda_id = here.agenda_id AND d.day = here.day;
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER seat_opens_insert AFTER INSERT ON seat FOR EACH ROW WHEN (NEW.held_until IS NULL)
@@ -207,7 +233,7 @@ BEGIN
         FROM unnest(agendas, lengths) o (agenda, lasts)
         CROSS JOIN LATERAL (
             (SELECT d.day FROM open_day d
-             WHERE d.agenda_id = o.agenda AND d.day > today AND d.day <= last AND d.longest > 0
+             WHERE d.agenda_id = o.agenda AND d.day > today AND d.day <= last AND d.has_room
                AND (d.longest >= o.lasts OR upper(d.ranges) >= utc_midnight(d.day + 1))
              ORDER BY d.day LIMIT 1)
             UNION ALL
