@@ -61,7 +61,7 @@ _WORLD = """
                                            THEN 1000 ELSE 0 END END;
     INSERT INTO seat (slot_id, unit, appointment_id) SELECT slot_id, 1, id FROM appointment;
     INSERT INTO occupancy (kind, subject, during, within, appointment_id)
-    SELECT 'doctor', specialist_id, tstzrange(starts_at, ends_at), agenda_id, id FROM appointment;
+    SELECT 'doctor', specialist_id, tstzrange(starts_at, ends_at), 4 * agenda_id, id FROM appointment;
     UPDATE open_day d SET longest = longest_of(n.ranges), ranges = n.ranges, slots = n.slots, starts = n.starts
     FROM open_day o CROSS JOIN LATERAL open_slots(o.agenda_id, o.day) n
     WHERE d.agenda_id = o.agenda_id AND d.day = o.day

@@ -39,8 +39,8 @@ UNEQUAL = sa.text(f"""
 READ = {
     "slots": "SELECT id, agenda_id, starts_at, ends_at, state, capacity FROM slot ORDER BY agenda_id, starts_at",
     "seats": "SELECT slot_id, held_until FROM seat",
-    "busy": """SELECT occupant, within, lower(during) AS begins, upper(during) AS ends, until FROM occupancy
-               WHERE exclusive""",
+    "busy": """SELECT occupant, within, lower(during) AS begins, upper(during) AS ends, until
+               FROM occupancy""",
     "offers": """SELECT a.id AS agenda, v.id AS service, v.code, v.duration_minutes, a.min_notice_minutes
                  FROM agenda a JOIN agenda_service o ON o.agenda_id = a.id JOIN service v ON v.id = o.service_id
                  WHERE a.online AND a.active AND v.active AND v.bookable_online""",
@@ -73,26 +73,32 @@ def oracle(connection: sa.Connection, wanted: Wanted, as_of: datetime) -> list[t
 
 
 def _hindered(connection: sa.Connection, busy: list, offer: sa.Row, run: list, as_of: datetime) -> bool:
-    needed: dict[str, list[bool]] = {}
+    needed: dict[str, dict[int, bool]] = {}
     person = connection.scalar(sa.text("SELECT specialist_id FROM agenda WHERE id = :id"), {"id": offer.agenda})
     rows = connection.execute(
-        sa.text("SELECT kind, subject, named FROM needs(:agenda, :person, :service, NULL)"),
-        {"agenda": offer.agenda, "person": person, "service": offer.service},
+        sa.text("""SELECT kind, subject, lower(during) AS begins, upper(during) AS ends, within
+                   FROM needs(:agenda, :person, :service, NULL, tstzrange(:begins, :ends), -1)"""),
+        {
+            "agenda": offer.agenda,
+            "person": person,
+            "service": offer.service,
+            "begins": run[0].starts_at,
+            "ends": run[-1].ends_at,
+        },
     )
     for need in rows:
         occupant = 4 * need.subject + (0 if need.kind == "doctor" else 2)
-        place = offer.agenda if need.named else -1
-        needed.setdefault(need.kind, []).append(
-            any(
-                b.occupant == occupant
-                and b.within != place
-                and b.begins < run[-1].ends_at
-                and b.ends > run[0].starts_at
-                and (b.until is None or b.until > as_of)
-                for b in busy
-            )
+        meets = any(
+            b.occupant == occupant
+            and b.within != need.within
+            and b.begins < need.ends
+            and b.ends > need.begins
+            and (b.until is None or b.until > as_of)
+            for b in busy
         )
-    return any(all(each) for each in needed.values())
+        of_kind = needed.setdefault(need.kind, {})
+        of_kind[need.subject] = of_kind.get(need.subject, False) or meets
+    return any(all(each.values()) for each in needed.values())
 
 
 def found(connection: sa.Connection, wanted: Wanted, as_of: datetime) -> list[tuple[datetime, int]]:
@@ -107,7 +113,8 @@ class Chain:
         self.there = world.practice(connection, "RE01", capacity=1, horizon_days=4, min_notice_minutes=90)
         connection.execute(sa.text("UPDATE specialist SET fiscal_code = 'BNCLNE70A41A944X'"))
         connection.execute(sa.text("UPDATE service SET code = '89.7'"))
-        self.long = world.service(connection, self.here.clinic, code="88.7", duration_minutes=60)
+        pauses = {"pause_before_minutes": 10, "pause_after_minutes": 20}
+        self.long = world.service(connection, self.here.clinic, code="88.7", duration_minutes=60, **pauses)
         offer = {"clinic_id": self.here.clinic, "agenda_id": self.here.agenda, "service_id": self.long}
         world.insert(connection, "agenda_service", [offer])
         place = {"clinic_id": self.here.clinic, "location_id": self.here.location}

@@ -1,12 +1,12 @@
 """The first free starts of a service are found without reading what is full.
 
-Revision ID: 0042
+Revision ID: 0045
 """
 
 from alembic import op
 
-revision = "0042"
-down_revision = "0041"
+revision = "0045"
+down_revision = "0044"
 branch_labels = None
 depends_on = None
 
@@ -180,7 +180,6 @@ CREATE INDEX agenda_of_service ON agenda (service_id) WHERE service_id IS NOT NU
 CREATE INDEX location_municipality ON location (municipality_code, clinic_id);
 CREATE INDEX clinic_municipality ON clinic (municipality_code);
 CREATE INDEX seat_held ON seat (slot_id) WHERE held_until IS NOT NULL;
-CREATE INDEX occupancy_begins ON occupancy (occupant, lower(during)) WHERE exclusive;
 """
 
 SEARCH = """
@@ -264,10 +263,9 @@ BEGIN
                       SELECT d.ranges, d.slots, d.starts,
                              o.shared
                              OR EXISTS (SELECT FROM seat t WHERE t.slot_id = ANY(d.slots) AND t.held_until > as_of)
-                             OR EXISTS (SELECT FROM occupancy x
-                                        WHERE x.exclusive AND x.occupant = 4 * o.person AND x.within <> o.agenda
-                                          AND lower(x.during) > utc_midnight(today) - interval '10 hours'
-                                          AND lower(x.during) < utc_midnight(today + 1)) AS contested
+                             OR EXISTS (SELECT FROM meeting(
+                                            4 * o.person, tstzrange(utc_midnight(today), utc_midnight(today + 1)),
+                                            4 * o.agenda)) AS contested
                       FROM open_day d WHERE d.agenda_id = o.agenda AND d.day = today) d
                   CROSS JOIN LATERAL unnest(d.slots, d.starts) u (slot, at)
                   WHERE u.at >= o.since AND u.at < before
@@ -288,14 +286,15 @@ END $$;
 # What ``first_starts`` stands on. ``free_run`` and ``in_the_way`` ask the same for good, and lock.
 PARTS = """
 -- The agendas on which a service is offered online: how long it lasts, from when on, who the doctor is (one person in
--- all clinics), and whether it needs something that others may have.
+-- all clinics), and whether it needs more than her time.
 CREATE FUNCTION offers_of(which bigint, as_of timestamptz, earliest timestamptz)
 RETURNS TABLE (agenda bigint, service bigint, place bigint, lasts integer, since timestamptz, person bigint,
                shared boolean) LANGUAGE sql STABLE AS $$
     SELECT a.id, v.id, a.location_id, v.duration_minutes,
            greatest(earliest, as_of + a.min_notice_minutes * interval '1 minute' + interval '1 microsecond'),
            coalesce((SELECT min(o.id) FROM specialist o WHERE upper(o.fiscal_code) = upper(p.fiscal_code)), p.id),
-           a.resource_id IS NOT NULL OR EXISTS (SELECT FROM service_resource n WHERE n.service_id = v.id)
+           a.resource_id IS NOT NULL OR v.pause_before_minutes > 0 OR v.pause_after_minutes > 0
+           OR EXISTS (SELECT FROM service_resource n WHERE n.service_id = v.id)
     FROM service v JOIN clinic c ON c.id = v.clinic_id AND c.active
     CROSS JOIN LATERAL (SELECT m.agenda_id FROM agenda_service m WHERE m.service_id = v.id
                         UNION ALL
@@ -314,11 +313,13 @@ $$;
 CREATE FUNCTION can_be_placed(agenda bigint, service bigint, begins timestamptz, until timestamptz, as_of timestamptz)
 RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(r.whole, false) AND NOT EXISTS (
-        SELECT FROM needs(agenda, (SELECT a.specialist_id FROM agenda a WHERE a.id = agenda), service, NULL) n
-        GROUP BY n.kind
-        HAVING bool_and(is_busy(
-            4 * n.subject + CASE n.kind WHEN 'doctor' THEN 0 WHEN 'patient' THEN 1 ELSE 2 END,
-            tstzrange(begins, r.ends_at), CASE WHEN n.named THEN agenda ELSE -1 END, as_of, NULL, NULL)))
+        SELECT FROM (
+            SELECT n.kind,
+                   bool_or(is_busy(occupant_of(n.kind, n.subject), n.during, n.within, as_of, NULL, NULL)) AS busy
+            FROM needs(agenda, (SELECT a.specialist_id FROM agenda a WHERE a.id = agenda), service, NULL,
+                       tstzrange(begins, r.ends_at), -1) n
+            GROUP BY n.kind, n.subject) n
+        GROUP BY n.kind HAVING bool_and(n.busy))
     FROM (SELECT max(l.ends_at) AS ends_at,
                  bool_and(l.state = 'free' AND l.room AND coalesce(l.before = l.starts_at, true))
                  AND max(l.ends_at) >= until AS whole

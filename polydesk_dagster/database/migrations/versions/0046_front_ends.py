@@ -1,12 +1,12 @@
 """Programs that book for visitors: their tokens, what they were answered, and the keys of what they booked.
 
-Revision ID: 0043
+Revision ID: 0046
 """
 
 from alembic import op
 
-revision = "0043"
-down_revision = "0042"
+revision = "0046"
+down_revision = "0045"
 branch_labels = None
 depends_on = None
 
