@@ -56,6 +56,7 @@ def _now(request: pytest.FixtureRequest) -> None:
 
 def test_a_visitor_goes_from_a_free_time_to_a_booking_that_she_moves_and_cancels(desk: Desk) -> None:
     site = desk.caller(language="en")
+    neri = {**MARIA, "family": "Neri"}
     time, other, *_ = desk.free(site, location=desk.practice.location)
     assert datetime.fromisoformat(time["start"]).utcoffset() == timedelta(hours=1)
     assert time["serviceType"] == {"code": CODE, "text": "Prima visita cardiologica"}
@@ -80,11 +81,11 @@ def test_a_visitor_goes_from_a_free_time_to_a_booking_that_she_moves_and_cancels
     sent = site.do("challenge", {**key, "channel": "phone"}).json()
     assert (sent["value"], len(sent["secret"])) == (phone["value"], 6)
     wrong = f"{(int(sent['secret']) + 1) % 1_000_000:06d}"
-    refused = site.do("verify", {**key, "code": wrong, "patient": MARIA})
+    refused = site.do("verify", {**key, "code": wrong, "patient": neri})
     assert (refused.status_code, refused.json()["code"]) == (422, "wrong_code")
     assert "4 more times" in refused.json()["title"]
-    assert desk.scalar("SELECT count(*) FROM patient WHERE last_name = 'Verdi'") == 0, "nothing is proved yet"
-    stands = site.do("verify", {**key, "code": sent["secret"], "patient": MARIA}).json()
+    assert desk.scalar("SELECT count(*) FROM patient WHERE last_name = 'Neri'") == 0, "nothing is proved yet"
+    stands = site.do("verify", {**key, "code": sent["secret"], "patient": neri}).json()
     assert (stands["status"], "expires" in stands) == ("booked", False)
 
     moved = site.do("move", {**key, "slot": other["slot"]}).json()
