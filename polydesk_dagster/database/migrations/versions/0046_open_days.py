@@ -1,12 +1,12 @@
 """The first free starts of a service are found without reading what is full.
 
-Revision ID: 0045
+Revision ID: 0046
 """
 
 from alembic import op
 
-revision = "0045"
-down_revision = "0044"
+revision = "0046"
+down_revision = "0045"
 branch_labels = None
 depends_on = None
 

@@ -1,12 +1,12 @@
 """Programs that book for visitors: their tokens, what they were answered, and the keys of what they booked.
 
-Revision ID: 0046
+Revision ID: 0047
 """
 
 from alembic import op
 
-revision = "0046"
-down_revision = "0045"
+revision = "0047"
+down_revision = "0046"
 branch_labels = None
 depends_on = None
 
