@@ -235,6 +235,29 @@ def allow(
 
 
 @app.command()
+def closed(
+    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    tell: Annotated[bool, typer.Option("--tell")] = False,
+    count: Annotated[int | None, typer.Option(metavar="N")] = None,
+) -> None:
+    """Elenca chi perde l'appuntamento per una chiusura e che cosa leggerà; con --tell e il loro numero lo avvisa."""
+    from polydesk_dagster.clinic.messages import closed as touched
+
+    now = datetime.now(UTC)
+    with opened() as installation, installation.engine.begin() as connection:
+        found = touched.untold(connection, now, clinic)
+        if tell and count != len(found):
+            raise typer.BadParameter(say("command.messages.closed_count", count=len(found)))
+        told_now = touched.tell(connection, found, now, clinic) if tell else 0
+    if tell:
+        show.out().print(say("command.messages.closed_told", count=told_now))
+        return
+    t = told()
+    rows = [(each.clinic, t.value(each.start), each.patient, each.notice) for each in found]
+    show.table(say("table.messages_closed"), _titles("clinic", "message_start", "call_person", "message_text"), rows)
+
+
+@app.command()
 def resend(number: Annotated[int, typer.Argument(metavar="ID")], who: Who, why: Why) -> None:
     """Manda di nuovo un messaggio, perché qualcuno lo vuole; una volta sola, e resta scritto chi e perché."""
     from polydesk_dagster.clinic.messages import again

@@ -21,7 +21,8 @@ _DEPART = sa.text(f"""
                    LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id
                    LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
                    WHERE l.message_id = q.id AND l.withheld IS NULL
-                     AND (l.kind IN ('reminder', 'preparation', 'confirmation', 'cancel_question')
+                     AND ((l.kind IN ('reminder', 'preparation', 'confirmation', 'cancel_question')
+                                   OR l.kind = 'service_notice' AND l.subject = 'appointment')
                               AND (a.status = 'booked' AND a.start_version = l.version AND a.starts_at > :at)
                                   IS NOT TRUE
                           OR l.kind = 'cancellation' AND a.status <> 'cancelled'

@@ -20,6 +20,7 @@ from polydesk_dagster.clinic.messages.kinds import (
     CANCELLATION,
     CONFIRMATION,
     KINDS,
+    NOTICE,
     PREPARATION,
     REPORT_READY,
     VERIFICATION,
@@ -192,7 +193,8 @@ def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:
         return Why.REPORT_WITHDRAWN
     if item.deceased:
         return Why.DECEASED
-    if message.kind not in ABOUT_APPOINTMENTS:
+    of_appointment = message.kind == NOTICE.key and item.subject == "appointment"
+    if message.kind not in ABOUT_APPOINTMENTS and not of_appointment:
         return None
     if item.status is None:
         return Why.GONE
