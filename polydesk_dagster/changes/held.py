@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Kind
@@ -65,3 +68,31 @@ def forget(connection: sa.Connection, kind: Kind, plan: Plan) -> None:
                AND NOT EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = :plan_id AND p.thing = h.thing)"""),
         {"kind_name": kind.name, "clinic_id": plan.clinic_id, "scope": scope.name, "plan_id": plan.id},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What is held back of one kind and clinic (None: the chain's)."""
+
+    kind: str
+    clinic: str | None
+    things: int
+    who: tuple[str, ...]
+    since: datetime
+    plan: int | None
+    """The newest plan that names it."""
+
+
+def waiting(connection: sa.Connection) -> list[Waiting]:
+    """Everything that is held back, the longest waiting first."""
+    found = connection.execute(
+        sa.text("""
+            SELECT h.kind, c.code, count(*), array_agg(DISTINCT h.held_by), min(h.held_at), max(n.plan)
+            FROM held_row h LEFT JOIN clinic c ON c.id = h.clinic_id
+            LEFT JOIN LATERAL (
+                SELECT max(p.plan_id) AS plan FROM plan_hold p JOIN plan ON plan.id = p.plan_id
+                WHERE p.thing = h.thing AND plan.kind = h.kind AND plan.clinic_id IS NOT DISTINCT FROM h.clinic_id) n
+                ON true
+            GROUP BY 1, 2 ORDER BY 5, 1, 2""")
+    )
+    return [Waiting(kind, clinic, things, tuple(who), *rest) for kind, clinic, things, who, *rest in found]

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from polydesk_dagster.changes import held
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.clinic.bookings import payments
@@ -70,6 +71,7 @@ def to_do(request: Request) -> Response:
             "doubts": hers(doubts.unknown(connection)),
             "events": hers(inbox.unsettled(connection)),
             "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
+            "held": hers(held.waiting(connection)),
             "documents": looks.quarantined_documents(connection, person),
             "answers": ANSWERS,
             "most": SHOWN,

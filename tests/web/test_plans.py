@@ -75,7 +75,9 @@ def test_rows_are_held_back_and_put_back_one_by_one_by_who_may_apply(door: Serve
         assert "trattenuta da manager:" in page
         for wrong, status in (({}, 400), ({"hold": "1"}, 409), ({"hold": "9" * 30}, 400)):
             assert browser.post(f"/piani/{plan}/trattieni", data=door.form(browser, **wrong)).status_code == status
+        assert f'<a href="/piani/{plan}">' in browser.get("/da-fare").text
         assert browser.post(f"/piani/{plan}/rimetti", data=door.form(browser, release="1")).status_code == 303
+        assert f'<a href="/piani/{plan}">' not in browser.get("/da-fare").text
         assert browser.get(f"/piani/{plan}").text.count('name="hold"') == 2
 
 
