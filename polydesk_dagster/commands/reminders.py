@@ -13,8 +13,8 @@ from polydesk_dagster.commands.show import say, told
 
 app = typer.Typer(help="Quanto prima si ricordano gli appuntamenti.", no_args_is_help=True)
 
-Clinic = Annotated[str | None, typer.Option(metavar="CODICE")]
-Service = Annotated[str | None, typer.Option(metavar="CODICE")]
+Clinic = Annotated[str | None, typer.Option(metavar="CODE")]
+Service = Annotated[str | None, typer.Option(metavar="CODE")]
 
 
 @app.command("list")
@@ -39,8 +39,8 @@ def listed(json: Annotated[bool, typer.Option("--json")] = False) -> None:
 
 @app.command("set")
 def put(
-    steps: Annotated[str, typer.Argument(metavar="PASSI")],
-    who: Annotated[str, typer.Option(metavar="NOME")],
+    steps: Annotated[str, typer.Argument(metavar="STEPS")],
+    who: Annotated[str, typer.Option(metavar="NAME")],
     clinic: Clinic = None,
     service: Service = None,
 ) -> None:
