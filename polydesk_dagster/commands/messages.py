@@ -221,8 +221,8 @@ def replies(
 
 @app.command()
 def allow(
-    kind: Annotated[Shown, typer.Argument(metavar="TIPO")],
-    count: Annotated[int, typer.Option(metavar="N")],
+    kind: Annotated[Shown, typer.Argument(metavar="KIND")],
+    count: Annotated[int, typer.Option(metavar="NUMBER")],
     who: Who,
     why: Why,
 ) -> None:

@@ -30,11 +30,11 @@ from polydesk_dagster.values import Count, ServiceKey, Several
 app = typer.Typer(help="I dati della struttura in un file Excel.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE")]
-Number = Annotated[int, typer.Argument(metavar="NUMERO")]
+Number = Annotated[int, typer.Argument(metavar="NUMBER")]
 Force = Annotated[bool, typer.Option("--force")]
 Slots = Annotated[bool, typer.Option("--slots/--no-slots")]
-Guards = Annotated[list[str] | None, typer.Option(metavar="NOME")]
-Why = Annotated[str | None, typer.Option(metavar="TESTO")]
+Guards = Annotated[list[str] | None, typer.Option(metavar="NAME")]
+Why = Annotated[str | None, typer.Option(metavar="TEXT")]
 Json = Annotated[bool, typer.Option("--json")]
 
 
@@ -93,7 +93,7 @@ def apply(
 
 
 @app.command("undo")
-def undo(number: Number, reason: Annotated[str, typer.Option(metavar="TESTO")], json: Json = False) -> None:
+def undo(number: Number, reason: Annotated[str, typer.Option(metavar="TEXT")], json: Json = False) -> None:
     """Annulla un'importazione; ciò che nel frattempo è in uso resta."""
     if not is_reason(reason):
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
