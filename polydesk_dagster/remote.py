@@ -192,7 +192,7 @@ class Remote:
         with (
             sorted_errors(self.system),
             self._client.stream(
-                method, self.url + path, params=dict(query or {}), json=body, headers=dict(headers)
+                method, self.url + path, params=dict(query) if query else None, json=body, headers=dict(headers)
             ) as response,
         ):
             if not is_welcome(response, expected):

@@ -2,7 +2,7 @@
 
 A source gives lists (whole, page by page, in the field names of ``records``) and, where it can, news. It never guesses:
 what it cannot read it raises, and a record that is wrong it hands on as rejected. ``vendors`` finds adapters,
-``tests/sources/conformance`` is what each must pass, docs/sources.md is for whoever writes one.
+``conformance`` is what each must pass, docs/sources.md is for whoever writes one.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from polydesk_dagster.wrong import reason
 
 GROUP = "polydesk_dagster.sources"
 
-OURS = tuple(EntryPoint(name, f"polydesk_dagster.sources.{name}.vendor:VENDOR", GROUP) for name in ("studiolab",))
+OURS = tuple(
+    EntryPoint(name, f"polydesk_dagster.sources.{name}.vendor:VENDOR", GROUP) for name in ("studiolab", "files", "fhir")
+)
 
 
 def _found() -> dict[str, EntryPoint]:

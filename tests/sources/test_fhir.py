@@ -1,0 +1,251 @@
+"""A FHIR R4 server on a socket: links, tokens, numbers, merged patients, what changed; shapes of R4's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from joserfc.jwk import RSAKey
+
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
+from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.sources.conformance import read
+from polydesk_dagster.sources.events import intake
+from polydesk_dagster.sources.events.numbering import feed_of
+from polydesk_dagster.sources.fhir.server import Server
+from polydesk_dagster.sources.fhir.source import Fhir
+from polydesk_dagster.sources.fhir.vendor import VENDOR, FhirSettings
+from polydesk_dagster.sources.port import Merged
+from polydesk_dagster.told import teller
+from tests.sources.events_world import CODE, NOW, records
+from tests.sources.fhir_server import FhirServer, meta
+from tests.sources.stages import ONCE
+
+PATIENT = {
+    "resourceType": "Patient",
+    "id": "example",
+    "meta": meta(1),
+    "identifier": [{"use": "usual", "system": "urn:oid:1.2.36.146.595.217.0.1", "value": "12345"}],
+    "active": True,
+    "name": [
+        {"use": "official", "family": "Chalmers", "given": ["Peter", "James"]},
+        {"use": "usual", "given": ["Jim"]},
+    ],
+    "telecom": [{"use": "home"}, {"system": "phone", "value": "(03) 3410 5613", "use": "mobile", "rank": 2}],
+    "gender": "male",
+    "birthDate": "1974-12-25",
+    "deceasedBoolean": False,
+    "address": [{"use": "home", "line": ["534 Erewhon St"], "city": "PleasantVille", "postalCode": "3999"}],
+}
+"""As https://hl7.org/fhir/R4/patient-example.json has it."""
+
+PRICE = {
+    "resourceType": "ChargeItemDefinition",
+    "id": "ebm",
+    "meta": meta(1),
+    "url": "http://sap.org/ChargeItemDefinition/ebm-workingcopy",
+    "status": "active",
+    "effectivePeriod": {"start": "2018-04-01", "end": "2018-06-30"},
+    "code": {"coding": [{"system": "http://fhir.de/CodingSystem/kbv/ebm", "code": "30110"}]},
+    "propertyGroup": [{"priceComponent": [{"type": "base", "amount": {"value": 67.44, "currency": "EUR"}}]}],
+}
+"""As https://hl7.org/fhir/R4/chargeitemdefinition-ebm-example.json, without its expressions."""
+
+APPOINTMENT = {
+    "resourceType": "Appointment",
+    "id": "example",
+    "meta": meta(2),
+    "status": "booked",
+    "slot": [{"reference": "Slot/example"}],
+    "start": "2026-03-12T09:00:00+01:00",
+    "end": "2026-03-12T09:30:00+01:00",
+    "participant": [
+        {"actor": {"reference": "Patient/P1", "display": "Peter James Chalmers"}, "status": "accepted"},
+        {"actor": {"reference": "https://other.example/fhir/Practitioner/D1/_history/2"}, "status": "accepted"},
+        {"actor": {"reference": "HealthcareService/S1"}, "status": "accepted"},
+    ],
+}
+SLOT = {
+    "resourceType": "Slot",
+    "id": "example",
+    "meta": meta(1),
+    "schedule": {"reference": "Schedule/A1"},
+    "status": "busy",
+    "start": APPOINTMENT["start"],
+    "end": APPOINTMENT["end"],
+}
+"""As https://hl7.org/fhir/R4/appointment-example.json and slot-example.json have them."""
+
+
+@contextmanager
+def served(**settings: Any) -> Iterator[tuple[FhirServer, Fhir]]:
+    server = FhirServer()
+    secret = {"POLYDESK_FHIR_TOKEN_BO01": DEMO_TOKEN}
+    with in_thread(server) as url:
+        root = url.removesuffix("/api/v1")
+        if "smart" in settings:
+            settings["smart"] = {"client_id": "polydesk", "token_url": f"{root}/token"}
+            secret["POLYDESK_FHIR_TOKEN_BO01"] = server.public_key.as_pem(private=True).decode()
+            server.token = "nobody has it yet"
+        given = {"url": f"{root}/fhir", "token": "POLYDESK_FHIR_TOKEN_BO01", **settings}
+        source = VENDOR.open("BO01", FhirSettings.model_validate(given), lambda name: secret[name], ONCE)
+        yield server, source
+        source.close()
+
+
+def test_a_patient_of_the_specification() -> None:
+    with served() as (server, source):
+        server.held["Patient"] = [PATIENT, PATIENT | {"id": "month", "birthDate": "1974-12", "meta": meta(2)}]
+        (first, second), _ = read(source, "patients")
+    assert (first["last_name"], first["first_name"], first["sex"]) == ("Chalmers", "Peter James", "M")
+    assert (str(first["birth_date"]), first["mobile"], first["postal_code"]) == ("1974-12-25", "(03) 3410 5613", "3999")
+    assert first["fiscal_code"] is None, "only an identifier of the fiscal code's own system is one"
+    assert second["birth_date"] is None, "a month is no day"
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"),
+    [(33.300000000000004, "33.30"), (67.44, "67.44"), (0.8500000000000001, "0.85"), (120, "120.00")],
+)
+def test_a_binary_fraction_is_the_price_that_was_meant(value: float, amount: str) -> None:
+    with served() as (server, source):
+        group = [{"priceComponent": [{"type": "base", "amount": {"value": value, "currency": "EUR"}}]}]
+        server.held["ChargeItemDefinition"] = [PRICE | {"propertyGroup": group}]
+        (price,), _ = read(source, "prices")
+    assert price["amount"] == Decimal(amount)
+    assert (price["service_id"], str(price["valid_to"])) == ("30110", "2018-07-01")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"propertyGroup": [{"priceComponent": []}]}, "fhir_prices"),
+        ({"applicability": [{"expression": "%patient.age > 6"}]}, "fhir_applicability"),
+        ({"propertyGroup": [{"priceComponent": [{"type": "base", "amount": {"value": 1.23456}}]}]}, "field"),
+        ({"status": 7}, "status"),
+    ],
+)
+def test_a_price_that_cannot_be_told_is_set_aside(change: dict[str, Any], said: str) -> None:
+    with served() as (server, source):
+        server.held["ChargeItemDefinition"] = [PRICE | change, PRICE | {"id": "good"}]
+        (page,) = source.list("prices")
+    assert len(page.records) == 1
+    assert said in str(page.rejected[0].reason.as_dict())
+    teller("it").reason(page.rejected[0].reason)
+
+
+def test_bundles_without_a_total_and_links_that_are_absolute() -> None:
+    with served() as (server, source):
+        server.totals = False
+        server.held["Practitioner"] = [
+            {
+                "resourceType": "Practitioner",
+                "id": f"D{n}",
+                "meta": meta(n),
+                "name": [{"family": "N", "given": ["U"]}],
+            }
+            for n in range(5)
+        ]
+        found, first = read(source, "collaborators")
+    assert (len(found), first.total, first.etag) == (5, None, None)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://elsewhere.example/fhir/Practitioner?_offset=2",
+        "//elsewhere.example/fhir/Practitioner",
+        "/admin/requests",
+        "http://127.0.0.1:1/fhir/Practitioner?_offset=2",
+        "{base}.elsewhere.example/Practitioner",
+        "{base}/../admin/requests",
+    ],
+)
+def test_a_link_that_leads_elsewhere_is_not_followed(link: str) -> None:
+    """The token would go with it."""
+    with served() as (server, source):
+        server.next_link = link.format(base=source.server.remote.url)
+        server.held["Practitioner"] = [
+            {"resourceType": "Practitioner", "id": f"D{n}", "meta": meta(n), "name": [{"family": "N", "given": ["U"]}]}
+            for n in range(5)
+        ]
+        asked = len(server.requests)
+        with pytest.raises((PermanentError, TransientError)) as caught:
+            list(source.list("collaborators"))
+        if "admin" not in link or "{base}" in link:
+            assert caught.value.reason.code == "next_elsewhere"
+        assert len(server.requests) - asked <= 4
+
+
+def test_a_link_below_the_address_is_followed() -> None:
+    server = Server("Prova", "https://fhir.example/base", "t")
+    absolute = {"https://fhir.example/base?_getpages=1": "?_getpages=1"}
+    below = absolute | {"/base/Patient?p=2": "/Patient?p=2", "?p=2": "?p=2"}
+    assert {link: server.below(link) for link in below} == below
+    server.close()
+
+
+def test_merged_patients_are_no_patients_and_say_whose_they_are() -> None:
+    with served() as (server, source):
+        link = [{"other": {"reference": "Patient/example"}, "type": "replaced-by"}]
+        server.held["Patient"] = [PATIENT, PATIENT | {"id": "old", "meta": meta(2), "active": False, "link": link}]
+        found, _ = read(source, "patients")
+        assert [patient["id"] for patient in found] == ["example"]
+        assert list(source.merged()) == [Merged("old", "example")]
+
+
+def test_a_token_that_expires_in_the_middle_of_a_list_is_got_anew() -> None:
+    with served(smart=True) as (server, source):
+        server.held["Practitioner"] = [
+            {"resourceType": "Practitioner", "id": f"D{n}", "meta": meta(n), "name": [{"family": "N", "given": ["U"]}]}
+            for n in range(9)
+        ]
+        server.lasts = 4
+        found, _ = read(source, "collaborators")
+    assert len(found) == 9
+    assert server.tokens >= 2
+
+
+def test_whoever_has_another_key_gets_no_token() -> None:
+    with served(smart=True) as (server, source):
+        server.public_key = RSAKey.generate_key(2048)
+        with pytest.raises((PermanentError, TransientError), match="token_"):
+            list(source.list("collaborators"))
+    assert server.tokens == 0
+
+
+def test_appointments_come_as_events_and_only_once(engine: sa.Engine) -> None:
+    records(engine)
+    with served() as (server, source):
+        server.held["Slot"] = [SLOT]
+        server.held["Appointment"] = [APPOINTMENT, APPOINTMENT | {"id": "wish", "status": "proposed"}]
+
+        def take(minute: int) -> Any:
+            return intake.sync(engine, NOW.replace(minute=minute), CODE, feed_of(engine, CODE, source))
+
+        assert (take(1).outcome, take(2).outcome) == (Outcome.OK, Outcome.NOTHING_TO_DO)
+        assert source.news(None, 10).size == 2
+        later = meta(5) | {"versionId": "9"}
+        server.held["Appointment"][0] = APPOINTMENT | {"status": "cancelled", "meta": later}
+        assert (take(3).counts.updated, take(4).counts.updated) == (1, 0)
+    with engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT external_id, status FROM appointment")).all()
+        assert [tuple(row) for row in found] == [("example", "cancelled")]
+        assert connection.scalar(sa.text("SELECT max(sequence) FROM event_inbox")) == 2
+
+
+def test_news_of_one_moment_are_read_on_in_the_middle_of_it() -> None:
+    """Five versions of one instant, two at a time: a search can only begin at a moment, not after it."""
+    with served() as (server, source):
+        server.held["Appointment"] = [APPOINTMENT | {"id": f"A{n}"} for n in range(5)]
+        token, seen = None, []
+        for _ in range(4):
+            news = source.news(token, 2)
+            seen += [event.entity.id for event in news.events]
+            token = news.token
+    assert seen == [f"A{n}" for n in range(5)]
