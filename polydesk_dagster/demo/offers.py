@@ -18,6 +18,8 @@ from polydesk_dagster.demo.services import (
 
 _PRICE_LEVEL = {"MI": Decimal("1.15"), "NA": Decimal("0.90"), "BZ": Decimal("1.10")}
 
+SCANNERS = 4
+
 
 def add(
     draft: Draft,
@@ -46,19 +48,25 @@ def add(
             draft.sheets["resource"].add(
                 clinic_id=clinic.id, location_id=location, kind="room", name=f"Ambulatorio {number}.{room}"
             )
-    scanner = draft.sheets["resource"].add(
-        clinic_id=clinic.id, location_id=clinic.locations[0], kind="instrument", name="Ecografo"
-    )
-    technician = draft.sheets["resource"].add(
-        clinic_id=clinic.id, location_id=clinic.locations[0], kind="technician", name="Tecnico di radiologia"
-    )
+    # As many of each as can be needed at one time: nobody of the demo is in two places.
+    scanners = _resources(draft, clinic, "instrument", "Ecografo", SCANNERS)
+    technicians = _resources(draft, clinic, "technician", "Tecnico di radiologia", max(1, machines))
     for offer in offers:
-        needed = [scanner] if offer.name.startswith("Eco") else []
-        needed += [technician] if offer.code.startswith(("87.", "88.9", "88.2")) else []
+        needed = scanners if offer.name.startswith("Eco") else []
+        needed = needed + technicians if offer.code.startswith(("87.", "88.9", "88.2")) else []
         for resource in needed:
             draft.sheets["service_resource"].add(
                 clinic_id=clinic.id, service_id=clinic.services[offer.code], resource_id=resource
             )
+
+
+def _resources(draft: Draft, clinic: Clinic, kind: str, name: str, many: int) -> list[int]:
+    return [
+        draft.sheets["resource"].add(
+            clinic_id=clinic.id, location_id=clinic.locations[0], kind=kind, name=f"{name} {number}"
+        )
+        for number in range(1, many + 1)
+    ]
 
 
 def _service(draft: Draft, clinic: Clinic, offer: Offer, *, deleted: int | None = None) -> int:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from codicefiscale import codicefiscale
 
+from polydesk_dagster.clinic.bookings import checks
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.demo import chain
 from polydesk_dagster.demo.closures import central_closures
@@ -392,3 +393,9 @@ def test_the_first_night_keeps_what_is_booked(small_chain: sa.Engine) -> None:
     assert closed.counts.retired > 0
     with small_chain.connect() as connection:
         assert _rows(connection, "SELECT cause, count(*) AS n FROM orphan GROUP BY 1 ORDER BY 1") == before
+
+
+def test_nobody_of_the_demo_is_in_two_places(small_chain: sa.Engine) -> None:
+    with small_chain.connect() as connection:
+        assert checks.collisions(connection, AS_OF).count == 0
+        assert connection.scalar(sa.text("SELECT count(*) FROM occupancy WHERE NOT exclusive")) == 0
