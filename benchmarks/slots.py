@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, peak_mb, seconds
-from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar import slots, touched
 
 AS_OF = datetime(2026, 1, 12, 2, 0, tzinfo=UTC)
 CLINICS = 20
@@ -82,7 +82,7 @@ def _closure_seconds(engine: sa.Engine) -> float:
     with engine.connect() as connection:
         for statement in CLOSURE.split(";"):
             connection.execute(sa.text(statement))
-        elapsed = seconds(lambda: slots.derive(connection, "touched_days", AS_OF))
+        elapsed = seconds(lambda: touched.derive(connection, "touched_days", AS_OF))
         connection.rollback()
     return elapsed
 

@@ -26,7 +26,7 @@ from polydesk_dagster.clinic.bookings import appointments, confirming, holds, re
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar import slots, touched
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.outcome import Outcome
 from tests import world
@@ -266,7 +266,7 @@ class Worker:
                            SELECT CAST(:agenda AS bigint) AS agenda_id, CAST(:day AS date) AS local_date"""),
                 {"agenda": self.agenda, "day": DAY},
             )
-            report = slots.derive(connection, "touched", self.now())
+            report = touched.derive(connection, "touched", self.now())
         self.counted[f"close:{report.outcome}"] += 1
         return report.outcome is Outcome.OK
 

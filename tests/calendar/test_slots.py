@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import checks as calendar_checks
-from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar import slots, touched
 from polydesk_dagster.outcome import Counts, Outcome
 from polydesk_dagster.told import teller
 from tests import world
@@ -532,6 +532,6 @@ def test_derive_touches_only_its_cells(engine: sa.Engine) -> None:
             ),
             {"a": practice.agenda},
         )
-        report = slots.derive(connection, "touched_days", AS_OF)
+        report = touched.derive(connection, "touched_days", AS_OF)
     assert report.counts == Counts(retired=8)
     assert len(_slots(engine, "s.local_date = '2026-03-13' AND state = 'free'")) == 8
