@@ -183,6 +183,7 @@ CREATE INDEX seat_held ON seat (slot_id) WHERE held_until IS NOT NULL;
 """
 
 SEARCH = """
+-- Its plans are made once, for any installation: by index, row by row.
 -- The first starts, in order, at which a service can be placed; a filter that is null is none. The summary says where
 -- to look. A day on which something may be in the way (a hold, the doctor elsewhere, a room or an instrument, a visit
 -- over midnight, a summary that is being changed) has each of its starts tested on slots, seats and occupancy.
@@ -190,7 +191,8 @@ CREATE FUNCTION first_starts(code text, clinics bigint[], city text, place bigin
                              earliest timestamptz, before timestamptz, as_of timestamptz, wanted integer)
 RETURNS TABLE (slot bigint, starts_at timestamptz, agenda bigint, service bigint)
 LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off SET enable_memoize = off
+AS $$
 #variable_conflict use_column
 DECLARE
     agendas bigint[];
@@ -202,6 +204,7 @@ DECLARE
     today date := utc_day(greatest(earliest, as_of)) - 1;
     last date := utc_day(before);
     stale boolean;
+    unusual boolean;
     here integer;
 BEGIN
     IF place IS NOT NULL OR city IS NOT NULL THEN
@@ -227,6 +230,8 @@ BEGIN
           AND (doctor IS NULL OR o.person = doctor_of(doctor));
     END IF;
     stale := EXISTS (SELECT FROM open_day_stale);
+    -- The way from one place to another, and whoever is in two places on purpose, are left to the test of each start.
+    unusual := EXISTS (SELECT FROM travel) OR EXISTS (SELECT FROM occupancy WHERE NOT exclusive);
     LOOP
         SELECT min(n.day) INTO today
         FROM unnest(agendas, lengths) o (agenda, lasts)
@@ -261,11 +266,13 @@ BEGIN
                       o (agenda, service, lasts, since, person, shared)
                   CROSS JOIN LATERAL (
                       SELECT d.ranges, d.slots, d.starts,
-                             o.shared
+                             o.shared OR unusual
                              OR EXISTS (SELECT FROM seat t WHERE t.slot_id = ANY(d.slots) AND t.held_until > as_of)
-                             OR EXISTS (SELECT FROM meeting(
-                                            4 * o.person, tstzrange(utc_midnight(today), utc_midnight(today + 1)),
-                                            4 * o.agenda)) AS contested
+                             OR EXISTS (SELECT FROM occupancy x
+                                        WHERE x.exclusive AND spot(x.occupant, x.during) && spot(
+                                                  4 * o.person,
+                                                  tstzrange(utc_midnight(today), utc_midnight(today + 1)))
+                                          AND (inet '::') + x.within <> (inet '::') + 4 * o.agenda) AS contested
                       FROM open_day d WHERE d.agenda_id = o.agenda AND d.day = today) d
                   CROSS JOIN LATERAL unnest(d.slots, d.starts) u (slot, at)
                   WHERE u.at >= o.since AND u.at < before
