@@ -100,7 +100,7 @@ def _idle(bench: Bench, url: str) -> Figure:
                 WITH made AS (INSERT INTO clinic (code, name, region, municipality_code)
                               SELECT 'C' || n, 'C' || n, 'Lazio', 'H501' FROM generate_series(1, :n) n RETURNING *)
                 INSERT INTO integration (clinic_id, base_url, token_env, active)
-                SELECT id, replace(:url, '{clinic}', code), 'TOKEN', true FROM made"""),
+                SELECT id, replace(:url, '{clinic}', code), 'POLYDESK_STUDIOLAB_TOKEN_BENCH', true FROM made"""),
                 {"n": clinics, "url": _address(url, "{clinic}")},
             )
         _tick(engine)

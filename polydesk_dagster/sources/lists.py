@@ -126,11 +126,14 @@ def _once(
         )
     except Unchanged:
         report = engine_of_plans.in_step(kind, scope)
-    return report if feed != "patients" else _with_claims(engine, report, scope, differing, as_of, preview=preview)
+    if feed != "patients":
+        return report
+    return _with_claims(engine, source, report, scope, differing, as_of, preview=preview)
 
 
 def _with_claims(
     engine: sa.Engine,
+    source: Source,
     report: Report,
     scope: Scope,
     differing: Sequence[Mapping[str, Any]],
@@ -141,8 +144,10 @@ def _with_claims(
     """``report`` with the links whose people the source no longer means: suspended now, or waiting from before."""
     if scope.clinic_id is None or preview or report.outcome is Outcome.REFUSED:
         return report
+    merged = [(pair.gone, pair.into) for pair in source.merged()] if source.capabilities.merged else []
     with engine.begin() as connection:
         new = claims.check(connection, scope.clinic_id, differing, as_of)
+        new += claims.merged(connection, scope.clinic_id, merged, as_of)
         waiting = claims.suspended(connection, scope.clinic_id)
     counts = replace(report.counts, waiting=report.counts.waiting + waiting)
     if not new:

@@ -11,9 +11,11 @@ import pytest
 import sqlalchemy as sa
 from joserfc.jwk import RSAKey
 
+from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.sources import lists
 from polydesk_dagster.sources.conformance import read
 from polydesk_dagster.sources.events import intake
 from polydesk_dagster.sources.events.numbering import feed_of
@@ -197,6 +199,27 @@ def test_merged_patients_are_no_patients_and_say_whose_they_are() -> None:
         found, _ = read(source, "patients")
         assert [patient["id"] for patient in found] == ["example"]
         assert list(source.merged()) == [Merged("old", "example")]
+
+
+def test_a_link_to_a_record_that_was_merged_away_waits_for_a_person(engine: sa.Engine) -> None:
+    clinic = records(engine)
+    with served() as (server, source):
+        link = [{"other": {"reference": "Patient/P2"}, "type": "replaced-by"}]
+        living = [PATIENT | {"id": f"P{n}", "meta": meta(n)} for n in (2, 3)]
+        server.held["Patient"] = [PATIENT | {"id": "P1", "link": link}, *living]
+        scope = Scope("import_patients", CODE, clinic)
+        found = lists.synchronise(engine, source, "patients", scope, as_of=NOW)
+        again = lists.synchronise(engine, source, "patients", scope, as_of=NOW)
+    assert "links_suspended" in {reason.code for reason in found.reasons}
+    assert "links_suspended" not in {reason.code for reason in again.reasons}
+    with engine.connect() as connection:
+        waiting = connection.execute(
+            sa.text("SELECT external_id FROM patient_link WHERE suspended_reason LIKE '%merged_at_source%'")
+        ).all()
+        review = connection.execute(sa.text("SELECT external_id, candidates, cause FROM patient_review")).all()
+    assert [row.external_id for row in waiting] == ["P1"]
+    (asked,) = [row for row in review if row.external_id == "P1"]
+    assert len(asked.candidates) == 2, "whose it was, and whose the record is that it was merged into"
 
 
 def test_a_token_that_expires_in_the_middle_of_a_list_is_got_anew() -> None:

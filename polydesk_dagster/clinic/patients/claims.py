@@ -103,6 +103,39 @@ def _said(item: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(zip(("external_id", *COLUMNS), values, strict=False)) | {"identity": fingerprint(item)}
 
 
+MERGED = f"""
+    WITH said AS (SELECT * FROM unnest(CAST(:gone AS text[]), CAST(:into AS text[])) AS s(gone, target)),
+    suspended AS (
+        UPDATE patient_link l SET suspended_at = :as_of, suspended_reason = {why("merged_at_source", into="s.target")}
+        FROM said s
+        WHERE l.clinic_id = :clinic_id AND l.external_id = s.gone AND l.suspended_at IS NULL
+        RETURNING l.external_id, l.patient_id, l.suspended_reason, s.target
+    ), asked AS (
+        INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
+        SELECT :clinic_id, d.external_id, d.suspended_reason,
+               array_remove(ARRAY[d.patient_id, nullif(t.patient_id, d.patient_id)], NULL),
+               (SELECT jsonb_object_agg(key, value) FROM jsonb_each(to_jsonb(p)) WHERE key = ANY(:columns))
+                   || jsonb_build_object('external_id', d.external_id),
+               :as_of
+        FROM suspended d JOIN patient p ON p.id = d.patient_id
+        LEFT JOIN patient_link t ON t.clinic_id = :clinic_id AND t.external_id = d.target
+        ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO NOTHING)
+    SELECT count(*) FROM suspended
+"""
+
+
+def merged(connection: sa.Connection, clinic_id: int, pairs: Iterable[tuple[str, str]], as_of: datetime) -> int:
+    """Suspend the links to records that the source has merged into others (gone, into), and ask a person whose they
+    are now; returns how many."""
+    found = 0
+    rest = iter(pairs)
+    while part := list(islice(rest, AT_ONCE)):
+        about = {"gone": [gone for gone, _ in part], "into": [into for _, into in part], "columns": list(COLUMNS)}
+        values = about | {"clinic_id": clinic_id, "as_of": as_of}
+        found += connection.scalar(sa.text(MERGED), values) or 0
+    return found
+
+
 def suspended(connection: sa.Connection, clinic_id: int) -> int:
     """How many links of the clinic wait for a person."""
     query = "SELECT count(*) FROM patient_link WHERE clinic_id = :clinic_id AND suspended_at IS NOT NULL"
