@@ -409,6 +409,23 @@ def test_what_the_clinic_owns_is_never_overwritten_and_a_rename_is_no_new_servic
     ]
 
 
+def test_a_name_that_tells_of_health_is_proposed_as_sensitive_until_somebody_decides(synced: Lab) -> None:
+    def why(named: str, number: int) -> str | None:
+        """What the plan says of a service of that name."""
+        services = [*SERVICES[:3], SERVICES[3] | {"name": named, "id": f"S{number}"}, *SERVICES[4:]]
+        synced.hold(services=services if number == 3 else [*SERVICES, services[3] | {"code": "99.99"}])
+        plan = synced.plan(synced.sync("services", preview=True))
+        with synced.engine.connect() as connection:
+            rows = [row for row in show.rows(connection, plan, SERVICE) if named in row.key]
+        return rows[0].reason and rows[0].reason.code
+
+    assert why("Visita psichiatrica", 3) == "sensitive_proposed"
+    assert why("Visita oncologica", 30) == "sensitive_proposed"
+    assert why("Visita semplice", 3) == "name_changed"
+    synced.write("UPDATE service SET sensitive_decided_at = now(), sensitive_decided_by = 'Ada'")
+    assert why("Visita psichiatrica", 3) == "name_changed"
+
+
 def book(lab: Lab, connection: sa.Connection) -> None:
     """An appointment for the service S3 with the doctor D1, two days from now."""
     service = connection.scalar(sa.text("SELECT id FROM service WHERE external_id = 'S3'"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
+from polydesk_dagster.clinic.messages.text import CLINICAL
 
 # A code belongs to one service in use: one that the plan leaves as it is keeps its code, and so does one that becomes a
 # conflict here, which may then stop the next.
@@ -24,6 +25,9 @@ _CODE_TAKEN = f"""
         reason = {why("code_of_another", code="r.code")}
     FROM stopped s WHERE s.ordinal = r.ordinal
 """
+
+_TELLS_OF_HEALTH = f"d.name ~* '{CLINICAL}'"
+"""What is proposed as sensitive: until somebody decides, messages do not name it."""
 
 SERVICE = Kind(
     name="service",
@@ -87,10 +91,14 @@ SERVICE = Kind(
                    WHERE t.clinic_id = :clinic_id""",
         retire={"active": "false", "deleted_at": ":as_of"},
         retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
-        reason="""CASE WHEN d.n IS NULL THEN 'gone_at_source'
+        reason=f"""CASE WHEN d.n IS NULL THEN 'gone_at_source'
                        WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'back_at_source'
                        WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'linked_by_code'
-                       WHEN d.code <> c.code THEN 'code_changed' WHEN d.name <> c.name THEN 'name_changed' END""",
+                       WHEN d.code <> c.code THEN 'code_changed'
+                       WHEN c.id IS NULL AND {_TELLS_OF_HEALTH} THEN 'sensitive_proposed'
+                       WHEN d.name <> c.name AND NOT c.sensitive AND c.sensitive_decided_at IS NULL
+                            AND {_TELLS_OF_HEALTH} THEN 'sensitive_proposed'
+                       WHEN d.name <> c.name THEN 'name_changed' END""",
         reconsider=(_CODE_TAKEN,),
     ),
 )
