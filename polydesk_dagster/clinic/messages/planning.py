@@ -103,7 +103,10 @@ WITH span AS (
                          CAST(:send_after AS timestamptz[]))
              AS span (clinic_id, lead_days, lead_minutes, starts_from, starts_until, send_after)
 ), wanted AS MATERIALIZED (
-    {_STEPS[kind]}
+    -- on their own first: the planner then knows how many appointments a service has
+    SELECT w.*, span.starts_until, span.send_after
+    FROM ({_STEPS[kind]}) w
+    JOIN span ON span.clinic_id = w.clinic_id AND span.lead_days = w.lead_days AND span.lead_minutes = w.lead_minutes
 ), recheck AS (
     DELETE FROM message_recheck r
     WHERE r.kind = :kind
@@ -117,7 +120,7 @@ WITH span AS (
     UNION
     SELECT appointment_id FROM recheck
 ), due AS MATERIALIZED (
-    SELECT a.id, a.clinic_id, c.code, a.start_version, a.starts_at, span.send_after, w.step,
+    SELECT a.id, a.clinic_id, c.code, a.start_version, a.starts_at, w.send_after, w.step,
            w.next_minutes IS NULL AS nearest,
            CAST(a.starts_at AT TIME ZONE c.time_zone AS date) AS day,
            CASE WHEN p.guardian_id IS NOT NULL
@@ -131,8 +134,7 @@ WITH span AS (
     JOIN clinic_message_policy c ON c.clinic_id = a.clinic_id
     JOIN patient p ON p.id = a.patient_id
     JOIN wanted w ON w.service_id = a.service_id
-    JOIN span ON span.clinic_id = a.clinic_id AND (span.lead_days, span.lead_minutes) = (w.lead_days, w.lead_minutes)
-    WHERE a.status = 'booked' AND a.starts_at > :as_of AND a.starts_at < span.starts_until
+    WHERE a.status = 'booked' AND a.starts_at > :as_of AND a.starts_at < w.starts_until
       AND (w.next_minutes IS NULL OR a.created_at < a.starts_at - make_interval(days => w.lead_days,
                                                                                mins => w.lead_minutes))
 ), judged AS MATERIALIZED (
