@@ -15,6 +15,11 @@ _WAITING = sa.text("""
         OR EXISTS (SELECT FROM message_reply WHERE settled_at IS NULL)""")
 
 
+_UNSETTLED = sa.text("""
+    SELECT EXISTS (SELECT FROM message_receipt WHERE settled_at IS NULL)
+        OR EXISTS (SELECT FROM message_reply WHERE settled_at IS NULL)""")
+
+
 def waiting(connection: sa.Connection) -> bool:
     """Whether something is put by that nobody has looked at."""
     return bool(connection.scalar(_WAITING))
@@ -27,6 +32,9 @@ def settle(engine: sa.Engine, as_of: datetime, *, again: bool = False) -> Settle
     he looks once more when he is done.
     """
     total = Settled()
+    with engine.connect() as connection:
+        if not connection.scalar(_UNSETTLED if again else _WAITING):
+            return total
     while True:
         with exclusive(engine, "message arrivals") as mine:
             if not mine:
