@@ -43,6 +43,8 @@ SERVICE = Kind(
         "sensitive_decided_by",
         "sensitive_decided_at",
         "bookable_online",
+        "pause_before_minutes",
+        "pause_after_minutes",
     ),
     carried={"target": "bigint"},
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
