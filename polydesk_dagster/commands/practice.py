@@ -178,9 +178,11 @@ def _answer(report: Report, found: Import | None, slots: Report | None = None, *
             console.print(f"  · {t.reason(each)}")
         for key, figure in report.figures.items():
             console.print(f"  {t.label('figure', key)}: {t.value(figure)}")
+        kinds = iter(plan.kind for plan in (found.plans if found is not None else ()) if plan.rows_kept)
         for table in report.tables:
+            title = t.label("table", table.key) if table.key != "plan_rows" else t.term("kind", next(kinds))
             rows = ([t.value(cell) for cell in row] for row in table.rows)
-            show.table(t.label("table", table.key), [t.label("column", key) for key in table.columns], rows)
+            show.table(title, [t.label("column", key) for key in table.columns], rows)
             if left := table.total - len(table.rows):
                 console.print(f"  {t.text('more_rows', count=left)}")
         if slots is not None:

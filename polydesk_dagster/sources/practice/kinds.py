@@ -100,6 +100,8 @@ _KINDS = (
             "name",
             "duration_minutes",
             "price",
+            "pause_before_minutes",
+            "pause_after_minutes",
             "preparation",
             "preparation_lead_days",
             "preparation_last_hours",

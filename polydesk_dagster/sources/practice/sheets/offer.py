@@ -130,6 +130,8 @@ SHEETS: tuple[Sheet, ...] = (
             Column("name", cells.TEXT, required=True),
             Column("duration_minutes", cells.whole(1, 480), required=True),
             Column("price", cells.MONEY),
+            Column("pause_before_minutes", cells.whole(0, 240), default="0"),
+            Column("pause_after_minutes", cells.whole(0, 240), default="0"),
             Column("preparation", cells.LONG),
             Column("preparation_lead_days", cells.whole(0, 60)),
             Column("preparation_last_hours", cells.whole(0, 720)),
@@ -144,7 +146,8 @@ SHEETS: tuple[Sheet, ...] = (
         living="t.deleted_at IS NULL",
         references=(NO_CLINIC,),
         known=("clinic_id", "code"),
-        exported="""SELECT t.id AS number, k.code AS clinic, t.code, t.name, t.duration_minutes, t.price, t.preparation,
+        exported="""SELECT t.id AS number, k.code AS clinic, t.code, t.name, t.duration_minutes, t.price,
+                           t.pause_before_minutes, t.pause_after_minutes, t.preparation,
                            t.preparation_lead_days, t.preparation_last_hours, t.sensitive, t.bookable_online, t.active
                     FROM service t JOIN clinic k ON k.id = t.clinic_id
                     WHERE t.deleted_at IS NULL ORDER BY k.code, t.code""",
