@@ -214,6 +214,10 @@ def _messages(
         {"clinic": clinic, "booked": booked, "at": world.AS_OF},
     )
     connection.execute(
+        sa.text("INSERT INTO front_booking (appointment_id, key_hash) VALUES (:booked, sha256('key'))"),
+        {"booked": booked},
+    )
+    connection.execute(
         sa.text("""INSERT INTO message_opt_out (patient_id, channel, kind, since, source)
                    VALUES (:p, 'sms', 'reminder', :at, 'STOP')"""),
         {"p": patient, "at": world.AS_OF},

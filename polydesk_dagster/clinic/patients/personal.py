@@ -177,17 +177,18 @@ REGISTRY: tuple[Personal, ...] = (
         Deed.DELETE,
     ),
     Personal(
-        "message_texts", "message", ("context", "address", "subject", "body", "provider_reference", "settled_by"),
+        "message_texts", "message",
+        ("context", "address", "subject", "body", "provider_reference", "settled_by", "resent_by", "resent_why"),
         f"t.id IN {MESSAGES}",
         Deed.BLANK, "twice",
         blank={
-            **_nothing("context", "address", "subject", "body", "provider_reference"),
+            **_nothing("context", "address", "subject", "body", "provider_reference", "resent_by", "resent_why"),
             "reason": "CASE WHEN t.state IN ('planned', 'retry') THEN 'erased' ELSE t.reason END",
             "state": "CASE WHEN t.state IN ('planned', 'retry') THEN 'withheld' ELSE t.state END",
         },
-        still="""num_nonnulls(t.context, t.address, t.subject, t.body, t.provider_reference) > 0
+        still="""num_nonnulls(t.context, t.address, t.subject, t.body, t.provider_reference, t.resent_why) > 0
                  OR t.state IN ('planned', 'retry')""",
-        hidden=("idempotency_key", "settled_by"),
+        hidden=("idempotency_key", "settled_by", "resent_by"),
     ),
     Personal(
         "ledger", "message_ledger", ("withheld",),
@@ -219,6 +220,10 @@ REGISTRY: tuple[Personal, ...] = (
     Personal(
         "verifications", "verification", ("channel", "secret_hash", "salt"), f"t.appointment_id IN {BOOKINGS}",
         Deed.DELETE, hidden=("secret_hash", "salt"),
+    ),
+    Personal(
+        "booking_keys", "front_booking", ("key_hash",), f"t.appointment_id IN {BOOKINGS}", Deed.DELETE,
+        hidden=("key_hash",),
     ),
     Personal(
         "payment_contacts", "payment_case",
