@@ -236,9 +236,9 @@ def allow(
 
 @app.command()
 def closed(
-    clinic: Annotated[str | None, typer.Option(metavar="CODICE")] = None,
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     tell: Annotated[bool, typer.Option("--tell")] = False,
-    count: Annotated[int | None, typer.Option(metavar="N")] = None,
+    count: Annotated[int | None, typer.Option(metavar="NUMBER")] = None,
 ) -> None:
     """Elenca chi perde l'appuntamento per una chiusura e che cosa leggerà; con --tell e il loro numero lo avvisa."""
     from polydesk_dagster.clinic.messages import closed as touched
