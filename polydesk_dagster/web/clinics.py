@@ -62,7 +62,7 @@ def source(request: Request) -> Response:
     reason = str(request.state.form.get("reason", "")).strip()
     answer = request.state.form.get("same")
     if answer not in {"0", "1"} or not is_reason(reason):
-        raise HTTPException(422)
+        raise HTTPException(422, door.say(request, "web.why_hint"))
     with door.engine.begin() as connection:
         try:
             epoch = vendors.epoch(integrations.configured(connection, clinic))

@@ -14,7 +14,7 @@ from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of
+from polydesk_dagster.web.routes import Pages, clinic_of, number_in
 
 pages = Pages()
 
@@ -57,14 +57,14 @@ def why(request: Request) -> Response:
     """The story of an appointment or of a patient: what was planned, sent or not, when and why."""
     door: Door = request.state.door
     person: Person = request.state.person
-    about, number = request.query_params.get("di", "appointment"), request.query_params.get("numero", "")
-    if about not in _OF or not number.isdecimal() or int(number) >= 2**63:
+    about, number = request.query_params.get("di", "appointment"), number_in(request.query_params.get("numero"))
+    if about not in _OF or number is None:
         raise HTTPException(400, door.say(request, "web.which_number"))
     with door.engine.begin() as connection:
-        whose = connection.execute(sa.text(_OF[about]), {"id": int(number)}).all()
+        whose = connection.execute(sa.text(_OF[about]), {"id": number}).all()
         if not any(person.clinics is None or code in person.clinics for code, _ in whose):
             raise HTTPException(404, door.say(request, "web.nobody_of_yours"))
-        steps = story.of(connection, about, int(number))
+        steps = story.of(connection, about, number)
         patients = {patient for _, patient in whose if patient is not None}
         seen.log(connection, person.signature, "messaggi", door.now(), patients=patients)
     return door.page(request, "why.html", about=about, number=number, steps=steps)

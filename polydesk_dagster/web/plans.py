@@ -24,7 +24,7 @@ from polydesk_dagster.web import presses
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages
+from polydesk_dagster.web.routes import Pages, number_in
 
 pages = Pages()
 
@@ -32,8 +32,8 @@ SHOWN = 50
 """Rows of a plan on one page."""
 LISTED = 100
 """Plans in the list."""
-LONGEST = 18
-"""Digits of a row's number, at most."""
+FURTHEST = 10**6
+"""The last page of a plan that is ever asked for."""
 
 
 @pages.get("/piani", May.SEE)
@@ -61,7 +61,7 @@ class _Seen:
 @pages.get("/piani/{plan:int}", May.SEE)
 def plan(request: Request) -> Response:
     door: Door = request.state.door
-    page = max(1, int(text)) if (text := request.query_params.get("pagina", "1")).isdecimal() else 1
+    page = min(max(1, number_in(request.query_params.get("pagina")) or 1), FURTHEST)
     with door.engine.begin() as connection:
         found = _found(request, connection)
         total = found.plan.writes + found.plan.tally.get("conflict", 0)
@@ -154,7 +154,7 @@ def put_back(request: Request) -> Response:
 def _set_rows(request: Request, rule: Callable[..., Report], field: str) -> Response:
     door: Door = request.state.door
     form = request.state.form
-    rows = {int(row) for row in form.getlist(field) if row.isdecimal() and len(row) < LONGEST}
+    rows = {number for row in form.getlist(field) if (number := number_in(row)) is not None}
     if not rows:
         raise HTTPException(400, door.say(request, "web.mark_rows"))
     with door.engine.begin() as connection:

@@ -14,7 +14,7 @@ from polydesk_dagster.runtime.pressing import press
 from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of
+from polydesk_dagster.web.routes import Pages, clinic_of, number_in
 
 pages = Pages()
 
@@ -39,13 +39,13 @@ def look(request: Request) -> Response:
 def apply(request: Request) -> Response:
     """The second step. Reason, phrase and plan are judged by the gate that the command goes through too."""
     form = request.state.form
-    plan = form.get("plan", "")
-    if not plan.isdecimal():
+    plan = number_in(form.get("plan"))
+    if plan is None:
         raise HTTPException(400, request.state.door.say(request, "web.look_before"))
     reason, phrase = form.get("reason", "").strip(), form.get("phrase", "").strip()
     if not (reason and phrase):
         raise HTTPException(400, request.state.door.say(request, "web.reason_and_phrase"))
-    return _press(request, {"reason": reason, "confirm": phrase, "plan": int(plan)}, preview=False)
+    return _press(request, {"reason": reason, "confirm": phrase, "plan": plan}, preview=False)
 
 
 def _press(request: Request, config: dict[str, object], *, preview: bool) -> Response:

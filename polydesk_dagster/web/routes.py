@@ -19,11 +19,12 @@ from __future__ import annotations
 import functools
 import hmac
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, cast
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -38,6 +39,8 @@ View = Callable[[Request], Response | Awaitable[Response]]
 ANYBODY: Final = None
 """Instead of a permission: a page for people who are not logged in."""
 LOGIN = "/entra"
+DIGITS = 18
+"""Of a record's number, at most."""
 
 
 class Pages:
@@ -72,8 +75,9 @@ def _checked(view: View, may: May | None) -> Callable[[Request], Awaitable[Respo
                 return _to_login(request)
             if not person.may(may):
                 raise HTTPException(403, "door.role")
+        _readable(request.query_params.values(), request.path_params)
         if request.method == "POST":
-            request.state.form = await request.form()
+            request.state.form = await _form(request)
             if person is not None:
                 _check_form(request)
         if inspect.iscoroutinefunction(view):
@@ -82,6 +86,24 @@ def _checked(view: View, may: May | None) -> Callable[[Request], Awaitable[Respo
         return await run_in_threadpool(cast("Callable[[Request], Response]", view), request)
 
     return endpoint
+
+
+def _readable(texts: Iterable[str], numbers: Mapping[str, object]) -> None:
+    """Refuse what no record can hold, before a view asks the database for it."""
+    if any("\0" in text for text in (*texts, *(each for each in numbers.values() if isinstance(each, str)))):
+        raise HTTPException(400, "door.not_text")
+    if any(isinstance(number, int) and number >= 10**DIGITS for number in numbers.values()):
+        raise HTTPException(404)
+
+
+async def _form(request: Request) -> FormData:
+    """The fields of a form: texts, for no form here sends a file."""
+    try:
+        form = await request.form(max_files=0)
+    except HTTPException:
+        raise HTTPException(400, "door.not_text") from None
+    _readable((str(text) for text in form.values()), {})
+    return form
 
 
 def _to_login(request: Request) -> Response:
@@ -97,6 +119,11 @@ def _check_form(request: Request) -> None:
     expected = tokens.of_form(door.token(request) or "")
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
         raise HTTPException(403, "door.other_form")
+
+
+def number_in(text: object) -> int | None:
+    """The number of a record that a form or an address writes; None where it is none that a record can have."""
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= DIGITS else None
 
 
 def clinic_of(request: Request, clinic: str | None) -> str | None:

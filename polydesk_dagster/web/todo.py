@@ -15,7 +15,7 @@ from polydesk_dagster.changes import held
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.clinic.bookings import payments
-from polydesk_dagster.clinic.calendar import desk
+from polydesk_dagster.clinic.calendar import desk, replacing
 from polydesk_dagster.clinic.messages import calls, ledger, replies
 from polydesk_dagster.clinic.messages import health as doubts
 from polydesk_dagster.clinic.patients import reviews, seen
@@ -26,7 +26,7 @@ from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of
+from polydesk_dagster.web.routes import Pages, clinic_of, number_in
 
 pages = Pages()
 
@@ -55,6 +55,8 @@ def to_do(request: Request) -> Response:
 
     with door.engine.begin() as connection:
         orphans = hers(desk.orphans(connection, now, 10 * SHOWN))
+        lost = [each.appointment_id for each in orphans[:SHOWN] if each.appointment_id is not None]
+        places = {each.appointment_id: each for each in replacing.proposals(connection, 0, now, lost)} if lost else {}
         to_call = hers(calls.to_make(connection, now))
         doubtful = hers(reviews.listed(connection, limit=10 * SHOWN))
         shown = [(each, reviews.candidates(connection, each.id)) for each in doubtful[:5]]
@@ -62,6 +64,7 @@ def to_do(request: Request) -> Response:
         paid = hers(payments.cases(connection))
         values = {
             "orphans": orphans,
+            "places": places,
             "calls": to_call,
             "reviews": shown,
             "more_reviews": len(doubtful) - len(shown),
@@ -165,10 +168,10 @@ def decided(request: Request) -> Response:
     def rule(connection: sa.Connection, person: Person, now: datetime) -> bool:
         given: dict[str, Any] = {"as_of": now, "actor": person.signature, "reason": reason or None}
         if verdict == "link":
-            patient = request.state.form.get("patient", "")
-            if not patient.isdecimal():
+            patient = number_in(request.state.form.get("patient"))
+            if patient is None:
                 raise HTTPException(400, request.state.door.say(request, "web.which_patient"))
-            return _accepted(request, reviews.link(connection, number, int(patient), **given))
+            return _accepted(request, reviews.link(connection, number, patient, **given))
         if verdict == "create":
             return _accepted(request, reviews.create(connection, number, **given))
         return _accepted(request, reviews.dismiss(connection, number, **{**given, "reason": reason}))

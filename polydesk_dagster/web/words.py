@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date, datetime
 
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.runtime.state.model import Mode, ServiceState
@@ -57,6 +57,11 @@ def _instant(at: datetime | None) -> Instant | None:
     return None if at is None else Instant(at)
 
 
+def _day(written: date | str) -> date:
+    """A day, also as records of a source keep it (ISO)."""
+    return date.fromisoformat(written) if isinstance(written, str) else written
+
+
 def _several(items: Iterable[Value]) -> Several:
     return Several(tuple(items))
 
@@ -67,6 +72,7 @@ GLOBALS: Mapping[str, object] = {
     "May": May,
     "PLACES": PLACES,
     "count": Count,
+    "day": _day,
     "instant": Instant,
     "money": Money,
     "said_of": said_of,

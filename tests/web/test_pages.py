@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html import unescape
 
 import pytest
@@ -106,3 +106,66 @@ def test_who_looks_at_a_patient_is_written_down(served: Served) -> None:
         (look,) = seen.of(connection, patient)
     assert look.person.startswith("desk:")
     assert look.page == "messaggi"
+
+
+def test_what_no_record_can_hold_is_refused_before_anybody_looks(served: Served) -> None:
+    many = "9" * 5000
+    with served.signed_in("superuser") as browser:
+        for path, status in {
+            "/messaggi?clinica=%00": 400,
+            "/statistiche?clinica=%00": 400,
+            "/messaggi/testi?clinica=%00": 400,
+            f"/messaggi/perche?numero={many}": 400,
+            "/conoscenza/99999999999999999999": 404,
+            "/servizi/%00": 400,
+        }.items():
+            assert browser.get(path).status_code == status, path
+        pause = "/servizi/sync_prices/sospendi"
+        form = served.form(browser, **{"for": "day"})
+        answer = browser.post(pause, data=form, files={"reason": b"un motivo qualunque"})
+        assert (answer.status_code, "non si può leggere" in answer.text) == (400, True)
+        assert browser.post(pause, data={**form, "reason": "un motivo \0 qualunque"}).status_code == 400
+        press = served.form(browser, reason="un motivo qualunque", phrase="LIBERA 1", plan=many)
+        assert browser.post("/rossa/release_all_holds/premi", data=press).status_code == 400
+    with served.client() as nobody:
+        assert nobody.post("/entra", data={"email": "\0", "password": "x"}).status_code == 400
+        code = {"codice": "\0", "password": "abcdefghi 123", "again": "abcdefghi 123"}
+        assert nobody.post("/attiva", data=code).status_code == 400
+
+
+def test_a_booking_without_its_place_is_shown_with_one_that_is_free(served: Served) -> None:
+    now = datetime.now(UTC)
+    with served.door.engine.begin() as connection:
+        practice = world.practice(connection, "MI01")
+        lost = world.slot(connection, practice.agenda, now + timedelta(days=3))
+        world.appointment(connection, lost, service_id=practice.service, patient_id=practice.patient)
+        connection.execute(sa.text("UPDATE slot SET state = 'orphan' WHERE id = :slot"), {"slot": lost})
+        connection.execute(
+            sa.text("INSERT INTO orphan (slot_id, cause, detected_at) VALUES (:slot, 'rule_changed', :at)"),
+            {"slot": lost, "at": now},
+        )
+    with served.signed_in("desk", clinic=practice.clinic) as browser:
+        assert "Nessun posto libero adatto" in browser.get("/da-fare").text
+        with served.door.engine.begin() as connection:
+            world.slot(connection, practice.agenda, now + timedelta(days=4))
+        assert "Posto libero: " in browser.get("/da-fare").text
+
+
+def test_a_doubtful_patient_is_shown_with_the_doubt_and_days_as_people_write_them(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        clinic = world.clinic(connection, "MI01")
+        world.patient(connection, birth_date=date(1953, 11, 7), last_name="Neri", first_name="Giulia")
+        connection.execute(
+            sa.text("""INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
+                       VALUES (:clinic, 'P1', 'namesake_of_patient', '{}', CAST(:record AS jsonb), :at)"""),
+            {
+                "clinic": clinic,
+                "record": '{"last_name": "Neri", "first_name": "Giulia", "birth_date": "1953-11-07"}',
+                "at": datetime.now(UTC),
+            },
+        )
+    with served.signed_in("desk", clinic=clinic) as browser:
+        page = unescape(browser.get("/da-fare").text)
+    assert page.count("07/11/1953") == 2
+    assert "<ins>07/11/1953" not in page
+    assert "1953-11-07" not in page

@@ -42,12 +42,16 @@ def _paid_too_late(engine: sa.Engine) -> world.Practice:
 
 def test_the_desk_settles_a_payment_on_its_page(door: Served) -> None:
     practice = _paid_too_late(door.door.engine)
-    with door.door.engine.connect() as connection:
+    with door.door.engine.begin() as connection:
         (case,) = payments.cases(connection)
+        unnamed = """INSERT INTO payment_case (clinic_id, hold_id, kind, starts_at, opened_at)
+                     VALUES (:clinic, 0, 'unanswered', now() + interval '1 day', now())"""
+        connection.execute(sa.text(unnamed), {"clinic": practice.clinic})
     with door.signed_in("desk", clinic=practice.clinic) as desk:
         page = unescape(desk.get("/da-fare").text)
         assert "PAY-77" in page
         assert "80,00" in page
+        assert "·  ·" not in page
         address = f"/da-fare/pagamenti/{case.id}"
         done = desk.post(address, data=door.form(desk, resolution="refunded", back="payments"))
         assert done.status_code == 303

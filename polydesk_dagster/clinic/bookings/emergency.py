@@ -186,4 +186,6 @@ def _wrong(connection: sa.Connection, plan: Plan, typed: str) -> Report | None:
         return None
     connection.execute(sa.text("UPDATE press_word SET wrong = wrong + 1 WHERE plan_id = :plan"), {"plan": plan.id})
     left = MOST_WRONG - held.wrong - 1
+    if not left:
+        return Report.refused("plan_void", {"plan": plan.id}, plan.clinic)
     return Report.refused("wrong_phrase", {"plan": plan.id, "left": left}, plan.clinic)

@@ -25,6 +25,7 @@ class Orphan:
     closure: str | None
     state: str
     """``open`` or ``contacted``."""
+    appointment_id: int | None
     patient_id: int | None
     patient: str
     phones: tuple[str, ...]
@@ -35,7 +36,7 @@ def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orph
     """What the desk still has to settle, soonest first: a booking once, however many of its slots are lost."""
     rows = connection.execute(
         sa.text(f"""
-            SELECT o.id, c.code, g.name, o.starts_at, c.time_zone, o.cause, k.name, o.state, p.id,
+            SELECT o.id, c.code, g.name, o.starts_at, c.time_zone, o.cause, k.name, o.state, a.id, p.id,
                    concat_ws(' ', p.first_name, p.last_name),
                    array_remove(ARRAY[p.mobile, p.phone, a.contact_phone], NULL), coalesce(v.name, '')
             FROM (SELECT DISTINCT ON ({WORK}) o.*, s.starts_at, s.agenda_id, t.appointment_id
@@ -57,12 +58,13 @@ def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orph
             cause,
             closure,
             state,
+            appointment,
             patient,
             name,
             tuple(dict.fromkeys(to)),
             what,
         )
-        for number, code, agenda, at, zone, cause, closure, state, patient, name, to, what in rows
+        for number, code, agenda, at, zone, cause, closure, state, appointment, patient, name, to, what in rows
     ]
 
 

@@ -7,6 +7,7 @@ where the patient is elsewhere, and never so soon that she could not come. The s
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -49,7 +50,8 @@ _PLACES = """
            coalesce(x.mobile, p.contact_phone) AS phone,
            place.slot_id, place.starts_at AS place_at, place.agenda AS place_agenda, place.same_doctor, place.room
     FROM (SELECT DISTINCT t.appointment_id FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
-          WHERE o.id > :after AND o.resolved_at IS NULL AND t.appointment_id IS NOT NULL) lost
+          WHERE o.id > :after AND o.resolved_at IS NULL AND t.appointment_id IS NOT NULL
+            AND (CAST(:only AS bigint[]) IS NULL OR t.appointment_id = ANY(:only))) lost
     JOIN appointment p ON p.id = lost.appointment_id
     JOIN agenda g ON g.id = p.agenda_id JOIN clinic c ON c.id = p.clinic_id JOIN service v ON v.id = p.service_id
     LEFT JOIN patient x ON x.id = p.patient_id
@@ -76,9 +78,13 @@ _PLACES = """
 """
 
 
-def proposals(connection: sa.Connection, after: int, as_of: datetime) -> list[Touched]:
-    """The bookings on orphans newer than the orphan ``after``, soonest first, each with a place of its own if any."""
-    rows = connection.execute(sa.text(_PLACES), {"after": after, "as_of": as_of, "come_from": COME_FROM, "most": MOST})
+def proposals(
+    connection: sa.Connection, after: int, as_of: datetime, only: Collection[int] | None = None
+) -> list[Touched]:
+    """The bookings on orphans newer than the orphan ``after``, soonest first, each with a place of its own if any;
+    ``only`` those of these numbers (appointments), where it is given."""
+    given = {"after": after, "as_of": as_of, "come_from": COME_FROM, "most": MOST, "only": only and list(only)}
+    rows = connection.execute(sa.text(_PLACES), given)
     taken: Counter[int] = Counter()
     found: dict[int, Touched] = {}
     for row in rows:
