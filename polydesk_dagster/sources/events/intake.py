@@ -307,7 +307,7 @@ class _Round:
             ),
             tuple(said),
             {
-                "progress.events_read": tally.read,
+                "events_read": tally.read,
                 "events_applied": tally.applied,
                 "events_superseded": tally.superseded,
                 "events_repeated": tally.repeated,
