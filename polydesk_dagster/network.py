@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
+from functools import cache
 from typing import Any
 
 import anyio.to_thread
@@ -19,6 +21,9 @@ from polydesk_dagster.errors import PermanentError
 
 METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
 """Where clouds tell a machine its secrets, besides the link-local one."""
+
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+"""Connections at once, where nobody says."""
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -94,16 +99,22 @@ class AsyncPinned(httpcore.AnyIOBackend):
         raise failed or httpcore.ConnectError(host)
 
 
-def transport(**options: Any) -> httpx.HTTPTransport:
-    """What an ``httpx.Client`` connects by; ``options`` are those of ``httpx.HTTPTransport``, which has none for
-    this."""
-    made = httpx.HTTPTransport(trust_env=False, **options)
+@cache
+def trust(*, environment: bool = False) -> ssl.SSLContext:
+    """The certificates that are believed; with ``environment`` those of ``SSL_CERT_FILE`` too, for what stands in the
+    owner's own network. Reading them takes tens of milliseconds; once a process is enough."""
+    return httpx.create_ssl_context(trust_env=environment)
+
+
+def transport(verify: ssl.SSLContext | None = None) -> httpx.HTTPTransport:
+    """What an ``httpx.Client`` connects by; httpx has no option for it."""
+    made = httpx.HTTPTransport(trust_env=False, verify=verify or trust())
     made._pool._network_backend = Pinned()
     return made
 
 
-def async_transport(**options: Any) -> httpx.AsyncHTTPTransport:
+def async_transport(verify: ssl.SSLContext | None = None, limits: httpx.Limits = LIMITS) -> httpx.AsyncHTTPTransport:
     """What an ``httpx.AsyncClient`` connects by."""
-    made = httpx.AsyncHTTPTransport(trust_env=False, **options)
+    made = httpx.AsyncHTTPTransport(trust_env=False, verify=verify or trust(), limits=limits)
     made._pool._network_backend = AsyncPinned()
     return made

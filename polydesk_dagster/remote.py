@@ -5,12 +5,10 @@ It knows no system's records; those live beside each client (``central``, ``stud
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -80,12 +78,6 @@ class Bearer(httpx.Auth):
         yield request
 
 
-@cache
-def _trust() -> ssl.SSLContext:
-    """Reading the certificates takes tens of milliseconds; once a process is enough."""
-    return httpx.create_ssl_context(trust_env=False)
-
-
 def _timeout(policy: Policy) -> httpx.Timeout:
     return httpx.Timeout(connect=policy.connect, read=policy.read, write=policy.write, pool=policy.connect)
 
@@ -113,7 +105,7 @@ class Remote:
             auth=Bearer(token) if isinstance(token, str) else token,
             headers=_headers(self.dialect.accept),
             timeout=_timeout(self.policy),
-            transport=network.transport(verify=_trust()),
+            transport=network.transport(),
             follow_redirects=False,
             trust_env=False,
         )
@@ -208,7 +200,7 @@ async def looking(policy: Policy, at_once: int) -> AsyncIterator[httpx.AsyncClie
     limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     async with httpx.AsyncClient(
         timeout=_timeout(policy),
-        transport=network.async_transport(verify=_trust(), limits=limits),
+        transport=network.async_transport(limits=limits),
         follow_redirects=False,
         trust_env=False,
     ) as client:

@@ -47,14 +47,21 @@ class Endpoint:
 
         Raises:
             TransientError: if the server cannot be reached, is busy or broken, after a few attempts.
-            PermanentError: if it refuses, or answers something else than vectors of one length.
+            PermanentError: if it refuses, leads inside, or answers something else than vectors of one length.
         """
         import httpx
         import stamina
 
+        from polydesk_dagster import network
+
         vectors: list[Vector] = []
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        with httpx.Client(timeout=self.timeout, headers=headers) as client:
+        with httpx.Client(
+            transport=network.transport(network.trust(environment=True)),
+            timeout=self.timeout,
+            headers=headers,
+            trust_env=False,
+        ) as client:
             for start in range(0, len(texts), BATCH):
                 for attempt in stamina.retry_context(on=TransientError, attempts=self.attempts, wait_max=5.0):
                     with attempt:

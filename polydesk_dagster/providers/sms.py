@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import httpx
 
-from polydesk_dagster import answers, remote
+from polydesk_dagster import answers, network, remote
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.errors import PermanentError, TransientError
@@ -33,11 +33,11 @@ class SmsGateway:
         self._keys: dict[str, str] = {}  # of the gateway's own names, which key each was told for
 
     async def __aenter__(self) -> Self:
+        limits = httpx.Limits(max_connections=self._at_once, max_keepalive_connections=self._at_once)
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._token}", "User-Agent": "polydesk"},
             timeout=httpx.Timeout(self._patience, connect=5.0),
-            limits=httpx.Limits(max_connections=self._at_once, max_keepalive_connections=self._at_once),
-            verify=httpx.create_ssl_context(trust_env=False),
+            transport=network.async_transport(limits=limits),
             trust_env=False,
         )
         return self
@@ -73,6 +73,8 @@ class SmsGateway:
                 return _from_status(response), response.status_code
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return _from_error(answers.sort_error(_SYSTEM, error), error), None
+        except PermanentError as refused:
+            return Answer(Fate.CLOSED, code=refused.reason.code), None
 
     async def _accepted(self, key: str, response: httpx.Response) -> Answer:
         """A success says what became of the message; one that cannot be read says nothing."""

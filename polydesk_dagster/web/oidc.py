@@ -39,12 +39,15 @@ def _client(door: Door) -> Any:
     """
     from authlib.integrations.starlette_client import OAuth
 
+    from polydesk_dagster.web.oidc_client import App
+
     settings = door.settings
     if settings.oidc_issuer is None or settings.oidc_client_secret is None:
         raise HTTPException(404)
     if "oidc" not in door.kept:
         door.kept["oidc"] = OAuth().register(
             "oidc",
+            client_cls=App,
             server_metadata_url=f"{settings.oidc_issuer}/.well-known/openid-configuration",
             client_id=settings.oidc_client_id,
             client_secret=settings.oidc_client_secret.get_secret_value(),

@@ -120,6 +120,32 @@ def _dagsters_tables() -> re.Pattern[str]:
     return re.compile(rf"\b(from|join|into|update|to_regclass\(')\s*({names})\b(?!\s+import)", re.IGNORECASE)
 
 
+CONNECTS = re.compile(r"(Async)?(Client|HTTPTransport)|(get|post|put|patch|delete|head|options|request|stream)")
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
+def test_nobody_connects_but_to_addresses_that_were_looked_at(name: str, path: Path) -> None:
+    """``network`` makes the transports; a simulator of the demo talks to this machine alone."""
+    if name == "network" or _within(name, "demo.simulators"):
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    made = [
+        call
+        for call in calls
+        if (called := ast.unparse(call.func)).startswith("httpx.") and CONNECTS.fullmatch(called.removeprefix("httpx."))
+    ]
+    by = [{word.arg: ast.unparse(word.value) for word in call.keywords} for call in made]
+    assert all(re.match(r"network\.(async_)?transport\(", words.get("transport", "")) for words in by)
+    assert all(words.get("trust_env") == "False" for words in by), "a proxy of the environment looks names up itself"
+    if name == "runtime.processes":  # asks our own processes whether they are up, at addresses that it made itself
+        return
+    others = ("requests", "urllib.request", "urllib3", "http.client", "aiohttp", "httpx2")
+    assert not [i for i in _imports(path) if any(_within(i, other) for other in others)]
+    assert not [i for i in _imports(path) if i.startswith("httpx.")], "named as httpx. it can be found"
+    authlib = "authlib.integrations"
+    assert name in {"web.oidc", "web.oidc_client"} or not [i for i in _imports(path) if _within(i, authlib)]
+
+
 INSIDE = "runtime.dagster_inside"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from polydesk_dagster import network
 from polydesk_dagster.answers import TRANSIENT_STATUSES, sort_error
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy
@@ -35,7 +36,10 @@ class SmartTokens(httpx.Auth):
         self.private_key, self.scope, self.key_id = private_key, scope, key_id
         self.token: str | None = None
         self._client = httpx.Client(
-            timeout=httpx.Timeout(policy.read, connect=policy.connect), follow_redirects=False, trust_env=False
+            timeout=httpx.Timeout(policy.read, connect=policy.connect),
+            transport=network.transport(),
+            follow_redirects=False,
+            trust_env=False,
         )
 
     def close(self) -> None:
