@@ -42,7 +42,7 @@ def add(draft: Draft, number: int) -> Clinic:
         phone=f"+39{seat.area_code}5550{number:03d}",
         email=f"accettazione.{code.lower()}@example.org",
         horizon_days=90,
-        created_at=opened(draft),
+        created_at=draft.line.ago(0),  # from now on services are expected to start by themselves
     )
     clinic = Clinic(id_, code, seat)
     for name, address in seat.addresses:

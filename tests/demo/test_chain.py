@@ -18,6 +18,8 @@ from polydesk_dagster.demo.places import SEATS, municipalities
 from polydesk_dagster.demo.services import WITHDRAWN, all_offers
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.runtime.state.model import Condition
+from polydesk_dagster.runtime.state.services import service_states
 from tests import world
 
 AS_OF = world.AS_OF
@@ -168,6 +170,13 @@ def _check_tomorrow(connection: sa.Connection, as_of: datetime) -> None:
         tomorrow=tomorrow,
     )
     assert len(clinics) == 2
+
+
+def test_nothing_is_overdue_in_a_chain_that_was_only_just_loaded(small_chain: sa.Engine) -> None:
+    with small_chain.connect() as connection:
+        states = service_states(connection, None, AS_OF + timedelta(minutes=4), live=True)
+    late = {Condition.OVERDUE, Condition.IDLE}
+    assert [state.service.key for state in states if state.condition in late] == []
 
 
 def test_statuses_agree_with_the_clock_and_seats_with_the_statuses(small_chain: sa.Engine) -> None:
