@@ -163,8 +163,7 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
         if reason.code == "other_plans":
             continue
         where = f"{reason.clinic}: " if reason.clinic else ""
-        times = f" ({reason.count})" if reason.count != 1 else ""
-        console.print(f"  · {where}{t.reason(reason)}{times}")
+        console.print(f"  · {where}{t.reason(reason)} {t.times(reason)}".rstrip())
     for table in report.tables if looked else ():
         columns = [t.label("column", column) for column in table.columns]
         rows = ([t.value(cell) for cell in row] for row in table.rows)

@@ -63,10 +63,17 @@ class Teller:
         if SAID in reason.values:
             return self.value(reason.values[SAID])
         values = {"clinic": reason.clinic, "count": reason.count, **reason.values}
+        return self._filled(self._name(reason), values)
+
+    def times(self, reason: Reason) -> str:
+        """How often a reason held, to stand behind its sentence: «(12)»; nothing for once, or where the sentence says
+        it itself."""
+        said = SAID not in reason.values and "{count" in (self._form(self._name(reason), reason.count) or "")
+        return "" if said or reason.count == 1 else f"({reason.count})"
+
+    def _name(self, reason: Reason) -> str:
         name = f"reason.{reason.code}"
-        if self._page and self.knows(f"page.{name}"):
-            name = f"page.{name}"
-        return self._filled(name, values)
+        return f"page.{name}" if self._page and self.knows(f"page.{name}") else name
 
     def value(self, value: Value) -> str:
         """``value`` as people write it: money, instants in their zone, shares, names, lists."""

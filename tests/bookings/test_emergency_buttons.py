@@ -428,6 +428,8 @@ def test_what_cannot_come_back_is_listed_with_its_reason(engine: sa.Engine, prac
     assert restorable == ()
     assert ["codice 89.01" in said(conflicts[0][1]), "nessun medico" in said(conflicts[1][1])] == [True, True]
     assert "né agende né prezzi" in said(gone[0][1])
+    assert [(each.code, each.count) for each in shown.reasons] == [("conflict", 2), ("not_recoverable", 1)]
+    assert shown.counts.waiting == 3
     report = recover(engine, Press("eliminate per errore ieri", "RECUPERA 0"))
     assert report.outcome is Outcome.NOTHING_TO_DO
     with engine.connect() as connection:

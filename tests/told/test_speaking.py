@@ -59,6 +59,13 @@ def test_a_value_reads_as_people_write_it(value: Value, italian: str, english: s
     assert [teller(language).value(value) for language in ("it", "en", "de")] == [italian, english, german]
 
 
+def test_how_often_a_reason_held_is_said_once() -> None:
+    italian = teller("it")
+    assert italian.times(Reason("conflict", {"plan": 9}, "BO01", 2)) == ""
+    assert italian.times(Reason("too_late", {}, None, 12)) == "(12)"
+    assert italian.times(Reason("too_late", {}, None, 1)) == ""
+
+
 def test_a_preview_never_reads_like_the_deed() -> None:
     seen = Report(Outcome.OK, Counts(updated=2), preview=True)
     assert teller().summary(seen) == "anteprima: niente è cambiato (2 da modificare)"

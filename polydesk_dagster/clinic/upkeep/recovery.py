@@ -7,6 +7,7 @@ agreement lasts, and takes the mark away. Online booking stays off: a person tur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,6 +19,7 @@ from polydesk_dagster.clinic.bookings.emergency import Press, press
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Report, Table
+from polydesk_dagster.values import Reason
 
 # What stands in the way of the service ``{v}``, worded for the desk; nothing of it may have come up by the time of the
 # press, and in a list of several services each is judged by itself.
@@ -166,7 +168,20 @@ def recover(
     )
     if not made or not made[-1].rows_kept:
         return report
-    return replace(report, tables=_three_lists(connection, made[-1]))
+    tables = _three_lists(connection, made[-1])
+    return replace(report, reasons=_two_kinds(report.reasons, lost=tables[-1].total), tables=tables)
+
+
+def _two_kinds(reasons: Sequence[Reason], *, lost: int) -> tuple[Reason, ...]:
+    """The rows that wait, by the table in which they stand: in conflict, or not recoverable."""
+    told = []
+    for reason in reasons:
+        if reason.code != "conflict" or not lost:
+            told.append(reason)
+            continue
+        told += [replace(reason, count=reason.count - lost)] if reason.count > lost else []
+        told.append(replace(reason, code="not_recoverable", count=lost))
+    return tuple(told)
 
 
 def _three_lists(connection: sa.Connection, plan: Plan) -> tuple[Table, ...]:
