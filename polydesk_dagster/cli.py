@@ -184,14 +184,15 @@ def _language(arguments: list[str]) -> list[str]:
         if waiting or argument.startswith("--lang="):
             language = argument.removeprefix("--lang=")
             if language not in LANGUAGES:
-                show.err().print(f"--lang {language}: {', '.join(LANGUAGES)}", style="red")
-                raise SystemExit(2)
+                _wrong_usage(typer.BadParameter(say("command.lang", given=language)), arguments)
             show.speak(language)
             waiting = False
         elif argument == "--lang":
             waiting = True
         else:
             rest.append(argument)
+    if waiting:
+        _wrong_usage(typer.BadParameter(say("command.lang", given="")), arguments)
     return rest
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 
 from polydesk_dagster.catalog import ROME
@@ -30,7 +33,7 @@ def go_live(
     if (service is None) != everything:
         raise typer.BadParameter(say("command.go_live.one_or_all"))
     wanted = activity.STANDING if service is None else (service,)
-    with opened() as installation, installation.engine.begin() as connection:
+    with _saying() as connection:
         let = activity.go_live(connection, wanted, actor=person(), reason=reason, as_of=datetime.now(UTC))
     if json:
         show.as_json({"live": list(let)})
@@ -51,7 +54,7 @@ def pause(
 ) -> None:
     """Mette in pausa un servizio: fino ad allora non parte da solo; poi riprende senza che nessuno faccia niente."""
     end = _instant(until)
-    with opened() as installation, installation.engine.begin() as connection:
+    with _saying() as connection:
         activity.pause(connection, service, until=end, actor=person(), reason=reason, as_of=datetime.now(UTC))
     if json:
         show.as_json({"service": service, "until": end.isoformat()})
@@ -61,13 +64,23 @@ def pause(
 
 def resume(service: Key, reason: Why, json: Json = False) -> None:
     """Fa riprendere subito un servizio in pausa."""
-    with opened() as installation, installation.engine.begin() as connection:
+    with _saying() as connection:
         ended = activity.resume(connection, service, actor=person(), reason=reason, as_of=datetime.now(UTC))
     if json:
         show.as_json({"service": service, "resumed": ended})
     else:
         name = "command.resume.done" if ended else "command.resume.nothing"
         show.out().print(say(name, service=ServiceKey(service)))
+
+
+@contextmanager
+def _saying() -> Iterator[sa.Connection]:
+    """A transaction in which it is said; what cannot be said was a wrong usage, and nothing was changed."""
+    try:
+        with opened() as installation, installation.engine.begin() as connection:
+            yield connection
+    except activity.SwitchError as error:
+        raise typer.BadParameter(show.told().reason(error.reason)) from None
 
 
 def _instant(given: str) -> datetime:

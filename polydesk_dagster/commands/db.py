@@ -13,14 +13,21 @@ from polydesk_dagster.commands.installation import migrated
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import Role, business_url, plain_url, psql_path
+from polydesk_dagster.errors import PermanentError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 def _reachable() -> configuration.Settings:
-    """The settings, with the embedded server running and migrated; it is left running, so that its address works."""
+    """The settings, with the embedded server running and migrated; it is left running, so that its address works.
+
+    Raises:
+        PermanentError: if there is none: only ``migrate`` builds it.
+    """
     settings = configuration.load()
     if settings.embedded:
+        if not embedded.exists(settings.home):
+            raise PermanentError("no_installation", home=str(settings.home))
         embedded.start(settings.home)
         migrated(settings)
     return settings
