@@ -149,6 +149,8 @@ def main() -> None:
         remedy = Term("errno_remedy", code if known else "other")
         _last_words(say("command.system", why=Term("errno", code), where=where, remedy=remedy), 4)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # as Python wraps one that comes while a class is made
+            _last_words(say("command.interrupted"), INTERRUPTED)
         if isinstance(error, USAGE):
             _wrong_usage(error, arguments)
         # The message and the traceback of a database's error may quote a patient's row.

@@ -174,6 +174,19 @@ class TestFailures:
         assert status == 4
         assert said.startswith("Non riesco: il permesso manca (/somewhere). Usa l'utente di Polydesk")
 
+    def test_ctrl_c_while_a_module_is_imported(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Interrupted:
+            def __set_name__(self, owner: type, name: str) -> None:
+                raise KeyboardInterrupt
+
+        def importing(_: str) -> Any:
+            return type("Model", (), {"field": Interrupted()})
+
+        monkeypatch.setattr(cli, "loaded", importing)
+        assert _said(monkeypatch, capsys, "services") == (130, "", "Interrotto.\n")
+
     @pytest.mark.parametrize("inside", [True, False])
     def test_ctrl_c(self, inside: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         def interrupted(*_: object, **__: object) -> Any:
