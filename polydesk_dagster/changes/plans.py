@@ -344,7 +344,9 @@ def made_by(connection: sa.Connection, origin: str, kind: str) -> Plan | None:
 ROUTINE = """
     CASE WHEN plan.state = 'ready' THEN
         now() > plan.expires_at
-        OR NOT plan.tally ?| ARRAY['create', 'update', 'retire', 'delete', 'link', 'conflict', 'rejected']
+        OR NOT EXISTS (SELECT FROM jsonb_each_text(plan.tally)
+                       WHERE value <> '0'
+                         AND key IN ('create', 'update', 'retire', 'delete', 'link', 'conflict', 'rejected'))
            AND NOT plan.guards @> '[{"passed": false}]'
     ELSE plan.state = 'applied' AND plan.undoes IS NULL AND plan.applied_by NOT LIKE '%:%' END
 """

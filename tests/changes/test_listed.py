@@ -43,6 +43,8 @@ PASSED = Json([{"name": "source_short", "passed": True, "message": "", "value": 
         ({"tally": Json({"conflict": 3})}, True),
         ({"tally": Json({"unchanged": 9}), "guards": FAILED}, True),
         ({"tally": Json({"unchanged": 9}), "guards": PASSED}, False),
+        ({"tally": Json({"seen": 9, "unchanged": 9, "rejected": 0, "set_aside": 0}), "guards": PASSED}, False),
+        ({"tally": Json({"seen": 9, "unchanged": 8, "rejected": 1}), "guards": PASSED}, True),
         ({"expires_at": NOW - timedelta(hours=1)}, False),
         ({"expires_at": NOW - timedelta(hours=1), "guards": FAILED}, False),
         ({"state": "applied", "applied_at": NOW, "applied_by": "desk:anna"}, True),
