@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from polydesk_dagster.clinic.bookings import appointments, availability, confirming, holds, unverified
 from polydesk_dagster.clinic.bookings.availability import Wanted
-from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar import slots, touched
 from tests import postgres, world
 from tests.world import AS_OF, rome
 
@@ -217,7 +217,7 @@ class Hands:
             ),
             {"day": day},
         )
-        slots.derive(self.connection, "touched", self.now)
+        touched.derive(self.connection, "touched", self.now)
         self.connection.execute(sa.text("DROP TABLE touched"))
 
     def capacity(self, n: int) -> None:

@@ -65,15 +65,15 @@ def process(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 def run_and_kill(engine: sa.Engine, carrier: str, as_of: datetime, more: int) -> bool:
-    """Start a dispatcher and SIGKILL it when it has sent ``more`` messages; True where it was done before."""
+    """Start a dispatcher and SIGKILL it when ``more`` messages have left its hands; True where it was done before."""
     url = engine.url.render_as_string(hide_password=False)
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    sent = sa.text("SELECT count(*) FROM message WHERE state = 'sent'")
+    handled = sa.text("SELECT count(*) FROM message WHERE state NOT IN ('planned', 'claimed')")
     with alone.connect() as watcher, warm.program(DISPATCH, url, carrier, as_of.isoformat()) as run:
         stdout = run.stdout
         assert stdout.readline() == "working\n"
-        wanted = watcher.scalar(sent) + more
-        until(lambda: watcher.scalar(sent) >= wanted or select.select([stdout], [], [], 0)[0])
+        wanted = watcher.scalar(handled) + more
+        until(lambda: watcher.scalar(handled) >= wanted or select.select([stdout], [], [], 0)[0])
         finished = bool(select.select([stdout], [], [], 0)[0])
         run.kill()
         run.wait()
