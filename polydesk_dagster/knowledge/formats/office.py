@@ -7,6 +7,7 @@ import re
 import zipfile
 from xml.etree import ElementTree as ET
 
+from polydesk_dagster.archives import ArchiveTooLargeError, look_through
 from polydesk_dagster.knowledge.formats.text import Loss, Text, UnreadableError, kreuzberg
 
 UNPACKED = 400 * 1024**2
@@ -31,14 +32,13 @@ def check(data: bytes, suffix: str) -> None:
             raise UnreadableError("encrypted")
         raise UnreadableError("legacy_format", suffix=suffix)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
+        names = look_through(data, UNPACKED)
+    except ArchiveTooLargeError:
+        raise UnreadableError("too_large", megabytes=UNPACKED // 1024**2) from None
     except zipfile.BadZipFile:
         raise UnreadableError("damaged" if data.startswith(b"PK") else "wrong_extension", suffix=suffix) from None
-    if not any(member.filename.startswith(FOLDER[suffix]) for member in members):
+    if not any(name.startswith(FOLDER[suffix]) for name in names):
         raise UnreadableError("wrong_extension", suffix=suffix)
-    if sum(member.file_size for member in members) > UNPACKED:
-        raise UnreadableError("too_large", megabytes=UNPACKED // 1024**2)
 
 
 def read(data: bytes) -> Text:

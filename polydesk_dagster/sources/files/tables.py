@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from polydesk_dagster.archives import ArchiveTooLargeError, look_through
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.files.maps import Table
 from polydesk_dagster.wire import comparable
@@ -116,15 +117,15 @@ def _workbook(name: str, data: bytes, table: Table) -> Iterator[tuple[str | None
     import pandas as pd
 
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:
-            if sum(part.file_size for part in parts.infolist()) > LARGEST_UNPACKED:
-                raise PermanentError("file_too_large", file=name, mib=LARGEST_UNPACKED // 2**20)
+        look_through(data, LARGEST_UNPACKED)
         with pd.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
             if table.sheet is not None and table.sheet not in book.sheet_names:
                 raise PermanentError("sheet_missing", file=name, sheet=table.sheet)
             for sheet in [table.sheet] if table.sheet is not None else book.sheet_names:
                 frame = book.parse(sheet, header=None, dtype=str, keep_default_na=False)
                 yield str(sheet), frame
+    except ArchiveTooLargeError:
+        raise PermanentError("file_too_large", file=name, mib=LARGEST_UNPACKED // 2**20) from None
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
         raise PermanentError("file_unreadable", file=name, error=type(error).__name__) from error
 

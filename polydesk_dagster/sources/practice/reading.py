@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from polydesk_dagster.archives import ArchiveTooLargeError, look_through
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.practice.cells import Terms, UnfitError, folded
@@ -123,10 +124,10 @@ def _open(data: bytes) -> Any:
     if len(data) > LARGEST:
         raise PermanentError("workbook_too_large", most=LARGEST // 1024**2)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > UNPACKED:
-                raise PermanentError("workbook_too_large", most=UNPACKED // 1024**2)
+        look_through(data, UNPACKED)
         return openpyxl.load_workbook(io.BytesIO(data), data_only=True)
+    except ArchiveTooLargeError:
+        raise PermanentError("workbook_too_large", most=UNPACKED // 1024**2) from None
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError):
         raise PermanentError("workbook_unreadable") from None
 
