@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 AMOUNTS = frozenset({"amount", "patient_share", "previous_amount", "previous_share"})
 """Sums of money, in the row's currency."""
 
 MEANINGLESS = frozenset({"agreement_id", "clinic_id", "service_id", "specialist_id", "target"})
 """Numbers of ours, which mean nothing to people: the row's own name says whose it is."""
 
-STATES = frozenset({"state", "status"})
-"""What a record is in, one of a closed list: told as ``term.record_state``."""
+LISTS: Mapping[str, str] = {
+    "state": "record_state",
+    "status": "record_state",
+    "layer": "message_layer",
+    "kind": "message_kind",
+    "variant": "message_variant",
+    "channel": "channel",
+    "language": "language",
+}
+"""Columns that hold one of a closed list, each with its terms' domain; a value without a term stands for itself."""

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
-from polydesk_dagster.changes.fields import AMOUNTS, MEANINGLESS, STATES
+from polydesk_dagster.changes.fields import AMOUNTS, LISTS, MEANINGLESS
 from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.why import read
@@ -185,8 +185,8 @@ def typed(name: str, value: object, currency: str = "EUR") -> Value:
     match value:
         case Decimal() if name in AMOUNTS:
             return Money(value, currency)
-        case str() if name in STATES:
-            return Term("record_state", value)
+        case str() if name in LISTS:
+            return Term(LISTS[name], value)
         case datetime():
             return Instant(value)
         case list():

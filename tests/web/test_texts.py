@@ -45,6 +45,8 @@ def test_a_text_is_changed_as_a_plan_kept_as_a_version_and_brought_back(served: 
         for body in (BODY, BODY.replace("la aspettiamo", "a presto,")):
             answer = browser.post(f"{SMS}/salva", data=served.form(browser, clinica="MI01", body=body))
             assert answer.status_code == 303, answer.text
+            plan = unescape(browser.get(answer.headers["location"]).text)
+            assert ("tipo: Promemoria" in plan) is (body == BODY), "a new one is shown whole, in words"
             _apply(served, answer.headers["location"])
         again = browser.post(f"{SMS}/salva", data=served.form(browser, clinica="MI01", body=body))
         assert again.status_code == 409
