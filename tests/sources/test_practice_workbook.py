@@ -326,3 +326,25 @@ def test_headings_of_a_sheet_differ_in_every_language() -> None:
             assert len(titles) == len(set(titles)), (language, sheet.key)
     for sheet in SHEETS:
         assert set(workbook.words().headings[sheet.key].values()) == {column.key for column in sheet.columns}
+
+
+@pytest.mark.parametrize(
+    "name", ['=HYPERLINK("http://x.example")', "+39 051", "-1+2", "@SUM(A1)", "<b>x</b>", "[a](b)"]
+)
+def test_what_begins_like_a_formula_leaves_as_text(small_chain: sa.Engine, name: str) -> None:
+    held = io.BytesIO()
+    with small_chain.connect() as connection:
+        connection.execute(
+            sa.text("UPDATE clinic SET name = :name WHERE id = (SELECT min(id) FROM clinic)"), {"name": name}
+        )
+        exporting.export(connection, held, teller("it"))
+        connection.rollback()
+    cells = [
+        cell
+        for page in _openpyxl().load_workbook(held)
+        for row in page.iter_rows()
+        for cell in row
+        if cell.value is not None
+    ]
+    assert {cell.data_type for cell in cells if cell.value == name} == {"s"}
+    assert "f" not in {cell.data_type for cell in cells if cell.row > 1}

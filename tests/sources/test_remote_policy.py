@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
+import zstandard
 from starlette.requests import Request
 
 from polydesk_dagster import answers, remote
@@ -195,6 +199,32 @@ def test_what_is_no_json_is_no_answer(body: bytes) -> None:
 def test_endless_nesting_is_refused() -> None:
     with pytest.raises(PermanentError):
         answers.decode("Prova", b"[" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack", "code"),
+    [
+        ("zstd", zstandard.compress, "remote_too_large"),
+        ("gzip", gzip.compress, "remote_too_large"),
+        ("zstd, zstd", lambda data: zstandard.compress(zstandard.compress(data)), "remote_encodings"),
+        ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data)), "remote_encodings"),
+        ("br", bytes, "remote_encodings"),
+    ],
+)
+def test_an_answer_that_unpacks_without_end_is_refused_in_a_bounded_memory(
+    encoding: str, pack: Callable[[bytes], bytes], code: str
+) -> None:
+    packed = pack(bytes(64 * 1024**2))
+    response = httpx.Response(200, headers={"Content-Encoding": encoding}, stream=httpx.ByteStream(b""))
+    body = answers.Body("Prova", 1024**2, 60.0)
+    body.data += packed[: 1024**2]
+    tracemalloc.start()
+    try:
+        with pytest.raises(PermanentError, match=code):
+            body.unpacked(response)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_server_that_is_not_there(echo: tuple[Echo, Remote]) -> None:
