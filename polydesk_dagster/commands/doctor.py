@@ -87,8 +87,9 @@ def _clinics(installation: Installation, now: datetime, *, ask: bool) -> Iterato
     with installation.engine.connect() as connection:
         states = integration_states(connection, installation.has_token)
         asked = probing.studiolabs(connection, installation.token, now) if ask else []
+    answered = {answer.clinic for answer in asked}
     for state in states:
-        if state.link not in {Link.ABSENT, Link.OFF}:
+        if state.link not in {Link.ABSENT, Link.OFF} and state.clinic not in answered:  # what was just asked is newer
             ok, values = state.link not in BROKEN, values_of_link(state)
             yield Finding("studiolab", ok=ok, subject=state.clinic, how=state.link, values=values)
     for answer in asked:

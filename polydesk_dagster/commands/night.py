@@ -81,7 +81,7 @@ def tell(results: list[dict[str, Any]]) -> None:
 
 
 def _why(row: dict[str, Any]) -> str:
-    reasons = row["reasons"]
+    reasons = [reason for reason in row["reasons"] if reason["code"] != "other_plans"]
     if not reasons or Outcome(row["outcome"]) in {Outcome.OK, Outcome.NOTHING_TO_DO}:
         return ""
     more = say("command.night.more", count=len(reasons) - 1) if len(reasons) > 1 else ""

@@ -57,13 +57,43 @@ def as_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
 
+NARROW = 80
+"""Columns of a terminal below which a row is told line by line: a key that is folded cannot be copied."""
+
+
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    console = out()
+    told_rows = [
+        [cell if isinstance(cell, Text) else "" if cell is None else str(cell) for cell in row] for row in rows
+    ]
+    if not told_rows:
+        console.print(": ".join(filter(None, (title, say("command.nothing")))))
+        return
+    if console.width < NARROW:
+        _line_by_line(console, title, columns, told_rows)
+        return
     shown = Table(title=title, title_justify="left")
     for column in columns:
         shown.add_column(column, overflow="fold")  # a key that is cut cannot be typed
-    for row in rows:
-        shown.add_row(*(cell if isinstance(cell, Text) else "" if cell is None else str(cell) for cell in row))
-    out().print(shown)
+    for cells in told_rows:
+        shown.add_row(*cells)
+    console.print(shown)
+
+
+def _cell(cell: Any) -> str | Text:
+    return cell if isinstance(cell, Text) else "" if cell is None else str(cell)
+
+
+def _line_by_line(
+    console: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]
+) -> None:
+    if title:
+        console.print(title, style="italic")
+    for cells in rows:
+        console.rule(style="dim")
+        for column, cell in zip(columns, cells, strict=True):
+            if str(cell):
+                console.print(Text.assemble((f"{column}: " if column else "", "bold"), cell))
 
 
 COLOURS = {

@@ -176,7 +176,9 @@ class Teller:
 
     def outcome(self, outcome: Outcome | str, *, preview: bool = False) -> str:
         """How a run ended, in words; of a preview that it was one."""
-        return self.text("outcome.preview") if preview and outcome in CHANGED else self.term("outcome", outcome)
+        if preview and outcome in PREVIEWED:
+            return self.text(PREVIEWED[Outcome(outcome)])
+        return self.term("outcome", outcome)
 
     def counts(self, counts: Counts | Mapping[str, int], *, preview: bool = False) -> str:
         """The counts that are not zero: «1 aggiunta, 3 modifiche»."""
@@ -208,8 +210,12 @@ class Teller:
         return None if found == name else found
 
 
-CHANGED = frozenset({Outcome.OK, Outcome.PARTIAL})
-"""Outcomes of which a preview says that nothing has changed."""
+PREVIEWED: Mapping[Outcome | str, str] = {
+    Outcome.OK: "outcome.preview",
+    Outcome.PARTIAL: "outcome.preview",
+    Outcome.NOTHING_TO_DO: "outcome.preview_nothing",
+}
+"""What a preview says in place of how the deed would be called."""
 
 UNITS: tuple[tuple[Literal["day", "hour", "minute", "second"], int], ...] = (
     ("day", 86400),
