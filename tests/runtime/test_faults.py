@@ -53,16 +53,13 @@ class Installation:
         code = f"""
         from pathlib import Path
         from polydesk_dagster.database import embedded
-        from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
-        from polydesk_dagster.database.migrate import create_database, migrate
+        from polydesk_dagster.commands.installation import migrated
         from polydesk_dagster.runtime import instance, processes, supervisor
         from polydesk_dagster.settings import Settings
         from tests.runtime.test_faults import CODE
         settings = Settings(home=Path({str(home)!r}), web_port={self.settings.web_port})
         embedded.start(settings.home)
-        create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
-        create_database(business_url(settings))
-        migrate(create_engine(business_url(settings)))
+        migrated(settings)
         instance.prepare(settings, (CODE,))
         children = processes.dagster_children(settings, instance.environment(settings), (CODE,))
         running = supervisor.Supervisor(settings.home, children, database=True)
