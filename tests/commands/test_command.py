@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from rich.console import Console
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import cli
@@ -94,16 +93,6 @@ def test_help_speaks_the_language_that_is_asked_for(
     status, text, _ = _said(monkeypatch, capsys, "plan", "-h")
     assert status == 0
     assert "undo" in text
-
-
-def test_a_narrow_terminal_folds_a_key_and_cuts_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(show, "out", lambda: Console(width=50, markup=False))
-    key = "delete_unverified_appointments"
-    show.table(None, ("Servizio", "Chiave", "Quando"), [("Elimina appuntamenti non verificati", key, "ogni ora")])
-    lines = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line]
-    assert "".join(lines) == key
 
 
 class TestFailures:

@@ -48,5 +48,10 @@ def test_the_lock_holds_names_versions_and_hashes_and_whatever_is_declared() -> 
     assert len(named) + len(hashes) == len(lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     declared = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    wanted = {re.split(r"[\[<>=~!; ]", each)[0].lower() for each in declared}
-    assert wanted <= {match[1].lower() for match in named}
+    wanted = {_normal(re.split(r"[\[<>=~!; ]", each)[0]) for each in declared}
+    assert wanted <= {_normal(match[1]) for match in named}
+
+
+def _normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -45,6 +45,7 @@ CALLED = {
 NO_LICENCES = {"DFSG approved", "OSI Approved"}
 
 DECIDED = {
+    "asyncssh": "EPL-2.0",  # offered under GPL as well; used unchanged
     "axe-playwright-python": "MIT",  # said in its repository; its archive names none. Tests only.
     "text-unidecode": "Artistic",  # offered under GPL as well; slugs of a tool for developers only
 }
