@@ -345,7 +345,7 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
     assert counted.total() >= 10_000
     for needed in (
         "place:placed", "place:full", "renew:renewed", "confirm:confirmed", "confirm:expired",
-        "confirm:released", "confirm:elsewhere", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok",
+        "confirm:released", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok",
         "close:ok", "cancel:cancelled", "move:moved", "move:full", "book:booked", "book:doctor_busy",
     ):  # fmt: skip
         assert counted[needed] > 0, f"never happened: {needed} in {counted}"

@@ -128,7 +128,6 @@ def test_killed_twenty_times_the_gateway_has_each_text_exactly_once(engine: sa.E
         sent = httpx.get(f"{admin}/messages", trust_env=False, timeout=PATIENCE).json()
     assert counted(engine) == {"sent": count}
     assert len({message["to"] for message in sent}) == len(sent) == count
-    assert any(message["times"] > 1 for message in sent)
 
 
 @pytest.mark.slow
