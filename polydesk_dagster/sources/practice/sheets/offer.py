@@ -64,7 +64,6 @@ SHEETS: tuple[Sheet, ...] = (
         exported="""SELECT t.code, t.name, t.municipality_code AS municipality, t.region, t.phone, t.email, t.language,
                            t.horizon_days, t.active
                     FROM clinic t ORDER BY t.code""",
-        numbered=False,
     ),
     Sheet(
         "locations",

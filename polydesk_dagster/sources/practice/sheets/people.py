@@ -80,7 +80,6 @@ SHEETS: tuple[Sheet, ...] = (
                                ORDER BY k.id <> t.clinic_id, k.code) END AS clinics
                     FROM app_user t WHERE t.role <> 'patient' AND t.state <> 'disabled' AND t.email IS NOT NULL
                     ORDER BY lower(t.email)""",
-        numbered=False,
     ),
     Sheet(
         "texts",
@@ -109,6 +108,5 @@ SHEETS: tuple[Sheet, ...] = (
         exported="""SELECT k.code AS clinic, t.kind, t.variant, t.channel, t.language, t.subject, t.body
                     FROM message_template t LEFT JOIN clinic k ON k.id = t.clinic_id
                     WHERE t.retired_at IS NULL ORDER BY k.code NULLS FIRST, 2, 3, 4, 5""",
-        numbered=False,
     ),
 )

@@ -73,7 +73,11 @@ class Sheet:
     known: tuple[str, ...] = ()
     check: Callable[[Mapping[str, Any]], Reason | None] | None = None
     exported: str = ""
-    numbered: bool = True
+
+    @property
+    def numbered(self) -> bool:
+        """Whether an exported row carries its number, by which it is found again."""
+        return NUMBER in self.columns
 
     @property
     def required(self) -> frozenset[str]:
