@@ -7,7 +7,22 @@ from collections.abc import Mapping
 AMOUNTS = frozenset({"amount", "patient_share", "previous_amount", "previous_share"})
 """Sums of money, in the row's currency."""
 
-MEANINGLESS = frozenset({"agreement_id", "clinic_id", "service_id", "specialist_id", "target"})
+MEANINGLESS = frozenset(
+    {
+        "agreement_id",
+        "clinic_id",
+        "line",
+        "location_id",
+        "name_of_row",
+        "resource_id",
+        "service_group_id",
+        "service_id",
+        "specialist_id",
+        "target",
+        "thing",
+        "user_id",
+    }
+)
 """Numbers of ours, which mean nothing to people: the row's own name says whose it is."""
 
 LISTS: Mapping[str, str] = {

@@ -24,18 +24,30 @@ WHERE = {
     "patient": "polydesk_dagster.clinic.patients.identity:PATIENT",
     "erasure": "polydesk_dagster.clinic.patients.erasing:ERASURE",
     "sort_name": "polydesk_dagster.clinic.upkeep.names:SORT_NAME",
+    "practice_clinic": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_location": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_doctor": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_service": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_group": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_group_service": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_resource": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_resource_service": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_agenda": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_agenda_service": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_turn": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_closure": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_user": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_user_clinic": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_text": "polydesk_dagster.sources.practice.kinds:KINDS",
 }
-
-WORKBOOK = "polydesk_dagster.sources.practice.kinds"
-"""Where the kinds are that a practice's workbook holds, all called ``practice_…``."""
+"""By name the module and the attribute that holds the kind, or a table of kinds by name."""
 
 
 def kind(name: str) -> Kind:
     """The kind called ``name``; KeyError if there is none."""
-    if name.startswith("practice_"):
-        found = import_module(WORKBOOK).KINDS[name]
-    else:
-        module, _, attribute = WHERE[name].partition(":")
-        found = getattr(import_module(module), attribute)
+    module, _, attribute = WHERE[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    if isinstance(found, dict):
+        found = found[name]
     assert isinstance(found, Kind)
     return found
