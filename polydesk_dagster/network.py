@@ -13,6 +13,7 @@ import ssl
 from functools import cache
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import httpcore
 import httpx
@@ -22,7 +23,8 @@ from polydesk_dagster.errors import PermanentError
 METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
 """Where clouds tell a machine its secrets, besides the link-local one."""
 
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+AT_ONCE = 100
+LIMITS = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=20)
 """Connections at once, where nobody says."""
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -89,14 +91,23 @@ class Pinned(httpcore.SyncBackend):
 class AsyncPinned(httpcore.AnyIOBackend):
     """The same, side by side."""
 
+    def __init__(self, at_once: int) -> None:
+        self._names = anyio.CapacityLimiter(at_once)
+
     async def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> httpcore.AsyncNetworkStream:
         failed: httpcore.NetworkError | httpcore.TimeoutException | None = None
-        for address in await anyio.to_thread.run_sync(checked, host, port):
+        for address in await self._checked(host, port):
             try:
                 return await super().connect_tcp(address, port, *given, **more)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed or httpcore.ConnectError(host)
+
+    async def _checked(self, host: str, port: int) -> list[str]:
+        if written_out(host) is not None:
+            return checked(host, port)
+        # A name server that says nothing keeps nobody who has given up, and no other name.
+        return await anyio.to_thread.run_sync(checked, host, port, abandon_on_cancel=True, limiter=self._names)
 
 
 @cache
@@ -116,5 +127,5 @@ def transport(verify: ssl.SSLContext | None = None) -> httpx.HTTPTransport:
 def async_transport(verify: ssl.SSLContext | None = None, limits: httpx.Limits = LIMITS) -> httpx.AsyncHTTPTransport:
     """What an ``httpx.AsyncClient`` connects by."""
     made = httpx.AsyncHTTPTransport(trust_env=False, verify=verify or trust(), limits=limits)
-    made._pool._network_backend = AsyncPinned()
+    made._pool._network_backend = AsyncPinned(limits.max_connections or AT_ONCE)
     return made

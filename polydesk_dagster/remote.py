@@ -196,8 +196,11 @@ class Remote:
 
 @asynccontextmanager
 async def looking(policy: Policy, at_once: int) -> AsyncIterator[httpx.AsyncClient]:
-    """A client for ``look``: one pool for many systems, ``at_once`` connections at most."""
-    limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
+    """A client for ``look``: one pool for many systems, ``at_once`` connections at most, for as many who ask.
+
+    Each is asked once, so no connection is kept: the pool goes through all that it has for every request.
+    """
+    limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=0)
     async with httpx.AsyncClient(
         timeout=_timeout(policy),
         transport=network.async_transport(limits=limits),

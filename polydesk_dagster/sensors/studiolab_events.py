@@ -105,7 +105,7 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
         reason = teller().text("reason.no_integration")
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
     seen = looking.look(known, as_of, cache(settings.secret))
-    if looking.changed(seen, as_of):
+    if looking.changed(seen):
         with polydesk.engine().begin() as connection:
             looking.remember(connection, seen, as_of)
     busy = _busy(context.instance) if any(look.news is not None for look in seen) else set()

@@ -21,6 +21,7 @@ from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import requests, studiolab_events
 from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.looking import Clinic, Seen
+from polydesk_dagster.sources.events.rounds import Bounds
 from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.events_world import NOW, booking, lab
@@ -41,8 +42,8 @@ class Round:
     def look(self, as_of: datetime, policy: Policy = PATIENT) -> dict[str, Seen]:
         with self.engine.connect() as connection:
             known = looking.clinics(connection, as_of)
-        seen = looking.look(known, as_of, lambda _: DEMO_TOKEN, policy=policy, longest=300)
-        if looking.changed(seen, as_of):
+        seen = looking.look(known, as_of, lambda _: DEMO_TOKEN, policy=policy, bounds=Bounds(longest=300))
+        if looking.changed(seen):
             with self.engine.begin() as connection:
                 looking.remember(connection, seen, as_of)
         return {each.clinic.code: each for each in seen}

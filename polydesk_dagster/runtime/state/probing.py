@@ -53,10 +53,13 @@ def studiolabs(connection: sa.Connection, token: Callable[[str], str | None], as
 
     known = [replace(each, quiet_until=None, stopped=None) for each in looking.clinics(connection, as_of)]
     state = SystemState("studiolab", None, configured=True, played=False, needed=True)
-    seen = ((look.clinic.code, look.error) for look in looking.look(known, as_of, token))
     return [
-        replace(state, clinic=clinic, answer=_answer(error), why=error.reason if error else None)
-        for clinic, error in seen
+        replace(state, clinic=look.clinic.code)
+        if look.why == looking.NOT_REACHED
+        else replace(
+            state, clinic=look.clinic.code, answer=_answer(look.error), why=look.error.reason if look.error else None
+        )
+        for look in looking.look(known, as_of, token)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The cheap look for news: one request for each clinic, side by side, and who is left in peace for a while.
+"""The cheap look for news: one request for each clinic, many at once, and who is left in peace for a while.
 
 It writes only when something changes: that a studiolab stopped answering, that it answers again.
 """
@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 import sqlalchemy as sa
 from pydantic import BaseModel
@@ -22,18 +25,18 @@ from polydesk_dagster.errors import ConfigurationError, PermanentError, Polydesk
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.events.intake import trusted_numbers
+from polydesk_dagster.sources.events.rounds import Bounds, ask_all, in_turn
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Glancing, GoneError, Link, News, Numbers, Secret, Vendor
 from polydesk_dagster.values import Duration, Instant, Reason
 
 POLICY = Policy(connect=15, read=15, write=15, request=20, attempts=1)
 """Long beside what a look takes: a machine of ours that is busy is no studiolab that does not answer."""
-LONGEST_TICK = 25.0
-"""Seconds, of the minute between two ticks; who has not answered by then counts as not answering."""
-AT_ONCE = 64
+BOUNDS = Bounds()
 GLANCE = 500
 """Events asked for where gaps are open: one of them may be what fills a gap."""
 NOTHING = Reason("no_news")
+NOT_REACHED = Reason("look_not_reached")
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 
 
@@ -74,6 +77,8 @@ class Seen:
     news: int | None
     why: Reason
     error: PolydeskError | None = None
+    answered: bool = False
+    """Whether its source said anything in this look."""
 
 
 CLINICS = f"""
@@ -111,9 +116,12 @@ def look(
     token: Callable[[str], str | None],
     *,
     policy: Policy = POLICY,
-    longest: float = LONGEST_TICK,
+    bounds: Bounds = BOUNDS,
 ) -> list[Seen]:
-    """Look at all of them side by side; one that fails or is slow is a finding of its own, never of the others."""
+    """Look at all of them; one that fails or is slow is a finding of its own, never of the others.
+
+    Who is not reached before the look's end is found neither well nor unwell, and is early in another minute's look.
+    """
     seen: dict[int, Seen] = {}
     wanted: list[_Wanted] = []
     for clinic in known:
@@ -123,7 +131,7 @@ def look(
         else:
             wanted.append(found)
     if wanted:
-        for looked in asyncio.run(_all(wanted, policy, longest)):
+        for looked in asyncio.run(_all(in_turn(wanted, as_of), policy, bounds)):
             seen[looked.clinic.id] = looked
     return [seen[clinic.id] for clinic in known]
 
@@ -154,30 +162,36 @@ def _ready(clinic: Clinic, as_of: datetime, token: Callable[[str], str | None]) 
     except ConfigurationError as error:
         return Seen(clinic, None, error.reason, error)
     if vendor.news is Numbers.NONE:
-        return Seen(clinic, None, NOTHING)
+        return Seen(clinic, None, NOTHING, answered=True)
     return _Wanted(clinic, vendor, settings, vendors.needed(clinic.link, token))
 
 
-async def _all(wanted: Sequence[_Wanted], policy: Policy, longest: float) -> list[Seen]:
-    async with remote.looking(policy, AT_ONCE) as pool:
-
-        async def one(asked: _Wanted) -> Seen:
-            clinic = asked.clinic
-            try:
-                async with asyncio.timeout(longest):
-                    return await _ask(asked, pool, policy)
-            except TimeoutError:
-                error = TransientError("remote_silent", system=Reason("system_source", {"of": clinic.code}))
-                return Seen(clinic, None, error.reason, error)
-            except GoneError as error:
-                return Seen(clinic, clinic.sequence + 1, error.reason)
-            except (TransientError, PermanentError) as error:
-                return Seen(clinic, None, error.reason, error)
-
-        return await asyncio.gather(*(one(asked) for asked in wanted))
+async def _all(wanted: Sequence[_Wanted], policy: Policy, bounds: Bounds) -> list[Seen]:
+    threads = anyio.CapacityLimiter(bounds.open)
+    async with remote.looking(policy, bounds.open) as pool:
+        questions = [partial(_one, asked, pool, policy, threads) for asked in wanted]
+        found = await ask_all(questions, bounds)
+    return [seen or Seen(asked.clinic, None, NOT_REACHED) for asked, seen in zip(wanted, found, strict=True)]
 
 
-async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy) -> Seen:
+async def _one(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads: anyio.CapacityLimiter) -> Seen:
+    clinic = asked.clinic
+    error: PolydeskError
+    try:
+        async with asyncio.timeout(policy.request):
+            return await _ask(asked, pool, policy, threads)
+    except TimeoutError:
+        error = TransientError("remote_silent", system=Reason("system_source", {"of": clinic.code}))
+    except GoneError as gone:
+        return Seen(clinic, clinic.sequence + 1, gone.reason, answered=True)
+    except (TransientError, PermanentError) as failed:
+        error = failed
+    except Exception as broken:  # noqa: BLE001  whatever a vendor of somebody else's raises is that clinic's alone
+        error = PermanentError("vendor_broken", clinic=clinic.code, vendor=clinic.vendor, error=type(broken).__name__)
+    return Seen(clinic, None, error.reason, error)
+
+
+async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads: anyio.CapacityLimiter) -> Seen:
     clinic, vendor = asked.clinic, asked.vendor
     limit = GLANCE if clinic.missing else 1
     if vendor.news is Numbers.DENSE and isinstance(vendor, Glancing):
@@ -189,7 +203,8 @@ async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy) -> Seen:
         with closing(vendor.open(clinic.code, asked.settings, asked.secret, policy)) as source:
             return source.news(token, limit)
 
-    found = await asyncio.to_thread(news)
+    # A thread cannot be ended: left behind, it ends by the policy's own bounds while the look goes on without it.
+    found = await anyio.to_thread.run_sync(news, abandon_on_cancel=True, limiter=threads)
     if vendor.news is Numbers.DENSE:
         return _judge(clinic, trusted_numbers(found))
     return _judge(clinic, [clinic.sequence + 1] if found.size else [])
@@ -203,10 +218,10 @@ def _judge(clinic: Clinic, numbers: Sequence[int]) -> Seen:
         if number > clinic.sequence or any(first <= number < last for first, last in clinic.missing)
     ]
     if fresh or len(numbers) >= GLANCE:
-        return Seen(clinic, max(fresh, default=clinic.sequence), Reason("news_to_read"))
+        return Seen(clinic, max(fresh, default=clinic.sequence), Reason("news_to_read"), answered=True)
     if clinic.due:
-        return Seen(clinic, clinic.sequence, Reason("parked_due"))
-    return Seen(clinic, None, Reason("no_news_reachable_again") if clinic.failures else NOTHING)
+        return Seen(clinic, clinic.sequence, Reason("parked_due"), answered=True)
+    return Seen(clinic, None, Reason("no_news_reachable_again") if clinic.failures else NOTHING, answered=True)
 
 
 FAILED = """
@@ -223,15 +238,14 @@ UPDATE event_cursor SET failures = 0, quiet_until = NULL,
 WHERE clinic_id = ANY(:clinics)"""
 
 
-def changed(seen: Sequence[Seen], as_of: datetime) -> bool:
+def changed(seen: Sequence[Seen]) -> bool:
     """Whether there is anything to ``remember``."""
-    return any(look.error is not None or _answered(look, as_of) for look in seen)
+    return any(look.error is not None or _is_back(look) for look in seen)
 
 
-def _answered(look: Seen, as_of: datetime) -> bool:
+def _is_back(look: Seen) -> bool:
     """Whether it answered after looks that failed."""
-    asked = look.clinic.quiet_until is None or look.clinic.quiet_until <= as_of
-    return look.error is None and look.clinic.failures > 0 and asked and look.clinic.stopped is None
+    return look.answered and look.clinic.failures > 0
 
 
 def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -> None:
@@ -246,7 +260,7 @@ def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -
                 "as_of": as_of,
             },
         )
-    back = [look for look in seen if _answered(look, as_of)]
+    back = [look for look in seen if _is_back(look)]
     if back:
         with_news = [look.clinic.id for look in back if look.news is not None]
         parameters: Mapping[str, object] = {"clinics": [look.clinic.id for look in back], "with_news": with_news}
