@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Reject, Source
-from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.database import bulk
 from polydesk_dagster.values import Reason
-from polydesk_dagster.wire import LONGEST, clean, storable
+from polydesk_dagster.wire import LONGEST, clean
 
 STAGE = "staged"
 UNREADABLE = "unreadable"
@@ -120,81 +117,3 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]
         rows.append((str(number), *values) if len(values) > short else (str(number), *values, None, None))
     staged.records += len(rows)
     return rows
-
-
-def quarantine(
-    connection: sa.Connection,
-    service: str,
-    kind: str,
-    clinic_id: int | None,
-    unreadable: Sequence[Unreadable],
-    scope: str = "",
-) -> None:
-    """Keep the records that were set aside until the source mends them; each is listed once. What came with another
-    ``scope`` of the list, a year or an area, stays as it is."""
-    values = {"service": service, "kind": kind, "clinic_id": clinic_id, "scope": scope}
-    rows = [
-        {
-            "record_key": record.key or "?",
-            "code": record.code,
-            "message": kept(record.why),
-            "record": storable(_plain(record.record)),
-        }
-        for record in unreadable
-    ]
-    typed = sa.text("""
-        WITH seen AS (SELECT DISTINCT ON (record_key, code, md5(coalesce(CAST(record AS text), ''))) *
-                      FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-                           AS s(record_key text, code text, message text, record jsonb)),
-        mended AS (
-            UPDATE quarantine q SET resolved_at = now()
-            WHERE service = :service AND kind = :kind
-              AND clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint)
-              AND coalesce(scope, :scope) = :scope AND resolved_at IS NULL
-              AND NOT EXISTS (SELECT FROM seen s
-                              WHERE s.record_key = q.record_key AND s.code = q.code
-                                AND s.record IS NOT DISTINCT FROM q.record))
-        INSERT INTO quarantine (service, kind, clinic_id, scope, record_key, code, message, record,
-                                first_seen_at, last_seen_at)
-        SELECT :service, :kind, CAST(:clinic_id AS bigint), :scope, record_key, code, message, record, now(), now()
-        FROM seen
-        ON CONFLICT (service, kind, coalesce(clinic_id, 0), record_key, code, md5(coalesce(CAST(record AS text), '')))
-        WHERE resolved_at IS NULL
-        DO UPDATE SET scope = excluded.scope, last_seen_at = excluded.last_seen_at,
-                      message = excluded.message
-    """)
-    connection.execute(typed, {**values, "rows": json.dumps(rows, ensure_ascii=False, default=str)})
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A record in the quarantine; ``why`` holds no patient data, the record itself stays where it is."""
-
-    service: str
-    kind: str
-    clinic: str | None
-    key: str
-    why: Reason
-    since: datetime
-    last_seen: datetime
-
-
-def set_aside(
-    connection: sa.Connection, *, service: str | None = None, clinic: str | None = None, limit: int
-) -> list[SetAside]:
-    """What the sources still have to mend, the longest waiting first."""
-    found = connection.execute(
-        sa.text("""
-            SELECT q.service, q.kind, c.code AS clinic, q.record_key AS key, q.message AS why, q.first_seen_at AS since,
-                   q.last_seen_at AS last_seen
-            FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id
-            WHERE q.resolved_at IS NULL AND (CAST(:service AS text) IS NULL OR q.service = :service)
-              AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
-            ORDER BY q.first_seen_at, q.id LIMIT :limit"""),
-        {"service": service, "clinic": clinic, "limit": limit},
-    )
-    return [SetAside(**{**row._mapping, "why": read(row.why)}) for row in found]
-
-
-def _plain(record: Any) -> Any:
-    return record.model_dump() if hasattr(record, "model_dump") else record

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import aside, held, plans, show, undone
+from polydesk_dagster.changes import aside, held, plans, quarantine, show, undone
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
@@ -110,7 +110,7 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         held.carry(connection, kind, scope.clinic_id, plan_id)
         for statement in source.reconsider:
             connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
-    staging.quarantine(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
+    quarantine.keep(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed

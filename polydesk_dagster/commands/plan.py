@@ -17,8 +17,9 @@ from polydesk_dagster.changes import show as rows_of
 from polydesk_dagster.changes.hold import hold, release
 from polydesk_dagster.changes.kind import FINDINGS
 from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.quarantine import set_aside
+from polydesk_dagster.changes.quarantine import settle as settle_record
 from polydesk_dagster.changes.reverse import undo as take_back
-from polydesk_dagster.changes.stage import set_aside
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.clinic.bookings import emergency
 from polydesk_dagster.commands import show
@@ -123,11 +124,12 @@ def quarantine_(
     service: Annotated[str | None, typer.Option(metavar="KEY")] = None,
     clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
     limit: Annotated[int, typer.Option(min=1)] = SHOWN,
+    everything: Annotated[bool, typer.Option("--all")] = False,
     json: Json = False,
 ) -> None:
     """I record delle fonti che non si sono potuti leggere, finché la fonte non li corregge."""
     with opened() as installation, installation.engine.connect() as connection:
-        found = set_aside(connection, service=service, clinic=clinic, limit=limit)
+        found = set_aside(connection, service=service, clinic=clinic, settled=everything, limit=limit)
     if json:
         show.as_json(
             [
@@ -148,6 +150,7 @@ def quarantine_(
     t = show.told()
     cells = [
         (
+            each.number,
             t.service(each.service),
             t.term("kind", each.kind) if each.kind else "",
             each.clinic,
@@ -157,8 +160,24 @@ def quarantine_(
         )
         for each in found
     ]
-    titles = show.columns("service", "what", "clinic", "record", "why", "since")
+    titles = show.columns("number", "service", "what", "clinic", "record", "why", "since")
     show.table(t.label("table", "quarantine"), titles, cells)
+
+
+@app.command("settle")
+def settle_(
+    number: Annotated[int, typer.Argument(metavar="NUMBER")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT")],
+    undo: Annotated[bool, typer.Option("--undo")] = False,
+    json: Json = False,
+) -> None:
+    """Lascia fuori un record in quarantena, finché la fonte non lo manda diverso."""
+    with opened() as installation, installation.engine.begin() as connection:
+        settle_record(connection, number, actor=person(), reason=reason, as_of=datetime.now(UTC), undo=undo)
+    if json:
+        show.as_json({"record": number, "left_out": not undo})
+    else:
+        show.out().print(say("command.plan.waits_again" if undo else "command.plan.left_out", record=number))
 
 
 @app.command("apply")

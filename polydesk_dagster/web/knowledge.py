@@ -10,15 +10,16 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.knowledge import shelf
+from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.guard import POLICY
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages
+from polydesk_dagster.web.routes import Pages, clinic_of
 
 pages = Pages()
 
@@ -31,6 +32,8 @@ SHELF = sa.text("""
     ORDER BY d.path""")
 """The documents that a role may read, or the one of ``id`` among them."""
 
+AUDIENCES = ("patient", "desk", "specialist", "manager", "superuser")
+"""Who may be given a document, each with all that come after."""
 SHOWN = 300
 """Passages of a document on its page; how many there are in all is said."""
 LARGEST = 50_000_000
@@ -55,6 +58,7 @@ def document(request: Request) -> Response:
     door: Door = request.state.door
     with door.engine.connect() as connection:
         shelved = shelf.document(connection, _found(request, connection).path)
+        clinics = looks.clinics(connection, request.state.person)
         try:
             passages, problem = shelf.text(connection, library(door.settings), shelved), None
         except PolydeskError as error:
@@ -64,6 +68,9 @@ def document(request: Request) -> Response:
         "document.html",
         each=shelved,
         number=request.path_params["document"],
+        decides=_decides(request, shelved.clinic),
+        clinics=clinics,
+        roles=AUDIENCES,
         passages=passages[:SHOWN],
         rest=max(0, len(passages) - SHOWN),
         problem=problem,
@@ -71,6 +78,56 @@ def document(request: Request) -> Response:
     )
     page.headers["Content-Security-Policy"] = f"{POLICY}; frame-src 'self'"
     return page
+
+
+@pages.post("/conoscenza/{document:int}", May.APPLY)
+def decide(request: Request) -> Response:
+    """Take a document out of all answers or let it back, say that it was looked at, or whose it is."""
+    door: Door = request.state.door
+    person: Person = request.state.person
+    form, number = request.state.form, request.path_params["document"]
+    verdict = form.get("verdict")
+    with door.engine.begin() as connection:
+        found = _found(request, connection)
+        clinic_of(request, found.clinic)
+        if verdict in {"retract", "restore"} and looks.copies_elsewhere(connection, person, number):
+            raise HTTPException(403, door.say(request, "web.copies_elsewhere"))
+        given: dict[str, Any] = {
+            "actor": person.signature,
+            "reason": form.get("reason", "").strip(),
+            "as_of": door.now(),
+        }
+        try:
+            match verdict:
+                case "retract" | "restore":
+                    shelf.retract(connection, found.path, undo=verdict == "restore", **given)
+                case "clear":
+                    shelf.clear(connection, found.path, **given)
+                case "scope":
+                    whose = clinic_of(request, form.get("whose") or None)
+                    audience = form.get("audience")
+                    if audience not in AUDIENCES:
+                        raise HTTPException(400, door.say(request, "web.choose_one"))
+                    shelf.scope(
+                        connection,
+                        found.path,
+                        clinic=whose,
+                        audience=audience,
+                        valid_from=None,
+                        valid_to=None,
+                        **given,
+                    )
+                case _:
+                    raise HTTPException(400, door.say(request, "web.choose_one"))
+        except PolydeskError as error:
+            raise HTTPException(409, teller_of(request).reason(error.reason)) from None
+    return RedirectResponse("/da-fare#documents" if form.get("back") == "documents" else f"/conoscenza/{number}", 303)
+
+
+def _decides(request: Request, clinic: str | None) -> bool:
+    """Whether she may decide about a document of a clinic, or of the whole chain (None)."""
+    person: Person = request.state.person
+    return person.may(May.APPLY) and person.acts_for(clinic)
 
 
 @pages.get("/conoscenza/{document:int}/file", May.SEE)

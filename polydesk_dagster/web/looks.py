@@ -8,8 +8,10 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.knowledge.work import why
 from polydesk_dagster.runtime.state import activity, services
 from polydesk_dagster.runtime.state.model import ServiceState
+from polydesk_dagster.values import Reason
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import Person
 
@@ -68,18 +70,38 @@ class Document:
 
     id: int
     path: str
-    code: str
+    clinic: str | None
+    scoped_by: str
+    audience: str
+    why: Reason | None
+    """What of it could not be read; None where it is only nobody's."""
     since: datetime
 
 
-def quarantined_documents(connection: sa.Connection, person: Person) -> list[Document]:
-    """Documents in quarantine, of her clinics and of the whole chain."""
+def waiting_documents(connection: sa.Connection, person: Person) -> list[Document]:
+    """Documents that she may read, of her clinics and of the whole chain, which could not be read (in part) or are
+    nobody's, without those that somebody has cleared or taken out."""
     rows = connection.execute(
         sa.text("""
-            SELECT d.id, d.path, d.reason_code, d.changed_at FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
-            WHERE d.state = 'quarantined'
+            SELECT d.id, d.path, c.code, d.scoped_by, d.audience, d.changed_at, d.reason_code, d.reason_values, d.losses
+            FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
+            WHERE (d.state = 'quarantined' OR d.scoped_by = 'nobody'
+                   OR (d.state = 'partial' AND d.cleared_sha256 IS DISTINCT FROM d.sha256))
+              AND d.state <> 'gone' AND d.retracted_at IS NULL AND role_rank(d.audience) <= role_rank(:role)
               AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
             ORDER BY d.changed_at, d.path"""),
-        {"clinics": None if person.clinics is None else sorted(person.clinics)},
+        {"role": str(person.role), "clinics": None if person.clinics is None else sorted(person.clinics)},
     )
-    return [Document(*row) for row in rows]
+    return [
+        Document(row.id, row.path, row.code, row.scoped_by, row.audience, why(*row[6:]), row.changed_at) for row in rows
+    ]
+
+
+def copies_elsewhere(connection: sa.Connection, person: Person, document: int) -> bool:
+    """Whether a document's content also lies at a clinic that she does not act for, or is the whole chain's."""
+    if person.clinics is None:
+        return False
+    query = sa.text("""
+        SELECT EXISTS (SELECT FROM document d JOIN document o USING (sha256) LEFT JOIN clinic c ON c.id = o.clinic_id
+                       WHERE d.id = :id AND o.state <> 'gone' AND (c.code = ANY(:clinics)) IS NOT TRUE)""")
+    return bool(connection.scalar(query, {"id": document, "clinics": sorted(person.clinics)}))

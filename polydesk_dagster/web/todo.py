@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.changes import held
 from polydesk_dagster.changes.audit import is_reason
-from polydesk_dagster.changes.stage import set_aside
+from polydesk_dagster.changes.quarantine import set_aside
 from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.calendar import desk, replacing
 from polydesk_dagster.clinic.messages import calls, ledger, replies
@@ -24,6 +24,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.events import inbox
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.knowledge import AUDIENCES
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
 from polydesk_dagster.web.routes import Pages, clinic_of, number_in
@@ -32,6 +33,8 @@ pages = Pages()
 
 SHOWN = 100
 """Things of one kind on the page; how many there are in all is said."""
+AT_ONCE = 5
+"""Doubtful patients side by side."""
 ANSWERS = ("reached", "moved", "cancelled", "no_answer", "wrong_number")
 """What can come of a call."""
 
@@ -59,15 +62,17 @@ def to_do(request: Request) -> Response:
         places = {each.appointment_id: each for each in replacing.proposals(connection, 0, now, lost)} if lost else {}
         to_call = hers(calls.to_make(connection, now))
         doubtful = hers(reviews.listed(connection, limit=10 * SHOWN))
-        shown = [(each, reviews.candidates(connection, each.id)) for each in doubtful[:5]]
+        asked = [[each for each in doubtful if each.suspended], [each for each in doubtful if not each.suspended]]
+        shown = [[(each, reviews.candidates(connection, each.id)) for each in kind[:AT_ONCE]] for kind in asked]
         texted = [each for each in replies.to_read(connection) if each.clinic is None or person.acts_for(each.clinic)]
         paid = hers(payments.cases(connection))
         values = {
             "orphans": orphans,
             "places": places,
             "calls": to_call,
-            "reviews": shown,
-            "more_reviews": len(doubtful) - len(shown),
+            "suspended": shown[0],
+            "reviews": shown[1],
+            "more": {"suspended": len(asked[0]) - len(shown[0]), "reviews": len(asked[1]) - len(shown[1])},
             "replies": texted,
             "payments": paid,
             "resolutions": payments.RESOLUTIONS,
@@ -75,12 +80,14 @@ def to_do(request: Request) -> Response:
             "events": hers(inbox.unsettled(connection)),
             "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
             "held": hers(held.waiting(connection)),
-            "documents": looks.quarantined_documents(connection, person),
+            "documents": looks.waiting_documents(connection, person),
+            "clinics": looks.clinics(connection, person),
+            "roles": AUDIENCES,
             "answers": ANSWERS,
             "most": SHOWN,
         }
         patients = {each.patient_id for each in orphans[:SHOWN] if each.patient_id is not None}
-        patients |= {candidate.id for _, found in shown for candidate in found}
+        patients |= {candidate.id for kind in shown for _, found in kind for candidate in found}
         patients |= looks.patients_of(connection, [call.appointment_id for call in to_call[:SHOWN]])
         patients |= {patient for each in texted[:SHOWN] for patient in each.patient_ids}
         patients |= {case.patient_id for case in paid[:SHOWN] if case.patient_id is not None}

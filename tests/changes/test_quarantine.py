@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from polydesk_dagster.changes import stage
+from polydesk_dagster.changes import quarantine
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.cli import app
 from polydesk_dagster.database.engine import plain_url
@@ -18,12 +18,12 @@ from tests import world
 
 def keep(engine: sa.Engine, clinic: int, kind: str, *records: Unreadable) -> None:
     with engine.begin() as connection:
-        stage.quarantine(connection, "sync_prices", kind, clinic, records)
+        quarantine.keep(connection, "sync_prices", kind, clinic, records)
 
 
 def waiting(engine: sa.Engine) -> list[tuple[str, str]]:
     with engine.connect() as connection:
-        return [(each.kind, each.key) for each in stage.set_aside(connection, limit=100)]
+        return [(each.kind, each.key) for each in quarantine.set_aside(connection, limit=100)]
 
 
 def bad(key: str, amount: str) -> Unreadable:
@@ -70,3 +70,24 @@ def test_the_command_says_which_and_why(
     told = " ".join(CliRunner().invoke(app, ["plan", "quarantine"]).output.split())
     assert "prezzi" in told
     assert "amount non è un importo" in told
+
+
+def test_a_record_is_left_out_and_put_back_by_the_command(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(engine.url))
+    with engine.begin() as connection:
+        clinic = world.clinic(connection)
+    keep(engine, clinic, "price", bad("S1", "x"))
+    with engine.connect() as connection:
+        number = str(quarantine.set_aside(connection, limit=1)[0].number)
+    settle = ["plan", "settle", number, "--reason", "parlato con la fonte"]
+    assert CliRunner().invoke(app, settle).exit_code == 0
+    assert waiting(engine) == []
+    keep(engine, clinic, "price", bad("S1", "x"))
+    assert waiting(engine) == []
+    assert "S1" in CliRunner().invoke(app, ["plan", "quarantine", "--all"]).output
+    assert "record_left_out" in str(CliRunner().invoke(app, settle).exception)
+    assert json.loads(CliRunner().invoke(app, [*settle, "--undo", "--json"]).stdout)["left_out"] is False
+    assert waiting(engine) == [("price", "S1")]

@@ -71,3 +71,42 @@ def test_who_may_not_read_a_document_is_not_shown_it(library: tuple[Served, dict
         for number in numbers.values():
             assert browser.get(f"/conoscenza/{number}").status_code == 404
             assert browser.get(f"/conoscenza/{number}/file").status_code == 404
+
+
+def test_what_a_person_decides_about_a_document_is_decided_here(library: tuple[Served, dict[str, int]]) -> None:
+    door, numbers = library
+    lost, parking = numbers["direzione/scintigrafia.pdf"], numbers["MI01/parcheggio.md"]
+    with door.door.engine.begin() as connection:
+        mine = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = 'MI01'"))
+    with door.signed_in("manager", clinic=mine) as manager:
+
+        def decide(number: int, verdict: str, reason: str = "guardato con il dottore", **more: str) -> int:
+            given = door.form(manager, verdict=verdict, reason=reason, back="documents", **more)
+            return manager.post(f"/conoscenza/{number}", data=given).status_code
+
+        assert 'value="retract"' in manager.get(f"/conoscenza/{parking}").text
+        assert decide(parking, "retract", "no") == 409
+        assert decide(parking, "delete") == 400
+        assert decide(parking, "retract") == 303
+        assert 'value="restore"' in manager.get(f"/conoscenza/{parking}").text
+        assert decide(parking, "restore") == 303
+        assert decide(parking, "scope", whose="", audience="desk") == 403
+        assert decide(parking, "scope", whose="NA01", audience="desk") == 403
+        assert decide(parking, "scope", whose="MI01", audience="everybody") == 400
+        assert decide(parking, "scope", whose="MI01", audience="patient") == 303
+        assert 'value="retract"' not in manager.get(f"/conoscenza/{lost}").text
+        assert decide(lost, "retract") == 403
+        with door.door.engine.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE document SET sha256 = (SELECT sha256 FROM document WHERE id = :mine) WHERE id = :its"),
+                {"mine": parking, "its": lost},
+            )
+        assert decide(parking, "retract") == 403
+    with door.signed_in("superuser") as chain:
+        assert "scintigrafia" in chain.get("/da-fare").text
+        form = door.form(chain, verdict="clear", reason="guardato con il dottore")
+        assert chain.post(f"/conoscenza/{lost}", data=form).status_code == 303
+        assert "scintigrafia" not in chain.get("/da-fare").text
+    with door.door.engine.connect() as connection:
+        said = connection.scalars(sa.text("SELECT action FROM audit WHERE action LIKE 'knowledge%' ORDER BY id")).all()
+    assert said == ["knowledge_retract", "knowledge_retract_undo", "knowledge_scope", "knowledge_clear"]

@@ -119,7 +119,7 @@ _OF_BOOKING = {
 # What quotes her by what her own row says goes before that row does.
 REGISTRY: tuple[Personal, ...] = (
     Personal(
-        "source_records", "quarantine", ("record_key", "message", "record"),
+        "source_records", "quarantine", ("record_key", "message", "record", "settled_by", "settled_reason"),
         f"t.kind = 'patient' AND {known_as('t.record_key')} OR {names_her('CAST(t.record AS text)')}",
         Deed.DELETE,
     ),

@@ -21,7 +21,11 @@ from polydesk_dagster.clinic.patients.identity import NO_CODE, SAME_NAME, SERVIC
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.values import Several, Value
 
-_REVIEW = "SELECT q.*, c.code AS clinic FROM patient_review q JOIN clinic c ON c.id = q.clinic_id"
+_REVIEW = """
+    SELECT q.*, c.code AS clinic, EXISTS (
+        SELECT FROM patient_link l WHERE l.clinic_id = q.clinic_id AND l.external_id = q.external_id
+                                     AND l.suspended_at IS NOT NULL) AS suspended
+    FROM patient_review q JOIN clinic c ON c.id = q.clinic_id"""
 
 # The people whom the import would compare the record with, and those whom it has named already.
 _CANDIDATES = f"""
@@ -61,6 +65,8 @@ class Review:
     decided_by: str | None
     decided_at: datetime | None
     reason: str | None
+    suspended: bool
+    """Whether it is about somebody whom we know, and whose events and messages wait until it is decided."""
 
     @property
     def masked(self) -> str:

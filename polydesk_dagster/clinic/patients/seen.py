@@ -26,15 +26,22 @@ def log(
     *,
     patients: Collection[int] = (),
     plan: int | None = None,
+    record: int | None = None,
 ) -> None:
-    """Note that ``person`` was shown ``patients`` (ids) on ``page``, or the rows of a plan."""
+    """Note that ``person`` was shown ``patients`` (ids) on ``page``, the rows of a plan, or a record that could not be
+    read (its number)."""
     connection.execute(
         sa.text("""
-            INSERT INTO patient_look (at, person, page, patient_id, plan_id)
-            SELECT :at, :person, :page, p, NULL FROM unnest(CAST(:patients AS bigint[])) p
-            UNION ALL
-            SELECT :at, :person, :page, NULL, CAST(:plan AS bigint) WHERE CAST(:plan AS bigint) IS NOT NULL"""),
-        {"at": at, "person": person, "page": page, "patients": sorted(patients), "plan": plan},
+            INSERT INTO patient_look (at, person, page, patient_id, plan_id, record_id)
+            SELECT :at, :person, :page, seen.* FROM (
+                SELECT p, CAST(NULL AS bigint) AS plan, CAST(NULL AS bigint) AS record
+                FROM unnest(CAST(:patients AS bigint[])) p
+                UNION ALL
+                SELECT NULL, CAST(:plan AS bigint), NULL
+                UNION ALL
+                SELECT NULL, NULL, CAST(:record AS bigint)) seen
+            WHERE num_nonnulls(seen.p, seen.plan, seen.record) = 1"""),
+        {"at": at, "person": person, "page": page, "patients": sorted(patients), "plan": plan, "record": record},
     )
 
 

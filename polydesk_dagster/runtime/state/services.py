@@ -60,7 +60,8 @@ WAITING = """
     FROM patient_review r JOIN clinic c ON c.id = r.clinic_id WHERE r.state = 'open' GROUP BY c.code
     UNION ALL
     SELECT q.service, 'quarantine', c.code, count(*), min(q.first_seen_at)
-    FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id WHERE q.resolved_at IS NULL GROUP BY q.service, c.code
+    FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id
+    WHERE q.resolved_at IS NULL AND q.settled_at IS NULL GROUP BY q.service, c.code
     UNION ALL
     SELECT 'sync_events', 'event', c.code, count(*), min(e.received_at)
     FROM event_inbox e JOIN clinic c ON c.id = e.clinic_id WHERE e.state IN ('parked', 'dead') GROUP BY c.code
