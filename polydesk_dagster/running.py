@@ -17,6 +17,7 @@ from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.changes.plans import AHEAD
 from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.database.migrate import SchemaError
 from polydesk_dagster.errors import PolydeskError, where
 from polydesk_dagster.outcome import SHOWN_ROWS, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -130,10 +131,25 @@ def perform(
     the catalogue brings its Italian ``title``.
 
     Raises:
-        dagster.Failure: where the run's partition is no clinic of ours; nothing ran, so nothing is recorded.
+        dagster.Failure: where the run's partition is no clinic of ours, or the database's schema does not suit this
+            program; nothing ran, so nothing is recorded.
     """
-    engine = polydesk.engine()
     name = title or teller().service(service)
+    try:
+        return _performed(context, polydesk, service, config, rule, name)
+    except SchemaError as error:
+        raise failure(name, Report.of_failure(error.reason)) from None
+
+
+def _performed(
+    context: Context,
+    polydesk: PolydeskResource,
+    service: str,
+    config: ServiceConfig,
+    rule: Callable[[Run], Report],
+    name: str,
+) -> Report:
+    engine = polydesk.engine()
     clinic = config.clinic if isinstance(config, ClinicConfig) else None
     if context.has_partition_key:
         clinic = context.partition_key

@@ -59,6 +59,16 @@ def copied(server: URL, template: str) -> Iterator[URL]:
             connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+@contextmanager
+def dropped(url: URL) -> Iterator[None]:
+    """Drop the database that ``url`` names at the end."""
+    try:
+        yield
+    finally:
+        with _administered(url) as connection:
+            connection.execute(sa.text(f"DROP DATABASE IF EXISTS {url.database} WITH (FORCE)"))
+
+
 def dagster_storage(url: URL) -> None:
     """Make the database that ``url`` names, with Dagster's tables; who asks for it drops it."""
     with _administered(url) as connection:

@@ -13,6 +13,7 @@ from polydesk_dagster.commands.installation import migrated
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import Role, business_url, plain_url, psql_path
+from polydesk_dagster.database.migrate import head
 from polydesk_dagster.errors import PermanentError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -46,7 +47,9 @@ def migrate() -> None:
     if settings.embedded:
         embedded.start(settings.home)
     before, after = migrated(settings)
-    if before == after:
+    if after > head():
+        show.out().print(say("command.db.newer", version=after, program=head()))
+    elif before == after:
         show.out().print(say("command.db.current", version=after))
     else:
         show.out().print(say("command.db.migrated", before=before, after=after))

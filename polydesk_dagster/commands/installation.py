@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database import embedded, roles
 from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
-from polydesk_dagster.database.migrate import create_database, current, head, migrate
+from polydesk_dagster.database.migrate import SchemaError, create_database, migrate, serving
 from polydesk_dagster.errors import ConfigurationError, PermanentError
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
@@ -65,7 +65,7 @@ class Installation:
 
 @contextmanager
 def opened(*, create: bool = False) -> Iterator[Installation]:
-    """The installation of this environment, its schema at the newest revision.
+    """The installation of this environment, its schema one that suits this program.
 
     The embedded server is started if it is not running, and stopped again if nobody else uses it; its databases are
     brought up to date here, and with ``create`` made where there are none. A configured database is never changed in
@@ -73,7 +73,8 @@ def opened(*, create: bool = False) -> Iterator[Installation]:
 
     Raises:
         ConfigurationError: if the environment is wrong.
-        PermanentError: if the database is missing, unreachable or behind, or without ``create`` does not exist yet.
+        PermanentError: if the database is missing, unreachable, behind or too new, or without ``create`` does not exist
+            yet.
     """
     settings = configuration.load()
     if not settings.embedded:
@@ -95,14 +96,12 @@ def opened(*, create: bool = False) -> Iterator[Installation]:
 
 
 def _made(settings: Settings) -> sa.Engine:
-    engine = create_engine(business_url(settings))
+    engine = serving(business_url(settings))
     try:
-        with engine.connect() as connection:
-            if current(connection) == head():
-                return engine
-    except sa.exc.OperationalError:  # there is no such database yet
-        pass
-    _brought_up(settings)
+        with engine.connect():
+            return engine
+    except (SchemaError, sa.exc.OperationalError):  # it is behind, or there is no such database yet
+        _brought_up(settings)
     return engine
 
 
@@ -117,17 +116,12 @@ def _brought_up(settings: Settings) -> tuple[str | None, str]:
 
 
 def _configured(settings: Settings) -> Iterator[Installation]:
-    engine = create_engine(business_url(settings))
+    engine = serving(business_url(settings))
     try:
-        with engine.connect() as connection:
-            revision = current(connection)
-    except sa.exc.OperationalError as error:
-        engine.dispose()
-        raise PermanentError("database_refuses", error=type(error.orig).__name__) from None
-    if revision != head():
-        engine.dispose()
-        raise PermanentError("schema_behind", found=revision, wanted=head())
-    try:
+        try:
+            engine.connect().close()
+        except sa.exc.OperationalError as error:
+            raise PermanentError("database_refuses", error=type(error.orig).__name__) from None
         yield Installation(settings, engine)
     finally:
         engine.dispose()

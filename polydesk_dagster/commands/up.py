@@ -13,7 +13,8 @@ from polydesk_dagster.commands import demo, night, show, simulators
 from polydesk_dagster.commands.installation import Installation, migrated
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
-from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.database.engine import business_url
+from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.demo import house
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.front.application import PATH as FRONT
@@ -48,7 +49,7 @@ def up(
 
 def _up(settings: Settings, empty: bool, size: str) -> str | None:
     migrated(settings)
-    engine = create_engine(business_url(settings))
+    engine = serving(business_url(settings))
     installation = Installation(settings, engine)
     fresh = settings.embedded and not empty and demo.load_if_empty(installation, size, quiet=False)
     # Nobody's real patients are ever served by a simulator: it plays only beside the embedded database.

@@ -1,17 +1,24 @@
-"""Bring a database to the newest schema; safe to run from two processes at once."""
+"""Bring a database to the newest schema, safe to run from two processes at once; and whether this program and a schema
+suit each other.
+
+Migrations expand: what the program of the release before needs is taken away one release later. So old and new code may
+work side by side while an installation is brought up to date.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.errors import PermanentError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -19,6 +26,15 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_301_000_001
 """Advisory lock: one migration of one database at a time."""
+
+SERVES = "0047"
+"""The oldest program, by the newest migration that it knows, that may work on the schema as this one leaves it. A
+migration that takes something away moves it; the database bears it, for programs that do not know that migration."""
+_BEARS = "serves "
+
+
+class SchemaError(PermanentError):
+    """Why this program does not work on this schema: ``schema_missing``, ``schema_behind`` or ``schema_newer``."""
 
 
 def _config() -> Config:
@@ -29,6 +45,7 @@ def _config() -> Config:
     return config
 
 
+@cache
 def head() -> str:
     """The newest revision that this program knows: that of the last file, whose names begin with it. Alembic would
     import every one of them to say the same."""
@@ -40,6 +57,51 @@ def current(connection: sa.Connection) -> str | None:
     if connection.scalar(sa.text("SELECT to_regclass('alembic_version')")) is None:
         return None
     return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
+
+
+def unsuited(connection: sa.Connection) -> SchemaError | None:
+    """Why this program does not work on the schema of this database; None if it does."""
+    found = current(connection)
+    return _unsuited(found, None if found is None else connection.scalar(sa.text(_SAYS)))
+
+
+_SAYS = "SELECT obj_description(to_regclass('alembic_version'), 'pg_class')"
+
+
+def _unsuited(found: str | None, says: str | None) -> SchemaError | None:
+    wanted = head()
+    if found == wanted:
+        return None
+    if found is None:
+        return SchemaError("schema_missing", wanted=wanted)
+    if found < wanted:
+        return SchemaError("schema_behind", found=found, wanted=wanted)
+    if says is not None and says.startswith(_BEARS) and says.removeprefix(_BEARS) <= wanted:
+        return None
+    return SchemaError("schema_newer", found=found, wanted=wanted)
+
+
+def serving(url: URL, *, pool_size: int = 4) -> sa.Engine:
+    """An engine for whoever works with the records: none of its connections is one to a schema that does not suit.
+
+    Raises, when it connects:
+        SchemaError: the schema does not suit this program.
+    """
+    engine = create_engine(url, pool_size=pool_size)
+    sa.event.listen(engine, "connect", _look_at)
+    return engine
+
+
+def _look_at(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
+        found = says = None
+        if cursor.fetchone()[0]:
+            (found, says) = cursor.execute(f"SELECT version_num, ({_SAYS}) FROM alembic_version").fetchone()
+    connection.rollback()
+    if (error := _unsuited(found, says)) is not None:
+        connection.close()
+        raise error
 
 
 def create_database(url: URL) -> bool:
@@ -68,17 +130,30 @@ def _locked(connection: sa.Connection) -> Iterator[None]:
         connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
 
 
-def migrate(engine: sa.Engine, then: Callable[[sa.Connection], None] = lambda _: None) -> tuple[str | None, str]:
-    """Apply what is missing, and do ``then``, in one transaction. Returns the revision before and after."""
+def migrate(
+    engine: sa.Engine, then: Callable[[sa.Connection], None] = lambda _: None, *, to: str = "head"
+) -> tuple[str | None, str]:
+    """Apply what is missing up to revision ``to``, and do ``then``, in one transaction. Returns the revision before and
+    after; a newer schema that serves this program too is left as it is.
+
+    Raises:
+        SchemaError: the schema is newer and does not serve this program.
+    """
     from alembic import command
 
     with engine.connect() as connection:
         connection.execute(sa.text("SET lock_timeout = 0"))
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         before = current(connection)
+        if before is not None and before > head():
+            if (newer := unsuited(connection)) is not None:
+                raise newer
+            return before, before
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
+        if to == "head":
+            connection.execute(sa.text(f"COMMENT ON TABLE alembic_version IS '{_BEARS}{SERVES}'"))
         then(connection)
         connection.commit()
-        return before, head()
+        return before, str(current(connection))

@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL, make_url
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import BUSINESS, DAGSTER, Role, create_engine
 
-PUBLIC = ("clinic", "cache_current", "cache_version")
-"""What the front reads: the caches hold what a clinic shows to everybody."""
+PUBLIC = ("alembic_version", "clinic", "cache_current", "cache_version")
+"""What the front reads: the caches hold what a clinic shows to everybody, the first which programs suit them."""
 
 APPENDED = ("audit", "service_switch")
 """What the services add to and never change."""

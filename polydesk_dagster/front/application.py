@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.front import caches
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
@@ -28,7 +28,7 @@ def application(url: URL) -> Starlette:
     """The front over the database at ``url``. What it follows lives as long as its lifespan, which whoever mounts it
     must enter: a mounted application is not asked for its own."""
     store = caches.Store(url)
-    engine = create_engine(url, pool_size=BOOKING_CONNECTIONS)
+    engine = serving(url, pool_size=BOOKING_CONNECTIONS)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

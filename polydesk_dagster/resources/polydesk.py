@@ -15,7 +15,8 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import settings
 from polydesk_dagster.central import Central
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
-from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.database.engine import business_url
+from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.sources import epochs, integrations, vendors
@@ -29,7 +30,7 @@ LONGEST_ROUND = 1200.0
 
 @lru_cache(maxsize=4)
 def _engine(url: URL) -> sa.Engine:
-    return create_engine(url)
+    return serving(url)
 
 
 # A forked run must never speak on its parent's connections.

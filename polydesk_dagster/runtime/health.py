@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster.catalog import OnDemand
 from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
-from polydesk_dagster.database.migrate import current, head
+from polydesk_dagster.database.migrate import current, head, unsuited
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
@@ -88,7 +88,9 @@ def _unreachable(code: str, error: Exception) -> Finding:
 def _schema(connection: sa.Connection) -> Finding:
     have, want = current(connection), head()
     values: dict[str, Value] = {"found": have, "wanted": want}
-    return Finding("schema", ok=have == want, how=None if have else "empty", values=values)
+    wrong = unsuited(connection)
+    how = {"schema_missing": "empty", "schema_newer": "newer"}.get(wrong.reason.code) if wrong is not None else None
+    return Finding("schema", ok=wrong is None, how=how, values=values)
 
 
 def _daemons(connection: sa.Connection, now: datetime) -> Iterator[Finding]:

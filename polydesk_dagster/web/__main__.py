@@ -5,7 +5,8 @@ from __future__ import annotations
 import uvicorn
 
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.database.engine import Role, business_url, create_engine
+from polydesk_dagster.database.engine import Role, business_url
+from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.front import application as front
 from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime import instance
@@ -30,7 +31,7 @@ def serve(settings: Settings) -> None:
     from polydesk_dagster.runtime.dagster_inside import web
     from polydesk_dagster.web.dagster import presser_of
 
-    door = Door(settings, create_engine(business_url(settings)))
+    door = Door(settings, serving(business_url(settings)))
     workspace = str(instance.workspace_file(settings.home))
     with (
         instance.open_instance(settings) as dagster,

@@ -165,3 +165,15 @@ def test_a_rule_works_at_the_instant_it_is_given(run: Callable[..., dg.ExecuteIn
     assert not run(rule, as_of="2026-03-29T03:00:00").success
     assert not run(rule, as_of="ieri").success
     assert len(seen) == 1
+
+
+def test_a_run_beside_a_newer_schema_says_so_and_touches_nothing(
+    run: Callable[..., dg.ExecuteInProcessResult], engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("COMMENT ON TABLE alembic_version IS 'serves 9999'"))
+    result = run(lambda _: Report.nothing_to_do())
+    assert not result.success
+    assert "Il database è più nuovo di questo programma (schema 9999" in _log(result)
+    assert not _recorded(engine)

@@ -14,7 +14,8 @@ from polydesk_dagster.told.catalogue import FOLDER
 
 COMMAND = re.compile(r"polydesk [a-z]")
 TERMINAL = frozenset({
-    "document_clinic_unknown", "document_unknown", "embedded_down", "no_installation", "schema_behind", "user_unknown",
+    "document_clinic_unknown", "document_unknown", "embedded_down", "no_installation", "schema_behind",
+    "schema_missing", "user_unknown",
     "which_plan", "workbook_of_another_kind",
 })  # fmt: skip
 """Reasons that only somebody at a terminal meets: what she typed is wrong, or nothing is up yet."""
