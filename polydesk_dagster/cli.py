@@ -42,6 +42,8 @@ COMMANDS: Mapping[str, str] = {
     "users": "users:app",
     "tokens": "tokens:app",
     "db": "db:app",
+    "backup": "keeping:backup",
+    "restore": "keeping:restore",
     "doctor": "doctor:doctor",
 }
 """Each sub-command by its module under ``commands`` and the function or group in it; ``command.<name>`` is its line in

@@ -31,8 +31,7 @@ _ENOUGH = 4 * 1024**3
 @contextmanager
 def started() -> Iterator[URL]:
     """A server of its own, in memory where there is some: nothing of it outlives the session."""
-    room = _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH else Path("/tmp")
-    home = Path(tempfile.mkdtemp(prefix="polydesk-test-", dir=room))  # short: a socket's path has a limit
+    home = Path(tempfile.mkdtemp(prefix="polydesk-test-", dir=room()))  # short: a socket's path has a limit
     home.chmod(0o755)
     url = make_url(embedded.start(home)).set(drivername="postgresql+psycopg")
     with _administered(url) as connection:
@@ -44,6 +43,11 @@ def started() -> Iterator[URL]:
     finally:
         embedded.stop(home, patience=5)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def room() -> Path:
+    """Where a server's folder goes: into memory where there is enough of it."""
+    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH else Path("/tmp")
 
 
 @contextmanager

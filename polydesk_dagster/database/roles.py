@@ -52,8 +52,14 @@ def prepare(home: Path) -> None:
     for database, owner in ((BUSINESS, Role.OWNER), (DAGSTER, Role.DAGSTER)):
         _make(server, database, owner)
         rows = Role.APP if database == BUSINESS else owner
-        hand_over = _HAND_OVER.format(owner=owner, rows=rows, before=embedded.ADMINISTRATOR)
-        _as(server.set(database=database), hand_over)
+        statement = _HAND_OVER.format(owner=owner, rows=rows, before=embedded.ADMINISTRATOR)
+        _as(server.set(database=database), statement)
+
+
+def hand_over(home: Path, before: str) -> None:
+    """Give everybody of our database what is theirs of it, where all of it belongs to the role ``before``."""
+    server = make_url(embedded.url(home)).set(drivername="postgresql+psycopg", database=BUSINESS)
+    _as(server, _HAND_OVER.format(owner=Role.OWNER, rows=Role.APP, before=before))
 
 
 def _make(server: URL, database: str, owner: Role) -> None:

@@ -24,6 +24,9 @@ GUARD = "too_many_removals"
 PROBES = "probes"
 """Names of the guards that a person who has looked may go past."""
 
+LOCK = "knowledge index"
+"""Whoever holds the lock of this name has the index, and what the database says of it, to itself."""
+
 GUARD_SHARE = 0.2
 GUARD_LEAST = 3
 
@@ -98,7 +101,7 @@ def _silent(_done: int, _total: int, _what: str) -> None:
 
 def _alone(engine: sa.Engine, run: Callable[[], Report]) -> Report:
     """Blue and yellow are two services over one index: whoever comes second leaves."""
-    with exclusive(engine, "knowledge index") as taken:
+    with exclusive(engine, LOCK) as taken:
         if not taken:
             return Report.skipped("index_busy")
         return run()
