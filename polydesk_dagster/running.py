@@ -19,10 +19,11 @@ from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.database.migrate import SchemaError
 from polydesk_dagster.errors import PolydeskError, where
-from polydesk_dagster.outcome import SHOWN_ROWS, Outcome, Report
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.runtime.progress import Progress, reporter
+from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.settings import Settings, person
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
@@ -174,7 +175,8 @@ def _performed(
         if not alone:
             report = Report.skipped("already_running", {"service": name}, clinic)
         else:
-            report = _too_early(service, run, started) or _run_safely(rule, run, service)
+            kept = _kept_waiting(context, engine, service, clinic, started)
+            report = kept or _too_early(service, run, started) or _run_safely(rule, run, service)
     report = replace(report, preview=run.preview or report.preview)
     with engine.begin() as connection:
         service_runs.record(
@@ -265,6 +267,21 @@ def _unknown_partition(engine: sa.Engine, code: str) -> Report | None:
         if connection.scalar(sa.text("SELECT count(*) FROM clinic WHERE code = :code"), {"code": code}):
             return None
     return Report.refused("unknown_partition", None, code)
+
+
+BY_ITSELF = frozenset({"dagster/schedule_name", "dagster/sensor_name"})
+"""Tags of a run that nobody pressed."""
+
+
+def _kept_waiting(
+    context: Context, engine: sa.Engine, service: str, clinic: str | None, now: datetime
+) -> Report | None:
+    """Why a run that a schedule or sensor asked for, before the clinic was paused, does nothing; None if it works."""
+    if clinic is None or not BY_ITSELF & context.run.tags.keys():
+        return None
+    with engine.connect() as connection:
+        why = paused(connection, service, now).get(clinic)
+    return None if why is None else Report(Outcome.SKIPPED, Counts(), (why,))
 
 
 def _too_early(service: str, run: Run, now: datetime) -> Report | None:

@@ -20,6 +20,7 @@ from polydesk_dagster.values import Instant, ServiceKey, Several
 
 Key = Annotated[str, typer.Argument(metavar="KEY")]
 Why = Annotated[str, typer.Option("--reason", metavar="TEXT")]
+Clinic = Annotated[str | None, typer.Option("--clinic", metavar="CODE")]
 Json = Annotated[bool, typer.Option("--json")]
 
 
@@ -50,27 +51,31 @@ def pause(
         typer.Option("--until", metavar="WHEN"),
     ],
     reason: Why,
+    clinic: Clinic = None,
     json: Json = False,
 ) -> None:
     """Mette in pausa un servizio: fino ad allora non parte da solo; poi riprende senza che nessuno faccia niente."""
     end = _instant(until)
+    now = datetime.now(UTC)
     with _saying() as connection:
-        activity.pause(connection, service, until=end, actor=person(), reason=reason, as_of=datetime.now(UTC))
+        activity.pause(connection, service, until=end, actor=person(), reason=reason, clinic=clinic, as_of=now)
     if json:
-        show.as_json({"service": service, "until": end.isoformat()})
-    else:
-        show.out().print(say("command.pause.done", service=ServiceKey(service), until=Instant(end)))
+        show.as_json({"service": service, "clinic": clinic, "until": end.isoformat()})
+        return
+    where = clinic or say("all_clinics")
+    show.out().print(say("command.pause.done", service=ServiceKey(service), until=Instant(end), where=where))
 
 
-def resume(service: Key, reason: Why, json: Json = False) -> None:
+def resume(service: Key, reason: Why, clinic: Clinic = None, json: Json = False) -> None:
     """Fa riprendere subito un servizio in pausa."""
+    now = datetime.now(UTC)
     with _saying() as connection:
-        ended = activity.resume(connection, service, actor=person(), reason=reason, as_of=datetime.now(UTC))
+        ended = activity.resume(connection, service, actor=person(), reason=reason, clinic=clinic, as_of=now)
     if json:
-        show.as_json({"service": service, "resumed": ended})
-    else:
-        name = "command.resume.done" if ended else "command.resume.nothing"
-        show.out().print(say(name, service=ServiceKey(service)))
+        show.as_json({"service": service, "clinic": clinic, "resumed": ended})
+        return
+    name = "command.resume.done" if ended else "command.resume.nothing"
+    show.out().print(say(name, service=ServiceKey(service), where=clinic or say("all_clinics")))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from polydesk_dagster.told.state import standing
 from polydesk_dagster.values import Instant
 
 if TYPE_CHECKING:
-    from polydesk_dagster.runtime.state.model import LastRun
+    from polydesk_dagster.runtime.state.model import Activity, LastRun
 
 
 def services(
@@ -48,19 +48,23 @@ def as_object(state: ServiceState) -> dict[str, Any]:
         "location": state.service.place,
         "per_clinic": state.service.per_clinic,
         "condition": state.condition,
-        "activity": {
-            "mode": said.mode,
-            "since": _iso(said.since),
-            "until": _iso(said.until),
-            "actor": said.actor,
-            "reason": said.reason,
-        },
+        "activity": _activity(said) | {"paused": {code: _activity(each) for code, each in said.paused.items()}},
         "running": len(state.running),
         "runs": [_run(run) for run in state.runs],
         "waiting": [
             {"code": each.code, "clinic": each.clinic, "count": each.count, "since": _iso(each.since)}
             for each in state.waiting
         ],
+    }
+
+
+def _activity(said: Activity) -> dict[str, Any]:
+    return {
+        "mode": said.mode,
+        "since": _iso(said.since),
+        "until": _iso(said.until),
+        "actor": said.actor,
+        "reason": said.reason,
     }
 
 
@@ -84,6 +88,9 @@ def _cells(state: ServiceState) -> tuple[object, ...]:
     coming: object = told.value(Instant(state.next_run)) if state.next_run else "—"
     if state.activity.mode not in {Mode.ON, Mode.ON_DEMAND}:
         coming = Text(standing(told, state.activity), "yellow")
+    elif state.activity.paused:
+        clinics = ", ".join(sorted(state.activity.paused))
+        coming = Text(say("state.but_for", coming=str(coming), clinics=clinics), "yellow")
     elif state.condition in {Condition.OVERDUE, Condition.IDLE}:
         coming = Text(told.term("condition", state.condition), "red")
     outcome: object = show.outcome(last.outcome) if last else say("command.services.never")

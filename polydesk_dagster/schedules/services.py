@@ -8,6 +8,7 @@ import dagster as dg
 from polydesk_dagster.catalog import ROME, Daily, Every, Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.schedules.due import why_not
 from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.told import teller
@@ -54,13 +55,20 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
             standing = why_standing(connection, polydesk.settings(), service.key, instant)
             nothing = None if standing else why_not(connection, service.key, instant)
             clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else [None]
+            waiting = paused(connection, service.key, instant) if service.per_clinic else {}
         if standing or nothing:
             yield dg.SkipReason(standing or teller().value(nothing))
             return
         if not clinics:
             yield dg.SkipReason(teller().text("reason.no_clinic_integrated"))
             return
-        yield from _requests(context.instance, service, clinics, instant)
+        kept = {clinic: teller().reason(why) for clinic, why in waiting.items() if clinic in clinics}
+        for why in kept.values():
+            context.log.info(why)
+        if kept and len(kept) == len(clinics):
+            yield dg.SkipReason(" ".join(kept.values()))
+            return
+        yield from _requests(context.instance, service, [each for each in clinics if each not in kept], instant)
 
     return tick
 

@@ -11,6 +11,7 @@ from polydesk_dagster import settings
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import named
+from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
 from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.sources.events import asked, looking
@@ -98,22 +99,25 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     with polydesk.engine().connect() as connection:
         known = looking.clinics(connection, as_of)
         standing = why_standing(connection, polydesk.settings(), SERVICE, as_of)
+        waiting = paused(connection, SERVICE, as_of)
     partitions = _partitions(context.instance, {clinic.code for clinic in known})
     if standing is not None:
         return dg.SensorResult(skip_reason=standing, dynamic_partitions_requests=partitions)
     if not known:
         reason = teller().text("reason.no_integration")
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
-    seen = looking.look(known, as_of, cache(settings.secret))
+    kept = [teller().reason(waiting[clinic.code]) for clinic in known if clinic.code in waiting]
+    seen = looking.look([clinic for clinic in known if clinic.code not in waiting], as_of, cache(settings.secret))
     if looking.changed(seen):
         with polydesk.engine().begin() as connection:
             looking.remember(connection, seen, as_of)
     busy = _busy(context.instance) if any(look.news is not None for look in seen) else set()
     attempts = {code: (newest, attempt) for code, (newest, attempt) in json.loads(context.cursor or "{}").items()}
     wanted, remembered = requests(seen, busy, attempts)
+    remembered |= {code: attempts[code] for code in waiting if code in attempts}
     return dg.SensorResult(
         run_requests=wanted or None,
-        skip_reason=None if wanted else why_nothing(seen, busy),
+        skip_reason=None if wanted else " ".join([*([why_nothing(seen, busy)] if seen else []), *kept]),
         cursor=json.dumps(remembered),
         dynamic_partitions_requests=partitions,
     )
@@ -135,13 +139,16 @@ def _asked_for(service: str) -> dg.SensorDefinition:
         with polydesk.engine().connect() as connection:
             standing = why_standing(connection, polydesk.settings(), service, polydesk.now())
             questions = [] if standing else asked.open_questions(connection, service)
+            kept = paused(connection, service, polydesk.now())
         started = [question for question in questions if _has_run(context.instance, service, question.id)]
         if started:
             with polydesk.engine().begin() as connection:
                 asked.close(connection, [question.id for question in started], polydesk.now())
-        waiting = [question for question in questions if question not in started]
+        open_ = [question for question in questions if question not in started]
+        waiting = [question for question in open_ if question.clinic not in kept]
         if not waiting:
-            yield dg.SkipReason(standing or teller().text("reason.nobody_asks"))
+            why = " ".join(teller().reason(kept[code]) for code in sorted({question.clinic for question in open_}))
+            yield dg.SkipReason(standing or why or teller().text("reason.nobody_asks"))
             return
         context.instance.add_dynamic_partitions("clinic", [question.clinic for question in waiting])
         for question in waiting:

@@ -32,6 +32,9 @@ def states(door: Door, connection: sa.Connection, person: Person) -> list[Servic
             state,
             runs=tuple(run for run in state.runs if run.clinic is None or person.acts_for(run.clinic)),
             waiting=tuple(each for each in state.waiting if each.clinic is None or person.acts_for(each.clinic)),
+            activity=replace(
+                state.activity, paused={code: at for code, at in state.activity.paused.items() if person.acts_for(code)}
+            ),
         )
         for state in found
     ]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypedDict
 
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
@@ -107,7 +108,7 @@ def service(request: Request) -> Response:
     with door.engine.connect() as connection:
         (row,) = (row for row in _rows(door, connection, request.state.person) if row.service.key == key)
         clinics = looks.clinics(connection, request.state.person)
-        said = activity.history(connection, key, 20)
+        said = activity.history(connection, key, 20, clinics=request.state.person.clinics)
         runs = service_runs.past(connection, key, request.state.person.clinics)
     return door.page(request, "service.html", row=row, clinics=clinics, said=said, runs=runs, pauses=list(PAUSES))
 
@@ -174,40 +175,50 @@ def pause(request: Request) -> Response:
     if span is None:
         raise HTTPException(400, request.state.door.say(request, "web.choose_until"))
 
-    def said(connection: sa.Connection, key: str, actor: str, reason: str, now: datetime) -> None:
-        activity.pause(connection, key, until=now + span, actor=actor, reason=reason, as_of=now)
+    def said(connection: sa.Connection, key: str, now: datetime, given: Given) -> None:
+        activity.pause(connection, key, until=now + span, as_of=now, **given)
 
-    return _say(request, said)
+    return _say(request, said, clinic_of(request, form.get("clinic") or None))
 
 
 @pages.post("/servizi/{key}/riprendi", May.RUN)
 def resume(request: Request) -> Response:
-    def said(connection: sa.Connection, key: str, actor: str, reason: str, now: datetime) -> None:
-        activity.resume(connection, key, actor=actor, reason=reason, as_of=now)
+    def said(connection: sa.Connection, key: str, now: datetime, given: Given) -> None:
+        activity.resume(connection, key, as_of=now, **given)
 
-    return _say(request, said)
+    return _say(request, said, clinic_of(request, request.state.form.get("clinic") or None))
 
 
 @pages.post("/servizi/{key}/avvia", May.RUN)
 def go_live(request: Request) -> Response:
-    def said(connection: sa.Connection, key: str, actor: str, reason: str, now: datetime) -> None:
-        activity.go_live(connection, [key], actor=actor, reason=reason, as_of=now)
+    clinic_of(request, None)
 
-    return _say(request, said)
+    def said(connection: sa.Connection, key: str, now: datetime, given: Given) -> None:
+        activity.go_live(connection, [key], actor=given["actor"], reason=given["reason"], as_of=now)
+
+    return _say(request, said, None)
 
 
-Said = Callable[[sa.Connection, str, str, str, datetime], None]
+class Given(TypedDict):
+    """Who says it, why, and of which clinic (None: the whole chain)."""
+
+    actor: str
+    reason: str
+    clinic: str | None
 
 
-def _say(request: Request, said: Said) -> Response:
-    """Change whether a service starts by itself, which is the whole chain's affair."""
+Said = Callable[[sa.Connection, str, datetime, Given], None]
+
+
+def _say(request: Request, said: Said, clinic: str | None) -> Response:
+    """Change whether a service starts by itself."""
     door: Door = request.state.door
     person: Person = request.state.person
-    clinic_of(request, None)
-    key, reason = _service(request).key, request.state.form.get("reason", "").strip()
+    reason = request.state.form.get("reason", "").strip()
+    key = _service(request).key
     try:
         with door.engine.begin() as connection:
-            said(connection, key, person.signature, reason, door.now())
+            said(connection, key, door.now(), {"actor": person.signature, "reason": reason, "clinic": clinic})
     except PolydeskError as error:
         raise HTTPException(400, teller_of(request).reason(error.reason)) from None
     return RedirectResponse(f"/servizi/{key}", 303)

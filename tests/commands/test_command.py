@@ -250,6 +250,18 @@ class TestActivity:
         status, out, _ = say("resume", "send_reminders", "--reason", "manutenzione finita", "--json")
         assert (status, json.loads(out)["resumed"]) == (0, False)
 
+    def test_one_clinic_is_paused_where_a_service_runs_clinic_by_clinic(self, say: Any, engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            world.clinic(connection, clinic := "BO01")
+        assert say("go-live", "sync_prices", "--reason", WHY)[0] == 0
+        here = ("sync_prices", "--clinic", clinic, "--reason", WHY)
+        status, out, _ = say("pause", *here, "--until", "2099-01-01")
+        assert (status, f"({clinic})" in out) == (0, True)
+        said = self._states(say)["sync_prices"]["activity"]
+        assert (said["mode"], said["paused"][clinic]["reason"]) == ("on", WHY)
+        assert json.loads(say("resume", *here, "--json")[1])["resumed"] is True
+        assert self._states(say)["sync_prices"]["activity"]["paused"] == {}
+
     def test_everything_goes_live_at_once(self, say: Any) -> None:
         status, out, _ = say("go-live", "--all", "--reason", WHY, "--json")
         assert status == 0
@@ -266,6 +278,8 @@ class TestActivity:
             (["go-live", "clear_caches", "--reason", WHY], 2),
             (["go-live", "nothing", "--reason", WHY], 2),
             (["pause", "send_reminders", "--until", "domani", "--reason", WHY], 2),
+            (["pause", "send_reminders", "--until", "2099-01-01", "--reason", WHY, "--clinic", "BO01"], 2),
+            (["pause", "sync_prices", "--until", "2099-01-01", "--reason", WHY, "--clinic", "NOPE"], 2),
             (["pause", "send_reminders", "--until", "2020-01-01", "--reason", WHY], 2),
         ],
     )

@@ -85,3 +85,57 @@ def test_a_studiolab_is_not_even_asked_before_its_service_is_live(
     assert "non è ancora attivato" in data.skip_message
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM event_cursor")) == 0
+
+
+@pytest.fixture
+def paused(engine: sa.Engine) -> None:
+    """Two clinics with a studiolab, everything live, and prices and news paused at one of them."""
+    with engine.begin() as connection:
+        for code in ("BO01", "MI01"):
+            url = "http://127.0.0.1:1"
+            world.integration(connection, world.clinic(connection, code), url, token_env="POLYDESK_STUDIOLAB_TOKEN_X")
+        before = NOW - timedelta(days=1)
+        activity.go_live(connection, activity.STANDING, actor="desk:anna", reason=WHY, as_of=before)
+        said = {"until": datetime(2099, 1, 1, tzinfo=UTC), "actor": "manager:ugo", "reason": "listino in revisione"}
+        for service in ("sync_prices", "sync_events"):
+            activity.pause(connection, service, as_of=before, clinic="BO01", **said)
+
+
+TOLD = "a BO01 è in pausa fino al 01/01/2099 01:00, da manager:ugo: listino in revisione"
+
+
+@pytest.mark.usefixtures("paused")
+def test_a_pause_of_a_clinic_keeps_only_its_runs_from_starting(instance: dg.DagsterInstance, engine: sa.Engine) -> None:
+    repository, resources = definitions.defs.get_repository_def(), {"polydesk": PolydeskResource()}
+    schedule, sensor = repository.get_schedule_def("sync_prices"), repository.get_sensor_def("studiolab_events")
+    context = dg.build_schedule_context(
+        instance, scheduled_execution_time=NOW, repository_def=repository, resources=resources
+    )
+    assert [request.partition_key for request in schedule.evaluate_tick(context).run_requests or ()] == ["MI01"]
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE integration SET active = (SELECT code = 'BO01' FROM clinic c WHERE c.id = clinic_id)")
+        )
+    runs, why = _tick(instance, "sync_prices")
+    assert (runs, TOLD in (why or "")) == (0, True)
+    cursor = '{"BO01": [7, 2]}'
+    with dg.build_sensor_context(instance, cursor, repository_def=repository, resources=resources) as looking:
+        data = sensor.evaluate_tick(looking)
+    assert (data.run_requests, TOLD in (data.skip_message or "")) == ([], True)
+    assert data.cursor == cursor
+
+
+@pytest.mark.usefixtures("paused")
+@pytest.mark.parametrize(("tags", "skips"), [({"dagster/schedule_name": "sync_prices"}, True), ({}, False)])
+def test_a_run_that_waited_in_the_queue_is_skipped_and_one_by_hand_is_not(
+    instance: dg.DagsterInstance, engine: sa.Engine, tags: dict[str, str], skips: bool
+) -> None:
+    instance.add_dynamic_partitions("clinic", ["BO01"])
+    definitions.defs.resolve_job_def("sync_prices").execute_in_process(
+        partition_key="BO01", instance=instance, tags=tags, raise_on_error=False
+    )
+    with engine.connect() as connection:
+        outcomes = connection.execute(sa.text("SELECT outcome, reasons FROM service_run WHERE clinic_id IS NOT NULL"))
+        found = {(row.outcome, reason["code"]) for row in outcomes for reason in row.reasons}
+    assert (("skipped", "clinic_paused") in found) is skips
+    assert found

@@ -126,6 +126,42 @@ def test_a_pause_says_who_why_and_until_when_and_ends_by_a_word(served: Served) 
         assert "messo in pausa da" not in browser.get("/servizi/send_reminders").text.split("<details>")[0]
 
 
+def test_a_clinic_s_manager_pauses_what_runs_clinic_by_clinic_at_hers_alone(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        hers = world.clinic(connection, code="MI01")
+        world.clinic(connection, code="NA01")
+        world.clinic(connection, code="RM01")
+        activity.go_live(connection, activity.STANDING, actor="desk:a", reason="Provato tutto", as_of=world.AS_OF)
+        until = datetime.now(UTC) + timedelta(days=1)
+        given = {"until": until, "actor": "manager:napoli", "reason": "Un motivo loro", "as_of": world.AS_OF}
+        activity.pause(connection, "sync_prices", clinic="NA01", **given)
+    with served.signed_in("manager", clinic=hers) as browser:
+
+        def say(verb: str, service: str = "sync_prices", **more: str) -> int:
+            form = served.form(browser, reason="Listino in revisione", **{"for": "day"}, **more)
+            return browser.post(f"/servizi/{service}/{verb}", data=form).status_code
+
+        assert [say("sospendi", clinic=code) for code in ("", "NA01", "NOPE")] == [403, 403, 403]
+        assert say("sospendi", "generate_slots", clinic="MI01") == 400
+        assert "lo sospende chi agisce per tutta la catena" in browser.get("/servizi/generate_slots").text
+        assert 'action="/servizi/sync_prices/avvia"' not in browser.get("/servizi/sync_prices").text
+        assert say("sospendi", clinic="MI01") == 303
+        page = unescape(browser.get("/servizi/sync_prices").text)
+        assert "<b>MI01</b>: messo in pausa da manager:" in page
+        assert "napoli" not in page
+        assert "in pausa: MI01" in browser.get("/").text
+        assert say("riprendi", clinic="NA01") == 403
+        assert say("riprendi", clinic="MI01") == 303
+        assert "in pausa: MI01" not in browser.get("/").text
+    with served.signed_in("superuser") as browser:
+        assert "in pausa: NA01" in browser.get("/").text
+        chain = served.form(browser, reason="Listino in revisione", clinic="NOPE", **{"for": "day"})
+        assert browser.post("/servizi/sync_prices/sospendi", data=chain).status_code == 400
+    with served.door.engine.connect() as connection:
+        said = connection.execute(sa.text("SELECT action, clinic FROM audit WHERE clinic IS NOT NULL ORDER BY id"))
+        assert [tuple(row) for row in said] == [("pause", "NA01"), ("pause", "MI01"), ("resume", "MI01")]
+
+
 def test_the_language_that_was_chosen_stays(served: Served) -> None:
     with served.signed_in("desk") as browser:
         answer = browser.post("/lingua", data=served.form(browser, lingua="de", da="//evil.example"))

@@ -37,6 +37,9 @@ class Activity:
     actor: str | None = None
     """As the audit trail names people."""
     reason: str | None = None
+    paused: Mapping[str, Activity] = field(default_factory=dict)
+    """Clinics (codes) that somebody keeps waiting, each with who and until when; of a service that runs clinic by
+    clinic."""
 
     @property
     def works(self) -> bool:

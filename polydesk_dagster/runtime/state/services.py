@@ -188,7 +188,7 @@ def _state(
     name = service.sensor or service.key
     activity = said
     if said.works and dagster.switches.get(name) is False:
-        activity = Activity(Mode.SWITCHED_OFF)
+        activity = Activity(Mode.SWITCHED_OFF, paused=said.paused)
     expected = activity.since or installed
     return ServiceState(
         service,
