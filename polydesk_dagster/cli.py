@@ -42,8 +42,10 @@ COMMANDS: Mapping[str, str] = {
     "users": "users:app",
     "tokens": "tokens:app",
     "db": "db:app",
+    "setup": "setup:setup",
     "backup": "keeping:backup",
     "restore": "keeping:restore",
+    "move": "keeping:move",
     "doctor": "doctor:doctor",
 }
 """Each sub-command by its module under ``commands`` and the function or group in it; ``command.<name>`` is its line in

@@ -163,6 +163,12 @@ class Settings(BaseSettings):
         return self.public_url or f"http://{host}:{self.web_port}"
 
 
+SECRETS = frozenset(
+    name for name, field in Settings.model_fields.items() if "SecretStr" in str((field.annotation, field.metadata))
+)
+"""Fields whose values are shown to nobody."""
+
+
 def variable(field: str) -> str:
     return f"POLYDESK_{field.upper()}"
 
@@ -174,9 +180,22 @@ def load() -> Settings:
         ConfigurationError: naming the variables that are wrong or half filled in, never their values; or the ``.env``
             if others than its owner may read it.
     """
-    home = _home()
+    where = home()
     try:
-        return Settings(home=home, _env_file=_private(home / ".env"))
+        return Settings(home=where, _env_file=_private(where / ".env"))
+    except ValidationError as error:
+        raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
+
+
+def of(where: Path, values: Mapping[str, str]) -> Settings:
+    """The settings that a home would have with these values, by variable, over what the environment says.
+
+    Raises:
+        ConfigurationError: naming the variables that are wrong or half filled in, never their values.
+    """
+    fields = {name: values[variable(name)] for name in Settings.model_fields if variable(name) in values}
+    try:
+        return Settings(**{**fields, "home": where})  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
 
@@ -188,10 +207,11 @@ def secret(name: str) -> str | None:
     Raises:
         ConfigurationError: others than its owner may read the ``.env``.
     """
-    return os.environ.get(name) or dotenv_values(_private(_home() / ".env")).get(name) or None
+    return os.environ.get(name) or dotenv_values(_private(home() / ".env")).get(name) or None
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Where the environment says that the installation is."""
     return Path(os.environ.get("POLYDESK_HOME", "").strip() or ".polydesk")
 
 

@@ -10,15 +10,15 @@ import typer
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import show
-from polydesk_dagster.commands.installation import opened
+from polydesk_dagster.commands.installation import migrated, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import backup as copying
-from polydesk_dagster.keeping import restoring
+from polydesk_dagster.keeping import moving, restoring
 from polydesk_dagster.keeping.manifest import Manifest
 from polydesk_dagster.runtime import supervisor
-from polydesk_dagster.values import Count, Instant, Several, Term
+from polydesk_dagster.values import Count, Instant, Several, Term, Value
 
 Folder = Annotated[Path, typer.Argument(file_okay=False)]
 Json = Annotated[bool, typer.Option("--json")]
@@ -54,6 +54,34 @@ def restore(folder: Folder, json: Json = False) -> None:
     _tell(found)
     if unset:
         show.out().print(say("command.restore.unset", names=Several(tuple(unset))), style="yellow")
+
+
+def move(
+    to: Annotated[str | None, typer.Option("--to", metavar="URL", envvar="POLYDESK_MOVE_TO", show_envvar=False)] = None,
+    json: Json = False,
+) -> None:
+    """Porta un'installazione dal database incorporato a un server configurato, una volta per tutte."""
+    settings = configuration.load()
+    if (holder := supervisor.running(settings.home)) is not None:
+        raise PermanentError("up_already", home=str(settings.home), process=holder)
+    if settings.embedded and not embedded.exists(settings.home):
+        raise PermanentError("no_installation", home=str(settings.home))
+    address = to or typer.prompt(say("command.move.to"), hide_input=True)
+    target = configuration.of(settings.home, {configuration.variable("database_url"): address})
+    assert target.database_url is not None
+    try:
+        if settings.embedded:
+            embedded.start(settings.home)
+            migrated(settings)
+        moved = moving.move(settings, target.database_url.get_secret_value())
+    finally:
+        if settings.embedded:
+            embedded.stop(settings.home)
+    if json:
+        show.as_json({"tables": len(moved), "rows": sum(moved.values())})
+    else:
+        values: dict[str, Value] = {"tables": len(moved), "rows": sum(moved.values())}
+        show.out().print(say("command.move.done", file=str(settings.home / ".env"), **values), soft_wrap=True)
 
 
 def _tell(found: Manifest) -> None:

@@ -54,8 +54,8 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         create_database(ours)
         create_database(theirs)
     mark = f"polydesk {found.taken_at.isoformat()}"
-    server, _ = _free(ours)
-    _, loaded = _free(theirs, mark)
+    server, _ = free(ours)
+    _, loaded = free(theirs, mark)
     for name, target in missing.items():
         _bring(folder / name, target)
     if not loaded:
@@ -86,7 +86,7 @@ def _folders(settings: Settings) -> dict[str, Path]:
     return {manifest.DOCUMENTS: settings.documents_folder} | ({manifest.INDEX: index} if index else {})
 
 
-def _free(url: URL, mark: str | None = None) -> tuple[int, bool]:
+def free(url: URL, mark: str | None = None) -> tuple[int, bool]:
     """The server's major version, and whether what the database holds is what an interrupted restore of the same copy,
     which left its ``mark``, has brought already; there must be nothing else in it."""
     engine = create_engine(url, pool_size=1)

@@ -26,6 +26,7 @@ from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief
 from polydesk_dagster.home import make
 from polydesk_dagster.runtime import guardian
 from polydesk_dagster.runtime.child import Child, Running, log_file, logger
+from polydesk_dagster.runtime.watchdog import Watchdog
 from polydesk_dagster.told import teller
 
 
@@ -68,6 +69,7 @@ class Supervisor:
         self._stopping = False
         self._reason: str | None = None
         self._log = logger(self.home, "supervisor")
+        self._watchdog = Watchdog()
 
     def stop(self, reason: str | None = None) -> None:
         """Ask the supervisor to end; from any thread or signal handler. A reason makes it an end in failure."""
@@ -171,8 +173,10 @@ class Supervisor:
             if waiting and all(each.answering for each in self._children.values()):
                 waiting = False
                 self._log.info("everything answers")
+                self._watchdog.say("READY=1")
                 if once_ready is not None:
                     threading.Thread(target=self._then, args=(once_ready,), daemon=True).start()
+            self._watchdog.alive()
             self._read_output(0.1 if waiting else 0.5)
 
     def _then(self, once_ready: Callable[[], None]) -> None:
@@ -253,6 +257,7 @@ class Supervisor:
     def _stop_all(self) -> None:
         """Stop every child, those that depend on others first; then whatever they left; then the database."""
         self._stopping = True
+        self._watchdog.say("STOPPING=1")
         while alive := {name: each for name, each in self._children.items() if each.process is not None}:
             now = time.monotonic()
             needed = {name for each in alive.values() for name in each.child.after}

@@ -194,3 +194,19 @@ def test_a_long_log_line_and_colours_do_not_disturb(home: Path) -> None:
     assert "| verde\n" in text
     assert "x" * 200000 in text
     assert text.endswith("| fine\n")
+
+
+def test_systemd_is_told_when_all_answers_that_it_lives_and_when_it_ends(
+    home: Path, brought_up: Callable[[str], Up], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.settimeout(PATIENCE)
+        ear.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        up = brought_up("_child('one', LASTING)")
+        heard = {ear.recv(100) for _ in range(4)}
+        assert heard == {b"READY=1", b"WATCHDOG=1"}
+        up.process.terminate()
+        while b"STOPPING=1" not in heard:
+            heard.add(ear.recv(100))

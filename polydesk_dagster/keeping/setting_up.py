@@ -1,0 +1,93 @@
+"""What a new installation is told: values by variable, checked as at every start, and each address tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+import sqlalchemy as sa
+
+from polydesk_dagster import network
+from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.keeping import dumps
+from polydesk_dagster.runtime.state import probing
+from polydesk_dagster.runtime.state.model import Answer, SystemState
+from polydesk_dagster.settings import Settings, variable
+from polydesk_dagster.values import Reason
+
+ASKED: Sequence[str] = (
+    "database_url",
+    "web_host",
+    "web_port",
+    "public_url",
+    "central_url",
+    "central_token",
+    "sms_url",
+    "sms_token",
+    "sms_sender",
+    "smtp_url",
+    "mail_from",
+    "operator_mail",
+    "documents",
+)
+"""Fields that a person is asked for, in this order; the others are for a file."""
+OF_CLINICS = ("POLYDESK_STUDIOLAB_TOKEN_", "POLYDESK_FILES_TOKEN_", "POLYDESK_FHIR_TOKEN_")
+"""How the variables begin that clinics' integrations may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An address that the installation was given, and what came of it: ``why`` is None where all is well."""
+
+    what: str
+    why: Reason | None
+
+
+def unknown(values: Mapping[str, str]) -> tuple[str, ...]:
+    """Names that mean nothing to us; what a clinic's source asks for is known by its form."""
+    known = {variable(field) for field in Settings.model_fields}
+    return tuple(name for name in values if name not in known and not name.startswith(OF_CLINICS))
+
+
+def tried(settings: Settings, now: datetime) -> Iterator[Tried]:
+    """Every address that is given, asked now; nothing is changed or sent."""
+    if not settings.embedded:
+        yield Tried(variable("database_url"), _database(settings))
+    for state in probing.asked(probing.systems(settings, now)):
+        if state.configured:
+            yield Tried(state.code, _why(state))
+    if settings.oidc_issuer is not None:
+        yield Tried(variable("oidc_issuer"), _issuer(settings.oidc_issuer))
+
+
+def _why(state: SystemState) -> Reason | None:
+    return None if state.answer is Answer.WELL else state.why or Reason("carrier_silent", {"answer": None})
+
+
+def _database(settings: Settings) -> Reason | None:
+    try:
+        engine = create_engine(business_url(settings), pool_size=1)
+        with engine.connect() as connection:
+            found = dumps.server_version(connection)
+        engine.dispose()
+    except sa.exc.SQLAlchemyError as error:
+        return Reason("database_refuses", {"error": type(getattr(error, "orig", error)).__name__})
+    except PermanentError as error:
+        return error.reason
+    return None if found >= dumps.OLDEST else Reason("server_too_old", {"found": found, "wanted": dumps.OLDEST})
+
+
+def _issuer(issuer: str) -> Reason | None:
+    """Whether an OpenID provider describes itself there, under the same name."""
+    try:
+        with httpx.Client(
+            transport=network.transport(network.trust(environment=True)), trust_env=False, timeout=probing.PATIENCE
+        ) as client:
+            answer = client.get(f"{issuer}/.well-known/openid-configuration")
+            said = answer.json().get("issuer") if answer.is_success else None
+    except (httpx.HTTPError, ValueError, AttributeError, PermanentError):
+        said = None
+    return None if said and str(said).rstrip("/") == issuer else Reason("no_issuer", {"address": issuer})

@@ -1,0 +1,113 @@
+"""``polydesk setup``: what it is told is checked and tried before anything is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dotenv import set_key
+
+from polydesk_dagster import cli
+from polydesk_dagster.database.engine import plain_url
+
+Said = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """Calls the command with a file of these values; returns its exit status and its JSON, or what it refused."""
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("POLYDESK_DATABASE_URL", raising=False)
+
+    def call(values: dict[str, str], *options: str) -> tuple[int, Any]:
+        file = tmp_path / "values.env"
+        file.unlink(missing_ok=True)
+        for name, value in values.items():
+            set_key(file, name, value)
+        monkeypatch.setattr(sys, "argv", ["polydesk", "setup", "--file", str(file), "--json", *options])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), json.loads(said.out) if said.out else said.err
+
+    return call
+
+
+def _closed() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_what_answers_is_written_for_its_owner_alone(setup: Said, engine: sa.Engine, tmp_path: Path) -> None:
+    given = {"POLYDESK_DATABASE_URL": plain_url(engine.url), "POLYDESK_STUDIOLAB_TOKEN_MI01": "it's #1"}
+    status, said = setup(given, "--look")
+    assert (status, said["written"], (tmp_path / "home").exists()) == (0, [], False)
+    status, said = setup(given, "--units", str(tmp_path / "units"))
+    assert (status, [each["why"] for each in said["tried"]]) == (0, [None])
+    file = tmp_path / "home" / ".env"
+    assert file.stat().st_mode & 0o077 == 0
+    assert "POLYDESK_DATABASE_URL" in file.read_text()
+    setup({"POLYDESK_WEB_PORT": "4000"})  # what was known stays
+    assert "it\\'s #1" in file.read_text()
+    _verified(tmp_path / "units", str(tmp_path / "home"))
+
+
+def _verified(units: Path, home: str) -> None:
+    texts = [path.read_text() for path in units.iterdir()]
+    assert len(texts) == 3
+    assert not [text for text in texts if "@" in text]
+    assert any(f"POLYDESK_HOME={home}" in text for text in texts)
+    if (tool := shutil.which("systemd-analyze")) is not None:
+        done = subprocess.run([tool, "verify", *map(str, units.iterdir())], capture_output=True, text=True, check=False)
+        assert [line for line in done.stderr.splitlines() if str(units) in line] == []
+        assert done.returncode == 0
+
+
+def test_what_does_not_answer_is_named_and_nothing_is_written(setup: Said, tmp_path: Path) -> None:
+    given = {"POLYDESK_CENTRAL_URL": f"http://{_closed()}", "POLYDESK_CENTRAL_TOKEN": "geheim-1"}
+    given["POLYDESK_OIDC_ISSUER"] = f"http://{_closed()}"
+    given |= {"POLYDESK_OIDC_CLIENT_ID": "polydesk", "POLYDESK_OIDC_CLIENT_SECRET": "geheim-2"}
+    status, said = setup(given)
+    assert (status, said["written"]) == (3, [])
+    assert [each["what"] for each in said["tried"] if each["why"]] == ["central", "POLYDESK_OIDC_ISSUER"]
+    assert "geheim" not in json.dumps(said)
+    assert not (tmp_path / "home").exists()
+    status, said = setup(given, "--anyway")
+    assert (status, said["written"]) == (0, [str(tmp_path / "home" / ".env")])
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "status"),
+    [
+        ({"POLYDESK_SMS_URL": "https://sms.example"}, "POLYDESK_SMS_TOKEN", 2),
+        ({"POLYDESK_WEB_PORT": "often"}, "POLYDESK_WEB_PORT", 2),
+        ({"POLYDESK_SMSURL": "https://sms.example"}, "POLYDESK_SMSURL", 2),
+    ],
+    ids=["half", "wrong", "unknown"],
+)
+def test_what_is_wrong_is_refused_by_name(
+    setup: Said, tmp_path: Path, given: dict[str, str], named: str, status: int
+) -> None:
+    found, said = setup(given)
+    assert found == status
+    assert named in said
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_a_terminal_a_file_is_needed(
+    setup: Said, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["polydesk", "setup"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "--file" in capsys.readouterr().err
