@@ -131,6 +131,8 @@ class Kind:
     table: str
     key: str
     """SQL over ``r`` that names a row for people, e.g. ``r.external_id``."""
+    told: bool = False
+    """Whether ``key`` gives a reason as ``why`` makes it, told in the reader's words, instead of a name."""
     owned: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()

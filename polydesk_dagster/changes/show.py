@@ -31,7 +31,8 @@ class Row:
 
     ordinal: int
     action: str
-    key: str
+    key: str | Reason
+    """How people call it: as it is written, or in words."""
     finding: str | None
     reason: Reason | None
     before: dict[str, Any]
@@ -43,7 +44,7 @@ class Row:
         return {
             "row": self.ordinal,
             "action": self.action,
-            "key": self.key,
+            "key": self.key.as_dict() if isinstance(self.key, Reason) else self.key,
             "finding": self.finding,
             "reason": self.reason and self.reason.as_dict(),
             "before": self.before,
@@ -88,12 +89,18 @@ def row_names(
         """),
         {**(values or {}), "limit": limit},
     ).all()
-    names = tuple(Name(_name(plan, row.name, private=kind.private), read(row.reason)) for row in found)
+    names = tuple(Name(_name(plan, row.name, kind), read(row.reason)) for row in found)
     return Found(names, found[0].total if found else 0)
 
 
-def _name(plan: Plan, name: Any, *, private: bool) -> Value:
-    return Reason("row_of_plan", {"row": name, "plan": plan.id}) if private else str(name)
+def _name(plan: Plan, name: Any, kind: Kind) -> Value:
+    return Reason("row_of_plan", {"row": name, "plan": plan.id}) if kind.private else _called(name, kind)
+
+
+def _called(name: Any, kind: Kind) -> str | Reason:
+    """A row's name; one that was written before it was told in words stays as it is."""
+    said = read(name) if kind.told and name else None
+    return str(name or "") if said is None or said.code == "as_written" else said
 
 
 def rows(
@@ -129,7 +136,7 @@ def rows(
             if row["action"] != "conflict":
                 after = {name: value for name, value in after.items() if name in moved}
         said = read(row["reason"])
-        key = row["row_key"] or ""
+        key = _called(row["row_key"], kind)
         yield Row(row["ordinal"], row["action"], key, row["finding"], said, before, after, row["is_held"])
 
 
@@ -244,7 +251,8 @@ def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO, *
     for row in rows(connection, plan, kind):
         before, after = (json.dumps(side, default=str, ensure_ascii=False) for side in (row.before, row.after))
         reason = say(row.reason) if row.reason else None
-        cells = (row.ordinal, row.action, row.key, row.finding, reason, before, after)
+        key = say(row.key) if isinstance(row.key, Reason) else row.key
+        cells = (row.ordinal, row.action, key, row.finding, reason, before, after)
         writer.writerow(tuple(map(harmless, cells)))
         written += 1
     return written

@@ -28,6 +28,11 @@ def day(expression: str) -> str:
     return f"jsonb_build_object('date', CAST({expression} AS text))"
 
 
+def term(domain: str, expression: str) -> str:
+    """SQL for one of a closed list among the values of ``why``."""
+    return f"jsonb_build_object('term', {expression}, 'domain', '{domain}')"
+
+
 def kept(reason: Reason) -> str:
     """``reason`` as a text column holds it."""
     if not reason.values:

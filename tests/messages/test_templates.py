@@ -173,6 +173,11 @@ def test_reset_shows_applies_and_undoes(engine: sa.Engine) -> None:
         )
     shown = reset(engine, AS_OF, Press())
     assert (shown.outcome, shown.counts.retired, shown.plan_id is not None) == (Outcome.OK, 2, True)
+    (rows_told,) = shown.tables
+    told = [[teller(language).value(cell) for cell in row] for language in ("it", "de") for row in rows_told.rows]
+    assert "Promemoria, completo, SMS, italiano (tutta la catena)".casefold() in told[0][2].casefold()
+    assert "BO01" in told[1][2]
+    assert (told[0][-1], told[2][-1]) == ("torna al testo di fabbrica", "kehrt zum Werkstext zurück")
     assert reset(engine, AS_OF, Press("perché no")).outcome is Outcome.REFUSED
     reason = "testi sbagliati dopo la migrazione"
     with engine.connect() as connection:

@@ -254,6 +254,18 @@ def test_nobody_unknown_gets_to_dagster_by_any_path(up: House, people: dict[str,
     assert people["superuser"].post("/dagster/report_asset_materialization/thing").status_code in {404, 405}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("download_debug/x", "download_debug/%00", "download_debug/" + "9" * 3_000),
+        *("logs/x", "logs/x/out", "logs/x/compute_logs/step/err", "logs/x/y/z", "logs//out", "logs/%00/err"),
+        *("logs/..%2f..%2fetc/out", "logs/%2e%2e/%2e%2e/out", "logs//etc/passwd/out", "logs/" + "a" * 3_000 + "/out"),
+    ],
+)
+def test_what_there_is_not_is_not_there(people: dict[str, httpx.Client], path: str) -> None:
+    assert people["superuser"].get(f"/dagster/{path}").status_code == 404
+
+
 def test_the_page_comes_whole_and_under_its_prefix(up: House, people: dict[str, httpx.Client]) -> None:
     page = people["desk"].get("/dagster/runs")
     policy = page.headers["content-security-policy"]

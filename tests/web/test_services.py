@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from html import unescape
 
@@ -16,6 +17,7 @@ from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.database.service_runs import record
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.pressing import Told
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.told import teller
 from tests import world
@@ -160,6 +162,33 @@ def test_a_clinic_s_manager_pauses_what_runs_clinic_by_clinic_at_hers_alone(serv
     with served.door.engine.connect() as connection:
         said = connection.execute(sa.text("SELECT action, clinic FROM audit WHERE clinic IS NOT NULL ORDER BY id"))
         assert [tuple(row) for row in said] == [("pause", "NA01"), ("pause", "MI01"), ("resume", "MI01")]
+
+
+def test_a_second_press_is_told_whose_the_first_is_and_starts_nothing(served: Served) -> None:
+    begun, free = threading.Event(), threading.Event()
+    times: list[str] = []
+
+    def work(*, told: Told) -> list[tuple[str | None, Report]]:
+        times.append("begun")
+        begun.set()
+        assert free.wait(60)
+        return [(None, Report(Outcome.OK))]
+
+    given = {"preview": False, "by": "Anna Bianchi", "at": datetime(2026, 3, 29, 8, tzinfo=UTC)}
+    first, _ = served.door.presses.start("clear_caches", None, work, **given)
+    try:
+        assert begun.wait(60)
+        with served.signed_in("superuser") as browser:
+            for clinic in ("", "BO01"):
+                form = served.form(browser, clinic=clinic)
+                answer = browser.post("/servizi/clear_caches/esegui", data=form)
+                assert answer.headers["location"] == f"/premute/{first.id}?gia=1"
+            page = unescape(browser.get(answer.headers["location"]).text)
+            assert "Era già in esecuzione: avviato da Anna Bianchi il 29/03/2026 10:00" in page
+            assert "Era già" not in unescape(browser.get(f"/premute/{first.id}").text)
+    finally:
+        free.set()
+    assert times == ["begun"]
 
 
 def test_the_language_that_was_chosen_stays(served: Served) -> None:

@@ -9,10 +9,12 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Kind, Plan, Scope
+from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings import emergency
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.clinic.messages.factory import FACTORY
+from polydesk_dagster.clinic.messages.naming import named
 from polydesk_dagster.outcome import Report
 
 SERVICE = "reset_message_templates"
@@ -22,6 +24,7 @@ MESSAGE_TEMPLATE = Kind(
     whole=True,
     table="message_template",
     key="r.name",
+    told=True,
     fixed=("layer", "clinic_id", "kind", "variant", "channel", "language"),
     owned=("subject", "body", "retired_at"),
     carried={"name": "text"},
@@ -30,10 +33,9 @@ MESSAGE_TEMPLATE = Kind(
 """A retired row lets the factory's text show through; undoing brings back what it said."""
 
 # The row also takes the factory's words, so that the plan shows what will be sent instead of what.
-_CUSTOMISED = """
+_CUSTOMISED = f"""
     SELECT 'retire' AS action, CAST(NULL AS text) AS finding,
-           'torna al testo di fabbrica' AS reason, t.id,
-           concat_ws(' ', t.kind, t.variant, t.channel, t.language, coalesce(c.code, 'catena')) AS name,
+           {why("back_to_factory")} AS reason, t.id, {named("t", "c.code")} AS name,
            t.layer, t.clinic_id, t.kind, t.variant, t.channel, t.language,
            coalesce(f.subject, t.subject) AS subject, coalesce(f.body, t.body) AS body,
            CAST(:as_of AS timestamptz) AS retired_at

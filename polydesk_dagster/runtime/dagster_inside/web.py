@@ -19,6 +19,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._core.workspace.permissions import LOCATION_SCOPED_PERMISSIONS, PermissionResult, Permissions
 from dagster_webserver.webserver import DagsterWebserver
 from graphql import OperationType
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -38,6 +39,8 @@ LOOK_AGAIN = 10.0
 _SESSION_OVER = 4401
 _NOT_OURS = ("/report_asset", "/notebook", "/dagit")
 """Routes of Dagster's that are left out: reports from outside past every permission, and names of long ago."""
+_LOGS = ("out", "err")
+"""What a step wrote, by the ending of its name."""
 _STATEMENT_MILLISECONDS, _RECYCLE_SECONDS, _OVERFLOW = 15_000, 3_600, 20
 """As Dagster's own command sets them for its page."""
 
@@ -156,6 +159,23 @@ class DoorWebserver(DagsterWebserver[DoorProcessContext, DoorRequestContext]):
         return await self.execute_graphql_request(
             request=request, query=body["query"], variables=body.get("variables"), operation_name=named
         )
+
+    async def download_debug_file_endpoint(self, request: Request) -> Response:
+        """Dagster's, of a run that there is."""
+        with self.request_context(request) as context:
+            run = request.path_params["run_id"]
+            if "\0" in run or context.instance.get_run_by_id(run) is None:
+                raise HTTPException(404)
+        answer: Response = await super().download_debug_file_endpoint(request)
+        return answer
+
+    async def download_captured_logs_endpoint(self, request: Request) -> Response:
+        """Dagster's, of what can be the name of a log."""
+        *steps, extension = request.path_params["path"].split("/")
+        if extension not in _LOGS or not steps or {"", ".", ".."} & set(steps) or any("\0" in step for step in steps):
+            raise HTTPException(404)
+        answer: Response = await super().download_captured_logs_endpoint(request)
+        return answer
 
     async def execute_graphql_subscription(
         self, websocket: WebSocket, operation_id: str, query: str, variables: Any, operation_name: str | None

@@ -197,6 +197,7 @@ _KINDS = (
         "message_template",
         ("subject", "body", "retired_at"),
         ("layer", "clinic_id", "kind", "variant", "channel", "language"),
+        told=True,
     ),
 )
 

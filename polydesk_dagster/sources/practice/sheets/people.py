@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from polydesk_dagster.clinic.messages.naming import named
 from polydesk_dagster.clinic.messages.templates import lint
 from polydesk_dagster.sources.practice import cells
 from polydesk_dagster.sources.practice.cells import choice
@@ -102,7 +103,7 @@ SHEETS: tuple[Sheet, ...] = (
             "retired_at": "CAST(NULL AS timestamptz)",
         },
         natural="concat_ws('/', k.id, s.kind, s.variant, s.channel, s.language)",
-        name="concat_ws(' · ', s.clinic, s.kind, s.channel)",
+        name=named("s", "s.clinic"),
         references=(Reference("clinic", "s.clinic IS NOT NULL AND k.id IS NULL"),),
         check=_text,
         exported="""SELECT k.code AS clinic, t.kind, t.variant, t.channel, t.language, t.subject, t.body
