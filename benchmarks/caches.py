@@ -77,9 +77,9 @@ def _endpoint(engine: sa.Engine) -> Iterator[Figure]:
 
 
 def _serve_caches(url: URL, listener: socket.socket) -> None:
-    from polydesk_dagster.front.application import application
+    from tests.front.desk import programs
 
-    _serve(application(url), listener)
+    _serve(programs(url), listener)
 
 
 def _serve_constant(_: URL, listener: socket.socket) -> None:

@@ -179,6 +179,44 @@ def probes(
     shown.table(None, [t.label("column", key) for key in ("probe_number", "probe_question", "document")], found)
 
 
+@app.command()
+def questions(
+    number: Annotated[int | None, typer.Argument(metavar="NUMBER")] = None,
+    document: Annotated[str | None, typer.Option()] = None,
+    dismiss: Annotated[bool, typer.Option("--dismiss")] = False,
+    json: Json = False,
+) -> None:
+    """Elenca le domande che i documenti hanno lasciato aperte, o dice quale documento risponde a una di loro."""
+    from polydesk_dagster.knowledge import unanswered
+
+    if (number is not None) != ((document is not None) != dismiss):
+        raise typer.BadParameter(say("command.knowledge.which_question"))
+    with opened() as installation, installation.engine.begin() as connection:
+        if number is not None:
+            unanswered.settle(connection, number, document, actor=person(), as_of=datetime.now(UTC))
+        found = unanswered.listed(connection)
+    if json:
+        shown.as_json([asdict(each) for each in found])
+        return
+    if not found:
+        shown.out().print(say("command.knowledge.no_questions"))
+        return
+    t = shown.told()
+    columns = ("probe_number", "probe_question", "question_kind", "clinic", "question_times", "question_last")
+    rows = [
+        (
+            each.id,
+            each.question,
+            t.term("question_kind", each.kind),
+            each.clinic,
+            each.times,
+            t.value(Instant(each.last_at)),
+        )
+        for each in found
+    ]
+    shown.table(None, [t.label("column", key) for key in columns], rows)
+
+
 @app.command("words")
 def lay_words(
     lay: Annotated[str | None, typer.Argument(metavar="WORDS")] = None,

@@ -1,4 +1,4 @@
-"""``polydesk tokens``: which programs may book for their visitors, and what they may do."""
+"""``polydesk tokens``: which programs may book for their visitors or ask the documents, and what they may do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from polydesk_dagster.commands import show
+from polydesk_dagster.commands.ask import Role
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.front import tokens
@@ -15,7 +16,7 @@ from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant
 
-app = typer.Typer(help="I programmi che prenotano per i loro visitatori.", no_args_is_help=True)
+app = typer.Typer(help="I programmi che prenotano per i visitatori o interrogano i documenti.", no_args_is_help=True)
 
 Why = Annotated[str, typer.Option("--reason", metavar="REASON")]
 
@@ -29,6 +30,7 @@ def issue(
     reason: Why,
     scope: Annotated[list[Scope] | None, typer.Option()] = None,
     clinic: Annotated[list[str] | None, typer.Option(metavar="CODE")] = None,
+    role: Annotated[Role | None, typer.Option()] = None,
     days: Annotated[int, typer.Option()] = tokens.LIFE.days,
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -38,8 +40,9 @@ def issue(
         token = tokens.issue(
             connection,
             name=name,
-            scopes=scope or ORDINARY,
+            scopes=scope or ([Scope.ASK] if role else ORDINARY),
             clinics=clinic or [],
+            role=role,
             who=person(),
             why=reason,
             as_of=now,
@@ -58,20 +61,34 @@ def list_(json: Annotated[bool, typer.Option("--json")] = False) -> None:
     with opened() as installation, installation.engine.connect() as connection:
         found = tokens.listed(connection)
     if json:
-        fields = ("id", "name", "scopes", "clinics", "issued_at", "issued_by", "reason", "expires_at", "revoked_at")
+        fields: tuple[str, ...] = ("id", "name", "scopes", "clinics", "role", "issued_at", "issued_by", "reason")
+        fields += ("expires_at", "revoked_at")
         show.as_json([{field: getattr(each, field) for field in fields} for each in found])
         return
     columns = tuple(
         say(f"command.tokens.{key}")
-        for key in ("number", "name", "scopes", "clinics", "issued_at", "issued_by", "why", "until", "revoked_at")
+        for key in (
+            "number",
+            "name",
+            "scopes",
+            "clinics",
+            "role",
+            "issued_at",
+            "issued_by",
+            "why",
+            "until",
+            "revoked_at",
+        )
     )
-    value = show.told().value
+    t = show.told()
+    value = t.value
     rows = [
         (
             str(each.id),
             each.name,
             ", ".join(each.scopes),
             ", ".join(each.clinics) or say("command.users.everywhere"),
+            t.term("role", each.role) if each.role else "",
             value(Instant(each.issued_at)),
             each.issued_by,
             each.reason,

@@ -6,7 +6,7 @@ own. The guard's other limits stand around it: host, size, time and rate.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy.engine import URL
@@ -15,26 +15,37 @@ from starlette.routing import Mount
 
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.front import caches
+from polydesk_dagster.front.assistant import application as assistant
+from polydesk_dagster.front.assistant.access import Shelf
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
+from polydesk_dagster.knowledge.library import Library
 
 PATH = "/api"
 """Where it stands at the door."""
-BOOKING_CONNECTIONS = 8
-"""That bookings keep open; as many again while there is much to do."""
+CONNECTIONS = 8
+"""That bookings and the assistant keep open; as many again while there is much to do."""
 
 
-def application(url: URL) -> Starlette:
-    """The front over the database at ``url``. What it follows lives as long as its lifespan, which whoever mounts it
-    must enter: a mounted application is not asked for its own."""
-    store = caches.Store(url)
-    engine = serving(url, pool_size=BOOKING_CONNECTIONS)
+def application(shown: URL, records: URL, library: Callable[[], Library], address: str) -> Starlette:
+    """The front over one database: its caches are read by ``shown``, whose account may read no more than what everybody
+    is shown; bookings and questions by ``records``. Links lead to ``address``.
+
+    What it follows lives as long as its lifespan, which whoever mounts it must enter: a mounted application is not
+    asked for its own."""
+    store = caches.Store(shown)
+    engine = serving(records, pool_size=CONNECTIONS)
+    asked = assistant.application(Shelf(engine, library, address))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with store.following():
+        async with store.following(), asked.router.lifespan_context(asked):
             yield
         engine.dispose()
 
-    routes = [*caches.routes(store), Mount(booking.PATH, booking.application(Front(engine)))]
+    routes = [
+        *caches.routes(store),
+        Mount(booking.PATH, booking.application(Front(engine))),
+        Mount(assistant.PATH, asked),
+    ]
     return Starlette(routes=routes, lifespan=lifespan)

@@ -1,4 +1,5 @@
-"""The tokens of programs that book for visitors: issued and revoked by a person with a reason, kept as hashes."""
+"""The tokens of programs that book for visitors or ask for an assistant: issued and revoked by a person with a reason,
+kept as hashes."""
 
 from __future__ import annotations
 
@@ -31,6 +32,8 @@ class Scope(StrEnum):
     CHANGE = "change"
     VOUCH = "vouch"
     """Say who its visitor is, without our asking for a proof."""
+    ASK = "ask"
+    """Ask the documents, for one clinic and in one role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,16 @@ class Caller:
     scopes: frozenset[Scope]
     clinics: tuple[int, ...] | None
     """Ids of those it reaches; None: the whole chain."""
+    reader: Reader | None
+    """As whom it asks the documents, where it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """For whom an assistant asks: a clinic, by its code, and a role."""
+
+    clinic: str
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,7 @@ class Listed:
     scopes: tuple[str, ...]
     clinics: tuple[str, ...]
     """Codes; none: the whole chain."""
+    role: str | None
     issued_at: datetime
     issued_by: str
     reason: str
@@ -71,20 +85,25 @@ def issue(
     name: str,
     scopes: Collection[Scope],
     clinics: Sequence[str],
+    role: str | None = None,
     who: str,
     why: str,
     as_of: datetime,
     life: timedelta = LIFE,
 ) -> str:
-    """Make a token for the front end ``name`` and return it, this once; without ``clinics`` (codes) it reaches all.
+    """Make a token for the program ``name`` and return it, this once; without ``clinics`` (codes) it reaches all. One
+    that asks the documents does so for one clinic and in one ``role``.
 
     Raises:
-        PermanentError: for a name that is none, no scope, an unknown clinic, a life that is too long, no real reason.
+        PermanentError: for a name that is none, no scope, an unknown clinic, a life that is too long, no real reason,
+            or an assistant that is not of one clinic and one role.
     """
     if not _NAME.fullmatch(name):
         raise PermanentError("front_name_wrong", name=name)
     if not scopes:
         raise PermanentError("front_scope_missing")
+    if (Scope.ASK in scopes) != (role is not None) or (role is not None and len(set(clinics)) != 1):
+        raise PermanentError("front_reader_wrong")
     if not timedelta(0) < life <= LONGEST:
         raise PermanentError("front_life_wrong", longest=LONGEST.days)
     _reasoned(who, why)
@@ -95,20 +114,29 @@ def issue(
     token = PREFIX + secrets.token_urlsafe(32)
     number = connection.scalar(
         sa.text("""
-            INSERT INTO front_token (name, token_hash, scopes, clinic_ids, issued_at, issued_by, reason, expires_at)
-            VALUES (:name, :hash, :scopes, :clinics, :as_of, :who, :why, :expires) RETURNING id"""),
+            INSERT INTO front_token (name, token_hash, scopes, clinic_ids, role, issued_at, issued_by, reason,
+                                     expires_at)
+            VALUES (:name, :hash, :scopes, :clinics, :role, :as_of, :who, :why, :expires) RETURNING id"""),
         {
             "name": name,
             "hash": hashed(token),
             "scopes": sorted(str(each) for each in scopes),
-            "clinics": sorted(known[code] for code in clinics) or None,
+            "clinics": sorted({known[code] for code in clinics}) or None,
+            "role": role,
             "as_of": as_of,
             "who": who,
             "why": why,
             "expires": as_of + life,
         },
     )
-    detail = {"token": number, "name": name, "scopes": sorted(scopes), "clinics": sorted(clinics), "reason": why}
+    detail = {
+        "token": number,
+        "name": name,
+        "scopes": sorted(scopes),
+        "clinics": sorted(clinics),
+        "role": role,
+        "reason": why,
+    }
     audit.append(connection, as_of=as_of, actor=who, action="issue", service="front_token", detail=detail)
     return token
 
@@ -144,15 +172,15 @@ def listed(connection: sa.Connection) -> list[Listed]:
         sa.text("""
             SELECT t.id, t.name, t.scopes, (SELECT coalesce(array_agg(c.code ORDER BY c.code), '{}') FROM clinic c
                                             WHERE c.id = ANY(t.clinic_ids)),
-                   t.issued_at, t.issued_by, t.reason, t.expires_at, t.revoked_at
+                   t.role, t.issued_at, t.issued_by, t.reason, t.expires_at, t.revoked_at
             FROM front_token t ORDER BY t.id DESC""")
     )
     return [Listed(row[0], row[1], tuple(row[2]), tuple(row[3]), *row[4:]) for row in rows]
 
 
 _LOOK = sa.text("""
-    SELECT id, name, scopes, clinic_ids FROM front_token
-    WHERE token_hash = :hash AND revoked_at IS NULL AND expires_at > :as_of""")
+    SELECT id, name, scopes, clinic_ids, role, (SELECT code FROM clinic c WHERE c.id = t.clinic_ids[1]) AS clinic
+    FROM front_token t WHERE token_hash = :hash AND revoked_at IS NULL AND expires_at > :as_of""")
 
 
 def look(connection: sa.Connection, token: str, as_of: datetime) -> Caller | None:
@@ -161,4 +189,5 @@ def look(connection: sa.Connection, token: str, as_of: datetime) -> Caller | Non
     if row is None:
         return None
     clinics = None if row.clinic_ids is None else tuple(row.clinic_ids)
-    return Caller(row.id, row.name, frozenset(Scope(each) for each in row.scopes), clinics)
+    reader = None if row.role is None else Reader(row.clinic, row.role)
+    return Caller(row.id, row.name, frozenset(Scope(each) for each in row.scopes), clinics, reader)

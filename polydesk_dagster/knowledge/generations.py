@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.knowledge.library import Library
 
-LANGUAGE = "it-3"
+LANGUAGE = "it-4"
 """Raised whenever splitting, folding, stemming or n-grams change: what was indexed before no longer fits."""
 
 

@@ -88,7 +88,10 @@ class Reader:
         if "code" in answer:
             raise UnreadableError(answer["code"], **answer["values"])
         return Reading(
-            tuple(Passage(text, tuple(headings), page) for text, headings, page in answer["passages"]),
+            tuple(
+                Passage(text, tuple(headings), page, place and (place[0], place[1]))
+                for text, headings, page, place in answer["passages"]
+            ),
             answer["title"],
             tuple(Loss(code, count, tuple(pages)) for code, count, pages in answer["losses"]),
         )

@@ -120,6 +120,8 @@ class Found:
     text: str
     headings: tuple[str, ...]
     page: int | None
+    place: tuple[int, int] | None
+    """Where it begins and ends, in characters of the text of its page, or of a document without pages."""
     sources: tuple[Source, ...]
     """A few of the documents that hold it, copies of each other."""
     copies: int
@@ -334,6 +336,7 @@ def _found(candidate: Candidate, sources: tuple[Source, ...], copies: int) -> Fo
         hit.text,
         hit.headings,
         hit.page,
+        hit.place,
         sources,
         copies,
         candidate.score,

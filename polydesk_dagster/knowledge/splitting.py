@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ENOUGH = 1_000
 """Characters from which a passage takes in no further block."""
@@ -49,27 +49,46 @@ class Passage:
     headings: tuple[str, ...]
     """From the outermost to the innermost."""
     page: int | None
+    place: tuple[int, int] | None = None
+    """Where it begins and ends, in characters of its page's Markdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line without its marks, and what of its page it stands for."""
+
+    text: str
+    start: int
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    lines: tuple[str, ...]
+    lines: tuple[_Line, ...]
     headings: tuple[str, ...]
     page: int | None
     table: bool
 
     @property
     def text(self) -> str:
-        return "\n".join(self.lines)
+        return "\n".join(line.text for line in self.lines)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.lines[0].start, self.lines[-1].start + len(self.lines[-1].source)
 
 
 @dataclass(slots=True)
 class _Heading:
     level: int
-    text: str
+    line: _Line
     page: int | None
     bare: bool = True
     """Nothing has stood under it yet."""
+
+    @property
+    def text(self) -> str:
+        return self.line.text
 
 
 def split(pages: Sequence[Page]) -> list[Passage]:
@@ -96,18 +115,21 @@ def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
     """Paragraphs, lists and tables, each with the headings above it. A heading stays in force over a page's end."""
     path: list[_Heading] = []
     for page in pages:
-        lines: list[str] = []
+        lines: list[_Line] = []
         fence: str | None = None
+        start = 0
 
-        def block(table: bool = False, page: Page = page, lines: list[str] = lines) -> Iterator[_Block]:
-            kept = tuple(line for line in lines if line.strip())
+        def block(table: bool = False, page: Page = page, lines: list[_Line] = lines) -> Iterator[_Block]:
+            kept = tuple(line for line in lines if line.text.strip())
             lines.clear()
-            if kept and any(any(c.isalnum() for c in line) for line in kept):
+            if kept and any(any(c.isalnum() for c in line.text) for line in kept):
                 for heading in path:
                     heading.bare = False
                 yield _Block(kept, tuple(heading.text for heading in path), page.number, table)
 
-        for line in page.markdown.splitlines():
+        for whole in page.markdown.splitlines(keepends=True):
+            (line,), at = whole.splitlines(), start
+            start += len(whole)
             opened = _FENCE.match(line)
             if fence is not None or opened:
                 if fence is not None and opened and opened.group(1).startswith(fence):
@@ -116,32 +138,32 @@ def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
                     yield from block()
                     fence = opened.group(1)
                 else:
-                    lines.append(line.rstrip())
+                    lines.append(_Line(line.rstrip(), at, line))
                 continue
-            in_table = bool(lines) and lines[0].startswith("|")
+            in_table = bool(lines) and lines[0].text.startswith("|")
             is_row = line.lstrip().startswith("|")
             heading = _HEADING.match(line)
             underlined = _UNDERLINE.match(line) if len(lines) == 1 and not in_table else None
-            if underlined and len(lines[0]) <= LONGEST_HEADING:
+            if underlined and len(lines[0].text) <= LONGEST_HEADING:
                 yield from _enter(path, 1 if underlined.group(1)[0] == "=" else 2, lines.pop(), page)
             elif heading and len(heading.group(2)) <= LONGEST_HEADING:
                 yield from block(in_table)
-                yield from _enter(path, len(heading.group(1)), heading.group(2), page)
+                yield from _enter(path, len(heading.group(1)), _Line(heading.group(2), at, line), page)
             elif is_row != in_table and lines:
                 yield from block(in_table)
-                lines.append(_row(line) if is_row else plain(line))
+                lines.append(_Line(_row(line) if is_row else plain(line), at, line))
             elif not line.strip():
                 yield from block(in_table)
             elif not (is_row and _RULE.match(line.strip())):
-                lines.append(_row(line) if is_row else plain(line))
-        yield from block(bool(lines) and lines[0].startswith("|"))
+                lines.append(_Line(_row(line) if is_row else plain(line), at, line))
+        yield from block(bool(lines) and lines[0].text.startswith("|"))
     yield from _leave(path, 0)
 
 
-def _enter(path: list[_Heading], level: int, heading: str, page: Page) -> Iterator[_Block]:
+def _enter(path: list[_Heading], level: int, heading: _Line, page: Page) -> Iterator[_Block]:
     yield from _leave(path, level)
-    if text := plain(heading):
-        path.append(_Heading(level, text, page.number))
+    if text := plain(heading.text):
+        path.append(_Heading(level, replace(heading, text=text), page.number))
 
 
 def _leave(path: list[_Heading], level: int) -> Iterator[_Block]:
@@ -151,7 +173,7 @@ def _leave(path: list[_Heading], level: int) -> Iterator[_Block]:
         if ended.bare:
             for heading in path:
                 heading.bare = False
-            yield _Block((ended.text,), tuple(heading.text for heading in path), ended.page, False)
+            yield _Block((ended.line,), tuple(heading.text for heading in path), ended.page, False)
 
 
 def _row(line: str) -> str:
@@ -165,7 +187,8 @@ def _gather(blocks: Iterable[_Block]) -> Iterator[Passage]:
 
     def release() -> Iterator[Passage]:
         if held:
-            yield Passage("\n\n".join(block.text for block in held), held[0].headings, held[0].page)
+            text = "\n\n".join(block.text for block in held)
+            yield Passage(text, held[0].headings, held[0].page, (held[0].place[0], held[-1].place[1]))
             held.clear()
 
     for block in blocks:
@@ -175,16 +198,59 @@ def _gather(blocks: Iterable[_Block]) -> Iterator[Passage]:
             yield from release()
         if len(block.text) > MOST:
             yield from release()
-            for text in _cut_table(block.lines) if block.table else _cut(block.text):
-                yield Passage(text, block.headings, block.page)
+            rows = [line.text for line in block.lines]
+            parts = _cut_table(rows) if block.table else _cut(block.text)
+            for text, place in _placed(block, parts):
+                yield Passage(text, block.headings, block.page, place)
         else:
             held.append(block)
     yield from release()
 
 
+def _placed(block: _Block, parts: Iterable[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Parts of a block, each with its place. They hold the block's characters in order, white space apart, and those of
+    a table its head before; a line that lost marks is told as a whole."""
+    lines = iter(block.lines[1:] if block.table else block.lines)
+    head = _dense(_head(block.lines[0].text)) if block.table else 0
+    spans: Iterator[tuple[int, int, int]] = (span for line in lines for span in _spans(line))
+    size, start, end = 0, *block.place
+    exact = False
+    for text in parts:
+        wanted = _dense(text) - head
+        begin: int | None = None
+        while wanted > 0:
+            if not size:
+                size, start, end = next(spans, (wanted, start, end))
+                exact = size == end - start
+            taken = min(size, wanted)
+            begin = start if begin is None else begin
+            until = start + taken if exact else end
+            start, size, wanted = start + taken if exact else start, size - taken, wanted - taken
+        yield text, (start, end) if begin is None else (begin, until)
+
+
+def _spans(line: _Line) -> Iterator[tuple[int, int, int]]:
+    """Stretches of a line: how many characters, and where they begin and end; words where no mark was taken away."""
+    if _dense(line.text) != _dense(line.source):
+        yield _dense(line.text), line.start, line.start + len(line.source)
+        return
+    for word in re.finditer(r"\S+", line.source):
+        yield len(word.group()), line.start + word.start(), line.start + word.end()
+
+
+def _dense(text: str) -> int:
+    """Characters that are no white space."""
+    return len("".join(text.split()))
+
+
+def _head(row: str) -> str:
+    """What of a table's first row stands atop each part."""
+    return row[: MOST // 2]
+
+
 def _cut_table(rows: Sequence[str]) -> Iterator[str]:
     """A long table in parts, its first row atop each."""
-    head = rows[0][: MOST // 2]
+    head = _head(rows[0])
     part: list[str] = []
     for row in rows[1:]:
         for piece in _cut(row, MOST - len(head) - 1):

@@ -60,9 +60,12 @@ class Hit:
     marked: str
     score: float
     """BM25 of a full-text channel, cosine similarity of the vectors."""
+    place: tuple[int, int] | None
+    """Where it begins and ends in its page; None in a generation from before that was kept."""
 
 
 _FIELDS = ["key", "ordinal", "text", "headings", "page", "marked"]
+_PLACE = ["start", "end"]
 
 
 @contextmanager
@@ -125,6 +128,8 @@ class Store:
             pa.field("digest", pa.string()),
             pa.field("headings", pa.list_(pa.string())),
             pa.field("page", pa.int32()),
+            pa.field("start", pa.int32()),
+            pa.field("end", pa.int32()),
             pa.field("clinic", pa.int64()),
             pa.field("audience", pa.int8(), nullable=False),
             pa.field("valid_from", pa.date32()),
@@ -148,6 +153,8 @@ class Store:
             "digest": [text_digest(row.context) for row in rows],
             "headings": [list(row.passage.headings) for row in rows],
             "page": [row.passage.page for row in rows],
+            "start": [row.passage.place and row.passage.place[0] for row in rows],
+            "end": [row.passage.place and row.passage.place[1] for row in rows],
             "clinic": [row.clinic for row in rows],
             "audience": [row.audience for row in rows],
             "valid_from": [row.valid_from for row in rows],
@@ -229,15 +236,15 @@ class Store:
 
         match = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are pydantic's
         with _found():
-            search = self.table(generation, revision).search(match, query_type="fts")
-            return _hits(search, where, limit, "_score")
+            table = self.table(generation, revision)
+            return _hits(table, table.search(match, query_type="fts"), where, limit, "_score")
 
     def near(self, generation: int, revision: int, vector: list[float], *, where: str | None, limit: int) -> list[Hit]:
         """The passages whose vectors are nearest."""
         with _found():
             table = self.table(generation, revision)
             search = table.search(vector, vector_column_name="vector").distance_type("cosine")
-            return _hits(search, where, limit, "_distance")
+            return _hits(table, search, where, limit, "_distance")
 
     def vectors(self, generation: int, digests: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
         """The vectors of passages whose ``text_digest`` is among these."""
@@ -253,29 +260,37 @@ class Store:
         """All passages of a content, in reading order."""
         with _found():
             table = self.table(generation, revision)
-            found = table.search().where(_among([key])).select(_FIELDS).limit(10**6).to_arrow()
+            found = table.search().where(_among([key])).select(_fields(table)).limit(10**6).to_arrow()
         return sorted(_as_hits(found.to_pydict(), [0.0] * found.num_rows), key=lambda hit: hit.ordinal)
 
     def openings(self, generation: int, revision: int, keys: Sequence[str], *, where: str | None) -> list[Hit]:
         """The first passage of each of these contents that may be shown."""
         within = " AND ".join(filter(None, (_among(keys), "ordinal = 0", where)))
         with _found():
-            found = self.table(generation, revision).search().where(within).select(_FIELDS).limit(len(keys)).to_arrow()
+            table = self.table(generation, revision)
+            found = table.search().where(within).select(_fields(table)).limit(len(keys)).to_arrow()
         return _as_hits(found.to_pydict(), [0.0] * found.num_rows)
 
 
-def _hits(search: Any, where: str | None, limit: int, score: str) -> list[Hit]:
+def _fields(table: Any) -> list[str]:
+    """What is read of a passage; a generation that a person went back to may know less of it."""
+    return [*_FIELDS, *_PLACE] if "start" in table.schema.names else _FIELDS
+
+
+def _hits(table: Any, search: Any, where: str | None, limit: int, score: str) -> list[Hit]:
     if where is not None:
         search = search.where(where, prefilter=True)
-    columns = search.select([*_FIELDS, score]).limit(limit).to_arrow().to_pydict()
+    columns = search.select([*_fields(table), score]).limit(limit).to_arrow().to_pydict()
     return _as_hits(columns, columns[score] if score == "_score" else [1 - distance for distance in columns[score]])
 
 
 def _as_hits(columns: dict[str, list[Any]], scores: Sequence[float]) -> list[Hit]:
+    nowhere = [None] * len(scores)
+    places = zip(*(columns.get(name, nowhere) for name in _PLACE), strict=True)
     return [
-        Hit(key, ordinal, text, tuple(headings or ()), page, marked, value)
-        for key, ordinal, text, headings, page, marked, value in zip(
-            *(columns[name] for name in _FIELDS), scores, strict=True
+        Hit(key, ordinal, text, tuple(headings or ()), page, marked, value, None if place[0] is None else place)
+        for key, ordinal, text, headings, page, marked, value, place in zip(
+            *(columns[name] for name in _FIELDS), scores, places, strict=True
         )
     ]
 

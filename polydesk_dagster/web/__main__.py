@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uvicorn
+from starlette.applications import Starlette
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import Role, business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.front import application as front
 from polydesk_dagster.home import keep_to_ourselves
+from polydesk_dagster.resources.knowledge import library
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
@@ -38,7 +40,7 @@ def serve(settings: Settings) -> None:
         web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
     ):
         uvicorn.run(
-            application(door, page, front=front.application(business_url(settings, Role.FRONT))),
+            application(door, page, front=programs(settings, door.address.public)),
             host=settings.web_host,
             port=settings.web_port,
             log_level="warning",
@@ -48,6 +50,13 @@ def serve(settings: Settings) -> None:
             ws_max_size=_LARGEST_FRAME,
             timeout_graceful_shutdown=_PATIENCE,
         )
+
+
+def programs(settings: Settings, address: str) -> Starlette:
+    """What programs outside ask, with no more rights to the database than each part needs."""
+    return front.application(
+        business_url(settings, Role.FRONT), business_url(settings), lambda: library(settings), address
+    )
 
 
 if __name__ == "__main__":

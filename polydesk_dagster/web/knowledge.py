@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.knowledge import shelf
+from polydesk_dagster.knowledge import shelf, unanswered
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.guard import POLICY
@@ -47,7 +48,26 @@ def knowledge(request: Request) -> Response:
     door: Door = request.state.door
     with door.engine.connect() as connection:
         documents = connection.execute(SHELF, _asked(request)).all()
-    return door.page(request, "knowledge.html", documents=documents)
+        person: Person = request.state.person
+        questions = [each for each in unanswered.listed(connection) if person.acts_for(each.clinic)]
+    return door.page(request, "knowledge.html", documents=documents, questions=questions)
+
+
+@pages.post("/conoscenza/domande/{question:int}", May.APPLY)
+def settle(request: Request) -> Response:
+    """Say which document answers an open question, or that none is due."""
+    door: Door = request.state.door
+    person: Person = request.state.person
+    number, document = request.path_params["question"], request.state.form.get("documento", "").strip()
+    try:
+        with door.engine.begin() as connection:
+            whose = [each.clinic for each in unanswered.listed(connection) if each.id == number]
+            if not whose or not person.acts_for(whose[0]):
+                raise HTTPException(404)
+            unanswered.settle(connection, number, document or None, actor=person.signature, as_of=datetime.now(UTC))
+    except PolydeskError as error:
+        raise HTTPException(409, teller_of(request).reason(error.reason)) from None
+    return RedirectResponse("/conoscenza", 303)
 
 
 @pages.get("/conoscenza/{document:int}", May.SEE)

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from starlette.testclient import TestClient
 
 from polydesk_dagster.commands.installation import migrated
 from polydesk_dagster.database import embedded, programs
@@ -26,7 +28,10 @@ from polydesk_dagster.database.engine import (
     plain_url,
 )
 from polydesk_dagster.database.migrate import create_database, migrate
+from polydesk_dagster.front import tokens
+from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.web.__main__ import programs as programs_outside
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,21 @@ def answer(settings: Settings, role: str, query: str, database: str = BUSINESS) 
 )
 def test_a_role_may_what_its_processes_need(settings: Settings, role: Role, query: str, said: str) -> None:
     assert answer(settings, role, query) == said
+
+
+def test_the_front_may_what_bookings_and_questions_need(settings: Settings) -> None:
+    engine = create_engine(business_url(settings))
+    with engine.begin() as connection:
+        given = {"who": "anna", "why": "prova dei ruoli", "as_of": datetime.now(UTC)}
+        token = tokens.issue(connection, name="sito", scopes=[Scope.FIND], clinics=[], **given)  # type: ignore[arg-type]
+    engine.dispose()
+    now = datetime.now(UTC)
+    query = {"service-type": "89.7A.3", "start": now.isoformat(), "end": (now + timedelta(days=1)).isoformat()}
+    headers = {"Authorization": f"Bearer {token}", "Polydesk-Visitor": "visitatrice"}
+    with TestClient(programs_outside(settings, "http://127.0.0.1:3000")) as asked:
+        found = asked.get("/booking/Appointment/$find", params=query, headers=headers)
+        assert (found.status_code, found.json()["total"]) == (200, 0), found.text
+        assert asked.post("/assistant/ask", json={"question": "digiuno"}, headers=headers).status_code == 403
 
 
 def test_dagsters_role_owns_its_storage_and_nobody_else_gets_in(settings: Settings) -> None:

@@ -12,15 +12,18 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.front import tokens
+from polydesk_dagster.front.application import application
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
 from polydesk_dagster.front.tokens import Scope
+from polydesk_dagster.knowledge.library import Library
 from tests import world
 from tests.web.world import Served, served
 from tests.world import AS_OF
@@ -131,6 +134,12 @@ def open_desk(engine: sa.Engine, home: Path, **front: Any) -> Iterator[Desk]:
     with serving(engine, home, Front(own, clock, **front)) as door:
         yield Desk(engine, door[1], clock, door[0], here, there)
     own.dispose()
+
+
+def programs(url: URL, home: Path = Path(), address: str = "http://127.0.0.1") -> Starlette:
+    """The whole front over a database, with documents and index under ``home``."""
+    shelf = Library(home / "documents", str(home / "index"))
+    return application(url, url, lambda: shelf, address)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import slots
-from polydesk_dagster.front.application import application
 from tests import world
+from tests.front.desk import programs
 from tests.web.world import served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def test_from_a_token_to_a_confirmed_booking_as_the_page_says(engine: sa.Engine,
         connection.execute(sa.text("UPDATE service SET code = '89.7A.3'"))
     slots.generate(engine, datetime.now(UTC))
     steps = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    with served(engine, tmp_path, front=application(engine.url)) as door:
+    with served(engine, tmp_path, front=programs(engine.url, tmp_path)) as door:
         (tmp_path / ".venv/bin").mkdir(parents=True)
         (tmp_path / ".venv/bin/polydesk").symlink_to(Path(sys.executable).parent / "polydesk")
         script = "".join(steps).replace("http://127.0.0.1:3000", door.origin)

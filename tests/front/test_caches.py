@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.caches import documents as caches
-from polydesk_dagster.front.application import application
+from tests.front.desk import programs
 from tests.statistics import world
 from tests.waiting import PATIENCE, until
 from tests.web.test_guard import raw
@@ -25,7 +25,7 @@ def front(engine: sa.Engine, tmp_path: Path) -> Iterator[Served]:
     with engine.begin() as connection:
         world.chain(connection)
     caches.refresh(engine, AS_OF)
-    with served(engine, tmp_path, front=application(engine.url)) as door:
+    with served(engine, tmp_path, front=programs(engine.url, tmp_path)) as door:
         yield door
 
 

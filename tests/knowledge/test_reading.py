@@ -120,7 +120,7 @@ def test_encrypted_pdf(reader: Reader) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_encodings(reader: Reader, encoding: str) -> None:
     reading = reader.read("Perché è così: già".encode(encoding), ".txt")
-    assert reading.passages == (Passage("Perché è così: già", (), None),)
+    assert reading.passages == (Passage("Perché è così: già", (), None, (0, 18)),)
 
 
 def test_html_and_spreadsheets(reader: Reader) -> None:

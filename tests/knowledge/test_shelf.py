@@ -12,9 +12,11 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from polydesk_dagster.cli import app
+from polydesk_dagster.knowledge import unanswered
+from polydesk_dagster.knowledge.nameless import nameless
 from tests import world
 from tests.knowledge.paper import SCANNED, pdf
-from tests.knowledge.world import Shelf
+from tests.knowledge.world import AS_OF, Shelf
 
 WHY = ["--reason", "guardato insieme alla direzione"]
 QUESTION = "compensi degli specialisti per seduta"
@@ -97,6 +99,40 @@ def test_lay_words_find_what_documents_call_otherwise(shelf: Shelf) -> None:
     assert shelf.ask("che cosa serve per il morbo delle fave?") == ["g6pd.md"]
     _command("words", "morbo delle fave", "--means", "g6pd", "--remove")
     assert shelf.ask("che cosa serve per il morbo delle fave?") == []
+
+
+def test_open_questions_are_listed_and_settled(shelf: Shelf) -> None:
+    with shelf.engine.begin() as connection:
+        for question in ("fate la mineralometria?", "posso venire col cane?"):
+            for _ in range(2 if "cane" in question else 1):
+                unanswered.keep(connection, question, "unanswered", clinic="MI01", role="desk", as_of=AS_OF)
+    first, second = _command("questions")
+    assert (first["question"], first["times"], first["clinic"]) == ("posso venire col cane?", 2, "MI01")
+    assert [each["id"] for each in _command("questions", str(first["id"]), "--dismiss")] == [second["id"]]
+    assert _command("questions", str(second["id"]), "--document", "prelievo.md") == []
+    assert [probe["question"] for probe in _command("probes")] == ["fate la mineralometria?"]
+    _command("questions", str(second["id"]), "--dismiss", status=1)
+    _command("questions", str(second["id"]), status=2)
+    _command("questions", "--dismiss", status=2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("Mi chiamo Gennaro Esposito, posso disdire?", "Mi chiamo …, posso disdire?"),
+        ("mio padre rossi mario ha i globuli rossi bassi", "mio padre … ha i globuli rossi bassi"),
+        ("la signora de luca chiede se serve il digiuno", "la signora … chiede se serve il digiuno"),
+        ("sono nata il 12/05/1980 e il mio codice è RSSMRA80A01H501U", "sono nata il … e il mio codice è …"),
+        ("scrivetemi a anna.b@posta.it o al 333 123 4567", "scrivetemi a … o al …"),
+        ("il digiuno per la B12 è di 12 ore?", "il digiuno per la B12 è di 12 ore?"),
+        ("Quando viene Caterina a fare il TSH?", "Quando viene … a fare il TSH?"),
+    ],
+)
+def test_a_question_is_kept_without_who_asks(engine: sa.Engine, asked: str, kept: str) -> None:
+    with engine.connect() as connection:
+        world.patient(connection, last_name="Rossi", first_name="Mario")
+        world.patient(connection, last_name="De Luca", first_name="Pina")
+        assert nameless(connection, asked, {"globuli", "rossi", "digiuno"}) == kept
 
 
 def test_what_cannot_be_is_said_in_one_sentence(shelf: Shelf) -> None:

@@ -207,6 +207,11 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
                        SELECT id, sha256('x'), sha256('x'), :at FROM token"""),
             {"at": AS_OF - 8 * DAY},
         )
+        connection.execute(
+            sa.text("""INSERT INTO knowledge_question (question, kind, clinic_id, role, first_at, last_at)
+                       VALUES ('fate la risonanza?', 'unanswered', :clinic, 'desk', :at, :at)"""),
+            {"clinic": practice.clinic, "at": AS_OF - 200 * DAY},
+        )
         old_messages(connection, practice, 0, 1, "reminder", "sent")
         old_messages(connection, practice, 0, 2, "reminder", None)
     report = retention.clean(engine, AS_OF)

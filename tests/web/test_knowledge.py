@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster.knowledge import unanswered
 from tests import world
 from tests.knowledge.paper import SCANNED, pdf
 from tests.knowledge.world import Shelf
@@ -110,3 +111,30 @@ def test_what_a_person_decides_about_a_document_is_decided_here(library: tuple[S
     with door.door.engine.connect() as connection:
         said = connection.scalars(sa.text("SELECT action FROM audit WHERE action LIKE 'knowledge%' ORDER BY id")).all()
     assert said == ["knowledge_retract", "knowledge_retract_undo", "knowledge_scope", "knowledge_clear"]
+
+
+def test_open_questions_are_settled_by_who_may_and_of_ones_own_clinic(library: tuple[Served, dict[str, int]]) -> None:
+    door, _ = library
+    with door.door.engine.begin() as connection:
+        for clinic in ("MI01", "NA01"):
+            question = f"fate la mineralometria a {clinic}?"
+            unanswered.keep(connection, question, "unanswered", clinic=clinic, role="desk", as_of=world.AS_OF)
+        numbers = {each.clinic: each.id for each in unanswered.listed(connection)}
+        here = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = 'MI01'"))
+    with door.signed_in("desk", clinic=here) as browser:
+        page = unescape(browser.get("/conoscenza").text)
+        assert "fate la mineralometria a MI01?" in page
+        assert "fate la mineralometria a NA01?" not in page
+        address = f"/conoscenza/domande/{numbers['MI01']}"
+        assert address not in page
+        assert browser.post(address, data=door.form(browser)).status_code == 403
+    with door.signed_in("manager", clinic=here) as browser:
+        other = browser.post(f"/conoscenza/domande/{numbers['NA01']}", data=door.form(browser))
+        assert other.status_code == 404
+        wrong = browser.post(address, data=door.form(browser, documento="mai visto.md"))
+        assert wrong.status_code == 409
+        answered = door.form(browser, documento="MI01/parcheggio.md")
+        assert browser.post(address, data=answered).status_code == 303
+    with door.door.engine.connect() as connection:
+        assert [each.clinic for each in unanswered.listed(connection)] == ["NA01"]
+        assert connection.scalar(sa.text("SELECT count(*) FROM knowledge_probe")) == 1

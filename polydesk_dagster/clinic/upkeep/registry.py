@@ -61,6 +61,12 @@ REGISTRY: tuple[DataSet, ...] = (
         blanked={"contact_email": "NULL", "contact_phone": "NULL"},
     ),
     DataSet(
+        "open_questions",
+        "knowledge_question",
+        "last_at",
+        180,
+    ),
+    DataSet(
         "past_slots",
         "slot",
         "ends_at",

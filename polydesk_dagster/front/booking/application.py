@@ -71,13 +71,13 @@ def application(front: Front) -> FastAPI:
     app.state.front = front
     for router in (finding.router, holding.router, keeping.router):
         app.include_router(router)
-    app.add_middleware(_Short)
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    app.add_middleware(Short)
+    app.openapi = lambda: described(app)  # type: ignore[method-assign]
     return app
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1, with every refusal as the problem that it is."""
+def described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of an application of the front, with every refusal as the problem that it is."""
     if app.openapi_schema is None:
         told = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = told["components"]["schemas"]
@@ -95,7 +95,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-class _Short:
+class Short:
     """ASGI middleware: a body is short, and says that it is JSON."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,0 +1,63 @@
+"""A question without what says who asks: it is kept so that a document can be written, not so that somebody is known.
+
+Whatever may be a name, a number or an address goes, in doubt too; what is left is read by a person, who understands it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from polydesk_dagster.knowledge.text import fold
+
+GONE = "…"
+"""Stands where something was."""
+
+LONGEST = 300
+"""Characters that are kept."""
+
+_ADDRESS = re.compile(r"\S+@\S+|\b(?:https?://|www\.)\S+", re.IGNORECASE)
+_CODE = re.compile(r"\b(?=\w*\d)(?=\w*[^\W\d_])\w{9,}\b")
+"""Letters and digits mixed, as long as no examination's name is: fiscal codes, accounts, numbers of records."""
+_NUMBER = re.compile(r"\+?\d[\d ./\-]{3,}\d|\d{4,}")
+"""Telephone numbers, dates, record numbers; «12 ore» and «B12» stay."""
+_NAME = r"(?:(?i:de|di|del|della|dello|dal|dalla|la|lo|li|d['’])\s*\b)?[\w'’]+"
+_INTRODUCED = re.compile(
+    rf"(?P<who>(?i:\b(?:mi chiamo|a nome(?: di)?|il mio (?:cog)?nome è|intestat[oa] a|nat[oa] a))\s+)"
+    rf"{_NAME}(?:\s+{_NAME})?"
+)
+_TITLED = re.compile(
+    rf"(?P<who>(?i:\b(?:signor[ae]?|sig\.? ?(?:ra|na)?\.?|dott(?:oressa|ore|or)?\.?(?:ssa)?|prof\.?(?:ssa)?))\s+)"
+    rf"{_NAME}(?:\s+[A-ZÀ-Ý][\w'’]+){{0,3}}"
+)
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+
+PATIENTS = sa.text("""
+    SELECT DISTINCT n.word
+    FROM patient p, regexp_split_to_table(lower(p.last_name || ' ' || p.first_name), '[^[:alpha:]]+') AS n (word)
+    WHERE n.word = ANY(:words) AND length(n.word) > 2""")
+"""Those of some words that a patient is called by."""
+
+
+def nameless(connection: sa.Connection, question: str, vocabulary: Collection[str]) -> str:
+    """``question`` without names, numbers and addresses; ``vocabulary`` holds those of its folded words that documents
+    know: «globuli rossi» stays, «Mario Rossi» does not."""
+    text = " ".join(question.split())[:LONGEST]
+    for pattern in (_ADDRESS, _CODE, _NUMBER):
+        text = pattern.sub(GONE, text)
+    for pattern in (_INTRODUCED, _TITLED):
+        text = pattern.sub(lambda found: found["who"] + GONE, text)
+    found = list(_WORD.finditer(text))
+    patients = set(connection.scalars(PATIENTS, {"words": [each.group().lower() for each in found]}))
+    called = [each.group().lower() in patients for each in found]
+    for place in reversed(range(len(found))):
+        word = found[place].group()
+        known = fold(word) in vocabulary
+        capital = word[0].isupper() and not word.isupper()
+        beside = any(called[max(0, place - 1) : place]) or any(called[place + 1 : place + 2])
+        named = called[place] and (not known or capital or beside)
+        if named or (capital and place > 0 and not known):
+            text = text[: found[place].start()] + GONE + text[found[place].end() :]
+    return re.sub(rf"{GONE}(?:\s*{GONE})+", GONE, text)
