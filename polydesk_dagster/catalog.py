@@ -127,6 +127,11 @@ class Service:
         return (f"run_{self.key}",)
 
     @property
+    def reaches_out(self) -> bool:
+        """Whether it writes to people, or takes over what a system outside says."""
+        return self.group in {"notifications", "studiolab"} and not self.only_looks
+
+    @property
     def dangerous(self) -> bool:
         return self.place is Place.EMERGENCY
 

@@ -23,6 +23,7 @@ from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.runtime.progress import Progress, reporter
+from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.settings import Settings, person
 from polydesk_dagster.told import teller
@@ -176,7 +177,7 @@ def _performed(
             report = Report.skipped("already_running", {"service": name}, clinic)
         else:
             kept = _kept_waiting(context, engine, service, clinic, started)
-            report = kept or _too_early(service, run, started) or _run_safely(rule, run, service)
+            report = kept or _too_early(service, run, started) or _out_and_back(rule, run, service)
     report = replace(report, preview=run.preview or report.preview)
     with engine.begin() as connection:
         service_runs.record(
@@ -290,6 +291,19 @@ def _too_early(service: str, run: Run, now: datetime) -> Report | None:
         return None
     values: dict[str, Value] = {"service": ServiceKey(service), "asked": Instant(run.as_of), "now": Instant(now)}
     return Report.refused("ahead", values, run.clinic)
+
+
+def _out_and_back(rule: Callable[[Run], Report], run: Run, service: str) -> Report:
+    """``_run_safely``, counted where it reaches out: before, so that a copy that is made meanwhile is known as one, and
+    after, so that one from before is."""
+    if run.preview or service not in BY_KEY or not BY_KEY[service].reaches_out:
+        return _run_safely(rule, run, service)
+    home = run.settings.home
+    if (held := restored.go_out(run.engine, home, run.polydesk.now())) is not None:
+        return Report(Outcome.REFUSED, reasons=(replace(held, clinic=run.clinic),))
+    report = _run_safely(rule, run, service)
+    restored.go_out(run.engine, home, run.polydesk.now())
+    return report
 
 
 def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report:

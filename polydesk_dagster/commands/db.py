@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import show
-from polydesk_dagster.commands.installation import migrated
+from polydesk_dagster.commands.installation import migrated, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import Role, business_url, plain_url, psql_path
 from polydesk_dagster.database.migrate import head
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime.state import restored
+from polydesk_dagster.settings import person
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -62,6 +65,18 @@ def psql(context: typer.Context) -> None:
     address = plain_url(business_url(settings, Role.OWNER))
     program = psql_path()
     os.execv(program, [str(program), address, *context.args])  # noqa: S606 - replaces this process, no shell
+
+
+@app.command()
+def accept(
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT")],
+) -> None:
+    """Dopo un ripristino: una persona ha guardato, si può di nuovo inviare e allineare."""
+    with opened() as installation:
+        held = restored.accept(
+            installation.engine, installation.settings.home, actor=person(), reason=reason, as_of=datetime.now(UTC)
+        )
+    show.out().print(say("command.db.accepted" if held else "command.db.not_restored"))
 
 
 @app.command()

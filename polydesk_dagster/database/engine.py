@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from polydesk_dagster.database import embedded, programs
+from polydesk_dagster.errors import in_brief
 from polydesk_dagster.settings import Settings
 
 BUSINESS = "polydesk"
@@ -59,9 +60,9 @@ def plain_url(url: URL) -> str:
 def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
     """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer.
 
-    Its errors never quote the values of a statement: those may be a patient's.
+    Its errors never quote a row, nor the values of a statement: those may be a patient's.
     """
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         pool_size=pool_size,
         max_overflow=8,
@@ -73,6 +74,21 @@ def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
             "options": "-c timezone=UTC -c lock_timeout=60s -c idle_in_transaction_session_timeout=10min -c jit=off",
         },
     )
+    sa.event.listen(engine, "handle_error", _without_rows)
+    return engine
+
+
+def _without_rows(failed: sa.engine.ExceptionContext) -> None:
+    """Leave of PostgreSQL's words only those that quote nothing: its detail and context quote rows, and what it says of
+    values that it cannot read (class 22) quotes them."""
+    error = failed.original_exception
+    diagnosis = getattr(error, "diag", None)
+    sqlstate = getattr(diagnosis, "sqlstate", None)
+    if diagnosis is None or sqlstate is None:  # none of PostgreSQL's, or of a connection that was not to be had
+        return
+    error.args = (in_brief(error) if sqlstate.startswith("22") else diagnosis.message_primary,)
+    if failed.sqlalchemy_exception is not None:
+        failed.sqlalchemy_exception.args = (f"({type(error).__name__}) {error}",)
 
 
 def psql_path() -> Path:

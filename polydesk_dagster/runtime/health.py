@@ -51,7 +51,7 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
         if theirs is not None:
             findings += [*_daemons(theirs, now), *_stuck_runs(theirs, now), _storage(theirs)]
         if ours is not None:
-            findings += [_schema(ours), *_services(ours, theirs, now, live=starts_live(settings))]
+            findings += [_schema(ours), _restored(ours), *_services(ours, theirs, now, live=starts_live(settings))]
     return findings
 
 
@@ -91,6 +91,11 @@ def _schema(connection: sa.Connection) -> Finding:
     wrong = unsuited(connection)
     how = {"schema_missing": "empty", "schema_newer": "newer"}.get(wrong.reason.code) if wrong is not None else None
     return Finding("schema", ok=wrong is None, how=how, values=values)
+
+
+def _restored(connection: sa.Connection) -> Finding:
+    since = connection.scalar(sa.text("SELECT held_since FROM installation"))
+    return Finding("restored", ok=since is None, values={"since": Instant(since) if since else None})
 
 
 def _daemons(connection: sa.Connection, now: datetime) -> Iterator[Finding]:

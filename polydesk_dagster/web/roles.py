@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -51,6 +52,8 @@ class Person:
     role: Role
     clinics: frozenset[str] | None
     """Codes of the clinics that she acts for; None: the whole chain."""
+    held_since: datetime | None = None
+    """Since when a restored copy keeps everything in, which every page says."""
 
     @property
     def signature(self) -> str:

@@ -29,7 +29,8 @@ _LOOK = f"""
     SELECT u.id, u.email, u.display_name, u.role, u.whole_chain OR u.role = 'superuser' AS everywhere, s.seen_at,
            array(SELECT c.code FROM clinic c
                  WHERE c.id = u.clinic_id
-                    OR c.id IN (SELECT o.clinic_id FROM app_user_clinic o WHERE o.user_id = u.id)) AS clinics
+                    OR c.id IN (SELECT o.clinic_id FROM app_user_clinic o WHERE o.user_id = u.id)) AS clinics,
+           (SELECT held_since FROM installation) AS held_since
     FROM web_session s JOIN app_user u ON u.id = s.user_id
     WHERE s.token_hash = :token AND {_LIVE}"""
 
@@ -57,7 +58,7 @@ def look(connection: sa.Connection, token: str, as_of: datetime, *, touch: bool 
             sa.text("UPDATE web_session SET seen_at = greatest(seen_at, :as_of) WHERE token_hash = :token"), given
         )
     clinics = None if found.everywhere else frozenset(found.clinics)
-    return Person(found.id, found.email, found.display_name, Role(found.role), clinics)
+    return Person(found.id, found.email, found.display_name, Role(found.role), clinics, found.held_since)
 
 
 def end(connection: sa.Connection, token: str, as_of: datetime) -> None:

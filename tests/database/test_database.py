@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 
 import pytest
 import sqlalchemy as sa
@@ -97,3 +98,21 @@ def test_an_error_of_the_database_quotes_none_of_the_values_that_it_was_given(co
     with pytest.raises(sa.exc.DBAPIError) as failed:
         connection.execute(sa.text("SELECT CAST(:n AS integer) / 0, :who"), {"n": 1, "who": "Rossi Mario"})
     assert "Rossi" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT CAST(upper('rossi') AS integer)",
+        "INSERT INTO location (clinic_id, name) VALUES (12345, upper('rossi'))",
+        "INSERT INTO clinic (name) VALUES (upper('rossi'))",
+    ],
+)
+def test_an_error_of_the_database_quotes_no_row(connection: sa.Connection, statement: str) -> None:
+    """PostgreSQL's own detail quotes whole rows; what is left says which rule was broken."""
+    with pytest.raises(sa.exc.DBAPIError) as failed, connection.begin_nested():
+        connection.execute(sa.text(statement))
+    told = "".join(traceback.format_exception(failed.value))
+    assert "ROSSI" not in told
+    assert "12345" not in told.replace(statement, "")
+    assert failed.value.orig.diag.sqlstate  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from polydesk_dagster.database.service_runs import record
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.runtime.pressing import Told
-from polydesk_dagster.runtime.state import activity
+from polydesk_dagster.runtime.state import activity, restored
 from polydesk_dagster.told import teller
 from tests import world
 from tests.web.world import Served
@@ -243,3 +243,10 @@ def test_the_page_asks_the_database_as_often_for_fifty_clinics_as_for_two(door: 
         ran(engine, "sync_prices", Report(Outcome.PARTIAL, Counts(updated=1, failed=1)), "B001")
         assert questions(browser) == few
     assert few <= 10
+
+
+def test_every_page_says_that_a_restored_copy_keeps_everything_in(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        restored.hold(connection, datetime(2026, 3, 10, 9, tzinfo=UTC))
+    for page in ("/", "/da-fare"):
+        assert "è una copia ripristinata: niente viene inviato" in served.signed_in("desk").get(page).text

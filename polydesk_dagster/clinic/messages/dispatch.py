@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import links
 from polydesk_dagster.clinic.messages.answers import refusal_of, result_of, settled
 from polydesk_dagster.clinic.messages.breaker import Breaker
 from polydesk_dagster.clinic.messages.facts import facts
@@ -29,7 +28,6 @@ from polydesk_dagster.clinic.messages.ledger import Doubt, Ledger, Result
 from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
 from polydesk_dagster.clinic.messages.pace import Limits, Pace, Tally
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
-from polydesk_dagster.clinic.messages.templates import Shelf
 from polydesk_dagster.clinic.messages.writing import LINK_LIFE, Job, Writer
 
 _CLAIM_AT_ONCE = 300
@@ -162,8 +160,7 @@ class _Dispatch:
                 {"since": self.as_of - timedelta(hours=1), "at": self.now(), "kinds": self.kinds},
             ).one()
             if self.wanted:
-                ways = links.ways(connection, self.reach)
-                self.writer = Writer(Shelf.load(connection), self.clinics, self.limits.most_segments, ways)
+                self.writer = Writer.of(connection, self.clinics, self.limits.most_segments, self.reach)
         self.budget = min(self.limits.run_cap, max(0, self.limits.hourly_cap - hour))
 
     async def _pass(self) -> None:

@@ -65,7 +65,8 @@ _ITEMS = sa.text("""
            s.preparation,
            concat_ws(' ', sp.title, sp.last_name) AS specialist, lo.name AS location, a.verification_expires_at,
            coalesce(other.in_flight, false) AS in_flight, other.told,
-           r.version AS report_version, r.withdrawn_at IS NOT NULL AS report_withdrawn, a.ends_at
+           r.version AS report_version, r.withdrawn_at IS NOT NULL AS report_withdrawn, a.ends_at, l.step,
+           l.resent
     FROM message_ledger l
     LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
     LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id

@@ -62,6 +62,8 @@ class Item:
     report_version: int | None = None
     report_withdrawn: bool = False
     ends_at: datetime | None = None
+    step: int = 0
+    resent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

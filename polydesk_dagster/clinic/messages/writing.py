@@ -10,7 +10,9 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from polydesk_dagster.clinic.messages import templates
+import sqlalchemy as sa
+
+from polydesk_dagster.clinic.messages import links, templates
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Withheld
 from polydesk_dagster.clinic.messages.kinds import (
@@ -50,11 +52,25 @@ class Writer:
     """Writes the messages of one run. A template that broke once is not tried again."""
 
     def __init__(
-        self, shelf: Shelf, clinics: Mapping[int, Hours], most_segments: int, ways: Ways | None = None
+        self,
+        shelf: Shelf,
+        clinics: Mapping[int, Hours],
+        most_segments: int,
+        ways: Ways | None = None,
+        installation: uuid.UUID = uuid.NAMESPACE_OID,
     ) -> None:
-        """``ways``: how whoever is written to reaches back."""
+        """``ways``: how whoever is written to reaches back; ``installation``: what keys are derived from."""
+        self._installation = installation
         self._shelf, self._clinics, self._most, self._ways = shelf, clinics, most_segments, ways or Ways()
         self._broken: dict[Text, BrokenTemplateError] = {}
+
+    @classmethod
+    def of(
+        cls, connection: sa.Connection, clinics: Mapping[int, Hours], most_segments: int, reach: links.Reach
+    ) -> Writer:
+        """One for what is about to be sent: with the texts, links and keys of this installation."""
+        installation = connection.execute(sa.text("SELECT id FROM installation")).scalar_one()
+        return cls(Shelf.load(connection), clinics, most_segments, links.ways(connection, reach), installation)
 
     def write(self, message: Candidate, ready: Ready, by_mail: Ready | None = None) -> Job | Withheld:
         """``ready`` as a job. ``by_mail``: the same message by e-mail, where that is possible, for a text that would
@@ -70,7 +86,7 @@ class Writer:
             return Withheld(Why.TEMPLATE, failed=True)
         same = message.key is not None and token is None
         same = same and (message.address, message.subject, message.body) == (ready.address, text.subject, text.body)
-        key = message.key if same and message.key else str(uuid.uuid4())
+        key = message.key if same and message.key else str(self._key(message, ready.channel))
         claim = Claim(
             message.id,
             ready.channel,
@@ -94,6 +110,21 @@ class Writer:
             events(message, ready) if ready.channel == "email" else (),
         )
         return Job(message, outgoing, ready.channel, claim, token)
+
+    def _key(self, message: Candidate, channel: Channel) -> uuid.UUID:
+        """The key of a message follows from what it tells whom, so that a ledger which was put back to what it was says
+        the same one, by which the gateway knows what it has sent already. Another text after one that was refused has a
+        key that follows from that one's. Neither address nor text is in it: it is kept when those are erased."""
+        if message.key is not None:
+            return uuid.uuid5(uuid.UUID(message.key), str(message.attempts))
+        if not message.items:
+            return uuid.uuid4()
+        told = sorted(
+            f"{item.subject} {item.subject_id} {item.version} {item.starts_at} {item.step} {item.resent}"
+            for item in message.items
+        )
+        whom = (message.kind, message.recipient_type, str(message.recipient_id), channel)
+        return uuid.uuid5(self._installation, "\x1f".join((*whom, *told)))
 
     def _token(self, message: Candidate) -> str | None:
         return secrets.token_urlsafe(32) if message.kind == ACTIVATION.key else None
