@@ -19,6 +19,7 @@ from polydesk_dagster.database.engine import business_url, create_engine, dagste
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import backup, dumps, environment, manifest, restoring
+from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.settings import Settings, variable
 
 _TABLES = """
@@ -50,7 +51,7 @@ def move(settings: Settings, to: str) -> dict[str, int]:
         for url, file in zip(olds, (ours, theirs), strict=True):
             dumps.dump(url, file, server=_version(url))
         dumps.load(theirs, news[1], server=server)
-        restoring.load_ours(there, ours, news[0], server=server)
+        restoring.load_ours(there, ours, news[0], restored.moved, server=server)
         counts = [_rows(url) for url in (*olds, *news)]
         if counts[:2] != counts[2:]:
             raise PermanentError("moved_unequal")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import dumps, manifest
 from polydesk_dagster.keeping.backup import index_folder
 from polydesk_dagster.keeping.manifest import Manifest
+from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.settings import Settings
 
 _LIVES = """
@@ -61,21 +63,27 @@ def restore(settings: Settings, folder: Path) -> Manifest:
     if not loaded:
         then = [f"COMMENT ON SCHEMA public IS '{mark}'"]
         dumps.load(folder / manifest.DAGSTER, theirs, server=server, then=then)
-    load_ours(settings, folder / manifest.BUSINESS, ours, server=server)
+    now = datetime.now(UTC)
+    load_ours(settings, folder / manifest.BUSINESS, ours, lambda c: restored.hold(c, now), server=server)
     return found
 
 
-def load_ours(settings: Settings, source: Path, ours: URL, *, server: int, then: Iterable[str] = ()) -> None:
-    """Our records out of a dump, with the roles that the embedded server has, at the newest schema."""
-    dumps.load(source, ours, server=server, then=then)
+def load_ours(
+    settings: Settings, source: Path, ours: URL, mark: Callable[[sa.Connection], None], *, server: int
+) -> None:
+    """Our records out of a dump, with the roles that the embedded server has, at the newest schema, and a ``mark``
+    that says what the copy is."""
+    dumps.load(source, ours, server=server)
     if settings.embedded:
         roles.hand_over(settings.home, Role.OWNER)
+
+    def granted(connection: sa.Connection) -> None:
+        roles.grant(connection)
+        mark(connection)
+
     engine = create_engine(ours, pool_size=1)
     try:
-        if settings.embedded:
-            migrate(engine, then=roles.grant)
-        else:
-            migrate(engine)
+        migrate(engine, then=granted if settings.embedded else mark)
     finally:
         engine.dispose()
 

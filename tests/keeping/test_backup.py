@@ -21,7 +21,9 @@ from polydesk_dagster.keeping import backup, dumps, environment, manifest, resto
 from polydesk_dagster.knowledge import indexing, searching
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.resources.knowledge import library
+from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.values import Term
 from tests import postgres
 from tests.keeping import world
 from tests.knowledge.world import AS_OF
@@ -80,6 +82,10 @@ def test_a_copy_becomes_the_same_installation_in_a_new_home_and_on_another_serve
             assert [world.rows(url) for url in backup.whole_urls(settings)] == before
             assert found.figures["clinics"] == before[0]["public.clinic"][0]
             engine = create_engine(business_url(settings))
+            with engine.connect() as connection:
+                held = restored.noticed_restore(connection, settings.home, AS_OF)
+                assert held is not None
+                assert held.values["why"] == Term("restored", "told")
             answer = searching.ask(engine, AS_OF, library(settings), "a digiuno per il prelievo?")
             assert [source.path for passage in answer.passages for source in passage.sources] == ["prelievo.md"]
             assert not indexing.refresh(engine, AS_OF, library(settings)).counts.created  # known by its contents

@@ -20,7 +20,8 @@ from tests import postgres
 TABLES = """
     SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname IN ('public', 'plan_rows') AND c.relkind IN ('r', 'p') ORDER BY 1"""
-OF_THE_PROGRAM = {"public.alembic_version"}
+OF_THE_PROGRAM = {"public.alembic_version", "public.installation"}
+"""Which say of which schema it is, and that it is a copy."""
 
 
 def rows(url: URL) -> dict[str, tuple[int, str]]:

@@ -91,6 +91,11 @@ def hold(connection: sa.Connection, as_of: datetime, why: str = "told") -> None:
     )
 
 
+def moved(connection: sa.Connection) -> None:
+    """What lies here is no copy beside another, but all that there is: for whoever takes an installation elsewhere."""
+    connection.execute(sa.text(f"UPDATE installation SET place = {_HERE} WHERE place IS NOT NULL"))
+
+
 def go_out(engine: sa.Engine, home: Path, as_of: datetime) -> Reason | None:
     """Count that something goes out, or has gone out, to others; None, or why nothing may."""
     with engine.begin() as connection:
