@@ -25,15 +25,22 @@ def _modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
 
 
-def _imports(path: Path) -> set[str]:
+@cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Read once, however many walls look at it."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def _imports(path: Path) -> frozenset[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 def _within(name: str, package: str) -> bool:
@@ -59,9 +66,8 @@ def test_rules_and_database_never_know_dagster_or_who_calls_them(name: str, path
 
 @pytest.mark.parametrize(("name", "path"), _of(*RULES), ids=_ids(_of(*RULES)))
 def test_rules_never_read_the_clock_or_the_environment(name: str, path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    reads = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    calls = {ast.unparse(node.func) for node in _nodes(path) if isinstance(node, ast.Call)}
+    reads = {ast.unparse(node) for node in _nodes(path) if isinstance(node, ast.Attribute)}
     assert not calls & {"datetime.now", "datetime.utcnow", "date.today", "time.time", "os.getenv", "datetime.today"}
     assert "os.environ" not in reads
     sql = path.read_text().lower()
@@ -93,7 +99,7 @@ READS_THE_ENVIRONMENT = {"settings", "resources", "runtime", "commands", "cli", 
 @pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
 def test_only_resources_and_settings_read_configuration(name: str, path: Path) -> None:
     if name.split(".", maxsplit=1)[0] not in READS_THE_ENVIRONMENT:
-        reads = {ast.unparse(n) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        reads = {ast.unparse(n) for n in _nodes(path) if isinstance(n, ast.Attribute)}
         assert "os.environ" not in reads
 
 
@@ -128,7 +134,7 @@ def test_nobody_connects_but_to_addresses_that_were_looked_at(name: str, path: P
     """``network`` makes the transports; a simulator of the demo talks to this machine alone."""
     if name == "network" or _within(name, "demo.simulators"):
         return
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in _nodes(path) if isinstance(node, ast.Call)]
     made = [
         call
         for call in calls
@@ -154,7 +160,7 @@ def test_only_one_room_touches_dagsters_inside(name: str, path: Path) -> None:
     if _within(name, INSIDE):
         return
     assert not [i for i in _imports(path) if i.startswith("dagster._")]
-    texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+    texts = [n.value for n in _nodes(path) if isinstance(n, ast.Constant)]
     said = [text for text in texts if isinstance(text, str)]
     assert not [text for text in said if "dagster._" in text or _dagsters_tables().search(text)]
 
