@@ -50,17 +50,24 @@ def room() -> Path:
     return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH else Path("/tmp")
 
 
+_finished: list[str] = []
+"""Databases whose tests are over. Dropped at once each would wait for its last sessions to end; by the next copy they
+have."""
+
+
 @contextmanager
 def copied(server: URL, template: str) -> Iterator[URL]:
-    """A database of its own, dropped at the end; the template is made by whoever first wants it."""
+    """A database of its own; the template is made by whoever first wants it."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with _administered(server) as connection:
+        while _finished:
+            connection.execute(sa.text(f"DROP DATABASE {_finished.pop()} WITH (FORCE)"))
         _make(connection, server, template)
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
-        try:
-            yield server.set(database=name)
-        finally:
-            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    try:
+        yield server.set(database=name)
+    finally:
+        _finished.append(name)
 
 
 @contextmanager
