@@ -11,7 +11,7 @@ from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import night, show, simulators
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.demo import chain, documents
+from polydesk_dagster.demo import chain, documents, told
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime import supervisor
 from polydesk_dagster.values import Count, Duration
@@ -54,7 +54,9 @@ def load_if_empty(installation: Installation, size: str, *, quiet: bool) -> bool
     console = show.err()
     if not quiet:
         console.print(say("command.demo.loading", size=size))
-    summary = chain.load(installation.engine, size, as_of=datetime.now(UTC))
+    as_of = datetime.now(UTC)
+    summary = chain.load(installation.engine, size, as_of=as_of)
+    told.before(installation.engine, as_of)
     simulators.mark_demo(installation.engine, installation.settings.home)
     documents.write(installation.settings.documents_folder)
     if not quiet:
