@@ -6,7 +6,7 @@ import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     web_host: str = "127.0.0.1"
     web_port: int = Field(3000, ge=1, le=65535)
     public_url: Annotated[str, AfterValidator(_origin)] | None = None
+    metrics_token: Annotated[SecretStr, AfterValidator(_long)] | None = None
+    log_format: Literal["text", "json"] = "text"
     oidc_issuer: HttpUrl | None = None
     oidc_client_id: str | None = None
     oidc_client_secret: SecretStr | None = None

@@ -62,7 +62,10 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
         *(Child(p.name, p.command, everything, ready=p.answers, listens=("127.0.0.1", p.port)) for p in played),
         *processes.dagster_children(settings, everything),
     ]
-    running = supervisor.Supervisor(settings.home, children, database=settings.embedded, say=_say)
+    structured = settings.log_format == "json"
+    running = supervisor.Supervisor(
+        settings.home, children, database=settings.embedded, structured=structured, say=_say
+    )
     reason = running.run(lambda: _ready(installation, played, fresh))
     engine.dispose()
     return reason

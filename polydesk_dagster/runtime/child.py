@@ -23,7 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from polydesk_dagster.runtime import guardian
+from polydesk_dagster.runtime.logs import Structured
 
+LOG_FORMAT = "POLYDESK_LOG_FORMAT"
 _PR_SET_PDEATHSIG = 1
 _LOG_BYTES = 5_000_000
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,7 +76,7 @@ class Running:
         child = self.child
         for path in child.sockets:
             path.unlink(missing_ok=True)
-        self.log = self.log or logger(home, child.name)
+        self.log = self.log or logger(home, child.name, structured=child.environment.get(LOG_FORMAT) == "json")
         self.process = subprocess.Popen(
             list(child.command),
             env={**child.environment, guardian.MARK: token},
@@ -143,12 +145,12 @@ def log_file(home: Path, name: str) -> Path:
     return home / "logs" / f"{name}.log"
 
 
-def logger(home: Path, name: str) -> logging.Logger:
+def logger(home: Path, name: str, *, structured: bool = False) -> logging.Logger:
     """A logger of our own, outside the tree, so that no other configuration doubles its lines."""
     path = log_file(home, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=3, encoding="utf-8")
-    handler.setFormatter(_Prefixed(name))
+    handler.setFormatter(Structured(name) if structured else _Prefixed(name))
     logger = logging.Logger(name)  # noqa: LOG001
     logger.addHandler(handler)
     return logger

@@ -95,6 +95,7 @@ def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> d
         "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
         "DAGSTER_COMPUTE_LOGS": str(dagster_home(settings.home) / "storage"),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "POLYDESK_LOG_FORMAT": settings.log_format,
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -48,6 +48,7 @@ def dagster_children(
     """
     python = (sys.executable, "-m")
     home = settings.home
+    logs = ("--log-format", "json") if settings.log_format == "json" else ()
     children = []
     for location in locations:
         path = instance.code_socket(home, location.name)
@@ -57,7 +58,7 @@ def dagster_children(
                 (
                     *python,
                     *("dagster", "api", "grpc", "--socket", str(path), "--module-name", location.module),
-                    *("--location-name", location.name, "--empty-working-directory", "--log-level", "warning"),
+                    *("--location-name", location.name, "--empty-working-directory", "--log-level", "warning", *logs),
                 ),
                 environment,
                 ready=answers(path),
@@ -90,7 +91,7 @@ def dagster_children(
         ),
         Child(
             "daemon",
-            (*DAEMON, *workspace),
+            (*DAEMON, *workspace, *logs),
             environment,
             after=(*code_servers, "launcher"),
         ),

@@ -52,6 +52,7 @@ class Supervisor:
         children: Sequence[Child],
         *,
         database: bool = False,
+        structured: bool = False,
         max_deaths: int = 5,
         within_seconds: float = 300.0,
         say: Callable[[str], None] = print,
@@ -68,7 +69,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._reason: str | None = None
-        self._log = logger(self.home, "supervisor")
+        self._log = logger(self.home, "supervisor", structured=structured)
         self._watchdog = Watchdog()
 
     def stop(self, reason: str | None = None) -> None:

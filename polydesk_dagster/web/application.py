@@ -42,6 +42,7 @@ from polydesk_dagster.web import (
     wellness,
 )
 from polydesk_dagster.web.door import HERE, Door, Recognise, person_of
+from polydesk_dagster.web.figures import figures
 from polydesk_dagster.web.guard import Guard, Outside
 from polydesk_dagster.web.language import reads_pages, teller_of
 from polydesk_dagster.web.routes import LOGIN, Pages
@@ -86,6 +87,7 @@ def application(
         *more,
         Route("/health", _health),
         Route("/health/live", _live),
+        Route("/metrics", figures),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
     if dagster is not None:

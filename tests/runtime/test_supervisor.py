@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,21 @@ def test_systemd_is_told_when_all_answers_that_it_lives_and_when_it_ends(
         up.process.terminate()
         while b"STOPPING=1" not in heard:
             heard.add(ear.recv(100))
+
+
+def test_logs_are_objects_where_somebody_collects_them(home: Path) -> None:
+    code = """print('pronto: {}'); print('{"event": "tick", "level": "error", "job": "x"}', flush=True)"""
+    child = _child("one", f"import time; {code}; time.sleep(600)")
+    child = replace(child, environment={**child.environment, "POLYDESK_LOG_FORMAT": "json"})
+    supervisor = Supervisor(home, [child], structured=True, say=lambda _: None)
+    log = home / "logs" / "one.log"
+
+    def both() -> None:
+        until(lambda: log.exists() and len(log.read_text().splitlines()) == 2, "it has not spoken")
+        supervisor.stop()
+
+    supervisor.run(both)
+    plain, told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (plain["process"], plain["level"], plain["message"]) == ("one", "info", "pronto: {}")
+    assert (told["message"], told["level"], told["event"]) == ("tick", "error", {"job": "x"})
+    assert all(json.loads(line)["at"] for line in (home / "logs" / "supervisor.log").read_text().splitlines())

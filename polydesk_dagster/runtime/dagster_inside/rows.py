@@ -61,6 +61,18 @@ def unfinished(connection: sa.Connection, statuses: Sequence[str]) -> list[Unfin
     return [UnfinishedRun(*row) for row in rows]
 
 
+def start_lag(connection: sa.Connection, since: datetime) -> float:
+    """The longest that a run which was asked for since an instant has waited for its process, in seconds; 0 where none
+    was."""
+    lag = connection.scalar(
+        sa.text("""
+            SELECT max(start_time - extract(epoch FROM create_timestamp AT TIME ZONE 'UTC'))
+            FROM runs WHERE create_timestamp > :since AND start_time IS NOT NULL"""),
+        {"since": since.astimezone(UTC).replace(tzinfo=None)},
+    )
+    return max(float(lag or 0), 0.0)
+
+
 def status_of(connection: sa.Connection, run_id: str) -> str | None:
     """A run's status; None if there is no such run."""
     status = connection.scalar(sa.text("SELECT status FROM runs WHERE run_id = :run"), {"run": run_id})
