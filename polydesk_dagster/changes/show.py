@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import sqlalchemy as sa
 
+from polydesk_dagster import inert
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.fields import AMOUNTS, LISTS, MEANINGLESS
 from polydesk_dagster.changes.kind import FINDINGS, Kind
@@ -253,11 +254,6 @@ def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO, *
         reason = say(row.reason) if row.reason else None
         key = say(row.key) if isinstance(row.key, Reason) else row.key
         cells = (row.ordinal, row.action, key, row.finding, reason, before, after)
-        writer.writerow(tuple(map(harmless, cells)))
+        writer.writerow(tuple(map(inert.cell, cells)))
         written += 1
     return written
-
-
-def harmless(cell: object) -> object:
-    """``cell`` so that no spreadsheet executes it."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polydesk_dagster.inert import as_json as written
+from polydesk_dagster.inert import plain
 from polydesk_dagster.told import Teller, teller
 from polydesk_dagster.values import Value
 
@@ -48,13 +49,28 @@ def err() -> Console:
     return _console(stderr=True)
 
 
+class _Inert(Console):
+    """Prints text from anywhere without what would steer the terminal: its own colours come as styles."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_inert, objects), **options)
+
+
+def _inert(printed: Any) -> Any:
+    if isinstance(printed, str):
+        return plain(printed)
+    if isinstance(printed, Text) and (clean := plain(printed.plain)) != printed.plain:
+        return Text(clean, printed.style)
+    return printed
+
+
 def _console(**options: Any) -> Console:
     """What is printed is data, whose brackets and colons mean nothing; colours come as styles and as ``Text``."""
-    return Console(highlight=False, markup=False, emoji=False, **options)
+    return _Inert(highlight=False, markup=False, emoji=False, **options)
 
 
 def as_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(written(value) + "\n")
 
 
 NARROW = 80
@@ -64,7 +80,7 @@ NARROW = 80
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     console = out()
     told_rows = [
-        [cell if isinstance(cell, Text) else "" if cell is None else str(cell) for cell in row] for row in rows
+        [_inert(cell if isinstance(cell, Text) else "" if cell is None else str(cell)) for cell in row] for row in rows
     ]
     if not told_rows:
         console.print(": ".join(filter(None, (title, say("command.nothing")))))
@@ -72,9 +88,9 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any
     if console.width < NARROW:
         _line_by_line(console, title, columns, told_rows)
         return
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=_inert(title), title_justify="left")
     for column in columns:
-        shown.add_column(column, overflow="fold")  # a key that is cut cannot be typed
+        shown.add_column(_inert(column), overflow="fold")  # a key that is cut cannot be typed
     for cells in told_rows:
         shown.add_row(*cells)
     console.print(shown)

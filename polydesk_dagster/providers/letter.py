@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from polydesk_dagster import inert
 from polydesk_dagster.clinic.messages.provider import Outgoing
 
 _LINK = re.compile(r"https://[^\s<>\"]+")
@@ -55,7 +56,7 @@ def letter(outgoing: Outgoing, sender: str, address: str, to: str, *, utf8: bool
     message["To"] = to
     if outgoing.reply_to:
         message["Reply-To"] = outgoing.reply_to
-    message["Subject"] = outgoing.subject or ""
+    message["Subject"] = inert.line(outgoing.subject or "")
     message["Date"] = format_datetime(datetime.now(UTC))
     # One key, one name: whoever repeats the attempt, a mailbox can tell that it is the same message.
     message["Message-ID"] = f"<{outgoing.key}@{address.rpartition('@')[2] or 'localhost'}>"
@@ -66,7 +67,7 @@ def letter(outgoing: Outgoing, sender: str, address: str, to: str, *, utf8: bool
         message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     else:
         message["List-Unsubscribe"] = stop
-    message.set_content(outgoing.body, cte="quoted-printable")
+    message.set_content(inert.plain(outgoing.body), cte="quoted-printable")
     message.add_alternative(_html(outgoing), subtype="html", cte="quoted-printable")
     if outgoing.events:
         _invite(message, outgoing, sender, address, to)
@@ -92,10 +93,10 @@ def _invite(message: EmailMessage, outgoing: Outgoing, sender: str, address: str
 
 def _html(outgoing: Outgoing) -> str:
     """The same words: a paragraph for each block of lines, a list where lines begin with a dash."""
-    blocks = [block.splitlines() for block in re.split(r"\n\s*\n", outgoing.body.strip())]
+    blocks = [block.splitlines() for block in re.split(r"\n\s*\n", inert.plain(outgoing.body).strip())]
     return _HTML.format(
         language=escape(outgoing.language, quote=True),
-        title=escape(outgoing.subject or ""),
+        title=escape(inert.line(outgoing.subject or "")),
         body="\n".join(_block(lines) for lines in blocks),
     )
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from polydesk_dagster import inert
 from polydesk_dagster.clinic.statistics.manager import ManagerReport
 from polydesk_dagster.clinic.statistics.reading import HIDDEN, SMALLEST, WITHHELD
 from polydesk_dagster.outcome import Table
@@ -109,7 +110,7 @@ def _cell(value: Value, t: Teller) -> Any:
         case None:
             return None
         case _:
-            return t.value(value)
+            return inert.cell(t.value(value))
 
 
 def _summary(report: ManagerReport, sheet: Any, t: Teller) -> None:

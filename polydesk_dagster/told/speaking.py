@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from polydesk_dagster.catalog import Cadence, Daily, Every, OnDemand
+from polydesk_dagster.inert import plain
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told.catalogue import LANGUAGES, catalogue
 from polydesk_dagster.values import (
@@ -131,7 +131,7 @@ class Teller:
     def service(self, key: str) -> str:
         """The name of a row of the page; what is no service of ours stands for itself."""
         found = self._form(f"service.{key}.name", 1)
-        return key if found is None else found
+        return plain(key) if found is None else found
 
     def summary_of(self, key: str) -> str:
         """One sentence: what a row of the page does, for the desk."""
@@ -201,7 +201,8 @@ class Teller:
             except (KeyError, IndexError, ValueError):
                 pass
         given = ", ".join(f"{key}={self.value(value)}" for key, value in values.items() if value is not None)
-        return f"{name.removeprefix('reason.')} ({given})" if given else name
+        known = plain(name.removeprefix("reason.") if given else name)
+        return f"{known} ({given})" if given else known
 
     def _form(self, name: str, number: int) -> str | None:
         found = self._messages.ngettext(name, name, number)
@@ -226,10 +227,3 @@ UNITS: tuple[tuple[Literal["day", "hour", "minute", "second"], int], ...] = (
 
 DAYS: Mapping[str, str] = {"it": "dd/MM/yyyy", "en": "d MMM yyyy", "de": "dd.MM.yyyy"}
 """How a day is written."""
-
-
-def plain(text: str) -> str:
-    """``text`` from outside, without what would steer whoever shows it: control and direction characters."""
-    return "".join(
-        each for each in str(text) if each == "\n" or unicodedata.category(each) not in {"Cc", "Cf", "Co", "Cs"}
-    )

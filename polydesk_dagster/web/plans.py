@@ -92,7 +92,7 @@ def file(request: Request) -> Response:
     """All its rows, as CSV or with ``?tipo=xlsx`` as a spreadsheet; nothing in it is taken for a formula."""
     door: Door = request.state.door
     t = teller_of(request)
-    sheet = request.query_params.get("tipo") == "xlsx"
+    spread = request.query_params.get("tipo") == "xlsx"
     with door.engine.begin() as connection:
         found = _found(request, connection)
         if not found.rows:
@@ -102,15 +102,16 @@ def file(request: Request) -> Response:
         text = io.StringIO()
         show.write_csv(connection, found.plan, found.kind, text, say=t.reason)
     name = f"piano-{found.plan.id}"
-    if not sheet:
+    if not spread:
         content, kind = ("\ufeff" + text.getvalue()).encode(), "text/csv; charset=utf-8"
     else:
-        content, kind = _spreadsheet(text), "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-    headers = {"Content-Disposition": f'attachment; filename="{name}.{"xlsx" if sheet else "csv"}"'}
+        content, kind = sheet(text), "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{"xlsx" if spread else "csv"}"'}
     return Response(content, media_type=kind, headers=headers)
 
 
-def _spreadsheet(text: io.StringIO) -> bytes:
+def sheet(text: io.StringIO) -> bytes:
+    """A plan that was written as CSV, as a spreadsheet of texts."""
     import pandas as pd
 
     text.seek(0)
