@@ -35,6 +35,7 @@ BUILT_IN_GUARDS = (
     "duplicate_keys",
     "too_many_retired",
     "too_many_changed",
+    "too_many_since_confirmed",
     "undone_before",
 )
 

@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from polydesk_dagster.changes import audit, held, plans, registry
+from polydesk_dagster.changes import audit, flagged, held, plans, registry
 from polydesk_dagster.changes.kind import Kind
-from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.changes.recount import recount
 from polydesk_dagster.changes.show import row_names
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
 from polydesk_dagster.values import Instant, Several
@@ -50,7 +51,7 @@ def apply(
     Refused, with nothing written, when the plan is unknown, used up, expired, altered, made for an instant after
     ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan
     that is not volatile, when any row has moved since: the report names the rows. The rows of a volatile plan that have
-    moved are skipped, each with its reason.
+    moved are skipped, each with its reason. What guards have set aside is written where ``past_guards`` names them.
     """
     try:
         plan = plans.load(connection, plan_id, lock=True)
@@ -60,7 +61,10 @@ def apply(
     if refusal is not None:
         return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     kind = registry.kind(plan.kind)
-    values = {**plans.parameters(scope_of(plan), as_of, plan.id), "undoes": plan.undoes, "kind_name": plan.kind}
+    passed = sorted(set(past_guards) & {guard.name for guard in (*plan.failed_guards, *plan.holding_guards)})
+    if freed := flagged.let_through(connection, plan.id, passed) if passed and plan.holding_guards else 0:
+        plan = recount(connection, plan, kind, -freed)
+    values = {**plans.parameters(plan.within, as_of, plan.id), "undoes": plan.undoes, "kind_name": plan.kind}
     try:
         with connection.begin_nested():
             report = Report(done(plan.counts), plan.counts)
@@ -75,7 +79,7 @@ def apply(
                     "id": plan.id,
                     "actor": actor,
                     "reason": reason,
-                    "past": sorted(set(past_guards) & {guard.name for guard in plan.failed_guards}),
+                    "past": passed,
                 },
             )
             if plan.undoes is not None and not report.counts.skipped:
@@ -83,7 +87,7 @@ def apply(
             if plan.undoes is None:
                 held.forget(connection, kind, plan)
             if report.counts.changed:
-                _record(connection, plan, report, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
+                _record(connection, plan, report, as_of=as_of, actor=actor, reason=reason, past_guards=passed)
     except _Moved as moved:
         reasons = named(connection, plan, kind, moved.code, moved.where, moved.why, values)
         return Report(Outcome.REFUSED, reasons=tuple(reasons), plan_id=plan.id)
@@ -131,7 +135,8 @@ def _unfit(
     if stopping:
         said = Several(tuple(guard.reason for guard in stopping))
         return Reason("guard", {"plan": plan.id, "guards": said}, plan.clinic, len(stopping))
-    if plan.failed_guards and not audit.is_reason(reason):
+    past = {guard.name for guard in plan.holding_guards} & set(past_guards)
+    if (plan.failed_guards or past) and not audit.is_reason(reason):
         return Reason("reason_missing", {"least": audit.LEAST_REASON}, plan.clinic)
     if is_altered(connection, plan):
         return Reason("altered", {"plan": plan.id}, plan.clinic)
@@ -141,12 +146,8 @@ def _unfit(
 
 
 def is_altered(connection: sa.Connection, plan: Plan) -> bool:
-    now = plans.fingerprint(connection, plan.id, plan.kind, scope_of(plan), plan.snapshot, rows=plan.rows_kept)
+    now = plans.fingerprint(connection, plan.id, plan.kind, plan.within, plan.snapshot, rows=plan.rows_kept)
     return now != plan.fingerprint
-
-
-def scope_of(plan: Plan) -> Scope:
-    return Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope)
 
 
 def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, values: Mapping[str, Any]) -> Report:
@@ -312,7 +313,7 @@ def _record(
         "snapshot": plan.snapshot,
         "counts": report.counts.as_dict(),
         "reason": reason,
-        "past_guards": sorted(set(past_guards) & {guard.name for guard in plan.failed_guards}),
+        "past_guards": list(past_guards),
         "undoes": plan.undoes,
     }
     audit.append(

@@ -18,6 +18,11 @@ def is_reason(given: str | None) -> bool:
     return len((given or "").strip()) >= LEAST_REASON
 
 
+def is_person(actor: str) -> bool:
+    """Whether ``actor`` is somebody: people are ``role:name``, a machine is one word."""
+    return ":" in actor
+
+
 APPEND = sa.text("""
     INSERT INTO audit (as_of, actor, action, service, clinic, plan_id, detail)
     VALUES (:as_of, :actor, :action, :service, :clinic, :plan_id, CAST(:detail AS jsonb))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import audit, held, plans, registry, undone
-from polydesk_dagster.changes.apply import is_altered, scope_of
-from polydesk_dagster.changes.kind import ACTIONS, FINDINGS, Kind
-from polydesk_dagster.changes.plans import Plan, Verdict
-from polydesk_dagster.changes.propose import ask
+from polydesk_dagster.changes import audit, held, plans, registry
+from polydesk_dagster.changes.apply import is_altered
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.changes.recount import recount
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.values import Several
-
-CHANGE_GUARDS = {"too_many_retired": "missing_there", "too_many_changed": "differs"}
-"""Guards over how much of ours changes, each with the finding that it counts."""
 
 
 def may_hold(plan: Plan, kind: Kind) -> bool:
@@ -57,7 +52,7 @@ def hold(
         {
             "kind": kind.name,
             "clinic_id": plan.clinic_id,
-            "scope": scope_of(plan).name,
+            "scope": plan.within.name,
             "actor": actor,
             "as_of": as_of,
             "rows": list(rows),
@@ -132,24 +127,8 @@ def _settled(
     actor: str,
     reason: str | None,
 ) -> Report:
-    """Count the plan's rows anew, ask its guards again, and leave the line in the audit trail."""
-    kept = {name: number for name, number in plan.tally.items() if name not in {*ACTIONS, *FINDINGS}}
-    counted = {**kept, **plans.tally(connection, plan.id), "set_aside": max(0, kept.get("set_aside", 0) + many)}
-    if rejected := kept.get("rejected"):
-        counted["invalid"] = counted.get("invalid", 0) + rejected
-    guards = _asked_again(connection, replace(plan, tally=counted), kind)
-    scope = scope_of(plan)
-    values = {
-        "id": plan.id,
-        "tally": json.dumps(counted),
-        "guards": json.dumps([guard.as_dict() for guard in guards]),
-        "fingerprint": plans.fingerprint(connection, plan.id, plan.kind, scope, plan.snapshot),
-    }
-    connection.execute(
-        sa.text("""UPDATE plan SET tally = CAST(:tally AS jsonb), guards = CAST(:guards AS jsonb),
-                                   fingerprint = :fingerprint WHERE id = :id"""),
-        values,
-    )
+    """Count the plan anew, and leave the line in the audit trail."""
+    now = recount(connection, plan, kind, many)
     audit.append(
         connection,
         as_of=as_of,
@@ -162,26 +141,10 @@ def _settled(
             "kind": plan.kind,
             "rows": sorted(rows),
             "in_all": abs(many),
-            "fingerprint": values["fingerprint"],
+            "fingerprint": now.fingerprint,
             "was": plan.fingerprint,
             "reason": reason,
         },
     )
     said = Reason(f"rows_{action}", {"plan": plan.id}, plan.clinic, abs(many))
     return Report(Outcome.OK, Counts(waiting=max(0, many)), (said,), plan_id=plan.id)
-
-
-def _asked_again(connection: sa.Connection, plan: Plan, kind: Kind) -> list[Verdict]:
-    """The plan's verdicts, those that count its rows anew."""
-    values = plans.parameters(scope_of(plan), plan.as_of, plan.id)
-    anew = {verdict.name: verdict for verdict in ask(connection, kind, plan.id, values)}
-    if kind.source is not None:
-        anew[undone.GUARD] = undone.verdict(connection, kind, kind.source, scope_of(plan), plan.id)
-    verdicts = []
-    for verdict in plan.guards:
-        if verdict.name in CHANGE_GUARDS:
-            number = plan.tally.get(CHANGE_GUARDS[verdict.name], 0)
-            told = {**verdict.values, "value": number}
-            anew[verdict.name] = replace(verdict, passed=number <= verdict.limit, value=number, values=told)
-        verdicts.append(anew.get(verdict.name, verdict))
-    return verdicts

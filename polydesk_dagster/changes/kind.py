@@ -38,6 +38,9 @@ class Limits:
     """Largest share of records that may be unreadable before the shape is taken to have changed."""
     retired: float | None = 0.1
     """Largest share of our records in force that one plan may retire."""
+    since_confirmed: float = 0.3
+    """Largest share of those that were in force when a person last confirmed what came of a source that may have been
+    retired since, however slowly."""
     changed: float | None = None
     """Largest share of our records in force that one plan may change."""
     few: int = 5
@@ -47,12 +50,22 @@ class Limits:
 class Guard:
     """A further limit of one kind: ``query`` gives one number (of ``{rows}``, the plan's rows); above ``limit`` the
     plan is not applied without a person's word. What it found is told as ``reason.guard_<name>``, with ``value`` (a
-    count of ``noun``, where there is one) and ``limit``; what it looks after as ``guard.<name>``."""
+    count of ``noun``, where there is one) and ``limit``; what it looks after as ``guard.<name>``.
+
+    With ``rows`` instead, SQL over ``r``, those rows wait for a person one by one (told as ``reason.row_<name>``) and
+    the others go on; what of them a person lets through still needs her word.
+    """
 
     name: str
-    query: str
-    limit: float
+    query: str = "SELECT 0"
+    limit: float = 0
     noun: str | None = None
+    rows: str | None = None
+
+    @property
+    def flags(self) -> str:
+        """SQL over ``r``: it would be written, and the guard speaks against it."""
+        return f"r.action <> 'conflict' AND ({self.rows})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,8 @@ class Source:
     current: str | None = None
     retire: Mapping[str, str] | None = None
     retirable: str = "true"
+    in_force: str | None = None
+    """What ``c`` counts among our records in force; None: what is ``retirable``."""
     blocked: str = "CAST(NULL AS text)"
     reason: str = "CAST(NULL AS text)"
     """Why, as SQL over ``d`` and ``c``; null is the plain reason of the action."""
@@ -184,6 +199,10 @@ class Kind:
         twice = set(self.owned) & set(self.kept) | set(self.fixed) & set(self.kept) | set(self.fixed) & set(self.owned)
         if twice:
             raise ValueError(f"kind {self.name}: whose are {', '.join(sorted(twice))}?")
+
+    @property
+    def row_guards(self) -> tuple[Guard, ...]:
+        return tuple(guard for guard in self.guards if guard.rows is not None)
 
     @property
     def on(self) -> str:

@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import FINDINGS, Kind
+from polydesk_dagster.changes.verdict import Verdict
 from polydesk_dagster.outcome import Counts, Report
-from polydesk_dagster.values import SAID, Reason, ServiceKey, Value, mapping_from_json, to_json
+from polydesk_dagster.values import ServiceKey
 
 RULES = "1"
 """Version of how plans are made: part of every fingerprint."""
@@ -46,38 +47,6 @@ class Scope:
     def name(self) -> str:
         """Tells apart the sources of one service."""
         return "/".join([self.clinic or "", *(str(value) for value in self.parameters.values())]).strip("/")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one guard said."""
-
-    name: str
-    passed: bool
-    value: float
-    limit: float
-    values: Mapping[str, Value] = field(default_factory=dict)
-    """What its sentence is filled in with."""
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "passed": self.passed,
-            "value": self.value,
-            "limit": self.limit,
-            "values": to_json(self.values),
-        }
-
-    @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> Verdict:
-        """A verdict out of JSON; those from before there were values hold their sentence."""
-        values = {SAID: kept["message"]} if "message" in kept else mapping_from_json(kept["values"])
-        return cls(kept["name"], kept["passed"], kept["value"], kept["limit"], values)
-
-    @property
-    def reason(self) -> Reason:
-        """What it found, as a reason."""
-        return Reason(f"guard_{self.name}", {"name": self.name, **self.values})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +83,15 @@ class Plan:
     @property
     def failed_guards(self) -> tuple[Verdict, ...]:
         return tuple(guard for guard in self.guards if not guard.passed)
+
+    @property
+    def holding_guards(self) -> tuple[Verdict, ...]:
+        """Those that stop nothing, but have set rows aside."""
+        return tuple(guard for guard in self.guards if guard.held)
+
+    @property
+    def within(self) -> Scope:
+        return Scope(self.service, self.clinic, self.clinic_id, self.scope)
 
     @property
     def writes(self) -> int:

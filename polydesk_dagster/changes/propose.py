@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import held, plans
+from polydesk_dagster.changes import held, plans, undone
 from polydesk_dagster.changes.kind import Guard, Kind
-from polydesk_dagster.changes.plans import Plan, Scope, Verdict
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.verdict import Verdict
 from polydesk_dagster.values import Count, Value
 
 
@@ -79,10 +80,24 @@ def ask(connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str
     """What the kind's own guards say of a plan's rows; ``values`` are ``plans.parameters``."""
     verdicts = []
     for guard in kind.guards:
-        query = guard.query.format(rows=plans.rows_table(plan_id))
-        value = float(connection.scalar(sa.text(query), values) or 0)
-        verdicts.append(Verdict(guard.name, value <= guard.limit, value, guard.limit, _said(guard, value)))
+        if guard.rows is None:
+            query = guard.query.format(rows=plans.rows_table(plan_id))
+            value = float(connection.scalar(sa.text(query), values) or 0)
+            verdicts.append(Verdict(guard.name, value <= guard.limit, value, guard.limit, _said(guard, value)))
+    if kind.row_guards:
+        verdicts += _of_rows(connection, kind, plan_id, values)
     return verdicts
+
+
+def _of_rows(connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str, object]) -> Iterator[Verdict]:
+    """The verdicts of guards over rows: what of them would be written, and what waits."""
+    held = undone.held_by(connection, plan_id)
+    each = ", ".join(f"count(*) FILTER (WHERE {guard.flags}) AS {guard.name}" for guard in kind.row_guards)
+    counted = connection.execute(sa.text(f"SELECT {each} FROM {plans.rows_table(plan_id)} r"), values).one()._mapping
+    for guard in kind.row_guards:
+        value, waiting = counted[guard.name], held.get(guard.name, 0)
+        said = _said(guard, value or waiting)
+        yield Verdict(guard.name, value <= guard.limit, value, guard.limit, said, waiting)
 
 
 def _said(guard: Guard, value: float) -> dict[str, Value]:

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans, registry
-from polydesk_dagster.changes.apply import KEPT, apply, is_altered, named, same, scope_of, taken_back
+from polydesk_dagster.changes.apply import KEPT, apply, is_altered, named, same, taken_back
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.propose import finish
@@ -71,7 +71,7 @@ def undo(
 
 def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime) -> Plan:
     """The plan that takes back what is left of ``plan``: what was edited or came into use since is a conflict."""
-    scope = scope_of(plan)
+    scope = plan.within
     plan_id = plans.next_id(connection)
     types = plans.column_types(connection, plan.rows)
     was = [name.removeprefix("was_") for name in types if name.startswith("was_")]

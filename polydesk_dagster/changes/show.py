@@ -216,6 +216,9 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     if plan.tally.get("rejected"):
         figures["quarantined"] = plan.tally["rejected"]
     reasons = [Reason(guard.reason.code, guard.reason.values, plan.clinic) for guard in plan.failed_guards]
+    for guard in plan.holding_guards:
+        told: dict[str, Value] = {"guard": guard.name, "why": guard.reason}
+        reasons.append(Reason("rows_set_aside", told, plan.clinic, guard.held))
     if plan.tally.get("conflict"):
         reasons.append(Reason("conflict", {"plan": plan.id}, plan.clinic, plan.tally["conflict"]))
     figures[WHAT_TO_DO] = next_step(plan)
@@ -231,8 +234,9 @@ def next_step(plan: Plan) -> Reason:
     if plan.state != "ready" or plan.expired:
         code = {"applied": "plan_applied", "undone": "plan_undone"}.get(plan.state, "plan_expired")
         return Reason(code, {"plan": plan.id})
-    if plan.writes and plan.failed_guards:
-        names = " ".join(f"--past-guard {guard.name}" for guard in plan.failed_guards)
+    stopping = plan.failed_guards if plan.writes else plan.holding_guards
+    if stopping:
+        names = " ".join(f"--past-guard {guard.name}" for guard in stopping)
         return Reason("look_then_pass", {"plan": plan.id, "guards": names})
     if plan.writes:
         return Reason("look_then_apply", {"plan": plan.id})

@@ -56,6 +56,8 @@ class Staged:
     snapshot: str | None = None
     total: int | None = None
     passed: int = 0
+    starts: list[int] = field(default_factory=list)
+    """The number of the first record of each page."""
 
     @property
     def seen(self) -> int:
@@ -105,6 +107,7 @@ def _prepared(source: Source, page: Page, staged: Staged) -> list[Sequence[Any]]
     staged.unreadable.extend(page.unreadable)
     rows: list[Sequence[Any]] = []
     number = staged.seen - len(page.unreadable)
+    staged.starts.append(number + 1)
     prepare = source.prepare
     short = len(source.columns)
     for record in page.records:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import aside, held, plans, quarantine, show, undone
+from polydesk_dagster.changes import aside, flagged, guards, held, plans, quarantine, show, step, undone
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
+from polydesk_dagster.changes.audit import is_person
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
-from polydesk_dagster.changes.plans import Plan, Scope, Verdict
+from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.propose import finish
 from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
 from polydesk_dagster.changes.why import why
+from polydesk_dagster.errors import TransientError
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report, done
-from polydesk_dagster.values import Count, Several, Term, Value
+from polydesk_dagster.values import Term
 
-BROKEN_TEXT = "[\u00c3\u00c2]([\u0080-\u00bf ]|$)|\ufffd|\u00e2\u20ac"
-"""UTF-8 read as Windows-1252 (a hard blank may have become a plain one, or gone), or what could not be read."""
-
-BROKEN_SHARE = 0.01
+READINGS = 4
+"""How often a list is read at most before it is said to go on moving; two are enough where it stands still."""
 
 
 def synchronise(
@@ -38,16 +38,17 @@ def synchronise(
     preview: bool = False,
     etag: Callable[[], str | None] = lambda: None,
     source: str | None = None,
+    evidence: Evidence | None = None,
 ) -> Report:
     """Plan from ``pages`` and apply the plan at once; the plan stays where a guard or a moved row stops it.
 
     ``etag`` is asked once the pages are read, and kept as a word of ``source`` when we are in step with it.
     """
     with engine.begin() as connection:
-        plan = compare(connection, kind, scope, pages, as_of=as_of)
+        plan = compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
         seen = show.preview(connection, plan, kind)
         if not plan.writes:
-            remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), source=source)
+            step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), source=source)
     if preview:
         return seen
     return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag(), source=source)
@@ -66,13 +67,22 @@ def settle(
     reason: str | None = None,
     past_guards: Collection[str] = (),
 ) -> Report:
-    """Apply ``plan`` in a transaction of its own and give the whole account: what was written, what was set aside."""
+    """Apply ``plan`` in a transaction of its own and give the whole account: what was written, what was set aside.
+
+    One of which guards have set aside everything stays for a person to apply past them.
+    """
     with engine.begin() as connection:
-        report = apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
-        in_step_now = kind.source is not None and plan.undoes is None and plan.writes
-        if in_step_now and report.outcome is not Outcome.REFUSED:
-            remember(connection, kind, scope, plan, as_of=as_of, etag=etag, source=source)
-        if plan.undoes is None and report.outcome is not Outcome.REFUSED:
+        if plan.writes or past_guards or plan.failed_guards or not plan.holding_guards:
+            report = apply(connection, plan.id, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
+        else:
+            report = Report(done(plan.counts), plan.counts, plan_id=plan.id)
+        by = actor if is_person(actor) else None
+        done_now = plan.undoes is None and report.outcome is not Outcome.REFUSED
+        if done_now and past_guards:
+            plan = plans.load(connection, plan.id)
+        if done_now and kind.source is not None and (plan.writes or by is not None):
+            step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag, source=source, confirmed_by=by)
+        if done_now:
             aside.told(connection, kind, plan)
         seen = show.preview(connection, plan, kind)
     if report.outcome is Outcome.REFUSED:
@@ -88,28 +98,47 @@ def settle(
     return replace(report, outcome=outcome, reasons=reasons, figures=figures, tables=report.tables + seen.tables)
 
 
-def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable[Page], *, as_of: datetime) -> Plan:
-    """Stage ``pages`` and store the plan that would bring us in step, in the caller's transaction."""
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How it is proved that something is gone from a source: the list read once more, or the source's own word."""
+
+    again: Callable[[], Iterable[Page]]
+    deleted: Callable[[], Collection[str]] = tuple
+    """Keys of records of which the source says by itself that they are gone."""
+
+
+def compare(
+    connection: sa.Connection,
+    kind: Kind,
+    scope: Scope,
+    pages: Iterable[Page],
+    *,
+    as_of: datetime,
+    evidence: Evidence | None = None,
+) -> Plan:
+    """Stage ``pages`` and store the plan that would bring us in step, in the caller's transaction.
+
+    With ``evidence`` a list that moved while it was read is read again, and only what two readings miss is retired.
+
+    Raises:
+        TransientError: a list that goes on moving.
+    """
     source = kind.source
     assert source is not None
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
     if source.judge:
         staged, numbers, repeated = _judge(connection, kind, source, plan_id, pages, values)
-        held.carry(connection, kind, scope.clinic_id, plan_id)
         ours, stage = 0, plans.rows_table(plan_id)
     else:
-        staged = staging.stage(connection, source, pages)
-        values["snapshot"] = staged.snapshot
-        _want(connection, kind, source, values)
-        columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
-        numbers, repeated = _mark_duplicates(connection, source, "wanted", columns, number="n", problem="problem")
-        ours, stage = _count_ours(connection, source, values), STAGE
-        query = _difference(kind, source, staged)
-        plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
-        held.carry(connection, kind, scope.clinic_id, plan_id)
-        for statement in source.reconsider:
-            connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
+        staged, numbers, repeated = _steady(connection, kind, plan_id, pages, values, evidence)
+        ours, stage = step.count_ours(connection, kind, values), STAGE
+    held.carry(connection, kind, scope.clinic_id, plan_id)
+    for statement in source.reconsider:
+        connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
+    before = step.known(connection, kind, scope)
+    of_changes = list(guards.of_changes(kind, plans.tally(connection, plan_id), ours, before))
+    flagged.set_aside(connection, kind, scope, plan_id, values)
     quarantine.keep(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
     counted = plans.tally(connection, plan_id)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
@@ -120,11 +149,11 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
     if staged.unreadable:
         counted["invalid"] = counted.get("invalid", 0) + len(staged.unreadable)
     verdicts = [
-        *_source_guards(connection, kind, scope, staged, ours),
-        _text_guard(connection, source, staged, stage),
-        _duplicate_guard(numbers),
-        *_change_guards(kind, counted, ours),
-        undone.verdict(connection, kind, source, scope, plan_id),
+        *guards.of_source(kind, staged, ours, before),
+        guards.of_text(connection, source, staged, stage),
+        guards.of_duplicates(numbers),
+        *of_changes,
+        undone.verdict(connection, kind, scope, plan_id),
     ]
     return finish(
         connection,
@@ -137,6 +166,75 @@ def compare(connection: sa.Connection, kind: Kind, scope: Scope, pages: Iterable
         rows=sum(counted.get(action, 0) for action in ACTIONS),
         verdicts=tuple(verdicts),
     )
+
+
+def _steady(
+    connection: sa.Connection,
+    kind: Kind,
+    plan_id: int,
+    pages: Iterable[Page],
+    values: dict[str, Any],
+    evidence: Evidence | None,
+) -> tuple[Staged, list[int], int]:
+    """Make the plan's rows from a reading that nothing speaks against, what is gone missing in the one before as well:
+    the reading, the numbers of records that contradict each other, and how many repetitions were dropped."""
+    source = kind.source
+    assert source is not None
+    columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
+    missing: set[int] = set()
+    doubled: set[int] = set()
+    for reading in range(READINGS):
+        if reading and evidence is not None:
+            pages = evidence.again()
+        staged = staging.stage(connection, source, pages)
+        values["snapshot"] = staged.snapshot
+        _want(connection, kind, source, values)
+        numbers, repeated = _mark_duplicates(connection, source, "wanted", columns, number="n", problem="problem")
+        proves = evidence is not None and source.retire is not None
+        moved = _on_two_pages(connection, staged) if proves and (numbers or repeated) else set()
+        if moved <= doubled:
+            plans.create_rows(
+                connection, kind, plan_id, _difference(kind, source, staged), values=values, was=kind.compared
+            )
+            if evidence is None or not proves:
+                return staged, numbers, repeated
+            gone = _gone(connection, kind, source, plan_id, values, evidence)
+            if gone <= missing:
+                return staged, numbers, repeated
+            missing = gone
+            connection.execute(sa.text(f"DROP TABLE {plans.rows_table(plan_id)}"))
+        doubled = moved
+    raise TransientError("list_unsteady", what=Term("kind", kind.name))
+
+
+def _on_two_pages(connection: sa.Connection, staged: Staged) -> set[int]:
+    """Which keys (their hashes) stood on two pages: the list moved between them, or says them twice."""
+    pages: dict[int, set[int]] = {}
+    for thing, number in connection.execute(sa.text("SELECT thing, n FROM doubled")):
+        pages.setdefault(thing, set()).add(bisect_right(staged.starts, number))
+    return {thing for thing, on in pages.items() if len(on) > 1}
+
+
+def _gone(
+    connection: sa.Connection,
+    kind: Kind,
+    source: Source,
+    plan_id: int,
+    values: dict[str, Any],
+    evidence: Evidence,
+) -> set[int]:
+    """What the plan would retire for being absent alone (hashes of its identity): neither did something else that was
+    read take its place, nor does the source itself say that it is gone."""
+    identity = ", ".join(f"r.{name}" for name in kind.identity)
+    absent = f"""SELECT hash_record_extended(ROW({identity}), 0) FROM {plans.rows_table(plan_id)} r
+                 WHERE r.action = 'retire' AND r.finding IS DISTINCT FROM 'replaced'"""
+    found = set(connection.scalars(sa.text(absent)))
+    if not found or not (said := evidence.deleted()):
+        return found
+    ours = ", ".join(f"c.{name}" for name in kind.identity)
+    named = f"SELECT {ours} FROM ({source.current}) c WHERE c.source_key = ANY(CAST(:said AS text[]))"
+    query = f"{absent} AND ({identity}) NOT IN ({named})"
+    return set(connection.scalars(sa.text(query), {**values, "said": list(said)}))
 
 
 def _judge(
@@ -193,8 +291,9 @@ def _mark_duplicates(
             CREATE TEMP TABLE doubled ON COMMIT DROP AS
             WITH repeated AS MATERIALIZED (
                 SELECT {key} FROM {table} d WHERE {several} GROUP BY {key} HAVING count(*) > 1)
-            SELECT n, same, turn FROM (
-                SELECT d.{number} AS n, min(hash) OVER w = max(hash) OVER w AS same,
+            SELECT n, thing, same, turn FROM (
+                SELECT d.{number} AS n, hash_record_extended(ROW({key}), 0) AS thing,
+                       min(hash) OVER w = max(hash) OVER w AS same,
                        row_number() OVER (w ORDER BY d.{number}) AS turn
                 FROM (SELECT d.*, hash_record_extended(ROW({content}), 0) AS hash FROM {table} d
                       WHERE {several} AND ({key}) IN (TABLE repeated)) d
@@ -213,20 +312,6 @@ def _mark_duplicates(
         """)
     )
     return sorted(contradicting), repeated
-
-
-def _duplicate_guard(numbers: list[int]) -> Verdict:
-    values: dict[str, Value] = {"value": Count("records", len(numbers)), "first": Several(tuple(numbers[:10]))}
-    return Verdict("duplicate_keys", not numbers, len(numbers), 0, values)
-
-
-def _count_ours(connection: sa.Connection, source: Source, values: dict[str, Any]) -> int:
-    if source.current is None:
-        return 0
-    counted = connection.execute(
-        sa.text(f"SELECT count(*) FROM ({source.current}) c WHERE {source.retirable}"), values
-    ).scalar_one()
-    return int(counted)
 
 
 def _difference(kind: Kind, source: Source, staged: Staged) -> str:
@@ -266,123 +351,3 @@ def _difference(kind: Kind, source: Source, staged: Staged) -> str:
               WHERE d.problem IS NOT NULL OR {ours} IS NULL OR d.n IS NULL AND {gone}
                  OR d.n IS NOT NULL AND ROW({differs[0]}) IS DISTINCT FROM ROW({differs[1]})) change
     """
-
-
-def _source_guards(connection: sa.Connection, kind: Kind, scope: Scope, staged: Staged, ours: int) -> Iterator[Verdict]:
-    limits = kind.limits
-    before = connection.scalar(
-        sa.text("SELECT records FROM source_state WHERE service = :service AND scope = :scope"),
-        {"service": _source_name(kind, scope), "scope": scope.name},
-    )
-    reference = int(before) if before is not None else ours
-    least = max(limits.minimum, min(1, max(reference, ours)))
-    seen = Count("records", staged.seen)
-    yield Verdict("source_empty", staged.seen >= least, staged.seen, least, {"seen": seen, "least": least})
-    least = math.ceil(reference * (1 - limits.shrink))
-    yield Verdict("source_short", staged.seen >= least, staged.seen, least, {"seen": seen, "before": reference})
-    if staged.total is not None:
-        announced = Count("records", staged.total)
-        values: dict[str, Value] = {"seen": seen, "announced": announced}
-        yield Verdict("source_incomplete", staged.seen >= staged.total, staged.seen, staged.total, values)
-    unreadable = len(staged.unreadable)
-    most = max(limits.rejected * staged.seen, min(limits.few, staged.seen - unreadable))
-    values = {"value": Count("unreadable_records", unreadable), "seen": staged.seen}
-    yield Verdict("source_shape", unreadable <= most, unreadable, most, values)
-
-
-def _text_guard(connection: sa.Connection, source: Source, staged: Staged, stage: str) -> Verdict:
-    broken = 0
-    if source.text:
-        # Plain letters, which nearly all are, are told by their length alone.
-        tests = " OR ".join(f"octet_length({name}) <> length({name}) AND {name} ~ :broken" for name in source.text)
-        broken = connection.execute(
-            sa.text(f"SELECT count(*) FROM {stage} WHERE {tests}"), {"broken": BROKEN_TEXT}
-        ).scalar_one()
-    most = max(1.0, BROKEN_SHARE * staged.records)
-    return Verdict("source_encoding", broken <= most, broken, most, {"value": Count("records", broken)})
-
-
-def _change_guards(kind: Kind, counted: dict[str, int], ours: int) -> Iterator[Verdict]:
-    limits = kind.limits
-    for name, share, number in (
-        ("too_many_retired", limits.retired, counted.get("missing_there", 0)),
-        ("too_many_changed", limits.changed, counted.get("differs", 0)),
-    ):
-        if share is not None:
-            most = max(share * ours, limits.few)
-            what = Term("kind", kind.name)
-            values: dict[str, Value] = {"value": number, "what": what, "ours": ours, "limit": int(most)}
-            yield Verdict(name, number <= most, number, most, values)
-
-
-def _source_name(kind: Kind, scope: Scope) -> str:
-    return f"{scope.service}:{kind.name}"
-
-
-def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]) -> str:
-    """Changes with any write to our rows in scope."""
-    assert kind.source is not None
-    if kind.source.version is not None:
-        return str(connection.scalar(sa.text(kind.source.version), values))
-    # The system column of a row is its last writer; it survives vacuum, and a restored backup only costs one reading.
-    hashed = f"hash_record_extended(ROW({', '.join(f't.{name}' for name in kind.identity)}, t.xmin), 0)"
-    where = "WHERE t.clinic_id = :clinic_id" if "clinic_id" in kind.fixed else ""
-    version = sa.text(f"SELECT count(*) || ':' || coalesce(bit_xor({hashed}), 0) FROM {kind.table} t {where}")
-    return str(connection.scalar(version, values))
-
-
-def remember(
-    connection: sa.Connection,
-    kind: Kind,
-    scope: Scope,
-    plan: Plan,
-    *,
-    as_of: datetime,
-    etag: str | None,
-    source: str | None = None,
-) -> None:
-    """Note what ``source`` looked like now that we are in step; its ETag only if nothing of it was left out."""
-    if plan.failed_guards and not plan.writes:
-        return
-    left_out = plan.tally.get("conflict", 0) + plan.tally.get("rejected", 0)
-    values = plans.parameters(scope, as_of, plan.id)
-    connection.execute(
-        sa.text("""
-            INSERT INTO source_state (service, scope, records, snapshot, etag, local_version, plan_id, seen_at, source)
-            VALUES (:service, :scope, :records, :snapshot, :etag, :version, :plan_id, now(), :source)
-            ON CONFLICT (service, scope) DO UPDATE SET records = excluded.records, snapshot = excluded.snapshot,
-                etag = excluded.etag, local_version = excluded.local_version, plan_id = excluded.plan_id,
-                seen_at = excluded.seen_at, source = coalesce(excluded.source, source_state.source)
-        """),
-        {
-            "service": _source_name(kind, scope),
-            "scope": scope.name,
-            "records": plan.tally.get("seen", 0),
-            "snapshot": plan.snapshot,
-            "etag": None if left_out else etag,
-            "source": source,
-            "version": _local_version(connection, kind, values),
-            "plan_id": plan.id,
-        },
-    )
-
-
-def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: datetime, source: str) -> str | None:
-    """The ETag of the source's state that our rows are in step with; None when they, or what we know, have moved, or
-    when it is the word of another source."""
-    known = connection.execute(
-        sa.text("""
-            SELECT etag, local_version FROM source_state
-            WHERE service = :service AND scope = :scope AND source = :source"""),
-        {"service": _source_name(kind, scope), "scope": scope.name, "source": source},
-    ).one_or_none()
-    if known is None or known.etag is None:
-        return None
-    version = _local_version(connection, kind, plans.parameters(scope, as_of, 0))
-    return str(known.etag) if version == known.local_version else None
-
-
-def in_step(kind: Kind, scope: Scope) -> Report:
-    """The report where the source says that it has not changed since we were last in step with it."""
-    reason = Reason("not_modified", {"what": Term("kind", kind.name)}, scope.clinic)
-    return Report(Outcome.NOTHING_TO_DO, reasons=(reason,))

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.kind import Kind, Source
-from polydesk_dagster.changes.plans import Scope, Verdict
-from polydesk_dagster.values import Count, Several
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.verdict import Verdict
+from polydesk_dagster.values import Count, Several, Value
 
 GUARD = "undone_before"
 
@@ -30,13 +31,17 @@ _TAKEN_BACK = f"""
 """
 
 
-def verdict(connection: sa.Connection, kind: Kind, source: Source, scope: Scope, plan_id: int) -> Verdict:
-    """Whether the rows of the plan that is being made repeat rows that a person took back in the last 30 days.
+def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> tuple[str | None, tuple[int, ...]]:
+    """SQL for the numbers of the rows of the plan that is being made which repeat rows that a person took back in the
+    last 30 days, or None where none can; and the plans that they were of.
 
     A creation repeats one with the same key and values, a change one that set some field to the same value, a closure
     one of the same record, whatever its date (one that makes room for a creation is judged by that). A row that
     somebody has since applied past this guard counts no more.
     """
+    source = kind.source
+    if source is None:
+        return None, ()
     found = connection.execute(
         sa.text(_TAKEN_BACK).bindparams(sa.bindparam("clinic_id", type_=sa.BigInteger)),
         {
@@ -48,14 +53,31 @@ def verdict(connection: sa.Connection, kind: Kind, source: Source, scope: Scope,
     ).all()
     needed = {*kind.identity, *kind.written, *kind.carried}
     comparable = [row for row in found if needed <= plans.column_types(connection, plans.rows_table(row.plan)).keys()]
-    repeated = 0
-    if comparable:
-        each = " UNION ".join(
-            _repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable
-        )
-        repeated = connection.execute(sa.text(f"SELECT count(*) FROM ({each}) repeated")).scalar_one()
-    which = Several(tuple(sorted({row.plan for row in comparable})))
-    return Verdict(GUARD, not repeated, repeated, 0, {"value": Count("rows", repeated), "plans": which})
+    if not comparable:
+        return None, ()
+    each = " UNION ".join(_repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable)
+    return each, tuple(sorted({row.plan for row in comparable}))
+
+
+def verdict(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> Verdict:
+    """Whether the plan still writes rows that a person took back, and how many of them wait."""
+    query, of = repeating(connection, kind, scope, plan_id)
+    repeated = held = 0
+    if query is not None:
+        repeated = connection.scalar(sa.text(f"SELECT count(*) FROM ({query}) repeated")) or 0
+        held = held_by(connection, plan_id).get(GUARD, 0)
+    values: dict[str, Value] = {"value": Count("rows", repeated or held), "plans": Several(of)}
+    return Verdict(GUARD, not repeated, repeated, 0, values, held)
+
+
+def held_by(connection: sa.Connection, plan_id: int) -> dict[str, int]:
+    """How many rows of a plan each guard has set aside."""
+    found = connection.execute(
+        sa.text("""SELECT guard, count(*) AS rows FROM plan_hold, unnest(guards) guard
+                   WHERE plan_id = :plan_id GROUP BY 1"""),
+        {"plan_id": plan_id},
+    )
+    return {row.guard: row.rows for row in found}
 
 
 def _repeating(kind: Kind, source: Source, plan_id: int, plan: int, undo: int, wanted_since: Sequence[int]) -> str:

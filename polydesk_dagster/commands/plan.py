@@ -71,7 +71,7 @@ def list_(
                 t.value(Instant(plan.created_at)),
                 t.term("plan_state", _state(plan)),
                 t.counts(plan.counts, preview=plan.state == "ready"),
-                ", ".join(guard.name for guard in plan.failed_guards),
+                ", ".join(guard.name for guard in (*plan.failed_guards, *plan.holding_guards)),
             )
             for plan in found
         ],
@@ -339,6 +339,8 @@ def _tell(plan: Plan) -> None:
             console.print(f"  {t.label('figure', f'finding.{finding}')}: {plan.tally[finding]}")
     for guard in plan.failed_guards:
         console.print(Text.assemble("  ", (f"✗ {guard.name}", "red"), f": {t.reason(guard.reason)}"))
+    for guard in plan.holding_guards:
+        console.print(Text.assemble("  ", (f"✋ {guard.name}", "yellow"), f": {t.reason(guard.reason)}"))
 
 
 def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes import step
 from polydesk_dagster.changes import synchronise as engine_of_plans
 from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
@@ -107,9 +108,17 @@ def _once(
 ) -> Report:
     kind = KINDS[feed]
     with engine.connect() as connection:
-        etag = engine_of_plans.known_etag(connection, kind, scope, as_of=as_of, source=source.epoch)
+        etag = step.known_etag(connection, kind, scope, as_of=as_of, source=source.epoch)
         known = _known(connection, feed, scope)
     reading = _Reading(feed, source.list(feed, etag=etag))
+
+    def again() -> Iterable[Page]:
+        nonlocal reading
+        reading = _Reading(feed, source.list(feed))
+        return reading
+
+    deleted = source.deleted if feed in source.capabilities.deleted else lambda _: ()
+    evidence = engine_of_plans.Evidence(again, lambda: tuple(deleted(feed)))
     differing: list[Mapping[str, Any]] = []
     pages: Iterable[Page] = patients.missing_only(reading, known, differing) if known else reading
     try:
@@ -123,9 +132,10 @@ def _once(
             preview=preview,
             etag=lambda: reading.etag,
             source=source.epoch,
+            evidence=evidence,
         )
     except Unchanged:
-        report = engine_of_plans.in_step(kind, scope)
+        report = step.in_step(kind, scope)
     if feed != "patients":
         return report
     return _with_claims(engine, source, report, scope, differing, as_of, preview=preview)

@@ -107,17 +107,22 @@ def test_a_night_previews_checks_applies_and_a_failed_guard_stops_it(house: Hous
     assert _metadata(night, "prices")["Aggiunte"] == 21
     assert house.recorded()[-1] == ("sync_prices", "ok", False)
 
-    house.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "5.00"}, *PRICES[1:]]})
+    dearer = [PRICES[0] | {"amount": "5.00"}, PRICES[1] | {"amount": "52.50"}]
+    house.simulator.hold("BO01", BASE | {"prices": [*dearer, *PRICES[2:]]})
+    assert house.run("sync_prices").success  # one jump holds nothing else back
+    assert house.recorded()[-1] == ("sync_prices", "partial", False)
+    assert house.amounts() >= {"50.00", "52.50"}
+
+    house.simulator.hold("BO01", BASE | {"prices": [*dearer, *PRICES[2:8]]})
     stopped = house.run("sync_prices")
     assert not stopped.success
     failed = {e.asset_check_evaluation_data.check_name for e in _checks(stopped) if not _passed(e)}
-    assert failed == {"price_jump", "code_reused"}
+    assert failed == {"source_short", "too_many_retired", "too_many_since_confirmed"}
     assert not stopped.asset_materializations_for_node("studiolab__prices")
     assert house.recorded()[-1] == ("sync_prices", "refused", False)
-    assert "5.00" not in house.amounts()
 
     plan = _plan(stopped, "prices_preview")
-    guards = {"past_guard": "price_jump,code_reused", "reason": "sconto deciso dalla direzione"}
+    guards = {"past_guard": ",".join((*failed, "price_jump", "code_reused")), "reason": "sconto deciso in direzione"}
     applied = house.run("sync_prices", ["prices"], plan=plan, **guards)
     assert applied.success
     assert "5.00" in house.amounts()

@@ -85,40 +85,40 @@ def _in_step(desk: Desk, *clinics: str) -> None:
             assert desk.run(service, "--clinic", clinic)[0] == 0
 
 
-def test_a_guard_that_stops_prices_is_a_refusal_by_name_with_its_plan(desk: Desk) -> None:
+def test_a_list_cut_short_is_a_refusal_by_name_with_its_plan(desk: Desk) -> None:
     _in_step(desk, "BO01")
-    desk.simulator.hold("BO01", REPRICED)
+    desk.simulator.hold("BO01", BASE | {"prices": PRICES[:8]})
     for service, *preview in (("preview_prices",), ("sync_prices", "--preview"), ("sync_prices",)):
         status, answer = desk.run(service, "--clinic", "BO01", *preview)
         assert (status, answer["outcome"]) == (3, "refused")
-        assert {"guard_price_jump", "guard_code_reused", "what_to_do"} <= set(_codes(answer))
+        assert {"guard_source_short", "guard_too_many_retired", "what_to_do"} <= set(_codes(answer))
         told = " ".join(reason["text"] for reason in answer["reasons"])
-        assert f"plan apply {answer['plan_id']} --past-guard price_jump" in told
-    assert answer["counts"]["updated"] == 0
+        assert f"plan apply {answer['plan_id']} --past-guard source_short" in told
+    assert answer["counts"]["retired"] == 0
     assert desk.all("SELECT outcome FROM service_run WHERE service = 'sync_prices' ORDER BY id DESC LIMIT 1") == [
         "refused"
     ]
     status, text = desk.said("run", "sync_prices", "--clinic", "BO01")
     assert status == 3
     (plan,) = desk.all("SELECT max(id) FROM plan")
-    for part in (
-        "rifiutato",
-        "Niente è stato scritto",
-        f"Piano {plan} (prezzi · BO01 · 1 modific",
-    ):
+    for part in ("rifiutato", "Niente è stato scritto", f"Piano {plan} (prezzi · BO01 · 13 "):
         assert part in text
 
 
-def test_past_a_guard_goes_who_names_the_plan_and_every_guard(desk: Desk) -> None:
+def test_past_a_guard_over_rows_goes_who_names_the_plan_and_every_guard(desk: Desk) -> None:
     _in_step(desk, "BO01", "BZ01")
     desk.simulator.hold("BO01", REPRICED)
+    status, answer = desk.run("sync_prices", "--clinic", "BO01")
+    assert (status, answer["outcome"], answer["counts"]["waiting"]) == (1, "partial", 1)
+    assert "rows_set_aside" in _codes(answer)
     plan = str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
     past = ("--past-guard", "price_jump", "--past-guard", "code_reused", "--reason", "listino nuovo della direzione")
     status, text = desk.said("run", "sync_prices", "--clinic", "BO01", *past)
     assert (status, "--past-guard serve con --plan" in text) == (2, True)
-    status, answer = desk.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
-    assert (status, _codes(answer)[0]) == (3, "guard_code_reused")
+    # A row that two guards have set aside goes past both or stays.
+    desk.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
     assert desk.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
+    plan = str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
     status, answer = desk.run("sync_prices", "--plan", plan, *past)
     assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
     assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()}"]

@@ -11,8 +11,8 @@ import pytest
 from polydesk_dagster import inert
 from polydesk_dagster.changes import registry
 from polydesk_dagster.changes.fields import MEANINGLESS
-from polydesk_dagster.changes.plans import Verdict
 from polydesk_dagster.changes.show import Row, difference
+from polydesk_dagster.changes.verdict import Verdict
 from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.values import Money, Reason

@@ -161,7 +161,7 @@ def test_the_etag_of_another_server_is_never_believed(engine: sa.Engine) -> None
                 assert sync(client) == 1
         with moved(bo) as (_, address), Studiolab(CODE, address, DEMO_TOKEN, FAST) as client:
             with engine.connect() as connection:
-                known = lists.engine_of_plans.known_etag(
+                known = lists.step.known_etag(
                     connection, lists.KINDS["services"], scope, as_of=NOW, source=client.epoch
                 )
             assert known is None

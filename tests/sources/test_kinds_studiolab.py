@@ -120,7 +120,7 @@ def test_a_second_run_changes_nothing_and_an_unchanged_list_is_not_read(synced: 
         assert synced.sync(feed).outcome is Outcome.NOTHING_TO_DO
     report = synced.sync("prices")
     assert [reason.code for reason in report.reasons] == ["not_modified"]
-    synced.write("UPDATE price SET amount = 1 WHERE amount = 55")
+    synced.write("UPDATE price SET amount = 54 WHERE amount = 55")
     assert synced.sync("prices", preview=True).counts.updated == 1
 
 
@@ -242,7 +242,7 @@ def test_a_corrected_period_is_told_as_such_and_taken_back_whole(synced: Lab) ->
 
 def test_a_price_that_starts_earlier_is_measured_against_the_one_in_force(synced: Lab) -> None:
     synced.hold(prices=[PRICES[0] | {"amount": "99.00", "valid_from": "2023-01-01"}, *PRICES[1:]])
-    assert [guard.name for guard in synced.plan(synced.sync("prices")).failed_guards] == ["price_jump"]
+    assert [guard.name for guard in synced.plan(synced.sync("prices")).holding_guards] == ["price_jump"]
 
 
 def test_what_replaces_a_price_is_taken_though_another_of_the_service_is_unreadable(synced: Lab) -> None:
@@ -294,7 +294,7 @@ def test_a_deleted_service_gets_no_price_and_keeps_what_it_had(synced: Lab) -> N
 def test_what_the_patient_pays_may_not_jump_either(synced: Lab, was: str, becomes: str) -> None:
     synced.write(f"UPDATE price SET patient_share = {was} WHERE agreement_id IS NOT NULL")
     synced.hold(prices=[*PRICES[:-1], PRICES[-1] | {"patient_share": becomes}])
-    assert [guard.name for guard in synced.plan(synced.sync("prices")).failed_guards] == ["price_jump"]
+    assert [guard.name for guard in synced.plan(synced.sync("prices")).holding_guards] == ["price_jump"]
 
 
 def test_two_records_for_one_of_ours_wait_for_a_person(lab: Lab) -> None:
@@ -620,9 +620,34 @@ def test_a_short_list_a_reencoded_one_and_contradictions_are_refused(synced: Lab
 
 def test_a_price_that_jumps_or_falls_to_zero_waits_for_a_person(synced: Lab) -> None:
     synced.hold(prices=[PRICES[0] | {"amount": "5.00"}, PRICES[1] | {"amount": "0.00"}, *PRICES[2:]])
-    plan = synced.plan(synced.sync("prices"))
-    assert plan.state == "ready"
-    assert {guard.name for guard in plan.failed_guards} == {"price_jump", "code_reused", "zero_price"}
+    report = synced.sync("prices")
+    plan = synced.plan(report)
+    assert (report.outcome, report.counts.waiting, plan.state) == (Outcome.PARTIAL, 2, "ready")
+    assert {guard.name for guard in plan.holding_guards} == {"price_jump", "code_reused", "zero_price"}
+    assert synced.sync("prices").outcome is Outcome.NOTHING_TO_DO  # the same question is asked once
+
+
+def test_one_true_jump_holds_back_nothing_else_and_is_let_through_by_name(synced: Lab) -> None:
+    synced.hold(prices=[PRICES[0] | {"amount": "70.00"}, PRICES[1] | {"amount": "52.00"}, *PRICES[2:]])
+    report = synced.sync("prices")
+    assert (report.outcome, report.counts.updated, report.counts.waiting) == (Outcome.PARTIAL, 1, 1)
+    assert "trattenut" not in str(report)
+    assert "30 %" in " ".join(map(teller().reason, report.reasons))
+    plan = synced.plan(synced.sync("prices", preview=True))
+    scope = Scope(plan.service, plan.clinic, plan.clinic_id)
+
+    def past(**word: Any) -> Report:
+        return settle(synced.engine, PRICE, scope, plan, as_of=world.AS_OF, actor="desk:anna", **word)
+
+    assert past(past_guards=["price_jump"]).reasons[0].code == "reason_missing"
+    let = past(past_guards=["price_jump"], reason="listino nuovo della direzione")
+    assert (let.outcome, let.counts.updated, let.counts.waiting) == (Outcome.OK, 1, 0)
+    assert synced.rows("SELECT amount FROM price p JOIN service s ON s.id = p.service_id WHERE external_id = 'S0'") == [
+        (70,)
+    ]
+    with synced.engine.begin() as connection:
+        assert changes.undo(connection, plan.id, as_of=world.AS_OF, actor="desk:anna").counts.updated == 1
+    assert synced.sync("prices").counts.changed == 0
 
 
 def test_the_preview_of_people_masks_codes(synced: Lab) -> None:

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Guard, Kind, Scope, plans, propose
-from polydesk_dagster.changes.apply import scope_of
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients.personal import REGISTRY, Deed, Personal, known_as
 from polydesk_dagster.outcome import Report, Table
@@ -184,7 +183,7 @@ def _forget_in_plans(connection: sa.Connection, patient: int) -> None:
     """The other rows of a plan that named her can still be applied and taken back: it is sealed anew without her."""
     for plan, _ in _naming(connection, patient):
         connection.execute(sa.text(f"DELETE FROM {plan.rows} r WHERE {_HERS}"), _of(plan, patient))
-        seal = plans.fingerprint(connection, plan.id, plan.kind, scope_of(plan), plan.snapshot)
+        seal = plans.fingerprint(connection, plan.id, plan.kind, plan.within, plan.snapshot)
         tally = {**plan.tally, **dict.fromkeys(("create", "update", "delete", "link", "conflict"), 0)}
         given = {"id": plan.id, "seal": seal, "tally": json.dumps({**tally, **plans.tally(connection, plan.id)})}
         update = "UPDATE plan SET fingerprint = :seal, tally = CAST(:tally AS jsonb) WHERE id = :id"

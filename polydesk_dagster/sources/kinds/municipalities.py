@@ -86,6 +86,7 @@ MUNICIPALITY = Kind(
         current="SELECT t.*, t.cadastral_code AS source_key FROM municipality t",
         retire={"valid_to": f"CASE WHEN {_MOVED} THEN c.valid_from ELSE greatest(c.valid_from, :today) END"},
         retirable=f"(c.valid_to IS NULL OR c.valid_to > c.valid_from AND {_MOVED})",
+        in_force="c.valid_to IS NULL",
         blocked="""CASE WHEN d.n IS NULL AND EXISTS (SELECT FROM wanted w WHERE w.problem IS NOT NULL
                                                         AND w.cadastral_code = c.cadastral_code)
                         THEN 'source_contradicts_itself' END""",

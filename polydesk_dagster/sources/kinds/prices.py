@@ -16,7 +16,7 @@ _ITEM = """concat_ws(' · ', (SELECT code || ' ' || name FROM service s WHERE s.
                      (SELECT name FROM agreement a WHERE a.id = c.agreement_id),
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
 # What the patient pays: all of it, where no share is said.
-_SHARE, _PREVIOUS_SHARE = "coalesce(patient_share, amount)", "coalesce(previous_share, previous_amount)"
+_SHARE, _PREVIOUS_SHARE = "coalesce(r.patient_share, r.amount)", "coalesce(r.previous_share, r.previous_amount)"
 _MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)"
 # What takes the place of an interval that the source no longer has. One that begins inside it cuts it short; one that
 # reaches over its beginning leaves it empty, as if it had never been. One in force that is to end where its successor
@@ -91,24 +91,21 @@ PRICE = Kind(
     guards=(
         Guard(
             "price_jump",
-            f"""SELECT count(*) FROM {{rows}} WHERE action IN ('create', 'update')
-                AND (abs(amount - previous_amount) > 0.3 * previous_amount
-                     OR abs({_SHARE} - {_PREVIOUS_SHARE}) > 0.3 * {_PREVIOUS_SHARE})""",
-            0,
+            rows=f"""r.action IN ('create', 'update')
+                     AND (abs(r.amount - r.previous_amount) > 0.3 * r.previous_amount
+                          OR abs({_SHARE} - {_PREVIOUS_SHARE}) > 0.3 * {_PREVIOUS_SHARE})""",
             noun="prices",
         ),
         Guard(
             "code_reused",
-            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND previous_amount > 0
-               AND (amount >= 10 * previous_amount OR amount * 10 <= previous_amount)""",
-            0,
+            rows="""r.action IN ('create', 'update') AND r.previous_amount > 0
+                    AND (r.amount >= 10 * r.previous_amount OR r.amount * 10 <= r.previous_amount)""",
             noun="prices",
         ),
         Guard(
             "zero_price",
-            """SELECT count(*) FROM {rows} WHERE action IN ('create', 'update') AND amount = 0
-               AND previous_amount IS DISTINCT FROM 0""",
-            0,
+            rows="""r.action IN ('create', 'update') AND r.amount = 0
+                    AND r.previous_amount IS DISTINCT FROM 0""",
             noun="prices",
         ),
     ),
@@ -209,6 +206,7 @@ PRICE = Kind(
         },
         retirable=f"""(c.valid_to IS NULL OR c.valid_to > c.valid_from
                        AND (c.valid_to > :today AND {_NEXT} IS DISTINCT FROM c.valid_to OR c.id IN {_REWRITTEN}))""",
+        in_force="(c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))",
         blocked=f"""CASE WHEN d.n IS NULL THEN (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
                                                    AND {_SAME_ITEM.format(w="w", c="c")}) END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'

@@ -134,7 +134,7 @@ def apply(
     attempt = connection.begin_nested()
     parts: list[Report] = []
     for each in waiting:
-        passing = {*past_guards, *(BY_HAND & {guard.name for guard in each.failed_guards})}
+        passing = {*past_guards, *(BY_HAND & {guard.name for guard in (*each.failed_guards, *each.holding_guards)})}
         why = reason or ("workbook" if passing else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
         if part.outcome is Outcome.REFUSED and each.writes:

@@ -1,0 +1,154 @@
+"""How far our records are in step with a source: what it looked like then, and what a person last confirmed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.values import Term
+
+
+def source_name(kind: Kind, scope: Scope) -> str:
+    return f"{scope.service}:{kind.name}"
+
+
+def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]) -> str:
+    """Changes with any write to our rows in scope."""
+    assert kind.source is not None
+    if kind.source.version is not None:
+        return str(connection.scalar(sa.text(kind.source.version), values))
+    # The system column of a row is its last writer; it survives vacuum, and a restored backup only costs one reading.
+    hashed = f"hash_record_extended(ROW({', '.join(f't.{name}' for name in kind.identity)}, t.xmin), 0)"
+    where = "WHERE t.clinic_id = :clinic_id" if "clinic_id" in kind.fixed else ""
+    version = sa.text(f"SELECT count(*) || ':' || coalesce(bit_xor({hashed}), 0) FROM {kind.table} t {where}")
+    return str(connection.scalar(version, values))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a source from before."""
+
+    records: int
+    """That it had last time."""
+    confirmed: int
+    """That it had when a person last confirmed what came of it, or when it was first read."""
+    ours: int | None
+    """Our records in force then; None where that was not counted."""
+    retired: int
+    """Those that runs without a person have retired since."""
+
+
+def known(connection: sa.Connection, kind: Kind, scope: Scope) -> Known | None:
+    """What is known of the source; None where it is read for the first time."""
+    row = connection.execute(
+        sa.text("""
+            SELECT s.records, s.confirmed_records AS confirmed, s.confirmed_ours AS ours,
+                   (SELECT coalesce(sum(CAST(p.tally ->> 'missing_there' AS bigint)), 0) FROM plan p
+                    WHERE p.service = :key AND p.kind = :kind AND p.clinic_id IS NOT DISTINCT FROM :clinic_id
+                      AND p.scope = CAST(:within AS jsonb) AND p.state = 'applied' AND p.undoes IS NULL
+                      AND p.applied_at > s.confirmed_at) AS retired
+            FROM source_state s WHERE s.service = :service AND s.scope = :scope
+        """).bindparams(sa.bindparam("clinic_id", type_=sa.BigInteger)),
+        {
+            "key": scope.service,
+            "kind": kind.name,
+            "clinic_id": scope.clinic_id,
+            "within": json.dumps(dict(scope.parameters), default=str),
+            "service": source_name(kind, scope),
+            "scope": scope.name,
+        },
+    ).one_or_none()
+    return None if row is None else Known(row.records, row.confirmed, row.ours, int(row.retired))
+
+
+def count_ours(connection: sa.Connection, kind: Kind, values: Mapping[str, Any]) -> int:
+    """Our records in force that the source could retire."""
+    source = kind.source
+    if source is None or source.current is None:
+        return 0
+    query = f"SELECT count(*) FROM ({source.current}) c WHERE {source.in_force or source.retirable}"
+    return int(connection.execute(sa.text(query), values).scalar_one())
+
+
+def remember(
+    connection: sa.Connection,
+    kind: Kind,
+    scope: Scope,
+    plan: Plan,
+    *,
+    as_of: datetime,
+    etag: str | None,
+    source: str | None = None,
+    confirmed_by: str | None = None,
+) -> None:
+    """Note what ``source`` looked like now that we are in step; its ETag only if nothing of it was left out.
+
+    ``confirmed_by`` is the person who has decided it, if one has; the first state of a source counts as confirmed.
+    """
+    if plan.failed_guards and not plan.writes and confirmed_by is None:
+        return
+    left_out = plan.tally.get("conflict", 0) + plan.tally.get("rejected", 0)
+    values = plans.parameters(scope, as_of, plan.id)
+    at = {"service": source_name(kind, scope), "scope": scope.name}
+    counted = "SELECT confirmed_ours IS NOT NULL FROM source_state WHERE service = :service AND scope = :scope"
+    ours = None
+    if confirmed_by is not None or not connection.scalar(sa.text(counted), at):
+        ours = count_ours(connection, kind, values)
+    connection.execute(
+        sa.text("""
+            INSERT INTO source_state AS s (service, scope, records, snapshot, etag, local_version, plan_id, seen_at,
+                                           source, confirmed_records, confirmed_ours, confirmed_at, confirmed_by)
+            VALUES (:service, :scope, :records, :snapshot, :etag, :version, :plan_id, now(), :source, :records,
+                    CAST(:ours AS bigint), now(), :by)
+            ON CONFLICT (service, scope) DO UPDATE SET records = excluded.records, snapshot = excluded.snapshot,
+                etag = excluded.etag, local_version = excluded.local_version, plan_id = excluded.plan_id,
+                seen_at = excluded.seen_at, source = coalesce(excluded.source, s.source),
+                confirmed_records = CASE WHEN excluded.confirmed_by IS NULL THEN s.confirmed_records
+                                         ELSE excluded.confirmed_records END,
+                confirmed_ours = coalesce(excluded.confirmed_ours, s.confirmed_ours),
+                confirmed_at = CASE WHEN excluded.confirmed_ours IS NULL THEN s.confirmed_at
+                                    ELSE excluded.confirmed_at END,
+                confirmed_by = coalesce(excluded.confirmed_by, s.confirmed_by)
+        """),
+        {
+            **at,
+            "records": plan.tally.get("seen", 0),
+            "snapshot": plan.snapshot,
+            "etag": None if left_out else etag,
+            "source": source,
+            "version": _local_version(connection, kind, values),
+            "plan_id": plan.id,
+            "ours": ours,
+            "by": confirmed_by,
+        },
+    )
+
+
+def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: datetime, source: str) -> str | None:
+    """The ETag of the source's state that our rows are in step with; None when they, or what we know, have moved, or
+    when it is the word of another source."""
+    found = connection.execute(
+        sa.text("""
+            SELECT etag, local_version FROM source_state
+            WHERE service = :service AND scope = :scope AND source = :source"""),
+        {"service": source_name(kind, scope), "scope": scope.name, "source": source},
+    ).one_or_none()
+    if found is None or found.etag is None:
+        return None
+    version = _local_version(connection, kind, plans.parameters(scope, as_of, 0))
+    return str(found.etag) if version == found.local_version else None
+
+
+def in_step(kind: Kind, scope: Scope) -> Report:
+    """The report where the source says that it has not changed since we were last in step with it."""
+    reason = Reason("not_modified", {"what": Term("kind", kind.name)}, scope.clinic)
+    return Report(Outcome.NOTHING_TO_DO, reasons=(reason,))
