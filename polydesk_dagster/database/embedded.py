@@ -108,28 +108,21 @@ def start(home: Path) -> str:
             elif (found := (data / "PG_VERSION").read_text().strip()) != str(programs.version()):
                 raise PermanentError("embedded_version", found=found, wanted=str(programs.version()))
             _configure(data)
-            programs.run("pg_ctl", "start", "-W", "-D", str(data), "-l", str(data / "log"), data=data)
-            _await(home)
+            _launch(data)
     return url(home)
 
 
-_PATIENCE = 600.0
+_PATIENCE = 600
 """Seconds that a server which lives may take to be ready: after a power cut it reads its log first."""
-_FIRST_SIGN = 60.0
-"""How long it may give no sign of life at all."""
 
 
-def _await(home: Path) -> None:
-    """Until the server is ready, however long it recovers, or gone."""
-    began, seen = time.monotonic(), False
-    while _info(home) is None:
-        said = _said(home)
-        alive = said is not None and _is_ours(said.process, home)
-        waited = time.monotonic() - began
-        if (seen and not alive) or waited > (_PATIENCE if alive else _FIRST_SIGN):
-            raise PermanentError("embedded_does_not_start", log=str(home / "postgres" / "log"))
-        seen = seen or alive
-        time.sleep(0.05)
+def _launch(data: Path) -> None:
+    """Until the server is ready, however long it recovers, or gone: whoever starts it sees it go."""
+    log = data / "log"
+    try:
+        programs.run("pg_ctl", "start", "-w", "-t", str(_PATIENCE), "-D", str(data), "-l", str(log), data=data)
+    except PermanentError as failed:
+        raise PermanentError("embedded_does_not_start", log=str(log)) from failed
 
 
 def _initialise(data: Path) -> None:
