@@ -8,6 +8,7 @@ from polydesk_dagster.changes.kind import Kind
 
 WHERE = {
     "message_template": "polydesk_dagster.clinic.messages.reset:MESSAGE_TEMPLATE",
+    "reminder_plan": "polydesk_dagster.clinic.messages.plans:REMINDER_PLAN",
     "expired_hold": "polydesk_dagster.clinic.bookings.sweeping:EXPIRED_HOLD",
     "revoked_hold": "polydesk_dagster.clinic.bookings.releasing:REVOKED_HOLD",
     "unverified_booking": "polydesk_dagster.clinic.bookings.unverified:UNVERIFIED_BOOKING",

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.outcome import SHOWN_ROWS, WHAT_TO_DO, Outcome, Reason, Report, Table
-from polydesk_dagster.values import Instant, Money, Several, Term, Value
+from polydesk_dagster.values import Duration, Instant, Money, Several, Term, Value
 
 MASK = "•••"
 """What stands where a value is not everybody's to read."""
@@ -197,6 +197,8 @@ def typed(name: str, value: object, currency: str = "EUR") -> Value:
             return Term(LISTS[name], value)
         case datetime():
             return Instant(value)
+        case timedelta():
+            return Duration(value.total_seconds())
         case list():
             return Several(tuple(typed(name, each) for each in value))
         case None | bool() | int() | float() | Decimal() | str() | date() | time():

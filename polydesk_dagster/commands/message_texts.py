@@ -158,7 +158,7 @@ def write(
             connection, clinic, kind, variant.value, channel.value, language.value, text, as_of=datetime.now(UTC)
         )
     _advise(found)
-    _planned(plan)
+    planned(plan)
 
 
 @app.command()
@@ -169,7 +169,7 @@ def restore(version: Annotated[int, typer.Argument(metavar="VERSION")]) -> None:
     with opened() as installation, installation.engine.begin() as connection:
         plan, found = custom.restore(connection, version, as_of=datetime.now(UTC))
     _advise(found)
-    _planned(plan)
+    planned(plan)
 
 
 @app.command()
@@ -185,7 +185,7 @@ def withdraw(
 
     which = _which(kind, variant, channel, language)
     with opened() as installation, installation.engine.begin() as connection:
-        _planned(custom.withdraw(connection, clinic, which, as_of=datetime.now(UTC)))
+        planned(custom.withdraw(connection, clinic, which, as_of=datetime.now(UTC)))
 
 
 def _which(kind: str, variant: Variant, channel: Over, language: Speech) -> Which:
@@ -207,5 +207,6 @@ def _advise(found: Sequence[Finding]) -> None:
         show.out().print(told().reason(finding.reason))
 
 
-def _planned(plan: Plan) -> None:
+def planned(plan: Plan) -> None:
+    """Say which plan was made, or that there is nothing to change."""
     show.out().print(say("command.messages.planned" if plan.counts.changed else "command.messages.same", plan=plan.id))

@@ -9,6 +9,7 @@ import typer
 
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
+from polydesk_dagster.commands.message_texts import planned
 from polydesk_dagster.commands.show import say, told
 
 app = typer.Typer(help="Quanto prima si ricordano gli appuntamenti.", no_args_is_help=True)
@@ -32,7 +33,9 @@ def listed(json: Annotated[bool, typer.Option("--json")] = False) -> None:
         ])  # fmt: skip
         return
     t = told()
-    rows = [(p.clinic or say("all_clinics"), p.service or "", p.written, p.set_by, t.value(p.set_at)) for p in found]
+    rows = [
+        (p.clinic or say("all_clinics"), p.service or "", t.value(p.told), p.set_by, t.value(p.set_at)) for p in found
+    ]
     columns = show.columns("clinic", "call_service", "reminder_steps", "set_by", "message_at")
     show.table(say("table.reminder_plans"), columns, rows)
 
@@ -44,20 +47,18 @@ def put(
     clinic: Clinic = None,
     service: Service = None,
 ) -> None:
-    """Decide quando ricordare, per esempio «7d 2d 3h»: sette giorni, due giorni e tre ore prima."""
+    """Prepara il piano di quando ricordare, per esempio «7d 2d 3h»: sette giorni, due giorni e tre ore prima."""
     from polydesk_dagster.clinic.messages import plans
 
     wanted = plans.read(steps)
     with opened() as installation, installation.engine.begin() as connection:
-        plans.put(connection, clinic, service, wanted, who=who, at=datetime.now(UTC))
-    show.out().print(say("command.messages.noted"))
+        planned(plans.propose(connection, clinic, service, wanted, who=who, at=datetime.now(UTC)))
 
 
 @app.command()
 def clear(clinic: Clinic = None, service: Service = None) -> None:
-    """Toglie un piano: vale di nuovo quello più largo."""
+    """Prepara il piano che ne toglie uno: vale di nuovo quello più largo."""
     from polydesk_dagster.clinic.messages import plans
 
     with opened() as installation, installation.engine.begin() as connection:
-        was = plans.clear(connection, clinic, service)
-    show.out().print(say("command.messages.noted" if was else "command.messages.no_plan"))
+        planned(plans.withdraw(connection, clinic, service, at=datetime.now(UTC)))

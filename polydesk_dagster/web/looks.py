@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from polydesk_dagster.knowledge.work import why
 from polydesk_dagster.runtime.state import activity, services
@@ -14,6 +16,7 @@ from polydesk_dagster.runtime.state.model import ServiceState
 from polydesk_dagster.values import Reason
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import Person
+from polydesk_dagster.web.routes import clinic_of
 
 
 def states(door: Door, connection: sa.Connection, person: Person) -> list[ServiceState]:
@@ -65,6 +68,18 @@ def patients_of(connection: sa.Connection, appointments: Collection[int]) -> set
     """Whose appointments (ids) these are."""
     query = sa.text("SELECT DISTINCT patient_id FROM appointment WHERE id = ANY(:ids) AND patient_id IS NOT NULL")
     return set(connection.scalars(query, {"ids": list(appointments)}))
+
+
+def belongs(request: Request, connection: sa.Connection, table: str, number: int) -> None:
+    """Refuse what is of a clinic that is not hers; what is of none may be anybody's."""
+    found = connection.execute(
+        sa.text(f"SELECT c.code FROM {table} t LEFT JOIN clinic c ON c.id = t.clinic_id WHERE t.id = :number"),
+        {"number": number},
+    ).one_or_none()
+    if found is None:
+        raise HTTPException(404)
+    if found.code is not None:
+        clinic_of(request, found.code)
 
 
 @dataclass(frozen=True, slots=True)

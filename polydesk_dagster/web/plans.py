@@ -18,6 +18,7 @@ from polydesk_dagster.changes.hold import may_hold
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.patients import seen
+from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import pressing
 from polydesk_dagster.web import presses
@@ -175,6 +176,20 @@ def _press(request: Request, tool: str, config: Mapping[str, object]) -> Respons
     given = {**config, "plan": plan.id}
     work = partial(pressing.use, door.settings, door.engine, tool, plan.clinic, given, person=person.signature)
     return presses.pressed(request, plan.service, plan.clinic, work, preview=bool(config.get("preview")))
+
+
+def opened(request: Request, planned: Callable[[sa.Connection], Plan], same: str) -> Response:
+    """Go to the plan that is made; where it would change nothing none is kept, and that is said as the text ``same``
+    does."""
+    door: Door = request.state.door
+    try:
+        with door.engine.begin() as connection:
+            plan = planned(connection)
+            if not plan.writes:
+                raise HTTPException(409, door.say(request, same))
+    except PolydeskError as error:
+        raise HTTPException(409, teller_of(request).reason(error.reason)) from None
+    return RedirectResponse(f"/piani/{plan.id}", 303)
 
 
 def _mine(request: Request, connection: sa.Connection) -> _Seen:

@@ -126,6 +126,16 @@ def number_in(text: object) -> int | None:
     return int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= DIGITS else None
 
 
+def clinic_asked(request: Request) -> str | None:
+    """Whose page is looked at: of the clinic in ``?clinica=``; without one the chain's (None) for who acts for it, or
+    else the first of hers."""
+    person: Person = request.state.person
+    code = request.query_params.get("clinica") or None
+    if code is None and person.clinics is not None:
+        code = min(person.clinics, default=None)
+    return clinic_of(request, code)
+
+
 def clinic_of(request: Request, clinic: str | None) -> str | None:
     """The clinic that a form or an address names (None: the whole chain), if the person acts for it.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.messages import custom, drafts
@@ -19,8 +18,9 @@ from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
-from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of
+from polydesk_dagster.web.plans import opened
+from polydesk_dagster.web.roles import May
+from polydesk_dagster.web.routes import Pages, clinic_asked, clinic_of
 
 pages = Pages()
 
@@ -33,7 +33,7 @@ PART = "x-part"
 def texts(request: Request) -> Response:
     """Every text as ``?clinica=`` sends it (empty: the chain), and whose words it is."""
     door: Door = request.state.door
-    clinic = _clinic(request)
+    clinic = clinic_asked(request)
     with door.engine.connect() as connection:
         clinics = looks.clinics(connection, request.state.person)
         found = drafts.in_force(connection, clinic)
@@ -44,7 +44,7 @@ def texts(request: Request) -> Response:
 def text(request: Request) -> Response:
     """One text, with what it would be for the next three patients."""
     door: Door = request.state.door
-    clinic = _clinic(request)
+    clinic = clinic_asked(request)
     with door.engine.connect() as connection:
         current = _current(request, connection, clinic)
     return _shown(request, clinic, current, current.text)
@@ -84,7 +84,7 @@ def saved(request: Request) -> Response:
         )
         return plan
 
-    return _plan(request, planned)
+    return opened(request, planned, "web.text_same")
 
 
 @pages.post(ONE + "/togli", May.APPLY)
@@ -96,7 +96,7 @@ def withdrawn(request: Request) -> Response:
         which = _current(request, connection, clinic).which
         return custom.withdraw(connection, clinic, which, as_of=request.state.door.now())
 
-    return _plan(request, planned)
+    return opened(request, planned, "web.text_same")
 
 
 @pages.post("/messaggi/testi/versioni/{number:int}", May.APPLY)
@@ -108,29 +108,7 @@ def restored(request: Request) -> Response:
         clinic_of(request, plan.clinic)
         return plan
 
-    return _plan(request, planned)
-
-
-def _plan(request: Request, planned: Callable[[sa.Connection], Plan]) -> Response:
-    """Go to the plan that is made; where it would change nothing none is kept, and that is said."""
-    door: Door = request.state.door
-    try:
-        with door.engine.begin() as connection:
-            plan = planned(connection)
-            if not plan.writes:
-                raise HTTPException(409, door.say(request, "web.text_same"))
-    except PolydeskError as error:
-        raise HTTPException(409, teller_of(request).reason(error.reason)) from None
-    return RedirectResponse(f"/piani/{plan.id}", 303)
-
-
-def _clinic(request: Request) -> str | None:
-    """Whose texts are looked at: a clinic's, or the chain's (None) for who acts for it."""
-    person: Person = request.state.person
-    code = request.query_params.get("clinica") or None
-    if code is None and person.clinics is not None:
-        code = min(person.clinics, default=None)
-    return clinic_of(request, code)
+    return opened(request, planned, "web.text_same")
 
 
 def _current(request: Request, connection: sa.Connection, clinic: str | None) -> InForce:

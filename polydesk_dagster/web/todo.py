@@ -115,7 +115,7 @@ def payment(request: Request) -> Response:
     resolution = _one_of(request, "resolution", payments.RESOLUTIONS)
     number = request.path_params["number"]
     with request.state.door.engine.connect() as connection:
-        _belongs(request, connection, "payment_case", number)
+        looks.belongs(request, connection, "payment_case", number)
     return _done(
         request,
         lambda connection, person, now: payments.settle(
@@ -129,7 +129,7 @@ def called(request: Request) -> Response:
     outcome = _one_of(request, "outcome", ANSWERS)
     number = request.path_params["number"]
     with request.state.door.engine.connect() as connection:
-        _belongs(request, connection, "call_list", number)
+        looks.belongs(request, connection, "call_list", number)
     return _done(
         request,
         lambda connection, person, now: calls.done(connection, number, who=person.signature, outcome=outcome, at=now),
@@ -141,7 +141,7 @@ def read(request: Request) -> Response:
     """The desk has read what a patient texted, and done what it asks."""
     number = request.path_params["number"]
     with request.state.door.engine.connect() as connection:
-        _belongs(request, connection, "message_reply", number)
+        looks.belongs(request, connection, "message_reply", number)
     return _done(
         request,
         lambda connection, person, now: replies.handled(connection, number, who=person.signature, at=now),
@@ -154,7 +154,7 @@ def settled(request: Request) -> Response:
     arrived = _one_of(request, "arrived", ("yes", "no")) == "yes"
     number = request.path_params["number"]
     with request.state.door.engine.connect() as connection:
-        _belongs(request, connection, "message", number)
+        looks.belongs(request, connection, "message", number)
     return _done(
         request,
         lambda connection, person, now: ledger.settle(
@@ -170,7 +170,7 @@ def decided(request: Request) -> Response:
     verdict = _one_of(request, "verdict", ("link", "create", "dismiss"))
     reason = request.state.form.get("reason", "").strip()
     with request.state.door.engine.connect() as connection:
-        _belongs(request, connection, "patient_review", number)
+        looks.belongs(request, connection, "patient_review", number)
 
     def rule(connection: sa.Connection, person: Person, now: datetime) -> bool:
         given: dict[str, Any] = {"as_of": now, "actor": person.signature, "reason": reason or None}
@@ -235,15 +235,3 @@ def _clinic(request: Request) -> str:
     clinic = request.state.form.get("clinic", "")
     clinic_of(request, clinic)
     return str(clinic)
-
-
-def _belongs(request: Request, connection: sa.Connection, table: str, number: int) -> None:
-    """Refuse what is of a clinic that is not hers; what is of none may be anybody's."""
-    found = connection.execute(
-        sa.text(f"SELECT c.code FROM {table} t LEFT JOIN clinic c ON c.id = t.clinic_id WHERE t.id = :number"),
-        {"number": number},
-    ).one_or_none()
-    if found is None:
-        raise HTTPException(404)
-    if found.code is not None:
-        clinic_of(request, found.code)

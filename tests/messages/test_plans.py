@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster import changes
 from polydesk_dagster.clinic.messages import calls, due, health, hours, planning, plans, service
 from polydesk_dagster.clinic.messages.planning import Lead
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.messages.world import booked, gateway, move
 
@@ -22,9 +24,17 @@ START = world.rome("2026-03-18", "12:00")
 def house(engine: sa.Engine, steps: tuple[Lead, ...] = WEEK) -> world.Practice:
     with engine.begin() as connection:
         practice = world.practice(connection)
-        plans.put(connection, None, None, steps, who="Ada", at=START - timedelta(days=30))
+        remind(connection, None, None, steps)
         connection.execute(sa.text("UPDATE message_policy SET quiet_from = '21:00' WHERE clinic_id IS NULL"))
     return practice
+
+
+def remind(connection: sa.Connection, clinic: str | None, service: str | None, steps: tuple[Lead, ...]) -> int:
+    """Make the steps hold, as the desk would; the plan."""
+    at = START - timedelta(days=30)
+    plan = plans.propose(connection, clinic, service, steps, who="Ada", at=at).id
+    assert changes.apply(connection, plan, as_of=at, actor="Ada").counts.changed == 1
+    return plan
 
 
 def run(engine: sa.Engine, first: datetime, until: datetime, providers: Any, every: int = 20) -> list[datetime]:
@@ -125,20 +135,30 @@ def test_the_nearest_plan_holds_and_without_one_everything_is_as_it_was(engine: 
             return [tuple(row) for row in rows]  # type: ignore[misc]
 
         assert steps() == [(1, 0, 0)]
-        plans.put(connection, None, None, plans.read("2d"), who="Ada", at=START)
-        plans.put(connection, "BO01", None, plans.read("3d 1d"), who="Ada", at=START)
+        remind(connection, None, None, plans.read("2d"))
+        remind(connection, "BO01", None, plans.read("3d 1d"))
         assert steps() == [(1, 0, 0), (3, 0, 4320)]
-        plans.put(connection, "BO01", code, plans.read("90m"), who="Ada", at=START)
+        last = remind(connection, "BO01", code, plans.read("90m"))
         assert steps() == [(0, 90, 90)]
         assert [plan.written for plan in plans.listed(connection)] == ["2d", "3d 1d", "90m"]
-        assert plans.clear(connection, "BO01", code)
-        assert not plans.clear(connection, "BO01", code)
+        assert not plans.propose(connection, "BO01", code, plans.read("90m"), who="Ada", at=START).writes
+        gone = plans.withdraw(connection, "BO01", code, at=START)
+        changes.apply(connection, gone.id, as_of=START, actor="Ada")
+        assert not plans.withdraw(connection, "BO01", code, at=START).writes
+        assert steps() == [(1, 0, 0), (3, 0, 4320)]
+        changes.undo(connection, gone.id, as_of=START, actor="Ada")
+        assert steps() == [(0, 90, 90)]
+        changed = remind(connection, "BO01", code, plans.read("2d 3h"))
+        assert steps() == [(0, 180, 180), (2, 0, 2880)]
+        for plan in (changed, last):
+            report = changes.undo(connection, plan, as_of=START, actor="Ada")
+            assert report.outcome is Outcome.OK, report
         assert steps() == [(1, 0, 0), (3, 0, 4320)]
         assert health.without_reminder(connection, START) == []
         assert planning.due_spans(connection, "reminder", START, hours.load(connection, START))
 
 
-@pytest.mark.parametrize("written", ["", "0d", "61d", "25h", "2", "3x", "2d 2d", "1d 2d 3d 4d 5d 6d", "-1d", "1d;2d"])
+@pytest.mark.parametrize("written", ["", "0d", "61d", "24h", "2", "3x", "2d 2d", "1d 2d 3d 4d 5d 6d", "-1d", "1d;2d"])
 def test_what_is_no_plan_is_refused(written: str) -> None:
     with pytest.raises(PermanentError):
         plans.read(written)

@@ -282,10 +282,10 @@ def test_an_unusual_day_waits_for_a_person(engine: sa.Engine) -> None:
         with engine.begin() as connection:
             ((wanted, _),) = [volume.unusual(connection, "reminder", AS_OF) or (0, 0)]
             with pytest.raises(PermanentError):
-                volume.allow(connection, "reminder", wanted - 1, who="Ada", why="campagna", as_of=AS_OF)
+                volume.allow(connection, "reminder", wanted - 1, who="Ada", why="campagna vaccini", as_of=AS_OF)
             with pytest.raises(PermanentError):
-                volume.allow(connection, "preparation", wanted, who="Ada", why="campagna", as_of=AS_OF)
-            volume.allow(connection, "reminder", wanted, who="Ada", why="campagna", as_of=AS_OF)
+                volume.allow(connection, "preparation", wanted, who="Ada", why="campagna vaccini", as_of=AS_OF)
+            volume.allow(connection, "reminder", wanted, who="Ada", why="campagna vaccini", as_of=AS_OF)
             assert volume.hold(connection, "reminder", AS_OF + timedelta(minutes=1)) is None
             assert volume.hold(connection, "reminder", AS_OF + timedelta(days=1)) is not None
         allowed = service.send(engine, AS_OF, "reminder", providers)

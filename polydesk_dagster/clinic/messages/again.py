@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -11,6 +12,11 @@ from polydesk_dagster.clinic.messages.kinds import ACTIVATION
 from polydesk_dagster.errors import PermanentError
 
 _ENDED = ("sent", "failed", "withheld")
+
+_CAN_GO = sa.text("""
+    SELECT m.id FROM message m
+    WHERE m.id = ANY (:ids) AND m.kind <> :activation AND m.state = ANY (:ended) AND m.expires_at > :at
+      AND NOT EXISTS (SELECT FROM message n WHERE n.resent_of = m.id)""")
 
 _AGAIN = sa.text("""
     WITH copy AS (
@@ -31,6 +37,12 @@ _AGAIN = sa.text("""
     SELECT id FROM copy""")
 
 
+def can_go(connection: sa.Connection, messages: Collection[int], at: datetime) -> set[int]:
+    """Which of ``messages`` :func:`resend` would send."""
+    given = {"ids": list(messages), "activation": ACTIVATION.key, "ended": list(_ENDED), "at": at}
+    return set(connection.scalars(_CAN_GO, given))
+
+
 def resend(connection: sa.Connection, message: int, *, who: str, why: str, at: datetime) -> int:
     """Put ``message`` into the ledger once more, to be judged and sent like any other; returns the new one's number.
 
@@ -39,7 +51,7 @@ def resend(connection: sa.Connection, message: int, *, who: str, why: str, at: d
             use, was sent again already, or brings a link that works once.
     """
     if not is_reason(why):
-        raise PermanentError("resend_reason")
+        raise PermanentError("message_reason")
     found = connection.execute(
         sa.text("SELECT kind, state, expires_at FROM message WHERE id = :id FOR UPDATE"), {"id": message}
     ).one_or_none()

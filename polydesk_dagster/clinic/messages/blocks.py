@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.values import Instant
 
 STRIKES = 2
 """Soft refusals of different messages after which an address is left alone for a while."""
@@ -86,24 +90,75 @@ def stop(connection: sa.Connection, channel: Channel, addresses: Sequence[str], 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An address that is not written to; the address is for people with access to the records."""
+
+    channel: Channel
+    address: str
+    cause: str
+    since: Instant
+    until: Instant | None
+    """None: until somebody lifts it."""
+
+
+_OF_PATIENTS = sa.text(f"""
+    WITH person AS (
+        SELECT p.id FROM patient p WHERE p.id = ANY (:patients)
+        UNION SELECT p.guardian_id FROM patient p WHERE p.id = ANY (:patients) AND p.guardian_id IS NOT NULL
+    ), known AS (
+        SELECT v.channel, lower(v.address) AS address FROM person JOIN patient p USING (id)
+        CROSS JOIN LATERAL (VALUES ('sms', p.mobile), ('sms', p.phone), ('email', p.email)) AS v (channel, address)
+        UNION
+        SELECT m.channel, lower(m.address) FROM person
+        JOIN message m ON m.recipient_type = 'patient' AND m.recipient_id = person.id AND m.sent_at IS NOT NULL
+    )
+    SELECT b.channel, b.address, b.cause, b.since, b.until FROM message_block b
+    WHERE (b.channel, b.address) IN (SELECT channel, address FROM known WHERE address IS NOT NULL) AND {IN_FORCE}
+    ORDER BY b.since, b.channel, b.address""")
+
+
+def of_patients(connection: sa.Connection, patients: Collection[int], at: datetime, zone: str) -> list[Block]:
+    """The blocks that hold for the addresses of ``patients``, of their guardians, and where they were written to;
+    times are told in ``zone``."""
+    return [
+        Block(
+            row.channel,
+            row.address,
+            row.cause,
+            Instant(row.since, zone),
+            Instant(row.until, zone) if row.until is not None else None,
+        )
+        for row in connection.execute(_OF_PATIENTS, {"patients": list(patients), "at": at})
+    ]
+
+
 def lift(
-    connection: sa.Connection,
-    channel: Channel,
-    addresses: Sequence[str],
-    *,
-    who: str,
-    why: str,
-    as_of: datetime,
-    cause: str | None = None,
+    connection: sa.Connection, channel: Channel, addresses: Sequence[str], *, who: str, why: str, as_of: datetime
 ) -> bool:
-    """``addresses`` may be written to again, whyever they were blocked (or only where it was for ``cause``); who said
-    so and why stays. Returns whether any was blocked."""
+    """``addresses`` may be written to again, whyever they were blocked; who said so and why stays. Returns whether any
+    was blocked.
+
+    Raises:
+        PermanentError: without a reason.
+    """
+    if not is_reason(why):
+        raise PermanentError("message_reason")
+    return _lift(connection, channel, addresses, {"who": who, "why": why.strip(), "at": as_of, "cause": None})
+
+
+def resume(connection: sa.Connection, channel: Channel, addresses: Sequence[str], as_of: datetime) -> bool:
+    """Whoever had said STOP says START: what else keeps the address from being written to stays."""
+    return _lift(connection, channel, addresses, {"who": "recipient", "why": "start", "at": as_of, "cause": "stop"})
+
+
+def _lift(connection: sa.Connection, channel: Channel, addresses: Sequence[str], given: Mapping[str, object]) -> bool:
     return bool(
         connection.execute(
             sa.text(f"""
                 UPDATE message_block b SET lifted_at = :at, lifted_by = :who, lift_reason = :why
                 WHERE channel = :channel AND address = ANY (:addresses) AND {IN_FORCE}
                   AND (CAST(:cause AS text) IS NULL OR cause = :cause)"""),
-            {"channel": channel, "addresses": list(addresses), "at": as_of, "who": who, "why": why, "cause": cause},
+            {"channel": channel, "addresses": list(addresses), **given},
         ).rowcount
     )

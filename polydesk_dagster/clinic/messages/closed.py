@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,12 @@ def _lost(touched: replacing.Touched, language: str) -> Lost:
         Instant(touched.place.starts_at, touched.time_zone) if touched.place is not None else None,
         notice,
     )
+
+
+def seal(found: Sequence[Lost]) -> str:
+    """What stands for all of ``found``, as somebody saw it: another word of one notice makes it another."""
+    told = json.dumps([(each.appointment_id, each.notice) for each in found], ensure_ascii=False)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def tell(connection: sa.Connection, seen: Sequence[Lost], as_of: datetime, clinic: str | None = None) -> int:

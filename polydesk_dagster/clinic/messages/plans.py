@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster import changes
+from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.clinic.messages.planning import Lead
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.values import Instant
+from polydesk_dagster.values import Duration, Instant, Several
 
+SERVICE = "reminder_plans"
 MOST = 5
 """Steps of one plan."""
-_LONGEST_DAYS, _LONGEST_MINUTES = 60, 1440
+_LONGEST_DAYS, _LONGEST_MINUTES = 60, 1439
 _WRITTEN = re.compile(r"([0-9]{1,4})(d|h|m)")
 
 
@@ -33,6 +36,10 @@ class Plan:
     @property
     def written(self) -> str:
         return " ".join(write(step) for step in self.steps)
+
+    @property
+    def told(self) -> Several:
+        return Several(tuple(Duration((step.days * 1440 + step.minutes) * 60) for step in self.steps))
 
 
 def write(lead: Lead) -> str:
@@ -85,42 +92,75 @@ def listed(connection: sa.Connection) -> list[Plan]:
     ]
 
 
-def put(
+def services(connection: sa.Connection, clinic: str) -> list[tuple[str, str]]:
+    """(code, name) of what ``clinic`` offers, by name."""
+    rows = connection.execute(
+        sa.text("""SELECT s.code, s.name FROM service s JOIN clinic c ON c.id = s.clinic_id
+                   WHERE c.code = :clinic AND s.deleted_at IS NULL ORDER BY s.name, s.code"""),
+        {"clinic": clinic},
+    )
+    return [(row.code, row.name) for row in rows]
+
+
+REMINDER_PLAN = Kind(
+    name="reminder_plan",
+    whole=True,
+    table="reminder_plan",
+    key="r.name",
+    fixed=("clinic_id", "service_id"),
+    owned=("steps", "set_by", "set_at"),
+    carried={"name": "text"},
+    taken="(t.clinic_id, t.service_id) IS NOT DISTINCT FROM (r.clinic_id, r.service_id)",
+    dependents=("reminder_step",),
+)
+
+_NAME = "concat_ws(' ', coalesce(c.code, 'catena'), s.code)"
+_WANTED = f"""
+    SELECT CASE WHEN p.id IS NULL THEN 'create' ELSE 'update' END AS action, CAST(NULL AS text) AS finding,
+           CAST(NULL AS text) AS reason, p.id, {_NAME} AS name, w.clinic_id, w.service_id, w.steps,
+           CAST(:who AS text) AS set_by, CAST(:as_of AS timestamptz) AS set_at
+    FROM (SELECT CAST(:clinic_id AS bigint) AS clinic_id, CAST(:service_id AS bigint) AS service_id,
+                 CAST(CAST(:steps AS text[]) AS interval[]) AS steps) AS w
+    LEFT JOIN clinic c ON c.id = w.clinic_id LEFT JOIN service s ON s.id = w.service_id
+    LEFT JOIN reminder_plan p ON (p.clinic_id, p.service_id) IS NOT DISTINCT FROM (w.clinic_id, w.service_id)
+    WHERE p.steps IS DISTINCT FROM w.steps"""
+_WITHDRAWN = f"""
+    SELECT 'delete' AS action, CAST(NULL AS text) AS finding, CAST(NULL AS text) AS reason, p.id, {_NAME} AS name,
+           p.clinic_id, p.service_id, p.steps, p.set_by, p.set_at
+    FROM reminder_plan p LEFT JOIN clinic c ON c.id = p.clinic_id LEFT JOIN service s ON s.id = p.service_id
+    WHERE (p.clinic_id, p.service_id)
+          IS NOT DISTINCT FROM (CAST(:clinic_id AS bigint), CAST(:service_id AS bigint))"""
+
+
+def propose(
     connection: sa.Connection, clinic: str | None, service: str | None, steps: Sequence[Lead], *, who: str, at: datetime
-) -> None:
-    """Make ``steps`` the plan from now on; what was told already is not told again.
+) -> changes.Plan:
+    """The plan that makes ``steps`` hold from the next run on for a service of ``clinic``, for the clinic, or (without
+    one) the chain; what was told already is not told again. Where they hold already the plan has no rows.
 
     Raises:
         PermanentError: where there is no such clinic, or no such service in it.
     """
+    spans = [f"{step.days} days" if step.days else f"{step.minutes} minutes" for step in steps]
+    return _planned(connection, clinic, service, _WANTED, {"steps": spans, "who": who}, at)
+
+
+def withdraw(connection: sa.Connection, clinic: str | None, service: str | None, *, at: datetime) -> changes.Plan:
+    """The plan that takes one away, so that the wider one holds again; without rows where there is none."""
+    return _planned(connection, clinic, service, _WITHDRAWN, {}, at)
+
+
+def _planned(
+    connection: sa.Connection,
+    clinic: str | None,
+    service: str | None,
+    query: str,
+    wanted: Mapping[str, object],
+    at: datetime,
+) -> changes.Plan:
     clinic_id, service_id = _whose(connection, clinic, service)
-    _remove(connection, clinic_id, service_id)
-    plan = connection.scalar(
-        sa.text("""INSERT INTO reminder_plan (clinic_id, service_id, set_by, set_at)
-                   VALUES (:clinic, :service, :who, :at) RETURNING id"""),
-        {"clinic": clinic_id, "service": service_id, "who": who, "at": at},
-    )
-    connection.execute(
-        sa.text("""INSERT INTO reminder_step (plan_id, lead_days, lead_minutes)
-                   SELECT :plan, * FROM unnest(CAST(:days AS integer[]), CAST(:minutes AS integer[]))"""),
-        {"plan": plan, "days": [step.days for step in steps], "minutes": [step.minutes for step in steps]},
-    )
-
-
-def clear(connection: sa.Connection, clinic: str | None, service: str | None) -> bool:
-    """Take a plan away: the wider one holds again. Returns False where there was none."""
-    return _remove(connection, *_whose(connection, clinic, service))
-
-
-def _remove(connection: sa.Connection, clinic_id: int | None, service_id: int | None) -> bool:
-    return bool(
-        connection.execute(
-            sa.text("""
-                DELETE FROM reminder_plan WHERE clinic_id IS NOT DISTINCT FROM CAST(:clinic AS bigint)
-                   AND service_id IS NOT DISTINCT FROM CAST(:service AS bigint)"""),
-            {"clinic": clinic_id, "service": service_id},
-        ).rowcount
-    )
+    scope = changes.Scope(SERVICE, clinic, clinic_id, {"service_id": service_id, **wanted})
+    return changes.propose(connection, REMINDER_PLAN, scope, query, as_of=at)
 
 
 def _whose(connection: sa.Connection, clinic: str | None, service: str | None) -> tuple[int | None, int | None]:

@@ -194,7 +194,7 @@ def settle(connection: sa.Connection, as_of: datetime, limit: int = 500) -> Sett
 
     blocks.stop(connection, "sms", [str(each.address) for each in of("stopped")], as_of)
     started = [str(each.address) for each in of("started")]
-    blocks.lift(connection, "sms", started, who="recipient", why="start", as_of=as_of, cause="stop")
+    blocks.resume(connection, "sms", started, as_of)
     confirmed, cancelled = of("confirmed"), of("cancelled")
     saying.note(connection, _items(confirmed), "confirmed", "sms", as_of)
     gone = appointments.cancel_all(connection, _items(cancelled), as_of)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.values import Term, Value
@@ -47,8 +48,8 @@ def unusual(connection: sa.Connection, kind: str, as_of: datetime) -> tuple[int,
     return None if days < _FEWEST_DAYS or wanted <= UNUSUAL * usual else (wanted, usual)
 
 
-def hold(connection: sa.Connection, kind: str, as_of: datetime) -> Report | None:
-    """Stop a day that wants more than three times the usual messages of ``kind``, or more than somebody allowed."""
+def stopped(connection: sa.Connection, kind: str, as_of: datetime) -> tuple[int, int] | None:
+    """As :func:`unusual`, where nobody has allowed so many yet."""
     found = unusual(connection, kind, as_of)
     if found is None:
         return None
@@ -56,7 +57,13 @@ def hold(connection: sa.Connection, kind: str, as_of: datetime) -> Report | None
         sa.text("SELECT max(wanted) FROM message_approval WHERE kind = :kind AND at >= :since AND at <= :as_of"),
         {"kind": kind, "since": _since(as_of), "as_of": as_of},
     )
-    if allowed is not None and found[0] <= allowed:
+    return None if allowed is not None and found[0] <= allowed else found
+
+
+def hold(connection: sa.Connection, kind: str, as_of: datetime) -> Report | None:
+    """Stop a day that wants more than three times the usual messages of ``kind``, or more than somebody allowed."""
+    found = stopped(connection, kind, as_of)
+    if found is None:
         return None
     values: dict[str, Value] = {"kind": Term("message_kind", kind), "wanted": found[0], "usual": found[1]}
     return Report.refused(GUARD, values)
@@ -66,8 +73,10 @@ def allow(connection: sa.Connection, kind: str, seen: int, *, who: str, why: str
     """Somebody has looked at today's number of ``kind`` and lets so many go, and none more.
 
     Raises:
-        PermanentError: where nothing is stopped, or the number is no longer the one that she saw.
+        PermanentError: without a reason; where nothing is stopped, or the number is no longer the one that she saw.
     """
+    if not is_reason(why):
+        raise PermanentError("message_reason")
     found = unusual(connection, kind, as_of)
     if found is None:
         raise PermanentError("volume_usual", kind=Term("message_kind", kind))
