@@ -21,6 +21,7 @@ from polydesk_dagster.database.migrate import SchemaError
 from polydesk_dagster.errors import PolydeskError, where
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime import canceling
 from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.runtime.state import restored
@@ -138,7 +139,9 @@ def perform(
     """
     name = title or teller().service(service)
     try:
-        return _performed(context, polydesk, service, config, rule, name)
+        engine = polydesk.engine()
+        with canceling.fenced(context.instance, context.run.run_id, engine):
+            return _performed(context, polydesk, engine, service, config, rule, name)
     except SchemaError as error:
         raise failure(name, Report.of_failure(error.reason)) from None
 
@@ -146,12 +149,12 @@ def perform(
 def _performed(
     context: Context,
     polydesk: PolydeskResource,
+    engine: sa.Engine,
     service: str,
     config: ServiceConfig,
     rule: Callable[[Run], Report],
     name: str,
 ) -> Report:
-    engine = polydesk.engine()
     clinic = config.clinic if isinstance(config, ClinicConfig) else None
     if context.has_partition_key:
         clinic = context.partition_key

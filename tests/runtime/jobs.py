@@ -8,6 +8,11 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster import running
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.resources.polydesk import PolydeskResource
 
 
 class How(dg.Config):
@@ -53,4 +58,31 @@ def tiny() -> None:
     work()
 
 
-defs = dg.Definitions(jobs=[tiny])
+class Counting(running.ServiceConfig):
+    deaf: bool = False
+    """Whether nobody can interrupt it."""
+
+
+def _count(run: running.Run, *, deaf: bool) -> Report:
+    """Commit a line every few moments, for a minute."""
+    if deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with run.engine.begin() as connection:
+            connection.execute(sa.text("INSERT INTO counted DEFAULT VALUES"))
+        time.sleep(0.05)
+    return Report(Outcome.OK)
+
+
+@dg.op
+def count(context: dg.OpExecutionContext, config: Counting, polydesk: PolydeskResource) -> None:
+    running.serve(context, polydesk, "generate_slots", config, lambda run: _count(run, deaf=config.deaf))
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def counting() -> None:
+    count()
+
+
+defs = dg.Definitions(jobs=[tiny, counting], resources={"polydesk": PolydeskResource()})

@@ -120,7 +120,9 @@ class WarmRunLauncher(DefaultRunLauncher):
             if forks.ask(path, {"do": "terminate", "run_id": run_id, "grace": _KILL_SECONDS})["pid"]:
                 return True
         worker = Worker.of_run(run)
-        if worker is None or not worker.local or not worker.alive():
+        if worker is not None and not worker.local:
+            return True  # it looks at its own status
+        if worker is None or not worker.alive():
             return False
         os.kill(worker.pid, signal.SIGTERM)
         return True
