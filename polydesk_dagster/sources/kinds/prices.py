@@ -17,7 +17,8 @@ _ITEM = """concat_ws(' · ', (SELECT code || ' ' || name FROM service s WHERE s.
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
 # What the patient pays: all of it, where no share is said.
 _SHARE, _PREVIOUS_SHARE = "coalesce(r.patient_share, r.amount)", "coalesce(r.previous_share, r.previous_amount)"
-_MEET = "daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)"
+# IS TRUE: the index of the constraint knows periods better than items; asked for one row's period it is read whole.
+_MEET = "(daterange({0}.valid_from, {0}.valid_to) && daterange({1}.valid_from, {1}.valid_to)) IS TRUE"
 # What takes the place of an interval that the source no longer has. One that begins inside it cuts it short; one that
 # reaches over its beginning leaves it empty, as if it had never been. One in force that is to end where its successor
 # begins was cut short by it earlier, and lasts until there is one: what begins right then, or else, where the successor
@@ -38,7 +39,8 @@ _REWRITTEN = f"""(SELECT t.id
                         EXCEPT
                         SELECT service_id, coalesce(agreement_id, 0), coalesce(specialist_id, 0), valid_from, valid_to
                         FROM price WHERE clinic_id = :clinic_id) w
-                  JOIN price t ON {_SAME_ITEM.format(w="w", c="t")} AND {_MEET.format("w", "t")}
+                  JOIN price t ON t.clinic_id = :clinic_id AND {_SAME_ITEM.format(w="w", c="t")}
+                                  AND {_MEET.format("w", "t")}
                   WHERE t.valid_to <= :today AND t.valid_from <> w.valid_from)"""
 # What is set aside leaves standing what we hold. Where something else of the same item would then overlap it, nothing
 # of that item is changed. (NOT IN is a look into a hash table; an anti-join was planned as a loop.)
@@ -47,7 +49,8 @@ _CROWDED = f"""
     SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
         reason = '{{reason}}'
     FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
-          FROM {{rows}} o JOIN price t ON {_SAME_ITEM.format(w="t", c="o")} AND {_MEET.format("t", "o")}
+          FROM {{rows}} o JOIN price t ON t.clinic_id = :clinic_id AND {_SAME_ITEM.format(w="t", c="o")}
+                                          AND {_MEET.format("t", "o")}
           WHERE o.action IN ('create', 'update', 'retire')
             AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
     WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
@@ -186,7 +189,7 @@ PRICE = Kind(
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
                 LEFT JOIN specialist spe ON spe.clinic_id = :clinic_id AND spe.external_id = s.collaborator
             ) m
-            LEFT JOIN price now ON m.mapped AND {_SAME_ITEM.format(w="now", c="m")}
+            LEFT JOIN price now ON now.clinic_id = :clinic_id AND m.mapped AND {_SAME_ITEM.format(w="now", c="m")}
                  AND now.valid_from <= m.effective
                  AND (now.valid_to IS NULL OR now.valid_to > m.effective)
         """,

@@ -1,0 +1,59 @@
+"""What a piece of work costs the database whatever the machine: blocks looked at, and bytes of its log.
+
+Blocks found in memory and blocks read count alike; those of temporary tables count too. A second in which the machine
+did something else changes neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+COUNTED = """
+SELECT (SELECT coalesce(sum(coalesce(hits, 0) + coalesce(reads, 0) + coalesce(extends, 0)), 0)
+        FROM pg_stat_get_backend_io(pg_backend_pid())),
+       (SELECT wal_bytes FROM pg_stat_get_backend_wal(pg_backend_pid()))"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Blocks of 8 KiB, and bytes."""
+
+    blocks: int
+    log: int
+
+
+def spent(url: sa.URL, work: Callable[[sa.Engine], Any]) -> Spent:
+    """What ``work`` costs with an engine of its own, in all the connections that it takes.
+
+    Counters are a backend's own (PostgreSQL 18), so that it does not matter who else works on the server.
+    """
+    from polydesk_dagster.database.engine import create_engine
+
+    engine = create_engine(url)
+    opened: list[Any] = []
+    sa.event.listen(engine, "connect", lambda connection, _: opened.append(connection))
+    try:
+        with engine.connect():
+            before = _counted(opened)
+        work(engine)
+        after = _counted(opened)
+        return Spent(after[0] - before[0], after[1] - before[1])
+    finally:
+        engine.dispose()
+
+
+def _counted(connections: list[Any]) -> tuple[int, int]:
+    blocks = log = 0
+    for connection in connections:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_force_next_flush()")
+        connection.commit()
+        with connection.cursor() as cursor:
+            found = cursor.execute(COUNTED).fetchone()
+        connection.commit()
+        blocks, log = blocks + int(found[0]), log + int(found[1])
+    return blocks, log
