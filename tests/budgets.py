@@ -12,6 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from polydesk_dagster.database.engine import create_engine
+
 COUNTED = """
 SELECT (SELECT coalesce(sum(coalesce(hits, 0) + coalesce(reads, 0) + coalesce(extends, 0)), 0)
         FROM pg_stat_get_backend_io(pg_backend_pid())),
@@ -31,8 +33,6 @@ def spent(url: sa.URL, work: Callable[[sa.Engine], Any]) -> Spent:
 
     Counters are a backend's own (PostgreSQL 18), so that it does not matter who else works on the server.
     """
-    from polydesk_dagster.database.engine import create_engine
-
     engine = create_engine(url)
     opened: list[Any] = []
     sa.event.listen(engine, "connect", lambda connection, _: opened.append(connection))

@@ -1,0 +1,285 @@
+"""Paths that go through many rows at once cost so many blocks and so much log a row, at any size and in any company.
+
+``budgets.json`` is the history: a path that costs more than its last entry fails here. Who makes one dearer on purpose
+adds an entry, and says why in the commit; who makes one cheaper adds one so that it stays so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.central import Closure
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.stage import Page
+from polydesk_dagster.changes.synchronise import settle, synchronise
+from polydesk_dagster.clinic.bookings import confirming, holds
+from polydesk_dagster.clinic.bookings.answers import Answer
+from polydesk_dagster.clinic.calendar import closures, slots
+from polydesk_dagster.clinic.patients.identity import PATIENT
+from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.sources.kinds.agreements import AGREEMENT
+from polydesk_dagster.sources.kinds.prices import PRICE
+from polydesk_dagster.sources.kinds.services import SERVICE
+from polydesk_dagster.sources.records import Agreement, Price, Service
+from tests import postgres
+from tests.budgets import Spent, spent
+
+AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
+FILE = Path(__file__).with_name("budgets.json")
+HISTORY: dict[str, list[dict[str, Any]]] = json.loads(FILE.read_text())
+CLINICS = 3
+SMALL, LARGE = 1000, 5000
+AGREEMENTS = 20
+BOOKED = 1 / 50
+ROOM = 1.25
+LITTLE = {"blocks": 0.5, "log": 10.0}
+"""How much more than the budget is still the same: where rows lie on their blocks is not the same twice."""
+
+CHAIN = """
+INSERT INTO clinic (id, code, name, region, municipality_code, horizon_days)
+    SELECT n, 'B' || n, 'Prova', 'Lazio', 'H501', 20 FROM generate_series(1, :clinics) n;
+INSERT INTO service (clinic_id, external_id, code, name, duration_minutes, bookable_online)
+    SELECT c.id, 'S' || n, 'C' || n, 'Visita', 20, true FROM clinic c, generate_series(0, :rows / :agreements) n;
+INSERT INTO agreement (clinic_id, external_id, name, kind, valid_from)
+    SELECT c.id, 'A' || n, 'Fondo ' || n, 'fund', '2026-01-01' FROM clinic c, generate_series(1, :agreements - 1) n"""
+
+PRICES = """
+INSERT INTO price (clinic_id, service_id, agreement_id, amount, currency, valid_from)
+    SELECT s.clinic_id, s.id, a.id, 50 + n % 90, 'EUR', '2026-01-01'
+    FROM generate_series(0, :rows - 1) n
+    JOIN service s ON s.external_id = 'S' || n / :agreements
+    LEFT JOIN agreement a ON a.clinic_id = s.clinic_id AND a.external_id = 'A' || n % :agreements"""
+
+AGENDAS = """
+INSERT INTO location (id, clinic_id, name) SELECT id, id, 'Sede' FROM clinic;
+INSERT INTO specialist (id, clinic_id, last_name, first_name)
+    SELECT n, 1 + n % :clinics, 'Bianchi', 'Elena' FROM generate_series(1, :rows / 100) n;
+INSERT INTO agenda (id, clinic_id, location_id, specialist_id, name, auto_generate, slot_minutes, online)
+    SELECT n, c, c, n, 'Agenda ' || n, true, 20, true
+    FROM (SELECT n, 1 + n % :clinics AS c FROM generate_series(1, :rows / 100) n) agendas;
+INSERT INTO agenda_rule (agenda_id, weekday, starts_at, ends_at, valid_from)
+    SELECT id, weekday, '08:00', '11:40', '2020-01-01' FROM agenda, generate_series(1, 7) weekday;
+INSERT INTO agenda_service (clinic_id, agenda_id, service_id)
+    SELECT clinic_id, id, (SELECT min(s.id) FROM service s WHERE s.clinic_id = agenda.clinic_id) FROM agenda"""
+
+# Statistics come when the server finds time for them. What is measured here does without.
+ALONE = """
+DO $$ DECLARE t regclass; BEGIN
+    FOR t IN SELECT oid FROM pg_class WHERE relnamespace = CAST('public' AS regnamespace) AND relkind = 'r' LOOP
+        EXECUTE 'ALTER TABLE ' || t || ' SET (autovacuum_enabled = false)';
+    END LOOP; END $$"""
+
+Run = Callable[[sa.Engine], Any]
+
+
+def _made(engine: sa.Engine, rows: int, *more: str) -> None:
+    values = {"clinics": CLINICS, "rows": rows, "agreements": AGREEMENTS}
+    with engine.begin() as connection:
+        connection.exec_driver_sql(ALONE)
+        for statement in ";".join((CHAIN, *more)).split(";"):
+            connection.execute(sa.text(statement), values)
+
+
+def _scope(service: str) -> Scope:
+    return Scope(service, "B2", 2)
+
+
+def _list(kind: Kind, service: str, records: list[Any], *, preview: bool = True) -> Run:
+    pages = [Page(n // 1000 + 1, records[n : n + 1000], (), "s", len(records)) for n in range(0, len(records), 1000)]
+    return lambda engine: synchronise(engine, kind, _scope(service), pages, as_of=AS_OF, preview=preview)
+
+
+def _prices(count: int, changed: int) -> list[Price]:
+    return [
+        Price.model_construct(
+            service_id=f"S{n // AGREEMENTS}",
+            agreement_id=f"A{n % AGREEMENTS}" if n % AGREEMENTS else None,
+            collaborator_id=None,
+            amount=Decimal(50 + n % 90 + (n < changed)),
+            patient_share=None,
+            currency="EUR",
+            vat_rate=None,
+            valid_from=date(2026, 1, 1),
+            valid_to=None,
+        )
+        for n in range(count)
+    ]
+
+
+def prices(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, rows, PRICES)
+    return _list(PRICE, "sync_prices", _prices(rows, rows // 100))
+
+
+def applied_prices(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, rows, PRICES)
+    _list(PRICE, "sync_prices", _prices(rows, rows // 20))(engine)
+    with engine.connect() as connection:
+        plan = plans.load(connection, connection.scalar(sa.text("SELECT max(id) FROM plan")) or 0)
+
+    def work(engine: sa.Engine) -> None:
+        report = settle(engine, PRICE, _scope("sync_prices"), plan, as_of=AS_OF, actor="prova", reason="misura")
+        assert report.counts.updated == rows // 20, report
+
+    return work
+
+
+def services(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, rows * AGREEMENTS)
+    records = [
+        Service.model_construct(
+            id=f"S{n}",
+            code=f"C{n}",
+            name=f"Visita {n % 100}",
+            duration_minutes=20,
+            preparation=None,
+            active=True,
+        )
+        for n in range(rows)
+    ]
+    return _list(SERVICE, "sync_services", records)
+
+
+def agreements(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, 100)
+    records = [
+        Agreement.model_construct(
+            id=f"N{n}", name=f"Cassa {n}", kind="fund", valid_from=date(2026, 1, 1), valid_to=None
+        )
+        for n in range(rows)
+    ]
+    return _list(AGREEMENT, "sync_prices", records)
+
+
+def patients(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, 100)
+    records: list[Any] = [
+        {
+            "id": f"P{n}",
+            "fiscal_code": None,
+            "last_name": f"Ros{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676 % 26)}i",
+            "first_name": "Anna",
+            "sex": "F",
+            "birth_date": f"{1930 + n % 80}-{1 + n % 12:02}-{1 + n % 28:02}",
+        }
+        for n in range(rows)
+    ]
+    return _list(PATIENT, "import_patients", records, preview=False)
+
+
+def generated(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, rows, AGENDAS)
+    return lambda engine: slots.generate(engine, AS_OF)
+
+
+def generated_again(engine: sa.Engine, rows: int) -> Run:
+    work = generated(engine, rows)
+    work(engine)
+    return work
+
+
+def closed(engine: sa.Engine, rows: int) -> Run:
+    """Two working days more, of the year in which one was closed."""
+    generated_again(engine, rows)
+
+    def year(*days: str) -> Run:
+        known = [{"id": day, "name": "Prova", "date_from": day, "date_to": day, "scope": "national"} for day in days]
+        asked = tuple(Closure.model_validate(each) for each in known)
+        return lambda engine: closures.import_year(engine, 2026, "v", asked, (), as_of=AS_OF)
+
+    year("2026-01-20")(engine)
+    return year("2026-01-20", "2026-03-17", "2026-03-18")
+
+
+def booked(engine: sa.Engine, rows: int) -> Run:
+    generated_again(engine, rows)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO patient (id, last_name, first_name) SELECT n, 'Rossi', 'Anna ' || n FROM "
+                "generate_series(1, :rows) n"
+            ),
+            {"rows": rows},
+        )
+        free = connection.execute(
+            sa.text("""SELECT s.id, x.service_id FROM slot s JOIN agenda_service x USING (agenda_id)
+                       WHERE s.starts_at > :as_of ORDER BY hashint8(s.id) LIMIT :some"""),
+            {"as_of": AS_OF, "some": rows * BOOKED},
+        ).all()
+
+    def work(engine: sa.Engine) -> None:
+        for number, (slot, service) in enumerate(free, 1):
+            token = holds.new_token()
+            booking = holds.Booking(service_id=service, patient_id=number)
+            with engine.begin() as connection:
+                placed = holds.place(
+                    connection, slot_id=slot, service_id=service, token=token, visitor=f"v{number}", as_of=AS_OF
+                )
+            assert placed.answer is Answer.PLACED, placed
+            with engine.begin() as connection:
+                reply = confirming.confirm(connection, token=token, booking=booking, as_of=AS_OF)
+            assert reply.answer is Answer.CONFIRMED, reply
+
+    return work
+
+
+PATHS: dict[str, tuple[Callable[[sa.Engine, int], Run], float]] = {
+    "prices previewed": (prices, 1),
+    "prices applied": (applied_prices, 1 / 20),
+    "services previewed": (services, 1),
+    "agreements previewed": (agreements, 1),
+    "patients imported": (patients, 1),
+    "slots generated": (generated, 11 * 20 / 100),
+    "slots generated again": (generated_again, 11 * 20 / 100),
+    "days closed": (closed, 11 * 2 / 100),
+    "places held and confirmed": (booked, BOOKED),
+}
+"""What makes a world of so many rows and gives the work, and how many of its rows the work is about."""
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
+    budget = HISTORY[path][-1]
+    found = measured(server, path)
+    for what, little in LITTLE.items():
+        most = ROOM * budget[what] + little
+        assert found[what] <= most, f"{path}: {found[what]:.2f} {what} a row, {budget[what]} before"
+
+
+def measured(server: sa.URL, path: str) -> dict[str, float]:
+    """Blocks and bytes of log for each row more, between two sizes: what a path costs without any is no row's."""
+    prepare, share = PATHS[path]
+    costs: list[Spent] = []
+    for rows in (SMALL, LARGE):
+        with postgres.copied(server, postgres.EMPTY) as url:
+            engine = create_engine(url)
+            work = prepare(engine, rows)
+            engine.dispose()
+            costs.append(spent(url, work))
+    more = (LARGE - SMALL) * share
+    small, large = costs
+    return {"blocks": (large.blocks - small.blocks) / more, "log": (large.log - small.log) / more}
+
+
+def write() -> None:
+    """Add what is measured now to the history: ``python -m tests.database.test_budgets``."""
+    today = datetime.now(UTC).date().isoformat()
+    with postgres.started() as server:
+        for path in PATHS:
+            found = {what: round(value, 1) for what, value in measured(server, path).items()}
+            HISTORY.setdefault(path, []).append({"on": today, **found})
+    FILE.write_text(json.dumps(HISTORY, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()
