@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import URL, make_url
 from xdist.scheduler import LoadScopeScheduling
 
@@ -27,6 +28,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 _open = pytest.StashKey[ExitStack]()
 _server = pytest.StashKey[str]()
 
+
+# How long a machine takes that others keep busy says nothing of what is tested.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 gc.set_threshold(50_000)  # what is imported stays: looking through it again and again is a good part of the start
 

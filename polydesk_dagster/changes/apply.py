@@ -166,7 +166,7 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, v
     counts += Counts(retired=_update(connection, plan, kind, rows=rows, was=was, action="retire", values=values))
     counts += Counts(updated=_update(connection, plan, kind, rows=rows, was=was, action="update", values=values))
     counts += Counts(created=_create(connection, plan, kind, rows))
-    counts += Counts(updated=plan.tally.get("link", 0))
+    counts += Counts(updated=_linked(connection, plan, kind, rows))
     for statement in after:
         connection.execute(sa.text(statement.format(rows=rows)), values)
     report = Report(done(counts), counts, tuple(_skipped(connection, plan, kind)))
@@ -266,6 +266,14 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
     return connection.execute(
         sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
     ).rowcount
+
+
+def _linked(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int:
+    """How many rows the kind's effects have worked on: of a volatile plan not those that were skipped."""
+    planned = plan.tally.get("link", 0)
+    if not planned or not kind.volatile:
+        return planned
+    return int(connection.scalar(sa.text(f"SELECT count(*) FROM {rows} r WHERE action = 'link'")) or 0)
 
 
 def _stale(kind: Kind, was: list[str], action: str) -> str:

@@ -17,6 +17,7 @@ MEANINGLESS = frozenset(
         "resource_id",
         "service_group_id",
         "service_id",
+        "slot_id",
         "specialist_id",
         "target",
         "thing",

@@ -11,6 +11,7 @@ WHERE = {
     "reminder_plan": "polydesk_dagster.clinic.messages.plans:REMINDER_PLAN",
     "expired_hold": "polydesk_dagster.clinic.bookings.sweeping:EXPIRED_HOLD",
     "revoked_hold": "polydesk_dagster.clinic.bookings.releasing:REVOKED_HOLD",
+    "offered_place": "polydesk_dagster.clinic.bookings.offers:OFFERED_PLACE",
     "unverified_booking": "polydesk_dagster.clinic.bookings.unverified:UNVERIFIED_BOOKING",
     "cleanup": "polydesk_dagster.clinic.upkeep.retention:CLEANUP",
     "deleted_service": "polydesk_dagster.clinic.upkeep.recovery:DELETED_SERVICE",

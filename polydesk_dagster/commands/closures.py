@@ -1,4 +1,5 @@
-"""``polydesk closures``: whom a closure would touch and where they could go, closing, and opening again."""
+"""``polydesk closures``: whom a closure or other turns would touch and where they could go, closing, opening again, and
+keeping the new places."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from polydesk_dagster.clinic.calendar import desk_closures
+from polydesk_dagster.clinic.bookings import offers
+from polydesk_dagster.clinic.calendar import desk_closures, rule_edits
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.clinic.calendar.replacing import Touched
 from polydesk_dagster.commands import show
@@ -51,6 +53,32 @@ def propose(
     if not json:
         _show(found.touched)
     _answer(found.report, [_as_object(each) for each in found.touched], json=json)
+
+
+@app.command("turns")
+def turns(
+    clinic: Annotated[str, typer.Argument(metavar="CODE")],
+    json: Json = False,
+) -> None:
+    """Mostra le prenotazioni che i turni cambiati di una clinica toccherebbero e un posto nuovo per ciascuna."""
+    with opened() as installation:
+        found = rule_edits.propose(installation.engine, clinic, as_of=datetime.now(UTC))
+    if not json:
+        _show(found.touched)
+    _answer(found.report, [_as_object(each) for each in found.touched], json=json, then="command.closures.follow")
+
+
+@app.command("offer")
+def offer(
+    clinic: Clinic = None,
+    json: Json = False,
+) -> None:
+    """Prepara il piano che tiene un posto nuovo a chi ha perso il suo; con «plan apply» i posti sono tenuti."""
+    with opened() as installation, installation.engine.begin() as connection:
+        report, touched = offers.propose(connection, datetime.now(UTC), clinic=clinic)
+    if not json:
+        _show(tuple(touched))
+    _answer(report, [_as_object(each) for each in touched], json=json, then="command.closures.keep")
 
 
 @app.command("add")
@@ -135,6 +163,7 @@ def _as_object(each: Touched) -> dict[str, Any]:
         "starts_at": each.place.starts_at.isoformat(),
         "agenda": each.place.agenda,
         "same_doctor": each.place.same_doctor,
+        "kept_until": each.place.until and each.place.until.isoformat(),
     }
     return {
         "appointment": each.appointment_id,
@@ -148,7 +177,13 @@ def _as_object(each: Touched) -> dict[str, Any]:
     }
 
 
-def _answer(report: Report, touched: list[dict[str, Any]] | None = None, *, json: bool) -> None:
+def _answer(
+    report: Report,
+    touched: list[dict[str, Any]] | None = None,
+    *,
+    json: bool,
+    then: str = "command.closures.apply",
+) -> None:
     t = show.told()
     if json:
         answer = {
@@ -166,5 +201,5 @@ def _answer(report: Report, touched: list[dict[str, Any]] | None = None, *, json
         for reason in report.reasons:
             show.out().print(f"  · {t.reason(reason)}")
         if report.preview and report.plan_id is not None:
-            show.out().print(say("command.closures.apply", plan=report.plan_id))
+            show.out().print(say(then, plan=report.plan_id))
     raise typer.Exit(0 if report.preview else EXIT_STATUS[report.outcome])

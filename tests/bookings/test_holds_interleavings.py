@@ -1,7 +1,8 @@
 """Bookings under many hands at once: sixteen processes that place, renew, pay, confirm, release, cancel, move, book at
-the desk, let patients overlap on purpose, sweep, release all, change capacity, regenerate slots and close days, all on
-the same few slots of a doctor of two clinics, while some of them are killed; after every commit no slot may hold more
-than its capacity, nobody may be in two places unasked, and whatever is listed as an orphan is one."""
+the desk, let patients overlap on purpose, sweep, release all, change capacity, regenerate slots, close days, offer new
+places to whom that costs hers and take them, all on the same few slots of a doctor of two clinics, while some of them
+are killed; after every commit no slot may hold more than its capacity, nobody may be in two places unasked, and
+whatever is listed as an orphan is one."""
 
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
-from polydesk_dagster.clinic.bookings import appointments, confirming, holds, releasing, sweeping
+from polydesk_dagster import changes
+from polydesk_dagster.clinic.bookings import appointments, confirming, holds, offers, releasing, sweeping
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
+from polydesk_dagster.clinic.bookings.offers import Taken
 from polydesk_dagster.clinic.calendar import slots, touched
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.outcome import Outcome
@@ -90,7 +93,7 @@ class Worker:
     patients: list[int]
     agenda: int
     slots: list[list[int]]
-    """Of each clinic."""
+    """Of each clinic on the day that is closed now and then; of the first another day's, where new places are."""
     tokens: list[str] = field(default_factory=list)
     service_of: dict[str, int] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
@@ -114,10 +117,13 @@ class Worker:
             (self.sweep, 8),
             (self.release_all, 0.8),
             (self.regenerate, 0.7),
-            (self.close_or_open, 1.5),
+            (self.close_or_open, 6),
             (self.cancel, 3),
             (self.move, 6),
             (self.book, 3),
+            (self.offer, 1),
+            (self.offer_anything, 4),
+            (self.take, 6),
         ]
         chosen = self.random.choices(*zip(*requests, strict=True), k=REQUESTS)  # type: ignore[arg-type]
         for request in chosen:
@@ -136,7 +142,11 @@ class Worker:
         """Test every slot in one snapshot, by a clock later than that of anything the snapshot can hold."""
         with self.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             connection.execute(sa.text("SELECT 1 FROM slot LIMIT 1"))
-            values = {"slots": [*self.slots[0], *self.slots[1]], "as_of": self.now(), "long": self.services[1]}
+            values = {
+                "slots": [slot for some in self.slots for slot in some],
+                "as_of": self.now(),
+                "long": self.services[1],
+            }
             full = connection.execute(OVERBOOKED, values).all()
             two = connection.execute(IN_TWO_PLACES, values).all()
             ghosts = connection.scalars(NO_ORPHAN).all()
@@ -252,23 +262,40 @@ class Worker:
 
     def close_or_open(self) -> bool:
         """Open the day where it is closed, else close it now and then: never to no effect."""
+        if self.open():
+            return True
+        if self.random.random() < 0.95:
+            self.counted["close:left_open"] += 1
+            return False
+        for _ in range(3):
+            self.book()
+        self.close()
+        self.offer()
+        self.offer_anything()
+        return True
+
+    def open(self) -> bool:
         with self.engine.begin() as connection:
             opened = connection.execute(
                 sa.text("UPDATE closure SET lifted_at = :as_of WHERE lifted_at IS NULL"), {"as_of": self.now()}
             ).rowcount
-            if not opened:
-                if self.random.random() < 0.7:
-                    self.counted["close:left_open"] += 1
-                    return False
-                world.closure(connection, DAY)
-            connection.execute(
-                sa.text("""CREATE TEMP TABLE touched ON COMMIT DROP AS
-                           SELECT CAST(:agenda AS bigint) AS agenda_id, CAST(:day AS date) AS local_date"""),
-                {"agenda": self.agenda, "day": DAY},
-            )
-            report = touched.derive(connection, "touched", self.now())
+            if opened:
+                self.derive(connection)
+        return opened > 0
+
+    def close(self) -> None:
+        with self.engine.begin() as connection:
+            world.closure(connection, DAY)
+            self.derive(connection)
+
+    def derive(self, connection: sa.Connection) -> None:
+        connection.execute(
+            sa.text("""CREATE TEMP TABLE touched ON COMMIT DROP AS
+                       SELECT id AS agenda_id, CAST(:day AS date) AS local_date FROM agenda"""),
+            {"day": DAY},
+        )
+        report = touched.derive(connection, "touched", self.now())
         self.counted[f"close:{report.outcome}"] += 1
-        return report.outcome is Outcome.OK
 
     def cancel(self) -> bool:
         """Now and then, so that the slots are not simply full for ever."""
@@ -276,6 +303,40 @@ class Worker:
             reply = appointments.cancel(connection, appointment_id=self.some_booking(), as_of=self.now())
         self.counted[f"cancel:{reply.answer}"] += 1
         return reply.done
+
+    def offer(self) -> bool:
+        """As the desk does: a plan for all whose slot is gone, looked at, then applied."""
+        as_of = self.now()
+        with self.engine.begin() as connection:
+            shown, _ = offers.propose(connection, as_of)
+        if not shown.counts.updated or shown.plan_id is None:
+            self.counted["offer:none"] += 1
+            return False
+        with self.engine.begin() as connection:
+            report = changes.apply(connection, shown.plan_id, as_of=self.now(), actor="desk:prova")
+        self.counted[f"offer:{report.outcome}"] += 1
+        return bool(report.counts.updated)
+
+    def offer_anything(self) -> bool:
+        """Any slot to any booking that has lost its own, for less time than anybody needs to answer."""
+        lost = sa.text("""SELECT t.appointment_id FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
+                          WHERE o.resolved_at IS NULL AND t.appointment_id IS NOT NULL ORDER BY random() LIMIT 1""")
+        with self.engine.begin() as connection:
+            given = {"booking": connection.scalar(lost), "slot": self.random.choice(self.slots[2]), "at": self.now()}
+            made = connection.scalar(
+                sa.text("SELECT offer_place(:booking, :slot, :at, CAST(:at AS timestamptz) + interval '20 minutes')"),
+                given,
+            )
+        self.counted[f"offer_anything:{'made' if made else 'refused'}"] += 1
+        return made is not None
+
+    def take(self) -> bool:
+        offered = sa.text("""SELECT offered_to FROM hold WHERE offered_to IS NOT NULL
+                             ORDER BY ended_at IS NOT NULL, random() LIMIT 1""")
+        with self.engine.begin() as connection:
+            taken = offers.take(connection, appointment_id=connection.scalar(offered) or 0, as_of=self.now())
+        self.counted[f"take:{taken}"] += 1
+        return taken is Taken.TAKEN
 
 
 def _worker(
@@ -315,7 +376,8 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
     )
     with engine.connect() as connection:
         hot = [
-            list(connection.scalars(of_agenda, {"agenda": agenda, "day": DAY, "hot": HOT_SLOTS})) for agenda in agendas
+            list(connection.scalars(of_agenda, {"agenda": agenda, "day": day, "hot": HOT_SLOTS}))
+            for agenda, day in [*((each, DAY) for each in agendas), (agendas[0], DAY + timedelta(days=1))]
         ]
     context = multiprocessing.get_context("fork")
     clock = context.Value("q", 0)
@@ -347,9 +409,35 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
         "place:placed", "place:full", "renew:renewed", "confirm:confirmed", "confirm:expired",
         "confirm:released", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok",
         "close:ok", "cancel:cancelled", "move:moved", "move:full", "book:booked", "book:doctor_busy",
+        "offer_anything:refused",
     ):  # fmt: skip
         assert counted[needed] > 0, f"never happened: {needed} in {counted}"
+    _offered_in_quiet(Worker(engine, random.Random(0), clock, ids["services"], ids["patients"], ids["agenda"], hot))
     _everybody_was_told_the_truth(engine, told)
+
+
+def _offered_in_quiet(worker: Worker) -> None:
+    """However chance had it before: who books on what all those hands have left, and is closed out, takes her new
+    place."""
+    with worker.engine.begin() as connection:
+        bookings = list(
+            connection.scalars(sa.text("SELECT id FROM appointment WHERE status IN ('booked', 'unverified')"))
+        )
+        appointments.cancel_all(connection, bookings, worker.now())
+    worker.clock.value += int(timedelta(hours=4) / TICK)
+    worker.sweep()
+    worker.open()
+    worker.regenerate()
+    (patient, _), (service, *_) = worker.patients, worker.services
+    with worker.engine.begin() as connection:
+        given = {"slot_id": worker.slots[0][0], "service_id": service, "patient_id": patient}
+        booked = appointments.book(connection, **given, as_of=worker.now())
+    assert booked.done
+    worker.close()
+    assert worker.offer()
+    assert worker.take()
+    worker.look()
+    assert worker.broken == []
 
 
 def _everybody_was_told_the_truth(engine: sa.Engine, told: list[Told]) -> None:

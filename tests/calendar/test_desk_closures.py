@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.calendar import desk_closures, slots
+from polydesk_dagster.clinic.calendar import desk_closures, rule_edits, slots
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.outcome import Outcome
 from tests import world
@@ -145,3 +145,28 @@ def test_what_is_no_closure_is_refused_by_name(
         desk_closures.add(engine, closure, as_of=AS_OF, actor="desk:anna"),
     ):
         assert (report.outcome, [reason.code for reason in report.reasons]) == (Outcome.REFUSED, [code])
+
+
+def test_whom_edited_turns_touch_is_shown_before_the_slots_follow_them(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    first = _book(engine, practice, rome(THURSDAY, "09:00"))
+    later = _book(engine, practice, rome(THURSDAY, "12:00"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE agenda_rule SET starts_at = '10:00' WHERE weekday = 4"))
+    before = _state(engine)
+    shown = rule_edits.propose(engine, "BO01", as_of=AS_OF)
+    assert _state(engine) == before
+    assert [each.appointment_id for each in shown.touched] == [first]
+    assert shown.touched[0].place is not None
+    assert shown.report.figures["bookings_to_move"] == 1
+    assert shown.report.plan_id is not None
+    with engine.begin() as connection:
+        changes.apply(connection, shown.report.plan_id, as_of=AS_OF, actor="desk:anna")
+    assert [cause for _, state, cause in _state(engine) if state == "orphan"] == ["rule_changed"]
+    # past the guard: all turns of a weekday end, and whom that touches is shown although its plan waits for a person
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM agenda_rule WHERE weekday <> 1"))
+    shown = rule_edits.propose(engine, "BO01", as_of=AS_OF)
+    assert [each.appointment_id for each in shown.touched] == [later]
+    assert rule_edits.propose(engine, "XX99", as_of=AS_OF).report.outcome is Outcome.FAILED

@@ -7,7 +7,10 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import calls, closed, service
+from polydesk_dagster import changes
+from polydesk_dagster.clinic.bookings import offers
+from polydesk_dagster.clinic.messages import calls, closed, service, visits
+from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.errors import PermanentError
 from tests import world
 from tests.messages.world import AS_OF, booked, gateway, move
@@ -34,12 +37,24 @@ def closes(engine: sa.Engine) -> tuple[world.Practice, list[int]]:
     return practice, numbers
 
 
-def test_each_is_told_once_with_the_place_that_is_proposed(engine: sa.Engine) -> None:
+def offered(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        shown, _ = offers.propose(connection, AS_OF)
+        assert shown.plan_id is not None
+        changes.apply(connection, shown.plan_id, as_of=AS_OF, actor="desk:anna")
+
+
+def test_each_is_told_once_with_the_place_that_is_kept_for_her(engine: sa.Engine) -> None:
     _, numbers = closes(engine)
+    with engine.begin() as connection:
+        assert [each.proposed for each in closed.untold(connection, AS_OF)] == [None, None]
+    offered(engine)
     with engine.begin() as connection:
         first, second = closed.untold(connection, AS_OF)
         assert [first.appointment_id, second.appointment_id] == numbers
-        assert first.notice.endswith("saremo chiusi. Le proponiamo giovedì 19 marzo alle 10:30.")
+        assert first.notice.endswith(
+            "saremo chiusi. Le teniamo un posto giovedì 19 marzo alle 10:30, fino a giovedì 12 marzo alle 10:00."
+        )
         assert second.notice.endswith("saremo chiusi.")
         assert "ardiolog" not in first.notice
         with pytest.raises(PermanentError):
@@ -68,3 +83,51 @@ def test_who_was_moved_meanwhile_is_not_told(engine: sa.Engine) -> None:
     with gateway() as (simulator, providers):
         service.send(engine, AS_OF, "reminder", providers, clinic="BO01")
         assert simulator.sent == []
+
+
+def test_she_takes_her_place_by_the_link_and_only_by_pressing(engine: sa.Engine) -> None:
+    _, (first, _) = closes(engine)
+    offered(engine)
+    with engine.begin() as connection:
+        closed.tell(connection, closed.untold(connection, AS_OF), AS_OF)
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers, reach=Reach("https://polydesk.example"))
+        texts = sorted(message.text for message in simulator.sent)
+    assert "Per accettare: https://polydesk.example/v/" in texts[0]
+    assert "polydesk.example" not in texts[1]
+    link = texts[0].partition("/v/")[2].split()[0]
+    with engine.begin() as connection:
+        told = visits.look(connection, link, AS_OF)
+        assert told is not None
+        assert (told.offered, told.confirmable, told.visits[0].lost) == (True, False, True)
+        visits.act(connection, link, "confirm", AS_OF)
+        told = visits.act(connection, link, "take", AS_OF)
+        assert told == visits.act(connection, link, "take", AS_OF)
+        assert told is not None
+        (visit,) = told.visits
+        assert visit.offer is not None
+        assert (visit.offer.state, visit.offer.start.at) == ("taken", world.rome("2026-03-19", "10:30"))
+        rows = connection.execute(sa.text("SELECT id, starts_at, start_version FROM appointment ORDER BY id"))
+        assert [row.start_version for row in rows] == [2, 1]
+        said = connection.execute(sa.text("SELECT appointment_id, start_version, said FROM appointment_answer"))
+        assert [tuple(row) for row in said] == [(first, 2, "confirmed")]
+
+
+def test_who_presses_too_late_is_told_so_and_who_cannot_have_it_is_telephoned(engine: sa.Engine) -> None:
+    _, (first, _) = closes(engine)
+    offered(engine)
+    with engine.begin() as connection:
+        closed.tell(connection, closed.untold(connection, AS_OF), AS_OF)
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers, reach=Reach("https://polydesk.example"))
+        (link,) = (text.text.partition("/v/")[2].split()[0] for text in simulator.sent if "/v/" in text.text)
+    with engine.begin() as connection:
+        late = visits.act(connection, link, "take", AS_OF + offers.TERM)
+        assert late is not None
+        assert late.visits[0].offer is not None
+        assert late.visits[0].offer.state == "over"
+        connection.execute(sa.text("UPDATE agenda SET active = false"))
+        gone = visits.act(connection, link, "take", AS_OF)
+        assert gone is not None
+        assert gone.visits[0].said == {"other_time"}
+        assert [call.appointment_id for call in calls.to_make(connection, AS_OF)] == [first]

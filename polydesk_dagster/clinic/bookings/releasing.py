@@ -51,6 +51,7 @@ _AGO = """jsonb_build_object('seconds', greatest(
     extract(epoch FROM CAST(:as_of AS timestamptz) - t.last_activity_at), 0))"""
 
 # A payment that has only just begun is left to end by itself; one of which nobody has heard since goes with the rest.
+# What is offered to a patient who has been written to is no visitor's, and has a term and an undo of its own.
 _ALL_HOLDS = f"""
     SELECT CASE WHEN t.state = 'live' OR {STUCK} THEN 'update' ELSE 'conflict' END AS action,
            CAST(NULL AS text) AS finding,
@@ -62,6 +63,7 @@ _ALL_HOLDS = f"""
            CASE WHEN t.state = 'confirming' AND NOT ({STUCK}) THEN t.state
                 WHEN t.expires_at <= :as_of THEN 'expired' ELSE 'revoked' END AS state,
            CASE WHEN t.state = 'live' OR {STUCK} THEN CAST(:as_of AS timestamptz) END AS ended_at, {NAMED}
+      AND t.offered_to IS NULL
 """
 
 _EXPOSURE = sa.text("""
@@ -75,7 +77,8 @@ _EXPOSURE = sa.text("""
                                      AND coalesce(seat.held_until > :as_of, true)) >= s.capacity)
                AS exposed
     FROM hold h JOIN clinic c ON c.id = h.clinic_id JOIN slot s ON s.id = h.slot_id
-    WHERE h.ended_at IS NULL AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)
+    WHERE h.ended_at IS NULL AND h.offered_to IS NULL
+      AND (CAST(:clinic_id AS bigint) IS NULL OR h.clinic_id = :clinic_id)
     GROUP BY c.code ORDER BY c.code""")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.clinic.calendar.orphans import SEATED, WORK
+from polydesk_dagster.clinic.calendar.orphans import IN_USE, SEATED, WORK
 from polydesk_dagster.values import Instant
 
 
@@ -30,6 +31,8 @@ class Orphan:
     patient: str
     phones: tuple[str, ...]
     service: str
+    offer: Literal["waiting", "unanswered"] | None = None
+    """Whether a new place is kept for the patient and waits for her answer, or she has let it go by."""
 
 
 def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orphan]:
@@ -38,14 +41,18 @@ def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orph
         sa.text(f"""
             SELECT o.id, c.code, g.name, o.starts_at, c.time_zone, o.cause, k.name, o.state, a.id, p.id,
                    concat_ws(' ', p.first_name, p.last_name),
-                   array_remove(ARRAY[p.mobile, p.phone, a.contact_phone], NULL), coalesce(v.name, '')
+                   array_remove(ARRAY[p.mobile, p.phone, a.contact_phone], NULL), coalesce(v.name, ''), h.offer
             FROM (SELECT DISTINCT ON ({WORK}) o.*, s.starts_at, s.agenda_id, t.appointment_id
                   FROM orphan o JOIN slot s ON s.id = o.slot_id {SEATED}
-                  WHERE o.state IN ('open', 'contacted') AND o.resolved_at IS NULL AND s.starts_at > :as_of
+                  WHERE o.state IN ('open', 'contacted') AND o.resolved_at IS NULL AND s.starts_at > :as_of AND {IN_USE}
                   ORDER BY {WORK}, s.starts_at) o
             JOIN agenda g ON g.id = o.agenda_id JOIN clinic c ON c.id = g.clinic_id
             LEFT JOIN closure k ON k.id = o.closure_id LEFT JOIN appointment a ON a.id = o.appointment_id
             LEFT JOIN patient p ON p.id = a.patient_id LEFT JOIN service v ON v.id = a.service_id
+            LEFT JOIN LATERAL (SELECT CASE WHEN h.ended_at IS NULL AND h.expires_at > :as_of THEN 'waiting'
+                                           WHEN h.state <> 'released' THEN 'unanswered' END AS offer
+                               FROM hold h WHERE h.offered_to = a.id AND h.created_at >= o.detected_at
+                               ORDER BY h.id DESC LIMIT 1) h ON true
             ORDER BY o.starts_at, o.id, a.id LIMIT :limit"""),
         {"as_of": as_of, "limit": limit},
     )
@@ -63,8 +70,9 @@ def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orph
             name,
             tuple(dict.fromkeys(to)),
             what,
+            offer,
         )
-        for number, code, agenda, at, zone, cause, closure, state, appointment, patient, name, to, what in rows
+        for number, code, agenda, at, zone, cause, closure, state, appointment, patient, name, to, what, offer in rows
     ]
 
 

@@ -100,7 +100,8 @@ _LIFTED = """
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a closure would come to. ``touched`` names patients: for whoever sits at the desk, never for Dagster."""
+    """What a closure, or turns that were edited, would come to. ``touched`` names patients: for whoever sits at the
+    desk, never for Dagster."""
 
     report: Report
     touched: tuple[Touched, ...] = ()

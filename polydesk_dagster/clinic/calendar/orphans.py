@@ -26,6 +26,9 @@ LIST = """
 WORK = "coalesce(t.appointment_id, -s.id)"
 SEATED = "LEFT JOIN seat t ON t.slot_id = s.id AND t.appointment_id IS NOT NULL"
 
+IN_USE = """EXISTS (SELECT FROM seat n WHERE n.slot_id = s.id AND coalesce(n.held_until > :as_of, true))"""
+"""SQL: somebody still has a seat of the slot ``s``; where all have gone elsewhere, generation takes it away."""
+
 
 def orphan_tables(connection: sa.Connection, clinic: Clinic) -> tuple[Table, ...]:
     """The clinic's open orphans, a row for each booking, soonest first; none where there are none."""

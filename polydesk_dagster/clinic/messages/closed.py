@@ -1,4 +1,4 @@
-"""Whom a closure touches is told, with the new place that is proposed, once somebody at the desk has looked."""
+"""Whose appointment has lost its time is told, with the new place that is kept for her, once the desk has looked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import replacing
 from polydesk_dagster.clinic.messages import planning
-from polydesk_dagster.clinic.messages.kinds import NOTICE
+from polydesk_dagster.clinic.messages.kinds import NOTICE, OFFER
 from polydesk_dagster.clinic.messages.text import day_in_words
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.values import Instant
@@ -21,20 +22,22 @@ from polydesk_dagster.values import Instant
 _WORDS = {
     "it": (
         "{day} alle {time}",
-        "il suo appuntamento di {old} non può tenersi: saremo chiusi.",
-        " Le proponiamo {new}.",
+        "il suo appuntamento di {old} non può tenersi{why}.",
+        ": saremo chiusi",
+        " Le teniamo un posto {new}, fino a {until}.",
     ),
     "de": (
         "{day} um {time} Uhr",
-        "Ihr Termin am {old} muss ausfallen: Wir haben geschlossen.",
-        " Wir schlagen {new} vor.",
+        "Ihr Termin am {old} muss ausfallen{why}.",
+        ": Wir haben geschlossen",
+        " Wir halten Ihnen {new} frei, bis {until}.",
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A booking that a closure has cost its slot; the patient's name is for people with access to the records."""
+    """A booking that has lost its slot; the patient's name is for people with access to the records."""
 
     appointment_id: int
     clinic: str
@@ -46,46 +49,47 @@ class Lost:
 
 
 _UNTOLD = sa.text("""
-    SELECT DISTINCT a.id, coalesce(p.language, c.language) AS language
+    SELECT a.id, coalesce(p.language, c.language) AS language, bool_or(o.cause = 'closure') AS closed
     FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
     JOIN appointment a ON a.id = t.appointment_id AND a.status = 'booked' AND a.starts_at > :as_of
     JOIN patient p ON p.id = a.patient_id JOIN clinic c ON c.id = a.clinic_id
-    WHERE o.cause = 'closure' AND o.state = 'open' AND o.resolved_at IS NULL
+    WHERE o.state = 'open' AND o.resolved_at IS NULL
       AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
       AND NOT EXISTS (SELECT FROM message_ledger l
                       WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = :kind
-                        AND l.version = a.start_version)""")
+                        AND l.version = a.start_version)
+    GROUP BY a.id, p.id, c.id""")
 
 
 def untold(connection: sa.Connection, as_of: datetime, clinic: str | None = None) -> list[Lost]:
-    """Whose booking a closure touches and who has not been told, soonest first."""
+    """Whose booking has lost its time and who has not been told, soonest first. A place is proposed where one is kept
+    (``clinic.bookings.offers``): of any other somebody else may have it by then."""
     asked = {"as_of": as_of, "clinic": clinic, "kind": NOTICE.key}
-    languages = {row.id: row.language for row in connection.execute(_UNTOLD, asked)}
-    if not languages:
+    found = {row.id: row for row in connection.execute(_UNTOLD, asked)}
+    if not found:
         return []
-    return [
-        _lost(each, languages[each.appointment_id])
-        for each in replacing.proposals(connection, 0, as_of)
-        if each.appointment_id in languages
-    ]
+    touched = replacing.proposals(connection, 0, as_of, found.keys())
+    return [_lost(each, found[each.appointment_id]) for each in touched]
 
 
-def _lost(touched: replacing.Touched, language: str) -> Lost:
-    moment, closed, propose = _WORDS.get(language, _WORDS["it"])
+def _lost(touched: replacing.Touched, row: sa.Row[Any]) -> Lost:
+    language = row.language
+    moment, lost, closed, propose = _WORDS.get(language, _WORDS["it"])
+    place = touched.place if touched.place is not None and touched.place.until is not None else None
 
     def said(at: datetime) -> str:
         local = at.astimezone(ZoneInfo(touched.time_zone))
         return moment.format(day=day_in_words(local.date(), language), time=f"{local:%H:%M}")
 
-    notice = closed.format(old=said(touched.starts_at))
-    if touched.place is not None:
-        notice += propose.format(new=said(touched.place.starts_at))
+    notice = lost.format(old=said(touched.starts_at), why=closed if row.closed else "")
+    if place is not None and place.until is not None:
+        notice += propose.format(new=said(place.starts_at), until=said(place.until))
     return Lost(
         touched.appointment_id,
         touched.clinic,
         Instant(touched.starts_at, touched.time_zone),
         touched.patient,
-        Instant(touched.place.starts_at, touched.time_zone) if touched.place is not None else None,
+        None if place is None else Instant(place.starts_at, touched.time_zone),
         notice,
     )
 
@@ -102,13 +106,17 @@ def tell(connection: sa.Connection, seen: Sequence[Lost], as_of: datetime, clini
     Raises:
         PermanentError: where whom it touches, or what would be proposed, is no longer what she saw.
     """
-    now = {each.appointment_id: each.notice for each in untold(connection, as_of, clinic)}
+    found = untold(connection, as_of, clinic)
+    now = {each.appointment_id: each.notice for each in found}
     if now != {each.appointment_id: each.notice for each in seen}:
         raise PermanentError("closed_changed", seen=len(seen), now=len(now))
     query = """
         SELECT a.clinic_id, 'appointment' AS subject, a.id AS subject_id, a.start_version AS version,
-               'patient' AS recipient_type, a.patient_id AS recipient_id, a.starts_at AS expires_at, w.context
+               'patient' AS recipient_type, a.patient_id AS recipient_id, w.context,
+               least(a.starts_at, (SELECT h.expires_at FROM hold h WHERE h.offered_to = a.id AND h.ended_at IS NULL))
+                   AS expires_at
         FROM unnest(CAST(:ids AS bigint[]), CAST(:contexts AS jsonb[])) AS w (id, context)
         JOIN appointment a ON a.id = w.id"""
-    given = {"ids": list(now), "contexts": [json.dumps({"avviso": notice}) for notice in now.values()]}
+    contexts = [{"avviso": each.notice} | ({OFFER: True} if each.proposed else {}) for each in found]
+    given = {"ids": list(now), "contexts": [json.dumps(context) for context in contexts]}
     return planning.enqueue(connection, NOTICE.key, query, given, as_of)

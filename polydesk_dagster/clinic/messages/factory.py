@@ -301,18 +301,22 @@ FACTORY: tuple[Factory, ...] = (
     ),
     Factory(
         *("service_notice", "plain", "sms", "it", None),
-        "{{ clinica }}: {{ nome }}, {{ avviso }}{% if telefono %} Per informazioni: {{ telefono }}{% endif %}",
+        "{{ clinica }}: {{ nome }}, {{ avviso }}{% if collegamento %} Per accettare: {{ collegamento }}{% endif %}"
+        "{% if telefono %} Per informazioni: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("service_notice", "plain", "email", "it", "Avviso da {{ clinica }}"),
-        "Gentile {{ nome }},\n\n{{ avviso }}\n" + _FOOT_IT,
+        "Gentile {{ nome }},\n\n{{ avviso }}\n{% if collegamento %}\nPer accettare: {{ collegamento }}\n{% endif %}"
+        + _FOOT_IT,
     ),
     Factory(
         *("service_notice", "plain", "sms", "de", None),
-        "{{ clinica }}: {{ nome }}, {{ avviso }}{% if telefono %} Auskunft: {{ telefono }}{% endif %}",
+        "{{ clinica }}: {{ nome }}, {{ avviso }}{% if collegamento %} Annehmen: {{ collegamento }}{% endif %}"
+        "{% if telefono %} Auskunft: {{ telefono }}{% endif %}",
     ),
     Factory(
         *("service_notice", "plain", "email", "de", "Mitteilung von {{ clinica }}"),
-        "Guten Tag {{ nome }},\n\n{{ avviso }}\n" + _FOOT_DE,
+        "Guten Tag {{ nome }},\n\n{{ avviso }}\n{% if collegamento %}\nAnnehmen: {{ collegamento }}\n{% endif %}"
+        + _FOOT_DE,
     ),
 )

@@ -266,6 +266,7 @@ def _context(
         "telefono": readable_number(message.phone) if message.phone else "",
         "nome": name.strip(),
         **({"risposte": False, "collegamento": ""} if message.kind in ANSWERABLE else {}),
+        **({"collegamento": ""} if message.kind == NOTICE.key else {}),
         **message.context,
     }
     first = min((item.starts_at for item in items if item.starts_at), default=None)

@@ -31,6 +31,8 @@ VERIFICATION = Kind("verification_nudge", any_hour=True, capped=False)
 REPORT_READY = Kind("report_ready")
 CONFIRMATION = Kind("confirmation", any_hour=True, capped=False)
 NOTICE = Kind("service_notice", refusable=False, capped=False)
+OFFER = "offerta"
+"""The value in a notice's context that says that a place is kept for its reader, who takes it by the link."""
 QUESTION = Kind("cancel_question", channels=("sms",), any_hour=True, refusable=False, capped=False)
 """Whether somebody who answered «2» really wants to cancel."""
 CANCELLATION = Kind("cancellation", any_hour=True, refusable=False, capped=False)

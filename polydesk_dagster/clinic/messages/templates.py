@@ -100,7 +100,11 @@ _SAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("cancellation", "neutral"): {**_PERSON, "giorno": "mercoledì 11 marzo", "appuntamenti": [_APPOINTMENT]},
     ("report_ready", "plain"): {**_PERSON, "iniziali": ""},
-    ("service_notice", "plain"): {**_PERSON, "avviso": "domani la sede resta chiusa."},
+    ("service_notice", "plain"): {
+        **_PERSON,
+        "avviso": "domani la sede resta chiusa.",
+        "collegamento": _ANSWER["collegamento"],
+    },
 }
 """What each template may use, with an example of each variable."""
 

@@ -21,6 +21,7 @@ from polydesk_dagster.clinic.messages.kinds import (
     ANSWERABLE,
     CANCELLATION,
     CONFIRMATION,
+    OFFER,
     QUESTION,
     Channel,
     Why,
@@ -146,6 +147,8 @@ class Writer:
         elif message.kind in ANSWERABLE and message.kind != QUESTION.key:
             link = self._ways.visit(message.id) if self._ways.visit is not None else ""
             context = {**context, "collegamento": link, "risposte": self._ways.replies and ready.channel == "sms"}
+        elif message.context.get(OFFER) and self._ways.visit is not None:
+            context = {**context, "collegamento": self._ways.visit(message.id)}
         try:
             return templates.write(template.subject, template.body, context)
         except BrokenTemplateError as error:

@@ -41,7 +41,7 @@ _EXPIRED_BOOKINGS = DataSet(
     "expired_at",
     7,
     where="t.status = 'expired'",
-    first=("DELETE FROM hold WHERE appointment_id = ANY(:keys)",),
+    first=("DELETE FROM hold WHERE appointment_id = ANY(:keys) OR offered_to = ANY(:keys)",),
 )
 
 REGISTRY: tuple[DataSet, ...] = (
