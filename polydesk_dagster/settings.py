@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     sms_webhook_secret: Annotated[SecretStr, AfterValidator(_long)] | None = None
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp)] | None = None
     mail_from: str | None = None
+    instance: WholePath | None = None
     documents: WholePath | None = None
     practice: WholePath | None = None
     knowledge_uri: str | None = None

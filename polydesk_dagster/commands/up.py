@@ -56,6 +56,7 @@ def _up(settings: Settings, empty: bool, size: str) -> str | None:
     played, environment = simulators.unconfigured(settings) if settings.embedded else ([], {})
     if simulators.is_demo(engine):
         simulators.point_studiolab(engine, played)
+    settings = settings.model_copy(update={"instance": None})  # its processes are its own, and so is their instance
     instance.prepare(settings)
     everything = instance.environment(settings, environment)
     children = [

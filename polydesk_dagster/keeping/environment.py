@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from polydesk_dagster.settings import Settings, variable
 
-OF_THE_PLACE = {"home", "database_url"}
+OF_THE_PLACE = {"home", "database_url", "instance"}
 """What belongs to a machine and not to the installation: a copy that is restored has its own."""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import dagster_url
-from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.errors import ConfigurationError, PermanentError
 from polydesk_dagster.home import make
 from polydesk_dagster.runtime.dagster_inside.names import pointer
 from polydesk_dagster.settings import Settings
@@ -91,7 +91,7 @@ def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> d
         **os.environ,
         **(extra or {}),
         "POLYDESK_HOME": str(settings.home),
-        "DAGSTER_HOME": str(dagster_home(settings.home)),
+        "DAGSTER_HOME": str(settings.instance or dagster_home(settings.home)),
         "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
         "DAGSTER_COMPUTE_LOGS": str(dagster_home(settings.home) / "storage"),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
@@ -127,8 +127,22 @@ def _write(path: Path, text: str) -> None:
 
 
 def open_instance(settings: Settings) -> DagsterInstance:
-    """This installation's Dagster instance, in this process; close it with ``with``."""
+    """This installation's Dagster instance, in this process; close it with ``with``. One that a deployment has written
+    itself is taken as it is.
+
+    Raises:
+        ConfigurationError: the deployment's folder has no instance in it.
+    """
     from dagster import DagsterInstance
 
     os.environ.update(environment(settings))
-    return DagsterInstance.from_config(str(prepare(settings)))
+    if settings.instance is None:
+        return DagsterInstance.from_config(str(prepare(settings)))
+    if not (settings.instance / "dagster.yaml").exists():
+        raise ConfigurationError("no_instance", folder=str(settings.instance))
+    return DagsterInstance.from_config(str(settings.instance))
+
+
+def workspace_of(settings: Settings) -> Path:
+    """Where the door and the daemon read which code there is."""
+    return workspace_file(settings.home) if settings.instance is None else settings.instance / "workspace.yaml"

@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
     from polydesk_dagster.web.dagster import presser_of
 
     door = Door(settings, serving(business_url(settings)))
-    workspace = str(instance.workspace_file(settings.home))
+    workspace = str(instance.workspace_of(settings))
     with (
         instance.open_instance(settings) as dagster,
         web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.runtime.dagster_inside.compute_logs import FileComputeLogManager
 from polydesk_dagster.runtime.dagster_inside.launcher import WarmRunLauncher
@@ -87,3 +88,12 @@ def _sensor() -> object:
     from dagster._core.definitions.run_request import InstigatorType
 
     return InstigatorType.SENSOR
+
+
+def test_a_deployments_own_instance_is_taken_as_it_is(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", database_url="postgresql://nobody@nowhere/x", instance=tmp_path / "own")
+    with pytest.raises(ConfigurationError, match="no_instance"):
+        instance.open_instance(settings)
+    assert instance.workspace_of(settings) == tmp_path / "own" / "workspace.yaml"
+    assert instance.environment(settings)["DAGSTER_HOME"] == str(tmp_path / "own")
+    assert not (tmp_path / "home" / "dagster").exists()
