@@ -300,7 +300,7 @@ def _candidates(
     if library.embedder is None or library.embedder.name != index.embedder:
         return list(found.values()), (Reason("vectors_of_another"),)
     try:
-        vector = library.embedder.ask(question)
+        vector = library.embedder.ask(understood.with_other_names(question))
     except PolydeskError:
         return list(found.values()), (Reason("vectors_silent"),)
     if len(vector) != index.dimension:

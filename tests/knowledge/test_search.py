@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from benchmarks.knowledge import misspell, reciprocal_rank
 from polydesk_dagster.knowledge import searching
 from polydesk_dagster.knowledge.text import fold, grams, marked_sentences, one_edit_away, words
+from tests.knowledge import receptionist
 from tests.knowledge.world import AS_OF, Shelf
 
 
@@ -111,3 +112,33 @@ def test_ordinary_words_are_no_slips(engine: sa.Engine, tmp_path: Path) -> None:
 
     assert corrected("posso mangiare salato prima?") == {}
     assert corrected("a che ora il prelieo di sabto?") == {"prelieo": "prelievo", "sabto": "sabato"}
+
+
+@pytest.mark.slow
+def test_a_receptionists_questions_find_the_sheet_of_the_service(
+    engine: sa.Engine, tmp_path: Path, shared_data: Path
+) -> None:
+    """The test half by words alone, which is what the benchmark measures with vectors too."""
+    shelf = Shelf(engine, tmp_path)
+    for code, text in receptionist.sheets(shared_data):
+        shelf.write(f"{code}.md", text)
+    assert shelf.blue().counts.created > 900
+    asked = receptionist.questions(shared_data)[1]
+
+    def found(question: str) -> list[str]:
+        return [path.removesuffix(".md") for path in shelf.ask(question, limit=10)]
+
+    ours = [receptionist.reciprocal_rank(found(question), right) for question, right in asked]
+    plain = receptionist.plain_bm25(str(tmp_path / "plain"), shared_data, asked)
+    assert sum(ours) >= 1.2 * sum(plain)
+    assert sum(rank >= 1 / 5 for rank in ours) >= 0.9 * len(asked)
+
+
+def test_words_that_people_ask_with_do_not_hide_what_they_ask_for(engine: sa.Engine, tmp_path: Path) -> None:
+    shelf = Shelf(engine, tmp_path)
+    for part in ("GINOCCHIO", "CAVIGLIA", "SPALLA", "GOMITO"):
+        shelf.write(f"{part}.md", f"# Scheda\n\nRM DI {part}, Incluso: parti molli e vasi\n")
+    shelf.write("costa.md", "# Scheda\n\nRX DELLA PRIMA COSTA\n")
+    shelf.blue()
+    best, *_ = shelf.ask("buongiorno dottoressa, quanto costa fare la risonanza al ginocchio?")
+    assert best == "GINOCCHIO.md"
