@@ -1,12 +1,12 @@
 """More of what people call examinations and visits, chapter by chapter of the national list of outpatient services.
 
-Revision ID: 0054
+Revision ID: 0055
 """
 
 from alembic import op
 
-revision = "0054"
-down_revision = "0053"
+revision = "0055"
+down_revision = "0054"
 branch_labels = None
 depends_on = None
 
