@@ -24,6 +24,7 @@ from polydesk_dagster.told import Teller
 from polydesk_dagster.web import (
     alignment,
     clinics,
+    closures,
     gateway,
     knowledge,
     login,
@@ -60,6 +61,7 @@ PAGES: tuple[Pages, ...] = (
     todo.pages,
     quarantine.pages,
     clinics.pages,
+    closures.pages,
     texts.pages,
     reminders.pages,
     notices.pages,

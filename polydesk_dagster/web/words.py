@@ -15,6 +15,7 @@ from polydesk_dagster.web.roles import May
 PLACES: tuple[tuple[str, str, May], ...] = (
     ("/", "services", May.SEE),
     ("/da-fare", "to_do", May.PATIENTS),
+    ("/chiusure", "closures", May.PATIENTS),
     ("/piani", "plans", May.SEE),
     ("/cliniche", "clinics", May.SEE),
     ("/messaggi", "messages", May.SEE),

@@ -1,0 +1,78 @@
+"""Closing from the page: seen with names, each look logged, applied as a plan by whoever may; places kept likewise."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.patients import seen
+from tests import world
+from tests.web.world import Served
+
+
+@pytest.fixture
+def booked(door: Served) -> tuple[world.Practice, datetime, int]:
+    """A practice with turns every day, the start of a booking in five days, and its patient."""
+    now = datetime.now(UTC)
+    with door.door.engine.begin() as connection:
+        practice = world.practice(connection, "MI01", horizon_days=14)
+        world.clinic(connection, "NA01")
+        connection.execute(sa.text("DELETE FROM agenda_rule"))
+        world.rules(connection, practice.agenda, weekdays=range(1, 8))
+    slots.generate(door.door.engine, now)
+    with door.door.engine.begin() as connection:
+        slot, start = connection.execute(
+            sa.text("SELECT id, starts_at FROM slot WHERE starts_at > :from ORDER BY starts_at LIMIT 1"),
+            {"from": now + timedelta(days=5)},
+        ).one()
+        world.appointment(connection, slot, service_id=practice.service, patient_id=practice.patient)
+    return practice, start, practice.patient
+
+
+def test_whom_a_closure_touches_is_shown_and_the_place_is_kept_by_a_plan(
+    door: Served, booked: tuple[world.Practice, datetime, int]
+) -> None:
+    practice, start, patient = booked
+    day = start.astimezone(world.ROME).date().isoformat()
+    engine = door.door.engine
+    with door.signed_in("desk", clinic=practice.clinic) as desk:
+        assert 'href="/chiusure"' in desk.get("/").text
+        form = door.form(desk, name="Fiera", clinic="MI01", agenda=str(practice.agenda), **{"from": day})
+        page = desk.post("/chiusure/chiudi", data=form)
+        assert (page.status_code, "Rossi Mario" in page.text) == (200, True)
+        number = int(page.text.partition("/piani/")[2].partition('"')[0])
+        for wrong, status in (
+            ({"from": "ieri"}, 400), ({"from": ""}, 400), ({"agenda": "999"}, 404),
+            ({"agenda": "", "clinic": "NA01"}, 403), ({"agenda": "", "clinic": ""}, 403),
+        ):  # fmt: skip
+            assert desk.post("/chiusure/chiudi", data={**form, **wrong}).status_code == status, wrong
+        assert "nome" in unescape(desk.post("/chiusure/chiudi", data={**form, "name": " "}).text)
+        with engine.begin() as connection:
+            assert connection.scalar(sa.text("SELECT count(*) FROM closure")) == 0
+            assert seen.of(connection, patient)[-1].page == "chiusure"
+            changes.apply(connection, number, as_of=datetime.now(UTC), actor="desk:prova")
+        page = desk.post("/chiusure/posti", data=door.form(desk, clinic="MI01"))
+        assert "Rossi Mario" in page.text
+        number = int(page.text.partition("/piani/")[2].partition('"')[0])
+        with engine.begin() as connection:
+            assert changes.apply(connection, number, as_of=datetime.now(UTC), actor="desk:prova").counts.updated == 1
+        assert "Posto tenuto al paziente" in desk.get("/da-fare").text
+    with door.signed_in("manager", clinic=practice.clinic) as manager:
+        assert manager.get(f"/piani/{number}").status_code == 200
+
+
+def test_whom_edited_turns_touch_is_shown(door: Served, booked: tuple[world.Practice, datetime, int]) -> None:
+    practice, start, _ = booked
+    with door.door.engine.begin() as connection:
+        connection.execute(
+            sa.text("DELETE FROM agenda_rule WHERE weekday = :day"),
+            {"day": start.astimezone(world.ROME).isoweekday()},
+        )
+    with door.signed_in("desk", clinic=practice.clinic) as desk:
+        assert "Rossi Mario" in desk.post("/chiusure/turni", data=door.form(desk, clinic="MI01")).text
+        assert desk.post("/chiusure/turni", data=door.form(desk, clinic="NA01")).status_code == 403
