@@ -27,6 +27,8 @@ class Role(StrEnum):
     """Dagster's storage, and nothing of ours."""
     FRONT = "polydesk_front"
     """What answers whoever asks: reads what is public."""
+    READER = "polydesk_reader"
+    """What the pages show, health and figures: reads records and Dagster's storage but no secret, writes nothing."""
 
 
 def server_url(settings: Settings, role: Role = Role.APP) -> URL:
@@ -44,9 +46,9 @@ def business_url(settings: Settings, role: Role = Role.APP) -> URL:
     return url if url.database else url.set(database=BUSINESS)
 
 
-def dagster_url(settings: Settings) -> URL:
+def dagster_url(settings: Settings, role: Role = Role.DAGSTER) -> URL:
     """For dagster-postgres, which needs psycopg2 named: a bare ``postgresql://`` would pick psycopg 3 and break it."""
-    url = business_url(settings, Role.DAGSTER)
+    url = business_url(settings, role)
     name = DAGSTER if url.database == BUSINESS else f"{url.database}_dagster"
     return url.set(drivername="postgresql+psycopg2", database=name)
 
@@ -57,8 +59,9 @@ def plain_url(url: URL) -> str:
     return address + mark + query.replace("+", "%20")  # libpq takes a plus for a plus
 
 
-def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
-    """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer.
+def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.Engine:
+    """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer; one that only ``reads``
+    is refused whatever it would write.
 
     Its errors never quote a row, nor the values of a statement: those may be a patient's.
     """
@@ -71,7 +74,8 @@ def create_engine(url: URL, *, pool_size: int = 4) -> sa.Engine:
         connect_args={
             "connect_timeout": 10,
             "application_name": "polydesk",
-            "options": "-c timezone=UTC -c lock_timeout=60s -c idle_in_transaction_session_timeout=10min -c jit=off",
+            "options": "-c timezone=UTC -c lock_timeout=60s -c idle_in_transaction_session_timeout=10min -c jit=off"
+            + (" -c default_transaction_read_only=on" if reads else ""),
         },
     )
     sa.event.listen(engine, "handle_error", _without_rows)

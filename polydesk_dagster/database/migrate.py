@@ -81,13 +81,13 @@ def _unsuited(found: str | None, says: str | None) -> SchemaError | None:
     return SchemaError("schema_newer", found=found, wanted=wanted)
 
 
-def serving(url: URL, *, pool_size: int = 4) -> sa.Engine:
+def serving(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.Engine:
     """An engine for whoever works with the records: none of its connections is one to a schema that does not suit.
 
     Raises, when it connects:
         SchemaError: the schema does not suit this program.
     """
-    engine = create_engine(url, pool_size=pool_size)
+    engine = create_engine(url, pool_size=pool_size, reads=reads)
     sa.event.listen(engine, "connect", _look_at)
     return engine
 

@@ -20,6 +20,12 @@ PUBLIC = ("alembic_version", "clinic", "cache_current", "cache_version")
 APPENDED = ("audit", "service_switch")
 """What the services add to and never change."""
 
+SECRETS = (
+    *("user_password", "web_session", "login_link", "login_attempt", "oidc_journey", "activation_token"),
+    *("verification", "front_token", "front_answer", "front_booking", "message_secret"),
+)
+"""What proves who somebody is: nothing that only shows something reads it."""
+
 _MAKE = """DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} LOGIN; END IF; END $$"""
 
@@ -53,7 +59,20 @@ def prepare(home: Path) -> None:
         _make(server, database, owner)
         rows = Role.APP if database == BUSINESS else owner
         statement = _HAND_OVER.format(owner=owner, rows=rows, before=embedded.ADMINISTRATOR)
-        _as(server.set(database=database), statement)
+        _as(server.set(database=database), statement, *_to_read(rows))
+
+
+def _to_read(owner: Role) -> tuple[str, ...]:
+    """What lets the reader see the tables that ``owner`` has and will make, without being asked again."""
+    return (
+        f"GRANT USAGE ON SCHEMA public TO {Role.READER}",
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {Role.READER}",
+        f"""DO $$ DECLARE name text; BEGIN
+            FOR name IN SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE tableowner = '{owner}' LOOP
+                EXECUTE format('GRANT SELECT ON %s TO {Role.READER}', name);
+            END LOOP;
+        END $$""",
+    )
 
 
 def hand_over(home: Path, before: str) -> None:
@@ -74,6 +93,7 @@ def _make(server: URL, database: str, owner: Role) -> None:
             statements = [
                 f"ALTER DATABASE {database} OWNER TO {owner}",
                 f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+                f"GRANT CONNECT ON DATABASE {database} TO {Role.READER}",
             ]
             if database == BUSINESS:
                 statements += [
@@ -98,6 +118,9 @@ def grant(connection: sa.Connection) -> None:
         f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {Role.APP}",
         f"GRANT USAGE, CREATE ON SCHEMA plan_rows TO {Role.APP}",
         f"GRANT SELECT ON {', '.join(PUBLIC)} TO {Role.FRONT}",
+        f"GRANT USAGE ON SCHEMA public, plan_rows TO {Role.READER}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {Role.READER}",
+        f"REVOKE ALL ON {', '.join(SECRETS)} FROM {Role.READER}",
     ):
         connection.execute(sa.text(statement))
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.catalog import OnDemand
-from polydesk_dagster.database.engine import business_url, create_engine, dagster_url
+from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head, unsuited
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.runtime.dagster_inside import rows
@@ -46,7 +46,7 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
     findings: list[Finding] = []
     with (
         _reached("dagster_database", lambda: _dagster_url(settings), findings) as theirs,
-        _reached("database", lambda: business_url(settings), findings) as ours,
+        _reached("database", lambda: business_url(settings, Role.READER), findings) as ours,
     ):
         if theirs is not None:
             findings += [*_daemons(theirs, now), *_stuck_runs(theirs, now), _storage(theirs)]
@@ -56,7 +56,7 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
 
 
 def _dagster_url(settings: Settings) -> URL:
-    return dagster_url(settings).set(drivername="postgresql+psycopg")
+    return dagster_url(settings, Role.READER).set(drivername="postgresql+psycopg")
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def _reached(code: str, url: Callable[[], URL], findings: list[Finding]) -> Iter
     """A connection to a database; None, with a finding that says why, where there is none to be had. What goes wrong
     with it in the block is a finding too, and ends the block."""
     try:
-        engine = create_engine(url(), pool_size=1)
+        engine = create_engine(url(), pool_size=1, reads=True)
         connection = engine.connect()
     except (sa.exc.SQLAlchemyError, PolydeskError) as error:
         findings.append(_unreachable(code, error))

@@ -50,6 +50,7 @@ def serve(settings: Settings) -> None:
             ws_max_size=_LARGEST_FRAME,
             timeout_graceful_shutdown=_PATIENCE,
         )
+    door.close()
 
 
 def programs(settings: Settings, address: str) -> Starlette:

@@ -31,7 +31,7 @@ LISTS = sa.text("""
 def clinics(request: Request) -> Response:
     door: Door = request.state.door
     person: Person = request.state.person
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         states = integration_states(connection, lambda name: secret(name) is not None)
         lists = {row[0]: row[1] for row in connection.execute(LISTS)}
     hers = [state for state in states if person.clinics is None or state.clinic in person.clinics]

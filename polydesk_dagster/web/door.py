@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polydesk_dagster.database.engine import create_engine, dagster_url
+from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
+from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Value
 from polydesk_dagster.web import sessions, tokens, words
@@ -55,9 +56,22 @@ class Door:
         return templates
 
     @cached_property
+    def reader(self) -> sa.Engine:
+        """The same database for who only looks: what a page shows comes from here, and can write nothing. (The samples
+        of texts do not: they are planned for real, and rolled back.)"""
+        return serving(business_url(self.settings, Role.READER), reads=True)
+
+    @cached_property
     def dagster(self) -> sa.Engine:
-        """Dagster's own database."""
-        return create_engine(dagster_url(self.settings).set(drivername="postgresql+psycopg"))
+        """Dagster's own database, to look at."""
+        url = dagster_url(self.settings, Role.READER)
+        return create_engine(url.set(drivername="postgresql+psycopg"), reads=True)
+
+    def close(self) -> None:
+        """Let go of the connections that were opened here."""
+        for name in ("reader", "dagster"):
+            if name in self.__dict__:
+                getattr(self, name).dispose()
 
     def page(self, request: Request, template: str, /, **values: object) -> Response:
         """A page in the reader's language."""

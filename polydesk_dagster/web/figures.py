@@ -23,7 +23,7 @@ async def figures(request: Request) -> Response:
     door: Door = request.state.door
     if not _may(request, door):
         raise HTTPException(401)
-    text = await run_in_threadpool(metrics.exposition, door.settings, door.engine, door.dagster, door.now())
+    text = await run_in_threadpool(metrics.exposition, door.settings, door.reader, door.dagster, door.now())
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

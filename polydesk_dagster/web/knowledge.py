@@ -46,7 +46,7 @@ FRAMED = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'
 @pages.get("/conoscenza", May.SEE)
 def knowledge(request: Request) -> Response:
     door: Door = request.state.door
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         documents = connection.execute(SHELF, _asked(request)).all()
         person: Person = request.state.person
         questions = [each for each in unanswered.listed(connection) if person.acts_for(each.clinic)]
@@ -76,7 +76,7 @@ def document(request: Request) -> Response:
     from polydesk_dagster.resources.knowledge import library
 
     door: Door = request.state.door
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         shelved = shelf.document(connection, _found(request, connection).path)
         clinics = looks.clinics(connection, request.state.person)
         try:
@@ -156,7 +156,7 @@ def file(request: Request) -> Response:
     from polydesk_dagster.knowledge.library import listing
 
     door: Door = request.state.door
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         path = _found(request, connection).path
     try:
         known = listing(door.settings.documents_folder).files.get(path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.knowledge.work import why
 from polydesk_dagster.runtime.state import activity, services
 from polydesk_dagster.runtime.state.model import ServiceState
@@ -62,6 +64,13 @@ def clinics(connection: sa.Connection, person: Person) -> list[Clinic]:
     )
     found = [Clinic(*row) for row in rows]
     return [clinic for clinic in found if person.clinics is None or clinic.code in person.clinics]
+
+
+def logged(request: Request, page: str, **whom: Any) -> None:
+    """Note that the person is about to be shown ``whom`` (see ``seen.log``) on ``page``."""
+    door: Door = request.state.door
+    with door.engine.begin() as connection:
+        seen.log(connection, request.state.person.signature, page, door.now(), **whom)
 
 
 def patients_of(connection: sa.Connection, appointments: Collection[int]) -> set[int]:

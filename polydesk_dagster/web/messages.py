@@ -12,7 +12,6 @@ from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.clinic.messages import again, blocks, samples, story, volume
 from polydesk_dagster.clinic.messages.planning import PLANNED
-from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
@@ -87,18 +86,17 @@ def why(request: Request) -> Response:
     """The story of an appointment or of a patient: what was planned, sent or not, when and why; what can go again, and
     which addresses are blocked."""
     door: Door = request.state.door
-    person: Person = request.state.person
     about, number = request.query_params.get("di", "appointment"), number_in(request.query_params.get("numero"))
     if about not in _OF or number is None:
         raise HTTPException(400, door.say(request, "web.which_number"))
     now = door.now()
-    with door.engine.begin() as connection:
+    with door.reader.connect() as connection:
         whose = _whose(request, connection, about, number)
         steps = story.of(connection, about, number)
         patients = {each.patient_id for each in whose if each.patient_id is not None}
         resendable = again.can_go(connection, [step.message for step in steps if step.message is not None], now)
         blocked = blocks.of_patients(connection, patients, now, whose[0].time_zone)
-        seen.log(connection, person.signature, "messaggi", now, patients=patients)
+    looks.logged(request, "messaggi", patients=patients)
     return door.page(
         request, "why.html", about=about, number=number, steps=steps, resendable=resendable, blocked=blocked
     )

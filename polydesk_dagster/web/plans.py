@@ -17,11 +17,10 @@ from polydesk_dagster.changes import hold, plans, registry, show
 from polydesk_dagster.changes.hold import may_hold
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
-from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import pressing
-from polydesk_dagster.web import presses
+from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
@@ -43,7 +42,7 @@ def plans_(request: Request) -> Response:
     door: Door = request.state.door
     person: Person = request.state.person
     whole = request.query_params.get("tutti") == "1"
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         found = [plan for plan in plans.latest(connection, limit=LISTED) if _hers(person, plan)]
     shown = [plan for plan in found if whole or plan.writes or plan.failed_guards or plan.tally.get("conflict")]
     return door.page(request, "plans.html", plans=shown, whole=whole)
@@ -63,14 +62,14 @@ class _Seen:
 def plan(request: Request) -> Response:
     door: Door = request.state.door
     page = min(max(1, number_in(request.query_params.get("pagina")) or 1), FURTHEST)
-    with door.engine.begin() as connection:
+    with door.reader.connect() as connection:
         found = _found(request, connection)
         total = found.plan.writes + found.plan.tally.get("conflict", 0)
         start = (page - 1) * SHOWN
         rows = list(show.rows(connection, found.plan, found.kind, limit=SHOWN, start=start)) if found.rows else []
-        if found.kind.private and rows:
-            seen.log(connection, request.state.person.signature, "plan", door.now(), plan=found.plan.id)
         next_step = show.next_step(found.plan)
+    if found.kind.private and rows:
+        looks.logged(request, "plan", plan=found.plan.id)
     return door.page(
         request,
         "plan.html",
@@ -94,12 +93,12 @@ def file(request: Request) -> Response:
     door: Door = request.state.door
     t = teller_of(request)
     spread = request.query_params.get("tipo") == "xlsx"
-    with door.engine.begin() as connection:
+    with door.reader.connect() as connection:
         found = _found(request, connection)
         if not found.rows:
             raise HTTPException(403, door.say(request, "web.not_your_rows"))
         if found.kind.private:
-            seen.log(connection, request.state.person.signature, "plan_file", door.now(), plan=found.plan.id)
+            looks.logged(request, "plan_file", plan=found.plan.id)
         text = io.StringIO()
         show.write_csv(connection, found.plan, found.kind, text, say=t.reason)
     name = f"piano-{found.plan.id}"

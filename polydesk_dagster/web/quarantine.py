@@ -10,9 +10,9 @@ from starlette.responses import RedirectResponse, Response
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.changes import quarantine
 from polydesk_dagster.changes.quarantine import SetAside
-from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.told.records import fields
+from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
@@ -27,14 +27,13 @@ VERDICTS = ("settle", "reopen")
 def record(request: Request) -> Response:
     """What the source wrote, field by field; a look at what may be a patient's is logged."""
     door: Door = request.state.door
-    person: Person = request.state.person
     number = request.path_params["number"]
-    with door.engine.begin() as connection:
+    with door.reader.connect() as connection:
         found = _hers(request, connection, number)
         told = fields(teller_of(request), quarantine.record(connection, number))
-        if found.private:
-            known = quarantine.patients(connection, number)
-            seen.log(connection, person.signature, "quarantine", door.now(), patients=known, record=number)
+        known = quarantine.patients(connection, number)
+    if found.private:
+        looks.logged(request, "quarantine", patients=known, record=number)
     service = BY_KEY.get(found.service)
     return door.page(request, "quarantined.html", each=found, fields=told, service=service)
 

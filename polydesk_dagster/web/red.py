@@ -24,7 +24,7 @@ def danger(request: Request) -> Response:
     """A dangerous service: what it did last, and the first step, which only looks."""
     door: Door = request.state.door
     service = _dangerous(request)
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         clinics = looks.clinics(connection, request.state.person)
         runs = service_runs.past(connection, service.key, limit=10)
     return door.page(request, "danger.html", service=service, clinics=clinics, runs=runs)

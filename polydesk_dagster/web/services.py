@@ -78,7 +78,7 @@ class Row:
 @pages.get("/", May.SEE)
 def services(request: Request) -> Response:
     door: Door = request.state.door
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         rows = list(_rows(door, connection, request.state.person))
         clinics = looks.clinics(connection, request.state.person)
     groups = {
@@ -105,7 +105,7 @@ def service(request: Request) -> Response:
     """One service: its last runs in words, what waits, and its history."""
     door: Door = request.state.door
     key = _service(request).key
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         (row,) = (row for row in _rows(door, connection, request.state.person) if row.service.key == key)
         clinics = looks.clinics(connection, request.state.person)
         said = activity.history(connection, key, 20, clinics=request.state.person.clinics)

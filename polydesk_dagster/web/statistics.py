@@ -38,7 +38,7 @@ def statistics(request: Request) -> Response:
     first, last = _period(request)
     sections, note, problem = [], "", None
     t = teller_of(request)
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         clinics = looks.clinics(connection, person)
         code = request.query_params.get("clinica") or (
             None if person.clinics is None else min(person.clinics, default=None)
@@ -72,7 +72,7 @@ def spreadsheet(request: Request) -> Response:
     door: Door = request.state.door
     first, last = _period(request)
     clinic = clinic_of(request, request.query_params.get("clinica") or None)
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         try:
             report = manager.gather(connection, Period(first, last, clinic_id(connection, clinic)))
         except PolydeskError as error:

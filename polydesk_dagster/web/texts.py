@@ -34,7 +34,7 @@ def texts(request: Request) -> Response:
     """Every text as ``?clinica=`` sends it (empty: the chain), and whose words it is."""
     door: Door = request.state.door
     clinic = clinic_asked(request)
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         clinics = looks.clinics(connection, request.state.person)
         found = drafts.in_force(connection, clinic)
     return door.page(request, "texts.html", texts=found, clinic=clinic, clinics=clinics)

@@ -18,7 +18,7 @@ from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.calendar import desk, replacing
 from polydesk_dagster.clinic.messages import calls, ledger, replies
 from polydesk_dagster.clinic.messages import health as doubts
-from polydesk_dagster.clinic.patients import reviews, seen
+from polydesk_dagster.clinic.patients import reviews
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.events import inbox
@@ -56,7 +56,7 @@ def to_do(request: Request) -> Response:
     def hers(found: list[T]) -> list[T]:
         return [each for each in found if person.clinics is None or each.clinic in person.clinics]
 
-    with door.engine.begin() as connection:
+    with door.reader.connect() as connection:
         orphans = hers(desk.orphans(connection, now, 10 * SHOWN))
         lost = [each.appointment_id for each in orphans[:SHOWN] if each.appointment_id is not None]
         places = {each.appointment_id: each for each in replacing.proposals(connection, 0, now, lost)} if lost else {}
@@ -91,8 +91,8 @@ def to_do(request: Request) -> Response:
         patients |= looks.patients_of(connection, [call.appointment_id for call in to_call[:SHOWN]])
         patients |= {patient for each in texted[:SHOWN] for patient in each.patient_ids}
         patients |= {case.patient_id for case in paid[:SHOWN] if case.patient_id is not None}
-        if patients:
-            seen.log(connection, person.signature, "da-fare", now, patients=patients)
+    if patients:
+        looks.logged(request, "da-fare", patients=patients)
     return door.page(request, "todo.html", **values)
 
 

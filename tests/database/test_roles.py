@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,10 +29,16 @@ from polydesk_dagster.database.engine import (
     plain_url,
 )
 from polydesk_dagster.database.migrate import create_database, migrate
+from polydesk_dagster.database.roles import SECRETS
 from polydesk_dagster.front import tokens
 from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.web import sessions
 from polydesk_dagster.web.__main__ import programs as programs_outside
+from polydesk_dagster.web.application import application
+from polydesk_dagster.web.door import Door
+from tests import world
+from tests.web.world import person
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +60,10 @@ def settings() -> Iterator[Settings]:
     settings = Settings(home=home)
     migrated(settings)
     migrated(settings)  # what is done is not done again
+    app = create_engine(business_url(settings))
+    with app.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE plan_rows.made_later (ordinal bigint)"))
+    app.dispose()
     yield settings
     embedded.stop(home, patience=5)
     shutil.rmtree(folder)
@@ -99,6 +110,14 @@ def answer(settings: Settings, role: str, query: str, database: str = BUSINESS) 
         (Role.FRONT, "SELECT count(*) FROM app_user", "may not"),
         (Role.FRONT, "UPDATE clinic SET name = 'x'", "may not"),
         (Role.FRONT, "CREATE TEMP TABLE t (a int)", "may not"),
+        (Role.READER, "SELECT count(*) FROM patient", "0"),
+        (Role.READER, "SELECT count(*) FROM plan_rows.made_later", "0"),
+        (Role.READER, "INSERT INTO patient_look (at, person, page, plan_id) VALUES (now(), 'a', 'b', 1)", "may not"),
+        (Role.READER, "UPDATE clinic SET name = 'x'", "may not"),
+        (Role.READER, "DELETE FROM plan_rows.made_later", "may not"),
+        (Role.READER, "SELECT nextval(pg_get_serial_sequence('plan', 'id'))", "may not"),
+        (Role.READER, "CREATE TEMP TABLE t (a int)", "may not"),
+        *((Role.READER, f"SELECT count(*) FROM {secret}", "may not") for secret in SECRETS),
         (Role.DAGSTER, "SELECT 1", "may not"),
     ],
 )
@@ -126,6 +145,32 @@ def test_dagsters_role_owns_its_storage_and_nobody_else_gets_in(settings: Settin
     assert dagster_url(settings).username == Role.DAGSTER
     for role in (Role.APP, Role.FRONT, Role.OWNER):
         assert answer(settings, role, "SELECT 1", DAGSTER) == "may not"
+    assert answer(settings, Role.READER, "SELECT count(*) FROM runs", DAGSTER) == "0"
+    assert answer(settings, Role.READER, "DELETE FROM runs", DAGSTER) == "may not"
+
+
+MORE = (
+    *("/servizi/sync_prices", "/rossa/release_all_holds", "/messaggi?tipo=reminder", "/messaggi?tipo=preparation"),
+    *("/messaggi/testi/reminder/plain/sms/it", "/messaggi/testi/cancellation/plain/sms/it?clinica=BO01", "/health"),
+)
+"""Pages with something in their address."""
+
+
+def test_every_page_is_shown_by_who_can_write_nothing(settings: Settings) -> None:
+    """Of the real roles of an embedded server; what a page could write it would be refused, and not answer."""
+    door = Door(settings, create_engine(business_url(settings)))
+    with door.engine.begin() as connection:
+        world.practice(connection)
+        token = sessions.begin(connection, person(connection, "superuser"), "password", datetime.now(UTC))
+    kept = json.loads((Path(__file__).parents[1] / "web" / "routes.json").read_text())
+    pages = [route.removeprefix("GET ") for route in kept if route.startswith("GET ") and "{" not in route]
+    with TestClient(application(door), base_url=door.address.public, cookies={door.cookie: token}) as browser:
+        answers = {path: browser.get(path, follow_redirects=False).status_code for path in [*pages, *MORE]}
+    door.close()
+    door.engine.dispose()
+    refused = {path: status for path, status in answers.items() if status not in {200, 303}}
+    nobody_comes_by = {"/ingresso": 403, "/entra/oidc": 404, "/entra/oidc/ritorno": 404}
+    assert refused == {**nobody_comes_by, "/messaggi/perche": 400, "/statistiche/file": 400, "/health": 503}
 
 
 def test_no_role_of_ours_is_a_superuser_and_nobody_is_trusted(settings: Settings) -> None:

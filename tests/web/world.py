@@ -98,3 +98,4 @@ def served(engine: sa.Engine, home: Path, front: Starlette | None = None, **sett
     door = Door(Settings(home=home, database_url=url, web_port=port, **settings), engine)
     with listening(application(door, front=front), port) as origin:
         yield Served(door, origin)
+    door.close()
