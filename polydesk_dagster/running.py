@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.changes.plans import AHEAD
-from polydesk_dagster.database import service_runs
+from polydesk_dagster.database import refusals, service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.database.migrate import SchemaError
-from polydesk_dagster.errors import PolydeskError, where
-from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Report
+from polydesk_dagster.errors import PolydeskError, in_brief, where
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import canceling
 from polydesk_dagster.runtime.names import PERSON_TAG
@@ -144,6 +144,9 @@ def perform(
             return _performed(context, polydesk, engine, service, config, rule, name)
     except SchemaError as error:
         raise failure(name, Report.of_failure(error.reason)) from None
+    except sa.exc.DBAPIError as error:
+        why = refusals.known(error, polydesk.engine().url)
+        raise failure(name, Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))) from None
 
 
 def _performed(
@@ -317,5 +320,7 @@ def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report
     except dg.Failure:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
+        if isinstance(error, sa.exc.DBAPIError) and (why := refusals.known(error, run.engine.url)) is not None:
+            return Report.of_failure(replace(why, clinic=run.clinic))
         run.log.error(teller().text("log.unexpected", service=ServiceKey(service), where=where(error)))  # noqa: TRY400 - never the message
         return Report.failed("unexpected", {"error": type(error).__name__}, run.clinic)

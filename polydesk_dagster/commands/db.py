@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import show
@@ -16,6 +17,7 @@ from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import Role, business_url, plain_url, psql_path
 from polydesk_dagster.database.migrate import head
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.keeping import checking
 from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.settings import person
 
@@ -65,6 +67,23 @@ def psql(context: typer.Context) -> None:
     address = plain_url(business_url(settings, Role.OWNER))
     program = psql_path()
     os.execv(program, [str(program), address, *context.args])  # noqa: S606 - replaces this process, no shell
+
+
+@app.command()
+def check() -> None:
+    """Guarda i due database, una cosa alla volta; dove qualcosa non va, dice l'SQL per chi gestisce il server."""
+    settings = configuration.load()
+    if settings.embedded and embedded.exists(settings.home):
+        embedded.start(settings.home)
+    well = True
+    for checked in checking.look(settings):
+        what = show.told().term("database_check", checked.what)
+        said = say("doctor.well") if checked.why is None else show.told().reason(checked.why)
+        show.out().print(
+            Text.assemble((f"{what}: ", "bold"), (said, "green" if checked.why is None else "red")), soft_wrap=True
+        )
+        well = well and checked.why is None
+    raise typer.Exit(0 if well else 1)
 
 
 @app.command()

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.database import embedded, roles
+from polydesk_dagster.database import embedded, refusals, roles
 from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import SchemaError, create_database, migrate, serving
-from polydesk_dagster.errors import ConfigurationError, PermanentError
+from polydesk_dagster.database.refusals import Phase
+from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.settings import Settings
@@ -121,7 +122,7 @@ def _configured(settings: Settings) -> Iterator[Installation]:
         try:
             engine.connect().close()
         except sa.exc.OperationalError as error:
-            raise PermanentError("database_refuses", error=type(error.orig).__name__) from None
+            raise refusals.refused(error, engine.url, Phase.CONNECT) from None
         yield Installation(settings, engine)
     finally:
         engine.dispose()
@@ -131,7 +132,7 @@ def migrated(settings: Settings) -> tuple[str | None, str]:
     """Create what is missing of the two databases and bring ours to the newest revision; returns before and after.
 
     Raises:
-        ConfigurationError: if the configured database cannot be reached.
+        PermanentError: if the configured database cannot be reached, or refuses.
     """
     try:
         if settings.embedded:
@@ -142,5 +143,5 @@ def migrated(settings: Settings) -> tuple[str | None, str]:
             return migrate(engine)
         finally:
             engine.dispose()
-    except sa.exc.OperationalError as error:
-        raise ConfigurationError("database_refuses", error=type(error.orig).__name__) from None
+    except sa.exc.DBAPIError as error:
+        raise refusals.refused(error, business_url(settings), Phase.MIGRATE) from None

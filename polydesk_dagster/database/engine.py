@@ -16,6 +16,15 @@ BUSINESS = "polydesk"
 DAGSTER = "polydesk_dagster"
 
 
+SESSION = {
+    "timezone": "UTC",
+    "lock_timeout": "1min",
+    "idle_in_transaction_session_timeout": "10min",
+    "jit": "off",
+}
+"""What each of our sessions asks for as it begins."""
+
+
 class Role(StrEnum):
     """As whom a process meets the embedded server; a configured one knows the account of its URL only."""
 
@@ -65,6 +74,7 @@ def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.En
 
     Its errors never quote a row, nor the values of a statement: those may be a patient's.
     """
+    asked = SESSION | ({"default_transaction_read_only": "on"} if reads else {})
     engine = sa.create_engine(
         url,
         pool_size=pool_size,
@@ -74,8 +84,7 @@ def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.En
         connect_args={
             "connect_timeout": 10,
             "application_name": "polydesk",
-            "options": "-c timezone=UTC -c lock_timeout=60s -c idle_in_transaction_session_timeout=10min -c jit=off"
-            + (" -c default_transaction_read_only=on" if reads else ""),
+            "options": " ".join(f"-c {name}={value}" for name, value in asked.items()),
         },
     )
     sa.event.listen(engine, "handle_error", _without_rows)

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.refusals import Phase
 from polydesk_dagster.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -105,7 +107,30 @@ def _look_at(connection: Any, _record: object) -> None:
 
 
 def create_database(url: URL) -> bool:
-    """Create the database that ``url`` names if it does not exist. Returns whether it did."""
+    """Create the database that ``url`` names if it does not exist. Returns whether it did. Where it exists, nobody asks
+    for another: its account may be kept out of every other one.
+
+    Raises:
+        PermanentError: it may not be made, or the server refuses; with the SQL for whoever runs it.
+    """
+    engine = create_engine(url, pool_size=1)
+    try:
+        engine.connect().close()
+    except sa.exc.OperationalError as error:
+        why = refusals.known(error, url, Phase.CONNECT)
+        if why is None or why.code != "refused_missing":
+            raise refusals.refused(error, url, Phase.CONNECT) from None
+    else:
+        return False
+    finally:
+        engine.dispose()
+    try:
+        return _made(url)
+    except sa.exc.DBAPIError as error:
+        raise refusals.refused(error, url, Phase.MAKE, asked=url.set(database="postgres")) from None
+
+
+def _made(url: URL) -> bool:
     engine = create_engine(url.set(database="postgres"))
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection, _locked(connection):

@@ -10,6 +10,7 @@ import httpx
 import sqlalchemy as sa
 
 from polydesk_dagster import network
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import dumps
@@ -74,7 +75,7 @@ def _database(settings: Settings) -> Reason | None:
             found = dumps.server_version(connection)
         engine.dispose()
     except sa.exc.SQLAlchemyError as error:
-        return Reason("database_refuses", {"error": type(getattr(error, "orig", error)).__name__})
+        return refusals.refused(error, business_url(settings), refusals.Phase.CONNECT).reason
     except PermanentError as error:
         return error.reason
     return None if found >= dumps.OLDEST else Reason("server_too_old", {"found": found, "wanted": dumps.OLDEST})

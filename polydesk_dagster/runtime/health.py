@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.catalog import OnDemand
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head, unsuited
 from polydesk_dagster.errors import PolydeskError
@@ -63,25 +64,28 @@ def _dagster_url(settings: Settings) -> URL:
 def _reached(code: str, url: Callable[[], URL], findings: list[Finding]) -> Iterator[sa.Connection | None]:
     """A connection to a database; None, with a finding that says why, where there is none to be had. What goes wrong
     with it in the block is a finding too, and ends the block."""
+    where: URL | None = None
     try:
-        engine = create_engine(url(), pool_size=1, reads=True)
+        where = url()
+        engine = create_engine(where, pool_size=1, reads=True)
         connection = engine.connect()
     except (sa.exc.SQLAlchemyError, PolydeskError) as error:
-        findings.append(_unreachable(code, error))
+        findings.append(_unreachable(code, error, where))
         yield None
         return
     try:
         yield connection
     except sa.exc.SQLAlchemyError as error:
-        findings.append(_unreachable(code, error))
+        findings.append(_unreachable(code, error, where))
     finally:
         connection.close()
         engine.dispose()
 
 
-def _unreachable(code: str, error: Exception) -> Finding:
-    if isinstance(error, PolydeskError):
-        return Finding(code, ok=False, how="refused", values={"why": error.reason})
+def _unreachable(code: str, error: Exception, where: URL | None) -> Finding:
+    why = error.reason if isinstance(error, PolydeskError) else where and refusals.known(error, where)
+    if why is not None:
+        return Finding(code, ok=False, how="refused", values={"why": why})
     return Finding(code, ok=False, values={"why": type(error).__name__})
 
 

@@ -1,0 +1,147 @@
+"""What PostgreSQL, or whoever stands before it, means when it refuses: by SQLSTATE and what was being done, the
+sentence and the very SQL for whoever runs the server. Its own words are never passed on: they may quote a row."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import select
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.database.engine import SESSION, plain_url
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.values import Reason
+
+_PATIENCE = 10.0
+_ONLY_SQLSTATE = 3
+"""libpq's PQERRORS_SQLSTATE."""
+
+
+class Phase(StrEnum):
+    """What was being done."""
+
+    CONNECT = "connect"
+    MAKE = "make"
+    """Making a database."""
+    MIGRATE = "migrate"
+    WORK = "work"
+
+
+_MAKE = "CREATE DATABASE {database} OWNER {role} TEMPLATE template0 ENCODING 'UTF8';"
+_ROLE = "ALTER ROLE {role} SET "
+_SETTINGS = " ".join(f"{_ROLE}{name} = '{value}';" for name, value in SESSION.items())
+
+CASES: dict[tuple[str, Phase | None], tuple[str, str]] = {
+    ("28P01", None): ("refused_password", "ALTER ROLE {role} PASSWORD '…';"),
+    ("28000", None): ("refused_entry", "host {database} {role} samenet scram-sha-256"),
+    ("3D000", None): ("refused_missing", _MAKE),
+    ("42501", Phase.CONNECT): ("refused_connect", "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {role};"),
+    ("42501", Phase.MAKE): ("refused_make", _MAKE),
+    ("42501", None): (
+        "refused_rights",
+        "ALTER DATABASE {database} OWNER TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role};",
+    ),
+    ("53100", None): ("refused_disk", ""),
+    ("53200", None): ("refused_memory", ""),
+    ("53300", None): (
+        "refused_full",
+        "SELECT usename, count(*) FROM pg_stat_activity GROUP BY 1; ALTER ROLE {role} CONNECTION LIMIT -1;",
+    ),
+    ("57P01", None): ("refused_restarting", ""),
+    ("57P02", None): ("refused_restarting", ""),
+    ("57P03", None): ("refused_restarting", ""),
+    ("08P01", None): ("refused_pooler", _SETTINGS),
+    ("25006", None): ("refused_reading_only", "SELECT pg_is_in_recovery(), current_setting('transaction_read_only');"),
+}
+"""By SQLSTATE, and by what was being done where that matters: a reason's code, and what its ``sql`` is."""
+
+
+def known(error: BaseException, url: URL, phase: Phase = Phase.WORK, *, asked: URL | None = None) -> Reason | None:
+    """Why PostgreSQL refused what was to be done in the database of ``url``; None where that says nothing of how it is
+    set up. Where no connection was to be had, to ``asked`` if that is another, the server is asked once more."""
+    original = getattr(error, "orig", error)
+    diagnosis = getattr(original, "diag", None)
+    sqlstate = getattr(diagnosis, "sqlstate", None)
+    if sqlstate is None:
+        if not isinstance(error, sa.exc.OperationalError):
+            return None
+        answered, sqlstate = _asked(asked or url)
+        if answered and sqlstate is None:
+            return Reason("database_broke", {"host": host(url)})
+        if sqlstate is None:
+            return Reason("database_unreachable", {"host": host(url)})
+        phase = Phase.CONNECT if phase is Phase.WORK else phase
+    return of_state(sqlstate, url, phase)
+
+
+def of_state(sqlstate: str, url: URL, phase: Phase) -> Reason | None:
+    """The same by its SQLSTATE."""
+    code, sql = CASES.get((sqlstate, phase)) or CASES.get((sqlstate, None)) or ("", "")
+    if not code:
+        return Reason("database_refuses", {"error": f"SQLSTATE {sqlstate}"}) if phase is not Phase.WORK else None
+    names = {"role": _quoted(url.username or ""), "database": _quoted(str(url.database))}
+    said = {"role": url.username or "", "database": str(url.database), "host": host(url)}
+    return Reason(code, {**said, "sql": sql.format(**names)} if sql else said)
+
+
+def refused(error: BaseException, url: URL, phase: Phase, *, asked: URL | None = None) -> PermanentError:
+    """An error for whoever cannot go on."""
+    reason = known(error, url, phase, asked=asked) or Reason("database_refuses", {"error": type(error).__name__})
+    told = PermanentError(reason.code)
+    told.reason = reason
+    return told
+
+
+def host(url: URL) -> str:
+    """Where a server is, as people are told."""
+    where = url.host or str(url.query.get("host", "localhost"))
+    return f"{where}:{url.port}" if url.port else where
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _asked(url: URL) -> tuple[bool, str | None]:
+    """Whether the server lets us in now, and else the SQLSTATE by which it does not; none where nobody answers.
+
+    libpq tells what was refused in the server's language; asked so, it says the code alone. psycopg has no way to ask.
+    """
+    from psycopg import OperationalError, pq
+
+    settings = {"connect_timeout": "10", "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items())}
+    conninfo = plain_url(url.update_query_dict(settings)).encode()
+    try:
+        connection: Any = pq.PGconn.connect_start(conninfo)
+        _library().PQsetErrorVerbosity(connection.pgconn_ptr, _ONLY_SQLSTATE)
+        deadline = time.monotonic() + _PATIENCE
+        while (state := connection.connect_poll()) not in {pq.PollingStatus.OK, pq.PollingStatus.FAILED}:
+            waiting = [connection.socket]
+            reads = state == pq.PollingStatus.READING
+            left = deadline - time.monotonic()
+            if left <= 0 or not any(select.select(*((waiting, [], []) if reads else ([], waiting, [])), left)):
+                return False, None
+    except (OperationalError, OSError):
+        return False, None
+    try:
+        if state == pq.PollingStatus.OK:
+            return True, None
+        code = re.search(r": +([0-9A-Z]{5})\s*$", connection.error_message.decode(errors="replace"))
+        return False, code[1] if code else None
+    finally:
+        connection.finish()
+
+
+def _library() -> ctypes.CDLL:
+    """The libpq that psycopg has loaded."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    library = ctypes.CDLL(next(line.split()[-1] for line in maps if "/libpq" in line))
+    library.PQsetErrorVerbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.PQsetErrorVerbosity.restype = ctypes.c_int
+    return library
