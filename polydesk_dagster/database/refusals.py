@@ -139,9 +139,10 @@ def _asked(url: URL) -> tuple[bool, str | None]:
 
 
 def _library() -> ctypes.CDLL:
-    """The libpq that psycopg has loaded."""
+    """The libpq that psycopg has loaded, not the one of Dagster's psycopg2: that knows other connections."""
     maps = Path("/proc/self/maps").read_text().splitlines()
-    library = ctypes.CDLL(next(line.split()[-1] for line in maps if "/libpq" in line))
+    loaded = (line.split()[-1] for line in maps if "/libpq" in line)
+    library = ctypes.CDLL(next(path for path in loaded if "psycopg2" not in path))
     library.PQsetErrorVerbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.PQsetErrorVerbosity.restype = ctypes.c_int
     return library

@@ -51,7 +51,7 @@ def _raised(number: int) -> Callable[[str], Any]:
     ("what", "remedy"),
     [
         ("no home", "esegui «polydesk up»"),
-        ("no database", "Controlla indirizzo e credenziali"),
+        ("no database", "controlla l'indirizzo in POLYDESK_DATABASE_URL"),
         ("empty database", "«polydesk db migrate»"),
         ("half configured", "impostale tutte o nessuna"),
         ("secrets that others read", "chmod 600"),

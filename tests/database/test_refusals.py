@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -27,6 +28,8 @@ from tests import postgres
 from tests.waiting import PATIENCE, until
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
+
+assert psycopg2.__libpq_version__, "the other libpq is in this process too, as wherever Dagster is"
 
 ROLES = (
     "CREATE ROLE desk LOGIN PASSWORD 'right'",
