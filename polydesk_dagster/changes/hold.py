@@ -36,10 +36,10 @@ def hold(
     more. Guards that count rows are asked again. Refused, with nothing written, for a plan that is not to be applied
     any more or whose rows are no units, and where a number is none of a row that would be written.
     """
-    found = _found(connection, plan_id)
-    if isinstance(found, Report):
-        return found
-    plan, kind = found
+    at = found(connection, plan_id)
+    if isinstance(at, Report):
+        return at
+    plan, kind = at
     unknown = _unknown(connection, plan, rows, "r.action <> 'conflict'")
     if not rows or unknown:
         return Report.refused("no_such_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
@@ -62,6 +62,36 @@ def hold(
     return _settled(connection, plan, kind, "hold", rows, many, as_of=as_of, actor=actor, reason=reason)
 
 
+def only(
+    connection: sa.Connection, plan_id: int, rows: Collection[int], *, as_of: datetime, actor: str, reason: str | None
+) -> Report:
+    """Leave in plan ``plan_id`` only the rows numbered ``rows``, with all that go only together with them. The others
+    are left for another plan: nobody holds them back. Refused as ``hold`` is."""
+    at = found(connection, plan_id)
+    if isinstance(at, Report):
+        return at
+    plan, kind = at
+    unknown = _unknown(connection, plan, rows, "r.action <> 'conflict'")
+    if not rows or unknown:
+        return Report.refused("no_such_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
+    values = {"plan_id": plan.id, "rows": list(rows)}
+    chosen = f"SELECT {held.thing(kind)} FROM {plan.rows} r WHERE r.ordinal = ANY(:rows)"
+    connection.execute(
+        sa.text(f"""
+            INSERT INTO plan_hold (plan_id, ordinal, thing, action, reason)
+            SELECT :plan_id, r.ordinal, {held.thing(kind)}, r.action, r.reason FROM {plan.rows} r
+            WHERE r.action <> 'conflict' AND {held.thing(kind)} NOT IN ({chosen})"""),
+        values,
+    )
+    many = connection.execute(
+        sa.text(f"""
+            UPDATE {plan.rows} r SET action = 'conflict', reason = 'not_chosen' FROM plan_hold p
+            WHERE p.plan_id = :plan_id AND p.ordinal = r.ordinal AND r.action <> 'conflict'"""),
+        values,
+    ).rowcount
+    return _settled(connection, plan, kind, "only", rows, many, as_of=as_of, actor=actor, reason=reason)
+
+
 def release(
     connection: sa.Connection,
     plan_id: int,
@@ -72,10 +102,10 @@ def release(
     reason: str | None = None,
 ) -> Report:
     """Put the held rows numbered ``rows`` back into plan ``plan_id``, with all that go only together with them."""
-    found = _found(connection, plan_id)
-    if isinstance(found, Report):
-        return found
-    plan, kind = found
+    at = found(connection, plan_id)
+    if isinstance(at, Report):
+        return at
+    plan, kind = at
     is_held = f"EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = {plan.id} AND p.ordinal = r.ordinal)"
     unknown = _unknown(connection, plan, rows, is_held)
     if not rows or unknown:
@@ -93,7 +123,7 @@ def release(
     return _settled(connection, plan, kind, "release", rows, -many, as_of=as_of, actor=actor, reason=reason)
 
 
-def _found(connection: sa.Connection, plan_id: int) -> tuple[Plan, Kind] | Report:
+def found(connection: sa.Connection, plan_id: int) -> tuple[Plan, Kind] | Report:
     """The plan, locked, and its kind; or why nothing of it is held back or let go."""
     try:
         plan = plans.load(connection, plan_id, lock=True)

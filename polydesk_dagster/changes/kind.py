@@ -181,6 +181,8 @@ class Kind:
     """A plan is one decision: none of its rows can be held back by itself."""
     final: str | None = None
     """The Italian reason why what was applied is never taken back."""
+    called: str | None = None
+    """SQL over ``t``: what people call a record of ours by, where a person may say which one a source's record is."""
     together: str | None = None
     """SQL over ``r``: rows for which it is equal are about one thing, and are held and taken back all or none."""
     undo_reconsider: tuple[str, ...] = ()

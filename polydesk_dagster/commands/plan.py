@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +14,10 @@ from rich.text import Text
 
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes import show as rows_of
-from polydesk_dagster.changes.hold import hold, release
+from polydesk_dagster.changes.assign import assign
+from polydesk_dagster.changes.hold import hold as take_out
+from polydesk_dagster.changes.hold import only as leave
+from polydesk_dagster.changes.hold import release
 from polydesk_dagster.changes.kind import FINDINGS
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.quarantine import set_aside
@@ -187,14 +190,18 @@ def apply_(
     past_guard: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
     confirm: Annotated[str | None, typer.Option(metavar="PHRASE")] = None,
     hold: Annotated[list[int] | None, typer.Option(metavar="ROW")] = None,
+    only: Annotated[list[int] | None, typer.Option(metavar="ROW")] = None,
     json: Json = False,
 ) -> None:
-    """Applica esattamente le righe di un piano, o dice perché no; con --hold lascia fuori quelle nominate."""
+    """Applica esattamente le righe di un piano, o dice perché no; con --hold lascia fuori quelle nominate, con --only
+    applica soltanto quelle."""
     with opened() as installation:
         plan = _load(installation, plan_id)
         with _alone(installation, plan) as free:
             if free and hold:
-                plan = _held(installation, plan, hold, reason, json=json)
+                plan = _cut(installation, plan, take_out, hold, reason, json=json)
+            if free and only:
+                plan = _cut(installation, plan, leave, only, reason, json=json)
             report = _settle(installation, plan, reason, confirm, past_guard or ()) if free else plans.busy(plan)
         what = say("command.plan.head", plan=plan.id)
         _answer(plan, report, what, json=json)
@@ -206,7 +213,7 @@ def hold_(plan_id: Id, rows: Rows, reason: Why = None, json: Json = False) -> No
     with opened() as installation:
         plan = _load(installation, plan_id)
         with installation.engine.begin() as connection:
-            report = hold(connection, plan_id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
+            report = take_out(connection, plan_id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
         _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
 
 
@@ -220,10 +227,34 @@ def release_(plan_id: Id, rows: Rows, reason: Why = None, json: Json = False) ->
         _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
 
 
-def _held(installation: Installation, plan: Plan, rows: Collection[int], reason: str | None, *, json: bool) -> Plan:
-    """The plan without those rows; ends the command where they cannot be held back."""
+@app.command("assign")
+def assign_(
+    plan_id: Id,
+    row: Annotated[int, typer.Argument(metavar="ROW")],
+    record: Annotated[str, typer.Argument(metavar="NAME")],
+    reason: Annotated[str, typer.Option(metavar="TEXT")],
+    json: Json = False,
+) -> None:
+    """Dice che una riga è un record che abbiamo già: lo cambia, invece di aggiungerne un altro."""
+    with opened() as installation:
+        plan = _load(installation, plan_id)
+        with installation.engine.begin() as connection:
+            report = assign(connection, plan_id, row, record, as_of=datetime.now(UTC), actor=person(), reason=reason)
+        _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
+
+
+def _cut(
+    installation: Installation,
+    plan: Plan,
+    rule: Callable[..., Report],
+    rows: Collection[int],
+    reason: str | None,
+    *,
+    json: bool,
+) -> Plan:
+    """The plan without some of its rows; ends the command where they cannot be left out."""
     with installation.engine.begin() as connection:
-        report = hold(connection, plan.id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
+        report = rule(connection, plan.id, rows, as_of=datetime.now(UTC), actor=person(), reason=reason)
     if report.outcome is Outcome.REFUSED:
         _answer(plan, report, say("command.plan.head", plan=plan.id), json=json)
     return _load(installation, plan.id)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from polydesk_dagster.changes.kind import Kind, Limits, Source
+from polydesk_dagster.sources.kinds.names import RENUMBERED, again
+
+_SAME = """(o.valid_to IS NULL OR o.valid_to > :today) AND o.kind = s.kind
+           AND name_key(o.name) = name_key(s.name)"""
 
 AGREEMENT = Kind(
     name="agreement",
@@ -14,6 +18,8 @@ AGREEMENT = Kind(
     taken="t.clinic_id = r.clinic_id AND t.external_id = r.external_id",
     # A clinic may have no agreement at all.
     limits=Limits(minimum=0, retired=0.2, changed=0.5),
+    guards=(RENUMBERED,),
+    called="t.name",
     source=Source(
         columns={"external_id": "text", "name": "text", "kind": "text", "valid_from": "date", "valid_to": "date"},
         prepare=lambda record: (record.id, record.name, record.kind, record.valid_from, record.valid_to),
@@ -21,22 +27,24 @@ AGREEMENT = Kind(
         text=("name",),
         key=("{}.external_id",),
         join="d.target = c.id",
-        desired="""
+        desired=f"""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.name, s.kind, s.valid_from,
-                   s.valid_to, coalesce(known.id, ours.id) AS target,
+                   s.valid_to, coalesce(known.id, ours.id, again.id) AS target,
                    CASE WHEN s.valid_to < s.valid_from THEN 'invalid'
                         WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
                         ELSE s.problem END AS problem,
                    CASE WHEN s.valid_to < s.valid_from THEN 'ends_before_start'
                         WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
                         THEN 'several_for_one' ELSE s.reason END AS reason
-            FROM {stage} s
+            FROM {{stage}} s
             LEFT JOIN agreement known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
                 SELECT min(o.id) AS id FROM agreement o
                 WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL
                   AND name_key(o.name) = name_key(s.name) HAVING count(*) = 1) ours ON true
-            WINDOW same AS (PARTITION BY ours.id, CASE WHEN ours.id IS NULL THEN s.n END)
+            {again("agreement", _SAME)}
+            WINDOW same AS (PARTITION BY coalesce(ours.id, again.id),
+                                         CASE WHEN coalesce(ours.id, again.id) IS NULL THEN s.n END)
         """,
         current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
         retire={"valid_to": "greatest(c.valid_from, :today)"},

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
+from polydesk_dagster.sources.kinds.names import RENUMBERED, again
+
+_SAME_NAME = "name_key(o.last_name) = name_key(s.last_name) AND name_key(o.first_name) = name_key(s.first_name)"
+# Whoever has two different codes is two people.
+_SAME = f"o.deleted_at IS NULL AND {_SAME_NAME} AND (o.fiscal_code = s.fiscal_code) IS NOT FALSE"
 
 COLLABORATOR = Kind(
     name="collaborator",
@@ -32,6 +37,8 @@ COLLABORATOR = Kind(
     before=(AFTER_BOOKINGS.format(table="specialist"),),
     undo_before=(AFTER_BOOKINGS.format(table="specialist"),),
     limits=Limits(retired=0.2, changed=0.5),
+    guards=(RENUMBERED,),
+    called="concat_ws(' ', t.last_name, t.first_name)",
     source=Source(
         columns={
             "external_id": "text",
@@ -59,25 +66,26 @@ COLLABORATOR = Kind(
         text=("last_name", "first_name"),
         key=("{}.external_id",),
         join="d.target = c.id",
-        desired="""
+        desired=f"""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.title,
                    s.last_name, s.first_name, s.fiscal_code, s.specialties, s.email, s.active, s.ends_on,
-                   CAST(NULL AS timestamptz) AS deleted_at, coalesce(known.id, ours.id) AS target,
+                   CAST(NULL AS timestamptz) AS deleted_at, coalesce(known.id, ours.id, again.id) AS target,
                    CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same THEN 'duplicate'
                         ELSE s.problem END AS problem,
                    CASE WHEN min(s.external_id) OVER same <> max(s.external_id) OVER same
                         THEN 'several_for_one' ELSE s.reason END AS reason
-            FROM {stage} s
+            FROM {{stage}} s
             LEFT JOIN specialist known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN LATERAL (
                 SELECT min(o.id) AS id FROM specialist o
                 WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL AND o.deleted_at IS NULL
                   AND (o.fiscal_code = s.fiscal_code
                        OR (o.fiscal_code IS NULL OR s.fiscal_code IS NULL)
-                          AND name_key(o.last_name) = name_key(s.last_name)
-                          AND name_key(o.first_name) = name_key(s.first_name))
+                          AND {_SAME_NAME})
                 HAVING count(*) = 1) ours ON true
-            WINDOW same AS (PARTITION BY ours.id, CASE WHEN ours.id IS NULL THEN s.n END)
+            {again("specialist", _SAME)}
+            WINDOW same AS (PARTITION BY coalesce(ours.id, again.id),
+                                         CASE WHEN coalesce(ours.id, again.id) IS NULL THEN s.n END)
         """,
         current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
         retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},

@@ -6,6 +6,7 @@ from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
 from polydesk_dagster.clinic.messages.text import CLINICAL
+from polydesk_dagster.sources.kinds.names import RENUMBERED, again
 
 # A code belongs to one service in use: one that the plan leaves as it is keeps its code, and so does one that becomes a
 # conflict here, which may then stop the next.
@@ -53,6 +54,8 @@ SERVICE = Kind(
     undo_before=(AFTER_BOOKINGS.format(table="service"),),
     undo_reconsider=(_CODE_TAKEN,),
     limits=Limits(retired=0.1, changed=0.3),
+    guards=(RENUMBERED,),
+    called="t.code",
     source=Source(
         columns={
             "external_id": "text",
@@ -74,19 +77,21 @@ SERVICE = Kind(
         text=("name", "preparation"),
         key=("{}.external_id",),
         join="d.target = c.id",
-        # A renamed service is the same one: found by its external id, or else by the code of one that has none.
-        desired="""
+        # A renamed service is the same one: found by its external id, or else by the code of one that has none, or by
+        # code and name of one whose external id is gone.
+        desired=f"""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.code, s.name, s.duration_minutes,
                    s.preparation, s.active, CAST(NULL AS timestamptz) AS deleted_at,
-                   coalesce(known.id, ours.id) AS target,
+                   coalesce(known.id, ours.id, again.id) AS target,
                    CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
                         THEN 'duplicate' ELSE s.problem END AS problem,
                    CASE WHEN s.problem IS NULL AND min(s.external_id) OVER alike <> max(s.external_id) OVER alike
                         THEN 'several_with_code' ELSE s.reason END AS reason
-            FROM {stage} s
+            FROM {{stage}} s
             LEFT JOIN service known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN service ours ON known.id IS NULL AND ours.clinic_id = :clinic_id AND ours.code = s.code
                  AND ours.external_id IS NULL AND ours.deleted_at IS NULL
+            {again("service", "o.deleted_at IS NULL AND o.code = s.code AND name_key(o.name) = name_key(s.name)")}
             WINDOW alike AS (PARTITION BY s.code)
         """,
         current="""SELECT t.*, t.external_id AS source_key FROM service t
