@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "report:report",
     "clinics": "clinics:clinics",
     "integration": "clinics:integration",
+    "authority": "authority:authority",
     "practice": "practice:app",
     "closures": "closures:app",
     "bookings": "bookings:app",

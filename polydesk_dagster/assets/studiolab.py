@@ -92,11 +92,11 @@ def _switched_off(run: Run, listing: Listing) -> Report | None:
     """Why the list cannot be asked for, where the clinic has no active studiolab."""
     with run.engine.connect() as connection:
         active = connection.scalar(
-            sa.text("""SELECT count(*) FROM clinic c JOIN integration i ON i.clinic_id = c.id
-                       WHERE c.active AND i.active AND (:clinic IS NULL OR c.code = :clinic)""").bindparams(
-                sa.bindparam("clinic", type_=sa.Text)
-            ),
-            {"clinic": run.clinic if listing.per_clinic else None},
+            sa.text("""SELECT (SELECT count(*) FROM clinic c JOIN integration i ON i.clinic_id = c.id
+                               WHERE c.active AND i.active AND (:clinic IS NULL OR c.code = :clinic))
+                            + (SELECT count(*) FROM chain_source WHERE list = :feed AND vendor IS NOT NULL)
+                    """).bindparams(sa.bindparam("clinic", type_=sa.Text)),
+            {"clinic": run.clinic if listing.per_clinic else None, "feed": listing.feed},
         )
     if active:
         return None
@@ -126,7 +126,10 @@ def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
     def failed(clinic: str, error: PolydeskError) -> None:
         passed.append(Reason("other_studiolab", {"why": error.reason}, clinic))
 
-    report = run.polydesk.any_source(listing.feed, ask, failed)
+    try:
+        report = run.polydesk.chains_source(listing.feed, ask, failed)
+    except SourceChangedError as error:
+        return Report(Outcome.REFUSED, reasons=(error.reason,))
     return replace(report, reasons=(*report.reasons, *passed))
 
 

@@ -78,7 +78,7 @@ def integration(
         raise typer.BadParameter(show.told().reason(error.reason)) from None
     if same is not None and not is_reason(reason):
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
-    given = None if settings is None else _settings(settings)
+    given = None if settings is None else read_settings(settings)
     wanted: dict[str, Any] = {
         "url": url and url.rstrip("/"),
         "token": token_env,
@@ -107,7 +107,7 @@ def integration(
     show.out().print(f"{code}: {linked(show.told(), state)}")
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
     """What a vendor's file of settings (TOML) says."""
     try:
         return loads(file.read_text("utf-8"))

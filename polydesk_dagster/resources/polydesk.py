@@ -19,8 +19,9 @@ from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.sources import epochs, integrations, vendors
-from polydesk_dagster.sources.port import Source
+from polydesk_dagster.sources import authority, epochs, integrations, vendors
+from polydesk_dagster.sources.port import Link, Source
+from polydesk_dagster.values import Term
 
 T = TypeVar("T")
 
@@ -65,14 +66,21 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             epochs.meet(connection, clinic, vendors.epoch(link))
         return vendors.open_source(link, settings.secret)
 
-    def any_source(self, kind: str, ask: Callable[[Source], T], failed: Callable[[str, PolydeskError], object]) -> T:
-        """What ``ask`` comes to with the first clinic's source that has the list ``kind`` and that it does not fail
-        with: for what belongs to no clinic. ``failed`` is told of each clinic before that one.
+    def chains_source(self, kind: str, ask: Callable[[Source], T], failed: Callable[[str, PolydeskError], object]) -> T:
+        """What ``ask`` comes to with the one source of the list ``kind``, which belongs to no clinic. Where none was
+        named yet it is that of the first clinic which has the list and gives it; ``failed`` is told of each before it.
 
-        Raises the first clinic's error where it fails with all of them, and ConfigurationError where there is none.
+        Raises the source's error, or the first clinic's where it fails with all of them; ConfigurationError where there
+        is none.
         """
         with self.engine().connect() as connection:
+            pinned = authority.pinned(connection, kind)
             clinics = list(connection.scalars(ACTIVE_CLINICS))
+        if pinned is not None:
+            with closing(self._pinned(pinned)) as source:
+                if kind not in source.capabilities.lists:
+                    raise ConfigurationError("authority_without_list", what=Term("list", kind))
+                return ask(source)
         first: PolydeskError | None = None
         started = time.monotonic()
         for clinic in clinics:
@@ -81,11 +89,19 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             try:
                 with closing(self.source(clinic)) as source:
                     if kind in source.capabilities.lists:
-                        return ask(source)
+                        given = ask(source)
+                        with self.engine().begin() as connection:
+                            authority.first(connection, kind, clinic, self.now())
+                        return given
             except PolydeskError as error:
                 first = first or error
                 failed(clinic, error)
         raise first or ConfigurationError("no_integration")
+
+    def _pinned(self, pinned: str | Link) -> Source:
+        if isinstance(pinned, str):
+            return self.source(pinned)
+        return vendors.open_source(pinned, settings.secret)
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -430,3 +430,29 @@ def test_a_record_that_cannot_be_read_waits_in_quarantine_until_mended(run: Impo
     assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1), "known before"
     assert run(*items, MARIO).counts.created == 1
     assert run.rows("SELECT resolved_at IS NULL FROM quarantine") == [(False,)]
+
+
+def test_a_place_that_became_part_of_another_is_the_same_place(run: Import) -> None:
+    """The code says where Mario was born, the source says what that place is called today."""
+    town = {"istat_code": "058091", "province": "RM", "region": "Lazio", "valid_from": "1900-01-01"}
+    places = [
+        town | {"cadastral_code": "H501", "name": "Prima", "valid_to": "2014-01-01", "successor": "M400"},
+        town | {"cadastral_code": "M400", "name": "Seconda", "valid_to": "2020-01-01", "successor": "M401"},
+        town | {"cadastral_code": "M401", "name": "Terza", "valid_to": None, "successor": None},
+    ]
+    with run.engine.begin() as connection:
+        world.insert(connection, "municipality", places)
+    today, elsewhere = MARIO | {"birth_place": "M401"}, person("P2", birth_place="A944")
+    report = run(today, elsewhere)
+    assert report.counts.created == 1
+    assert [name for name, _ in run.reviews()] == ["P2"]
+
+
+@pytest.mark.parametrize(("code", "taken"), [("12345678903", True), ("12345678901", False)])
+def test_a_provisional_code_is_a_code_that_is_given_up_for_the_real_one(run: Import, code: str, taken: bool) -> None:
+    report = run(MARIO | {"fiscal_code": code})
+    assert (report.counts.created, report.counts.waiting) == ((1, 0) if taken else (0, 1))
+    if taken:
+        assert run.rows("SELECT fiscal_code, fiscal_code_kind FROM patient") == [(code, "PRV")]
+        again = run(MARIO | {"fiscal_code": code}, MARIO | {"id": "P7"})
+        assert (again.counts.created, [name for name, _ in run.reviews()]) == (0, ["P7"])

@@ -375,7 +375,7 @@ def test_a_clinic_without_agreements_is_in_step_and_one_that_had_some_is_stopped
     assert lab.sync("agreements").outcome is Outcome.REFUSED
 
 
-def test_a_municipality_announced_again_is_opened_again(engine: sa.Engine) -> None:
+def test_a_municipality_that_has_ended_is_opened_again_by_a_person_only(engine: sa.Engine) -> None:
     scope = Scope("import_municipalities")
     bologna = w.municipality("A944", "Bologna")
     whole, parts = [bologna], [
@@ -385,7 +385,39 @@ def test_a_municipality_announced_again_is_opened_again(engine: sa.Engine) -> No
     kind = replace(MUNICIPALITY, limits=Limits(minimum=1, shrink=1, retired=None))
     for records in (whole, parts, whole, parts, whole):
         report = synchronise(engine, kind, scope, w.pages(records), as_of=world.AS_OF)
+        with engine.connect() as connection:
+            plan = plans.load(connection, report.plan_id or 0)
+            (closed,) = connection.execute(sa.text("SELECT count(*) FROM municipality WHERE valid_to IS NULL")).one()
+        assert closed == 1
+        if plan.holding_guards:  # what an older edition would take back
+            assert (records, plan.writes) == (whole, 0)
+            past = {"reason": "annullata la fusione", "past_guards": [guard.name for guard in plan.holding_guards]}
+            report = settle(engine, kind, scope, plan, as_of=world.AS_OF, actor="desk:anna", **past)
         assert report.outcome is Outcome.OK
+
+
+def test_a_name_that_was_given_up_does_not_come_back_by_itself(engine: sa.Engine) -> None:
+    scope = Scope("import_municipalities")
+    kind = replace(MUNICIPALITY, limits=Limits(minimum=1, shrink=1, retired=None))
+    old, new = w.municipality("A944", "Bologna"), w.municipality("A944", "Bologna la Grassa", other_name="Bulåggna")
+
+    def read(record: Any) -> Report:
+        return synchronise(engine, kind, scope, w.pages([record]), as_of=world.AS_OF)
+
+    def held() -> tuple[Any, ...]:
+        with engine.connect() as connection:
+            query = "SELECT name, former_names FROM municipality"
+            return tuple(connection.execute(sa.text(query)).one())
+
+    assert read(old).outcome is Outcome.OK
+    renamed = read(new)
+    assert (renamed.outcome, held()) == (Outcome.OK, ("Bologna la Grassa", ["Bologna"]))
+    for older in (old, w.municipality("A944", "Bologna la Grassa"), w.municipality("A944", "Bologna")):
+        assert read(older).counts.changed == 0
+    assert held()[0] == "Bologna la Grassa"
+    with engine.begin() as connection:
+        changes.undo(connection, renamed.plan_id or 0, as_of=world.AS_OF, actor="dagster")
+    assert held() == ("Bologna", [])
 
 
 def test_a_price_edited_after_the_preview_refuses_the_plan_by_name(synced: Lab) -> None:

@@ -10,6 +10,9 @@ from codicefiscale import codicefiscale
 from polydesk_dagster.changes.why import kept
 from polydesk_dagster.values import Reason, Several, Term
 
+PROVISIONAL = "PRV"
+"""Eleven digits that are given until there is a real code: like an STP they are given up for it."""
+
 SUBSTITUTES = "LMNPQRSTUV"
 """The letters that stand for 0 to 9 where two people would have the same code."""
 
@@ -20,6 +23,7 @@ _FISCAL_CODE = re.compile(
     rf"[A-Z]{{6}}[0-9{SUBSTITUTES}]{{2}}[ABCDEHLMPRST][0-9{SUBSTITUTES}]{{2}}[A-Z][0-9{SUBSTITUTES}]{{3}}[A-Z]"
 )
 _REGIONAL = re.compile(r"(STP|ENI)[0-9]{13}")
+_PROVISIONAL = re.compile(r"[0-9]{11}")
 
 last_name_part = lru_cache(65_536)(codicefiscale.encode_lastname)
 first_name_part = lru_cache(65_536)(codicefiscale.encode_firstname)
@@ -69,6 +73,10 @@ def examine(
     """
     if _REGIONAL.fullmatch(code):
         return code[:3], code, None
+    if _PROVISIONAL.fullmatch(code):
+        if not _sums_up(code):
+            raise ValueError("code_check_letter")
+        return PROVISIONAL, code, None
     if not _FISCAL_CODE.fullmatch(code):
         raise ValueError("code_shape")
     if code[15] != check_letter(code):
@@ -85,9 +93,16 @@ def examine(
         wrong.append("sex")
     if birth_place is not None and canonical[11:15] != birth_place:
         wrong.append("birth_place")
-    return "CF", canonical, _disagrees(tuple(wrong)) if wrong else None
+    return "CF", canonical, disagrees(tuple(wrong)) if wrong else None
+
+
+def _sums_up(digits: str) -> bool:
+    """Whether the last of eleven digits is the one that belongs to the others (Luhn's)."""
+    worth = [int(digit) if place % 2 == 0 else sum(divmod(2 * int(digit), 10)) for place, digit in enumerate(digits)]
+    return sum(worth) % 10 == 0
 
 
 @cache
-def _disagrees(wrong: tuple[str, ...]) -> str:
+def disagrees(wrong: tuple[str, ...]) -> str:
+    """What of a person a code contradicts, as a row keeps it."""
     return kept(Reason("code_disagrees", {"wrong": Several(tuple(Term("identity", what) for what in wrong))}))

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.why import why
+from polydesk_dagster.clinic.patients import fiscal_codes
 from polydesk_dagster.clinic.patients.claims import fingerprint
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
 
@@ -58,6 +59,15 @@ _OUT_OF_TIME = """
     WHERE s.finding IS NULL
       AND (greatest(s.birth_date, s.deceased_on) > c.today
            OR s.birth_date < '1900-01-01')
+"""
+
+# A place that has become part of another is the same place, whichever of the two a source still writes.
+_WRONG_PLACE = fiscal_codes.disagrees(("birth_place",)).replace("{", "{{").replace("}", "}}")
+_SAME_PLACE = f"""
+    UPDATE {{rows}} s
+    SET action = 'create', finding = NULL, reason = NULL, id = nextval(pg_get_serial_sequence('patient', 'id'))
+    WHERE s.finding = 'invalid' AND s.reason = '{_WRONG_PLACE}'
+      AND place_now(substr(s.fiscal_code_canonical, 12, 4)) = place_now(s.birth_place)
 """
 
 _CROWD = 100
@@ -212,7 +222,7 @@ PATIENT = Kind(
         text=("last_name", "first_name"),
         key=("{}.external_id",),
         indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
-        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _OUT_OF_TIME, _DOUBTS, _MARK),
+        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _SAME_PLACE, _OUT_OF_TIME, _DOUBTS, _MARK),
         version="""SELECT concat_ws('/', count(*), max(made_at), (
                        SELECT count(*) FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'))
                    FROM patient_link WHERE clinic_id = :clinic_id""",

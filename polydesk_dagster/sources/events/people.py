@@ -34,7 +34,8 @@ JOIN patient p ON p.id = n.patient_id AND p.erased_at IS NULL"""
 
 DISCREPANCIES = """
 WITH said AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb)) AS t(patient_id bigint, field text, ours text, theirs text)),
+    SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb)) AS t(patient_id bigint, field text, ours text, theirs text)
+    WHERE field <> 'birth_place' OR place_now(ours) <> place_now(theirs)),
 gone AS (DELETE FROM patient_discrepancy d
          WHERE d.clinic_id = :clinic AND d.patient_id = ANY(:patients)
            AND NOT EXISTS (SELECT FROM said WHERE said.patient_id = d.patient_id AND said.field = d.field))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polydesk_dagster.changes.kind import Kind, Limits, Source
+from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
 from polydesk_dagster.sources.kinds.validity import OTHERS, OVERLAPS
 
 
@@ -43,6 +43,8 @@ _MOVED = """EXISTS (SELECT FROM wanted w WHERE w.cadastral_code = c.cadastral_co
                     AND w.valid_from <> c.valid_from
                     AND daterange(w.valid_from, w.valid_to) && daterange(c.valid_from, c.valid_to))"""
 
+_WHICH = "m.cadastral_code = r.cadastral_code AND m.valid_from = r.valid_from"
+
 MUNICIPALITY = Kind(
     name="municipality",
     table="municipality",
@@ -50,8 +52,37 @@ MUNICIPALITY = Kind(
     identity=("cadastral_code", "valid_from"),
     owned=("valid_to", "istat_code", "name", "other_name", "province", "region", "postal_codes", "successor"),
     taken="t.cadastral_code = r.cadastral_code AND t.valid_from = r.valid_from",
+    kept=("former_names",),
+    derived=("former_names",),
     together="r.cadastral_code",
     limits=Limits(minimum=7500, shrink=0.05, retired=0.05, changed=0.05),
+    # An older edition of the list would take back what a newer one has told.
+    guards=(
+        Guard(
+            "reopened",
+            rows="""r.action = 'update' AND r.was_valid_to <= :today AND r.was_valid_to > r.valid_from
+                    AND (r.valid_to IS NULL OR r.valid_to > :today)""",
+            noun="municipalities",
+        ),
+        Guard(
+            "unnamed",
+            rows=f"""r.action = 'update' AND r.valid_to IS NULL
+                     AND (r.was_other_name IS NOT NULL AND r.other_name IS NULL
+                          OR r.was_successor IS NOT NULL AND r.successor IS NULL
+                          OR r.name <> r.was_name
+                             AND EXISTS (SELECT FROM municipality m
+                                         WHERE {_WHICH} AND r.name = ANY (m.former_names)))""",
+            noun="municipalities",
+        ),
+    ),
+    after=(
+        f"""UPDATE municipality m SET former_names = array_remove(array_append(m.former_names, r.was_name), r.name)
+            FROM {{rows}} r WHERE r.action = 'update' AND r.name <> r.was_name AND {_WHICH}""",
+    ),
+    undo_after=(
+        f"""UPDATE municipality m SET former_names = array_remove(m.former_names, r.name)
+            FROM {{rows}} r WHERE r.action = 'update' AND r.name <> r.was_name AND {_WHICH}""",
+    ),
     source=Source(
         columns={
             "cadastral_code": "text",
