@@ -1,13 +1,15 @@
 """Studiolab's events: what each clinic's practice-management system says happens, taken in as it happens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import dagster as dg
+from pydantic import Field
 
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
+from polydesk_dagster.outcome import Outcome, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, Shown, serve, shown
+from polydesk_dagster.running import Run, ServiceConfig, Shown, failure, perform_each, serve, shown, shown_of
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.sources.epochs import SourceChangedError
 from polydesk_dagster.sources.events import intake, looking
@@ -16,6 +18,8 @@ from polydesk_dagster.sources.port import Numbers
 from polydesk_dagster.told import teller
 
 EVENTS = ["studiolab", "events"]
+SERVICE = "sync_events"
+NOT_WELL = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
 class EventsConfig(ServiceConfig):
@@ -23,6 +27,8 @@ class EventsConfig(ServiceConfig):
 
     reconcile: bool = False
     """Go on after a stop: note what studiolab no longer has, read what it still has."""
+    clinics: list[str] = Field(default_factory=list)
+    """Codes of the clinics to read in a run of no partition; default all whose integration is on."""
 
 
 def _take(run: Run, reconcile: bool) -> Report:
@@ -55,9 +61,25 @@ def _take(run: Run, reconcile: bool) -> Report:
 )
 def studiolab_events(
     context: dg.AssetExecutionContext, config: EventsConfig, polydesk: PolydeskResource
-) -> Iterator[Shown]:
-    report = serve(context, polydesk, "sync_events", config, lambda run: _take(run, config.reconcile))
-    yield shown(context, EVENTS, report)
+) -> Iterator[Shown | dg.AssetMaterialization]:
+    if context.has_partition_key:
+        report = serve(context, polydesk, SERVICE, config, lambda run: _take(run, config.reconcile))
+        yield shown(context, EVENTS, report)
+        return
+    clinics: Sequence[str] = config.clinics
+    if not clinics:
+        with polydesk.engine().connect() as connection:
+            clinics = list(connection.scalars(ACTIVE_CLINICS))
+    reports = []
+    for clinic, report in perform_each(
+        context, polydesk, SERVICE, config, lambda run: _take(run, config.reconcile), clinics
+    ):
+        reports.append(report)
+        if report.outcome not in NOT_WELL:
+            yield shown_of(EVENTS, clinic, report)
+    if failed := [report for report in reports if report.outcome in NOT_WELL]:
+        raise failure(teller().service(SERVICE), combine(failed))
+    yield shown(context, EVENTS, combine(reports))
 
 
 ASSETS = (studiolab_events,)

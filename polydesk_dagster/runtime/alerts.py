@@ -95,13 +95,13 @@ def _paragraph(t: Teller, service: str, failures: Sequence[Failure], web: str) -
 
 
 def failure(
-    run_id: str, job: str, tags: Mapping[str, str], at: float | datetime, reasons: Mapping[str, Reason]
+    run_id: str, job: str, tags: Mapping[str, str], at: float | datetime, reason: Reason | None
 ) -> Failure | None:
-    """A failed run of Dagster's history as a failure to tell, or None if it is going to be tried again."""
+    """A failed run of Dagster's history as a failure to tell, or None if it is going to be tried again; a run for many
+    clinics is one for each that it failed for."""
     if tags.get("dagster/will_retry") == "true":
         return None
     instant = at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
     instant = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-    return Failure(
-        run_id, tags.get("polydesk/service", job), tags.get("dagster/partition"), instant, reasons.get(run_id)
-    )
+    clinic = tags.get("dagster/partition") or (reason.clinic if reason else None)
+    return Failure(run_id, tags.get("polydesk/service", job), clinic, instant, reason)

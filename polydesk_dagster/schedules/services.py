@@ -8,6 +8,7 @@ import dagster as dg
 from polydesk_dagster.catalog import ROME, Daily, Every, Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.dagster_inside.history import under_way
 from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.schedules.due import why_not
 from polydesk_dagster.schedules.standing import why_standing
@@ -78,8 +79,7 @@ def _requests(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """A run a clinic (or one for the chain), except where one is still under way: the writer's lock is the rule, this
     only spares a run."""
-    running = instance.get_run_records(dg.RunsFilter(job_name=service.key, statuses=UNFINISHED), limit=500)
-    busy = {record.dagster_run.tags.get("dagster/partition") for record in running}
+    busy = under_way(instance, UNFINISHED, service.key)
     if service.per_clinic:
         instance.add_dynamic_partitions("clinic", [clinic for clinic in clinics if clinic is not None])
     free = [clinic for clinic in clinics if clinic not in busy]

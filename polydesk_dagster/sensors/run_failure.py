@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -63,9 +64,10 @@ def _failures(
             record.dagster_run.job_name,
             record.dagster_run.tags,
             record.update_timestamp,
-            reasons,
+            reason,
         )
         for record in records
+        for reason in reasons.get(record.dagster_run.run_id, {None: None}).values()
     )
     return [failure for failure in found if failure is not None]
 
@@ -95,22 +97,25 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
     ]
 
 
-def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, Reason]:
-    """What each run's service said last; empty where the clinics' database cannot say, for the mail must go all the
-    same."""
+def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, dict[str | None, Reason | None]]:
+    """What each run's service said last of each clinic (a code; None for the chain) that it failed for; empty where the
+    clinics' database cannot say, for the mail must go all the same."""
+    found: dict[str, dict[str | None, Reason | None]] = {}
     try:
         with polydesk.engine().connect() as connection:
             rows = connection.execute(
                 sa.text("""
-                    SELECT dagster_run, reasons -> 0
-                    FROM service_run
+                    SELECT r.dagster_run, c.code, r.reasons -> 0
+                    FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
                     WHERE dagster_run = ANY(:runs) AND outcome IN ('failed', 'refused') AND reasons <> '[]'
-                    ORDER BY id"""),
+                    ORDER BY r.id"""),
                 {"runs": list(run_ids)},
             )
-            return {run: Reason.from_dict(reason) for run, reason in rows}
+            for run, clinic, reason in rows:
+                found.setdefault(run, {})[clinic] = replace(Reason.from_dict(reason), clinic=clinic)
     except sa.exc.SQLAlchemyError:
         return {}
+    return found
 
 
 async def _send(settings: Settings, mail: alerts.Mail) -> Answer:

@@ -1,9 +1,11 @@
-"""Every minute a look at each clinic's studiolab, a run where there is news, and the services that events ask for."""
+"""Every minute a look at each clinic's studiolab, one run for all with news, and the services that events ask for."""
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import dagster as dg
 
@@ -11,6 +13,7 @@ from polydesk_dagster import settings
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import named
+from polydesk_dagster.runtime.dagster_inside.history import under_way
 from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
 from polydesk_dagster.schedules.standing import why_standing
@@ -21,34 +24,37 @@ from polydesk_dagster.told import teller
 from polydesk_dagster.values import Count, Reason, ServiceKey
 
 SERVICE = "sync_events"
+STEP = "studiolab__events"
 Attempts = Mapping[str, tuple[int, int]]
 """By clinic: the newest number that a run was asked for, and how often."""
 
 
-def requests(
-    seen: Iterable[Seen], busy: set[str | None], attempts: Attempts
-) -> tuple[list[dg.RunRequest], dict[str, tuple[int, int]]]:
-    """A run for each clinic with news and none under way, and the attempts to remember.
+def request(
+    seen: Iterable[Seen], busy: Collection[str], attempts: Attempts
+) -> tuple[dg.RunRequest | None, dict[str, tuple[int, int]]]:
+    """One run for all clinics with news and no run under way, and the attempts to remember.
 
-    A run's key holds the newest number seen and the attempt: the same news again with no run under way means that the
-    run before failed or left some, and a key that was used would block this one.
+    A run's key stands for the newest number seen of each and the attempt: the same news again with no run under way
+    means that the run before failed or left some, and a key that was used would block this one.
     """
-    wanted: list[dg.RunRequest] = []
+    wanted: dict[str, tuple[int, int]] = {}
     remembered: dict[str, tuple[int, int]] = {}
     for look in seen:
         code = look.clinic.code
-        newest, attempt = attempts.get(code, (-1, 0))
+        known = attempts.get(code)
         if look.news is None or code in busy:
-            remembered[code] = (newest, attempt)
+            remembered |= {} if known is None else {code: known}
             continue
-        attempt = attempt + 1 if newest == look.news else 1
-        remembered[code] = (look.news, attempt)
-        key = f"{SERVICE}:{code}:{look.news}:{attempt}"
-        wanted.append(dg.RunRequest(run_key=key, partition_key=code, tags={"polydesk/service": SERVICE}))
-    return wanted, remembered
+        newest, attempt = known or (-1, 0)
+        wanted[code] = remembered[code] = (look.news, attempt + 1 if newest == look.news else 1)
+    if not wanted:
+        return None, remembered
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
+    config = {"ops": {STEP: {"config": {"clinics": sorted(wanted)}}}}
+    return dg.RunRequest(f"{SERVICE}:{key}", config, {"polydesk/service": SERVICE}), remembered
 
 
-def why_nothing(seen: Sequence[Seen], busy: set[str | None]) -> str:
+def why_nothing(seen: Sequence[Seen], busy: Collection[str]) -> str:
     """One sentence for a tick without a run: who is unwell by name, the rest by number."""
     t = teller()
     ordinary: Counter[Reason] = Counter()
@@ -64,9 +70,15 @@ def why_nothing(seen: Sequence[Seen], busy: set[str | None]) -> str:
     return "; ".join([*unwell, *counted]) + "."
 
 
-def _busy(instance: dg.DagsterInstance) -> set[str | None]:
-    running = instance.get_run_records(dg.RunsFilter(job_name=SERVICE, statuses=UNFINISHED), limit=500)
-    return {record.dagster_run.tags.get("dagster/partition") for record in running}
+def _busy(instance: dg.DagsterInstance) -> set[str]:
+    """The clinics that a run is about, or will be: one that hangs keeps only those who went with it."""
+    busy: set[str] = set()
+    for run in instance.get_runs(dg.RunsFilter(job_name=SERVICE, statuses=UNFINISHED)):
+        alone = run.tags.get("dagster/partition")
+        config: Mapping[str, Any] = run.run_config
+        many = config.get("ops", {}).get(STEP, {}).get("config", {}).get("clinics", [])
+        busy.update([alone] if alone else many)
+    return busy
 
 
 def _partitions(
@@ -80,10 +92,8 @@ def _partitions(
     wanted: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
     if coming := sorted(active - shown):
         wanted.append(CLINICS.build_add_request(coming))
-    if gone := sorted(shown - active):
-        running = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": gone}, statuses=UNFINISHED), limit=500)
-        if idle := sorted(set(gone) - {run.tags["dagster/partition"] for run in running}):
-            wanted.append(CLINICS.build_delete_request(idle))
+    if (gone := shown - active) and (idle := sorted(gone - under_way(instance, UNFINISHED))):
+        wanted.append(CLINICS.build_delete_request(idle))
     return wanted or None
 
 
@@ -111,12 +121,12 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     if looking.changed(seen):
         with polydesk.engine().begin() as connection:
             looking.remember(connection, seen, as_of)
-    busy = _busy(context.instance) if any(look.news is not None for look in seen) else set()
+    busy = _busy(context.instance) if any(look.news is not None for look in seen) else set[str]()
     attempts = {code: (newest, attempt) for code, (newest, attempt) in json.loads(context.cursor or "{}").items()}
-    wanted, remembered = requests(seen, busy, attempts)
+    wanted, remembered = request(seen, busy, attempts)
     remembered |= {code: attempts[code] for code in waiting if code in attempts}
     return dg.SensorResult(
-        run_requests=wanted or None,
+        run_requests=None if wanted is None else [wanted],
         skip_reason=None if wanted else " ".join([*([why_nothing(seen, busy)] if seen else []), *kept]),
         cursor=json.dumps(remembered),
         dynamic_partitions_requests=partitions,

@@ -17,8 +17,11 @@ from polydesk_dagster.demo.simulators.faults import Reply
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.remote import Policy
+from polydesk_dagster.runtime.dagster_inside.history import under_way
 from polydesk_dagster.runtime.state import activity
-from polydesk_dagster.sensors.studiolab_events import requests, studiolab_events
+from polydesk_dagster.schedules.services import UNFINISHED
+from polydesk_dagster.sensors import studiolab_events as studiolab_news
+from polydesk_dagster.sensors.studiolab_events import request, studiolab_events
 from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.looking import Clinic, Seen
 from polydesk_dagster.sources.events.rounds import Bounds
@@ -185,14 +188,31 @@ def _seen(code: str, newest: int | None) -> Seen:
 
 
 def test_a_runs_key_carries_the_attempt() -> None:
-    first, remembered = requests([_seen("BO", 7), _seen("MI", None)], set(), {})
-    assert [request.run_key for request in first] == ["sync_events:BO:7:1"]
-    again, remembered = requests([_seen("BO", 7)], {"BO"}, remembered)
-    assert again == []
-    failed, remembered = requests([_seen("BO", 7)], set(), remembered)
-    assert [request.run_key for request in failed] == ["sync_events:BO:7:2"]
-    later, _ = requests([_seen("BO", 9)], set(), remembered)
-    assert [request.run_key for request in later] == ["sync_events:BO:9:1"]
+    first, remembered = request([_seen("BO", 7), _seen("MI", None)], set(), {})
+    assert remembered == {"BO": (7, 1)}  # who has no news leaves nothing to be kept with every tick
+    again, remembered = request([_seen("BO", 7)], {"BO"}, remembered)
+    assert again is None
+    failed, remembered = request([_seen("BO", 7)], set(), remembered)
+    assert remembered == {"BO": (7, 2)}
+    later, remembered = request([_seen("BO", 9)], set(), remembered)
+    assert remembered == {"BO": (9, 1)}
+    asked = [first, failed, later]
+    assert all(each is not None and of(each) == ["BO"] for each in asked)
+    assert len({each.run_key for each in asked if each}) == 3
+    assert request([_seen("BO", 7)], set(), {})[0] == first  # a tick that was cut short asks for the same run
+
+
+def test_all_with_news_go_in_one_run_without_those_of_another() -> None:
+    seen = [_seen("RM", 3), _seen("BO", 7), _seen("MI", None), _seen("TO", 4)]
+    wanted, remembered = request(seen, {"TO"}, {"TO": (2, 1)})
+    assert wanted is not None
+    assert of(wanted) == ["BO", "RM"]
+    assert remembered == {"RM": (3, 1), "BO": (7, 1), "TO": (2, 1)}
+
+
+def of(wanted: dg.RunRequest) -> Any:
+    """The clinics that a run is asked for."""
+    return wanted.run_config["ops"]["studiolab__events"]["config"]["clinics"]
 
 
 @pytest.mark.slow
@@ -222,15 +242,41 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
         instance.add_dynamic_partitions("clinic", idle.dynamic_partitions_requests[0].partition_keys)
         bo.publish(booking("X"))
         wanted = tick(idle.cursor)
-        (request,) = wanted.run_requests
-        assert request.partition_key == "BO01"
+        (asked,) = wanted.run_requests
+        assert of(asked) == ["BO01"]
         assert not wanted.dynamic_partitions_requests
         job = repository.get_job("sync_events")
+        waiting = instance.create_run_for_job(job, run_config=asked.run_config)
+        assert studiolab_news._busy(instance) == {"BO01"}
+        assert under_way(instance, UNFINISHED, "sync_events") == {None}
+        instance.report_run_canceled(waiting)
+        assert studiolab_news._busy(instance) == set()
+        with engine.begin() as connection:
+            away = world.clinic(connection, "AN02")
+            world.integration(connection, away, "http://127.0.0.1:9/api/v1")
         result = job.execute_in_process(
-            partition_key="BO01", instance=instance, resources={"polydesk": PolydeskResource()}
+            run_config={"ops": {"studiolab__events": {"config": {"clinics": ["AN02", "BO01", "XX09"]}}}},
+            instance=instance,
+            resources={"polydesk": PolydeskResource()},
+            raise_on_error=False,
+        )
+        assert not result.success
+        (made,) = result.asset_materializations_for_node("studiolab__events")
+        assert made.partition == "BO01"  # green, whatever becomes of the others
+        assert bo.rows("SELECT count(*) FROM service_run WHERE outcome = 'failed'") == [(1,)]
+        with engine.begin() as connection:
+            connection.execute(sa.text("DELETE FROM service_run"))
+            connection.execute(sa.text("DELETE FROM integration WHERE clinic_id = :away"), {"away": away})
+        bo.publish(booking("Y", "10:00"))
+        result = job.execute_in_process(
+            run_config=tick(wanted.cursor).run_requests[0].run_config,
+            instance=instance,
+            resources={"polydesk": PolydeskResource()},
         )
         assert result.success
-        shown = result.asset_materializations_for_node("studiolab__events")[0].metadata
+        made, together = result.asset_materializations_for_node("studiolab__events")
+        assert (made.partition, together.partition) == ("BO01", None)
+        shown = made.metadata
         assert shown["Applicati"].value == 1
         assert not any("Rossi" in str(value) for value in shown.values())
         checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
