@@ -146,3 +146,22 @@ def test_a_message_has_the_same_key_whenever_it_is_written(engine: sa.Engine) ->
             row = connection.execute(sa.text("SELECT state, idempotency_key FROM message")).one()
         assert tuple(row) == ("sent", key)
         assert len(simulator.sent) == 1
+
+
+def test_who_goes_out_at_the_same_moment_makes_no_copy_of_what_is_here(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = restored.Known.of
+    others = iter([True])
+
+    def meanwhile(home: Path) -> restored.Known | None:
+        if next(others, False):
+            assert restored.go_out(engine, tmp_path, AS_OF) is None
+        return read(home)
+
+    assert restored.go_out(engine, tmp_path, AS_OF) is None
+    monkeypatch.setattr(restored.Known, "of", meanwhile)
+    assert restored.go_out(engine, tmp_path, LATER) is None
+    known = read(tmp_path)
+    assert known is not None
+    assert known.outings == 3

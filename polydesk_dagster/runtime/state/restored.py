@@ -61,7 +61,8 @@ class Known:
 def noticed_restore(connection: sa.Connection, home: Path, as_of: datetime) -> Reason | None:
     """Why nothing may be sent or synced here, or None. What is noticed for the first time is written down, in the
     caller's transaction."""
-    row, known = connection.execute(_ROW).one(), Known.of(home)
+    known = Known.of(home)  # before the row, which is counted first: what goes out meanwhile is in both or in the row
+    row = connection.execute(_ROW).one()
     if row.held_since is not None:
         return _reason(row.held_since, row.held_why)
     why = _betrayed(row, known)
