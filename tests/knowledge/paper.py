@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 SCANNED = None
 """A page that holds nothing but a picture."""
 
+LETTERHEAD = "Poliambulatorio Santa Lucia - Direzione Sanitaria"
+"""A line that stands over the picture of a page, if it is alone, or beside text."""
+
 FONT = b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica/Encoding/WinAnsiEncoding>>"
 PICTURE = (
     b"<</Type/XObject/Subtype/Image/Width 1/Height 1/ColorSpace/DeviceGray/BitsPerComponent 8/Length 1>>stream\n\x80\n"
@@ -23,7 +26,7 @@ def pdf(pages: Sequence[Sequence[str] | None], fields: Mapping[str, str] | None 
         drawn = _drawn(lines)
         content = _add(objects, b"<</Length %d>>stream\n%s\nendstream" % (len(drawn), drawn))
         annotations = f"/Annots[{_references(widgets)}]" if widgets and not number else ""
-        picture = "/XObject<</I 4 0 R>>" if lines is SCANNED else ""
+        picture = "/XObject<</I 4 0 R>>" if lines is SCANNED or LETTERHEAD in lines else ""
         page = f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents {content} 0 R{annotations}"
         kids.append(_add(objects, f"{page}/Resources<</Font<</F 3 0 R>>{picture}>>>>".encode()))
     form = f"/AcroForm<</Fields[{_references(widgets)}]>>" if widgets else ""
@@ -51,8 +54,9 @@ def _widget(number: int, label: str, value: str) -> bytes:
 def _drawn(lines: Sequence[str] | None) -> bytes:
     if lines is SCANNED:
         return b"q 500 0 0 700 50 50 cm /I Do Q"
+    behind = "q 500 0 0 700 50 50 cm /I Do Q " if LETTERHEAD in lines else ""
     rows = [f"1 0 0 1 50 {780 - 18 * row} Tm ({_escaped(line)}) Tj" for row, line in enumerate(lines)]
-    return f"BT /F 11 Tf {' '.join(rows)} ET".encode("cp1252")
+    return f"{behind}BT /F 11 Tf {' '.join(rows)} ET".encode("cp1252")
 
 
 def _escaped(line: str) -> str:

@@ -15,7 +15,7 @@ from polydesk_dagster.knowledge.formats.text import Loss, UnreadableError
 from polydesk_dagster.knowledge.reader import unsaid
 from polydesk_dagster.knowledge.reading import Reader, ReaderDiedError, stretches
 from polydesk_dagster.knowledge.splitting import MOST, Page, Passage, split, title_of
-from tests.knowledge.paper import SCANNED, pdf
+from tests.knowledge.paper import LETTERHEAD, SCANNED, pdf
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +228,15 @@ def test_a_page_that_is_only_a_picture_is_named(reader: Reader) -> None:
     with pytest.raises(UnreadableError) as caught:
         reader.read(pdf([SCANNED, SCANNED]), ".pdf")
     assert (caught.value.code, caught.value.values) == ("scan", {"pages": 2})
+
+
+def test_a_scan_under_a_letterhead_is_named_and_a_page_of_text_over_a_picture_is_not(reader: Reader) -> None:
+    text = [f"Riga {word} della preparazione alla colonscopia." for word in ("prima", "seconda", "terza", "quarta")]
+    reading = reader.read(pdf([text, [LETTERHEAD], [LETTERHEAD, *text], ["Solo questo."]]), ".pdf")
+    assert [(loss.code, loss.pages) for loss in reading.losses] == [("pages_without_text", (2,))]
+    leaflet = reader.read(pdf([[LETTERHEAD, "Aperto il sabato."]]), ".pdf")
+    assert "sabato" in leaflet.passages[0].text
+    assert [loss.code for loss in leaflet.losses] == ["pages_without_text"]
 
 
 def test_a_short_text_is_no_scan(reader: Reader) -> None:

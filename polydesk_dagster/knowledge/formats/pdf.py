@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 LETTERS_A_PAGE = 16
 """Fewer letters than this on a page that holds a picture, and the picture is what it says."""
 
+LETTERS_BESIDE = 150
+"""Fewer letters than this beside a picture over most of the page, and they are its letterhead."""
+
+MOST_OF_IT = 0.5
+"""Of a page's area."""
+
 EDGE = 2
 """Lines at a page's top and foot among which headers and footers stand."""
 
@@ -42,7 +48,7 @@ def read(data: bytes) -> Text:
     result = kreuzberg(data, ".pdf", pages=True)
     pages = [(int(page["page_number"]), str(page["content"]).replace("\r", "")) for page in result.pages or []]
     pages, pictured, losses = _beside_the_text(data, pages)
-    if pages and len(pictured) == len(pages):
+    if pages and len(pictured) == len(pages) and all(_letters(text) < LETTERS_A_PAGE for _, text in pages):
         raise UnreadableError("scan", pages=len(pages))
     if pictured:
         losses.append(Loss("pages_without_text", len(pictured), tuple(pictured)))
@@ -58,11 +64,17 @@ def _beside_the_text(data: bytes, pages: list[tuple[int, str]]) -> tuple[list[tu
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
-    bare = [number for number, text in pages if sum(c.isalpha() for c in text) < LETTERS_A_PAGE]
+    letters = {number: _letters(text) for number, text in pages}
+    bare = [number for number, count in letters.items() if count < LETTERS_A_PAGE]
     try:
         document = PdfReader(io.BytesIO(data))
         filled = fields(document)
-        pictured = [number for number in bare if _has_picture(document.pages[number - 1])]
+        pictured = [
+            number
+            for number, count in letters.items()
+            if (count < LETTERS_A_PAGE and _has_picture(document.pages[number - 1]))
+            or (LETTERS_A_PAGE <= count < LETTERS_BESIDE and _pictured(document, number) >= MOST_OF_IT)
+        ]
     except (PyPdfError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
         return pages, [n for n, text in pages if n in bare and not text.strip()], [Loss("form_unread")]
     with_fields = [
@@ -70,6 +82,10 @@ def _beside_the_text(data: bytes, pages: list[tuple[int, str]]) -> tuple[list[tu
         for number, text in pages
     ]
     return with_fields, [number for number in pictured if number not in filled], []
+
+
+def _letters(text: str) -> int:
+    return sum(c.isalpha() for c in text)
 
 
 def fields(document: PdfReader) -> dict[int, list[str]]:
@@ -120,6 +136,32 @@ def _has_picture(page: Mapping[str, Any], depth: int = 3) -> bool:
         ):
             return True
     return False
+
+
+def _pictured(document: PdfReader, number: int) -> float:
+    """The share of a page that its largest picture covers."""
+    from pypdf.generic import ContentStream
+
+    page = document.pages[number - 1]
+    resources = page.get("/Resources")
+    objects = resources.get_object().get("/XObject") if resources is not None else None
+    contents = page.get_contents()
+    if objects is None or contents is None:
+        return 0.0
+    objects = objects.get_object()
+    scale, kept, largest = 1.0, [], 0.0  # a matrix scales areas by its determinant, and so do matrices in a row
+    for operands, operator in ContentStream(contents, document).operations:
+        match operator:
+            case b"q":
+                kept.append(scale)
+            case b"Q":
+                scale = kept.pop() if kept else 1.0
+            case b"cm":
+                a, b, c, d = (float(x) for x in operands[:4])
+                scale *= abs(a * d - b * c)
+            case b"Do" if objects[operands[0]].get_object().get("/Subtype") == "/Image":
+                largest = max(largest, scale)
+    return largest / (float(page.mediabox.width) * float(page.mediabox.height) or 1.0)
 
 
 def without_running_lines(pages: Sequence[tuple[int, str]]) -> tuple[list[tuple[int, str]], int]:
