@@ -50,7 +50,8 @@ def restore(folder: Folder, json: Json = False) -> None:
     if json:
         show.as_json({**_as_object(found), "unset": unset})
         return
-    show.out().print(say("command.restore.done", home=str(settings.home)), soft_wrap=True)
+    where = Term("database_kind", "embedded" if settings.embedded else "configured")
+    show.out().print(say("command.restore.done", home=str(settings.home), database=where), soft_wrap=True)
     _tell(found)
     if unset:
         show.out().print(say("command.restore.unset", names=Several(tuple(unset))), style="yellow")

@@ -8,12 +8,12 @@ from datetime import datetime
 
 import httpx
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 
 from polydesk_dagster import network
-from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.keeping import dumps
+from polydesk_dagster.keeping import checking
 from polydesk_dagster.runtime.state import probing
 from polydesk_dagster.runtime.state.model import Answer, SystemState
 from polydesk_dagster.settings import Settings, variable
@@ -68,17 +68,30 @@ def _why(state: SystemState) -> Reason | None:
     return None if state.answer is Answer.WELL else state.why or Reason("carrier_silent", {"answer": None})
 
 
+LATER = {"schema", "theirs"}
+"""Of what is looked at of a database that which ``db migrate`` sees to."""
+
+
 def _database(settings: Settings) -> Reason | None:
+    """What is wrong with the database, in one word; one that is not there yet is well where we may make it."""
+    found = {each.what: each.why for each in checking.look(settings)}
+    entry = found["ours"]
+    if entry is not None:
+        return None if entry.code == "refused_missing" and _may_make(business_url(settings)) else entry
+    return next((why for what, why in found.items() if why is not None and what not in LATER), None)
+
+
+def _may_make(url: URL) -> bool:
+    """Whether the account may make databases."""
+    engine = create_engine(url.set(database="postgres"), pool_size=1)
     try:
-        engine = create_engine(business_url(settings), pool_size=1)
         with engine.connect() as connection:
-            found = dumps.server_version(connection)
+            question = sa.text("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+            return bool(connection.scalar(question))
+    except sa.exc.SQLAlchemyError:
+        return False
+    finally:
         engine.dispose()
-    except sa.exc.SQLAlchemyError as error:
-        return refusals.refused(error, business_url(settings), refusals.Phase.CONNECT).reason
-    except PermanentError as error:
-        return error.reason
-    return None if found >= dumps.OLDEST else Reason("server_too_old", {"found": found, "wanted": dumps.OLDEST})
 
 
 def _issuer(issuer: str) -> Reason | None:

@@ -49,10 +49,13 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
         _reached("dagster_database", lambda: _dagster_url(settings), findings) as theirs,
         _reached("database", lambda: business_url(settings, Role.READER), findings) as ours,
     ):
-        if theirs is not None:
-            findings += [*_daemons(theirs, now), *_stuck_runs(theirs, now), _storage(theirs)]
+        begun = theirs if theirs is not None and rows.written(theirs) else None
+        if theirs is not None and begun is None:
+            findings.append(Finding("dagster_database", ok=False, how="empty"))
+        if begun is not None:
+            findings += [*_daemons(begun, now), *_stuck_runs(begun, now), _storage(begun)]
         if ours is not None:
-            findings += [_schema(ours), _restored(ours), *_services(ours, theirs, now, live=starts_live(settings))]
+            findings += [_schema(ours), _restored(ours), *_services(ours, begun, now, live=starts_live(settings))]
     return findings
 
 

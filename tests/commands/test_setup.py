@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dotenv import set_key
+from sqlalchemy.engine import URL
 
 from polydesk_dagster import cli
-from polydesk_dagster.database.engine import plain_url
+from polydesk_dagster.database.engine import create_engine, plain_url
 
 Said = Callable[..., tuple[int, Any]]
 
@@ -111,3 +112,22 @@ def test_without_a_terminal_a_file_is_needed(
         cli.main()
     assert end.value.code == 2
     assert "--file" in capsys.readouterr().err
+
+
+def test_a_database_that_is_not_there_is_made_or_told_how(setup: Said, server: URL) -> None:
+    missing = server.set(database="not_there_yet")
+    status, said = setup({"POLYDESK_DATABASE_URL": plain_url(missing)}, "--look")
+    assert (status, [each["why"] for each in said["tried"]]) == (0, [None])
+    engine = create_engine(server.set(database="postgres"), pool_size=1)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("CREATE ROLE makes_nothing LOGIN"))
+        try:
+            given = plain_url(missing.set(username="makes_nothing"))
+            status, said = setup({"POLYDESK_DATABASE_URL": given}, "--look")
+        finally:
+            connection.execute(sa.text("DROP ROLE makes_nothing"))
+    engine.dispose()
+    assert status == 3
+    (tried,) = said["tried"]
+    assert tried["why"]["code"] == "refused_missing"
+    assert "CREATE DATABASE" in tried["why"]["values"]["sql"]

@@ -16,11 +16,14 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster import definitions
 from polydesk_dagster.catalog import SERVICES, Every, OnDemand
+from polydesk_dagster.database.engine import dagster_url, plain_url
+from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import health, progress
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.told.state import told_of_finding
 from tests import world as chain
+from tests.keeping.world import drop
 from tests.runtime import written as world
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
@@ -267,3 +270,14 @@ def test_progress_is_told_to_the_log_and_to_who_watches(caplog: pytest.LogCaptur
     with caplog.at_level("INFO", "progress"):
         progress.reporter(log)(1, 1, "nessuno guarda")
     assert len(shown) < 20
+
+
+def test_before_the_first_start_dagsters_storage_is_empty_and_ours_answers(engine: sa.Engine, tmp_path: Path) -> None:
+    storage = dagster_url(Settings(home=tmp_path, database_url=plain_url(engine.url)))
+    create_database(storage.set(drivername="postgresql+psycopg"))
+    try:
+        bad = _said(Settings(home=tmp_path, database_url=plain_url(engine.url)))
+    finally:
+        drop(storage.set(drivername="postgresql+psycopg"))
+    assert [each for each in bad if "Dagster" in each]
+    assert not [each for each in bad if "non risponde" in each]
