@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     embeddings_url: HttpUrl | None = None
     embeddings_model: str | None = None
     embeddings_key: SecretStr | None = None
+    reranker: str | None = None
     operator_mail: str | None = None
     web_host: str = "127.0.0.1"
     web_port: int = Field(3000, ge=1, le=65535)

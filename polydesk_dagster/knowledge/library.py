@@ -14,15 +14,18 @@ import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge.embedding import Embedder
+from polydesk_dagster.knowledge.reranking import Reranker
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """Where the documents are, where the index is, who makes vectors (None: full text only)."""
+    """Where the documents are, where the index is, who makes vectors (None: full text only), who puts the best passages
+    in order (None: their own)."""
 
     folder: Path
     uri: str
     embedder: Embedder | None = None
+    reranker: Reranker | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from polydesk_dagster.errors import PermanentError, PolydeskError
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.question import LONGEST, Question, understand
 from polydesk_dagster.knowledge.ranking import MARGINAL, RELEVANT, Candidate, rank, relevant
+from polydesk_dagster.knowledge.reranking import READ, rerank
 from polydesk_dagster.knowledge.store import Hit, Store
 from polydesk_dagster.knowledge.text import gram_text, words
 from polydesk_dagster.values import Reason
@@ -213,13 +214,17 @@ def _answer(
     where = _where(connection, viewer, hidden)
     candidates, notes = _candidates(connection, index, library, question, understood, where)
     ranked = [c for c in rank(candidates, understood) if relevant(c, MARGINAL, index.similarity)]
-    ranked = ranked[: limit + SPARE]
+    ranked = ranked[: max(limit, READ if library.reranker else 0) + SPARE]
     sources = _sources(connection, index.id, ranked, viewer)
-    best = [candidate for candidate in ranked if candidate.hit.key in sources][:limit]
-    if not any(relevant(candidate, RELEVANT, index.similarity) for candidate in best):
+    best = [candidate for candidate in ranked if candidate.hit.key in sources]
+    if not any(relevant(candidate, RELEVANT, index.similarity) for candidate in best[:limit]):
         moved = connection.execute(NOW_AT, {"id": index.id, "revision": index.revision}).scalar_one()
         return Answer(question, (), index.id, understood.corrected, (Reason("nothing_relevant"), *notes)), bool(moved)
-    found = tuple(_found(candidate, *sources[candidate.hit.key]) for candidate in best)
+    if library.reranker is not None and best:
+        reranked = rerank(best, question, library.reranker)
+        best = reranked or best
+        notes += () if reranked else (Reason("reranker_silent"),)
+    found = tuple(_found(candidate, *sources[candidate.hit.key]) for candidate in best[:limit])
     return Answer(question, found, index.id, understood.corrected, notes), False
 
 

@@ -11,6 +11,7 @@ from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel, Packaged
 from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.reranking import reranker
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
 
@@ -18,7 +19,8 @@ from polydesk_dagster.values import Reason
 def library(settings: Settings) -> Library:
     """As the settings say; the index is under the home unless they name another place."""
     uri = settings.knowledge_uri or str(settings.home / "knowledge")
-    return Library(settings.documents_folder, uri, _embedder(settings))
+    order = reranker(settings.reranker) if settings.reranker else None
+    return Library(settings.documents_folder, uri, _embedder(settings), order)
 
 
 def _embedder(settings: Settings) -> Embedder | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from benchmarks.knowledge import misspell, reciprocal_rank
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.knowledge import searching
+from polydesk_dagster.knowledge.reranking import GROUP, Reranker, reranker
 from polydesk_dagster.knowledge.text import fold, grams, marked_sentences, one_edit_away, words
 from tests.knowledge import receptionist
 from tests.knowledge.world import AS_OF, Shelf
@@ -142,3 +146,56 @@ def test_words_that_people_ask_with_do_not_hide_what_they_ask_for(engine: sa.Eng
     shelf.blue()
     best, *_ = shelf.ask("buongiorno dottoressa, quanto costa fare la risonanza al ginocchio?")
     assert best == "GINOCCHIO.md"
+
+
+class Shortest:
+    """A reranker as a package of its own would bring it."""
+
+    def scores(self, question: str, passages: Sequence[str]) -> list[float]:
+        assert question
+        return [-len(passage) for passage in passages]
+
+
+class Broken:
+    """One that fails, or answers what is no order."""
+
+    def __init__(self, given: list[float] | None) -> None:
+        self.given = given
+
+    def scores(self, question: str, passages: Sequence[str]) -> list[float]:
+        if self.given is None:
+            raise RuntimeError(question, passages)
+        return self.given
+
+
+def test_a_reranker_puts_the_best_in_order_and_may_fail(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(engine, tmp_path)
+    shelf.write(
+        "lungo.md", "# Colonscopia\n\nLa colonscopia si prepara con la dieta: colonscopia, dieta, colonscopia.\n"
+    )
+    shelf.write("corto.md", "# Dieta\n\nColonscopia.\n")
+    shelf.blue()
+    assert shelf.ask("dieta per la colonscopia")[0] == "lungo.md"
+
+    def asked(by: Reranker) -> searching.Answer:
+        library = replace(shelf.library, reranker=by)
+        return searching.ask(engine, AS_OF, library, "dieta per la colonscopia", limit=1)
+
+    assert asked(Shortest()).passages[0].sources[0].path == "corto.md"
+    assert asked(Shortest()).notes == ()
+    for given in (None, [], [float("nan")] * 2):
+        answer = asked(Broken(given))
+        assert answer.passages[0].sources[0].path == "lungo.md"
+        assert [note.code for note in answer.notes] == ["reranker_silent"]
+    (tmp_path / "nostro.py").write_text("from tests.knowledge.test_search import Shortest\n")
+    about = tmp_path / "nostro-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: nostro\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{GROUP}]\nnostro = nostro:Shortest\nrotto = nostro:Nothing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert asked(reranker("nostro")).passages[0].sources[0].path == "corto.md"
+    for name in ("di nessuno", "rotto"):
+        with pytest.raises(ConfigurationError):
+            reranker(name)
