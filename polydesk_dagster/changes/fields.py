@@ -11,6 +11,7 @@ MEANINGLESS = frozenset(
     {
         "agreement_id",
         "clinic_id",
+        "from_location",
         "line",
         "location_id",
         "name_of_row",
@@ -21,6 +22,7 @@ MEANINGLESS = frozenset(
         "specialist_id",
         "target",
         "thing",
+        "to_location",
         "user_id",
     }
 )

@@ -28,6 +28,7 @@ WHERE = {
     "sort_name": "polydesk_dagster.clinic.upkeep.names:SORT_NAME",
     "practice_clinic": "polydesk_dagster.sources.practice.kinds:KINDS",
     "practice_location": "polydesk_dagster.sources.practice.kinds:KINDS",
+    "practice_travel": "polydesk_dagster.sources.practice.kinds:KINDS",
     "practice_doctor": "polydesk_dagster.sources.practice.kinds:KINDS",
     "practice_service": "polydesk_dagster.sources.practice.kinds:KINDS",
     "practice_group": "polydesk_dagster.sources.practice.kinds:KINDS",

@@ -348,3 +348,32 @@ def test_what_begins_like_a_formula_leaves_as_text(small_chain: sa.Engine, name:
     ]
     assert {cell.data_type for cell in cells if cell.value == name} == {"s"}
     assert "f" not in {cell.data_type for cell in cells if cell.row > 1}
+
+
+def test_the_way_between_two_locations_comes_in_goes_out_and_is_taken_back(engine: sa.Engine) -> None:
+    clinics = [*CLINICS, ["RE01", "Poliambulatorio Secchia", "H223", "Emilia-Romagna"]]
+    locations = [["Clinica", "Nome"], ["BO01", "Centro"], ["BO01", "Mazzini"], ["RE01", "Ponte"]]
+    titles = ["Clinica", "Sede", "Clinica di arrivo", "Sede di arrivo", "Minuti di spostamento"]
+    ways = [
+        ["BO01", "Mazzini", None, "Centro", 20], ["RE01", "Ponte", "BO01", "Centro", 60],
+        ["BO01", "Centro", None, "Centro", 5], ["BO01", "Centro", None, "Altrove", 5],
+    ]  # fmt: skip
+    whole = {"Cliniche": clinics, "Sedi": locations, "Spostamenti": [titles, *ways]}
+    found, _ = applied(engine, book(whole))
+    assert [line.partition("»: ")[2] for line in said(found)] == [
+        "è la stessa sede", "«Altrove» non c'è né in Polydesk né in questo file"
+    ]  # fmt: skip
+    kept = """SELECT least(a.name, b.name), greatest(a.name, b.name), minutes
+              FROM travel JOIN location a ON a.id = from_location
+              JOIN location b ON b.id = to_location ORDER BY minutes"""
+    assert all_of(engine, kept) == [("Centro", "Mazzini", 20), ("Centro", "Ponte", 60)]
+    held = io.BytesIO()
+    with engine.connect() as connection:
+        exporting.export(connection, held, teller("it"))
+    assert planned(engine, held.getvalue()).plans == ()
+    turned = {**whole, "Spostamenti": [titles, ["BO01", "Centro", "BO01", "Mazzini", 0]]}
+    changed, _ = applied(engine, book(turned))
+    assert all_of(engine, kept)[0] == ("Centro", "Mazzini", 0)
+    with engine.begin() as connection:
+        importing.undo(connection, changed, as_of=AS_OF, actor="desk:test", reason="prova")
+    assert all_of(engine, kept)[0] == ("Centro", "Mazzini", 20)

@@ -84,6 +84,13 @@ _KINDS = (
         ("clinic_id",),
     ),
     _of(
+        "practice_travel",
+        "travel",
+        ("minutes",),
+        ("from_location", "to_location"),
+        taken="t.from_location = r.from_location AND t.to_location = r.to_location",
+    ),
+    _of(
         "practice_doctor",
         "specialist",
         ("title", "last_name", "first_name", "fiscal_code", "specialties", "email", "active", "ends_on"),

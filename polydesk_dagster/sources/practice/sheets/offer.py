@@ -89,6 +89,41 @@ SHEETS: tuple[Sheet, ...] = (
                     FROM location t JOIN clinic k ON k.id = t.clinic_id ORDER BY k.code, t.name""",
     ),
     Sheet(
+        "travel",
+        KINDS["practice_travel"],
+        (
+            NUMBER,
+            CLINIC,
+            Column("location", cells.TEXT, required=True),
+            Column("to_clinic", cells.CLINIC),
+            Column("to_location", cells.TEXT, required=True, target="other_location"),
+            Column("minutes", cells.whole(0, 480), required=True),
+        ),
+        match="t.from_location = least(l.id, other.id) AND t.to_location = greatest(l.id, other.id)",
+        joins=OF_CLINIC
+        + OF_LOCATION
+        + """
+            LEFT JOIN known_clinic there ON there.code = coalesce(s.to_clinic, s.clinic)
+            LEFT JOIN known_location other
+                ON other.clinic_id = there.id AND lower(other.name) = lower(s.to_location)""",
+        written={"from_location": "least(l.id, other.id)", "to_location": "greatest(l.id, other.id)"},
+        natural="""CASE WHEN l.id <> other.id THEN concat(least(l.id, other.id), '/', greatest(l.id, other.id))
+                        ELSE 'line ' || s.line END""",
+        name="concat_ws(' · ', s.clinic, s.location, s.to_clinic, s.to_location)",
+        references=(
+            NO_CLINIC,
+            NO_LOCATION,
+            Reference("to_clinic", "s.to_clinic IS NOT NULL AND there.id IS NULL"),
+            Reference("to_location", "other.id IS NULL"),
+            Reference("to_location", "other.id = l.id", "sheet_same_location"),
+        ),
+        exported="""SELECT t.id AS number, k.code AS clinic, l.name AS location, there.code AS to_clinic,
+                           other.name AS to_location, t.minutes
+                    FROM travel t JOIN location l ON l.id = t.from_location JOIN clinic k ON k.id = l.clinic_id
+                    JOIN location other ON other.id = t.to_location JOIN clinic there ON there.id = other.clinic_id
+                    ORDER BY k.code, l.name, there.code, other.name""",
+    ),
+    Sheet(
         "doctors",
         KINDS["practice_doctor"],
         (
