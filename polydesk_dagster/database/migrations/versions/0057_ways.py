@@ -1,12 +1,12 @@
 """The way between two locations is a row that a practice's workbook can name; none, where it says so.
 
-Revision ID: 0056
+Revision ID: 0057
 """
 
 from alembic import op
 
-revision = "0056"
-down_revision = "0055"
+revision = "0057"
+down_revision = "0056"
 branch_labels = None
 depends_on = None
 
