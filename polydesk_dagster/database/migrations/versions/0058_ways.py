@@ -1,12 +1,12 @@
 """The way between two locations is a row that a practice's workbook can name; none, where it says so.
 
-Revision ID: 0057
+Revision ID: 0058
 """
 
 from alembic import op
 
-revision = "0057"
-down_revision = "0056"
+revision = "0058"
+down_revision = "0057"
 branch_labels = None
 depends_on = None
 
