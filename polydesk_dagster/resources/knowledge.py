@@ -1,6 +1,8 @@
 """The knowledge base of this installation: where its documents and its index are, and who makes its vectors."""
 
+import re
 from datetime import datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from polydesk_dagster.knowledge.reranking import reranker
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
 
+PROCESSOR = Path("/proc/cpuinfo")
+ENGINE_NEEDS = frozenset({"avx2", "fma", "f16c"})
+
 
 def library(settings: Settings) -> Library:
     """As the settings say; the index is under the home unless they name another place."""
@@ -25,7 +30,7 @@ def library(settings: Settings) -> Library:
 
 def _embedder(settings: Settings) -> Embedder | None:
     if settings.embeddings_model is None:
-        return Packaged() if find_spec(configuration.PACKAGED_MODEL) is not None else None
+        return Packaged() if packaged_runs_here() else None
     if settings.packaged_embeddings:
         return Packaged()
     if settings.embeddings_model == configuration.NO_MODEL:
@@ -34,6 +39,19 @@ def _embedder(settings: Settings) -> Embedder | None:
         return LocalModel(Path(settings.embeddings_model))
     key = settings.embeddings_key.get_secret_value() if settings.embeddings_key else None
     return Endpoint(settings.embeddings_url, settings.embeddings_model, key)
+
+
+@cache
+def packaged_runs_here() -> bool:
+    """Whether the packaged model is installed, and this processor has what its engine was compiled for: another would
+    end the process with an illegal instruction."""
+    if find_spec(configuration.PACKAGED_MODEL) is None:
+        return False
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", PROCESSOR.read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return flags is not None and set(flags.group(1).split()) >= ENGINE_NEEDS
 
 
 def why_no_indexing(connection: sa.Connection, as_of: datetime) -> Reason | None:

