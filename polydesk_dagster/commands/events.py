@@ -79,3 +79,44 @@ def skip(
     with opened() as installation, installation.engine.begin() as connection:
         inbox.skip(connection, clinic, event, reason.strip(), datetime.now(UTC))
     show.out().print(say("command.events.skipped"))
+
+
+@app.command()
+def types(json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Elenca i tipi di evento che non conosciamo: una domanda per tipo."""
+    from polydesk_dagster.sources.events.types import questions
+
+    with opened() as installation, installation.engine.connect() as connection:
+        found = questions(connection)
+    if json:
+        show.as_json([{**asdict(each), "asked_at": each.asked_at.isoformat()} for each in found])
+        return
+    if not found:
+        show.out().print(say("command.events.no_types"))
+        return
+    t = show.told()
+    rows = [(each.type, t.value(Instant(each.asked_at)), each.events, each.ignored_by or "") for each in found]
+    show.table(None, show.columns("type", "since", "how_many", "ignored_by"), rows)
+
+
+@app.command()
+def ignore(
+    type_: Annotated[str, typer.Argument(metavar="NAME")],
+    reason: Annotated[str, typer.Option(metavar="TEXT")],
+    again: Annotated[bool, typer.Option("--ask-again")] = False,
+) -> None:
+    """Decide una volta per tutti gli eventi di un tipo: non hanno effetto; con --ask-again si torna a chiedere."""
+    from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
+    from polydesk_dagster.errors import PermanentError
+    from polydesk_dagster.settings import person
+    from polydesk_dagster.sources.events import types as kinds
+
+    if not is_reason(reason):
+        raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
+    rule = kinds.ask_again if again else kinds.ignore
+    with opened() as installation, installation.engine.begin() as connection:
+        try:
+            rule(connection, type_, actor=person(), reason=reason.strip(), as_of=datetime.now(UTC))
+        except PermanentError as error:
+            raise typer.BadParameter(show.told().reason(error.reason)) from None
+    show.out().print(say("command.events.decided"))

@@ -53,7 +53,8 @@ WAITING = """
     WHERE p.state = 'ready' AND p.expires_at > :as_of AND p.undoes IS NULL
       AND NOT EXISTS (SELECT FROM plan n WHERE n.service = p.service AND n.clinic_id IS NOT DISTINCT FROM p.clinic_id
                                            AND n.kind = p.kind AND n.id > p.id)
-      AND EXISTS (SELECT FROM jsonb_array_elements(p.guards) g WHERE NOT CAST(g ->> 'passed' AS boolean))
+      AND EXISTS (SELECT FROM jsonb_array_elements(p.guards) g
+                  WHERE NOT CAST(g ->> 'passed' AS boolean) OR CAST(g ->> 'held' AS integer) > 0)
     GROUP BY p.service, c.code
     UNION ALL
     SELECT 'import_patients', 'review', c.code, count(*), min(r.found_at)
@@ -63,8 +64,11 @@ WAITING = """
     FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id
     WHERE q.resolved_at IS NULL AND q.settled_at IS NULL GROUP BY q.service, c.code
     UNION ALL
-    SELECT 'sync_events', 'event', c.code, count(*), min(e.received_at)
-    FROM event_inbox e JOIN clinic c ON c.id = e.clinic_id WHERE e.state IN ('parked', 'dead') GROUP BY c.code
+    SELECT 'sync_events', 'event', c.code,
+           count(*) FILTER (WHERE e.state <> 'unknown') + count(DISTINCT e.type) FILTER (WHERE e.state = 'unknown'),
+           min(e.received_at)
+    FROM event_inbox e JOIN clinic c ON c.id = e.clinic_id WHERE e.state IN ('parked', 'dead', 'unknown')
+    GROUP BY c.code
     UNION ALL
     SELECT CASE m.kind WHEN 'preparation' THEN 'send_preparation_notices'
                        WHEN 'activation' THEN 'resend_activation_emails' ELSE 'send_reminders' END,

@@ -17,7 +17,7 @@ from polydesk_dagster.clinic.messages.kinds import REPORT_READY
 from polydesk_dagster.clinic.messages.planning import enqueue
 from polydesk_dagster.clinic.patients import claims
 from polydesk_dagster.errors import TransientError
-from polydesk_dagster.sources.events import bookings, people
+from polydesk_dagster.sources.events import bookings, people, types
 from polydesk_dagster.values import Reason
 
 IMPORT_PATIENTS, PREVIEW_PRICES = "import_patients", "preview_prices"
@@ -133,6 +133,8 @@ class _Settling:
         return self.connection.execute(sa.text(statement), self.parameters | more)
 
     def all(self) -> None:
+        self.run(types.ASK)
+        self.run(types.JUDGE)
         self.run(bookings.BOOKINGS)
         self.run(SUPERSEDE)
         self.check_claims()

@@ -26,9 +26,9 @@ INBOX = f"""
 INSERT INTO event_inbox AS i (clinic_id, event_id, sequence, type, version, occurred_at, entity, state, reason,
                               attempts, next_try_at, payload, payload_hash, received_at, changed_at)
 SELECT :clinic, n.event_id, n.sequence, n.type, n.version, n.occurred_at, n.entity, t.state,
-       CASE WHEN t.state IN ('parked', 'dead') THEN n.problem ELSE n.reason END, t.attempts,
+       CASE WHEN t.state IN ('parked', 'dead', 'unknown') THEN n.problem ELSE n.reason END, t.attempts,
        CASE t.state WHEN 'parked' THEN CAST(:as_of AS timestamptz) + CASE t.attempts {_NEXT_TRY} END END,
-       CASE WHEN t.state IN ('parked', 'waiting', 'dead') THEN n.payload END,
+       CASE WHEN t.state IN ('parked', 'waiting', 'dead', 'unknown') THEN n.payload END,
        CASE WHEN t.state IN ('parked', 'waiting', 'dead') THEN sha256(convert_to(CAST(n.payload AS text), 'UTF8')) END,
        :as_of, :as_of
 FROM (SELECT n.event_id, coalesce(k.attempts, 0) + CAST(n.verdict = 'parked' AS integer) AS attempts,

@@ -19,7 +19,7 @@ from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 from polydesk_dagster.sources.events import cursor as cursors
-from polydesk_dagster.sources.events import effects, inbox, staging
+from polydesk_dagster.sources.events import effects, inbox, staging, types
 from polydesk_dagster.sources.events.cursor import Cursor
 from polydesk_dagster.sources.events.staging import Batch
 from polydesk_dagster.sources.port import GoneError, News
@@ -57,6 +57,8 @@ class Tally:
     parked: int = 0
     waiting: int = 0
     dead: int = 0
+    unknown: int = 0
+    skipped: int = 0
     set_aside: int = 0
     """Events that wait for the first time, or for a person from now on."""
 
@@ -225,6 +227,8 @@ class _Round:
 
     def retry(self) -> None:
         """Try again the parked events that are due, each followed by what waits behind it."""
+        with self.engine.begin() as connection:
+            self.run(connection, types.KNOWN_NOW, types=sorted(staging.TYPES))
         while True:
             with self.engine.begin() as connection:
                 self.run(connection, cursors.LOCK)
@@ -282,11 +286,13 @@ class _Round:
         with self.engine.connect() as connection:
             failed = self.run(connection, FAILED_NOW).all()
             standing = self.run(connection, STANDING).one()
+            asked = self.run(connection, types.OPEN).all()
         said = list(reasons)
         if self.cursor.down_since:
             said.append(Reason("reachable_again", {"since": Instant(self.cursor.down_since)}, self.cursor.code))
         for state, reason, count in failed:
             said.append(Reason(f"event_{state}", {"why": read(reason)}, self.cursor.code, count))
+        said += [Reason("event_type_open", {"type": each.type}, self.cursor.code, each.events) for each in asked]
         if standing.dead:
             said.append(Reason("dead_letters", {}, self.cursor.code, standing.dead))
         if standing.lost:
@@ -296,13 +302,14 @@ class _Round:
         failures = tally.parked + tally.dead
         done_ = tally.applied + tally.superseded
         # What is parked is tried again by itself: never a refusal, even where it is all that came.
-        outcome = Outcome.PARTIAL if tally.set_aside or standing.lost else done(Counts(updated=done_))
+        anew = tally.set_aside or standing.lost or any(each.new for each in asked)
+        outcome = Outcome.PARTIAL if anew else done(Counts(updated=done_))
         return Report(
             outcome,
             Counts(
                 updated=tally.applied,
-                skipped=tally.superseded,
-                waiting=int(standing.waiting),
+                skipped=tally.superseded + tally.skipped,
+                waiting=int(standing.waiting) + len(asked),
                 unchanged=tally.repeated,
             ),
             tuple(said),

@@ -139,7 +139,7 @@ def _row(event: Event, largest: int) -> tuple[str | None, ...]:
     entity: str | None = f"{event.entity.type}:{event.entity.id}"
     cells: tuple[str | None, ...] = (None,) * 13
     family = event.type.rpartition(".")[0]
-    if event.type not in _TYPES:
+    if event.type not in TYPES:
         problem, entity = kept(Reason("event_type_unknown", {"type": event.type[:60]})), None
     elif event.sequence > largest:
         problem = kept(Reason("sequence_impossible", {"sequence": event.sequence}))
@@ -215,7 +215,7 @@ _READERS = {
     "patient": _patient,
     "price_list": _price_list,
 }
-_TYPES = frozenset(
+TYPES = frozenset(
     {
         "report.published", "report.withdrawn", "acceptance.created", "acceptance.cancelled", "appointment.created",
         "appointment.rescheduled", "appointment.cancelled", "patient.updated", "price_list.changed",
