@@ -15,9 +15,10 @@ from polydesk_dagster.commands.installation import migrated
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import Role, business_url, create_engine, plain_url
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.keeping import backup, moving
+from polydesk_dagster.keeping import backup, moving, restoring
 from polydesk_dagster.settings import Settings
-from tests.keeping import world
+from tests.keeping import debian, world
+from tests.world import AS_OF
 
 
 @pytest.fixture
@@ -65,3 +66,21 @@ def test_nothing_is_moved_onto_what_lives(settings: Settings, engine: sa.Engine)
     with world.of_dagster(engine.url), pytest.raises(PermanentError, match="restore_over"):
         moving.move(settings, plain_url(engine.url))
     assert configuration.load().embedded
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(debian.why_not() is not None, reason=debian.why_not() or "")
+def test_an_older_server_takes_it_and_a_newer_one_takes_it_back(
+    settings: Settings, server: URL, tmp_path: Path
+) -> None:
+    """From PostgreSQL 18 to Debian's 15 by a move, and from there into 18 by a copy."""
+    before = [world.rows(url) for url in backup.whole_urls(settings)]
+    with debian.cluster() as older, world.nowhere(server) as newer:
+        moving.move(settings, older.url("polydesk"))
+        moved = configuration.load()
+        assert [world.rows(url) for url in backup.whole_urls(moved)] == before
+        copy, found = backup.take(moved, tmp_path / "copies", AS_OF)
+        assert found.postgres == 15
+        back = world.configured(tmp_path / "back", newer)
+        restoring.restore(back, copy)
+        assert [world.rows(url) for url in backup.whole_urls(back)] == before
