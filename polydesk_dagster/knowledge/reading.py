@@ -26,6 +26,12 @@ PATIENCE = 60.0
 
 PAGES_A_STRETCH, BYTES_A_STRETCH = 100, 8 * 1024**2
 
+LEAST_PAGE = 400
+"""Bytes that a page takes in its file: one that says to have more of them than it could hold lies."""
+
+MOST_STRETCHES = 30.0
+"""However large a document is."""
+
 STANDSTILL = 20
 """Times as long that may pass on the wall's clock: a busy machine is slow, a process that waits for nothing is dead."""
 
@@ -128,7 +134,8 @@ main()
 def stretches(data: bytes) -> float:
     """How many times as long as a small document this one may take, by its size and the pages that it says to have."""
     pages = max((int(count) for count in _COUNT.findall(data)), default=0) if data.startswith(b"%PDF-") else 0
-    return 1 + len(data) / BYTES_A_STRETCH + pages / PAGES_A_STRETCH
+    told = 1 + len(data) / BYTES_A_STRETCH + min(pages, len(data) // LEAST_PAGE) / PAGES_A_STRETCH
+    return min(told, MOST_STRETCHES)
 
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes, bound: float) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tests.house.advisories import told
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
 LOCKED = sorted(re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==", LOCK.read_text(), re.MULTILINE))
@@ -53,10 +56,10 @@ DECIDED = {
 
 
 def _licences(name: str) -> set[str]:
-    told = metadata.metadata(name)
-    classified = [each for each in told.get_all("Classifier") or [] if each.startswith("License ::")]
-    named = [each.split(" :: ")[-1] for each in classified] or (told.get("License") or "").splitlines()[:1]
-    if expression := told.get("License-Expression"):
+    about = metadata.metadata(name)
+    classified = [each for each in about.get_all("Classifier") or [] if each.startswith("License ::")]
+    named = [each.split(" :: ")[-1] for each in classified] or (about.get("License") or "").splitlines()[:1]
+    if expression := about.get("License-Expression"):
         named = [expression]
     return {part for each in named for part in re.split(r" (?:OR|AND) ", each)} - NO_LICENCES
 
@@ -75,3 +78,15 @@ def test_every_packages_licence_is_known_and_allowed(name: str) -> None:
 
 def test_what_was_decided_by_hand_is_still_there() -> None:
     assert DECIDED.keys() <= set(LOCKED)
+
+
+def test_what_nobody_could_look_at_is_said_and_what_is_known_fails(tmp_path: Path) -> None:
+    lock, report = tmp_path / "lock", tmp_path / "report"
+    lock.write_text("a==1 \\\n    --hash=x\nb==2\n")
+    assert told(report, lock)[0].splitlines()[0] == "Advisories: looked at 0 of 2 packages."
+    unseen = {"name": "b", "skip_reason": "not found"}
+    report.write_text(json.dumps({"dependencies": [{"name": "a", "vulns": []}, unseen]}))
+    said, good = told(report, lock)
+    assert ("NOT LOOKED AT: 1;" in said, good) == (True, True)
+    report.write_text(json.dumps({"dependencies": [{"name": "a", "vulns": [{"id": "CVE-1"}]}, unseen]}))
+    assert told(report, lock) == (f"{said}\nKnown against a: CVE-1.", False)

@@ -32,7 +32,7 @@ def pdf(pages: Sequence[Sequence[str] | None], fields: Mapping[str, str] | None 
     form = f"/AcroForm<</Fields[{_references(widgets)}]>>" if widgets else ""
     objects[1] = f"<</Type/Catalog/Pages 2 0 R{form}>>".encode()
     objects[2] = f"<</Type/Pages/Count {len(kids)}/Kids[{_references(kids)}]>>".encode()
-    return _file(objects)
+    return file_of(objects)
 
 
 def _add(objects: dict[int, bytes], body: bytes) -> int:
@@ -63,7 +63,7 @@ def _escaped(line: str) -> str:
     return line.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
 
 
-def _file(objects: Mapping[int, bytes]) -> bytes:
+def file_of(objects: Mapping[int, bytes]) -> bytes:
     data = b"%PDF-1.4\n"
     places = []
     for number, body in sorted(objects.items()):

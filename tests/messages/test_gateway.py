@@ -147,7 +147,9 @@ def test_whoever_has_not_signed_gets_nothing_in(house: House) -> None:
 @pytest.mark.parametrize(
     "said",
     [b"", b"[]", b"{", b"\xff", reply(id=""), reply(id=7), reply(received_at="ieri"), reply(text=None),
-     reply(received_at="2026-03-10T10:00:00"), reply(id="x" * 201), reply(text="x" * 5_001)],
+     reply(received_at="2026-03-10T10:00:00"), reply(id="x" * 201), reply(text="x" * 5_001), b"null", b"7",
+     b"[" * 15_000, b'{"a":' * 3_000, b"9" * 15_000, b'{"id": 1e400}', b'{"id": "\0"}', reply(id=["x"]), reply(id=None),
+     reply(text={"a": 1}), reply(received_at=10**30), reply(received_at="9999-99-99T00:00:00Z")],
 )  # fmt: skip
 def test_what_the_contract_does_not_say_is_refused_and_told_nobody(
     house: House, caplog: pytest.LogCaptureFixture, said: Any

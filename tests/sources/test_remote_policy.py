@@ -190,15 +190,27 @@ def test_a_body_beyond_the_bound_is_refused(echo: tuple[Echo, Remote], encoding:
     assert asked(simulator) == 1
 
 
-@pytest.mark.parametrize("body", [b'{"a": NaN}', b"", b"null garbage", b'{"a": 1'])
-def test_what_is_no_json_is_no_answer(body: bytes) -> None:
-    with pytest.raises(TransientError):
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "no number": (b'{"a": NaN}', "remote_unreadable"),
+    "a number without end": (b"[" + b"9" * 5_000 + b"]", "remote_unreadable"),
+    "a negative one": (b"[-" + b"9" * 100_000 + b"]", "remote_unreadable"),
+    "NUL": (b'["\0"]', "remote_unreadable"),
+    "nothing": (b"", "remote_unreadable"),
+    "garbage": (b"null garbage", "remote_unreadable"),
+    "cut short": (b'{"a": 1', "remote_unreadable"),
+    "a proxy's page": (b"<html>", "remote_html"),
+    "half a letter": ('{"a": "è'.encode()[:-1], "remote_truncated"),
+    "another encoding": ('{"a": 1}'.encode("utf-16"), "remote_encoding"),
+    "arrays without end": (b"[" * 200_000, "remote_nested"),
+    "objects without end": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "remote_nested"),
+}
+"""What is no answer, whatever it costs to say so, and how it is called."""
+
+
+@pytest.mark.parametrize(("body", "code"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_is_no_json_is_refused_by_name(body: bytes, code: str) -> None:
+    with pytest.raises((TransientError, PermanentError), match=code):
         answers.decode("Prova", body)
-
-
-def test_endless_nesting_is_refused() -> None:
-    with pytest.raises(PermanentError):
-        answers.decode("Prova", b"[" * 200_000)
 
 
 @pytest.mark.parametrize(
