@@ -29,6 +29,9 @@ class Generation:
     dimension: int | None
     unmerged: bool
     building: bool = False
+    abandoned: int | None = None
+    """One that a killed run left half built, with vectors of the same making; its passages are there until the end of
+    this one's building."""
 
 
 def find(connection: sa.Connection, state: str) -> Generation | None:
@@ -47,9 +50,12 @@ def rolled_back(connection: sa.Connection, library: Library) -> bool:
 
 
 def begin(engine: sa.Engine, library: Library, dimension: int | None, as_of: datetime) -> Generation:
-    """A new, empty generation; one that a killed run left half built goes."""
+    """A new, empty generation; one that a killed run left half built goes, but for its vectors."""
+    embedder = library.embedder.name if library.embedder else None
     with engine.begin() as connection:
-        connection.execute(sa.text("DELETE FROM knowledge_generation WHERE state = 'building'"))
+        left = connection.execute(
+            sa.text("DELETE FROM knowledge_generation WHERE state = 'building' RETURNING id, embedder, dimension")
+        ).one_or_none()
         generation = connection.execute(
             sa.text("""
                 INSERT INTO knowledge_generation (state, pipeline, embedder, dimension, started_at)
@@ -57,12 +63,14 @@ def begin(engine: sa.Engine, library: Library, dimension: int | None, as_of: dat
                 RETURNING id"""),
             {
                 "pipeline": pipeline(library),
-                "embedder": library.embedder.name if library.embedder else None,
+                "embedder": embedder,
                 "dimension": dimension,
                 "as_of": as_of,
             },
         ).scalar_one()
-    return Generation(generation, pipeline(library), dimension, unmerged=False, building=True)
+    alike = left is not None and embedder is not None and (left.embedder, left.dimension) == (embedder, dimension)
+    abandoned = left.id if left is not None and alike else None
+    return Generation(generation, pipeline(library), dimension, unmerged=False, building=True, abandoned=abandoned)
 
 
 def differences(engine: sa.Engine, building: int, current: int | None) -> dict[str, int]:

@@ -243,17 +243,24 @@ def _vectors(work: Work, generation: Generation, rows: Sequence[Row]) -> list[li
 
 
 def _known_vectors(work: Work, generation: Generation, texts: Sequence[str]) -> dict[str, list[float]]:
-    """Vectors that the generation that answers has of the same texts by the same model; nothing is embedded twice."""
+    """Vectors of the same texts by the same model, of the generation that answers and of one that a killed run left;
+    nothing is embedded twice, and a shelf that takes longer than a run may last is done in several."""
     with work.engine.connect() as connection:
         current = generations.find(connection, "current")
         model = connection.scalar(
             sa.text("SELECT embedder FROM knowledge_generation WHERE id = :id"), {"id": current.id if current else None}
         )
     same = work.library.embedder is not None and model == work.library.embedder.name
-    if current is None or not same or current.dimension != generation.dimension or not work.store.there(current.id):
-        return {}
+    have = [generation.abandoned] if generation.abandoned is not None else []
+    if current is not None and same and current.dimension == generation.dimension:
+        have.append(current.id)
     by_digest = {text_digest(text): text for text in texts}
-    return {by_digest[digest]: vector for digest, vector in work.store.vectors(current.id, list(by_digest))}
+    return {
+        by_digest[digest]: vector
+        for source in have
+        if work.store.there(source)
+        for digest, vector in work.store.vectors(source, list(by_digest))
+    }
 
 
 def _bytes(file: File) -> tuple[bytes, str | None]:

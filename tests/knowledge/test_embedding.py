@@ -17,6 +17,7 @@ from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.knowledge import searching
 from polydesk_dagster.knowledge.embedding import Endpoint, Packaged
 from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.knowledge.text import STOP_WORDS, words
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.resources import knowledge
@@ -176,6 +177,27 @@ def test_the_packaged_model_finds_meaning_offline_and_embeds_nothing_twice(
     assert given == ["dimensione", "Bar\nColazioni senza glutine."]
     assert shelf.ask("colazioni senza glutine")[0] == "bar.md"
     shelf.whole()
+
+
+def test_a_killed_build_leaves_its_vectors_to_the_next(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint, vectors_server: Server
+) -> None:
+    shelf = Shelf(engine, tmp_path, endpoint)
+    shelf.topics()
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "index", _end)
+        with pytest.raises(SystemExit):
+            shelf.blue()
+    vectors_server.texts.clear()
+    shelf.write("bar.md", "# Bar\n\nColazioni vegane.")
+    assert shelf.blue().outcome is Outcome.OK
+    passages = [text for text in vectors_server.texts if "\n" in text]  # and not the probe questions
+    assert passages == ["Bar\nColazioni vegane."]
+    shelf.whole()
+
+
+def _end(*_: object) -> None:
+    raise SystemExit
 
 
 def test_meaning_is_searched_by_default_where_the_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
