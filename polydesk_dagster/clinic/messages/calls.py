@@ -35,11 +35,17 @@ class Call:
 # A child's guardian may be dead; a dead patient's appointment is for the desk to cancel, not to remind of.
 _LIST = sa.text("""
     WITH unsent AS (
-        SELECT l.clinic_id, l.subject_id, l.version, l.kind, l.step, l.recipient_id,
-               coalesce(l.withheld, m.reason) AS reason, m.changed_at
+        -- messages that ended unsent, and what was left out of those that went: apart, as each has an index that leads
+        -- past the many that were sent
+        SELECT l.clinic_id, l.subject_id, l.version, l.kind, l.step, coalesce(l.withheld, m.reason) AS reason,
+               m.changed_at
         FROM message m JOIN message_ledger l ON l.message_id = m.id AND l.subject = 'appointment'
-        WHERE m.kind = :kind AND m.changed_at >= :since
-          AND (l.withheld IS NOT NULL OR m.state IN ('withheld', 'failed'))
+        WHERE m.kind = :kind AND m.changed_at >= :since AND m.state IN ('withheld', 'failed')
+        UNION ALL
+        SELECT l.clinic_id, l.subject_id, l.version, l.kind, l.step, l.withheld, m.changed_at
+        FROM message_ledger l JOIN message m ON m.id = l.message_id
+        WHERE l.kind = :kind AND l.starts_at > :as_of AND l.withheld IS NOT NULL AND l.message_id IS NOT NULL
+          AND l.subject = 'appointment' AND m.changed_at >= :since
     )
     INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
     SELECT u.clinic_id, u.subject_id, u.version, u.kind, u.reason, a.starts_at,
