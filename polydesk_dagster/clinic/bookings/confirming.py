@@ -97,13 +97,8 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
 
 def _confirm(connection: sa.Connection, token: str, booking: Booking, as_of: datetime, terms: Terms) -> Reply:
     given = {
+        **booking.bound,
         "token": hashed(token),
-        "service": booking.service_id,
-        "patient": booking.patient_id,
-        "agreement": booking.agreement_id,
-        "price": booking.quoted_price,
-        "email": booking.contact_email,
-        "phone": booking.contact_phone,
         "paid": booking.paid,
         "as_of": as_of,
         "verification": terms.verification,

@@ -93,6 +93,18 @@ class Booking:
         """Whether it stands, or somebody can make it stand."""
         return self.patient_id is not None or self.paid or bool(self.contact_email or self.contact_phone)
 
+    @property
+    def bound(self) -> dict[str, object]:
+        """What statements that write a booking bind of it."""
+        return {
+            "service": self.service_id,
+            "patient": self.patient_id,
+            "agreement": self.agreement_id,
+            "price": self.quoted_price,
+            "email": self.contact_email,
+            "phone": self.contact_phone,
+        }
+
 
 _ENDED = {
     "confirmed": Answer.CONFIRMED,

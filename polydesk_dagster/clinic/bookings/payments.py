@@ -66,16 +66,7 @@ def keep(connection: sa.Connection, *, hold_id: int, booking: Booking, as_of: da
 
     Answers: CONFIRMED with the booking, PAID_TOO_LATE, NO_LONGER_BOOKED.
     """
-    given: dict[str, object] = {
-        "hold": hold_id,
-        "service": booking.service_id,
-        "patient": booking.patient_id,
-        "agreement": booking.agreement_id,
-        "price": booking.quoted_price,
-        "email": booking.contact_email,
-        "phone": booking.contact_phone,
-        "as_of": as_of,
-    }
+    given = {**booking.bound, "hold": hold_id, "as_of": as_of}
     hold = connection.execute(_HOLD, given).one()
     if hold.appointment_id is not None:
         gone = hold.booked_as in {"cancelled", "expired"}
