@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import checks as calendar_checks
 from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.outcome import Outcome
 from tests import world
+from tests.sources.events_world import booking, lab
 from tests.world import AS_OF, rome
 
 LONG = 120
@@ -69,6 +71,35 @@ def test_two_slots_by_hand_that_overlap_are_not_both_committed(engine: sa.Engine
         refused = _beside(engine, desk, other)
     with pytest.raises(sa.exc.IntegrityError, match="overlap"):
         refused.result()
+
+
+@pytest.mark.parametrize("manual", [True, False], ids=["by_hand", "as_generation"])
+@pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
+def test_studiolabs_booking_waits_for_a_slot_that_is_being_written_and_is_never_lost(
+    engine: sa.Engine, manual: bool, taken: bool
+) -> None:
+    with lab(engine) as studiolab:
+        studiolab.publish(booking("X", "09:30"))
+        with engine.connect() as other:
+            agenda, service = other.execute(
+                sa.text("SELECT a.id, s.id FROM agenda a, service s WHERE a.external_id = 'A1'")
+            ).one()
+            slot = world.slot(
+                other, agenda, rome("2026-03-12", "09:10"), ends_at=rome("2026-03-12", "09:40"), manual=manual
+            )
+            if taken:
+                world.appointment(other, slot, service_id=service, patient_id=world.patient(other))
+            synced = _beside(engine, other, studiolab.sync)
+        # What was written meanwhile it could not see: refused by the schema, put by, and tried again by itself.
+        assert synced.result().outcome is Outcome.PARTIAL  # type: ignore[attr-defined]
+        assert studiolab.states() == {"parked": 1}
+        studiolab.sync(timedelta(minutes=2))
+        if taken:
+            assert studiolab.states() == {"parked": 1}
+        else:
+            assert studiolab.appointment("X").seats == 1
+    with engine.connect() as connection:
+        assert calendar_checks.overlapping(connection, AS_OF).count == 0
 
 
 def test_slots_of_two_agendas_do_not_wait_for_each_other(engine: sa.Engine) -> None:
