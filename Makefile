@@ -44,8 +44,8 @@ lock: setup
 pictures: setup
 	$(BIN)/python -m tests.web.pictures "$(LINK)"
 
-# What this is made of (CycloneDX, from what is installed), and what is known against it. Both tools come from the package
-# registry; where it tells no advisories, the check says that it looked at nothing, and fails.
+# What this is made of (CycloneDX, from what is installed), whether it may be used, and what is known against it; the
+# tools come from the package registry, which may tell no advisories: that is said, and fails nothing.
 supply: setup
 	mkdir -p dist
 	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.cdx.json $(BIN)/python

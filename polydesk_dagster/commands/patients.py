@@ -265,15 +265,13 @@ def export_(
     import json as written
 
     from polydesk_dagster.clinic.patients import exporting, seen
+    from polydesk_dagster.told.records import exported
 
     with _deciding(NO_PATIENT) as connection:
         connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         found = exporting.everything(connection, patient)
-        t, now = show.told(), _now()
-        data = {
-            key: {"what": t.term("personal", key), "kept": law and t.term("kept_by_law", law), "rows": rows}
-            for key, (law, rows) in found.items()
-        }
+        now = _now()
+        data = exported(show.told(), found)
         seen.log(connection, person(), "polydesk patients export", now, patients=(patient,))
         with private_file(file) as target:
             written.dump(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date
 from itertools import islice
@@ -26,6 +26,16 @@ def fields(teller: Teller, record: Any) -> list[tuple[str, str]]:
         for way, value in _leaves(record, ())
     )
     return list(islice(told, MOST))
+
+
+def exported(
+    teller: Teller, found: Mapping[str, tuple[str | None, list[dict[str, Any]]]]
+) -> dict[str, dict[str, object]]:
+    """A patient's data sets (by key: the rule that keeps it, and its rows) with what each is and why it stays."""
+    return {
+        key: {"what": teller.term("personal", key), "kept": law and teller.term("kept_by_law", law), "rows": rows}
+        for key, (law, rows) in found.items()
+    }
 
 
 def _leaves(value: Any, way: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Value]]:

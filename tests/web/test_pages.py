@@ -169,3 +169,30 @@ def test_a_doubtful_patient_is_shown_with_the_doubt_and_days_as_people_write_the
     assert page.count("07/11/1953") == 2
     assert "<ins>07/11/1953" not in page
     assert "1953-11-07" not in page
+
+
+def test_what_a_patient_may_ask_by_law_is_one_press_away_for_who_acts_for_the_chain(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        practice = world.practice(connection, "MI01")
+        slot = world.slot(connection, practice.agenda, datetime.now(UTC) + timedelta(days=3))
+        patient = world.patient(connection, last_name="Quetzalpioggia")
+        world.appointment(connection, slot, service_id=practice.service, patient_id=patient)
+    story = f"/messaggi/perche?di=patient&numero={patient}"
+    with served.signed_in("manager", clinic=practice.clinic) as hers:
+        assert f"/pazienti/{patient}/dati" not in hers.get(story).text
+        for what in ("dati", "cancella"):
+            assert hers.post(f"/pazienti/{patient}/{what}", data=served.form(hers)).status_code == 403
+    with served.signed_in("manager") as chain:
+        assert f'action="/pazienti/{patient}/cancella"' in chain.get(story).text
+        assert chain.post("/pazienti/999999/dati", data=served.form(chain)).status_code == 404
+        assert chain.post("/pazienti/999999/cancella", data=served.form(chain)).status_code == 404
+        copy = chain.post(f"/pazienti/{patient}/dati", data=served.form(chain))
+        assert copy.headers["content-disposition"].startswith("attachment")
+        assert "Quetzalpioggia" in copy.text
+        planned = chain.post(f"/pazienti/{patient}/cancella", data=served.form(chain))
+        assert (planned.status_code, "/piani/" in planned.headers["location"]) == (303, True)
+        assert chain.get(planned.headers["location"]).status_code == 200
+    with served.door.engine.connect() as connection:
+        assert "export" in {look.page for look in seen.of(connection, patient)}
+        kept = connection.scalar(sa.text("SELECT erased_at IS NULL FROM patient WHERE id = :id"), {"id": patient})
+        assert kept is True
