@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -308,3 +309,25 @@ def erase_(patient: Patient, json: Json = False) -> None:
         console.print(f"  · {t.reason(reason)}")
     for figure in report.figures.values():
         console.print(t.value(figure))
+
+
+@app.command("differences")
+def differences_(
+    clinic: Annotated[str | None, typer.Option(metavar="CODE")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Elenca in che cosa la fonte e noi diciamo cose diverse di un paziente, e chi nella fonte non c'è più."""
+    from polydesk_dagster.clinic.patients import differences
+
+    with opened() as installation, installation.engine.connect() as connection:
+        found = differences.listed(connection, clinic=clinic, limit=limit)
+    if json:
+        show.as_json([{**asdict(each), "since": each.since.isoformat()} for each in found])
+        return
+    if not found:
+        show.out().print(say("command.patients.no_differences"))
+        return
+    t = show.told()
+    rows = [(e.clinic, e.external_id, e.patient, t.term("field", e.what), t.value(Instant(e.since))) for e in found]
+    show.table(None, show.columns("clinic", "record", "patient", "what", "since"), rows)

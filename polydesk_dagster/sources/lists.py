@@ -15,7 +15,7 @@ from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page, Unreadable
-from polydesk_dagster.clinic.patients import claims
+from polydesk_dagster.clinic.patients import claims, differences
 from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.kinds.agreements import AGREEMENT
@@ -120,7 +120,8 @@ def _once(
     deleted = source.deleted if feed in source.capabilities.deleted else lambda _: ()
     evidence = engine_of_plans.Evidence(again, lambda: tuple(deleted(feed)))
     differing: list[Mapping[str, Any]] = []
-    pages: Iterable[Page] = patients.missing_only(reading, known, differing) if known else reading
+    unseen = patients.Unseen(known)
+    pages: Iterable[Page] = patients.missing_only(reading, known, differing, unseen) if known else reading
     try:
         report = engine_of_plans.synchronise(
             engine,
@@ -135,10 +136,10 @@ def _once(
             evidence=evidence,
         )
     except Unchanged:
-        report = step.in_step(kind, scope)
+        report, unseen.unchanged = step.in_step(kind, scope), True
     if feed != "patients":
         return report
-    return _with_claims(engine, source, report, scope, differing, as_of, preview=preview)
+    return _with_claims(engine, source, report, scope, differing, unseen, as_of, preview=preview)
 
 
 def _with_claims(
@@ -147,6 +148,7 @@ def _with_claims(
     report: Report,
     scope: Scope,
     differing: Sequence[Mapping[str, Any]],
+    unseen: patients.Unseen,
     as_of: datetime,
     *,
     preview: bool,
@@ -159,7 +161,13 @@ def _with_claims(
         new = claims.check(connection, scope.clinic_id, differing, as_of)
         new += claims.merged(connection, scope.clinic_id, merged, as_of)
         waiting = claims.suspended(connection, scope.clinic_id)
+        if unseen.names is not None and not unseen.unchanged:
+            differences.missing(connection, scope.clinic_id, unseen.names, as_of)
+        gone = differences.gone(connection, scope.clinic_id, as_of)
     counts = replace(report.counts, waiting=report.counts.waiting + waiting)
+    if gone:
+        said_gone = Reason("patients_gone_at_source", {}, scope.clinic, gone)
+        report = replace(report, reasons=(*report.reasons, said_gone))
     if not new:
         return replace(report, counts=counts)
     said = Reason("links_suspended", {}, scope.clinic, new)

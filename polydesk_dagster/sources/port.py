@@ -91,7 +91,7 @@ class Page(Generic[L]):
     rejected: tuple[Rejected, ...]
     """Positions count from the start of the list."""
     total: int | None
-    """Of the whole list; None where the source does not say."""
+    """Of the whole list, those apart that are another record now; None where the source does not say."""
     snapshot: str
     etag: str | None
     """Of the first page, to be given back another time."""

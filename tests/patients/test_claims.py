@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.changes.stage import Page
-from polydesk_dagster.clinic.patients import claims, identity, reviews
+from polydesk_dagster.changes.stage import Page, Unreadable
+from polydesk_dagster.clinic.patients import claims, differences, identity, reviews
 from polydesk_dagster.clinic.patients.claims import fingerprint
 from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason
 from tests import world
 from tests.patients.test_identity import MARIO, Import, person
 
@@ -104,3 +105,65 @@ def test_the_hash_is_of_who_somebody_is_however_it_is_written() -> None:
     assert fingerprint(MARIO) == fingerprint(MARIO | {"last_name": " ROSSI", "updated_at": "2026-02-02T00:00:00Z"})
     assert fingerprint(person("P1", last_name="Nicolò")) == fingerprint(person("P9", last_name="Nicolo'"))
     assert fingerprint(MARIO) != fingerprint(MARIO | {"birth_date": "1980-01-02"})
+
+
+def test_a_code_that_the_source_learns_later_is_filled_in(engine: sa.Engine) -> None:
+    run = Import(engine)
+    run(person("P2", fiscal_code=None))
+    look(run, person("P2", fiscal_code=None))
+    assert look(run, person("P2")) == 0
+    assert run.rows("SELECT fiscal_code, fiscal_code_kind FROM patient") == [(MARIO["fiscal_code"], "CF")]
+    assert not suspended(run)
+
+
+@pytest.mark.parametrize("code", ["RSSMRA80A01H501X", MARIO["fiscal_code"][:-1] + "?"], ids=["wrong", "none"])
+def test_a_code_that_is_not_sound_is_not_filled_in(engine: sa.Engine, code: str) -> None:
+    run = Import(engine)
+    run(person("P2", fiscal_code=None))
+    look(run, person("P2", fiscal_code=None))
+    assert look(run, person("P2", fiscal_code=code)) == 0
+    assert run.rows("SELECT fiscal_code FROM patient") == [(None,)]
+
+
+def test_a_later_code_that_somebody_else_has_is_noted_for_a_person(engine: sa.Engine) -> None:
+    run = Import(engine)
+    run(person("P2", fiscal_code=None))
+    look(run, person("P2", fiscal_code=None))
+    with engine.begin() as connection:
+        other = {"last_name": "Altro", "first_name": "Uno", "fiscal_code": MARIO["fiscal_code"]}
+        code = {"fiscal_code_canonical": MARIO["fiscal_code"], "fiscal_code_kind": "CF"}
+        world.insert(connection, "patient", [other | code])
+    assert look(run, person("P2")) == 0
+    with engine.connect() as connection:
+        (found,) = differences.listed(connection, clinic="BO01", limit=9)
+    assert (found.external_id, found.what) == ("P2", "fiscal_code")
+    assert run.rows("SELECT fiscal_code FROM patient WHERE last_name = 'Rossi'") == [(None,)]
+
+
+def test_who_is_gone_at_the_source_is_a_finding_after_two_readings(engine: sa.Engine) -> None:
+    run = Import(engine)
+    names = enumerate(("Rossi", "Verdi", "Bruni"))
+    everybody = [person(f"P{n}", last_name=name, fiscal_code=None) for n, name in names]
+    run(*everybody)
+
+    def read(*items: dict[str, Any], minutes: int, bad: tuple[Unreadable, ...] = ()) -> int | None:
+        with engine.begin() as connection:
+            known = identity.linked(connection, run.clinic)
+            unseen = identity.Unseen(known)
+            list(identity.missing_only([Page(1, items, bad, "s", len(items))], known, [], unseen))
+            if unseen.names is None:
+                return None
+            at = world.AS_OF + timedelta(minutes=minutes)
+            differences.missing(connection, run.clinic, unseen.names, at)
+            return differences.gone(connection, run.clinic, at)
+
+    assert read(*everybody[:2], minutes=1) == 0  # once is no proof
+    assert read(*everybody[:1], minutes=2) == 1
+    with engine.connect() as connection:
+        gone = differences.listed(connection, limit=9)
+    assert [(each.external_id, each.what) for each in gone] == [("P2", "gone_at_source"), ("P1", "gone_at_source")]
+    unreadable = Unreadable(None, "invalid", Reason("wire_not_foreseen"), None)
+    assert read(*everybody[:1], minutes=3, bad=(unreadable,)) is None  # it could be either of them
+    assert read(*everybody, minutes=4) == 0
+    with engine.connect() as connection:
+        assert not differences.listed(connection, limit=9)

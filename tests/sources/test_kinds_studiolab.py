@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -689,3 +689,26 @@ def test_the_preview_of_people_masks_codes(synced: Lab) -> None:
     with synced.engine.connect() as connection:
         rows = list(show.rows(connection, synced.plan(report), COLLABORATOR))
     assert rows[0].after["fiscal_code"] == "RSSMRA80A01H501U"
+
+
+def test_a_patient_that_studiolab_merged_into_another_is_asked_about_and_not_imported_anew(lab: Lab) -> None:
+    someone = {"last_name": "Rossi", "sex": "M", "updated_at": "2026-01-01T00:00:00+01:00"}
+    people = [
+        someone | {"id": f"P{n}", "first_name": f"Ugo {n}", "birth_date": f"1980-01-{n + 1:02d}"} for n in range(9)
+    ]
+    lab.hold(patients=people)
+    assert lab.sync("patients").counts.created == 9
+    merged = people[1] | {"merged_into": "P0"}
+    lab.hold(patients=[people[0], merged, *people[2:], people[2] | {"id": "P99", "merged_into": "P2"}])
+    report = lab.sync("patients")
+    assert (report.outcome, report.counts.created) == (Outcome.PARTIAL, 0)
+    assert [reason.code for reason in report.reasons] == ["links_suspended"]
+    asked = "SELECT external_id FROM patient_link WHERE suspended_reason LIKE '%merged_at_source%'"
+    assert lab.rows(asked) == [("P1",)]
+    assert lab.sync("patients").outcome is Outcome.NOTHING_TO_DO
+    # Whoever is simply gone is told of after the second reading, and keeps the link.
+    lab.hold(patients=[people[0], merged, *people[3:]])
+    for days, told in ((1, False), (2, True)):
+        report = lab.sync("patients", as_of=world.AS_OF + timedelta(days=days))
+        assert ("patients_gone_at_source" in {reason.code for reason in report.reasons}) is told
+    assert lab.rows("SELECT count(*) FROM patient_link") == [(9,)]

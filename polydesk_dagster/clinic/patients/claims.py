@@ -56,16 +56,35 @@ _WRONG = "array_remove(ARRAY[{}], NULL)".format(
 )
 _NAMED = "(SELECT jsonb_agg(jsonb_build_object('term', field, 'domain', 'identity')) FROM unnest(wrong) field)"
 
+_COLUMNS = ", ".join(f"{name} {type_}" for name, type_ in COLUMNS.items())
+
 # Two of them together are another person; one alone is a correction.
 CHECK = f"""
     WITH said AS (
         SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb))
-            AS s(external_id text, identity bigint, {", ".join(f"{name} {type_}" for name, type_ in COLUMNS.items())})
+            AS s(external_id text, identity bigint, sound boolean, {_COLUMNS})
     ), compared AS MATERIALIZED (
-        SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong, to_jsonb(s) - 'identity' AS record
+        SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong, to_jsonb(s) - 'identity' - 'sound' AS record
         FROM said s JOIN patient_link l ON l.clinic_id = :clinic_id AND l.external_id = s.external_id
         JOIN patient p ON p.id = l.patient_id
         WHERE l.suspended_at IS NULL AND p.erased_at IS NULL
+    ), later AS (
+        -- A code that the source has learnt since: ours where we have none, noted where it is somebody else's.
+        SELECT c.patient_id, s.fiscal_code, s.fiscal_code_canonical, s.fiscal_code_kind,
+               EXISTS (SELECT FROM patient o WHERE o.fiscal_code_canonical = s.fiscal_code_canonical) AS taken
+        FROM compared c JOIN said s USING (external_id) JOIN patient p ON p.id = c.patient_id
+        WHERE p.fiscal_code IS NULL AND s.fiscal_code_canonical IS NOT NULL AND s.sound AND cardinality(c.wrong) = 0
+    ), filled AS (
+        UPDATE patient p SET fiscal_code = l.fiscal_code, fiscal_code_canonical = l.fiscal_code_canonical,
+                             fiscal_code_kind = l.fiscal_code_kind, updated_at = :as_of
+        FROM (SELECT DISTINCT ON (fiscal_code_canonical) * FROM later WHERE NOT taken
+              ORDER BY fiscal_code_canonical, patient_id) l
+        WHERE p.id = l.patient_id
+    ), noted AS (
+        INSERT INTO patient_discrepancy AS d (clinic_id, patient_id, field, ours, theirs, noticed_at)
+        SELECT DISTINCT ON (patient_id) :clinic_id, patient_id, 'fiscal_code', NULL, fiscal_code, :as_of FROM later
+        WHERE taken ORDER BY patient_id
+        ON CONFLICT (clinic_id, patient_id, field) DO UPDATE SET theirs = excluded.theirs
     ), agreeing AS (
         UPDATE patient_link l SET identity = c.identity FROM compared c
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) < 2
@@ -100,7 +119,9 @@ def _said(item: Mapping[str, Any]) -> dict[str, Any] | None:
         values = prepare(item)
     except Reject:
         return None
-    return dict(zip(("external_id", *COLUMNS), values, strict=False)) | {"identity": fingerprint(item)}
+    known = ("external_id", *COLUMNS)
+    sound = len(values) == len(known) or values[len(known)] is None
+    return dict(zip(known, values, strict=False)) | {"identity": fingerprint(item), "sound": sound}
 
 
 MERGED = f"""

@@ -230,21 +230,51 @@ PATIENT = Kind(
 )
 
 
+class Unseen:
+    """Which of the ``known`` names a reading has not come upon yet."""
+
+    def __init__(self, known: Mapping[str, int | None]) -> None:
+        self.names: set[str] | None = set(known)
+        """None where a record that cannot be read does not say whose it is: it could be anybody's."""
+        self.unchanged = False
+        """Whether the list is the one that was read last time, by its source's word."""
+
+    def unreadable(self, page: Page) -> None:
+        """Meet those whose records cannot be read."""
+        for record in page.unreadable:
+            if self.names is not None:
+                self.names.discard(record.key or "")
+                self.names = self.names if record.key else None
+
+
+def _name(item: Any) -> str | None:
+    external_id = item.get("id") if isinstance(item, Mapping) else None
+    return external_id if isinstance(external_id, str) else None
+
+
 def missing_only(
-    pages: Iterable[Page], known: Mapping[str, int | None], differing: list[Mapping[str, Any]] | None = None
+    pages: Iterable[Page],
+    known: Mapping[str, int | None],
+    differing: list[Mapping[str, Any]] | None = None,
+    unseen: Unseen | None = None,
 ) -> Iterator[Page]:
     """``pages`` without the records that are linked already. Of those only who they are is looked at: whoever is not
-    as the link remembers is added to ``differing``, as it came."""
+    as the link remembers is added to ``differing``, as it came. ``unseen`` is left with those who did not come."""
     for page in pages:
         if not known:
             yield page
             continue
         fresh = []
+        if unseen is not None:
+            unseen.unreadable(page)
+        met = set[str]() if unseen is None or unseen.names is None else unseen.names
         for item in page.records:
-            external_id = item.get("id") if isinstance(item, Mapping) else None
-            if not isinstance(external_id, str) or external_id not in known:
+            external_id = _name(item)
+            if external_id is None or external_id not in known:
                 fresh.append(item)
-            elif differing is not None and _is_another(item, known[external_id], len(differing)):
+                continue
+            met.discard(external_id)
+            if differing is not None and _is_another(item, known[external_id], len(differing)):
                 differing.append(item)
         yield replace(page, records=fresh, passed=len(page.records) - len(fresh))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from polydesk_dagster.answers import Answer
@@ -26,7 +27,7 @@ RESTARTS = 3
 """How often a list that changes under the reader is read from its beginning again."""
 LIST_LIMIT = 1000
 GONE = frozenset({410})
-CAPABILITIES = Capabilities(frozenset(RECORDS), Numbers.DENSE)
+CAPABILITIES = Capabilities(frozenset(RECORDS), Numbers.DENSE, merged=True)
 
 
 class _Moved(Exception):  # noqa: N818
@@ -42,6 +43,8 @@ class Studiolab:
         self.system = system(clinic)
         self.epoch = epoch(url)
         self.remote = Remote(self.system, url, token, policy)
+        self._merged: list[Merged] | None = None
+        """Found while the patients were last read; None where they were not."""
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +62,11 @@ class Studiolab:
         return news(self.system, answer, after)
 
     def merged(self) -> tuple[Merged, ...]:
-        """Its contract does not say."""
-        return ()
+        """Patients whose record says what it was ``merged_into``, as the list was last read; none new where it has not
+        changed since."""
+        if self._merged is None:
+            deque(self.list("patients"), maxlen=0)
+        return tuple(self._merged or ())
 
     def deleted(self, kind: str) -> tuple[str, ...]:  # noqa: ARG002
         """Its contract does not say."""
@@ -87,11 +93,13 @@ class Studiolab:
         snapshot: str | None = None
         following: str | None = None
         total = read = number = 0
+        merged: list[Merged] = []
         seen: set[str] = set()
         while number == 0 or following is not None:
             asked: dict[str, str | int] = {"limit": LIST_LIMIT} | ({} if following is None else {"page": following})
             answer = self.remote.get(path, asked, etag=etag if number == 0 else None)
             if answer.not_modified:
+                self._merged = merged if kind == "patients" else self._merged
                 raise Unchanged
             items, following, here, state = _page(self.system, path, answer)
             if snapshot is not None and (state, here) != (snapshot, total):
@@ -101,12 +109,27 @@ class Studiolab:
                     raise PermanentError("list_repeats_page", system=self.system, path=path)
                 seen.add(following)
             snapshot, total, number = state, here, number + 1
-            records = Sorted(tuple(items), ()) if kind == "patients" else sort_records(model, items, model.KEY)
+            records = _living(items, merged) if kind == "patients" else sort_records(model, items, model.KEY)
             rejected = tuple(Rejected(r.position + read, r.key, r.reason, r.raw) for r in records.rejected)
             read += len(items)
             if following is None and read != total:
                 raise TransientError("list_incomplete", system=self.system, path=path, read=read, total=total)
-            yield Page(number, records.valid, rejected, total, snapshot, answer.etag if number == 1 else None)
+            if following is None and kind == "patients":
+                self._merged = merged
+            mark = answer.etag if number == 1 else None
+            yield Page(number, records.valid, rejected, total - len(merged), snapshot, mark)
+
+
+def _living(items: Sequence[Any], merged: list[Merged]) -> Sorted[Any]:
+    """The patients of a page, as they came; those that are now another record are put among ``merged``."""
+    living = []
+    for item in items:
+        into = item.get("merged_into") if isinstance(item, dict) else None
+        if isinstance(into, str) and into.strip() and isinstance(item.get("id"), str):
+            merged.append(Merged(item["id"], into.strip()))
+        else:
+            living.append(item)
+    return Sorted(tuple(living), ())
 
 
 def system(clinic: str) -> Reason:
