@@ -8,6 +8,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_what_is_old_goes_and_what_is_young_stays(engine: sa.Engine) -> None:
         assert audit.verify(connection) == []
     assert (line["dataset"], line["removed"]) == ("ended_holds", 25)
     assert len(line["digest"]) == 64
+
+
+@pytest.mark.parametrize("preview", [True, False])
+def test_a_data_set_that_cannot_be_looked_at_is_named_and_stops_no_other(engine: sa.Engine, preview: bool) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        old_holds(connection, practice, 25, 40 * DAY)
+        world.slot(connection, practice.agenda, AS_OF - 500 * DAY)
+    chosen = tuple(
+        replace(each, where="CAST('x' || t.id AS bigint) > 0") if each.key == "past_slots" else each
+        for each in registry.REGISTRY
+    )
+    report = retention.clean(engine, AS_OF, chosen=chosen, preview=preview)
+    (said,) = (reason for reason in report.reasons if reason.code == "data_set_failed")
+    assert said.values["dataset"] == Term("data_set", "past_slots")
+    assert (report.outcome, report.counts.retired) == (Outcome.PARTIAL, 0 if preview else 25)
+    assert count(engine, "hold") == (25 if preview else 0)
 
 
 def test_a_preview_says_how_much_and_touches_nothing(engine: sa.Engine) -> None:

@@ -132,7 +132,7 @@ def clean(
     """
     with engine.begin() as connection:
         in_turn(connection, "cleanup orders")  # another service that orders the same data then finds this order
-        unusual = _propose_orders(connection, chosen, as_of)
+        unusual, broken = _propose_orders(connection, chosen, as_of)
         plan = propose(connection, CLEANUP, Scope(service), _PROPOSED.format(which="NOT unusual"), as_of=as_of)
         stopped = [_stop(connection, known, service, as_of, preview=preview) for known in unusual]
         tables = _what(connection)
@@ -144,7 +144,8 @@ def clean(
             ordered = Report(applied.outcome, reasons=applied.reasons, tables=tables, plan_id=plan.id)
     if preview:
         # Beside what is stopped, an empty plan has nothing to say.
-        return combine([ordered if plan.writes or not stopped else replace(ordered, figures={}), *stopped])
+        said = ordered if plan.writes or not (stopped or broken) else replace(ordered, figures={})
+        return combine([said, *stopped, *(replace(each, preview=True) for each in broken)])
     parts = [
         _in_safety(engine, order, each, as_of, service=service, actor=actor, batch=batch, rest=rest, progress=progress)
         for order, each in _open_orders(engine, chosen)
@@ -153,22 +154,52 @@ def clean(
     reasons = tuple(reason for part in parts for reason in part.reasons)
     worked = Report(done(counts), counts, reasons, tables=tables)
     if ordered.outcome is Outcome.REFUSED:
-        return combine([worked, replace(ordered, tables=()), *stopped])
-    return combine([replace(worked, plan_id=plan.id), *stopped])
+        return combine([worked, replace(ordered, tables=()), *stopped, *broken])
+    return combine([replace(worked, plan_id=plan.id), *stopped, *broken])
 
 
-def _propose_orders(connection: sa.Connection, chosen: tuple[DataSet, ...], as_of: datetime) -> list[DataSet]:
-    """Put what is old into the temporary table ``proposed_order``. Returns the data sets with far more than usual."""
+def _propose_orders(
+    connection: sa.Connection, chosen: tuple[DataSet, ...], as_of: datetime
+) -> tuple[list[DataSet], list[Report]]:
+    """Put what is old into the temporary table ``proposed_order``. Returns the data sets with far more than usual, and
+    what is told of those that could not be looked at."""
     connection.execute(
-        sa.text(f"""
-            CREATE TEMPORARY TABLE proposed_order ON COMMIT DROP AS
-            SELECT row_number() OVER () AS place, coalesce({_UNUSUAL}, false) AS unusual, r.*
-            FROM ({_orders(chosen)}) r"""),
-        {"as_of": as_of},
+        sa.text("""
+            CREATE TEMPORARY TABLE proposed_order (
+                place bigint GENERATED ALWAYS AS IDENTITY, unusual boolean, action text, finding text, reason text,
+                id bigint, dataset text, cutoff timestamptz, expected bigint, oldest timestamptz, newest timestamptz,
+                ordered_at timestamptz) ON COMMIT DROP""")
     )
+    broken = _look(connection, chosen, as_of)
     known = {each.key: each for each in chosen}
     found = connection.scalars(sa.text("SELECT dataset FROM proposed_order WHERE unusual ORDER BY place"))
-    return [known[key] for key in found]
+    return [known[key] for key in found], broken
+
+
+def _look(connection: sa.Connection, chosen: tuple[DataSet, ...], as_of: datetime) -> list[Report]:
+    """What is old in all data sets at once; where the database refuses that, by halves, until the one is found that it
+    is about."""
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                sa.text(f"""
+                    INSERT INTO proposed_order (unusual, action, finding, reason, id, dataset, cutoff, expected, oldest,
+                                                newest, ordered_at)
+                    SELECT coalesce({_UNUSUAL}, false), r.* FROM ({_orders(chosen)}) r"""),
+                {"as_of": as_of},
+            )
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        if len(chosen) > 1:
+            half = len(chosen) // 2
+            return _look(connection, chosen[:half], as_of) + _look(connection, chosen[half:], as_of)
+        return [_refused(chosen[0], error)]
+    return []
+
+
+def _refused(each: DataSet, error: sa.exc.DBAPIError) -> Report:
+    return Report.failed("data_set_failed", {"dataset": Term("data_set", each.key), "error": in_brief(error)})
 
 
 def _stop(connection: sa.Connection, each: DataSet, service: str, as_of: datetime, *, preview: bool) -> Report:
@@ -229,7 +260,7 @@ def _in_safety(engine: sa.Engine, order: int, each: DataSet, as_of: datetime, **
     try:
         return _work_off(engine, order, each, as_of, **how)
     except sa.exc.DBAPIError as error:
-        return Report.failed("data_set_failed", {"dataset": Term("data_set", each.key), "error": in_brief(error)})
+        return _refused(each, error)
 
 
 def _work_off(
