@@ -24,12 +24,15 @@ Folder = Annotated[Path, typer.Argument(file_okay=False)]
 Json = Annotated[bool, typer.Option("--json")]
 
 
-def backup(folder: Folder, json: Json = False) -> None:
+def backup(
+    folder: Folder, keep: Annotated[int | None, typer.Option("--keep", min=1)] = None, json: Json = False
+) -> None:
     """Copia tutta l'installazione, mentre lavora, in una cartella nuova."""
     with opened() as installation:
         made, found = copying.take(installation.settings, folder, datetime.now(UTC))
+    gone = copying.thin_out(folder, keep) if keep is not None else []
     if json:
-        show.as_json({"folder": str(made), **_as_object(found)})
+        show.as_json({"folder": str(made), **_as_object(found), "removed": [str(path) for path in gone]})
     else:
         show.out().print(say("command.backup.done", folder=str(made)), soft_wrap=True)
         _tell(found)

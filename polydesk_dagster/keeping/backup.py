@@ -5,6 +5,7 @@ settings without secrets. It is a folder, whole or not there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from polydesk_dagster.settings import Settings
 
 PATIENCE = 120.0
 """Seconds that a run which is writing the index has to end; after that the index is left out of the copy."""
+
+_NAME = re.compile(r"polydesk-\d{4}-\d\d-\d\dT\d{6}Z")
 
 FIGURES = """
     SELECT (SELECT count(*) FROM clinic) AS clinics, (SELECT count(*) FROM patient) AS patients,
@@ -65,6 +68,17 @@ def take(settings: Settings, into: Path, as_of: datetime, *, patience: float = P
         shutil.rmtree(growing, ignore_errors=True)
         raise
     return whole, made
+
+
+def thin_out(into: Path, keep: int) -> list[Path]:
+    """Of the copies under ``into`` leave the newest ``keep``; what is no whole copy of ours is not touched. Returns
+    those that went."""
+    whole = [path for path in into.iterdir() if _NAME.fullmatch(path.name) and (path / manifest.NAME).is_file()]
+    old = sorted(whole)[:-keep]
+    for path in old:
+        (path / manifest.NAME).unlink()  # from here on it is no copy any more, however far this comes
+        shutil.rmtree(path)
+    return old
 
 
 def _take(settings: Settings, folder: Path, as_of: datetime, patience: float) -> Manifest:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import socket
 import subprocess
@@ -18,6 +20,9 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster import cli
 from polydesk_dagster.database.engine import create_engine, plain_url
+from polydesk_dagster.keeping import setting_up
+from polydesk_dagster.told import teller
+from tests.waiting import PATIENCE
 
 Said = Callable[..., tuple[int, Any]]
 
@@ -131,3 +136,29 @@ def test_a_database_that_is_not_there_is_made_or_told_how(setup: Said, server: U
     (tried,) = said["tried"]
     assert tried["why"]["code"] == "refused_missing"
     assert "CREATE DATABASE" in tried["why"]["values"]["sql"]
+
+
+def test_it_asks_on_a_terminal_and_enter_keeps_what_is_known(setup: Said, tmp_path: Path) -> None:
+    setup({"POLYDESK_WEB_PORT": "4321"})
+    answers = {"operator_mail": "turno@polydesk.example"}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "polydesk_dagster.cli", "setup"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # without a terminal of its own it reads secrets from its input, too
+    ) as asking:
+        os.close(theirs)
+        assert asking.stdout is not None
+        for field in setting_up.ASKED:  # what is typed before it is asked is lost
+            question, said = teller("it").text(f"command.setup.ask.{field}").encode(), b""
+            while not (question in said and said.endswith(b": ")):
+                said += os.read(asking.stdout.fileno(), 4096) or b"it ended" + question + b": "
+            os.write(ours, f"{answers.get(field, '')}\n".encode())
+        rest = asking.communicate(timeout=PATIENCE)[0]
+    os.close(ours)
+    assert asking.returncode == 0, rest
+    written = (tmp_path / "home" / ".env").read_text()
+    assert "POLYDESK_WEB_PORT='4321'" in written
+    assert "POLYDESK_OPERATOR_MAIL='turno@polydesk.example'" in written

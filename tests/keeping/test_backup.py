@@ -236,3 +236,16 @@ def test_a_server_newer_than_every_program_here_is_named() -> None:
     with pytest.raises(PermanentError, match="dump_too_old"):
         dumps.program_for(99)
     assert dumps.program_for(15) == dumps.program_for(18)
+
+
+def test_old_copies_go_and_nothing_else_does(tmp_path: Path) -> None:
+    names = [f"polydesk-2026-03-{day:02d}T010000Z" for day in range(1, 6)]
+    for name in (*names, "polydesk-mine", "others", "polydesk-2026-01-01T010000Z"):
+        (tmp_path / name).mkdir()
+    for name in (*names, "polydesk-mine", "others"):
+        (tmp_path / name / manifest.NAME).write_text("{}")
+    gone = backup.thin_out(tmp_path, 3)
+    assert [path.name for path in gone] == names[:2]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted([*names[2:], "polydesk-mine", "others", "polydesk-2026-01-01T010000Z"])
+    assert backup.thin_out(tmp_path, 3) == []
