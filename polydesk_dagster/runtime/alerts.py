@@ -62,6 +62,13 @@ class State:
         return replace(self, told_until=last.isoformat(), mailed_at=now.isoformat(), quiet_seconds=pause)
 
 
+def in_turn(failed: Sequence[Failure], stopped: Sequence[Failure], most: int) -> list[Failure]:
+    """Two lists, each of the oldest ``most`` at least where there are more, as one that may be told now: what is left
+    out of either is younger than all that is told, and so comes next time."""
+    ends = [max(failure.at for failure in each) for each in (failed, stopped) if len(each) >= most]
+    return [failure for failure in (*failed, *stopped) if not ends or failure.at <= min(ends)]
+
+
 @dataclass(frozen=True, slots=True)
 class Mail:
     """One message; ``key`` is the same for the same text, so that a repeated attempt is known as one."""

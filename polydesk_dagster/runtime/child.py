@@ -27,6 +27,11 @@ from polydesk_dagster.runtime.logs import Structured
 
 LOG_FORMAT = "POLYDESK_LOG_FORMAT"
 _PR_SET_PDEATHSIG = 1
+_MOST_DOUBLINGS = 4
+_LEAST_WORK = 1.0
+"""Seconds of the processor that are progress, in one span of patience: what waits for ever uses next to none."""
+_LONGEST = 3600.0
+"""No start is any progress after so long, whatever it does."""
 _LOG_BYTES = 5_000_000
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -47,8 +52,8 @@ class Child:
     sockets: tuple[Path, ...] = ()
     """Unix sockets of a dead predecessor, removed before it starts."""
     start_seconds: float = 180.0
-    """How long it may take to answer: many times what it takes, because the machine may be busy. One that dies is seen
-    at once."""
+    """How long it may go without answering and without working: it has longer while it uses the processor, and twice
+    as long after each death. One that dies is seen at once."""
     stop_seconds: float = 10.0
     """How long it may take to stop before it is killed."""
     listens: tuple[str, int] | None = None
@@ -62,6 +67,10 @@ class Running:
     child: Child
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
+    moved: float = 0.0
+    """When it was last known to work towards its answer; seconds of the monotonic clock."""
+    worked: float = 0.0
+    """Seconds of the processor that it had used by then."""
     answering: bool = False
     retry_at: float = 0.0
     asked_to_stop: float | None = None
@@ -86,7 +95,8 @@ class Running:
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts children from its main thread only
         )
-        self.started = time.monotonic()
+        self.started = self.moved = time.monotonic()
+        self.worked = 0.0
         self.answering = False
         stream = self.process.stdout
         assert stream is not None
@@ -100,6 +110,18 @@ class Running:
             return self.child.ready is None or self.child.ready()
         except OSError:
             return False
+
+    def patience(self) -> float:
+        """Seconds that it may go without a sign of progress."""
+        return self.child.start_seconds * 2.0 ** min(len(self.deaths), _MOST_DOUBLINGS)
+
+    def moves(self) -> bool:
+        """Whether it has used the processor since it was asked last: a slow machine is no reason to kill it."""
+        assert self.process is not None
+        used = _processor_seconds(self.process.pid)
+        moved = used - self.worked >= min(_LEAST_WORK, 0.01 * self.patience())
+        self.worked = used
+        return moved and time.monotonic() - self.started < _LONGEST
 
     def copy(self, selector: selectors.BaseSelector, stream: object) -> bool:
         """Copy what it has written to its log; False once there is nothing more for now."""
@@ -139,6 +161,15 @@ class Running:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used of the processor; 0 where that cannot be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def log_file(home: Path, name: str) -> Path:

@@ -68,6 +68,7 @@ class Supervisor:
         self._say_aloud = say
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._reason: str | None = None
         self._log = logger(self.home, "supervisor", structured=structured)
         self._watchdog = Watchdog()
@@ -148,20 +149,31 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """A small process that ends everything and stops PostgreSQL should this one be killed."""
+        """A small process that ends everything and stops PostgreSQL should this one be killed; another takes the place
+        of one that dies."""
+        self._watcher = self._watch()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                self._watcher.communicate(guardian.FAREWELL)
+
+    def _watch(self) -> subprocess.Popen[bytes]:
         home = str(self.home) if self._database else ""
-        watcher = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-S", guardian.__file__, self.token, home],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            yield
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                watcher.communicate(guardian.FAREWELL)
+
+    def _keep_watcher(self) -> None:
+        if self._watcher is not None and self._watcher.poll() is not None:
+            self._log.warning("the guardian died: %s", _spoken(self._watcher.returncode))
+            if self._watcher.stdin is not None:
+                self._watcher.stdin.close()
+            self._watcher = self._watch()
 
     def _loop(self, once_ready: Callable[[], None] | None) -> None:
         waiting = True
@@ -178,6 +190,7 @@ class Supervisor:
                 if once_ready is not None:
                     threading.Thread(target=self._then, args=(once_ready,), daemon=True).start()
             self._watchdog.alive()
+            self._keep_watcher()
             self._read_output(0.1 if waiting else 0.5)
 
     def _then(self, once_ready: Callable[[], None]) -> None:
@@ -203,11 +216,14 @@ class Supervisor:
             if each.answers():
                 each.answering = True
                 self._log.info("%s answers after %.1f s", child.name, now - each.started)
-            elif now - each.started > child.start_seconds:
+            elif now - each.moved > (patience := each.patience()):
+                if each.moves():
+                    each.moved = now
+                    return
                 each.end(signal.SIGKILL)
                 each.process.wait()
                 each.read_rest(self._selector)
-                self._died(each, f"non ha risposto entro {child.start_seconds:.0f} secondi")
+                self._died(each, f"non ha risposto entro {patience:.0f} secondi")
 
     def _died(self, each: Running, how: str) -> None:
         name = each.child.name

@@ -35,7 +35,7 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
         context.update_cursor(state.dump())
     if settings.operator_mail is None or settings.smtp_url is None or settings.mail_from is None:
         return dg.SkipReason(teller().text("sensor.tell_operator.nobody"))
-    failures = [*_failures(context.instance, polydesk, state), *_stopped(polydesk, state)]
+    failures = alerts.in_turn(_failures(context.instance, polydesk, state), _stopped(polydesk, state), _MOST_RUNS)
     if not failures:
         return dg.SkipReason(teller().text("sensor.tell_operator.nothing"))
     quiet_until = state.quiet_until()
@@ -55,7 +55,10 @@ def _failures(
     instance: dg.DagsterInstance, polydesk: PolydeskResource, state: alerts.State
 ) -> Sequence[alerts.Failure]:
     records = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=state.since()), limit=_MOST_RUNS
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=state.since()),
+        limit=_MOST_RUNS,
+        order_by="update_timestamp",
+        ascending=True,
     )
     reasons = _reasons(polydesk, [record.dagster_run.run_id for record in records]) if records else {}
     found = (
@@ -85,7 +88,7 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
                                         WHERE reason ->> 'code' = 'guard' LIMIT 1) g
                     WHERE r.outcome = 'partial' AND NOT r.preview AND r.reasons @> '[{"code": "guard"}]'
                       AND r.started_at > :since - interval '1 day' AND r.ended > :since
-                    ORDER BY r.id LIMIT :most"""),
+                    ORDER BY r.ended LIMIT :most"""),
                 {"since": state.since(), "most": _MOST_RUNS},
             ).all()
     except sa.exc.SQLAlchemyError:

@@ -48,6 +48,20 @@ class TestPause:
         assert state.since() == NOW + timedelta(minutes=3)
 
 
+class TestTurns:
+    def test_of_more_failures_than_one_message_takes_none_is_lost(self) -> None:
+        """Each list is told oldest first, and nothing that is younger than what the other still holds back."""
+        failed = [_failure(minute) for minute in range(0, 40, 2)]
+        stopped = [_failure(minute) for minute in range(1, 60, 3)]
+        state, told, most = alerts.State.load(None, NOW - timedelta(minutes=1)), [], 5
+        for _ in range(40):
+            left = [[each for each in part if each.at > state.since()][:most] for part in (failed, stopped)]
+            if turn := alerts.in_turn(*left, most):
+                told += turn
+                state = state.after_mail(turn, NOW)
+        assert sorted(each.run_id for each in told) == sorted(each.run_id for each in (*failed, *stopped))
+
+
 class TestText:
     def test_failures_are_grouped_by_service_with_the_last_reason(self) -> None:
         mail = alerts.compose(

@@ -19,7 +19,7 @@ import pytest
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import guardian
-from polydesk_dagster.runtime.child import Child
+from polydesk_dagster.runtime.child import Child, Running
 from polydesk_dagster.runtime.supervisor import Supervisor, running
 from tests.runtime.world import ROOT, gone, kill
 from tests.waiting import PATIENCE, until
@@ -144,6 +144,50 @@ def test_a_child_that_never_answers_stops_everything(home: Path) -> None:
     reason, _ = _run(home, [mute], max_deaths=1)
     assert reason is not None
     assert "non ha risposto entro" in reason
+
+
+def test_a_child_that_works_towards_its_answer_is_waited_for(home: Path, tmp_path: Path) -> None:
+    """Longer than its patience, on however slow a machine: what it uses of the processor is progress."""
+    note = tmp_path / "note"
+    busy = f"""
+    import time
+    while time.process_time() < 1.5: pass
+    open({str(note)!r}, "w").close()
+    time.sleep(600)
+    """
+    child = _child("lento", busy, ready=note.exists, start_seconds=0.5)
+    said: list[str] = []
+    supervisor = Supervisor(home, [child], max_deaths=1, say=said.append)
+    assert supervisor.run(supervisor.stop) is None
+    assert note.exists()
+
+
+def test_a_child_has_twice_as_long_after_each_death() -> None:
+    each = Running(_child("lento", LASTING, start_seconds=2.0))
+    spans = []
+    for death in range(6):
+        spans.append(each.patience())
+        each.deaths.append(float(death))
+    assert spans == [2.0, 4.0, 8.0, 16.0, 32.0, 32.0]
+
+
+@pytest.mark.slow
+def test_a_guardian_that_dies_is_replaced(brought_up: Callable[[str], Up]) -> None:
+    up = brought_up(TWO)
+    first = until(lambda: _guardian(up))
+    kill(first)
+    until(lambda: (other := _guardian(up)) is not None and other != first)
+    children = up.children()
+    kill(up.process.pid)
+    until(lambda: all(gone(pid) for pid in children))
+
+
+def _guardian(up: Up) -> int | None:
+    found = Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split()
+    for pid in map(int, found):
+        if not gone(pid) and b"guardian" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    return None
 
 
 def test_a_taken_port_is_said_before_anything_starts(home: Path) -> None:

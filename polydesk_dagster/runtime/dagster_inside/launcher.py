@@ -29,7 +29,9 @@ from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.runtime.instance import runs_socket
 from polydesk_dagster.runtime.work import Worker
 
-_START_SECONDS = 60.0
+_START_SECONDS = 20.0
+"""How long a run waits for a warm start: a cold one, with Dagster's own launcher, must still fit into the time that run
+monitoring gives a run to begin."""
 _IDLE_SECONDS = 900.0
 _KILL_SECONDS = 45.0
 """A run that was asked to end and did not is killed after so long; below the cancel timeout of run monitoring."""
