@@ -115,6 +115,8 @@ class Source:
     reconsider: tuple[str, ...] = ()
     """Statements on the plan's rows ``{rows}`` once they are made: those that cannot stand beside each other or beside
     what stays become conflicts."""
+    noted: Mapping[str, str] = field(default_factory=dict)
+    """What is told though nothing is written for it: by the code of its reason a query for how many."""
     judge: tuple[str, ...] = ()
     version: str | None = None
     text: tuple[str, ...] = ()

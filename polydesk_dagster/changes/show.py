@@ -221,6 +221,9 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     for guard in plan.holding_guards:
         told: dict[str, Value] = {"guard": guard.name, "why": guard.reason}
         reasons.append(Reason("rows_set_aside", told, plan.clinic, guard.held))
+    noted = kind.source.noted if kind.source is not None else ()
+    said = ((code, plan.tally.get(f"noted.{code}", 0)) for code in noted)
+    reasons.extend(Reason(code, {}, plan.clinic, many) for code, many in said if many)
     if plan.tally.get("conflict"):
         reasons.append(Reason("conflict", {"plan": plan.id}, plan.clinic, plan.tally["conflict"]))
     figures[WHAT_TO_DO] = next_step(plan)

@@ -145,6 +145,8 @@ def compare(
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
     counted["seen"] = staged.seen
     counted["rejected"] = len(staged.unreadable)
+    for code, query in source.noted.items():
+        counted[f"noted.{code}"] = int(connection.scalar(sa.text(query), values) or 0)
     counted["set_aside"] = aside.new(connection, kind, scope, plan_id)
     if staged.unreadable:
         counted["invalid"] = counted.get("invalid", 0) + len(staged.unreadable)

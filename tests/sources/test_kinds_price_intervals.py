@@ -139,3 +139,17 @@ def test_a_price_that_the_source_empties_is_closed(synced: Lab) -> None:
     synced.hold(prices=[*OTHERS, spell("51.00", "2024-01-01", "2024-01-01")])
     assert synced.sync("prices").counts.retired == 1
     assert spells(synced) == ["2024-01-01 2026-03-10 51.00"]
+
+
+def test_a_price_withdrawn_while_a_later_one_is_announced_lasts_until_then_and_is_told(synced: Lab) -> None:
+    announced = spell("53.00", "2026-06-01")
+    told = []
+    for prices in ([spell("51.00", "2024-01-01", "2026-06-01"), announced], [announced], [announced]):
+        synced.hold(prices=[*OTHERS, *prices])
+        report = synced.sync("prices")
+        told.append(
+            ["price_withdrawn_before_next" in {reason.code for reason in report.reasons}, report.counts.changed]
+        )
+        synced.write("UPDATE source_state SET etag = NULL")
+    assert told == [[False, 2], [True, 0], [True, 0]]
+    assert spells(synced) == ["2024-01-01 2026-06-01 51.00", "2026-06-01 - 53.00"]

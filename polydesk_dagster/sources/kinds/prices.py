@@ -222,5 +222,13 @@ PRICE = Kind(
                         WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
                         THEN {why("replaces_price", amount=money("d.previous_amount", "d.currency"))} END""",
         reconsider=(_CROWDED.format(rows="{rows}", reason="source_unclear"),),
+        noted={
+            "price_withdrawn_before_next": f"""
+                SELECT count(*) FROM price c JOIN service s ON s.id = c.service_id AND s.external_id IS NOT NULL
+                WHERE c.clinic_id = :clinic_id AND c.valid_from <= :today AND c.valid_to > :today
+                  AND NOT EXISTS (SELECT FROM wanted w WHERE {_SAME_ITEM.format(w="w", c="c")}
+                                                         AND w.valid_from = c.valid_from)
+                  AND {_NEXT} = c.valid_to"""
+        },
     ),
 )
