@@ -17,7 +17,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.outcome import EXIT_STATUS, Report
+from polydesk_dagster.outcome import EXIT_STATUS, Outcome, Report
 from polydesk_dagster.settings import person
 from polydesk_dagster.values import Instant
 
@@ -200,6 +200,6 @@ def _answer(
                 show.out().print(f"  {t.label('figure', key)}: {t.value(report.figures[key])}")
         for reason in report.reasons:
             show.out().print(f"  · {t.reason(reason)}")
-        if report.preview and report.plan_id is not None:
+        if report.preview and report.plan_id is not None and report.outcome is not Outcome.NOTHING_TO_DO:
             show.out().print(say(then, plan=report.plan_id))
     raise typer.Exit(0 if report.preview else EXIT_STATUS[report.outcome])

@@ -240,7 +240,8 @@ def closed(
     tell: Annotated[bool, typer.Option("--tell")] = False,
     count: Annotated[int | None, typer.Option(metavar="NUMBER")] = None,
 ) -> None:
-    """Elenca chi perde l'appuntamento per una chiusura e che cosa leggerà; con --tell e il loro numero lo avvisa."""
+    """Elenca chi ha perso l'orario, per una chiusura o per turni cambiati, e che cosa leggerà; con --tell e il loro
+    numero lo avvisa."""
     from polydesk_dagster.clinic.messages import closed as touched
 
     now = datetime.now(UTC)
