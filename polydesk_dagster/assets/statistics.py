@@ -37,6 +37,7 @@ class RefreshStatisticsConfig(ClinicConfig):
 
 @dg.multi_asset(
     name="run_refresh_statistics",
+    can_subset=True,  # all are counted together, and those that were asked for are shown
     specs=[
         dg.AssetSpec(
             ["statistics", view.key],
@@ -68,6 +69,8 @@ def refresh_statistics(
         fresh = reading.freshness(connection)
         overview = reading.overview(connection, period)
         for view in VIEWS.values():
+            if dg.AssetKey(["statistics", view.key]) not in context.selected_asset_keys:
+                continue
             told = _told(connection, view, period, overview, report)
             yield shown(context, ["statistics", view.key], told, **_current(connection, view, period, fresh))
 

@@ -177,3 +177,23 @@ def test_a_run_beside_a_newer_schema_says_so_and_touches_nothing(
     assert not result.success
     assert "Il database è più nuovo di questo programma (schema 9999" in _log(result)
     assert not _recorded(engine)
+
+
+@pytest.mark.parametrize("key", ["caches/locations", "statistics/appointments"])
+def test_one_of_the_assets_that_are_made_together_can_be_asked_for(
+    key: str, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from polydesk_dagster.assets import caches, statistics
+
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [*caches.ASSETS, *statistics.ASSETS],
+            selection=[key],
+            resources={"polydesk": PolydeskResource()},
+            instance=instance,
+        )
+    assert result.success
+    made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
+    assert made == {key}
