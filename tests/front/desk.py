@@ -29,6 +29,8 @@ from tests.web.world import Served, served
 from tests.world import AS_OF
 
 CODE = "89.7A.3"
+EVERY = tuple(scope for scope in Scope if scope is not Scope.ASK)
+"""All that concerns bookings; who asks the documents is no front end."""
 ORDINARY = (Scope.FIND, Scope.HOLD, Scope.BOOK, Scope.CHANGE)
 MARIA = {"family": "Verdi", "given": "Maria", "birthDate": "1980-05-05"}
 

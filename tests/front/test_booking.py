@@ -32,7 +32,7 @@ from polydesk_dagster.front.tokens import Caller, Scope
 from polydesk_dagster.pace import Buckets
 from polydesk_dagster.told import LANGUAGES, teller
 from tests import postgres, world
-from tests.front.desk import CODE, MARIA, Desk, open_desk, serving, wanted
+from tests.front.desk import CODE, EVERY, MARIA, Desk, open_desk, serving, wanted
 from tests.web.test_guard import raw
 from tests.web.world import free_port
 from tests.world import AS_OF
@@ -151,7 +151,7 @@ def test_an_agreement_narrows_the_search_and_its_price_is_what_is_quoted(desk: D
         price = {"clinic_id": desk.other.clinic, "service_id": desk.other.service, "agreement_id": agreement}
         price |= {"amount": "90.00", "patient_share": "33.60", "valid_from": date(2026, 1, 1)}
         world.insert(connection, "price", [price])
-    site = desk.caller(desk.token((*Scope,)))
+    site = desk.caller(desk.token(EVERY))
     time = desk.free(site, agreement=agreement)[0]
     assert time["price"]["value"] == "33.60"
     key = site.hold(time).json()["key"]
@@ -193,7 +193,7 @@ def test_a_front_end_reaches_its_clinics_only(desk: Desk) -> None:
 
 
 def test_who_a_visitor_is_only_a_front_end_that_may_vouch_can_say(desk: Desk) -> None:
-    site, trusted = desk.caller(), desk.caller(desk.token((*Scope,)))
+    site, trusted = desk.caller(), desk.caller(desk.token(EVERY))
     key = site.hold(desk.free(site)[0]).json()["key"]
     refused = site.do("book", {"key": key, "patient": MARIA})
     assert (refused.status_code, refused.json()["code"]) == (403, "front_may_not_vouch")
@@ -266,7 +266,7 @@ def test_the_kept_answers_show_nobody_a_key_or_a_patient(desk: Desk) -> None:
 
 
 def _asked(engine: sa.Engine, token_id: int) -> Asked:
-    return Asked(Front(engine), Caller(token_id, "sito", frozenset(Scope), None), "pdf_uno", "una", AS_OF)
+    return Asked(Front(engine), Caller(token_id, "sito", frozenset(EVERY), None, None), "pdf_uno", "una", AS_OF)
 
 
 def _book_and_die(url: sa.URL, token_id: int, slot: int, service: int, when: str) -> None:
@@ -293,7 +293,7 @@ def test_killed_before_or_after_the_commit_the_same_request_is_done_once(engine:
         practice = world.practice(connection)
         slot = world.slot(connection, practice.agenda, world.rome("2026-03-12"))
         given: dict[str, Any] = {"who": "desk:anna", "why": "prova di integrazione", "as_of": AS_OF}
-        tokens.issue(connection, name="sito", scopes=[*Scope], clinics=[], **given)
+        tokens.issue(connection, name="sito", scopes=EVERY, clinics=[], **given)
         token_id = tokens.listed(connection)[0].id
     arguments = (engine.url, token_id, slot, practice.service, when)
     process = get_context("fork").Process(target=_book_and_die, args=arguments)
@@ -490,7 +490,7 @@ def test_sixteen_connections_take_no_seat_twice_and_lose_none(desk: Desk) -> Non
     """Everybody wants the same few times, each request is sent twice, and whoever is refused takes the next."""
     site = desk.caller()
     times = desk.free(site, location=desk.practice.location, _count=SLOTS)
-    token = desk.token((*Scope,))
+    token = desk.token(EVERY)
 
     def visit(n: int) -> list[tuple[str, str]]:
         got = []

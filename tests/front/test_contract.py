@@ -14,10 +14,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
-from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.pace import Buckets
 from tests import postgres
-from tests.front.desk import Desk, open_desk
+from tests.front.desk import EVERY, Desk, open_desk
 
 load_all_checks()
 
@@ -40,7 +39,7 @@ def desk(server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 @pytest.fixture(scope="module")
 def token(desk: Desk) -> str:
-    return desk.token((*Scope,))
+    return desk.token(EVERY)
 
 
 schema = schemathesis.openapi.from_dict(booking.application(Front(create_engine(sa.make_url(NOWHERE)))).openapi())
