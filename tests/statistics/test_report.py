@@ -69,7 +69,7 @@ def test_a_spreadsheet_with_numbers_as_numbers(installation: Path) -> None:
 
     book = load_workbook(target)
     services = book["Per prestazione"]
-    assert (services["A2"].value, services["A2"].data_type, services["B2"].value) == ("=1+1 <b>ECG</b>", "s", 20)
+    assert (services["A2"].value, services["A2"].data_type, services["B2"].value) == ("'=1+1 <b>ECG</b>", "s", 20)
     assert float(book["Per convenzione"]["C2"].value) == 672.0
     assert len(book["Riepilogo"]._images) == 8
     weeks = [[cell.value for cell in row] for row in book["Per settimana"].iter_rows()]
