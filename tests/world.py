@@ -77,6 +77,13 @@ def _one(connection: sa.Connection, table: str, row: Mapping[str, Any]) -> int:
     return insert(connection, table, [row])[0]
 
 
+def clear(connection: sa.Connection, *tables: str, renumber: bool = False) -> None:
+    """Empty ``tables`` and all that refers to them, also what no program may take away from; ``renumber`` from 1."""
+    connection.execute(sa.text("ALTER TABLE service_switch DISABLE TRIGGER USER"))
+    connection.execute(sa.text(f"TRUNCATE {', '.join(tables)} {'RESTART IDENTITY' if renumber else ''} CASCADE"))
+    connection.execute(sa.text("ALTER TABLE service_switch ENABLE TRIGGER USER"))
+
+
 def clinic(connection: sa.Connection, code: str = "BO01", **fields: Any) -> int:
     return _one(
         connection,

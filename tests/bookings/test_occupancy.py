@@ -264,7 +264,7 @@ def test_no_seat_for_what_does_not_stand(connection: sa.Connection, practice: wo
         cancelled_at=AS_OF,
     )  # fmt: skip
     world.insert(connection, "seat", [{"slot_id": grid[0], "unit": 1, "appointment_id": gone}])
-    with pytest.raises(sa.exc.IntegrityError, match="seat_of_standing"):
+    with pytest.raises(sa.exc.IntegrityError, match="does not stand and can have no seat"):
         connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
 
 

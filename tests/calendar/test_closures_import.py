@@ -200,7 +200,7 @@ def test_after_an_import_no_free_slot_touches_closed_hours(
     """Whatever the turn, whatever was closed before; and what is open again is offered again."""
     starts, ends = (time(n // 4, n % 4 * 15) for n in (turn["starts"], (turn["starts"] + turn["length"]) % 96))
     with engine.begin() as connection:
-        connection.execute(sa.text("TRUNCATE clinic, patient, closure, plan CASCADE"))
+        world.clear(connection, "clinic", "patient", "closure", "plan")
         practice = world.practice(connection, weekdays=(), slot_minutes=turn["minutes"], horizon_days=30)
         world.rules(
             connection,

@@ -40,11 +40,10 @@ closures = st.fixed_dictionaries(
         "half": st.booleans(),
     }
 )
-CLEAR = "TRUNCATE clinic, patient CASCADE"
 
 
 def _world(connection: sa.Connection, rules: list[dict[str, Any]], closed: list[dict[str, Any]]) -> world.Practice:
-    connection.execute(sa.text(CLEAR))
+    world.clear(connection, "clinic", "patient")
     practice = world.practice(connection, weekdays=(), horizon_days=30)
     _rules(connection, practice.agenda, rules)
     for closure in closed:

@@ -17,6 +17,7 @@ from polydesk_dagster.sources.events.numbering import feed_of
 from polydesk_dagster.sources.port import Capabilities, News, Numbers
 from polydesk_dagster.sources.records import Event
 from polydesk_dagster.wire import sort_records
+from tests import world
 from tests.sources.events_world import CODE, NOW, records
 
 
@@ -91,7 +92,7 @@ def test_every_event_is_taken_once_whatever_comes_again(
     engine: sa.Engine, lots: list[list[int]], page: int, data: st.DataObject
 ) -> None:
     with engine.begin() as connection:
-        connection.execute(sa.text("TRUNCATE clinic CASCADE"))
+        world.clear(connection, "clinic")
     records(engine)
     source = Unnumbered()
     for minute, lot in enumerate(lots):
