@@ -219,6 +219,7 @@ Signed = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 def signed(name: str, by: Signed | None = None) -> Signed:
     """A certificate for ``name``: of a test's own authority, or signed by it."""
     key = ec.generate_private_key(ec.SECP256R1())
+    signer = by[1] if by else key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     made = (
@@ -231,7 +232,24 @@ def signed(name: str, by: Signed | None = None) -> Signed:
         .not_valid_after(now + timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(by[1] if by else key, hashes.SHA256())
+        # what whoever verifies strictly, as Python 3.13 does, asks of an authority and of whom it vouches for
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                key_cert_sign=by is None,
+                crl_sign=by is None,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+        .sign(signer, hashes.SHA256())
     )
     return made, key
 
