@@ -1,4 +1,5 @@
-"""More of what people call examinations and visits, chapter by chapter of the national list of outpatient services.
+"""More of what people call examinations and visits. They were written knowing every question of the receptionist's set,
+both halves of it: what that set measures since is no proof for words that nobody has asked with yet.
 
 Revision ID: 0055
 """
