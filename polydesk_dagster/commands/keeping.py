@@ -38,14 +38,16 @@ def backup(
         _tell(found)
 
 
-def restore(folder: Folder, json: Json = False) -> None:
+def restore(
+    folder: Folder, into_embedded: Annotated[bool, typer.Option("--embedded")] = False, json: Json = False
+) -> None:
     """Riporta un'installazione dalla sua copia, in una cartella o su un server dove non ce n'è."""
     settings = configuration.load()
     if (holder := supervisor.running(settings.home)) is not None:
         raise PermanentError("up_already", home=str(settings.home), process=holder)
     was_running = settings.embedded and embedded.running(settings.home)
     try:
-        found = restoring.restore(settings, folder)
+        found = restoring.restore(settings, folder, into_embedded=into_embedded)
     finally:
         if settings.embedded and not was_running:
             embedded.stop(settings.home)

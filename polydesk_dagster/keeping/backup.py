@@ -105,6 +105,7 @@ def _take(settings: Settings, folder: Path, as_of: datetime, patience: float) ->
         revision=revision or "",
         taken_at=as_of,
         postgres=server,
+        database="embedded" if settings.embedded else "configured",
         home=str(settings.home),
         generation=generation.id if generation else None,
         index=index,

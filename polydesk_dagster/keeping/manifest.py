@@ -33,7 +33,8 @@ class Part(BaseModel):
 
 class Manifest(BaseModel):
     """``index`` is what became of the knowledge index: copied, not there yet, kept in an object store of its own, or
-    being rewritten at that moment (it is built again where the copy is restored)."""
+    being rewritten at that moment (it is built again where the copy is restored). ``database`` is the kind of server
+    that the copy was taken from; None in a copy from before this was noted."""
 
     model_config = ConfigDict(frozen=True)  # a newer program may have added something
 
@@ -42,6 +43,7 @@ class Manifest(BaseModel):
     revision: str
     taken_at: datetime
     postgres: int
+    database: Literal["embedded", "configured"] | None = None
     home: str
     generation: int | None
     index: Literal["copied", "none", "elsewhere", "busy"]

@@ -28,20 +28,23 @@ _LIVES = """
 _MARK = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'public'"
 
 
-def restore(settings: Settings, folder: Path) -> Manifest:
+def restore(settings: Settings, folder: Path, *, into_embedded: bool = False) -> Manifest:
     """Bring back the copy in ``folder`` as the installation of these settings. The embedded server is started, and left
-    for the caller to stop.
+    for the caller to stop; a copy that is not of one goes into it only ``into_embedded``: where the server's address
+    was forgotten, patients' data would land on another machine's disk.
 
     Files come first, each folder under its own name only once it is whole; then Dagster's storage, and our records with
     the mark that holds what sends and syncs. One that was interrupted can be done again.
 
     Raises:
         PermanentError: the copy is not whole or of a newer program, something lives where it would go, or the server is
-            too old or refuses; nothing that was there is changed then.
+            too old or refuses, or is the embedded one unasked; nothing that was there is changed then.
     """
     found = manifest.read(folder)
     if found.revision > head():
         raise PermanentError("backup_newer", found=found.program)
+    if settings.embedded and found.database != "embedded" and not into_embedded:
+        raise PermanentError("restore_embedded", home=str(settings.home))
     targets = _folders(settings)
     missing = {name: target for name, target in targets.items() if not _brought(found, name, target)}
     for target in missing.values():

@@ -78,7 +78,7 @@ def test_a_copy_becomes_the_same_installation_in_a_new_home_and_on_another_serve
     before = [world.rows(url) for url in backup.whole_urls(house.settings)]
     with world.nowhere(server) as elsewhere, world.home() as home:
         for settings in (world.configured(home.with_name("other"), elsewhere), Settings(home=home)):
-            found = restoring.restore(settings, house.copy)
+            found = restoring.restore(settings, house.copy, into_embedded=settings.embedded)
             assert [world.rows(url) for url in backup.whole_urls(settings)] == before
             assert found.figures["clinics"] == before[0]["public.clinic"][0]
             engine = create_engine(business_url(settings))
@@ -133,6 +133,19 @@ def test_nothing_is_restored_over_what_lives(house: House, server: URL, tmp_path
         with pytest.raises(PermanentError, match="restore_over"):
             restoring.restore(settings, house.copy)
         assert [path.name for path in settings.documents_folder.iterdir()] == ["altro.md"]
+
+
+@pytest.mark.parametrize("told", [{}, {"database": None}], ids=["configured", "unsaid"])
+def test_a_configured_servers_copy_goes_into_no_embedded_one_unasked(
+    copy: Path, tmp_path: Path, told: dict[str, object]
+) -> None:
+    """As where the ``.env`` with the address was forgotten: patients' data stay off this disk."""
+    assert manifest.read(copy).database == "configured"
+    _changed(copy, **told)
+    home = tmp_path / "home"
+    with pytest.raises(PermanentError, match="restore_embedded"):
+        restoring.restore(Settings(home=home), copy)
+    assert not home.exists()
 
 
 def _damaged(copy: Path) -> None:
