@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import audit
+from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.clinic.upkeep import registry, retention
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
@@ -232,14 +233,27 @@ def test_every_data_set_of_the_registry_can_be_worked_off(engine: sa.Engine) -> 
         )
         old_messages(connection, practice, 0, 1, "reminder", "sent")
         old_messages(connection, practice, 0, 2, "reminder", None)
+        seen.log(connection, "anna", "cerca", AS_OF - 740 * DAY, patients=[practice.patient])
+        seen.log(connection, "anna", "cerca", AS_OF - 729 * DAY, patients=[practice.patient])
     report = retention.clean(engine, AS_OF)
     assert report.outcome is Outcome.OK
     assert count(engine, "message_ledger") == 0
+    assert count(engine, "patient_look") == 1, "who saw whom stays for 24 months"
     assert count(engine, "cleanup", "finished_at IS NOT NULL AND removed = expected") == len(registry.REGISTRY) - 1
     assert count(engine, "appointment", f"id = {kept} AND slot_id IS NULL AND contact_email IS NULL") == 1
     assert count(engine, "appointment", f"id = {never}") == 0
     assert count(engine, "service_run") == 1, "the last run of a service stays"
     assert count(engine, "patient_review", "record = '{}'") == 1
+
+
+@pytest.mark.parametrize("wrong", ["UPDATE patient_look SET person = 'nobody'", "DELETE FROM patient_look"])
+def test_who_saw_whom_is_not_changed_and_not_taken_away_within_24_months(engine: sa.Engine, wrong: str) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        seen.log(connection, "anna", "cerca", AS_OF, patients=[practice.patient])
+    with pytest.raises(sa.exc.ProgrammingError, match="24 months"), engine.begin() as connection:
+        connection.execute(sa.text(wrong))
+    assert count(engine, "patient_look", "person = 'anna'") == 1
 
 
 def test_the_last_run_of_a_service_stays_and_of_what_only_looks_the_last_look(engine: sa.Engine) -> None:

@@ -1,7 +1,7 @@
 """What is kept, for how long and why: the retention registry. What is not listed here, no clean-up can touch.
 
-Clinical records, invoices, access logs and the audit trail are not listed; the message ledger is only once nobody could
-be told twice for want of it.
+Clinical records, invoices and the audit trail are not listed. Who saw whom goes after 24 months, the message ledger
+only once nobody could be told twice for want of it.
 """
 
 from __future__ import annotations
@@ -194,6 +194,12 @@ REGISTRY: tuple[DataSet, ...] = (
         730,
         where="""t.message_id IS NULL
                  AND NOT EXISTS (SELECT FROM appointment a WHERE a.id = t.subject_id AND a.starts_at >= :cutoff)""",
+    ),
+    DataSet(
+        "patient_looks",
+        "patient_look",
+        "at",
+        732,  # 24 months in any year and zone; the table itself lets nothing younger go
     ),
 )
 
