@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 import zlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
@@ -108,20 +110,28 @@ def _http_date(value: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+_BROKEN_NUMBER = re.compile(rb"[:\[,]\s*-?[0-9]+[.eE]|^\s*-?[0-9]+[.eE]")
+"""Where a number that is not whole may stand; a text may look so too."""
+
+
 def decode(system: Value, data: bytes) -> Any:
-    """JSON of ``data``. TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes);
-    PermanentError where it is not UTF-8 or nested beyond reason."""
-    with suppress(ValueError):  # twice as fast and stricter: what it refuses is looked at again
-        return from_json(data, allow_inf_nan=False, cache_strings="keys")
+    """JSON of ``data``, its numbers whole or decimals as they are written.
+
+    TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes); PermanentError where it
+    is not UTF-8 or nested beyond reason.
+    """
+    if not _BROKEN_NUMBER.search(data):
+        with suppress(ValueError):  # faster and stricter, but it knows floats only: what it refuses is looked at again
+            return from_json(data, allow_inf_nan=False, cache_strings="keys")
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8-sig"), parse_float=Decimal, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise UncertainError("remote_truncated", system=system) from error
         raise PermanentError("remote_encoding", system=system) from error
     except RecursionError as error:
         raise PermanentError("remote_nested", system=system) from error
-    except ValueError as error:
+    except (ValueError, InvalidOperation) as error:
         html = data.lstrip()[:1] == b"<"
         raise UncertainError("remote_html" if html else "remote_unreadable", system=system) from error
 
@@ -157,15 +167,11 @@ _UNPACKED: Mapping[str, Callable[[bytes, int], bytes]] = {
 """What an answer may be packed with, once."""
 
 
-Read = Callable[[Value, bytes], Any]
-"""What makes JSON of an answer's bytes, as ``decode`` does."""
-
-
 class Body:
     """Collects an answer's bytes while they stay below ``largest`` (packed and unpacked) and come within seconds."""
 
-    def __init__(self, system: Value, largest: int, within: float, read: Read = decode) -> None:
-        self.system, self.largest, self.within, self.read = system, largest, within, read
+    def __init__(self, system: Value, largest: int, within: float) -> None:
+        self.system, self.largest, self.within = system, largest, within
         self.started = time.monotonic()
         self.data = bytearray()
 
@@ -195,10 +201,10 @@ class Body:
     def answer(self, response: httpx.Response) -> Answer:
         body: Any = None
         if response.is_success:
-            body = self.read(self.system, self.unpacked(response))
+            body = decode(self.system, self.unpacked(response))
         elif "json" in response.headers.get("Content-Type", ""):
             with suppress(TransientError, PermanentError):
-                body = self.read(self.system, self.unpacked(response))
+                body = decode(self.system, self.unpacked(response))
         return Answer(response.status_code, body, response.headers.get("ETag"), time.monotonic() - self.started)
 
 

@@ -18,7 +18,7 @@ import stamina
 from stamina.instrumentation import LoggingOnRetryHook
 
 from polydesk_dagster import network
-from polydesk_dagster.answers import Answer, Body, Read, decode, is_welcome, sort_error, sort_response, sorted_errors
+from polydesk_dagster.answers import Answer, Body, is_welcome, sort_error, sort_response, sorted_errors
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.values import Value
 
@@ -55,7 +55,6 @@ class Dialect:
     root: str = "/api/v1"
     """Where its interface is below an address without a path."""
     accept: str = "application/json"
-    read: Read = decode
 
 
 def base_url(url: str, root: str = Dialect.root) -> str:
@@ -180,7 +179,7 @@ class Remote:
         query: Query | None = None,
         body: object = None,
     ) -> Answer:
-        collected = Body(self.system, self.policy.largest_body, self.policy.request, self.dialect.read)
+        collected = Body(self.system, self.policy.largest_body, self.policy.request)
         with (
             sorted_errors(self.system),
             self._client.stream(

@@ -6,7 +6,6 @@ wrong with them, never their values, which may be a patient's.
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +62,7 @@ def clean(value: str) -> str:
 
 def storable(value: Any) -> Any:
     """What was read from JSON, without what PostgreSQL's jsonb cannot hold: NUL, halves of surrogate pairs and numbers
-    beyond all bounds."""
+    that a float does not hold as they are written."""
     match value:
         case str():
             return value.replace("\0", "").encode("utf-8", "replace").decode()
@@ -71,8 +70,9 @@ def storable(value: Any) -> Any:
             return {storable(key): storable(inner) for key, inner in value.items()}
         case list():
             return [storable(inner) for inner in value]
-        case float() if not math.isfinite(value):
-            return str(value)
+        case Decimal():
+            number = float(value)
+            return number if Decimal(repr(number)) == value else str(value)
         case _:
             return value
 

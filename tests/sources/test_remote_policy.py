@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ from polydesk_dagster.demo.simulators.faults import Reply
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, Simulator, in_thread
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy, Remote
+from polydesk_dagster.wire import storable
 
 FAST = Policy(connect=60, read=60, write=60, request=60, attempts=3, total=300, wait_first=0.01, wait_longest=1.2)
 """Asks again at once, and gives a system on a busy machine all the time that it needs to answer."""
@@ -202,6 +205,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "half a letter": ('{"a": "è'.encode()[:-1], "remote_truncated"),
     "another encoding": ('{"a": 1}'.encode("utf-16"), "remote_encoding"),
     "arrays without end": (b"[" * 200_000, "remote_nested"),
+    "an exponent without end": (b'{"a": 1e9999999999999999999999}', "remote_unreadable"),
     "objects without end": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "remote_nested"),
 }
 """What is no answer, whatever it costs to say so, and how it is called."""
@@ -211,6 +215,17 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 def test_what_is_no_json_is_refused_by_name(body: bytes, code: str) -> None:
     with pytest.raises((TransientError, PermanentError), match=code):
         answers.decode("Prova", body)
+
+
+@pytest.mark.parametrize("number", ["33.300000000000004", "0.10", "-5e-1", "1E2", "12345678901234567.89", "1e400"])
+@pytest.mark.parametrize("around", ["%s", "[1, %s]", '{"of": {"a": %s}}', '{"text": "1,5", "a" :\n%s}'])
+def test_a_number_is_what_is_written_never_a_float(number: str, around: str) -> None:
+    read = answers.decode("Prova", (around % number).encode())
+    while not isinstance(read, Decimal):
+        read = list(read.values() if isinstance(read, dict) else read)[-1]
+    assert read == Decimal(number)
+    written = json.loads(json.dumps(storable(read)), parse_float=Decimal)
+    assert written == read or written == str(read), "what is kept of it in a table is the same"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -11,11 +12,12 @@ from polydesk_dagster.demo.simulators import dataset
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.sources.events import staging
 from polydesk_dagster.sources.port import GoneError, Page, Unchanged
-from polydesk_dagster.sources.records import Patient, Price
+from polydesk_dagster.sources.records import Event, Patient, Price
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
-from polydesk_dagster.wire import sort_records
+from polydesk_dagster.wire import sort_records, storable
 from tests import world
 from tests.sources.test_remote_policy import FAST
 
@@ -143,6 +145,26 @@ def test_a_bad_price_is_rejected_alone(
 )
 def test_an_amount_with_an_italian_comma_is_read(written: str, meant: str) -> None:
     assert Price.model_validate(PRICES[0] | {"amount": written}).amount == Decimal(meant)
+
+
+def test_an_amount_from_a_binary_fraction_is_set_aside_as_it_was_written(
+    lab: tuple[StudiolabSimulator, Studiolab],
+) -> None:
+    simulator, client = lab
+    simulator.fail("set", "/prices", after=1, item=3, field="amount", value=33.300000000000004)
+    (rejected,) = [each for page in client.list("prices") for each in page.rejected]
+    assert repr(rejected.raw["amount"]) == "Decimal('33.300000000000004')"
+    assert storable(rejected.raw)["amount"] == 33.300000000000004
+
+
+def test_a_number_in_the_news_is_kept_as_a_number() -> None:
+    data = {"fee": Decimal("33.300000000000004"), "parts": [{"share": Decimal("1E+400")}]}
+    common = {"id": "6" * 8 + "-6666" * 3 + "-" + "6" * 12, "sequence": 1, "version": 1, "data": data}
+    told = {"type": "fee.changed", "occurred_at": "2026-03-01T10:00:00+01:00", "entity": {"type": "fee", "id": "F1"}}
+    (row,) = staging.batch([Event.model_validate(common | told)], []).rows.values()
+    payload = row[staging.COLUMNS.index("payload")]
+    assert payload is not None
+    assert json.loads(payload)["data"] == {"fee": 33.300000000000004, "parts": [{"share": "1E+400"}]}
 
 
 def test_a_reason_never_holds_a_patients_value(lab: tuple[StudiolabSimulator, Studiolab]) -> None:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, cast
 
 import psycopg
@@ -166,11 +167,20 @@ def _row(event: Event, largest: int) -> tuple[str | None, ...]:
 
 
 def _payload(event: Event) -> str:
+    if _holds_decimals(event.data):
+        return _json(event.model_dump())
     try:
         payload = event.model_dump_json()
     except PydanticSerializationError:
         payload = "\\u0000"
     return _json(event.model_dump()) if "\\u0000" in payload else payload
+
+
+def _holds_decimals(value: Any) -> bool:
+    """Whether there is a number in it of which pydantic would make a text."""
+    if isinstance(value, dict):
+        return any(map(_holds_decimals, value.values()))
+    return any(map(_holds_decimals, value)) if isinstance(value, list) else isinstance(value, Decimal)
 
 
 def _json(value: Any) -> str:

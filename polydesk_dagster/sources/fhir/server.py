@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from polydesk_dagster.answers import decode
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.remote import Dialect, Policy, Query, Remote
 from polydesk_dagster.values import Value
@@ -19,16 +16,7 @@ from polydesk_dagster.values import Value
 MOST_PAGES = 100_000
 """Pages of one search; more is a circle with ever new names."""
 
-
-def _exact(system: Value, data: bytes) -> Any:
-    """JSON with its numbers as they are written: what was a binary fraction at the other end still shows it."""
-    try:
-        return json.loads(data, parse_float=Decimal)
-    except (ValueError, RecursionError):
-        return decode(system, data)
-
-
-DIALECT = Dialect(root="/fhir", accept="application/fhir+json", read=_exact)
+DIALECT = Dialect(root="/fhir", accept="application/fhir+json")
 
 
 @dataclass(frozen=True, slots=True)
