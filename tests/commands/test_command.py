@@ -287,6 +287,21 @@ class TestActivity:
         assert say(*arguments)[0] == status
         assert self._states(say)["send_reminders"]["activity"]["mode"] == "not_live"
 
+    def test_a_token_in_the_dotenv_is_one_for_the_doctor_as_for_the_services(
+        self, say: Any, engine: sa.Engine, tmp_path: Path
+    ) -> None:
+        with engine.begin() as connection:
+            for code in ("MI01", "RM01"):
+                clinic = world.clinic(connection, code)
+                world.integration(connection, clinic, "http://s", token_env=f"POLYDESK_STUDIOLAB_TOKEN_{code}")
+        dotenv = tmp_path / ".env"
+        dotenv.touch(mode=0o600)
+        dotenv.write_text("POLYDESK_STUDIOLAB_TOKEN_MI01=x\n")
+        _, out, _ = say("doctor", "--json")
+        findings = {each["subject"]: each for each in json.loads(out)["findings"] if each["code"] == "studiolab"}
+        assert {clinic: each["ok"] for clinic, each in findings.items()} == {"MI01": True, "RM01": False}
+        assert "POLYDESK_STUDIOLAB_TOKEN_RM01" in findings["RM01"]["message"]
+
     def test_clinics_say_how_their_studiolab_is(
         self, say: Any, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -66,10 +66,18 @@ def test_every_file_of_the_package_is_in_the_wheel(elsewhere: Elsewhere) -> None
         str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     with zipfile.ZipFile(elsewhere.wheel) as archive:
-        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name and ".data/" not in name}
     assert packed == ours
     for kind in ("/versions/", "/templates/", "/static/", "/locale/", "/demo/knowledge/"):
         assert any(kind in name for name in packed), kind
+
+
+def test_what_an_installation_needs_is_beside_the_wheels_program(elsewhere: Elsewhere) -> None:
+    """A deployment's instance and workspace, and what whoever is on call reads."""
+    share = elsewhere.folder / "share" / "polydesk"
+    found = {path.name: path.read_text() for path in share.iterdir()}
+    ours = ("deploy/production.yaml", "deploy/workspace.yaml", "docs/deployment.md", "docs/runbook.md")
+    assert found == {Path(path).name: (ROOT / path).read_text() for path in ours}
 
 
 def test_the_command_of_a_wheel_is_the_wheels(elsewhere: Elsewhere) -> None:
