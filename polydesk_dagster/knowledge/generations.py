@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster.knowledge.library import Library
 
-LANGUAGE = "it-4"
-"""Raised whenever splitting, folding, stemming or n-grams change: what was indexed before no longer fits."""
+LANGUAGE = "it-5"
+"""Raised whenever splitting, screening, folding, stemming or n-grams change: what was indexed before no longer fits."""
 
 
 def pipeline(library: Library) -> str:

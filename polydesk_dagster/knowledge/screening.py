@@ -5,6 +5,7 @@ Signals are weighed, since none proves it alone; what is found sets aside the pa
 
 from __future__ import annotations
 
+import base64
 import re
 import unicodedata
 
@@ -47,13 +48,24 @@ def _near(first: str, words_between: int, second: str) -> str:
 _DROP = _any(
     r"(?<!non )(?<!non deve )(?<!non devono )(?<!non dovete )"
     r"(?:ignor\w+|dimentic\w+|scord\w+|trascur\w+|disattend\w*|annull\w+|sovrascriv\w*|aggir\w+)",
-    r"non (?:considerare|tenere conto|seguire|rispettare)|ignore|disregard|forget|override|bypass",
+    "lascia(?:te)? (?:perdere|stare)|non dare (?:retta|ascolto|peso)",
+    "ignore|disregard|forget|override|bypass|(?:do not|don't|stop) follow(?:ing)?",
+    r"ignorier\w*|vergiss|oublie\w*|olvida\w*",
 )
+_SET_ASIDE = "non (?:considerare|tener(?:e)? conto|seguire|rispettare)"
+"""What a leaflet says of an older one too."""
 _PAST = _any(
-    r"precedent\w*|sopra|prima|ricevut\w*|attual\w*|di sistema|iniziali|original\w*",
-    "previous|prior|above|earlier|system",
+    r"precedent\w*|sopra|prima|ricevut\w*|attual\w*|de?i?l? sistema|iniziali|original\w*|che (?:vi|ti) hanno dato",
+    r"previous|prior|above|earlier|system|vorherig\w*|bisherig\w*|obig\w*|anterior\w*",
 )
-_RULES = _any(r"istruzion\w*|regol\w*|direttiv\w*|ordini|prompt|limit\w*", "instructions?|rules|guidelines|messages")
+_RULES = _any(
+    r"istruzion\w*|regol\w*|direttiv\w*|ordini|prompt|limit\w*",
+    r"instructions?|rules|guidelines|messages|anweisung\w*|instrucciones|consignes",
+)
+_MACHINE = _any(
+    r"intelligenza artificiale|chatbot|modello linguistico|llm|gpt|language model|(?:una?|an|un')\W*(?:ia|ai)|ia"
+)
+_EVERYTHING = _any("tutto", "everything", "quello che", "cio che", "quanto")
 _SECRET = _any(
     "prompt|istruzioni di sistema|password|credenziali|api key|token|dati dei pazienti|codici fiscali",
     "patient data|system",
@@ -64,10 +76,42 @@ _SIGNALS = tuple(
         (3, _near(_DROP, 4, _near(_RULES, 3, _PAST))),
         (3, _near(_DROP, 4, _near(_PAST, 2, _RULES))),
         (2, _near(_DROP, 3, _RULES)),
-        (3, _near(_DROP, 2, _near(_any("tutto", "everything", "quello che", "cio che", "quanto"), 6, _PAST))),
+        (3, _near(_DROP, 2, _near(_EVERYTHING, 6, _PAST))),
+        (2, _near(_SET_ASIDE, 4, _any(_near(_RULES, 3, _PAST), _near(_EVERYTHING, 6, _PAST)))),
+        (3, _near(_RULES, 2, _PAST) + r"\W+ignoral[ei]\b"),
+        (1, rf"\b(?:le tue|your) {_RULES}"),
+        (2, r"\bnuove istruzioni\s*:|\bnew instructions\s*:"),
+        (2, r"\bobbedisci\b|\bobey\b"),
         (3, r"<\|im_(?:start|end)\|>|\[/?inst\]|<</?sys>>|</?system>|\bbegin system\b"),
+        (3, r"#{2,}\s*instruction\s*:"),
         (2, r"(?:^|\n)\W*(?:system|sistema|assistant|assistente)\s*:"),
+        (1, r"(?:^|\n)\W*(?:user|human)\s*:"),
+        (1, r"\b(?:nota|istruzion[ei]|messaggio|avviso|attenzione)\W+(?:per\W+)?(?:(?:l|all)\W+)?assistente\b"),
+        (2, r"\b(?:nota|istruzion[ei]|messaggio)\W+per\W+il\W+modello\s*:"),
+        (3, _near(_any("nota", "istruzion[ei]", "messaggio", "avviso", "note", "message"), 2, _MACHINE) + r"\s*[:,.]"),
+        (3, _near("se", 1, _near(_any("sei", "stai"), 3, _MACHINE)) + r"\b"),
         (2, rf"\b{_any('prompt di sistema', 'system prompt', 'istruzioni (?:di sistema|nascoste)', 'jailbreak')}\b"),
+        (3, r"\b(?:tuo|your) (?:system )?prompt\b"),
+        (
+            3,
+            _near(
+                _any(r"stampa\w*|mostra\w*|ripeti|rivela\w*|elenca", "print|show|repeat|reveal|translate|traduci"),
+                3,
+                rf"(?:le tue|your) {_RULES}\W+(?:iniziali|di sistema|nascoste|originali|e mostra)",
+            ),
+        ),
+        (
+            3,
+            _near(
+                _any("ripeti", "copia", "riporta", "repeat", "copy"),
+                2,
+                _near(
+                    _any("parola per parola", "verbatim", "word for word"),
+                    6,
+                    _any("ricevuto|sopra|inizio", "above|beginning"),
+                ),
+            ),
+        ),
         (2, rf"\b{_any('developer mode', 'dan mode', 'modalita (?:sviluppatore|senza limiti)')}\b"),
         (
             2,
@@ -79,13 +123,25 @@ _SIGNALS = tuple(
         ),
         (2, rf"\b{_any('sei ora', 'adesso sei', 'fingi di essere', 'comportati come', 'agisci come', 'impersona')}\b"),
         (2, rf"\b{_any('you are now', 'act as', 'pretend to be')}\b"),
+        (2, r"\b(?:esci|uscire) dal (?:tuo )?(?:ruolo|personaggio)\b"),
+        (
+            3,
+            _near(
+                _any("rispondi", "agisci", "answer", "respond", "act"),
+                2,
+                _any("senza (?:restrizioni|limiti|filtri|censure)", "without (?:any )?(?:limits|restrictions|filters)"),
+            ),
+        ),
+        (3, r"\b(?:disattiva|disabilita|disable|turn off) (?:i tuoi|le tue|your)\b"),
+        (2, r"\btuo (?:unico|solo|nuovo) (?:compito|scopo|obiettivo|ruolo)\b"),
+        (2, r"\bin questa (?:conversazione|chat)\b|\b(?:per|a) (?:questa|ogni|la prossima) domanda\b"),
         (1, rf"\b{_any('assistente', 'intelligenza artificiale', 'chatbot', 'modello linguistico')}\b"),
         (1, rf"\b{_any('language model', 'llm', 'gpt', 'ai', 'bot')}\b"),
         (
             2,
             _near(
                 _any(
-                    r"rivela\w*|mostra\w*|stampa\w*|ripeti|elenca|invia\w*|scrivi",
+                    r"rivela\w*|mostra\w*|stampa\w*|ripeti|elenca|invia\w*|scrivi|dimmi|ripetimi",
                     "reveal|print|show|repeat|send|output",
                 ),
                 5,
@@ -103,6 +159,26 @@ _SIGNALS = tuple(
                 _any(r"utente|paziente|operator\w*|nessuno", "user|anyone|human"),
             ),
         ),
+        (
+            3,
+            _near(
+                _any("non (?:rivelare|menzionare|dire)", "do not (?:mention|reveal)"),
+                2,
+                r"(?:quest[oe]|this) (?:testo|documento|messaggio|istruzioni|text|document|message)",
+            ),
+        ),
+        (1, r"\b(?:chiama|usa|esegui|invoca|call|use)\W+(?:lo strumento|la funzione|the tool|the function)\b"),
+        (
+            2,
+            _near(
+                r"(?:disdici|disdetta|cancella\w*|annulla\w*|elimina\w*|cancel|delete|invia\w*|manda\w*|send)",
+                2,
+                "(?:tutt[ie]|all) (?:(?:gli|le|i|the) )?"
+                + _any("appuntamenti|prenotazioni|pazienti|dati|conversazioni", "appointments|bookings|patients"),
+            ),
+        ),
+        (1, _near("rispondi", 1, "(?:che|in (?:inglese|tedesco|francese|spagnolo|russo|cinese))")),
+        (3, _near("(?:from (?:now|here) on|starting now)", 2, "(?:answer|respond|reply|say) only")),
         (
             2,
             _near(
@@ -164,12 +240,48 @@ _TRIGGERS = (
     ],
     *["senza", "don't", "rispondi", "respond", "reply", "answer"],
     *("in poi", "from now", "partire da", "sei ora", "adesso sei", "you are", "act as", "non dire", "do not"),
+    *("lascia", "dare retta", "dare ascolto", "dare peso", "follow", "vergiss", "oublie", "olvida", "tener conto"),
+    *("nuove istruzioni", "new instructions", "obbedisci", "obey", "instruction:", "intelligenza artificiale"),
+    *(
+        "il modello",
+        "modello ling",
+        "chatbot",
+        "se sei",
+        "se stai",
+        "ripeti ",
+        "verbatim",
+        "repeat",
+        "traduci",
+        "translate",
+        "dal ruolo",
+    ),
+    *("dal tuo ruolo", "dal personaggio", "answer", "disattiva ", "disabilita", "disable", "turn off", "unico compito"),
+    *(
+        "lo strumento",
+        "la funzione",
+        "questa domanda",
+        "ogni domanda",
+        "the tool",
+        "the function",
+        "from here",
+        "starting now",
+        "questa conversazione",
+        "non menzionare",
+    ),
 )
 """Without one of these nothing weighs enough: most passages are done with after looking for them."""
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 _SPACED = re.compile(r"\b(?:\w[ .\-_*]){4,}\w\b")
 _DISGUISED = re.compile(r"[a-z][013457@$][a-z]|\b[013457@$][a-z]{3}")
 _LEET = str.maketrans("013457@$", "oieastas")
+_FOREIGN = re.compile("[\u0131\u03b1-\u03c9\u0430-\u045f]")
+_LOOKALIKES = str.maketrans(
+    "\u0131\u03b1\u03b5\u03b9\u03bd\u03bf\u03c1\u03c4\u03c5\u0430\u0435\u043a\u043c\u043e\u043f\u0440\u0441\u0442\u0443\u0445\u0456\u0455\u0458",
+    "iaeivoptuaekmonpctyxisj",
+)
+"""Letters of other alphabets that look like ours."""
+_JOINED = re.compile(r"(?<=[a-z])[_\-](?=[a-z])")
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{24,}={0,2}")
 
 
 def objection(text: str) -> str | None:
@@ -209,8 +321,21 @@ def _of_orders(text: str) -> int:
     readings = {open_text, _SPACED.sub(lambda found: re.sub(r"[ .\-_*]", "", found.group()), open_text)}
     if _DISGUISED.search(open_text):
         readings.add(open_text.translate(_LEET))
+    if _FOREIGN.search(open_text):
+        readings.add(open_text.translate(_LOOKALIKES))
+    if _JOINED.search(open_text):
+        readings |= {_JOINED.sub(between, open_text) for between in (" ", "")}
+    readings.update(_decoded(found.group()) for found in _BASE64.finditer(text))
     weight = max(map(_weight, readings))
     return weight + (1 if weight and len(open_text) < len(folded) else 0)
+
+
+def _decoded(text: str) -> str:
+    """What is written in base 64, or nothing where it is no text."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode("ascii").lower()
+    except ValueError:
+        return ""
 
 
 def _weight(text: str) -> int:
