@@ -16,7 +16,7 @@ from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.quarantine import set_aside
 from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.calendar import desk, replacing
-from polydesk_dagster.clinic.messages import calls, ledger, replies
+from polydesk_dagster.clinic.messages import calls, closed, ledger, replies
 from polydesk_dagster.clinic.messages import health as doubts
 from polydesk_dagster.clinic.patients import reviews
 from polydesk_dagster.errors import PolydeskError
@@ -66,9 +66,11 @@ def to_do(request: Request) -> Response:
         shown = [[(each, reviews.candidates(connection, each.id)) for each in kind[:AT_ONCE]] for kind in asked]
         texted = [each for each in replies.to_read(connection) if each.clinic is None or person.acts_for(each.clinic)]
         paid = hers(payments.cases(connection))
+        untold = {code: many for code, many in sorted(closed.waiting(connection, now).items()) if person.acts_for(code)}
         values = {
             "orphans": orphans,
             "places": places,
+            "notices": untold,
             "calls": to_call,
             "suspended": shown[0],
             "reviews": shown[1],

@@ -17,6 +17,7 @@ from tests.web.world import Served
 
 REASON = {"reason": "lo chiede la paziente"}
 REMINDERS, NOTICES, WHY = "/messaggi/promemoria", "/messaggi/chiusure", "/messaggi/perche"
+TO_DO = "/da-fare"
 
 
 def rows(door: Served, query: str) -> list[tuple[object, ...]]:
@@ -90,6 +91,9 @@ def test_who_loses_the_appointment_is_told_what_somebody_has_read(door: Served, 
                 INSERT INTO orphan (slot_id, cause, detected_at) SELECT id, 'closure', now() FROM lost""")
         )
     with door.signed_in("desk", clinic=practice.clinic) as desk, door.signed_in("desk", clinic=other) as elsewhere:
+        to_do = unescape(desk.get(TO_DO).text)
+        assert f'<a href="{NOTICES}?clinica=MI01">2 pazienti di MI01 da avvisare</a>' in to_do
+        assert NOTICES not in elsewhere.get(TO_DO).text
         page = unescape(desk.get(NOTICES).text)
         assert "Avvisa questi 2 pazienti" in page
         assert page.count("non può tenersi: saremo chiusi.") == 2
@@ -103,6 +107,7 @@ def test_who_loses_the_appointment_is_told_what_somebody_has_read(door: Served, 
         assert rows(door, "SELECT * FROM message_ledger") == []
         told = desk.post(NOTICES, data=form, follow_redirects=True)
         assert "2 pazienti riceveranno il messaggio" in unescape(told.text)
+        assert NOTICES not in desk.get(TO_DO).text
         assert desk.post(NOTICES, data=form).status_code == 409
     assert rows(door, "SELECT kind, count(*) FROM message_ledger GROUP BY kind") == [("service_notice", 2)]
     with door.door.engine.connect() as connection:
@@ -129,6 +134,30 @@ def _message(door: Served, practice: world.Practice, appointment: int, patient: 
             )
             or 0
         )
+
+
+def test_from_a_call_and_from_a_doubt_the_patient_s_story_is_one_press_away(door: Served, clinics: Clinics) -> None:
+    practice, other = clinics
+    called, first = booked(door, practice)
+    doubted, second = booked(door, practice, 3)
+    message = _message(door, practice, doubted, second)
+    with door.door.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE message SET state = 'unknown', sent_at = NULL WHERE id = :id"), {"id": message}
+        )
+        connection.execute(
+            sa.text("""
+                INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
+                SELECT clinic_id, id, start_version, 'reminder', 'no_address', starts_at, now() FROM appointment
+                WHERE id = :called"""),
+            {"called": called},
+        )
+    stories = [f"{WHY}?di=patient&numero={patient}" for patient in (first, second)]
+    with door.signed_in("desk", clinic=practice.clinic) as desk, door.signed_in("desk", clinic=other) as elsewhere:
+        page = unescape(desk.get(TO_DO).text)
+        assert re.findall(r'href="(/messaggi/[^"]+)"', page) == stories
+        assert [desk.get(story).status_code for story in stories] == [200, 200]
+        assert WHY not in elsewhere.get(TO_DO).text
 
 
 def test_a_message_goes_again_with_a_reason_and_once(door: Served, clinics: Clinics) -> None:

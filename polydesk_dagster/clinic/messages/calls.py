@@ -26,6 +26,7 @@ class Call:
     kind: str
     reason: str
     start: Instant
+    patient_id: int | None
     patient: str
     guardian: str | None
     phones: tuple[str, ...]
@@ -92,7 +93,7 @@ def to_make(connection: sa.Connection, as_of: datetime, clinic: str | None = Non
     rows = connection.execute(
         sa.text("""
             SELECT l.id, l.appointment_id, c.code, l.kind, l.reason, l.starts_at, c.time_zone,
-                   concat_ws(' ', p.first_name, p.last_name) AS patient,
+                   p.id AS patient_id, concat_ws(' ', p.first_name, p.last_name) AS patient,
                    nullif(concat_ws(' ', g.first_name, g.last_name), '') AS guardian,
                    array_remove(ARRAY[g.mobile, g.phone, p.mobile, p.phone], NULL) AS phones,
                    coalesce(s.name, '') AS service
@@ -116,6 +117,7 @@ def to_make(connection: sa.Connection, as_of: datetime, clinic: str | None = Non
             row.kind,
             row.reason,
             Instant(row.starts_at, row.time_zone),
+            row.patient_id,
             row.patient,
             row.guardian,
             tuple(dict.fromkeys(row.phones)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,7 +50,7 @@ class Lost:
 
 
 _UNTOLD = sa.text("""
-    SELECT a.id, coalesce(p.language, c.language) AS language, bool_or(o.cause = 'closure') AS closed
+    SELECT a.id, c.code, coalesce(p.language, c.language) AS language, bool_or(o.cause = 'closure') AS closed
     FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
     JOIN appointment a ON a.id = t.appointment_id AND a.status = 'booked' AND a.starts_at > :as_of
     JOIN patient p ON p.id = a.patient_id JOIN clinic c ON c.id = a.clinic_id
@@ -70,6 +71,12 @@ def untold(connection: sa.Connection, as_of: datetime, clinic: str | None = None
         return []
     touched = replacing.proposals(connection, 0, as_of, found.keys())
     return [_lost(each, found[each.appointment_id]) for each in touched]
+
+
+def waiting(connection: sa.Connection, as_of: datetime) -> Counter[str]:
+    """How many have lost their time and were not told, by clinic code."""
+    asked = {"as_of": as_of, "clinic": None, "kind": NOTICE.key}
+    return Counter(row.code for row in connection.execute(_UNTOLD, asked))
 
 
 def _lost(touched: replacing.Touched, row: sa.Row[Any]) -> Lost:

@@ -27,6 +27,8 @@ class Unknown:
     channel: str
     address: str
     since: Instant
+    patient_id: int | None
+    """Whom it is about; None where it is about nobody's appointment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,24 @@ def unknown(connection: sa.Connection, older_than: datetime | None = None) -> li
     """Messages in doubt, oldest first."""
     rows = connection.execute(
         sa.text("""
-            SELECT m.id, c.code, m.kind, m.channel, m.address, m.changed_at, c.time_zone
+            SELECT m.id, c.code, m.kind, m.channel, m.address, m.changed_at, c.time_zone,
+                   (SELECT min(a.patient_id) FROM message_ledger l JOIN appointment a ON a.id = l.subject_id
+                    WHERE l.message_id = m.id AND l.subject = 'appointment') AS patient_id
             FROM message m JOIN clinic c ON c.id = m.clinic_id
             WHERE m.state = 'unknown' AND (CAST(:before AS timestamptz) IS NULL OR m.changed_at < :before)
             ORDER BY m.changed_at, m.id"""),
         {"before": older_than},
     )
     return [
-        Unknown(row.id, row.code, row.kind, row.channel, row.address, Instant(row.changed_at, row.time_zone))
+        Unknown(
+            row.id,
+            row.code,
+            row.kind,
+            row.channel,
+            row.address,
+            Instant(row.changed_at, row.time_zone),
+            row.patient_id,
+        )
         for row in rows
     ]
 
