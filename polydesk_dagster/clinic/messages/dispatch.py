@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages.answers import refusal_of, result_of, settled
+from polydesk_dagster.clinic.messages.answers import refusal_of, result_of
 from polydesk_dagster.clinic.messages.breaker import Breaker
+from polydesk_dagster.clinic.messages.doubts import Doubts
 from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Verdict, Wait, Withheld, judge
 from polydesk_dagster.clinic.messages.kinds import CHANNELS, KINDS, Channel, Why
-from polydesk_dagster.clinic.messages.ledger import Doubt, Ledger, Result
+from polydesk_dagster.clinic.messages.ledger import Ledger, Result
 from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
 from polydesk_dagster.clinic.messages.pace import Limits, Pace, Tally
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
@@ -114,10 +115,18 @@ class _Dispatch:
         self.database = asyncio.Lock()
         self.paces = {"sms": Pace(limits.sms_per_second), "email": Pace(limits.mail_per_second)}
         self.crew = {"sms": limits.sms_at_once, "email": limits.mail_connections}
+        self.doubts = Doubts(
+            ledger,
+            self._in_database,
+            providers.get("sms"),
+            pace=self.paces["sms"],
+            at_once=limits.sms_at_once,
+            tally=self.tally,
+            now=self.now,
+        )
         self.breakers = {channel: Breaker(channel) for channel in CHANNELS}
         self.unreachable: Counter[str] = Counter()
         self.told: Counter[tuple[str, int]] = Counter()
-        self.doubted: dict[int, tuple[str, str]] = {}
         self.leaving: list[tuple[int, asyncio.Future[bool]]] = []
         self.results: list[Result] = []
         self.again = False
@@ -132,7 +141,7 @@ class _Dispatch:
             for provider in self.providers.values():
                 await stack.enter_async_context(provider)
             await self._in_database(self.ledger.recover, self.now())
-            await self._settle_doubts()
+            await self.doubts.settle()
             late = await self._in_database(self.ledger.expire, self.kinds, list(self.clinics), self.now())
             for code, kind, state, count in late:
                 self.tally.add(code, kind, state, Why.TOO_LATE, count)
@@ -140,7 +149,7 @@ class _Dispatch:
             self.again = self.wanted > 0
             while self.again:
                 await self._pass()
-            await self._settle_doubts()
+            await self.doubts.settle()
         return self.tally
 
     async def _in_database(self, step: Callable[..., T], *arguments: Any) -> T:
@@ -329,7 +338,7 @@ class _Dispatch:
         result = result_of(job, answer, self.now())
         self.results.append(result)
         if result.state == "unknown":
-            self.doubted[message.id] = (message.clinic, message.kind)
+            self.doubts.add(message)
         if result.state == "sent":
             self.tally.segments += job.claim.segments or 0
         self.tally.add(message.clinic, message.kind, result.state, result.reason)
@@ -359,39 +368,3 @@ class _Dispatch:
         results, self.results = self.results, []
         if results:
             await self._in_database(self.ledger.record, results)
-
-    async def _settle_doubts(self) -> None:
-        """Ask the gateway what became of every text that nobody is sure of."""
-        gateway = self.providers.get("sms")
-        after = 0
-        while gateway is not None and "sms" not in self.tally.closed:
-            doubts = await self._in_database(self.ledger.doubtful_texts, _CLAIM_AT_ONCE, after)
-            if not doubts:
-                return
-            after = doubts[-1].id
-            turns = asyncio.Semaphore(self.limits.sms_at_once)
-
-            async def ask(doubt: Doubt, turns: asyncio.Semaphore = turns) -> Answer:
-                async with turns:
-                    await self.paces["sms"].turn()
-                    try:
-                        return await gateway.look_up(doubt.key)
-                    except Exception as error:  # noqa: BLE001 - as above
-                        return unexpected(error)
-
-            answers = await asyncio.gather(*(ask(doubt) for doubt in doubts))
-            known = [self._settled(doubt, answer) for doubt, answer in zip(doubts, answers, strict=True)]
-            await self._in_database(self.ledger.record, [result for result in known if result is not None])
-            if all(answer.fate is Fate.UNREACHABLE for answer in answers):
-                return
-
-    def _settled(self, doubt: Doubt, answer: Answer) -> Result | None:
-        result = settled(doubt, answer, self.now())
-        if result is None:
-            return None
-        if self.doubted.pop(doubt.id, None):
-            self.tally.add(doubt.clinic, doubt.kind, "unknown", count=-1)
-        else:
-            self.tally.settled += 1
-        self.tally.add(doubt.clinic, doubt.kind, result.state, result.reason)
-        return result
