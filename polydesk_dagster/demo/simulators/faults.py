@@ -45,13 +45,14 @@ class Fault(BaseModel):
     ``empty``          the list is empty
     ``top``            ``field`` of the whole answer becomes ``value``
     ``snapshot``       the list's snapshot is another one
+    ``etag``           the list's ETag is ``value``, whatever it holds
     """
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal[
         "status", "html", "timeout", "deaf", "slow", "replay", "twice", "trickle", "cut", "encoding", "cut_encoding",
-        "not_utf8", "bom", "set", "remove", "unknown_field", "untidy", "empty", "top", "snapshot",
+        "not_utf8", "bom", "set", "remove", "unknown_field", "untidy", "empty", "top", "snapshot", "etag",
     ]  # fmt: skip
     path: str = ""
     after: int = Field(0, ge=0, description="requests that are still answered well")
@@ -160,7 +161,8 @@ def respond(reply: Reply, request: Request, faults: list[Fault]) -> Response:
         data = json.dumps(reply.body, separators=(",", ":")).encode()
     headers = dict(reply.headers)
     if reply.etag:
-        headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        said = [str(fault.value) for fault in faults if fault.kind == "etag"]
+        headers["ETag"] = said[-1] if said else f'"{hashlib.sha256(data).hexdigest()[:32]}"'
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
     media = "application/json" if reply.status < 400 else "application/problem+json"
