@@ -22,8 +22,10 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.kinds.services import SERVICE
 from tests import world
 from tests.changes import world as w
+from tests.changes.worker import services
+from tests.warm import Program
 
-ALL = [w.service(f"S{n}", f"89.{n:02d}", f"Visita {n}") for n in range(30)]
+ALL = services()
 
 
 class Practice:
@@ -89,6 +91,29 @@ def test_a_living_record_that_one_reading_missed_stays(practice: Practice) -> No
 def test_what_goes_between_the_readings_needs_one_more(practice: Practice) -> None:
     assert practice.sync(without("S1"), without("S1", "S2"), without("S1", "S2")).counts.retired == 2
     assert practice.read == 3
+
+
+KILLED = """
+import sys
+from tests.changes.worker import main
+main(sys.argv[1], "absent", *map(int, sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_reading_before_a_death_proves_nothing(practice: Practice) -> None:
+    """Killed before, or in the middle of, the reading that would have been the second to miss two services."""
+    url = practice.engine.url.render_as_string(hide_password=False)
+    for page in ("1", "2"):
+        assert Program(KILLED, url, page, "2", str(practice.clinic)).wait() == -9
+        assert len(practice.here()) == 30
+    # The first of the next run misses both once more, and that is one reading.
+    report = practice.sync(without("S0", "S1"), without("S0"))
+    assert (report.outcome, report.counts.retired, practice.read) == (Outcome.OK, 1, 2)
+    assert practice.here() == {record.id for record in without("S0")}
+    with practice.engine.connect() as connection:
+        rows = set(connection.scalars(sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'plan_rows'")))
+        assert rows == set(connection.scalars(sa.text("SELECT 'p' || id FROM plan WHERE rows_kept")))
 
 
 def test_what_the_source_says_is_gone_needs_no_second_reading(practice: Practice) -> None:
