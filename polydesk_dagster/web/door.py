@@ -62,6 +62,12 @@ class Door:
         return serving(business_url(self.settings, Role.READER), reads=True)
 
     @cached_property
+    def signed(self) -> sa.Engine:
+        """The same database for pages behind a signed link: the secret is read, which the reader's role may not, and
+        nothing can be written."""
+        return self.engine.execution_options(postgresql_readonly=True)
+
+    @cached_property
     def dagster(self) -> sa.Engine:
         """Dagster's own database, to look at."""
         url = dagster_url(self.settings, Role.READER)

@@ -44,16 +44,17 @@ def messages(request: Request) -> Response:
     if kind not in KINDS:
         raise HTTPException(404)
     now = door.now()
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         clinics = looks.clinics(connection, person)
-        code = request.query_params.get("clinica") or (clinics[0].code if clinics else None)
         stopped = {each: many for each in PLANNED if (many := volume.stopped(connection, each, now)) is not None}
-        found, problem = [], None
-        if code is not None:
-            try:
+    code = request.query_params.get("clinica") or (clinics[0].code if clinics else None)
+    found, problem = [], None
+    if code is not None:
+        try:
+            with door.engine.connect() as connection:
                 found = samples.samples(connection, kind, now, clinic_of(request, code))
-            except PolydeskError as error:
-                problem = teller_of(request).reason(error.reason)
+        except PolydeskError as error:
+            problem = teller_of(request).reason(error.reason)
     return door.page(
         request,
         "messages.html",

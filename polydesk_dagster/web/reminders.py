@@ -27,7 +27,7 @@ def reminders(request: Request) -> Response:
     door: Door = request.state.door
     person: Person = request.state.person
     clinic = clinic_asked(request)
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         clinics = looks.clinics(connection, person)
         found = [each for each in reminding.listed(connection) if each.clinic is None or person.acts_for(each.clinic)]
         services = reminding.services(connection, clinic) if clinic else []

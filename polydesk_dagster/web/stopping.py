@@ -19,7 +19,7 @@ pages = Pages()
 @pages.get(links.PATH + "{token}", ANYBODY)
 def ask(request: Request) -> Response:
     door: Door = request.state.door
-    with door.engine.connect() as connection:
+    with door.signed.connect() as connection:
         letter = links.look(connection, request.path_params["token"])
     return _page(request, letter, stopped=False)
 

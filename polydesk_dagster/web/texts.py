@@ -45,7 +45,7 @@ def text(request: Request) -> Response:
     """One text, with what it would be for the next three patients."""
     door: Door = request.state.door
     clinic = clinic_asked(request)
-    with door.engine.connect() as connection:
+    with door.reader.connect() as connection:
         current = _current(request, connection, clinic)
     return _shown(request, clinic, current, current.text)
 

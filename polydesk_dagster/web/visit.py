@@ -20,7 +20,7 @@ pages = Pages()
 @pages.get(links.VISIT + "{token}", ANYBODY)
 def visit(request: Request) -> Response:
     door: Door = request.state.door
-    with door.engine.connect() as connection:
+    with door.signed.connect() as connection:
         told = visits.look(connection, request.path_params["token"], door.now())
     return _page(request, told)
 
