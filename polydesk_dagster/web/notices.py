@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.clinic.messages import closed
-from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
@@ -29,12 +28,12 @@ def notices(request: Request) -> Response:
     door: Door = request.state.door
     person: Person = request.state.person
     clinic, now = clinic_asked(request), door.now()
-    with door.engine.begin() as connection:
+    with door.reader.connect() as connection:
         found = closed.untold(connection, now, clinic)
         patients = looks.patients_of(connection, [each.appointment_id for each in found])
-        if patients:
-            seen.log(connection, person.signature, "chiusure", now, patients=patients)
         clinics = looks.clinics(connection, person)
+    if patients:
+        looks.logged(request, "chiusure", patients=patients)
     told = request.query_params.get("avvisati", "")
     return door.page(
         request,

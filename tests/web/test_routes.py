@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import re
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from polydesk_dagster import web
 from polydesk_dagster.web.application import PAGES
 from polydesk_dagster.web.roles import PERMISSIONS, May, Role
 from tests.waiting import until
@@ -81,3 +84,27 @@ def test_what_goes_wrong_inside_is_told_nobody(door: Served, caplog: pytest.LogC
     assert answer.status_code == 500
     until(lambda: "ValueError" in caplog.text)
     assert "RSSMRA" not in answer.text + caplog.text
+
+
+WRITE_WHEN_ASKED = {"enter_by_link", "messages"}
+"""What a GET writes for: the session of who enters, samples that are planned and rolled back."""
+
+
+def test_a_page_that_only_shows_has_no_connection_that_writes() -> None:
+    found = {
+        view.name
+        for module in Path(web.__path__[0]).glob("*.py")
+        for view in ast.walk(ast.parse(module.read_text()))
+        if isinstance(view, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any("pages.get(" in ast.unparse(each) for each in view.decorator_list)
+        and "door.engine" in ast.unparse(view)
+    }
+    assert found == WRITE_WHEN_ASKED
+
+
+def test_who_opens_a_signed_link_cannot_write(door: Served) -> None:
+    signed = door.door.signed
+    with pytest.raises(sa.exc.InternalError, match="read-only"), signed.begin() as connection:
+        connection.execute(sa.text("DELETE FROM message"))
+    with door.door.engine.begin() as connection:  # and the connection comes back as it was
+        connection.execute(sa.text("DELETE FROM message"))
