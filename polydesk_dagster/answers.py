@@ -124,7 +124,7 @@ def decode(system: Value, data: bytes) -> Any:
         with suppress(ValueError):  # faster and stricter, but it knows floats only: what it refuses is looked at again
             return from_json(data, allow_inf_nan=False, cache_strings="keys")
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_float=Decimal, parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise UncertainError("remote_truncated", system=system) from error
@@ -134,6 +134,16 @@ def decode(system: Value, data: bytes) -> Any:
     except (ValueError, InvalidOperation) as error:
         html = data.lstrip()[:1] == b"<"
         raise UncertainError("remote_html" if html else "remote_unreadable", system=system) from error
+
+
+_FURTHEST = 1_000
+"""Places before or after the point of a number that is still reckoned with; more take a service to its knees."""
+
+
+def _number(text: str) -> Decimal | float:
+    """As it is written; beyond all measure infinity or nothing, of which no arithmetic fails or grows."""
+    exact = Decimal(text)
+    return exact if abs(exact.adjusted()) <= _FURTHEST else float(text)
 
 
 def _no_constant(name: str) -> NoReturn:

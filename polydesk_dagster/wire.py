@@ -6,13 +6,14 @@ wrong with them, never their values, which may be a patient's.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -44,6 +45,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 LONGEST = 255
 """Characters of an id, a code or a person's name: two of the longest still fit into one row of an index."""
 LONGEST_PROSE = 20_000
+LARGEST = 2**62
+"""A number in a sequence; what is added to it still fits into a bigint."""
 
 
 class Record(BaseModel):
@@ -73,8 +76,15 @@ def storable(value: Any) -> Any:
         case Decimal():
             number = float(value)
             return number if Decimal(repr(number)) == value else str(value)
+        case float() if not math.isfinite(value):
+            return str(value)
         case _:
             return value
+
+
+def is_number(value: object) -> TypeGuard[int]:
+    """Whether what was read from JSON counts or numbers something, within what the database can hold."""
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def comparable(value: str | None) -> str:

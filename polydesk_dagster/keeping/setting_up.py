@@ -102,6 +102,6 @@ def _issuer(issuer: str) -> Reason | None:
         ) as client:
             answer = client.get(f"{issuer}/.well-known/openid-configuration")
             said = answer.json().get("issuer") if answer.is_success else None
-    except (httpx.HTTPError, ValueError, AttributeError, PermanentError):
+    except (httpx.HTTPError, ValueError, RecursionError, AttributeError, PermanentError):
         said = None
     return None if said and str(said).rstrip("/") == issuer else Reason("no_issuer", {"address": issuer})

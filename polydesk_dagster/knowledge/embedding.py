@@ -88,7 +88,7 @@ class Endpoint:
         try:
             rows = sorted(answer.json()["data"], key=lambda row: row["index"])
             return [_unit([float(x) for x in row["embedding"]]) for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PermanentError("embeddings_no_vectors") from error
 
     @property

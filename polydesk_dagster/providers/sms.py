@@ -97,7 +97,7 @@ def _told(body: bytes) -> Answer | None:
     try:
         message = json.loads(body)
         reference, status, reason = str(message["id"]), str(message["status"]), message.get("reason")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     return became(reference, status, reason)
 

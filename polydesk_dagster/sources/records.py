@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from polydesk_dagster.wire import (
+    LARGEST,
     Cadastral,
     Flag,
     Instant,
@@ -147,7 +148,7 @@ class Event(Record):
     """The envelope of one piece of news; what ``data`` must be depends on ``type`` and ``version``."""
 
     id: Annotated[Text, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
-    sequence: Annotated[Whole, Field(ge=1, le=2**62)]
+    sequence: Annotated[Whole, Field(ge=1, le=LARGEST)]
     type: Text
     version: Annotated[Whole, Field(ge=-(2**31), lt=2**31)]
     occurred_at: Instant

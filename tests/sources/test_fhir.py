@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -11,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from joserfc.jwk import RSAKey
 
+from polydesk_dagster.answers import decode
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.errors import PermanentError, TransientError
@@ -24,6 +26,7 @@ from polydesk_dagster.sources.fhir.source import Fhir
 from polydesk_dagster.sources.fhir.vendor import VENDOR, FhirSettings
 from polydesk_dagster.sources.port import Merged
 from polydesk_dagster.told import teller
+from polydesk_dagster.wire import storable
 from tests.sources.events_world import CODE, NOW, records
 from tests.sources.fhir_server import FhirServer, meta
 from tests.sources.stages import ONCE
@@ -139,6 +142,23 @@ def test_a_price_that_cannot_be_told_is_set_aside(change: dict[str, Any], said: 
     assert len(page.records) == 1
     assert said in str(page.rejected[0].reason.as_dict())
     teller("it").reason(page.rejected[0].reason)
+
+
+@pytest.mark.parametrize("field", ["value", "factor"])
+@pytest.mark.parametrize(
+    "number", ["1e400", "-1e400", "1e999999999999", "1e60", "9" * 400, "1.5e300", '"NaN"', '"Infinity"', "true", "[1]"]
+)
+def test_a_number_beyond_all_bounds_costs_its_own_price_only(field: str, number: str) -> None:
+    parts = [{"type": "base", "amount": {"value": 10, "currency": "EUR"}}, {"type": "tax", "factor": 0.04}]
+    wrong = PRICE | {"id": "wrong", "propertyGroup": [{"priceComponent": parts}]}
+    text = json.dumps(wrong).replace('"value": 10' if field == "value" else '"factor": 0.04', f'"{field}": {number}')
+    with served() as (_, source):
+        found = [decode("Prova", text.encode()), PRICE]
+        page = source._page("prices", 1, found, 0, "x", None, source.options)
+    (rejected,) = page.rejected
+    assert (len(page.records), rejected.position) == (1, 0)
+    teller("it").reason(rejected.reason)
+    json.dumps(storable(rejected.raw), default=str, allow_nan=False)
 
 
 def test_bundles_without_a_total_and_links_that_are_absolute() -> None:

@@ -91,13 +91,26 @@ def test_a_list_that_ends_early_or_in_a_circle_is_no_list(lab: tuple[StudiolabSi
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("items", None), ("next_page", 7), ("total", "2500"), ("total", True), ("snapshot", None), ("snapshot", "")],
+    [
+        *(("items", None), ("next_page", 7), ("total", "2500"), ("total", True), ("snapshot", None), ("snapshot", "")),
+        *(("total", -1), ("total", 10**400), ("total", 2**63)),
+    ],
 )
 def test_another_shape_is_refused(lab: tuple[StudiolabSimulator, Studiolab], field: str, value: Any) -> None:
     simulator, client = lab
     simulator.fail("top", "/prices", field=field, value=value)
     with pytest.raises(PermanentError, match="remote_shape"):
         collect(client.list("prices"))
+
+
+@pytest.mark.parametrize("value", ["5", None, True, -1, 10**400, 2**63], ids=lambda value: str(value)[:20])
+def test_news_whose_last_number_no_column_holds_are_refused(
+    lab: tuple[StudiolabSimulator, Studiolab], value: Any
+) -> None:
+    simulator, client = lab
+    simulator.fail("top", "/events", field="last_sequence", value=value)
+    with pytest.raises(PermanentError, match="remote_shape"):
+        client.news("0", 10)
 
 
 @pytest.mark.parametrize(

@@ -161,12 +161,18 @@ MAKE: Mapping[str, tuple[str, Callable[[Mapping[str, Any], Options], dict[str, A
 """By list: the resource that it is made of, and how."""
 
 
+_DIGITS = 20
+"""Of an amount; with more there is no room left for cents."""
+
+
 def money(amount: Any) -> str | None:
     """An amount to the cent, without what a binary fraction adds; one with more decimals is left as it is, to be
     refused."""
     if amount is None:
         return None
     exact = Decimal(amount)
+    if not exact.is_finite() or exact.adjusted() > _DIGITS:
+        return str(exact)
     rounded = exact.quantize(Decimal("0.01"))
     return str(rounded) if abs(exact - rounded) < Decimal("0.000001") else str(exact)
 

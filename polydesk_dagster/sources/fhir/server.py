@@ -12,6 +12,7 @@ import httpx
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.remote import Dialect, Policy, Query, Remote
 from polydesk_dagster.values import Value
+from polydesk_dagster.wire import is_number
 
 MOST_PAGES = 100_000
 """Pages of one search; more is a circle with ever new names."""
@@ -70,7 +71,7 @@ class Server:
             if mode != "outcome":
                 (included if mode == "include" else matches).append(resource)
         total = body.get("total")
-        return Bundle(tuple(matches), tuple(included), total if type(total) is int else None, self._following(body))
+        return Bundle(tuple(matches), tuple(included), total if is_number(total) else None, self._following(body))
 
     def _following(self, body: dict[str, Any]) -> str | None:
         links = body.get("link") or []

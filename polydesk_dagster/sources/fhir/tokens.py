@@ -95,7 +95,7 @@ def _token(response: httpx.Response) -> str | None:
         return None
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     token = body.get("access_token") if isinstance(body, dict) else None
     return token if isinstance(token, str) and token else None

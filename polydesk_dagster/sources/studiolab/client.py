@@ -21,7 +21,7 @@ from polydesk_dagster.sources.port import (
 )
 from polydesk_dagster.sources.records import Event
 from polydesk_dagster.values import Reason, Value
-from polydesk_dagster.wire import Rejected, Sorted, sort_records
+from polydesk_dagster.wire import Rejected, Sorted, is_number, sort_records
 
 RESTARTS = 3
 """How often a list that changes under the reader is read from its beginning again."""
@@ -152,7 +152,7 @@ def news(system: Value, answer: Answer, after: int) -> News:
     if (
         not isinstance(body, dict)
         or not isinstance(body.get("items"), list)
-        or type(body.get("last_sequence")) is not int
+        or not is_number(body.get("last_sequence"))
     ):
         raise PermanentError("remote_shape", system=system, path="/events")
     records = sort_records(Event, body["items"], "id")
@@ -175,8 +175,7 @@ def _page(system: Value, path: str, answer: Answer) -> tuple[list[Any], str | No
         if (
             isinstance(items, list)
             and (following is None or (isinstance(following, str) and following))
-            and type(total) is int
-            and total >= 0
+            and is_number(total)
             and isinstance(snapshot, str)
             and snapshot
         ):
