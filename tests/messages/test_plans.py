@@ -123,6 +123,22 @@ def test_hours_are_hours_on_the_nights_when_the_clocks_change(engine: sa.Engine,
     assert timedelta(0) <= sent[0] - (start - timedelta(hours=3)) <= timedelta(minutes=10)
 
 
+@pytest.mark.parametrize("told", ["2026-03-28", "2026-03-29", "2026-10-24", "2026-10-25"])
+def test_the_day_before_goes_at_the_clinic_s_own_hour_around_nights_when_the_clocks_change(
+    engine: sa.Engine, told: str
+) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        connection.execute(sa.text("UPDATE message_policy SET quiet_rest_days = false WHERE clinic_id IS NULL"))
+    ahead = (world.rome(told, "12:00") + timedelta(hours=24)).astimezone(world.ROME)
+    start = world.rome(f"{ahead:%Y-%m-%d}", "12:00")
+    book(engine, practice, start - timedelta(days=9), start)
+    with gateway() as (simulator, providers):
+        sent = run(engine, world.rome(told, "09:00"), world.rome(told, "11:00"), providers)
+        assert [f"{at.astimezone(world.ROME):%Y-%m-%d %H:%M}" for at in sent] == [f"{told} 10:00"]
+        assert "12:00" in simulator.sent[0].text
+
+
 def test_the_nearest_plan_holds_and_without_one_everything_is_as_it_was(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         practice = world.practice(connection)
