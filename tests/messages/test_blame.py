@@ -85,7 +85,9 @@ def test_a_text_that_harms_is_that_clinic_s_alone_and_costs_no_time(engine: sa.E
         assert len(simulator.sent) == 3
     assert sorted(set(states(engine))) == [("failed", "template"), ("sent", None)]
     assert (report.outcome, report.counts.failed, report.counts.waiting) == (Outcome.PARTIAL, 3, 3)
-    assert [(r.clinic, r.count) for r in report.reasons if r.code == "message_template"] == [("BO01", 3)]
+    (broken,) = (reason for reason in report.reasons if reason.code == "message_broken_text")
+    assert (broken.clinic, broken.count) == ("BO01", 3)
+    assert "«promemoria, completo, SMS, italiano»" in teller("it").reason(broken).casefold().replace("sms", "SMS")
 
 
 def test_such_a_text_is_refused_when_it_is_saved_and_a_good_one_is_a_plan(engine: sa.Engine) -> None:
@@ -306,6 +308,25 @@ def test_a_doubt_about_one_time_does_not_silence_another(engine: sa.Engine) -> N
     assert b"15:00" in told
     assert [(r.clinic, r.count) for r in report.reasons if r.code == "message_behind_doubt"] == [("BO01", 1)]
     assert report.counts.waiting == 3
+
+
+def test_whose_patient_is_unsure_waits_and_the_run_says_for_what(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        patient = world.patient(connection)
+        booked(connection, practice, patient_id=patient)
+        connection.execute(
+            sa.text("""
+                INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at, suspended_at,
+                                          suspended_reason)
+                VALUES (:clinic, 'P1', :patient, 'person', :at, :at, 'fiscal_code')"""),
+            {"clinic": practice.clinic, "patient": patient, "at": AS_OF},
+        )
+    with gateway() as (simulator, providers):
+        report = service.send(engine, AS_OF, "reminder", providers)
+        assert simulator.sent == []
+    assert report.counts.waiting == 1
+    assert [reason.code for reason in report.reasons] == ["message_suspended"]
 
 
 def test_three_people_on_one_telephone_are_initials_whichever_field_it_is_in(engine: sa.Engine) -> None:

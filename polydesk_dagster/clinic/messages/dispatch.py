@@ -235,7 +235,9 @@ class _Dispatch:
         for message in candidates:
             verdict = self._judge(message, now)
             if isinstance(verdict, Wait):
-                if verdict.missing is None:
+                if verdict.suspended:
+                    self.tally.suspended[message.clinic] += 1
+                elif verdict.missing is None:
                     self.tally.behind_doubt[message.clinic] += 1
                 elif verdict.missing not in self.providers:
                     self.tally.missing[verdict.missing] += 1
@@ -277,6 +279,8 @@ class _Dispatch:
         for (message, verdict), (_, state, _) in zip(written.withheld, withheld, strict=True):
             if message.id in taken:
                 self.tally.add(message.clinic, message.kind, state, verdict.why)
+                if verdict.text is not None:
+                    self.tally.broken[(message.clinic, message.kind, *verdict.text)] += 1
         return jobs
 
     async def _sender(self, channel: Channel, queue: asyncio.Queue[Job | None]) -> None:

@@ -134,13 +134,17 @@ class Withheld:
     why: Why
     failed: bool = False
     dropped: tuple[tuple[Item, Why], ...] = ()
+    text: tuple[str, Channel, str] | None = None
+    """(variant, channel, language) of the text that could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not now: a message that told the same start is on its way or in doubt, or its carrier is not configured."""
+    """Not now: a message that told the same start is on its way or in doubt, its carrier is not configured, or it is
+    not sure who the patient is."""
 
     missing: Channel | None = None
+    suspended: bool = False
 
 
 Verdict = Ready | Withheld | Wait
@@ -159,7 +163,7 @@ def judge(
     if not kept:
         return Withheld(dropped[0][1] if dropped else Why.GONE)
     if any(item.suspended for item in kept):
-        return Wait()
+        return Wait(suspended=True)
     person = message.person
     if person is None:
         return Withheld(Why.GONE, dropped=dropped)

@@ -52,6 +52,10 @@ class Tally:
     """Messages that wait because no carrier is configured for their channel."""
     behind_doubt: Counter[str] = field(default_factory=Counter)
     """Messages that wait by clinic, because a doubtful one may have told the same start."""
+    suspended: Counter[str] = field(default_factory=Counter)
+    """Messages that wait by clinic, because a person has to say first who the patient is."""
+    broken: Counter[tuple[str, str, str, str, str]] = field(default_factory=Counter)
+    """Messages that could not be written, by (clinic code, kind, variant, channel, language) of the text."""
     capped: bool = False
     settled: int = 0
     """Doubts of earlier runs that the gateway has cleared."""

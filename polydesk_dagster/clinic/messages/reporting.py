@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from polydesk_dagster.clinic.messages.kinds import TO_CALL
+from polydesk_dagster.clinic.messages.kinds import TO_CALL, Why
 from polydesk_dagster.clinic.messages.pace import Limits, Tally
 from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.receipts import Receipts
@@ -51,16 +51,20 @@ def report_of(came: Came) -> Report:
         created=planned.messages,
         updated=sent,
         skipped=withheld.total(),
-        waiting=sum(came.calls.values()) + max(came.doubts, unknown) + tally.behind_doubt.total(),
+        waiting=sum(came.calls.values())
+        + max(came.doubts, unknown)
+        + tally.behind_doubt.total()
+        + tally.suspended.total(),
         failed=failed,
     )
     why_not: Counter[tuple[str, str]] = Counter()
     for (_, clinic, why), count in withheld.items():
         why_not[clinic, why] += count
     for (clinic, _, state, why), count in tally.counts.items():
-        if state == "failed":
+        if state == "failed" and why != Why.TEMPLATE:
             why_not[clinic, why] += count
     reasons = [reason_of(why, clinic, count) for (clinic, why), count in sorted(why_not.items()) if count]
+    reasons += [_broken(*text, count) for text, count in sorted(tally.broken.items())]
     reasons += _waits(came, unknown)
     to_come = max(0, planned.messages - tally.total("sent", "withheld", "failed", "unknown"))
     outcome = done(Counts(updated=sent, failed=failed, unchanged=to_come), set_aside=aside)
@@ -78,6 +82,12 @@ def report_of(came: Came) -> Report:
     return Report(outcome, counts, tuple(reasons), _figures(came, counts), (_by_clinic(tally),) if tally.counts else ())
 
 
+def _broken(clinic: str, kind: str, variant: str, channel: str, language: str, count: int) -> Reason:
+    """The text that could not be written, by its name."""
+    terms = {"message_kind": kind, "message_variant": variant, "channel": channel, "language": language}
+    return Reason("message_broken_text", {domain: Term(domain, code) for domain, code in terms.items()}, clinic, count)
+
+
 def _waits(came: Came, unknown: int) -> list[Reason]:
     reasons = []
     if unknown:
@@ -87,6 +97,8 @@ def _waits(came: Came, unknown: int) -> list[Reason]:
         reasons += [Reason("message_undelivered", clinic=clinic, count=count) for clinic, count in lost]
     behind = sorted(came.tally.behind_doubt.items())
     reasons += [Reason("message_behind_doubt", clinic=clinic, count=count) for clinic, count in behind]
+    unsure = sorted(came.tally.suspended.items())
+    reasons += [Reason("message_suspended", clinic=clinic, count=count) for clinic, count in unsure]
     calls = sorted(came.calls.items())
     return reasons + [Reason("message_calls", clinic=clinic, count=count) for clinic, count in calls]
 

@@ -82,9 +82,10 @@ class Writer:
                 if by_mail is not None:
                     ready, text = by_mail, self._text(message, by_mail, token)
                 elif message.kind in ABOUT_APPOINTMENTS:
-                    text = self._text(message, replace(ready, variant="neutral"), token)
+                    ready = replace(ready, variant="neutral")
+                    text = self._text(message, ready, token)
         except BrokenTemplateError:
-            return Withheld(Why.TEMPLATE, failed=True)
+            return Withheld(Why.TEMPLATE, failed=True, text=(ready.variant, ready.channel, ready.language))
         same = message.key is not None and token is None
         same = same and (message.address, message.subject, message.body) == (ready.address, text.subject, text.body)
         key = message.key if same and message.key else str(self._key(message, ready.channel))
