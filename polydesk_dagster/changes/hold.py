@@ -63,7 +63,13 @@ def hold(
 
 
 def only(
-    connection: sa.Connection, plan_id: int, rows: Collection[int], *, as_of: datetime, actor: str, reason: str | None
+    connection: sa.Connection,
+    plan_id: int,
+    rows: Collection[int],
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None = None,
 ) -> Report:
     """Leave in plan ``plan_id`` only the rows numbered ``rows``, with all that go only together with them. The others
     are left for another plan: nobody holds them back. Refused as ``hold`` is."""

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.changes import hold, plans, registry, show
+from polydesk_dagster.changes import assign, hold, plans, registry, show
 from polydesk_dagster.changes.hold import may_hold
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
@@ -152,18 +152,40 @@ def put_back(request: Request) -> Response:
     return _set_rows(request, hold.release, "release")
 
 
+@pages.post("/piani/{plan:int}/solo", May.APPLY)
+def keep_only(request: Request) -> Response:
+    """Leave in the plan only the marked rows; the others are for another plan."""
+    return _set_rows(request, hold.only, "hold")
+
+
+@pages.post("/piani/{plan:int}/assegna", May.APPLY)
+def assign_row(request: Request) -> Response:
+    """Say of a row which record of ours it is."""
+    form = request.state.form
+    row, record, reason = number_in(form.get("row")), form.get("record", "").strip(), form.get("reason", "").strip()
+    if row is None or not record:
+        raise HTTPException(400, request.state.door.say(request, "web.choose_one"))
+    return _changed(request, partial(assign.assign, row=row, record=record, reason=reason))
+
+
 def _set_rows(request: Request, rule: Callable[..., Report], field: str) -> Response:
     door: Door = request.state.door
     form = request.state.form
     rows = {number for row in form.getlist(field) if (number := number_in(row)) is not None}
     if not rows:
         raise HTTPException(400, door.say(request, "web.mark_rows"))
+    return _changed(request, partial(rule, rows=rows))
+
+
+def _changed(request: Request, rule: Callable[..., Report]) -> Response:
+    """The plan once ``rule`` has changed its rows, from the page where that was asked."""
+    door: Door = request.state.door
     with door.engine.begin() as connection:
         plan = _mine(request, connection).plan
-        report = rule(connection, plan.id, rows, as_of=door.now(), actor=request.state.person.signature)
+        report = rule(connection, plan.id, as_of=door.now(), actor=request.state.person.signature)
     if report.outcome is Outcome.REFUSED:
         raise HTTPException(409, teller_of(request).reason(report.reasons[0]))
-    page = form.get("pagina", "1")
+    page = request.state.form.get("pagina", "1")
     return RedirectResponse(f"/piani/{plan.id}" + (f"?pagina={page}" if page.isdecimal() else "") + "#righe", 303)
 
 

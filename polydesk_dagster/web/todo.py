@@ -21,7 +21,7 @@ from polydesk_dagster.clinic.messages import health as doubts
 from polydesk_dagster.clinic.patients import reviews
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.events import inbox
+from polydesk_dagster.sources.events import inbox, types
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.knowledge import AUDIENCES
@@ -66,6 +66,7 @@ def to_do(request: Request) -> Response:
         shown = [[(each, reviews.candidates(connection, each.id)) for each in kind[:AT_ONCE]] for kind in asked]
         texted = [each for each in replies.to_read(connection) if each.clinic is None or person.acts_for(each.clinic)]
         paid = hers(payments.cases(connection))
+        kinds = types.questions(connection) if person.acts_for(None) else []
         untold = {code: many for code, many in sorted(closed.waiting(connection, now).items()) if person.acts_for(code)}
         values = {
             "orphans": orphans,
@@ -80,6 +81,8 @@ def to_do(request: Request) -> Response:
             "resolutions": payments.RESOLUTIONS,
             "doubts": hers(doubts.unknown(connection)),
             "events": hers(inbox.unsettled(connection)),
+            "types": [each for each in kinds if each.ignored_by is None],
+            "ignored": [each for each in kinds if each.ignored_by is not None],
             "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
             "held": hers(held.waiting(connection)),
             "documents": looks.waiting_documents(connection, person),
@@ -203,6 +206,25 @@ def event(request: Request) -> Response:
             inbox.retry(connection, clinic, number, now)
         else:
             inbox.skip(connection, clinic, number, reason, now)
+        return True
+
+    return _done(request, rule)
+
+
+@pages.post("/da-fare/tipi", May.APPLY)
+def event_type(request: Request) -> Response:
+    """Let the events of a type that nobody knows have no effect, or ask about it again: one word for every clinic."""
+    door: Door = request.state.door
+    verdict = _one_of(request, "verdict", ("ignore", "ask"))
+    given, reason = request.state.form.get("type", ""), request.state.form.get("reason", "").strip()
+    if not request.state.person.acts_for(None):
+        raise HTTPException(403, door.say(request, "web.for_all_clinics"))
+    if not is_reason(reason):
+        raise HTTPException(400, door.say(request, "web.why_hint"))
+
+    def rule(connection: sa.Connection, person: Person, now: datetime) -> bool:
+        decide = types.ignore if verdict == "ignore" else types.ask_again
+        decide(connection, given, actor=person.signature, reason=reason, as_of=now)
         return True
 
     return _done(request, rule)

@@ -9,12 +9,16 @@ from html import unescape
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.changes.synchronise import synchronise
 from polydesk_dagster.clinic.upkeep import names
 from polydesk_dagster.database.engine import business_url, dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import instance
+from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.web.roles import Role
 from tests import world
+from tests.changes import world as w
 from tests.web.world import Served
 
 
@@ -79,6 +83,61 @@ def test_rows_are_held_back_and_put_back_one_by_one_by_who_may_apply(door: Serve
         assert browser.post(f"/piani/{plan}/rimetti", data=door.form(browser, release="1")).status_code == 303
         assert f'<a href="/piani/{plan}">' not in browser.get("/da-fare").text
         assert browser.get(f"/piani/{plan}").text.count('name="hold"') == 2
+
+
+def test_only_chosen_rows_are_left_in_a_plan_by_who_may_apply_it(door: Served) -> None:
+    plan = _plan(door)
+    with door.signed_in("desk") as desk:
+        assert f"/piani/{plan}/solo" not in desk.get(f"/piani/{plan}").text
+        assert desk.post(f"/piani/{plan}/solo", data=door.form(desk, hold="1")).status_code == 403
+    with door.signed_in("manager") as browser:
+        assert f"/piani/{plan}/solo" in browser.get(f"/piani/{plan}").text
+        for wrong, status in (({}, 400), ({"hold": "9"}, 409)):
+            assert browser.post(f"/piani/{plan}/solo", data=door.form(browser, **wrong)).status_code == status
+        answer = browser.post(f"/piani/{plan}/solo", data=door.form(browser, hold="2", pagina="1"))
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/piani/{plan}?pagina=1#righe")
+        page = browser.get(f"/piani/{plan}").text
+        assert "1 da modificare" in page
+        assert page.count('name="hold"') == page.count('name="release"') == 1
+        # Nobody holds the other one back: it is for another plan, and may be put back into this one.
+        assert f'<a href="/piani/{plan}">' not in browser.get("/da-fare").text
+        assert browser.post(f"/piani/{plan}/rimetti", data=door.form(browser, release="1")).status_code == 303
+        assert "2 da modificare" in browser.get(f"/piani/{plan}").text
+
+
+def _offered(page: str) -> int:
+    """How many rows a person may give to a record of ours."""
+    return page.partition('id="assign-row"')[2].partition("</select>")[0].count("<option")
+
+
+def test_a_row_is_given_to_a_record_of_ours_with_a_reason_by_who_may_apply_it(door: Served) -> None:
+    with door.door.engine.begin() as connection:
+        clinic = world.clinic(connection, "BO01")
+        world.clinic(connection, "MI01")
+        world.service(connection, clinic, code="89.7", name="Visita", external_id=None)
+    new = [w.service("S1", "89.70", "Visita <b>rivista</b>"), w.service("S2", "89.71", "Altra")]
+    scope = Scope("sync_services", "BO01", clinic)
+    plan = synchronise(door.door.engine, SERVICE, scope, w.pages(new), as_of=datetime.now(UTC), preview=True).plan_id
+    with door.door.engine.connect() as connection:
+        row = connection.scalar(sa.text(f"SELECT ordinal FROM plan_rows.p{plan} WHERE external_id = 'S1'"))
+    address, given = f"/piani/{plan}/assegna", {"row": str(row), "record": "89.7", "reason": "chiesto alla segreteria"}
+    with door.signed_in("desk", clinic=clinic) as desk:
+        assert address not in desk.get(f"/piani/{plan}").text
+        assert desk.post(address, data=door.form(desk, **given)).status_code == 403
+    with door.signed_in("manager", clinic=clinic) as browser:
+        page = browser.get(f"/piani/{plan}").text
+        assert _offered(page) == 2
+        assert "<b>rivista" not in page
+        for wrong, status in (
+            ({"row": "x"}, 400), ({"record": " "}, 400), ({"reason": "boh"}, 409), ({"record": "nessuna"}, 409),
+            ({"row": "99"}, 409),
+        ):  # fmt: skip
+            assert browser.post(address, data=door.form(browser, **given | wrong)).status_code == status
+        assert browser.post(address, data=door.form(browser, **given)).status_code == 303
+        assert _offered(browser.get(f"/piani/{plan}").text) == 1
+    with door.door.engine.connect() as connection:
+        rows = connection.execute(sa.text(f"SELECT external_id, action FROM plan_rows.p{plan} ORDER BY external_id"))
+        assert [tuple(each) for each in rows] == [("S1", "update"), ("S2", "create")]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import quarantine
 from polydesk_dagster.changes.stage import Unreadable
+from polydesk_dagster.changes.why import kept as kept_reason
 from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.values import Reason
 from tests import world
@@ -120,3 +121,44 @@ def test_patients_who_may_be_somebody_else_have_a_heading_of_their_own(door: Ser
         page = desk.get("/da-fare").text
     headings = [page.index(mark) for mark in ('id="suspended"', "P2", 'id="reviews"', "P1")]
     assert headings == sorted(headings)
+
+
+def test_a_type_of_event_that_nobody_knows_is_decided_for_every_clinic_by_who_acts_for_all(door: Served) -> None:
+    with door.door.engine.begin() as connection:
+        clinic = world.clinic(connection, "BO01")
+        connection.execute(
+            sa.text("INSERT INTO event_type (type, clinic_id, asked_at) VALUES ('fee.<b>', :clinic, :at)"),
+            {"clinic": clinic, "at": world.AS_OF},
+        )
+        connection.execute(
+            sa.text("""
+                INSERT INTO event_inbox (clinic_id, event_id, sequence, type, version, state, reason, attempts, payload,
+                                         received_at, changed_at)
+                SELECT :clinic, CAST(lpad(n::text, 32, '0') AS uuid), n, 'fee.<b>', 1, state, :why, 1, '{}', :at, :at
+                FROM unnest(ARRAY['unknown', 'unknown', 'dead']) WITH ORDINALITY AS kept (state, n)"""),
+            {"clinic": clinic, "at": world.AS_OF, "why": kept_reason(Reason("event_type_unknown", {"type": "fee"}))},
+        )
+    given = {"type": "fee.<b>", "verdict": "ignore", "back": "types", **WHY}
+    with door.signed_in("manager", clinic=clinic) as browser:
+        page = browser.get("/da-fare").text
+        assert "/da-fare/tipi" not in page
+        assert "tipo di evento sconosciuto: fee" in page
+        assert browser.post("/da-fare/tipi", data=door.form(browser, **given)).status_code == 403
+    with door.signed_in("manager") as browser:
+        page = browser.get("/da-fare").text
+        assert "fee.&lt;b&gt; · 2 eventi messi da parte" in page
+        assert "Lasciali senza effetto" in page
+        for wrong, status in (({"reason": "boh"}, 400), ({"verdict": "x"}, 400), ({"type": "?"}, 409)):
+            answer = browser.post("/da-fare/tipi", data=door.form(browser, **given | wrong))
+            assert answer.status_code == status
+        assert browser.post("/da-fare/tipi", data=door.form(browser, **given)).status_code == 303
+        page = browser.get("/da-fare").text
+        assert "Lasciali senza effetto" not in page
+        assert "Torna a chiedere" in page
+        assert browser.post("/da-fare/tipi", data=door.form(browser, **given)).status_code == 409
+        answer = browser.post("/da-fare/tipi", data=door.form(browser, **given | {"verdict": "ask"}))
+        assert (answer.status_code, answer.headers["location"]) == (303, "/da-fare#types")
+        assert "Lasciali senza effetto" in browser.get("/da-fare").text
+    with door.door.engine.connect() as connection:
+        done = connection.execute(sa.text("SELECT action, split_part(actor, ':', 1) FROM audit ORDER BY id")).all()
+    assert [tuple(each) for each in done] == [("event_type", "manager"), ("event_type_again", "manager")]
