@@ -13,23 +13,25 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import held, undone
 from polydesk_dagster.changes.kind import Kind
-from polydesk_dagster.changes.plans import Scope, rows_table
+from polydesk_dagster.changes.plans import rows_table
 from polydesk_dagster.changes.why import why
 
 _SAID = """(SELECT jsonb_agg(jsonb_build_object('reason', jsonb_build_object(
                 'code', 'row_' || guard, 'values', jsonb_build_object()))) FROM unnest(f.guards) guard)"""
 
 
-def set_aside(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int, values: Mapping[str, Any]) -> None:
-    """Take out of what the plan ``plan_id`` writes the rows that a guard speaks against, with all that go only
-    together with them. ``values`` are ``plans.parameters``."""
+def set_aside(
+    connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str, Any], repeating: str | None
+) -> int:
+    """Take out of what the plan ``plan_id`` writes the rows that a guard speaks against, and those that ``repeating``
+    gives (``undone.repeating``), with all that go only together with them; returns how many. ``values`` are
+    ``plans.parameters``."""
     rows = rows_table(plan_id)
     ways = [f"SELECT r.ordinal, '{guard.name}' AS guard FROM {rows} r WHERE {guard.flags}" for guard in kind.row_guards]
-    repeating, _ = undone.repeating(connection, kind, scope, plan_id)
     if repeating is not None:
         ways.append(f"SELECT ordinal, '{undone.GUARD}' AS guard FROM ({repeating}) repeated")
     if not ways:
-        return
+        return 0
     set_ = connection.execute(
         sa.text(f"""
             WITH flagged AS MATERIALIZED ({" UNION ALL ".join(ways)}),
@@ -50,6 +52,7 @@ def set_aside(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int,
                   AND r.action <> 'conflict'"""),
             values,
         )
+    return set_
 
 
 def let_through(connection: sa.Connection, plan_id: int, guards: Collection[str]) -> int:

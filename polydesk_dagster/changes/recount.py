@@ -43,7 +43,8 @@ def _asked_again(connection: sa.Connection, plan: Plan, kind: Kind) -> list[Verd
     values = plans.parameters(plan.within, plan.as_of, plan.id)
     anew = {verdict.name: verdict for verdict in ask(connection, kind, plan.id, values)}
     if kind.source is not None:
-        anew[undone.GUARD] = undone.verdict(connection, kind, plan.within, plan.id)
+        again = undone.repeating(connection, kind, plan.within, plan.id)
+        anew[undone.GUARD] = undone.verdict(connection, plan.id, again)
     verdicts = []
     for verdict in plan.guards:
         if verdict.name in CHANGE_GUARDS:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,14 +45,21 @@ def synchronise(
 
     ``etag`` is asked once the pages are read, and kept as a word of ``source`` when we are in step with it.
     """
+    pages = _begun(pages)
     with engine.begin() as connection:
         plan = compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
-        seen = show.preview(connection, plan, kind)
+        seen = show.preview(connection, plan, kind) if preview else None
         if not plan.writes:
             step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), source=source)
-    if preview:
+    if seen is not None:
         return seen
     return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag(), source=source)
+
+
+def _begun(pages: Iterable[Page]) -> Iterable[Page]:
+    """``pages`` with the first one read: a source that has not changed says so before anything is made for it."""
+    coming = iter(pages)
+    return chain(list(islice(coming, 1)), coming)
 
 
 def settle(
@@ -137,10 +145,12 @@ def compare(
     for statement in source.reconsider:
         connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
     before = step.known(connection, kind, scope)
-    of_changes = list(guards.of_changes(kind, plans.tally(connection, plan_id), ours, before))
-    flagged.set_aside(connection, kind, scope, plan_id, values)
-    quarantine.keep(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
     counted = plans.tally(connection, plan_id)
+    of_changes = list(guards.of_changes(kind, counted, ours, before))
+    repeating = undone.repeating(connection, kind, scope, plan_id) if counted else undone.NOTHING
+    if counted and flagged.set_aside(connection, kind, plan_id, values, repeating.query):
+        counted = plans.tally(connection, plan_id)
+    quarantine.keep(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
     counted["seen"] = staged.seen
@@ -155,7 +165,7 @@ def compare(
         guards.of_text(connection, source, staged, stage),
         guards.of_duplicates(numbers),
         *of_changes,
-        undone.verdict(connection, kind, scope, plan_id),
+        undone.verdict(connection, plan_id, repeating),
     ]
     return finish(
         connection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -31,9 +32,21 @@ _TAKEN_BACK = f"""
 """
 
 
-def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> tuple[str | None, tuple[int, ...]]:
-    """SQL for the numbers of the rows of the plan that is being made which repeat rows that a person took back in the
-    last 30 days, or None where none can; and the plans that they were of.
+@dataclass(frozen=True, slots=True)
+class Repeating:
+    """What a plan may do again although a person took it back."""
+
+    query: str | None = None
+    """SQL for the numbers of such rows; None where there can be none."""
+    of: tuple[int, ...] = ()
+    """The plans whose rows they were."""
+
+
+NOTHING = Repeating()
+
+
+def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> Repeating:
+    """Which rows of the plan that is being made repeat rows that a person took back in the last 30 days.
 
     A creation repeats one with the same key and values, a change one that set some field to the same value, a closure
     one of the same record, whatever its date (one that makes room for a creation is judged by that). A row that
@@ -41,7 +54,7 @@ def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int)
     """
     source = kind.source
     if source is None:
-        return None, ()
+        return NOTHING
     found = connection.execute(
         sa.text(_TAKEN_BACK).bindparams(sa.bindparam("clinic_id", type_=sa.BigInteger)),
         {
@@ -54,19 +67,18 @@ def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int)
     needed = {*kind.identity, *kind.written, *kind.carried}
     comparable = [row for row in found if needed <= plans.column_types(connection, plans.rows_table(row.plan)).keys()]
     if not comparable:
-        return None, ()
+        return NOTHING
     each = " UNION ".join(_repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable)
-    return each, tuple(sorted({row.plan for row in comparable}))
+    return Repeating(each, tuple(sorted({row.plan for row in comparable})))
 
 
-def verdict(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> Verdict:
+def verdict(connection: sa.Connection, plan_id: int, of: Repeating) -> Verdict:
     """Whether the plan still writes rows that a person took back, and how many of them wait."""
-    query, of = repeating(connection, kind, scope, plan_id)
     repeated = held = 0
-    if query is not None:
-        repeated = connection.scalar(sa.text(f"SELECT count(*) FROM ({query}) repeated")) or 0
+    if of.query is not None:
+        repeated = connection.scalar(sa.text(f"SELECT count(*) FROM ({of.query}) repeated")) or 0
         held = held_by(connection, plan_id).get(GUARD, 0)
-    values: dict[str, Value] = {"value": Count("rows", repeated or held), "plans": Several(of)}
+    values: dict[str, Value] = {"value": Count("rows", repeated or held), "plans": Several(of.of)}
     return Verdict(GUARD, not repeated, repeated, 0, values, held)
 
 

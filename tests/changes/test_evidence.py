@@ -202,3 +202,16 @@ def test_what_was_taken_back_counts_no_more(practice: Practice) -> None:
 def practice_plan(practice: Practice, report: Report) -> plans.Plan:
     with practice.engine.connect() as connection:
         return plans.load(connection, report.plan_id or 0)
+
+
+def test_nothing_is_made_for_a_source_that_has_not_changed(engine: sa.Engine) -> None:
+    practice, said = Practice(engine), list[str]()
+
+    def unchanged() -> Iterable[Page]:
+        raise InterruptedError
+        yield
+
+    sa.event.listen(engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+    with pytest.raises(InterruptedError):
+        synchronise(engine, SERVICE, practice.scope, unchanged(), as_of=world.AS_OF)
+    assert said == []

@@ -161,6 +161,22 @@ def agreements(engine: sa.Engine, rows: int) -> Run:
     return _list(AGREEMENT, "sync_prices", records)
 
 
+def renumbered(engine: sa.Engine, rows: int) -> Run:
+    _made(engine, rows * AGREEMENTS)
+    records = [
+        Service.model_construct(
+            id=f"N{n}", code=f"C{n}", name="Visita", duration_minutes=20, preparation=None, active=True
+        )
+        for n in range(rows)
+    ]
+
+    def work(engine: sa.Engine) -> None:
+        report = _list(SERVICE, "sync_services", records)(engine)
+        assert report.counts.waiting >= rows, report
+
+    return work
+
+
 def patients(engine: sa.Engine, rows: int) -> Run:
     _made(engine, 100)
     records: list[Any] = [
@@ -238,6 +254,7 @@ PATHS: dict[str, tuple[Callable[[sa.Engine, int], Run], float]] = {
     "prices applied": (applied_prices, 1 / 20),
     "services previewed": (services, 1),
     "agreements previewed": (agreements, 1),
+    "services under other numbers": (renumbered, 1),
     "patients imported": (patients, 1),
     "slots generated": (generated, 11 * 20 / 100),
     "slots generated again": (generated_again, 11 * 20 / 100),

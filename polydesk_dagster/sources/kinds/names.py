@@ -16,8 +16,10 @@ def again(table: str, same: str) -> str:
     """SQL, a FROM item ``again`` after ``known`` and ``ours``: the one record of ours (its id) whose name the source no
     longer has, and that a new record ``s`` is all the same. ``same`` tells, over it (``o``) and ``s``."""
     return f"""
-            LEFT JOIN LATERAL (
-                SELECT min(o.id) AS id FROM {table} o
-                WHERE known.id IS NULL AND ours.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NOT NULL
-                  AND {same} AND NOT EXISTS (SELECT FROM {{stage}} x WHERE x.external_id = o.external_id)
-                HAVING count(*) = 1) again ON true"""
+            LEFT JOIN (
+                WITH gone AS MATERIALIZED (
+                    SELECT o.* FROM {table} o
+                    WHERE o.clinic_id = :clinic_id AND o.external_id IS NOT NULL
+                      AND NOT EXISTS (SELECT FROM {{stage}} x WHERE x.external_id = o.external_id))
+                SELECT s.n, min(o.id) AS id FROM {{stage}} s JOIN gone o ON {same} GROUP BY s.n HAVING count(*) = 1
+                ) again ON again.n = s.n AND known.id IS NULL AND ours.id IS NULL"""
