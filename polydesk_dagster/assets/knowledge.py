@@ -3,13 +3,14 @@
 import base64
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster.knowledge import indexing
-from polydesk_dagster.outcome import Report
-from polydesk_dagster.resources import knowledge
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.resources import knowledge, meaning
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, Shown, serve, shown
 from polydesk_dagster.told import teller
@@ -45,7 +46,7 @@ def index(context: dg.AssetExecutionContext, config: KnowledgeConfig, polydesk: 
         if config.rollback:
             return indexing.roll_back(run.engine, preview=run.preview)
         work = indexing.rebuild if from_zero else indexing.refresh
-        return work(
+        report = work(
             run.engine,
             run.as_of,
             knowledge.library(run.settings),
@@ -53,6 +54,9 @@ def index(context: dg.AssetExecutionContext, config: KnowledgeConfig, polydesk: 
             past_guard=config.past_guard,
             progress=run.progress,
         )
+        alone = meaning.words_alone(run.settings)
+        told = alone is not None and report.outcome not in (Outcome.SKIPPED, Outcome.REFUSED, Outcome.FAILED)
+        return replace(report, reasons=(*report.reasons, alone)) if alone and told else report
 
     report = serve(context, polydesk, YELLOW if from_zero else "index_knowledge", config, rule)
     plots = {}

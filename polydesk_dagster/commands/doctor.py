@@ -18,6 +18,7 @@ from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.resources.meaning import words_alone
 from polydesk_dagster.runtime import health, supervisor
 from polydesk_dagster.runtime.state import probing
 from polydesk_dagster.runtime.state.integrations import integration_states
@@ -73,6 +74,10 @@ def _configuration(settings: Settings, *, up: bool) -> Iterator[Finding]:
     yield Finding("home", ok=True, values={"home": str(settings.home)})
     yield Finding("database_kind", ok=True, how="embedded" if settings.embedded else "configured")
     yield Finding("up", ok=True, how="running" if up else "down")
+    alone = words_alone(settings)
+    chosen = settings.embeddings_model == configuration.NO_MODEL
+    how = "words_alone" if alone else "words_chosen" if chosen else "counts"
+    yield Finding("meaning", ok=True, how=how, values={"why": alone} if alone else {})
 
 
 def _systems(settings: Settings, now: datetime, *, ask: bool) -> Iterator[Finding]:

@@ -29,12 +29,16 @@ def listed(
 ) -> None:
     """Elenca i documenti: stato, di chi sono, chi li può leggere, che cosa non è stato letto e perché."""
     from polydesk_dagster.knowledge import shelf
+    from polydesk_dagster.resources.meaning import words_alone
 
     with opened() as installation, installation.engine.connect() as connection:
         documents = shelf.listed(connection, waiting=waiting)
+        alone = words_alone(installation.settings)
     if json:
         shown.as_json([_as_dict(document) for document in documents])
         return
+    if alone:
+        shown.out().print(shown.told().reason(alone), style="yellow")
     if not documents:
         shown.out().print(say("command.knowledge.none"))
         return

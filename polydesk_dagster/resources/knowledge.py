@@ -1,9 +1,6 @@
 """The knowledge base of this installation: where its documents and its index are, and who makes its vectors."""
 
-import re
 from datetime import datetime
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,11 +11,9 @@ from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel, Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.reranking import reranker
+from polydesk_dagster.resources.meaning import packaged_runs_here
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
-
-PROCESSOR = Path("/proc/cpuinfo")
-ENGINE_NEEDS = frozenset({"avx2", "fma", "f16c"})
 
 
 def library(settings: Settings) -> Library:
@@ -39,19 +34,6 @@ def _embedder(settings: Settings) -> Embedder | None:
         return LocalModel(Path(settings.embeddings_model))
     key = settings.embeddings_key.get_secret_value() if settings.embeddings_key else None
     return Endpoint(settings.embeddings_url, settings.embeddings_model, key)
-
-
-@cache
-def packaged_runs_here() -> bool:
-    """Whether the packaged model is installed, and this processor has what its engine was compiled for: another would
-    end the process with an illegal instruction."""
-    if find_spec(configuration.PACKAGED_MODEL) is None:
-        return False
-    try:
-        flags = re.search(r"^flags\s*:(.*)$", PROCESSOR.read_text(), re.MULTILINE)
-    except OSError:
-        return False
-    return flags is not None and set(flags.group(1).split()) >= ENGINE_NEEDS
 
 
 def why_no_indexing(connection: sa.Connection, as_of: datetime) -> Reason | None:

