@@ -43,6 +43,11 @@ def _smtp(url: SecretStr) -> SecretStr:
     return url
 
 
+def _secret_http(url: SecretStr) -> SecretStr:
+    _having(url.get_secret_value(), {"http", "https"}, "http(s)://…")
+    return url
+
+
 def _long(secret: SecretStr) -> SecretStr:
     if len(secret.get_secret_value()) < _SHORTEST_SECRET:
         raise ValueError(f"servono almeno {_SHORTEST_SECRET} caratteri")
@@ -105,6 +110,10 @@ class Settings(BaseSettings):
     embeddings_key: SecretStr | None = None
     reranker: str | None = None
     operator_mail: str | None = None
+    alert_url: Annotated[SecretStr, AfterValidator(_secret_http)] | None = None
+    alert_token: SecretStr | None = None
+    ping_url: Annotated[SecretStr, AfterValidator(_secret_http)] | None = None
+    ping_minutes: int = Field(5, ge=1, le=1440)
     web_host: str = "127.0.0.1"
     web_port: int = Field(3000, ge=1, le=65535)
     public_url: Annotated[str, AfterValidator(_origin)] | None = None
@@ -122,6 +131,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _nothing_half(self) -> Self:
         problems = [self._half(group) for group in TOGETHER]
+        problems.append(self._half(("alert_url",), ("alert_token",)))
         if self.embeddings_model is None:  # a model alone is a folder with the model in it
             problems.append(self._half(("embeddings_model", "embeddings_url"), ("embeddings_url", "embeddings_key")))
         elif self.embeddings_url is None and not (

@@ -25,7 +25,7 @@ from polydesk_dagster.runtime.state.integrations import integration_states
 from polydesk_dagster.runtime.state.model import BROKEN, Answer, Finding, Link
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told.state import state_of_system, told_of_finding, values_of_link
-from polydesk_dagster.values import Value
+from polydesk_dagster.values import Duration, Value
 
 
 def doctor(
@@ -78,6 +78,9 @@ def _configuration(settings: Settings, *, up: bool) -> Iterator[Finding]:
     chosen = settings.embeddings_model == configuration.NO_MODEL
     how = "words_alone" if alone else "words_chosen" if chosen else "counts"
     yield Finding("meaning", ok=True, how=how, values={"why": alone} if alone else {})
+    yield Finding("alert_webhook", ok=True, how="configured" if settings.alert_url else "missing")
+    minutes: dict[str, Value] = {"every": Duration(settings.ping_minutes * 60)}
+    yield Finding("alert_ping", ok=True, how="configured" if settings.ping_url else "missing", values=minutes)
 
 
 def _systems(settings: Settings, now: datetime, *, ask: bool) -> Iterator[Finding]:

@@ -1,4 +1,5 @@
-"""The processes of `polydesk up`, as the supervisor's children: code servers, fork server, web UI and daemon."""
+"""The processes of `polydesk up`, as the supervisor's children: code servers, fork server, web UI, daemon and who
+watches them."""
 
 from __future__ import annotations
 
@@ -96,4 +97,6 @@ def dagster_children(
             after=(*code_servers, "launcher"),
         ),
     ]
+    if settings.alert_url is not None or settings.ping_url is not None:
+        children.append(Child("watcher", (*python, "polydesk_dagster.runtime.watching"), environment))
     return children

@@ -302,6 +302,21 @@ class TestActivity:
         assert {clinic: each["ok"] for clinic, each in findings.items()} == {"MI01": True, "RM01": False}
         assert "POLYDESK_STUDIOLAB_TOKEN_RM01" in findings["RM01"]["message"]
 
+    def test_the_doctor_says_whether_somebody_outside_is_told_and_never_where(
+        self, say: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def told() -> list[tuple[str, str]]:
+            _, out, _ = say("doctor", "--json")
+            assert "geheim" not in out
+            return [(e["how"], e["message"]) for e in json.loads(out)["findings"] if e["code"].startswith("alert_")]
+
+        assert [how for how, _ in told()] == ["missing", "missing"]
+        monkeypatch.setenv("POLYDESK_ALERT_URL", "https://hook.example/geheim")
+        monkeypatch.setenv("POLYDESK_PING_URL", "https://ping.example/geheim")
+        monkeypatch.setenv("POLYDESK_PING_MINUTES", "15")
+        assert [how for how, _ in told()] == ["configured", "configured"]
+        assert "15 minuti" in told()[1][1]
+
     def test_clinics_say_how_their_studiolab_is(
         self, say: Any, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:

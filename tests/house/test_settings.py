@@ -63,6 +63,8 @@ def test_a_home_is_where_it_is_from_wherever_the_command_is_given(
             {"sms_token": "s3cret", "sms_sender": "  "},
             "con POLYDESK_SMS_TOKEN servono anche POLYDESK_SMS_URL e POLYDESK_SMS_SENDER: impostale",
         ),
+        ({"alert_token": "s3cret"}, "con POLYDESK_ALERT_TOKEN serve anche POLYDESK_ALERT_URL"),
+        ({"alert_url": "mailto:s3cret@x"}, "POLYDESK_ALERT_URL non è un indirizzo http"),
         ({"mail_from": "a@b.it"}, "con POLYDESK_MAIL_FROM serve anche POLYDESK_SMTP_URL"),
         (
             {"oidc_issuer": "https://login.example.it"},
