@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from polydesk_dagster.clinic.messages.breaker import Breaker
 from polydesk_dagster.clinic.messages.doubts import Doubts
 from polydesk_dagster.clinic.messages.facts import facts
 from polydesk_dagster.clinic.messages.hours import Hours
-from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Verdict, Wait, Withheld, judge
+from polydesk_dagster.clinic.messages.judging import Candidate, Ready, Wait, Withheld, by_mail, judge
 from polydesk_dagster.clinic.messages.kinds import CHANNELS, KINDS, Channel, Why
 from polydesk_dagster.clinic.messages.ledger import Ledger, Result
 from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
@@ -233,7 +233,7 @@ class _Dispatch:
         """Judge and write a batch; no transaction is open meanwhile."""
         written = _Written()
         for message in candidates:
-            verdict = self._judge(message, now)
+            verdict = judge(message, *self._known(message, now))
             if isinstance(verdict, Wait):
                 if verdict.suspended:
                     self.tally.suspended[message.clinic] += 1
@@ -251,17 +251,13 @@ class _Dispatch:
                 written.jobs.append(job)
         return written
 
-    def _judge(self, message: Candidate, now: datetime) -> Verdict:
+    def _known(self, message: Candidate, now: datetime) -> tuple[Hours, datetime, frozenset[str], int]:
         usable = frozenset(self.providers.keys() - self.tally.closed.keys())
         told = self.told[message.recipient_type, message.recipient_id]
-        return judge(message, self.clinics[message.clinic_id], now, usable, told)
+        return self.clinics[message.clinic_id], now, usable, told
 
     def _job(self, message: Candidate, ready: Ready, now: datetime) -> Job | Withheld:
-        by_mail: Verdict | None = None
-        if ready.channel == "sms":
-            without = replace(message, refused_channels=message.refused_channels | {"sms"})
-            by_mail = self._judge(without, now)
-        return self.writer.write(message, ready, by_mail if isinstance(by_mail, Ready) else None)
+        return self.writer.write(message, ready, by_mail(message, ready, *self._known(message, now)))
 
     def _claim(self, written: _Written) -> list[Job]:
         """One transaction: commit as claimed what was written, unless somebody else was faster."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -182,6 +182,22 @@ def judge(
     neutral = cautious and message.kind in ABOUT_APPOINTMENTS
     context = _context(message, person, kept, hours, channel=channel, neutral=neutral)
     return Ready(channel, address, person.language, "neutral" if neutral else "plain", context, dropped, tuple(kept))
+
+
+def by_mail(
+    message: Candidate,
+    ready: Ready,
+    hours: Hours,
+    now: datetime,
+    configured: frozenset[str],
+    told_in_this_batch: int = 0,
+) -> Ready | None:
+    """The same message by e-mail, where ``ready`` is a text and that is possible."""
+    if ready.channel != "sms":
+        return None
+    without = replace(message, refused_channels=message.refused_channels | {"sms"})
+    verdict = judge(without, hours, now, configured, told_in_this_batch)
+    return verdict if isinstance(verdict, Ready) else None
 
 
 def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:

@@ -21,8 +21,7 @@ from polydesk_dagster.clinic.messages.planning import Planned
 from polydesk_dagster.clinic.messages.provider import Provider
 from polydesk_dagster.clinic.messages.receipts import Receipts
 from polydesk_dagster.clinic.messages.reporting import Came, reason_of, report_of
-from polydesk_dagster.clinic.messages.templates import Shelf
-from polydesk_dagster.clinic.messages.writing import Writer
+from polydesk_dagster.clinic.messages.writing import Job, Writer
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 from polydesk_dagster.values import Money, Term, Value
 
@@ -59,7 +58,7 @@ def send(
         more = planning.nudge(connection, as_of, clinics) + planning.confirm(connection, as_of, clinics)
         planned = replace(planned, messages=planned.messages + more, appointments=planned.appointments + more)
         if preview:
-            report = _preview(connection, as_of, kind, clinics, planned)
+            report = _preview(connection, as_of, kind, clinics, planned, reach)
             connection.rollback()
             return report
         connection.commit()
@@ -117,7 +116,7 @@ def unknown_clinic(clinic: str | None) -> Report:
 
 
 def _preview(
-    connection: sa.Connection, as_of: datetime, kind: str, clinics: Sequence[Hours], planned: Planned
+    connection: sa.Connection, as_of: datetime, kind: str, clinics: Sequence[Hours], planned: Planned, reach: Reach
 ) -> Report:
     """What a run would do now, worked out inside a transaction that is rolled back."""
     by_clinic = {clinic.clinic_id: clinic for clinic in clinics}
@@ -129,15 +128,20 @@ def _preview(
     would: Counter[tuple[str, str]] = Counter()
     why: Counter[tuple[str, str]] = Counter(planned.withheld)
     limits = Limits.load(connection)
-    writer, pieces = Writer(Shelf.load(connection), by_clinic, limits.most_segments), 0
+    writer, pieces = Writer.of(connection, by_clinic, limits.most_segments, reach), 0
     for first in range(0, len(ids), 1000):
         for message in facts(connection, ids[first : first + 1000], as_of):
-            verdict = judging.judge(message, by_clinic[message.clinic_id], as_of, frozenset(CHANNELS))
-            job = writer.write(message, verdict) if isinstance(verdict, Ready) else verdict
+            known = (by_clinic[message.clinic_id], as_of, frozenset(CHANNELS))
+            verdict = judging.judge(message, *known)
+            job: Job | Withheld | judging.Wait
+            if isinstance(verdict, Ready):
+                job = writer.write(message, verdict, judging.by_mail(message, verdict, *known))
+            else:
+                job = verdict
             if isinstance(job, Withheld):
                 why[message.clinic, job.why] += 1
-            elif isinstance(verdict, Ready) and not isinstance(job, judging.Wait):
-                would[message.clinic, verdict.channel] += 1
+            elif isinstance(job, Job):
+                would[message.clinic, job.channel] += 1
                 pieces += job.claim.segments or 0
     aside = sum(count for (_, reason), count in why.items() if reason in TO_CALL[kind])
     counts = Counts(created=would.total(), skipped=why.total())
