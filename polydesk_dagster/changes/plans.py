@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -308,6 +308,12 @@ def load(connection: sa.Connection, plan_id: int, *, lock: bool = False) -> Plan
     if found is None:
         raise LookupError(f"plan {plan_id}")
     return _plan(found)
+
+
+def several(connection: sa.Connection, ids: Collection[int]) -> tuple[Plan, ...]:
+    """Those of the plans that there are, in the order in which they were made."""
+    found = connection.execute(sa.text(f"{LOAD} WHERE plan.id = ANY(:ids) ORDER BY plan.id"), {"ids": list(ids)})
+    return tuple(map(_plan, found))
 
 
 def made_by(connection: sa.Connection, origin: str, kind: str) -> Plan | None:

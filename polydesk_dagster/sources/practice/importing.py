@@ -102,7 +102,7 @@ def load(connection: sa.Connection, number: int) -> Import:
             WHERE p.service = :service AND p.undoes IS NULL ORDER BY p.id"""),
         {"number": number, "service": SERVICE},
     ).all()
-    found = tuple(plans.load(connection, each) for each in ids)
+    found = plans.several(connection, ids)
     problems = [
         problem
         for each in found
@@ -151,7 +151,8 @@ def apply(
 
 def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: str, reason: str | None) -> Report:
     """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named."""
-    applied = [each.id for each in found.plans if plans.load(connection, each.id).state == "applied"]
+    now = plans.several(connection, [each.id for each in found.plans])
+    applied = [each.id for each in now if each.state == "applied"]
     parts = [changes.undo(connection, each, as_of=as_of, actor=actor, reason=reason) for each in reversed(applied)]
     return (
         combine(parts)
