@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy
+from polydesk_dagster.sources import restarts
 from polydesk_dagster.sources.fhir import records
 from polydesk_dagster.sources.fhir.records import MAKE, Options, Unfit, referred, replaced_by
 from polydesk_dagster.sources.fhir.server import Bundle, Server
@@ -24,7 +25,6 @@ from polydesk_dagster.wire import Rejected, sort_records
 from polydesk_dagster.wrong import reason
 
 PAGE = 200
-RESTARTS = 3
 CAPABILITIES = Capabilities(frozenset(MAKE), Numbers.OURS, merged=True)
 
 STATUSES = {
@@ -32,10 +32,6 @@ STATUSES = {
     "cancelled": "cancelled", "entered-in-error": "cancelled",
 }  # fmt: skip
 """Of appointments; what is merely proposed, pending or on a waiting list is none yet."""
-
-
-class _Moved(Exception):  # noqa: N818
-    """The list changed while it was read."""
 
 
 class Fhir:
@@ -69,17 +65,7 @@ class Fhir:
             Unchanged, TransientError, PermanentError: as every source.
         """
         resource, _ = MAKE[kind]
-        for _ in range(RESTARTS + 1):
-            total, state = self._state(resource)
-            mark = self._etag(kind, total, state)
-            if etag is not None and etag == mark:
-                raise Unchanged
-            try:
-                yield from self._once(kind, total, state, mark)
-            except _Moved:
-                continue
-            return
-        raise TransientError("list_keeps_changing", system=self.system, path=f"/{resource}")
+        yield from restarts.read(lambda _: self._once(kind, etag), self.system, f"/{resource}")
 
     def _state(self, resource: str) -> tuple[int | None, str]:
         total = self.server.count(resource)
@@ -91,8 +77,12 @@ class Fhir:
             return None
         return hashlib.sha256((state + self.options.model_dump_json()).encode()).hexdigest()
 
-    def _once(self, kind: str, total: int | None, state: str, mark: str | None) -> Iterator[Page[Any]]:
+    def _once(self, kind: str, etag: str | None) -> Iterator[Page[Any]]:
         resource, _ = MAKE[kind]
+        total, state = self._state(resource)
+        mark = self._etag(kind, total, state)
+        if etag is not None and etag == mark:
+            raise Unchanged
         options = self._options(kind)
         seen: set[str] = set()
         held: Page[Any] | None = None
@@ -100,7 +90,7 @@ class Fhir:
         for number, bundle in enumerate(self.server.search(resource, {"_count": PAGE}), 1):
             ids = [it["id"] for it in bundle.matches if isinstance(it, dict) and isinstance(it.get("id"), str)]
             if not seen.isdisjoint(ids) or len(set(ids)) < len(ids):
-                raise _Moved  # it was shifted, or a page came twice
+                raise restarts.Moved  # it was shifted, or a page came twice
             seen.update(ids)
             if held is not None:
                 yield held
@@ -111,11 +101,11 @@ class Fhir:
         if total is not None and read + left_out != total:
             after, _ = self._state(resource)
             if after != total:
-                raise _Moved
+                raise restarts.Moved
             path = f"/{resource}"
             raise TransientError("list_incomplete", system=self.system, path=path, read=read + left_out, total=total)
         if self._state(resource)[1] != state:
-            raise _Moved
+            raise restarts.Moved
         assert held is not None
         yield held
 

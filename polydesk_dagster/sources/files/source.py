@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.sources import restarts
 from polydesk_dagster.sources.files import tables
 from polydesk_dagster.sources.files.cells import ERRORS, value
 from polydesk_dagster.sources.files.folders import File, Folder
@@ -18,8 +19,6 @@ from polydesk_dagster.sources.port import RECORDS, Capabilities, Merged, News, P
 from polydesk_dagster.values import Reason, Several, Value
 from polydesk_dagster.wire import Rejected, sort_records
 
-RESTARTS = 3
-"""How often a file that changes while it is read is read again."""
 PAGE = 5000
 """Records of a page."""
 KEYS = {"prices": "service_id"}
@@ -56,6 +55,10 @@ class Files:
             TransientError: where the file keeps changing, or the folder does not answer.
             PermanentError: where there is no such file, or it is no table with those headings.
         """
+        pattern = self.settings.lists[kind].file
+        yield from restarts.read(lambda _: self._once(kind, etag), self.system, pattern)
+
+    def _once(self, kind: str, etag: str | None) -> Iterator[Page[Any]]:
         table, model = self.settings.lists[kind], RECORDS[kind]
         file, data = self._still(table.file)
         state = hashlib.sha256(data + table.model_dump_json().encode()).hexdigest()
@@ -79,14 +82,13 @@ class Files:
 
     def _still(self, pattern: str) -> tuple[File, bytes]:
         """A file as it was before and after it was read."""
-        for _ in range(RESTARTS + 1):
-            file = self.folder.find(pattern)
-            if file is None:
-                raise PermanentError("file_missing", system=self.system, file=pattern)
-            data = self.folder.read(file)
-            if len(data) == file.size and self.folder.find(pattern) == file:
-                return file, data
-        raise TransientError("list_keeps_changing", system=self.system, path=pattern)
+        file = self.folder.find(pattern)
+        if file is None:
+            raise PermanentError("file_missing", system=self.system, file=pattern)
+        data = self.folder.read(file)
+        if len(data) != file.size or self.folder.find(pattern) != file:
+            raise restarts.Moved
+        return file, data
 
 
 def _record(row: Row, table: Table) -> dict[str, Any]:

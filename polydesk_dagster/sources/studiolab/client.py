@@ -9,6 +9,7 @@ from typing import Any, Self
 from polydesk_dagster.answers import Answer
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy, Remote, base_url
+from polydesk_dagster.sources import restarts
 from polydesk_dagster.sources.port import (
     RECORDS,
     Capabilities,
@@ -23,15 +24,9 @@ from polydesk_dagster.sources.records import Event
 from polydesk_dagster.values import Reason, Value
 from polydesk_dagster.wire import Rejected, Sorted, is_number, sort_records
 
-RESTARTS = 3
-"""How often a list that changes under the reader is read from its beginning again."""
 LIST_LIMIT = 1000
 GONE = frozenset({410})
 CAPABILITIES = Capabilities(frozenset(RECORDS), Numbers.DENSE, merged=True)
-
-
-class _Moved(Exception):  # noqa: N818
-    """The list changed between two pages."""
 
 
 class Studiolab:
@@ -80,13 +75,9 @@ class Studiolab:
             TransientError: where it keeps changing, or ends before its total.
             PermanentError: where an answer has another shape.
         """
-        for restart in range(RESTARTS + 1):
-            try:
-                yield from self._once(kind, etag if restart == 0 else None)
-            except _Moved:
-                continue
-            return
-        raise TransientError("list_keeps_changing", system=self.system, path=f"/{kind}")
+        yield from restarts.read(
+            lambda restart: self._once(kind, etag if restart == 0 else None), self.system, f"/{kind}"
+        )
 
     def _once(self, kind: str, etag: str | None) -> Iterator[Page[Any]]:
         path, model = f"/{kind}", RECORDS[kind]
@@ -103,7 +94,7 @@ class Studiolab:
                 raise Unchanged
             items, following, here, state = _page(self.system, path, answer)
             if snapshot is not None and (state, here) != (snapshot, total):
-                raise _Moved
+                raise restarts.Moved
             if following is not None:
                 if following in seen:
                     raise PermanentError("list_repeats_page", system=self.system, path=path)
