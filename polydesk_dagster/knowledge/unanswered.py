@@ -12,11 +12,21 @@ import sqlalchemy as sa
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge import shelf
 from polydesk_dagster.knowledge.nameless import GONE, nameless
-from polydesk_dagster.knowledge.text import words
+from polydesk_dagster.knowledge.text import fold, words
 
 Kind = Literal["unanswered", "unhelpful"]
 
 SHOWN = 200
+
+KNOWN = sa.text("""
+    SELECT t.term FROM knowledge_term t JOIN knowledge_generation g ON g.id = t.generation_id
+    WHERE g.state = 'current' AND t.term = ANY(:words)
+    UNION
+    SELECT w.word FROM (SELECT lay || ' ' || clinical AS text FROM knowledge_lay_word
+                        UNION SELECT DISTINCT name FROM service) n,
+        regexp_split_to_table(lower(n.text), '[^[:alnum:]]+') AS w (word)
+    WHERE w.word = ANY(:words)""")
+"""Those of some words that documents, the catalogue of services or the lay words hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +46,8 @@ class Open:
 
 def keep(connection: sa.Connection, question: str, kind: Kind, *, clinic: str, role: str, as_of: datetime) -> None:
     """Keep a question, without names and numbers, or count it once more; one of which nothing is left is not kept."""
-    known = connection.scalars(
-        sa.text("""
-            SELECT t.term FROM knowledge_term t JOIN knowledge_generation g ON g.id = t.generation_id
-            WHERE g.state = 'current' AND t.term = ANY(:words)"""),
-        {"words": words(question)},
-    )
-    text = nameless(connection, question, frozenset(known))
+    known = connection.scalars(KNOWN, {"words": list({*words(question), *question.lower().split()})})
+    text = nameless(connection, question, frozenset(fold(word) for word in known))
     if not any(c.isalpha() for c in text.replace(GONE, "")):
         return
     connection.execute(
