@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from tests.web.world import free_port
 
 _MAIN = """
@@ -61,6 +62,9 @@ postlog   unix-dgram n - n - 1 postlogd
 """
 
 
+_COMMAND = ("postfix", "-c")
+
+
 @dataclass
 class Postfix:
     """One that listens; ``url`` is where mail is handed to it."""
@@ -93,7 +97,7 @@ def running(root: Path, *, without: str = "") -> Iterator[Postfix]:
         warnings.warn("NO POSTFIX HERE, OR NO ROOT: letters are not read after a real relay", stacklevel=1)
         pytest.skip("needs Debian's package postfix, and root to start it")
     nobody = Path("/var/lib/postfix").stat()
-    config, port = root / "config", free_port()
+    config = root / "config"
     for folder in (config, root / "queue", root / "data", root / "mail"):
         folder.mkdir(parents=True)
     for folder in (root / "data", root / "mail"):
@@ -102,10 +106,32 @@ def running(root: Path, *, without: str = "") -> Iterator[Postfix]:
         if folder.stat().st_uid == 0 and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o011)
     (config / "main.cf").write_text(_MAIN.format(root=root, user=nobody.st_uid, group=nobody.st_gid, without=without))
-    (config / "master.cf").write_text(_MASTER.format(port=port))
-    command = ["postfix", "-c", str(config)]
-    subprocess.run([*command, "start"], check=True, capture_output=True, timeout=60)
+    relay, port = _listening(config)
     try:
         yield Postfix(f"smtp://127.0.0.1:{port}?starttls=never", root / "mail" / "all")
     finally:
-        subprocess.run([*command, "stop"], check=False, capture_output=True, timeout=60)
+        subprocess.run([*_COMMAND, str(config), "stop"], check=False, capture_output=True, timeout=PATIENCE)
+        relay.wait(PATIENCE)
+
+
+def _listening(config: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """One that answers, and its port. Its own ``start`` gives up on a busy machine; and somebody else may have taken
+    the port meanwhile, which ends it."""
+    for _ in range(10):
+        port = free_port()
+        (config / "master.cf").write_text(_MASTER.format(port=port))
+        relay = subprocess.Popen(
+            [*_COMMAND, str(config), "start-fg"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(lambda: relay.poll() is not None or _answers(port))  # noqa: B023  asked at once
+        if relay.poll() is None:
+            return relay, port
+    raise AssertionError(f"postfix does not start: {config.parent / 'log'} says why")
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+            return connection.recv(3) == b"220"
+    except OSError:
+        return False
