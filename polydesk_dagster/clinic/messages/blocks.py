@@ -77,6 +77,17 @@ def note_refusals(connection: sa.Connection, messages: Sequence[int], answers: S
     )
 
 
+def forgive(connection: sa.Connection, channel: Channel, codes: Collection[str], since: datetime, at: datetime) -> None:
+    """Undo what refusals with ``codes`` after ``since`` said of addresses: the carrier was at fault."""
+    connection.execute(
+        sa.text("""
+            UPDATE message_block b SET lifted_at = :at, lifted_by = 'carrier', lift_reason = code
+            WHERE channel = :channel AND code = ANY (:codes) AND cause <> 'stop' AND since > :since
+              AND (lifted_at IS NULL OR lifted_at < since)"""),
+        {"channel": channel, "codes": list(codes), "since": since, "at": at},
+    )
+
+
 def stop(connection: sa.Connection, channel: Channel, addresses: Sequence[str], as_of: datetime) -> None:
     """Nothing more is to be written to ``addresses``, until they say otherwise or somebody lifts it."""
     connection.execute(

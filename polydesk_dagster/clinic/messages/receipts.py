@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages.blocks import note_refusals
+from polydesk_dagster.clinic.messages.blocks import forgive, note_refusals
+from polydesk_dagster.clinic.messages.breaker import ALIKE_ABOUT_MAILBOXES, FEWEST
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.ledger import FIRST_QUESTION
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
@@ -28,6 +29,8 @@ _CROWD = 8
 """Questions on their way at the same time."""
 _UNANSWERED = 5
 """Questions without an answer after which the run asks no more."""
+_WINDOW = timedelta(hours=1)
+"""What the gateway told within so long is looked at together, to see whose fault it is."""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,8 @@ class Receipts:
 
     delivered: int = 0
     undelivered: Counter[str] = field(default_factory=Counter)
+    at_fault: tuple[str, ...] = ()
+    """What the gateway says of so many texts that it must be its own fault."""
 
 
 def waiting(connection: sa.Connection, as_of: datetime, clinics: Sequence[Hours]) -> bool:
@@ -123,16 +128,17 @@ _ASK_AGAIN = sa.text("""
 # Of use while the message itself is, and while an appointment that it tells is ahead: then at least the desk must know.
 _UNDELIVERED = sa.text("""
     WITH judged AS (
-        SELECT m.id, c.code,
+        SELECT m.id, c.code, said.code AS said,
                m.expires_at > :at OR EXISTS (
                    SELECT FROM message_ledger l JOIN appointment a ON a.id = l.subject_id
                    WHERE l.message_id = m.id AND l.subject = 'appointment' AND l.withheld IS NULL
                      AND a.status = 'booked' AND a.start_version = l.version AND a.starts_at > :at) AS again
-        FROM message m JOIN clinic c ON c.id = m.clinic_id
-        WHERE m.id = ANY (:ids) AND m.state = 'sent' AND m.delivery IS DISTINCT FROM 'undelivered'
+        FROM unnest(CAST(:ids AS bigint[]), CAST(:codes AS text[])) AS said (id, code)
+        JOIN message m USING (id) JOIN clinic c ON c.id = m.clinic_id
+        WHERE m.state = 'sent' AND m.delivery IS DISTINCT FROM 'undelivered'
     ), noted AS (
-        INSERT INTO message_attempt (message_id, at, channel, answer)
-        SELECT m.id, :at, m.channel, 'undelivered' FROM message m JOIN judged USING (id)
+        INSERT INTO message_attempt (message_id, at, channel, answer, code)
+        SELECT m.id, :at, m.channel, 'undelivered', judged.said FROM message m JOIN judged USING (id)
     )
     UPDATE message m
     SET delivery = 'undelivered', delivery_at = :at, ask_after = NULL,
@@ -171,8 +177,34 @@ def _write(
     if lost:
         in_turn(connection, "message receipts")
         fresh = set(connection.scalars(_NOT_YET_LOST, {"ids": list(lost)}))
-        note_refusals(connection, list(fresh), [lost[number] for number in fresh], at)
-        found.undelivered.update(connection.scalars(_UNDELIVERED, {"ids": list(fresh), "at": at}).all())
+        said = {"ids": list(fresh), "codes": [lost[number].code for number in fresh]}
+        found.undelivered.update(connection.scalars(_UNDELIVERED, {**said, "at": at}).all())
+        wrong = at_fault(connection, at)
+        if wrong:
+            forgive(connection, "sms", wrong, at - _WINDOW, at)
+        blamed = [number for number in fresh if lost[number].code not in wrong]
+        note_refusals(connection, blamed, [lost[number] for number in blamed], at)
+
+
+_ALIKE = sa.text("""
+    WITH lost AS MATERIALIZED (
+        SELECT code, count(*) AS alike FROM message_attempt
+        WHERE answer = 'undelivered' AND at > CAST(:since AS timestamptz) AND at <= :at GROUP BY code
+    ), told AS (
+        SELECT (SELECT sum(alike) FROM lost)
+             + (SELECT count(*) FROM message
+                WHERE delivery = 'delivered' AND delivery_at > CAST(:since AS timestamptz) AND delivery_at <= :at)
+               AS all_of_them
+    )
+    SELECT code FROM lost JOIN told ON all_of_them >= :fewest AND alike > :share * all_of_them
+    WHERE alike > :share * :fewest AND code IS NOT NULL ORDER BY code""")
+
+
+def at_fault(connection: sa.Connection, at: datetime) -> tuple[str, ...]:
+    """What the gateway told of more than its share of the texts whose end it told lately: there it is at fault, and no
+    number is."""
+    given = {"at": at, "since": at - _WINDOW, "share": ALIKE_ABOUT_MAILBOXES, "fewest": FEWEST}
+    return tuple(connection.scalars(_ALIKE, given))
 
 
 _NOT_YET_LOST = sa.text("""

@@ -77,6 +77,9 @@ def report_of(came: Came) -> Report:
         values: dict[str, Value] = {"carrier": Term("carrier", channel), "settings": Term("carrier_settings", channel)}
         reasons.insert(0, Reason("message_carrier_missing", values, count=count))
         outcome = Outcome.PARTIAL if sent or aside else Outcome.SKIPPED
+    for code in came.arrived.at_fault if came.arrived is not None else ():
+        reasons.insert(0, Reason("message_receipts_alike", {"carrier": Term("carrier", "sms"), "code": code}))
+        outcome = Outcome.PARTIAL if outcome in {Outcome.OK, Outcome.NOTHING_TO_DO} else outcome
     if tally.capped:
         reasons.append(Reason("message_cap"))
     return Report(outcome, counts, tuple(reasons), _figures(came, counts), (_by_clinic(tally),) if tally.counts else ())
@@ -92,7 +95,7 @@ def _waits(came: Came, unknown: int) -> list[Reason]:
     reasons = []
     if unknown:
         reasons.append(Reason("message_unknown", count=unknown))
-    if came.arrived is not None:
+    if came.arrived is not None and not came.arrived.at_fault:
         lost = sorted(came.arrived.undelivered.items())
         reasons += [Reason("message_undelivered", clinic=clinic, count=count) for clinic, count in lost]
     behind = sorted(came.tally.behind_doubt.items())

@@ -89,6 +89,8 @@ def send(
         calls.refresh(connection, kind, as_of)
         open_calls = calls.waiting(connection, kind, [clinic.clinic_id for clinic in clinics])
         doubts = health.doubts(connection, [clinic.clinic_id for clinic in clinics])
+        if arrived is not None:
+            arrived.at_fault = receipts.at_fault(connection, as_of)
     return report_of(Came(planned, tally, arrived, open_calls, doubts, limits))
 
 
