@@ -11,14 +11,15 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.messages import blocks, calls, custom, due, planning, preferences, service, story
+from polydesk_dagster.clinic.messages import blocks, calls, custom, due, planning, preferences, receipts, service, story
 from polydesk_dagster.clinic.messages.kinds import Channel
+from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
 from polydesk_dagster.clinic.messages.provider import Answer, Outgoing, Provider
 from polydesk_dagster.clinic.messages.templates import Text
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.providers.sms import SmsGateway
+from polydesk_dagster.providers.sms import SmsGateway, became
 from polydesk_dagster.providers.smtp import MailRelay
 from polydesk_dagster.told import teller
 from tests import world
@@ -230,6 +231,48 @@ def test_a_text_that_cannot_be_delivered_blames_the_number_only_where_it_says_so
         message.status, message.reason = "undeliverable", why
         service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
     assert blocked(engine).get("+393471112223") == strikes
+
+
+def lost_texts(engine: sa.Engine, simulator: Any, count: int) -> list[Any]:
+    """Texts of which the gateway says, wrongly, that their numbers do not exist."""
+    for message in simulator.sent[:count]:
+        message.status, message.reason = "undeliverable", "unknown_number"
+    return list(simulator.sent[:count])
+
+
+@pytest.mark.parametrize(("count", "at_fault"), [(30, True), (12, False)])
+def test_a_gateway_that_knows_nobody_s_number_brands_nobody(engine: sa.Engine, count: int, at_fault: bool) -> None:
+    with engine.begin() as connection:
+        crowd(connection, 30, mail=False)
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        lost_texts(engine, simulator, count)
+        for message in simulator.sent[count:]:
+            message.end()
+        report = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
+    assert len(blocked(engine)) == (0 if at_fault else count)
+    assert (report.reasons[0].code == "message_receipts_alike") is at_fault
+    assert at_fault is not any(reason.code == "message_undelivered" for reason in report.reasons)
+
+
+def test_the_same_told_one_by_one_lifts_what_was_blocked_before_it_was_known(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        crowd(connection, 30, mail=False)
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        for minute, message in enumerate(lost_texts(engine, simulator, 30)):
+            at = AS_OF + timedelta(minutes=1, seconds=minute)
+            told = receipts.Told(message.id, became(message.id, message.status, message.reason), at)
+            with engine.begin() as connection:
+                receipts.keep(connection, [told], at)
+                receipts.settle(connection, at)
+        report = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", providers)
+    assert report.reasons[0].code == "message_receipts_alike"
+    with engine.connect() as connection:
+        in_force = connection.scalar(
+            sa.text(f"SELECT count(*) FROM message_block b WHERE {blocks.IN_FORCE}"), {"at": AS_OF + timedelta(hours=1)}
+        )
+    assert in_force == 0
 
 
 def test_lifting_a_block_says_who_and_why_and_a_new_stop_blocks_again(engine: sa.Engine) -> None:
@@ -487,7 +530,17 @@ def test_an_outage_until_the_visit_is_no_ok(engine: sa.Engine) -> None:
     assert report.counts.updated == 0
 
 
-def test_one_sign_does_not_make_thirty_three_texts_and_a_long_one_goes_by_mail(engine: sa.Engine) -> None:
+@pytest.mark.parametrize(
+    ("reach", "language", "told", "pieces"),
+    [
+        (NOWHERE, "it", "Ci chiami per le istruzioni", 1),
+        (Reach("https://polydesk.example"), "it", "Conferma o disdetta: https://polydesk.example/v/", 2),
+        (Reach("https://polydesk.example"), "de", "Zusagen oder absagen: https://polydesk.example/v/", 2),
+    ],
+)
+def test_one_sign_does_not_make_thirty_three_texts_and_a_long_one_goes_by_mail(
+    engine: sa.Engine, reach: Reach, language: str, told: str, pieces: int
+) -> None:
     long = "Bere l´acqua a 37° • " + "niente cibo solido. " * 100
     with engine.begin() as connection:
         practice = world.practice(connection)
@@ -497,16 +550,17 @@ def test_one_sign_does_not_make_thirty_three_texts_and_a_long_one_goes_by_mail(e
         both = world.patient(connection, email="a@example.org")
         for at, patient in (("11:00", both), ("12:00", world.patient(connection, email=None))):
             booked(connection, practice, at, patient_id=patient, service_id=service_id)
+        connection.execute(sa.text("UPDATE patient SET language = :language"), {"language": language})
         connection.execute(sa.text("UPDATE message_policy SET sms_segment_cost = 0.05 WHERE clinic_id IS NULL"))
     relay = Relay()
     with gateway() as (simulator, providers), relay.listening() as url:
-        preview = service.send(engine, AS_OF, "preparation", {**providers, **by_mail(url)}, preview=True)
-        report = service.send(engine, AS_OF, "preparation", {**providers, **by_mail(url)})
+        preview = service.send(engine, AS_OF, "preparation", {**providers, **by_mail(url)}, preview=True, reach=reach)
+        report = service.send(engine, AS_OF, "preparation", {**providers, **by_mail(url)}, reach=reach)
         (text,) = simulator.sent
-    assert "Ci chiami per le istruzioni" in text.text
+    assert told in text.text
     assert len(relay.got) == 1
-    assert report.figures["messages_segments"] == 1
-    assert teller("it").value(report.figures["messages_cost"]).startswith("0,05")
+    assert report.figures["messages_segments"] == pieces
+    assert teller("it").value(report.figures["messages_cost"]).startswith("0,05" if pieces == 1 else "0,10")
     assert preview.figures["messages_cost"] == report.figures["messages_cost"]
 
 

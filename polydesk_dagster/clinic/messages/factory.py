@@ -114,7 +114,8 @@ FACTORY: tuple[Factory, ...] = (
         *("preparation", "neutral", "sms", "it", None),
         "{{ clinica }}: {{ nome }}, l'appuntamento di {{ giorno }}, ore "
         + _TIMES
-        + ", richiede una preparazione. Ci chiami per le istruzioni{% if telefono %}: {{ telefono }}{% endif %}",
+        + ", richiede una preparazione. Ci chiami per le istruzioni{% if telefono %}: {{ telefono }}{% endif %}"
+        + "{% if collegamento %}. Conferma o disdetta: {{ collegamento }}{% endif %}",
     ),
     Factory(
         *("preparation", "plain", "email", "it", "Come prepararsi all'appuntamento di {{ giorno }}"),
@@ -138,7 +139,8 @@ FACTORY: tuple[Factory, ...] = (
         *("preparation", "neutral", "sms", "de", None),
         "{{ clinica }}: {{ nome }}, Ihr Termin am {{ giorno }}, "
         + _TIMES
-        + " Uhr, erfordert eine Vorbereitung. Bitte rufen Sie uns an{% if telefono %}: {{ telefono }}{% endif %}",
+        + " Uhr, erfordert eine Vorbereitung. Bitte rufen Sie uns an{% if telefono %}: {{ telefono }}{% endif %}"
+        + "{% if collegamento %}. Zusagen oder absagen: {{ collegamento }}{% endif %}",
     ),
     Factory(
         *("preparation", "plain", "email", "de", "Vorbereitung auf Ihren Termin am {{ giorno }}"),
