@@ -14,7 +14,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.clinic.messages import blocks, calls, custom, due, planning, preferences, receipts, service, story
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.links import NOWHERE, Reach
-from polydesk_dagster.clinic.messages.provider import Answer, Outgoing, Provider
+from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing, Provider
 from polydesk_dagster.clinic.messages.templates import Text
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.errors import PermanentError
@@ -181,6 +181,58 @@ def test_a_relay_that_refuses_everybody_brands_nobody(engine: sa.Engine, said: s
         relay.recipient = lambda _: "250 ok"
         well = service.send(engine, AS_OF + timedelta(minutes=20), "reminder", by_mail(url))
     assert (well.counts.updated, len(relay.got)) == (40, 40)
+
+
+@pytest.mark.parametrize(("count", "said"), [(30, "451 4.3.0 later"), (6, "451 4.3.0 later"), (1, "451 later")])
+def test_an_outage_of_hours_is_nobody_s_last_attempt(engine: sa.Engine, count: int, said: str) -> None:
+    with engine.begin() as connection:
+        crowd(connection, count)
+    relay = Relay(recipient=lambda _: said)
+    with relay.listening() as url:
+        for turn in range(9):
+            report = service.send(engine, AS_OF + timedelta(minutes=20 * turn), "reminder", by_mail(url))
+            assert report.reasons[:1] == () or report.reasons[0].code == "message_carrier_closed"
+            assert turn or (len(report.reasons) == 1) is (count > 1)
+            assert {state for state, _ in states(engine)} <= {"planned", "retry"}
+            assert report.counts.waiting == 0
+        relay.recipient = lambda _: "250 ok"
+        for more in (0, 20):
+            service.send(engine, AS_OF + timedelta(hours=3, minutes=more), "reminder", by_mail(url))
+    assert (len(relay.got), set(states(engine))) == (count, {("sent", None)})
+
+
+def test_texts_that_a_gateway_with_a_fault_never_took_have_no_last_attempt(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        crowd(connection, 6, mail=False)
+    with gateway() as (simulator, providers):
+        carrier: dict[Channel, Provider] = {"sms": Down(simulator_url(providers), DEMO_TOKEN, "Polydesk")}
+        for turn in range(8):
+            report = service.send(engine, AS_OF + timedelta(minutes=20 * turn), "reminder", carrier)
+            assert report.counts.failed == 0
+            assert turn or report.reasons[0].code == "message_carrier_closed"
+        service.send(engine, AS_OF + timedelta(hours=4), "reminder", providers)
+        assert len(simulator.sent) == 6
+    assert set(states(engine)) == {("sent", None)}
+
+
+class Down(SmsGateway):
+    """Answers questions, and takes nothing."""
+
+    async def send(self, _: Outgoing) -> Answer:
+        return Answer(Fate.DOUBTFUL, code="503")
+
+
+def test_what_is_put_off_while_others_are_taken_is_its_own_and_ends(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booked(connection, practice, "09:00", patient_id=mailed(connection, "later@example.org"))
+    with Relay(recipient=lambda a: "452 4.2.2 full" if a.startswith("later") else "250 ok").listening() as url:
+        for number in range(6):
+            with engine.begin() as connection:
+                other = mailed(connection, f"p{number}@example.org")
+                booked(connection, practice, f"{10 + number}:00", patient_id=other)
+            service.send(engine, AS_OF + timedelta(minutes=75 * number), "reminder", by_mail(url))
+    assert states(engine)[0] == ("failed", "exhausted")
 
 
 def test_a_few_bad_addresses_among_many_are_their_own_fault(engine: sa.Engine) -> None:

@@ -22,7 +22,8 @@ def backoff(attempts: int) -> timedelta:
 
 
 def result_of(job: Job, answer: Answer, now: datetime) -> Result:
-    """What one attempt came to. A refusal comes back for now: whose fault it is, the run knows at its end."""
+    """What one attempt came to. What is refused or put off comes back for now: whose fault it is, the run knows at its
+    end."""
     message = job.message
     back = "retry" if message.attempts else "planned"
     result = Result(message.id, back, now, reference=answer.reference, answer=answer.fate, code=answer.code)
@@ -31,11 +32,9 @@ def result_of(job: Job, answer: Answer, now: datetime) -> Result:
             return replace(result, state="sent", answer=None)
         case Fate.REFUSED:
             return replace(result, state="retry", counted=False, send_after=now + BACKOFF[0])
-        case Fate.LATER if message.attempts + 1 >= MOST_ATTEMPTS:
-            return replace(result, state="failed", reason=Why.EXHAUSTED)
         case Fate.LATER:
             wait = max(backoff(message.attempts), timedelta(seconds=answer.retry_after or 0))
-            return replace(result, state="retry", send_after=now + wait)
+            return replace(result, state="retry", counted=False, send_after=now + wait)
         case Fate.SLOWER:
             wait = timedelta(seconds=answer.retry_after or 60)
             return replace(result, state="retry", counted=False, send_after=now + wait)
@@ -55,14 +54,22 @@ def refusal_of(job: Job, channel: Channel, now: datetime) -> Result:
     return Result(job.message.id, "failed", now, Why.REFUSED, refused=True)
 
 
-def settled(doubt: Doubt, answer: Answer, now: datetime) -> Result | None:
-    """What a look-up says of a doubt; None where it says nothing."""
+def put_off(job: Job, now: datetime) -> Result:
+    """What an attempt comes to that the carrier put off for this message's own sake: another one, or the end."""
+    if job.message.attempts + 1 >= MOST_ATTEMPTS:
+        return Result(job.message.id, "failed", now, Why.EXHAUSTED)
+    return Result(job.message.id, "retry", now)
+
+
+def settled(doubt: Doubt, answer: Answer, now: datetime, *, working: bool) -> Result | None:
+    """What a look-up says of a doubt; None where it says nothing. ``working``: whether the gateway takes other texts;
+    else none has its last attempt."""
     match answer.fate:
         case Fate.ACCEPTED:
             result = Result(doubt.id, "sent", now, reference=answer.reference, counted=False)
         case Fate.REFUSED:
             result = Result(doubt.id, "retry", now, send_after=now, counted=False, refused=True)
-        case Fate.UNKNOWN_KEY if doubt.attempts >= MOST_ATTEMPTS:
+        case Fate.UNKNOWN_KEY if working and doubt.attempts >= MOST_ATTEMPTS:
             result = Result(doubt.id, "failed", now, Why.EXHAUSTED, counted=False)
         case Fate.UNKNOWN_KEY:
             wait = backoff(doubt.attempts - 1) if doubt.attempts else timedelta(0)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages.answers import refusal_of, result_of
+from polydesk_dagster.clinic.messages.answers import put_off, refusal_of, result_of
 from polydesk_dagster.clinic.messages.breaker import Breaker
 from polydesk_dagster.clinic.messages.doubts import Doubts
 from polydesk_dagster.clinic.messages.facts import facts
@@ -115,6 +115,7 @@ class _Dispatch:
         self.database = asyncio.Lock()
         self.paces = {"sms": Pace(limits.sms_per_second), "email": Pace(limits.mail_per_second)}
         self.crew = {"sms": limits.sms_at_once, "email": limits.mail_connections}
+        self.breakers = {channel: Breaker(channel) for channel in CHANNELS}
         self.doubts = Doubts(
             ledger,
             self._in_database,
@@ -123,8 +124,8 @@ class _Dispatch:
             at_once=limits.sms_at_once,
             tally=self.tally,
             now=self.now,
+            working=lambda: self.breakers["sms"].working,
         )
-        self.breakers = {channel: Breaker(channel) for channel in CHANNELS}
         self.unreachable: Counter[str] = Counter()
         self.told: Counter[tuple[str, int]] = Counter()
         self.leaving: list[tuple[int, asyncio.Future[bool]]] = []
@@ -150,6 +151,9 @@ class _Dispatch:
             while self.again:
                 await self._pass()
             await self.doubts.settle()
+        for channel, breaker in self.breakers.items():
+            if (ailing := breaker.ailing()) is not None:
+                self.tally.closed.setdefault(channel, ailing)
         return self.tally
 
     async def _in_database(self, step: Callable[..., T], *arguments: Any) -> T:
@@ -330,7 +334,9 @@ class _Dispatch:
         if answer.fate is Fate.REFUSED:
             breaker.refused(job, answer)
         elif answer.fate in {Fate.ACCEPTED, Fate.DOUBTFUL}:
-            breaker.answered()
+            breaker.answered(answer)
+        elif answer.fate is Fate.LATER:
+            breaker.put_off(job, answer)
         if breaker.open is not None:
             self.tally.closed.setdefault(channel, breaker.open)
         if (answer.fate is Fate.CLOSED and answer.code) or self.unreachable[channel] >= _UNREACHABLE_IN_A_ROW:
@@ -344,14 +350,18 @@ class _Dispatch:
         self.tally.add(message.clinic, message.kind, result.state, result.reason)
 
     async def _blame(self) -> None:
-        """Decide on the refusals of this pass: a message's own, which goes another way or ends, or the channel's."""
+        """Decide on what was refused or put off in this pass: a message's own, which goes another way, comes back or
+        ends, or the channel's."""
         for channel, breaker in self.breakers.items():
-            refused = list(breaker.blamed())
+            now = self.now()
+            refused, later = list(breaker.blamed()), breaker.own()
+            results = [refusal_of(job, channel, now) for job, _ in refused] + [put_off(job, now) for job, _ in later]
+            refused += later
             if not refused:
                 continue
-            now = self.now()
-            results = [refusal_of(job, channel, now) for job, _ in refused]
             for result, (job, _) in zip(results, refused, strict=True):
+                if result.state == "retry" and not result.refused:
+                    continue
                 self.again = self.again or result.state == "retry"
                 self.tally.add(job.message.clinic, job.message.kind, "retry", count=-1)
                 if result.state == "failed":

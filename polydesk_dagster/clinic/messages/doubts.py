@@ -30,8 +30,11 @@ class Doubts:
         at_once: int,
         tally: Tally,
         now: Callable[[], datetime],
+        working: Callable[[], bool],
     ) -> None:
-        """``in_database`` runs one step at a time on the ledger's connection; ``at_once``: questions side by side."""
+        """``in_database`` runs one step at a time on the ledger's connection; ``at_once``: questions side by side;
+        ``working``: whether the gateway has taken anything in this run."""
+        self._working = working
         self._ledger, self._in_database, self._gateway = ledger, in_database, gateway
         self._pace, self._at_once, self._tally, self._now = pace, at_once, tally, now
         self._own: dict[int, tuple[str, str]] = {}
@@ -64,7 +67,7 @@ class Doubts:
                 return unexpected(error)
 
     def _settled(self, doubt: Doubt, answer: Answer) -> Result | None:
-        result = settled(doubt, answer, self._now())
+        result = settled(doubt, answer, self._now(), working=self._working())
         if result is None:
             return None
         if self._own.pop(doubt.id, None):

@@ -325,8 +325,8 @@ class Ledger:
                 )
 
     def refuse(self, results: Sequence[Result], answers: Sequence[Answer], at: datetime) -> None:
-        """Write down refusals that are the messages' own, after :meth:`record` had them wait, and what each says of
-        its address; ``results`` and ``answers`` go in pairs."""
+        """Write down what was refused or put off by the messages' own fault, after :meth:`record` had them wait, and
+        what each answer says of its address; ``results`` and ``answers`` go in pairs."""
         with self._connection.begin():
             note_refusals(self._connection, [result.id for result in results], answers, at)
             self._connection.execute(
@@ -334,9 +334,11 @@ class Ledger:
                     UPDATE message m
                     SET state = r.state, reason = r.reason, changed_at = :at,
                         send_after = coalesce(r.again, send_after), attempts = attempts + 1,
-                        refused_channels = array_append(refused_channels, channel)
+                        refused_channels = CASE WHEN r.refused THEN array_append(refused_channels, channel)
+                                                ELSE refused_channels END
                     FROM unnest(CAST(:ids AS bigint[]), CAST(:states AS text[]), CAST(:reasons AS text[]),
-                                CAST(:again AS timestamptz[])) AS r (id, state, reason, again)
+                                CAST(:again AS timestamptz[]), CAST(:refused AS boolean[]))
+                         AS r (id, state, reason, again, refused)
                     WHERE m.id = r.id AND m.state = 'retry'"""),
                 {
                     "at": at,
@@ -344,6 +346,7 @@ class Ledger:
                     "states": [result.state for result in results],
                     "reasons": [result.reason for result in results],
                     "again": [result.send_after for result in results],
+                    "refused": [result.refused for result in results],
                 },
             )
 
