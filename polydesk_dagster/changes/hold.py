@@ -36,13 +36,10 @@ def hold(
     more. Guards that count rows are asked again. Refused, with nothing written, for a plan that is not to be applied
     any more or whose rows are no units, and where a number is none of a row that would be written.
     """
-    at = found(connection, plan_id)
+    at = _chosen(connection, plan_id, rows, _WRITTEN, "no_such_rows")
     if isinstance(at, Report):
         return at
     plan, kind = at
-    unknown = _unknown(connection, plan, rows, "r.action <> 'conflict'")
-    if not rows or unknown:
-        return Report.refused("no_such_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
     connection.execute(
         sa.text(f"""
             INSERT INTO held_row (kind, clinic_id, scope, thing, held_by, held_at)
@@ -73,13 +70,10 @@ def only(
 ) -> Report:
     """Leave in plan ``plan_id`` only the rows numbered ``rows``, with all that go only together with them. The others
     are left for another plan: nobody holds them back. Refused as ``hold`` is."""
-    at = found(connection, plan_id)
+    at = _chosen(connection, plan_id, rows, _WRITTEN, "no_such_rows")
     if isinstance(at, Report):
         return at
     plan, kind = at
-    unknown = _unknown(connection, plan, rows, "r.action <> 'conflict'")
-    if not rows or unknown:
-        return Report.refused("no_such_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
     values = {"plan_id": plan.id, "rows": list(rows)}
     chosen = f"SELECT {held.thing(kind)} FROM {plan.rows} r WHERE r.ordinal = ANY(:rows)"
     connection.execute(
@@ -108,14 +102,10 @@ def release(
     reason: str | None = None,
 ) -> Report:
     """Put the held rows numbered ``rows`` back into plan ``plan_id``, with all that go only together with them."""
-    at = found(connection, plan_id)
+    at = _chosen(connection, plan_id, rows, _HELD, "no_held_rows")
     if isinstance(at, Report):
         return at
     plan, kind = at
-    is_held = f"EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = {plan.id} AND p.ordinal = r.ordinal)"
-    unknown = _unknown(connection, plan, rows, is_held)
-    if not rows or unknown:
-        return Report.refused("no_held_rows", {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
     values = {"kind_name": kind.name, "clinic_id": plan.clinic_id, "plan_id": plan.id, "rows": list(rows)}
     things = "SELECT thing FROM plan_hold WHERE plan_id = :plan_id AND ordinal = ANY(:rows)"
     connection.execute(sa.text(f"DELETE FROM held_row h WHERE {held.OF} AND h.thing IN ({things})"), values)
@@ -143,12 +133,27 @@ def found(connection: sa.Connection, plan_id: int) -> tuple[Plan, Kind] | Report
     return plan, kind
 
 
-def _unknown(connection: sa.Connection, plan: Plan, rows: Collection[int], where: str) -> list[int]:
-    """Those of the numbers that are none of a row for which ``where`` holds."""
+_WRITTEN = "r.action <> 'conflict'"
+_HELD = "EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = :plan_id AND p.ordinal = r.ordinal)"
+
+
+def _chosen(
+    connection: sa.Connection, plan_id: int, rows: Collection[int], where: str, otherwise: str
+) -> tuple[Plan, Kind] | Report:
+    """The plan and its kind; or why not: as ``found``, or ``otherwise``, with those of the numbers that are none of a
+    row for which ``where`` holds."""
+    at = found(connection, plan_id)
+    if isinstance(at, Report):
+        return at
+    plan, _ = at
     known = connection.scalars(
-        sa.text(f"SELECT r.ordinal FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) AND {where}"), {"rows": list(rows)}
+        sa.text(f"SELECT r.ordinal FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) AND {where}"),
+        {"plan_id": plan.id, "rows": list(rows)},
     )
-    return sorted(set(rows) - set(known))
+    unknown = sorted(set(rows) - set(known))
+    if not rows or unknown:
+        return Report.refused(otherwise, {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
+    return at
 
 
 def _settled(
