@@ -23,8 +23,7 @@ from polydesk_dagster.clinic.patients import visitors
 from polydesk_dagster.clinic.patients.visitors import Visitor
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.front import tokens
-from polydesk_dagster.front.booking import application
+from polydesk_dagster.front import api, tokens
 from polydesk_dagster.front.booking.access import Asked, Front
 from polydesk_dagster.front.booking.once import Attempt, once
 from polydesk_dagster.front.booking.schema import Done
@@ -529,6 +528,6 @@ def test_the_description_is_openapi_3_1_with_the_names_of_fhir(desk: Desk) -> No
     }
     for path in told["paths"].values():
         for operation in path.values():
-            problems = {str(status) for status in application.REFUSALS}
+            problems = {str(status) for status in api.REFUSALS}
             assert problems | {"200"} == set(operation["responses"])
             assert operation["security"] == [{"HTTPBearer": []}]

@@ -7,27 +7,16 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from polydesk_dagster.front import api
 from polydesk_dagster.front.assistant.access import Shelf, reader
 from polydesk_dagster.front.assistant.asking import answered, judged
 from polydesk_dagster.front.assistant.schema import Judgement, Question, Told
-from polydesk_dagster.front.booking.application import Short, described
-from polydesk_dagster.front.booking.refusals import (
-    RefusedError,
-    on_broken,
-    on_database,
-    on_invalid,
-    on_refused,
-    on_status,
-    teller_of,
-)
+from polydesk_dagster.front.booking.refusals import teller_of
 from polydesk_dagster.front.tokens import Reader
 
 PATH = "/assistant"
@@ -52,30 +41,16 @@ def application(shelf: Shelf) -> FastAPI:
         async with server.running():
             yield
 
-    app = FastAPI(
-        title="Polydesk assistant",
-        version="1.0.0",
-        description="What a chain's documents say, for an assistant of one clinic, with where it stands.",
-        docs_url=None,  # its page loads scripts from elsewhere
-        redoc_url=None,
-        redirect_slashes=False,
+    app = api.made(
+        "Polydesk assistant",
+        "What a chain's documents say, for an assistant of one clinic, with where it stands.",
         lifespan=lifespan,
-        exception_handlers={
-            RefusedError: on_refused,
-            HTTPException: on_status,
-            RequestValidationError: on_invalid,
-            sa.exc.DBAPIError: on_database,
-            sa.exc.TimeoutError: on_database,
-            Exception: on_broken,
-        },
     )
     app.state.shelf = shelf
     app.add_api_route("/ask", ask, methods=["POST"], response_model=Told, operation_id="ask")
     app.add_api_route("/judge", judge, methods=["POST"], status_code=204, operation_id="judge")
     if server is not None:
         app.router.routes.append(Route(MCP, server, methods=["GET", "POST", "DELETE"]))
-    app.add_middleware(Short)
-    app.openapi = lambda: described(app)  # type: ignore[method-assign]
     return app
 
 
