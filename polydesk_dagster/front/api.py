@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polydesk_dagster.front.booking.refusals import (
+from polydesk_dagster.front.refusals import (
     MEDIA,
     RefusedError,
     on_broken,
@@ -23,7 +23,7 @@ from polydesk_dagster.front.booking.refusals import (
     on_status,
     refuse,
 )
-from polydesk_dagster.front.booking.schema import Problem
+from polydesk_dagster.front.wire import Problem
 from polydesk_dagster.values import Reason
 
 LARGEST = 16_384

@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from polydesk_dagster.front import tokens
-from polydesk_dagster.front.booking.refusals import TRY_AGAIN, RefusedError
+from polydesk_dagster.front.refusals import TRY_AGAIN, RefusedError
 from polydesk_dagster.front.tokens import Reader, Scope
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.pace import Buckets

@@ -16,7 +16,7 @@ from polydesk_dagster.front import api
 from polydesk_dagster.front.assistant.access import Shelf, reader
 from polydesk_dagster.front.assistant.asking import answered, judged
 from polydesk_dagster.front.assistant.schema import Judgement, Question, Told
-from polydesk_dagster.front.booking.refusals import teller_of
+from polydesk_dagster.front.refusals import teller_of
 from polydesk_dagster.front.tokens import Reader
 
 PATH = "/assistant"

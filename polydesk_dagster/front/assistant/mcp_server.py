@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from polydesk_dagster.front.assistant.access import Shelf
 from polydesk_dagster.front.assistant.asking import answered, judged
 from polydesk_dagster.front.assistant.schema import NOTICE, Judgement, Passage, Question, Told
-from polydesk_dagster.front.booking.refusals import RefusedError, refuse, teller_of
+from polydesk_dagster.front.refusals import RefusedError, refuse, teller_of
 from polydesk_dagster.front.tokens import Reader
 
 INSTRUCTIONS = f"""What a clinic's documents say: preparations, opening hours, prices, rules. Answer from the passages

@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from polydesk_dagster.front import tokens
-from polydesk_dagster.front.booking.refusals import TRY_AGAIN, RefusedError
+from polydesk_dagster.front.refusals import TRY_AGAIN, RefusedError
 from polydesk_dagster.front.tokens import Caller, Scope
 from polydesk_dagster.pace import Buckets
 from polydesk_dagster.values import Reason, Term

@@ -10,9 +10,9 @@ from pydantic import StringConstraints
 from polydesk_dagster.clinic.bookings import availability
 from polydesk_dagster.clinic.bookings.availability import Wanted
 from polydesk_dagster.front.booking.access import Asked, allowed
-from polydesk_dagster.front.booking.refusals import RefusedError
 from polydesk_dagster.front.booking.schema import Bundle, Entry, Instant, Number
 from polydesk_dagster.front.booking.showing import Time, shown
+from polydesk_dagster.front.refusals import RefusedError
 from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.values import Reason
 

@@ -15,21 +15,22 @@ from polydesk_dagster.clinic.bookings.quotes import Visit, quoted
 from polydesk_dagster.clinic.patients import visitors
 from polydesk_dagster.clinic.patients.visitors import Known, Visitor
 from polydesk_dagster.front.booking.access import Asked, allowed
+from polydesk_dagster.front.booking.answering import of_answer, told
 from polydesk_dagster.front.booking.once import Attempt, attempt, key_of, once
-from polydesk_dagster.front.booking.refusals import RefusedError, of_answer, teller_of, told
 from polydesk_dagster.front.booking.schema import (
     Appointment,
     BookRequest,
     ContactPoint,
     Done,
-    Fault,
     HoldRequest,
     KeyRequest,
     PayRequest,
     Person,
 )
 from polydesk_dagster.front.booking.showing import Time, booked, local, shown
+from polydesk_dagster.front.refusals import RefusedError, teller_of
 from polydesk_dagster.front.tokens import Scope
+from polydesk_dagster.front.wire import Fault
 from polydesk_dagster.told import Teller
 from polydesk_dagster.values import Reason
 

@@ -13,9 +13,9 @@ from polydesk_dagster.clinic.bookings import appointments, unverified, verificat
 from polydesk_dagster.clinic.bookings.holds import hashed
 from polydesk_dagster.clinic.patients import visitors
 from polydesk_dagster.front.booking.access import Asked, allowed
+from polydesk_dagster.front.booking.answering import of_answer, told
 from polydesk_dagster.front.booking.holding import Books, Made, patient_of, reaches
 from polydesk_dagster.front.booking.once import once
-from polydesk_dagster.front.booking.refusals import of_answer, teller_of, told
 from polydesk_dagster.front.booking.schema import (
     Appointment,
     Challenge,
@@ -25,6 +25,7 @@ from polydesk_dagster.front.booking.schema import (
     VerifyRequest,
 )
 from polydesk_dagster.front.booking.showing import booked, local
+from polydesk_dagster.front.refusals import teller_of
 from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.told import Teller
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from polydesk_dagster.front.booking.access import Asked
-from polydesk_dagster.front.booking.refusals import RefusedError, as_response
+from polydesk_dagster.front.refusals import RefusedError, as_response
 from polydesk_dagster.values import Reason
 
 TRIES = 3

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+
+from polydesk_dagster.front.wire import Reference, Wire
 
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -26,21 +27,6 @@ Key = Annotated[
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", serialize_by_alias=True)
-
-
-class Reference(_Wire):
-    """Another resource: its kind and number."""
-
-    reference: str
-    display: str | None = None
-
-    @property
-    def number(self) -> int:
-        return int(self.reference.partition("/")[2])
-
-
 class SlotReference(Reference):
     reference: Annotated[str, StringConstraints(pattern=rf"^Slot/{_NUMBER}$")]
 
@@ -53,27 +39,27 @@ class AgreementReference(Reference):
     reference: Annotated[str, StringConstraints(pattern=rf"^InsurancePlan/{_NUMBER}$")]
 
 
-class ContactPoint(_Wire):
+class ContactPoint(Wire):
     system: Literal["email", "phone"]
     value: Annotated[str, StringConstraints(min_length=3, max_length=200, pattern=_PLAIN)]
 
 
-class Person(_Wire):
+class Person(Wire):
     """Who the visit is for."""
 
     family: Name
     given: Name
     birth_date: date
     fiscal_code: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{16}$")] | None = None
-    telecom: Annotated[list[ContactPoint], Field(max_length=2)] = []
+    telecom: Annotated[list[ContactPoint], Field(max_length=2, default_factory=list)]
 
 
-class HoldRequest(_Wire):
+class HoldRequest(Wire):
     slot: SlotReference
     service: ServiceReference
 
 
-class KeyRequest(_Wire):
+class KeyRequest(Wire):
     key: Key
 
 
@@ -85,7 +71,7 @@ class BookRequest(KeyRequest):
     """Without `patient` the booking waits until one of `telecom` is verified; with it the front end vouches for who its
     visitor is, which takes the scope `vouch`."""
 
-    telecom: Annotated[list[ContactPoint], Field(max_length=2)] = []
+    telecom: Annotated[list[ContactPoint], Field(max_length=2, default_factory=list)]
     patient: Person | None = None
     agreement: AgreementReference | None = None
     paid: bool = False
@@ -95,7 +81,7 @@ class ChallengeRequest(KeyRequest):
     channel: Literal["email", "phone"]
 
 
-class VerifyRequest(_Wire):
+class VerifyRequest(Wire):
     """Either the `token` of a link sent by e-mail, or the `key` with the `code` sent to the telephone."""
 
     token: Key | None = None
@@ -114,21 +100,21 @@ class MoveRequest(KeyRequest):
     slot: SlotReference
 
 
-class Money(_Wire):
+class Money(Wire):
     value: str = Field(description="Euros with a point, as text", pattern=r"^[0-9]+\.[0-9]{2}$")
     currency: Literal["EUR"] = "EUR"
 
 
-class Participant(_Wire):
+class Participant(Wire):
     actor: Reference
 
 
-class CodeableConcept(_Wire):
+class CodeableConcept(Wire):
     code: str
     text: str
 
 
-class Appointment(_Wire):
+class Appointment(Wire):
     """A time: `proposed` by a search, `pending` while it is held or waits to be verified, `booked`, or `cancelled`."""
 
     resource_type: Literal["Appointment"] = "Appointment"
@@ -145,18 +131,18 @@ class Appointment(_Wire):
     expires: datetime | None = Field(None, description="Until when it is kept: held, or waiting to be verified")
 
 
-class Entry(_Wire):
+class Entry(Wire):
     resource: Appointment
 
 
-class Bundle(_Wire):
+class Bundle(Wire):
     resource_type: Literal["Bundle"] = "Bundle"
     type: Literal["searchset"] = "searchset"
     total: int
     entry: list[Entry]
 
 
-class Done(_Wire):
+class Done(Wire):
     """That it was done, in words for the visitor."""
 
     code: str
@@ -170,21 +156,3 @@ class Challenge(Done):
     channel: Literal["email", "phone"]
     value: str
     secret: str
-
-
-class Fault(_Wire):
-    """What is wrong with a request, and where; never what was sent."""
-
-    at: str
-    code: str
-
-
-class Problem(_Wire):
-    """RFC 9457; `code` is stable, `title` is for people in the language that they ask for."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    errors: list[Fault] | None = None
-    alternatives: list[Reference] | None = None

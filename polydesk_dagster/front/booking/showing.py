@@ -15,7 +15,8 @@ from polydesk_dagster.clinic.bookings import availability
 from polydesk_dagster.clinic.bookings.availability import Place
 from polydesk_dagster.clinic.bookings.holds import hashed
 from polydesk_dagster.clinic.bookings.quotes import Visit, quoted
-from polydesk_dagster.front.booking.schema import Appointment, CodeableConcept, Money, Participant, Reference
+from polydesk_dagster.front.booking.schema import Appointment, CodeableConcept, Money, Participant
+from polydesk_dagster.front.wire import Reference
 
 Status = Literal["proposed", "pending", "booked", "cancelled"]
 

@@ -10,37 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from polydesk_dagster.clinic.bookings import answers, appointments, unverified
-from polydesk_dagster.front.booking.schema import Fault, Problem, Reference
+from polydesk_dagster.front.wire import Fault, Problem
 from polydesk_dagster.told import Teller, accepted, teller
-from polydesk_dagster.values import Reason, Value
+from polydesk_dagster.values import Reason
 
 MEDIA = "application/problem+json"
 TRY_AGAIN = 5
 """Seconds that somebody waits for the database, or for her turn."""
-
-AnyAnswer = answers.Answer | appointments.Answer | unverified.Answer
-
-_DOMAINS: tuple[tuple[type[AnyAnswer], str], ...] = (
-    (answers.Answer, "hold"),
-    (appointments.Answer, "appointment"),
-    (unverified.Answer, "booking"),
-)
-
-_STATUSES: Mapping[str, int] = {
-    "unknown": 404,
-    "gone": 410,
-    "expired": 410,
-    "revoked": 410,
-    "released": 410,
-    "replaced": 410,
-    "used": 410,
-    "no_longer_booked": 410,
-    "too_many_tries": 410,
-    "no_contact": 422,
-    "wrong_code": 422,
-}
-"""Of an answer that is a refusal; any other is a conflict with how things stand: 409."""
 
 
 class RefusedError(HTTPException):
@@ -64,22 +40,7 @@ def teller_of(request: Request) -> Teller:
     return teller(accepted(request.headers.get("accept-language", "")))
 
 
-def told(t: Teller, answer: AnyAnswer, **values: Value) -> str:
-    """An answer of the rules as a sentence for the visitor."""
-    domain = next(domain for kind, domain in _DOMAINS if isinstance(answer, kind))
-    return t.text(f"answer.{domain}.{answer.value}", **values)
-
-
-def of_answer(
-    t: Teller, answer: AnyAnswer, *, alternatives: Sequence[int] = (), **values: Value
-) -> tuple[int, Problem]:
-    """What a refusal of the rules is as a problem: its status and body."""
-    status = _STATUSES.get(answer.value, 409)
-    others = [Reference(reference=f"Slot/{slot}") for slot in alternatives] or None
-    return status, _problem(status, answer.value, told(t, answer, **values), alternatives=others)
-
-
-def _problem(status: int, code: str, title: str, **more: Any) -> Problem:
+def problem(status: int, code: str, title: str, **more: Any) -> Problem:
     return Problem(type=f"urn:polydesk:problem:{code}", title=title, status=status, code=code, **more)
 
 
@@ -90,8 +51,8 @@ def as_response(status: int, body: bytes, headers: Mapping[str, str] | None = No
 
 def refuse(request: Request, refused: RefusedError) -> Response:
     title = teller_of(request).reason(refused.reason)
-    problem = _problem(refused.status_code, refused.reason.code, title, errors=list(refused.faults) or None)
-    return as_response(refused.status_code, problem.model_dump_json(exclude_none=True).encode(), refused.headers)
+    body = problem(refused.status_code, refused.reason.code, title, errors=list(refused.faults) or None)
+    return as_response(refused.status_code, body.model_dump_json(exclude_none=True).encode(), refused.headers)
 
 
 _OF_STATUS: Mapping[int, str] = {404: "front_no_such_path", 405: "front_method_wrong"}
