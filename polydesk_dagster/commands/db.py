@@ -17,7 +17,7 @@ from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import Role, business_url, plain_url, psql_path
 from polydesk_dagster.database.migrate import head
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.keeping import checking
+from polydesk_dagster.keeping import checking, upgrading
 from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.settings import person
 
@@ -67,6 +67,26 @@ def psql(context: typer.Context) -> None:
     address = plain_url(business_url(settings, Role.OWNER))
     program = psql_path()
     os.execv(program, [str(program), address, *context.args])  # noqa: S606 - replaces this process, no shell
+
+
+@app.command()
+def upgrade() -> None:
+    """Porta i dati del database incorporato alla versione di PostgreSQL di questo programma."""
+    settings = configuration.load()
+    if not settings.embedded:
+        show.out().print(say("command.db.not_ours"))
+        return
+    if not embedded.exists(settings.home):
+        raise PermanentError("no_installation", home=str(settings.home))
+    try:
+        before, after = upgrading.upgrade(settings)
+    finally:
+        embedded.stop(settings.home)
+    if before == after:
+        show.out().print(say("command.db.upgraded_already", version=str(after)))
+    else:
+        where = str(upgrading.kept(settings.home, before))
+        show.out().print(say("command.db.upgraded", before=str(before), after=str(after), folder=where), soft_wrap=True)
 
 
 @app.command()

@@ -59,7 +59,7 @@ _NOBODY = 2**22 + 1
 """A process id that Linux never gives."""
 
 
-def _disown(home: Path) -> None:
+def disown(home: Path) -> None:
     """Where the file of a dead server names a process that is not ours, let it name none: whoever reads it, PostgreSQL
     included, would take that process for the server. The rest of it stays: by its shared memory PostgreSQL sees whether
     a part of the dead one still lives. Half a file says nothing, and goes if nobody works in the data folder."""
@@ -102,25 +102,43 @@ def start(home: Path) -> str:
             _held[home] = users
         if _info(home) is None:
             data = home / "postgres"
-            _disown(home)
+            settle(home)
+            disown(home)
             if not exists(home):
                 _initialise(data)
-            elif (found := (data / "PG_VERSION").read_text().strip()) != str(programs.version()):
-                raise PermanentError("embedded_version", found=found, wanted=str(programs.version()))
-            _configure(data)
-            _launch(data)
+            elif (found := made_with(home)) != (wanted := programs.version()):
+                code = "embedded_newer" if found > wanted else "embedded_version"
+                raise PermanentError(code, found=str(found), wanted=str(wanted))
+            configure(data)
+            launch(data)
     return url(home)
+
+
+def made_with(home: Path) -> int:
+    """The major version of PostgreSQL that the data of this home belong to."""
+    return int((home / "postgres" / "PG_VERSION").read_text())
+
+
+UPGRADED = "postgres.upgraded"
+"""Under the home: the data as the next major version has them, whole, before they take their place."""
+
+
+def settle(home: Path) -> None:
+    """Where the old data have made room for those of the next version already, let these take their place."""
+    if (home / UPGRADED).is_dir() and not (home / "postgres").exists():
+        (home / UPGRADED).rename(home / "postgres")
 
 
 _PATIENCE = 600
 """Seconds that a server which lives may take to be ready: after a power cut it reads its log first."""
 
 
-def _launch(data: Path) -> None:
-    """Until the server is ready, however long it recovers, or gone: whoever starts it sees it go."""
+def launch(data: Path, of: Path | None = None) -> None:
+    """Until the server is ready, however long it recovers, or gone: whoever starts it sees it go. ``of``: the folder of
+    another version's programs."""
     log = data / "log"
     try:
-        programs.run("pg_ctl", "start", "-w", "-t", str(_PATIENCE), "-D", str(data), "-l", str(log), data=data)
+        programs.run("pg_ctl", "start", "-w", "-t", str(_PATIENCE), "-D", str(data), "-l", str(log), data=data, of=of)
     except PermanentError as failed:
         raise PermanentError("embedded_does_not_start", log=str(log)) from failed
 
@@ -128,10 +146,16 @@ def _launch(data: Path) -> None:
 def _initialise(data: Path) -> None:
     """A new data folder, there whole or not at all: what a killed attempt left goes first."""
     growing = data.with_suffix(".new")
-    shutil.rmtree(growing, ignore_errors=True)
-    programs.make_own(growing)
-    programs.run("initdb", "-D", str(growing), "-U", ADMINISTRATOR, "--encoding=utf8", "--auth=reject", data=growing)
+    make_empty(growing)
     growing.rename(data)
+
+
+def make_empty(data: Path, *more: str) -> None:
+    """A data folder of this version in place of whatever is there; ``more`` is what ``initdb`` is told besides."""
+    shutil.rmtree(data, ignore_errors=True)
+    programs.make_own(data)
+    given = ("-D", str(data), "-U", ADMINISTRATOR, "--encoding=utf8", "--auth=reject", *more)
+    programs.run("initdb", *given, data=data)
 
 
 ADMINISTRATOR = "postgres"
@@ -158,16 +182,20 @@ log_error_verbosity = terse
 WHO = {
     "pg_hba.conf": "# Written anew at each start: only a process of this account, through the socket.\n"
     "local all all peer map=polydesk\n",
-    "pg_ident.conf": '# Written anew at each start.\npolydesk "{account}" all\n',
+    "pg_ident.conf": "# Written anew at each start.\n",
 }
 """Who is let in, by the kernel's word for whose process it is: there is no password to lose."""
 
 
-def _configure(data: Path) -> None:
+def configure(data: Path, *others: str) -> None:
+    """How the server works and whom it lets in: us, and these other accounts of the machine."""
     socket = str(programs.socket_folder(data)).replace("'", "''")
     _write(data / "polydesk.conf", CONFIGURATION.format(socket=f'"{socket}"'))
     for name, text in WHO.items():
-        _write(data / name, text.format(account=pwd.getpwuid(os.geteuid()).pw_name))
+        _write(data / name, text)
+    for account in (pwd.getpwuid(os.geteuid()).pw_name, *others):
+        with (data / "pg_ident.conf").open("a") as accounts:
+            accounts.write(f'polydesk "{account}" all\n')
     main, include = data / "postgresql.conf", "include_if_exists = 'polydesk.conf'"
     if include not in main.read_text().splitlines():
         with main.open("a") as settings:
@@ -193,7 +221,7 @@ def url(home: Path, role: str = ADMINISTRATOR) -> str:
 
 def exists(home: Path) -> bool:
     """Whether a server was ever made under this home."""
-    return (home / "postgres" / "PG_VERSION").exists()
+    return any((home / name / "PG_VERSION").exists() for name in ("postgres", UPGRADED))
 
 
 def running(home: Path) -> bool:
@@ -208,6 +236,15 @@ def stop(home: Path, *, patience: float = 0.0) -> bool:
     home = home.absolute()
     if not exists(home):
         return True
+    with to_ourselves(home, patience=patience) as alone:
+        return alone
+
+
+@contextmanager
+def to_ourselves(home: Path, *, patience: float = 0.0) -> Iterator[bool]:
+    """The server stopped, and nobody able to start it during the block; whether that is so, after waiting up to
+    ``patience`` seconds for others who use it to leave."""
+    home = home.absolute()
     held = _held.pop(home, None)
     if held is not None:
         os.close(held)
@@ -221,12 +258,13 @@ def stop(home: Path, *, patience: float = 0.0) -> bool:
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
-                        return False
+                        yield False
+                        return
                     time.sleep(0.05)
             info = _info(home)
             if info is not None:
                 _halt(home, info.process)
-            return True
+            yield True
         finally:
             os.close(users)
 

@@ -19,6 +19,8 @@ from typing import Any
 from polydesk_dagster.errors import ConfigurationError, PermanentError
 
 SERVER_ACCOUNT = "pgserver"
+DEBIANS = Path("/usr/lib/postgresql")
+"""Where Debian puts the programs, a folder a major version."""
 _LONGEST = 107 - len("/.s.PGSQL.5432")
 """Bytes of a socket's folder: what the kernel takes as an address is that short."""
 
@@ -40,8 +42,17 @@ def folder() -> Path:
     return Path(_wheel().POSTGRES_VERSIONS[version()])
 
 
-def run(program: str, *arguments: str, data: Path) -> None:
-    """Run one of them for the data folder, as the account that it belongs to.
+def folder_of(major: int) -> Path | None:
+    """Where the programs of another major version are: in the wheel, or as Debian packages them; None where they are
+    not on this machine."""
+    wheels, debians = _wheel().POSTGRES_VERSIONS.get(major), DEBIANS / str(major) / "bin"
+    found = debians if wheels is None else Path(wheels)
+    return found if (found / "postgres").exists() else None
+
+
+def run(program: str, *arguments: str, data: Path, of: Path | None = None) -> str:
+    """Run one of them, or of those in the folder ``of``, for the data folder, as the account that it belongs to.
+    Returns what it said.
 
     Raises:
         PermanentError: it fails; with what it said, which is of files and never of records.
@@ -53,7 +64,7 @@ def run(program: str, *arguments: str, data: Path) -> None:
     # Its output goes to a file: the server that it starts would hold a pipe open for ever.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         done = subprocess.run(
-            [str(folder() / program), *arguments],
+            [str((of or folder()) / program), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
@@ -61,24 +72,37 @@ def run(program: str, *arguments: str, data: Path) -> None:
             check=False,
             **as_whom,
         )
+        said.seek(0)
+        words = said.read()
         if done.returncode:
-            said.seek(0)
-            why = " ".join(said.read().split())[-300:]
-            raise PermanentError("embedded_program_failed", program=program, why=why)
+            raise PermanentError("embedded_program_failed", program=program, why=" ".join(words.split())[-300:])
+        return words
+
+
+def account() -> str:
+    """The name of the account that the server runs as."""
+    return _server_account().pw_name if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 def make_own(data: Path) -> None:
     """An empty data folder of the account that the server runs as."""
     data.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        entry, wheel = _server_account(), _wheel()
+        entry = _server_account()
         _let_through(data)
-        programs = folder()
-        _let_through(programs)
-        for part in (programs, programs.parent / "lib", programs.parent / "share"):
-            if part.is_dir():
-                wheel.ensure_folder_permissions(part, stat.S_IRGRP | stat.S_IROTH | stat.S_IXGRP | stat.S_IXOTH)
+        let_use(folder())
         os.chown(data, entry.pw_uid, entry.pw_gid)
+
+
+def let_use(programs: Path) -> None:
+    """Let the account that the server runs as use the programs in a folder of the wheel."""
+    if os.geteuid() != 0 or DEBIANS in programs.parents:
+        return
+    wheel = _wheel()
+    _let_through(programs)
+    for part in (programs, programs.parent / "lib", programs.parent / "share"):
+        if part.is_dir():
+            wheel.ensure_folder_permissions(part, stat.S_IRGRP | stat.S_IROTH | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def _server_account() -> pwd.struct_passwd:

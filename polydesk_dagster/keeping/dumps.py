@@ -20,7 +20,6 @@ from polydesk_dagster.errors import PermanentError
 
 OLDEST = 15
 """The oldest major version of PostgreSQL that we work with."""
-_DEBIANS = Path("/usr/lib/postgresql")
 _UNKNOWN_TO_OLDER = re.compile(rb"SET transaction_timeout = 0;\n")
 """What programs of 17 and later set at the head of what they write, and servers before 17 refuse."""
 _HEAD = 1 << 16
@@ -39,8 +38,8 @@ def program_for(server: int) -> Path:
     """
     if server <= programs.version():
         return programs.folder()
-    theirs = _DEBIANS / str(server) / "bin"
-    if (theirs / "pg_dump").exists():
+    theirs = programs.folder_of(server)
+    if theirs is not None and (theirs / "pg_dump").exists():
         return theirs
     raise PermanentError("dump_too_old", server=server, ours=programs.version())
 

@@ -17,6 +17,7 @@ TERMINAL = frozenset({
     "document_clinic_unknown", "document_unknown", "embedded_down", "no_installation", "schema_behind",
     "schema_missing", "user_unknown",
     "which_plan", "workbook_of_another_kind",
+    "embedded_version", "embedded_old_programs",
 })  # fmt: skip
 """Reasons that only somebody at a terminal meets: what she typed is wrong, or nothing is up yet."""
 
