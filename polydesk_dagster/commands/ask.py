@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from polydesk_dagster import nearby
+from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import show
-from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.values import Instant, Share
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.resources.meaning import search
+from polydesk_dagster.settings import Settings
+from polydesk_dagster.values import Instant, Reason, Share
 
-if TYPE_CHECKING:
-    from polydesk_dagster.knowledge.searching import Answer, Found
+PATIENCE = 20.0
+"""Seconds that the running installation has to answer; then the command looks by itself."""
 
 
 class Role(StrEnum):
@@ -35,44 +39,51 @@ def ask(
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Mostra i passaggi che l'assistente riceverebbe: documento, pagina, punteggio, perché."""
+    if not question.strip():
+        raise typer.BadParameter(say("command.ask.empty"))
+    settings, at = configuration.load(), _instant(as_of)
+    asked = {"question": question, "clinic": clinic, "role": role, "limit": limit}
+    answer = _of_the_running(settings, {**asked, "as_of": at and at.isoformat()}) or _by_ourselves(asked, at)
+    if json:
+        show.as_json(answer)
+        return
+    console, t = show.out(), show.told()
+    for wrong, right in answer["corrected"].items():
+        console.print(t.text("command.ask.corrected", wrong=wrong, right=right), style="dim")
+    for note in answer["notes"]:
+        console.print(t.reason(Reason.from_dict(note)), style="yellow")
+    for number, found in enumerate(answer["passages"], 1):
+        console.print(f"\n{number}. {_citation(found)}", style="bold")
+        console.print(f"   {_why(found)}", style="dim")
+        console.print(found["text"])
+
+
+def _of_the_running(settings: Settings, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the installation answers that runs here and has the search loaded; None where none does."""
+    if not settings.home.is_dir():
+        return None
+    try:
+        path = nearby.sockets(settings.home) / "ask"
+        told = nearby.ask(path, {**asked, "search": search(settings)}, PATIENCE)
+    except (OSError, ValueError, PolydeskError):
+        return None
+    answer: Mapping[str, Any] | None = told["answer"]
+    return answer
+
+
+def _by_ourselves(asked: Mapping[str, Any], at: datetime | None) -> Mapping[str, Any]:
+    from polydesk_dagster.commands.installation import opened
     from polydesk_dagster.knowledge import searching
     from polydesk_dagster.resources.knowledge import library
 
-    if not question.strip():
-        raise typer.BadParameter(say("command.ask.empty"))
     with opened() as installation:
-        answer = searching.ask(
-            installation.engine,
-            _instant(as_of),
-            library(installation.settings),
-            question,
-            clinic=clinic,
-            role=role,
-            limit=limit,
-        )
-    if json:
-        show.as_json(as_dict(answer))
-        return
-    console, t = show.out(), show.told()
-    for wrong, right in answer.corrected.items():
-        console.print(t.text("command.ask.corrected", wrong=wrong, right=right), style="dim")
-    for note in answer.notes:
-        console.print(t.reason(note), style="yellow")
-    for number, found in enumerate(answer.passages, 1):
-        console.print(f"\n{number}. {_citation(found)}", style="bold")
-        console.print(f"   {_why(found)}", style="dim")
-        console.print(found.text)
+        as_of = at or datetime.now(UTC)
+        return searching.ask(installation.engine, as_of, library(installation.settings), **asked).as_dict()
 
 
-def as_dict(answer: Answer) -> dict[str, Any]:
-    """The answer with stable English keys."""
-    notes = [note.as_dict() for note in answer.notes]
-    return {**asdict(answer), "notes": notes, "relevant": bool(answer.passages)}
-
-
-def _instant(text: str | None) -> datetime:
+def _instant(text: str | None) -> datetime | None:
     if text is None:
-        return datetime.now(UTC)
+        return None
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -82,20 +93,20 @@ def _instant(text: str | None) -> datetime:
     return instant.astimezone(UTC)
 
 
-def _citation(found: Found) -> str:
-    source = found.sources[0]
-    place = [source.title if source.title == source.path else f"{source.title} ({source.path})"]
-    place += [heading for heading in found.headings if heading != source.title]
-    if found.page is not None:
-        place.append(say("command.ask.page", page=found.page))
-    if found.copies > 1:
-        place.append(say("command.ask.copies", count=found.copies - 1))
-    if source.stale_since is not None:
-        place.append(say("command.ask.stale", since=Instant(source.stale_since)))
+def _citation(found: Mapping[str, Any]) -> str:
+    source = found["sources"][0]
+    place = [source["title"] if source["title"] == source["path"] else f"{source['title']} ({source['path']})"]
+    place += [heading for heading in found["headings"] if heading != source["title"]]
+    if found["page"] is not None:
+        place.append(say("command.ask.page", page=found["page"]))
+    if found["copies"] > 1:
+        place.append(say("command.ask.copies", count=found["copies"] - 1))
+    if source["stale_since"] is not None:
+        place.append(say("command.ask.stale", since=Instant(datetime.fromisoformat(str(source["stale_since"])))))
     return " › ".join(place)
 
 
-def _why(found: Found) -> str:
-    parts = [say("command.ask.score", score=round(found.score, 3), coverage=Share(found.coverage))]
-    parts += [f"{show.told().term('channel', channel)} {value:.2f}" for channel, value in found.why.items()]
+def _why(found: Mapping[str, Any]) -> str:
+    parts = [say("command.ask.score", score=round(found["score"], 3), coverage=Share(found["coverage"]))]
+    parts += [f"{show.told().term('channel', channel)} {value:.2f}" for channel, value in found["why"].items()]
     return ", ".join(parts)

@@ -35,7 +35,8 @@ def listed(
         documents = shelf.listed(connection, waiting=waiting)
         alone = words_alone(installation.settings)
     if json:
-        shown.as_json([_as_dict(document) for document in documents])
+        told = None if alone is None else alone.as_dict()
+        shown.as_json([{**_as_dict(document), "words_alone": told} for document in documents])
         return
     if alone:
         shown.out().print(shown.told().reason(alone), style="yellow")

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge.embedding import Embedder
 from polydesk_dagster.knowledge.reranking import Reranker
+from polydesk_dagster.values import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Library:
     uri: str
     embedder: Embedder | None = None
     reranker: Reranker | None = None
+    alone: Reason | None = None
+    """Why nobody makes vectors though nobody chose that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -144,6 +145,11 @@ class Answer:
     """Words of the question that no document holds, by the known word that was looked for instead."""
     notes: tuple[Reason, ...] = ()
     """Why there is nothing, and what was missing in the search."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Stable English keys, for JSON."""
+        notes = [note.as_dict() for note in self.notes]
+        return {**asdict(self), "notes": notes, "relevant": bool(self.passages)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +306,8 @@ def _candidates(
             if key in bearing:
                 candidate.why["names"] = bearing[key].weight
                 candidate.named = frozenset(bearing[key].words)
+    if library.alone is not None:
+        return list(found.values()), (library.alone,)
     if index.embedder is None:
         return list(found.values()), ()
     if library.embedder is None or library.embedder.name != index.embedder:

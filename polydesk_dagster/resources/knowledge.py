@@ -11,7 +11,7 @@ from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.knowledge.embedding import Embedder, Endpoint, LocalModel, Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.reranking import reranker
-from polydesk_dagster.resources.meaning import packaged_runs_here
+from polydesk_dagster.resources.meaning import packaged_runs_here, words_alone
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
 
@@ -20,7 +20,7 @@ def library(settings: Settings) -> Library:
     """As the settings say; the index is under the home unless they name another place."""
     uri = settings.knowledge_uri or str(settings.home / "knowledge")
     order = reranker(settings.reranker) if settings.reranker else None
-    return Library(settings.documents_folder, uri, _embedder(settings), order)
+    return Library(settings.documents_folder, uri, _embedder(settings), order, words_alone(settings))
 
 
 def _embedder(settings: Settings) -> Embedder | None:

@@ -1,9 +1,13 @@
-"""Whether documents are searched by meaning here, and why not where they are not; light, so that a command may ask."""
+"""How documents are searched here: by meaning too or, and why, by words alone; light, so that a command may ask."""
 
+import hashlib
 import re
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.settings import Settings
@@ -24,6 +28,26 @@ def packaged_runs_here() -> bool:
     except OSError:
         return False
     return flags is not None and set(flags.group(1).split()) >= ENGINE_NEEDS
+
+
+DECIDES = (
+    "database_url",
+    "documents",
+    "knowledge_uri",
+    "embeddings_url",
+    "embeddings_model",
+    "embeddings_key",
+    "reranker",
+)
+"""Settings that decide, with the home and the program's version, how a question is answered."""
+
+
+def search(settings: Settings) -> str:
+    """A digest of all that decides how a question is answered: a process that was started under other settings, or is
+    of another version, must not answer in the place of this one."""
+    values = (getattr(settings, name) for name in DECIDES)
+    told = [str(value.get_secret_value() if isinstance(value, SecretStr) else value) for value in values]
+    return hashlib.sha256("\0".join([version("polydesk-dagster"), str(settings.home), *told]).encode()).hexdigest()
 
 
 def words_alone(settings: Settings) -> Reason | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import dagster_url
-from polydesk_dagster.errors import ConfigurationError, PermanentError
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.home import make
+from polydesk_dagster.nearby import sockets
 from polydesk_dagster.runtime.dagster_inside.names import pointer
 from polydesk_dagster.settings import Settings
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 TEMPLATE = Path(__file__).with_name("embedded.yaml")
-_SOCKET_PATH_LIMIT = 100
-"""A unix socket's path holds 107 bytes; the longest name we put under the folder is shorter than the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +50,6 @@ def dagster_home(home: Path) -> Path:
 def workspace_file(home: Path) -> Path:
     """The workspace of `polydesk up`: its code servers, by their sockets."""
     return dagster_home(home) / "workspace.yaml"
-
-
-def sockets(dagster_home: Path) -> Path:
-    """The folder of an instance's unix sockets, made private; a short one elsewhere if the path is long.
-
-    Raises:
-        PermanentError: if the short folder belongs to somebody else.
-    """
-    folder = dagster_home / "run"
-    if len(os.fsencode(folder)) + 32 > _SOCKET_PATH_LIMIT:
-        digest = hashlib.sha256(os.fsencode(dagster_home)).hexdigest()[:12]
-        folder = Path(tempfile.gettempdir()) / f"polydesk-{os.getuid()}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise PermanentError("folder_of_another", folder=str(folder))
-    folder.chmod(0o700)
-    return folder
 
 
 def code_socket(home: Path, location: str) -> Path:

@@ -9,8 +9,11 @@ from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import Role, business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.front import application as front
+from polydesk_dagster.front.assistant import owner
 from polydesk_dagster.home import keep_to_ourselves
+from polydesk_dagster.nearby import sockets
 from polydesk_dagster.resources.knowledge import library
+from polydesk_dagster.resources.meaning import search
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
@@ -38,6 +41,7 @@ def serve(settings: Settings) -> None:
     with (
         instance.open_instance(settings) as dagster,
         web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
+        owner.answering(sockets(settings.home) / owner.NAME, door.engine, lambda: library(settings), search(settings)),
     ):
         uvicorn.run(
             application(door, page, front=programs(settings, door.address.public)),

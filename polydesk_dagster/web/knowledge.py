@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.knowledge import shelf, unanswered
+from polydesk_dagster.resources.meaning import words_alone
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.guard import POLICY
@@ -50,7 +51,8 @@ def knowledge(request: Request) -> Response:
         documents = connection.execute(SHELF, _asked(request)).all()
         person: Person = request.state.person
         questions = [each for each in unanswered.listed(connection) if person.acts_for(each.clinic)]
-    return door.page(request, "knowledge.html", documents=documents, questions=questions)
+    alone = words_alone(door.settings)
+    return door.page(request, "knowledge.html", documents=documents, questions=questions, alone=alone)
 
 
 @pages.post("/conoscenza/domande/{question:int}", May.APPLY)

@@ -230,7 +230,7 @@ def test_meaning_is_searched_by_default_where_the_model_runs(tmp_path: Path, mon
 ALONE = {"it": "solo per parole, non per significato", "en": "by words only", "de": "nur nach Wörtern gesucht"}
 
 
-def test_where_the_model_is_not_installed_the_run_the_list_and_the_doctor_say_so(
+def test_where_the_model_is_not_installed_the_run_the_list_the_answer_and_the_doctor_say_so(
     engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = Shelf(engine, tmp_path)
@@ -246,6 +246,11 @@ def test_where_the_model_is_not_installed_the_run_the_list_and_the_doctor_say_so
         (event,) = done.get_asset_materialization_events()
         assert ALONE["it"] in str(event.materialization.metadata)
         assert ALONE["it"] in " ".join(CliRunner().invoke(app, ["knowledge", "list"]).output.split())
+        every = json.loads(CliRunner().invoke(app, ["knowledge", "list", "--json"]).output)
+        assert {each["words_alone"]["code"] for each in every} == {"words_alone_not_installed"}
+        assert ALONE["it"] in " ".join(CliRunner().invoke(app, ["ask", "parcheggio"]).output.split())
+        answer = json.loads(CliRunner().invoke(app, ["ask", "parcheggio", "--json"]).output)
+        assert (answer["relevant"], answer["notes"][0]["code"]) == (True, "words_alone_not_installed")
         findings = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)["findings"]
         (found,) = (each for each in findings if each["code"] == "meaning")
         assert (found["ok"], ALONE["it"] in found["message"]) == (True, True)

@@ -13,6 +13,7 @@ from dagster._core.instance.config import dagster_instance_config
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
+from polydesk_dagster import nearby
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.errors import ConfigurationError
@@ -54,7 +55,7 @@ def test_the_locations_are_those_of_the_workspace() -> None:
 def test_what_is_written_holds_no_secret_and_is_private(settings: Settings) -> None:
     folder = instance.prepare(settings)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(instance.sockets(folder).stat().st_mode) == 0o700
+    assert stat.S_IMODE(nearby.sockets(folder).stat().st_mode) == 0o700
     for path in (folder / "dagster.yaml", instance.workspace_file(settings.home)):
         assert SECRET not in path.read_text()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -23,11 +23,11 @@ from dagster._serdes import deserialize_value
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
+from polydesk_dagster import nearby
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance, orders, submit, work
 from polydesk_dagster.runtime.dagster_inside import launcher
-from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 from tests.postgres import dagster_storage
 from tests.runtime.world import ROOT, TINY, finished, gone, kill, messages, recorded, server_of, started
@@ -57,9 +57,9 @@ def dagster(settings: Settings) -> Iterator[DagsterInstance]:
     instance.prepare(settings, (TINY,))
     with DagsterInstance.get() as opened:
         yield opened
-    for path in instance.sockets(instance.dagster_home(settings.home)).glob("*.runs"):
+    for path in nearby.sockets(instance.dagster_home(settings.home)).glob("*.runs"):
         try:
-            pid = forks.ask(path, {"do": "status"})["pid"]
+            pid = nearby.ask(path, {"do": "status"})["pid"]
         except OSError:
             continue
         os.kill(pid, signal.SIGTERM)
@@ -198,8 +198,8 @@ def test_a_run_is_never_executed_twice(dagster: DagsterInstance, settings: Setti
     run_id = _launched(dagster, settings)
     finished(dagster, run_id)
     path = instance.runs_socket(instance.dagster_home(settings.home), "tiny")
-    forks.ask(path, {"do": "launch", "run_id": run_id, "instance": _reference(dagster)})
-    until(lambda: not forks.ask(path, {"do": "status"})["runs"])
+    nearby.ask(path, {"do": "launch", "run_id": run_id, "instance": _reference(dagster)})
+    until(lambda: not nearby.ask(path, {"do": "status"})["runs"])
     assert messages(dagster, run_id).count("Started process for run") == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.knowledge import unanswered
+from polydesk_dagster.resources import meaning
 from tests import world
 from tests.knowledge.paper import SCANNED, pdf
 from tests.knowledge.world import Shelf
@@ -33,11 +34,16 @@ def library(engine: sa.Engine, tmp_path: Path) -> Iterator[tuple[Served, dict[st
         yield door, numbers
 
 
-def test_a_document_stands_beside_its_text_with_what_was_not_read(library: tuple[Served, dict[str, int]]) -> None:
+def test_a_document_stands_beside_its_text_with_what_was_not_read(
+    library: tuple[Served, dict[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     door, numbers = library
     number = numbers["direzione/scintigrafia.pdf"]
     with door.signed_in("superuser") as browser:
         assert f'href="/conoscenza/{number}"' in browser.get("/conoscenza").text
+        for installed in (True, False):
+            monkeypatch.setattr(meaning, "packaged_runs_here", lambda installed=installed: installed)
+            assert ("si cercano solo per parole" in browser.get("/conoscenza").text) is not installed
         answer = browser.get(f"/conoscenza/{number}")
         assert "frame-src 'self'" in answer.headers["content-security-policy"]
         page = unescape(answer.text)

@@ -1,35 +1,10 @@
-"""How a fork server is asked, and the words that start one."""
+"""Whether a fork server is there, and the words that start one."""
 
 from __future__ import annotations
 
 import fcntl
-import json
-import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-_ANSWER_SECONDS = 60.0
-
-
-def ask(path: Path, request: Mapping[str, object], timeout: float = _ANSWER_SECONDS) -> Mapping[str, Any]:
-    """One request to a fork server and its answer.
-
-    Raises:
-        TimeoutError: no answer in time.
-        OSError: nobody listens, or it went before it had answered.
-    """
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(timeout)
-        client.connect(str(path))
-        client.sendall(json.dumps(request).encode() + b"\n")
-        with client.makefile("rb") as stream:
-            line = stream.readline()
-    if not line:
-        raise ConnectionResetError
-    answer: Mapping[str, Any] = json.loads(line)
-    return answer
 
 
 def being_served(path: Path) -> bool:
