@@ -40,22 +40,25 @@ WORKERS = 16
 REQUESTS = 750
 """Requests of each worker; each is a transaction that meets the others' on the same slots."""
 KILLED = 2
-"""Workers that are killed when the clock has gone a third and two thirds of its way, wherever they are."""
+"""Workers that are killed when a third and two thirds of the requests are done, wherever they are; the clock then passes
+over the term of all that is offered."""
 TICK = timedelta(seconds=1)
 """The clock of all processes moves by this at every look at it, however fast the machine: holds expire while they are
 being worked on."""
-DAY = date(2026, 3, 12)
+DAY = date(2026, 3, 18)
+HORIZON = 11
+PAST_ALL_TERMS = int((offers.TERM + timedelta(minutes=10)) / TICK)
 HOT_SLOTS = 6
 
 # Bookings and live holds counted from their own tables, not from the seats and the occupancy that they take.
 TAKING = """
     SELECT 'booking' AS what, a.id, a.agenda_id, a.patient_id, a.service_id, a.starts_at, a.ends_at,
-           a.overlap_reason IS NOT NULL AS asked
+           a.overlap_reason IS NOT NULL AS asked, a.id AS booking
     FROM appointment a
     WHERE a.status IN ('unverified', 'booked', 'accepted') AND coalesce(verify_by(a) > :as_of, true)
     UNION ALL
-    SELECT 'hold', h.id, s.agenda_id, NULL, h.service_id, s.starts_at, h.ends_at, false
-    FROM hold h JOIN slot s ON s.id = h.slot_id
+    SELECT 'hold', h.id, s.agenda_id, b.patient_id, h.service_id, s.starts_at, h.ends_at, false, h.offered_to
+    FROM hold h JOIN slot s ON s.id = h.slot_id LEFT JOIN appointment b ON b.id = h.offered_to
     WHERE h.state IN ('live', 'confirming') AND h.expires_at > :as_of"""
 
 OVERBOOKED = sa.text(f"""
@@ -63,14 +66,16 @@ OVERBOOKED = sa.text(f"""
     FROM slot s JOIN ({TAKING}) t ON t.agenda_id = s.agenda_id AND t.starts_at < s.ends_at AND t.ends_at > s.starts_at
     WHERE s.id = ANY(:slots) GROUP BY s.id, s.capacity HAVING count(*) > s.capacity""")
 
-# One doctor has all agendas here; the long service needs the one instrument.
+# One doctor has all agendas here; the long service needs the one instrument. A patient may have her booking and the
+# place that is offered to it at once.
 IN_TWO_PLACES = sa.text(f"""
     WITH taking AS ({TAKING})
     SELECT CASE WHEN a.agenda_id <> b.agenda_id THEN 'doctor' WHEN a.patient_id = b.patient_id THEN 'patient'
                 ELSE 'instrument' END AS who, a.what, a.id, b.what AS other, b.id AS other_id
     FROM taking a JOIN taking b ON (a.what, a.id) < (b.what, b.id) AND a.starts_at < b.ends_at
                                AND a.ends_at > b.starts_at
-    WHERE a.agenda_id <> b.agenda_id OR a.patient_id = b.patient_id AND NOT (a.asked OR b.asked)
+    WHERE a.agenda_id <> b.agenda_id
+       OR a.patient_id = b.patient_id AND a.booking <> b.booking AND NOT (a.asked OR b.asked)
        OR a.service_id = :long AND b.service_id = :long""")
 
 NO_ORPHAN = sa.text("""
@@ -351,8 +356,8 @@ def _worker(
 
 def _world(connection: sa.Connection) -> tuple[dict[str, Any], list[int]]:
     """A doctor at two clinics; at the first a longer service too, which needs the one instrument. Ids, and agendas."""
-    here = world.practice(connection, capacity=2, horizon_days=4)
-    there = world.practice(connection, "RE01", capacity=1, horizon_days=4)
+    here = world.practice(connection, capacity=2, horizon_days=HORIZON)
+    there = world.practice(connection, "RE01", capacity=1, horizon_days=HORIZON)
     connection.execute(sa.text("UPDATE specialist SET fiscal_code = 'BNCLNE70A41A944X'"))
     long = world.service(connection, here.clinic, duration_minutes=60)
     offer = {"clinic_id": here.clinic, "agenda_id": here.agenda, "service_id": long}
@@ -389,10 +394,11 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
     for worker in workers:
         worker.start()
     for number in range(KILLED):
-        far = (number + 1) * WORKERS * REQUESTS // (KILLED + 1)
+        far = (number + 1) * WORKERS * REQUESTS // (KILLED + 1) + number * PAST_ALL_TERMS
         until(lambda: clock.value >= far or not any(worker.is_alive() for worker in workers), "they stopped")  # noqa: B023
         with clock.get_lock():  # which it must not hold when it dies
             workers[number].kill()
+            clock.value += PAST_ALL_TERMS
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * KILLED + [0] * (WORKERS - KILLED)
@@ -417,8 +423,8 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
 
 
 def _offered_in_quiet(worker: Worker) -> None:
-    """However chance had it before: who books on what all those hands have left, and is closed out, takes her new
-    place."""
+    """However chance had it before: who books on what all those hands have left, and is closed out, is kept a place
+    for its term and no longer; closed out anew, she and another take theirs."""
     with worker.engine.begin() as connection:
         bookings = list(
             connection.scalars(sa.text("SELECT id FROM appointment WHERE status IN ('booked', 'unverified')"))
@@ -428,14 +434,27 @@ def _offered_in_quiet(worker: Worker) -> None:
     worker.sweep()
     worker.open()
     worker.regenerate()
-    (patient, _), (service, *_) = worker.patients, worker.services
+    (first, second), (service, *_) = worker.patients, worker.services
+
+    def closed_out(slot: int, patient: int) -> int:
+        with worker.engine.begin() as connection:
+            given = {"slot_id": slot, "service_id": service, "patient_id": patient}
+            booked = appointments.book(connection, **given, as_of=worker.now()).appointment_id
+        assert booked is not None
+        worker.close()
+        assert worker.offer()
+        return booked
+
+    unanswered = closed_out(worker.slots[0][0], first)
+    worker.clock.value += PAST_ALL_TERMS
     with worker.engine.begin() as connection:
-        given = {"slot_id": worker.slots[0][0], "service_id": service, "patient_id": patient}
-        booked = appointments.book(connection, **given, as_of=worker.now())
-    assert booked.done
-    worker.close()
-    assert worker.offer()
-    assert worker.take()
+        assert offers.take(connection, appointment_id=unanswered, as_of=worker.now()) is Taken.OVER
+    worker.look()
+    worker.open()
+    taker = closed_out(worker.slots[0][1], second)
+    with worker.engine.begin() as connection:
+        for booking in (taker, unanswered):  # whose slot was lost anew
+            assert offers.take(connection, appointment_id=booking, as_of=worker.now()) is Taken.TAKEN
     worker.look()
     assert worker.broken == []
 

@@ -9,9 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import appointments, holds, offers, releasing, sweeping
+from polydesk_dagster.clinic.bookings import appointments, confirming, holds, offers, releasing, sweeping
 from polydesk_dagster.clinic.bookings.answers import Answer
+from polydesk_dagster.clinic.bookings.checks import collisions
 from polydesk_dagster.clinic.bookings.emergency import Press
+from polydesk_dagster.clinic.bookings.holds import Booking
 from polydesk_dagster.clinic.bookings.offers import Taken
 from polydesk_dagster.clinic.calendar import desk, desk_closures, slots
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
@@ -21,6 +23,7 @@ from tests.world import AS_OF, rome
 
 MONDAY = date(2026, 3, 16)
 FAIR = Closure("Fiera", MONDAY, MONDAY)
+PATIENT_BUSY = appointments.Answer.PATIENT_BUSY
 NEAREST, NEXT, ELSEWHERE = (rome("2026-03-17", at) for at in ("09:00", "09:30", "12:00"))
 
 
@@ -41,7 +44,7 @@ def at(connection: sa.Connection, agenda: int, start: datetime) -> int:
     return int(found)
 
 
-def lost(engine: sa.Engine, practice: world.Practice, *times: str) -> list[int]:
+def lost(engine: sa.Engine, practice: world.Practice, *times: str, closure: Closure = FAIR) -> list[int]:
     """Bookings of a day that is then closed."""
     bookings = []
     with engine.begin() as connection:
@@ -53,7 +56,7 @@ def lost(engine: sa.Engine, practice: world.Practice, *times: str) -> list[int]:
             )
             assert reply.appointment_id is not None
             bookings.append(reply.appointment_id)
-    desk_closures.add(engine, FAIR, as_of=AS_OF, actor="desk:anna")
+    desk_closures.add(engine, closure, as_of=AS_OF, actor="desk:anna")
     return bookings
 
 
@@ -185,19 +188,94 @@ def test_an_offer_ends_with_what_it_was_made_for(engine: sa.Engine, practice: wo
     assert take(engine, booking) is Taken.OVER
 
 
-def test_a_patient_who_is_elsewhere_by_now_keeps_her_offer_and_is_told(
+def elsewhere(engine: sa.Engine, practice: world.Practice, code: str = "RE01") -> tuple[world.Practice, int]:
+    """Another clinic of the chain, and its slot at the time of the nearest place."""
+    with engine.begin() as connection:
+        other = world.practice(connection, code, horizon_days=14)
+    slots.generate(engine, AS_OF)
+    with engine.begin() as connection:
+        return other, at(connection, other.agenda, NEAREST)
+
+
+def patient_of(connection: sa.Connection, booking: int) -> int:
+    patient = connection.scalar(sa.text("SELECT patient_id FROM appointment WHERE id = :id"), {"id": booking})
+    assert isinstance(patient, int)
+    return patient
+
+
+def test_while_a_place_is_kept_for_her_nobody_books_her_elsewhere_at_that_time(
     engine: sa.Engine, practice: world.Practice
 ) -> None:
     (booking,) = lost(engine, practice, "09:00")
     offered(engine)
+    other, slot = elsewhere(engine, practice)
+    with engine.begin() as connection:
+        patient = patient_of(connection, booking)
+        wanted = {"slot_id": slot, "service_id": other.service, "as_of": AS_OF}
+        assert appointments.book(connection, **wanted, patient_id=patient).answer is PATIENT_BUSY
+        placed = holds.place(connection, **wanted, token="t", visitor="v")
+        assert placed.answer is Answer.PLACED
+        hers = Booking(other.service, patient)
+        assert confirming.confirm(connection, token="t", booking=hers, as_of=AS_OF).answer is Answer.ELSEWHERE
+        over = AS_OF + offers.TERM
+        assert appointments.book(connection, **{**wanted, "as_of": over}, patient_id=patient).done
+
+
+def test_her_own_lost_appointment_hinders_no_place_of_its_own_time(engine: sa.Engine, practice: world.Practice) -> None:
     with engine.begin() as connection:
         other = world.agenda(connection, practice.clinic, practice.location, service_id=practice.service)
+        closed = replace(FAIR, agenda=practice.agenda)
     slots.generate(engine, AS_OF)
+    (booking,) = lost(engine, practice, "09:00", closure=closed)
+    same = rome(MONDAY, "09:00")
     with engine.begin() as connection:
-        patient = connection.scalar(sa.text("SELECT patient_id FROM appointment WHERE id = :id"), {"id": booking})
-        assert patient is not None
-        given = {"slot_id": at(connection, other, NEAREST), "service_id": practice.service, "patient_id": patient}
-        assert appointments.book(connection, **given, as_of=AS_OF).done
+        place = at(connection, other, same)
+        until = same - timedelta(hours=12)
+        offer = sa.text("SELECT offer_place(:booking, :slot, :as_of, :until)")
+        given = {"booking": booking, "slot": place, "as_of": AS_OF, "until": until}
+        assert connection.scalar(offer, given) is not None
+        assert collisions(connection, AS_OF).count == 0
+    assert take(engine, booking) is Taken.TAKEN
+
+
+def test_the_desk_moves_her_to_the_place_that_is_kept_for_her_or_beside_it(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    first, second = lost(engine, practice, "09:00", "09:30")
+    offered(engine)
+    with engine.begin() as connection:
+        for start, answer in ((NEXT, appointments.Answer.FULL), (NEAREST, appointments.Answer.MOVED)):
+            slot = at(connection, practice.agenda, start)
+            reply = appointments.move(connection, appointment_id=first, slot_id=slot, as_of=AS_OF, by_staff=True)
+            assert reply.answer is answer
+    assert (start_of(engine, first), kept(engine)) == (NEAREST, {second: NEXT})
+
+
+def test_the_place_is_kept_for_the_right_patient_once_her_booking_is_put_right(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    (booking,) = lost(engine, practice, "09:00")
+    offered(engine)
+    other, slot = elsewhere(engine, practice)
+    with engine.begin() as connection:
+        taken_for, right = patient_of(connection, booking), world.patient(connection)
+        connection.execute(
+            sa.text("UPDATE appointment SET patient_id = :right WHERE id = :id"), {"right": right, "id": booking}
+        )
+        wanted = {"slot_id": slot, "service_id": other.service, "as_of": AS_OF}
+        assert appointments.book(connection, **wanted, patient_id=right).answer is PATIENT_BUSY
+        assert appointments.book(connection, **wanted, patient_id=taken_for).done
+
+
+def test_a_patient_who_is_elsewhere_on_purpose_keeps_her_offer_and_is_told(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    (booking,) = lost(engine, practice, "09:00")
+    offered(engine)
+    other, slot = elsewhere(engine, practice)
+    with engine.begin() as connection:
+        given = {"slot_id": slot, "service_id": other.service, "patient_id": patient_of(connection, booking)}
+        assert appointments.book(connection, **given, as_of=AS_OF, overlap_reason="l'accompagna la figlia").done
     assert take(engine, booking) is Taken.GONE
     assert kept(engine) == {booking: NEAREST}
 

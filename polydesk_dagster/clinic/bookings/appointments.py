@@ -8,6 +8,7 @@ slots, then whom and what the service needs.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -54,8 +55,11 @@ _BUSY = {"doctor": Answer.DOCTOR_BUSY, "patient": Answer.PATIENT_BUSY}
 """What stands in the way, by its kind; any other is a room, an instrument or a technician."""
 
 _LOCK = sa.text("""
-    SELECT id, status, starts_at, ends_at, service_id, patient_id
+    SELECT id, status, starts_at, ends_at, service_id, patient_id,
+           (SELECT h.id FROM hold h WHERE h.offered_to = appointment.id AND h.ended_at IS NULL) AS offer
     FROM appointment WHERE id = ANY (:appointments) ORDER BY id FOR NO KEY UPDATE""")
+
+_WITHDRAW = sa.text("SELECT withdraw_offers(:appointments, :as_of)")
 
 _CANCEL = sa.text("""
     UPDATE appointment SET status = 'cancelled', cancelled_at = :as_of, updated_at = :as_of
@@ -171,7 +175,7 @@ def move(
     connection: sa.Connection, *, appointment_id: int, slot_id: int, as_of: datetime, by_staff: bool = False
 ) -> Reply:
     """Move a booking to where ``slot_id`` begins, its service's whole length: the new seats first, its own not in its
-    own way. Without ``by_staff`` only to what may be booked online, in time.
+    own way, nor a place that is kept for it. Without ``by_staff`` only to what may be booked online, in time.
 
     Answers: MOVED (again, where it is there already); FULL, NOT_OFFERED, TOO_LATE, DOCTOR_BUSY, PATIENT_BUSY,
     RESOURCE_BUSY; NO_LONGER_BOOKED, UNDER_WAY, UNKNOWN.
@@ -185,11 +189,16 @@ def move(
         return Reply(Answer.UNDER_WAY, booking.id)
     if booking.starts_at <= as_of:
         return Reply(Answer.TOO_LATE, booking.id)
-    place = find_place(
-        connection, slot_id, booking.service_id, booking.patient_id, as_of, by_staff=by_staff, own=booking.id
-    )
-    if isinstance(place, Answer):
-        return Reply(place, booking.id)
+    with connection.begin_nested() if booking.offer is not None else nullcontext() as trial:
+        if trial is not None:
+            connection.execute(_WITHDRAW, {"appointments": [booking.id], "as_of": as_of})
+        place = find_place(
+            connection, slot_id, booking.service_id, booking.patient_id, as_of, by_staff=by_staff, own=booking.id
+        )
+        if isinstance(place, Answer):
+            if trial is not None:
+                trial.rollback()
+            return Reply(place, booking.id)
     given = {"appointment": booking.id, "slot": place.slot_id, "lasts": place.lasts, "as_of": as_of}
     connection.execute(SEAT, given)
     connection.execute(
