@@ -104,12 +104,13 @@ def to_do(request: Request) -> Response:
 @pages.post("/da-fare/orfani/{number:int}", May.PATIENTS)
 def orphan(request: Request) -> Response:
     """The desk has spoken with the patient, or keeps the visit."""
+    number, appointment = request.path_params["number"], number_in(request.state.form.get("appointment"))
     state = _one_of(request, "state", ("contacted", "kept"))
     clinic = _clinic(request)
     return _done(
         request,
         lambda connection, person, now: desk.note(
-            connection, request.path_params["number"], state, clinic=clinic, actor=person.signature, as_of=now
+            connection, number, appointment, state, clinic=clinic, actor=person.signature, as_of=now
         ),
     )
 

@@ -40,8 +40,8 @@ WORKERS = 16
 REQUESTS = 750
 """Requests of each worker; each is a transaction that meets the others' on the same slots."""
 KILLED = 2
-"""Workers that are killed when a third and two thirds of the requests are done, wherever they are; the clock then passes
-over the term of all that is offered."""
+"""Workers that are killed when a third and two thirds of the requests are done, wherever they are; the clock then
+passes over the term of all that is offered."""
 TICK = timedelta(seconds=1)
 """The clock of all processes moves by this at every look at it, however fast the machine: holds expire while they are
 being worked on."""

@@ -141,6 +141,30 @@ def test_one_doctor_is_not_at_two_clinics_at_once(
     assert place(connection, there[0], elsewhere.service, "cleo", later).done, "an expired hold keeps no doctor"
 
 
+@pytest.mark.parametrize("here_first", [True, False])
+def test_a_doctor_is_one_as_soon_as_her_code_says_so(
+    connection: sa.Connection, practice: world.Practice, grid: list[int], here_first: bool
+) -> None:
+    other = world.practice(connection, "RE01", slot_minutes=20)
+    connection.execute(sa.text("UPDATE service SET duration_minutes = 60"))
+    clinics = [(practice, grid), (other, slots(connection, other.agenda, 6))]
+    (first, early), (second, late) = clinics if here_first else reversed(clinics)
+
+    def book(where: world.Practice, slot: int) -> appointments.Answer:
+        given = {"slot_id": slot, "service_id": where.service, "patient_id": world.patient(connection)}
+        return appointments.book(connection, **given, as_of=AS_OF).answer
+
+    assert book(first, early[0]) is appointments.Answer.BOOKED
+    assert place(connection, early[3], first.service, "t").done
+    connection.execute(sa.text("UPDATE specialist SET fiscal_code = 'BNCLNE70A41A944X'"))
+    assert [book(second, late[n]) for n in (0, 3)] == [appointments.Answer.DOCTOR_BUSY] * 2
+    assert book(first, early[3]) is appointments.Answer.FULL
+    connection.execute(sa.text("UPDATE specialist SET fiscal_code = NULL WHERE id = :id"), {"id": second.specialist})
+    assert book(second, late[0]) is appointments.Answer.BOOKED
+    connection.execute(sa.text("UPDATE specialist SET fiscal_code = 'BNCLNE70A41A944X'"))
+    assert checks.collisions(connection, AS_OF).count > 0, "what stands in two places by that is found"
+
+
 def test_one_patient_is_not_with_two_doctors_at_once_but_the_desk_may_say_so(
     connection: sa.Connection, practice: world.Practice, grid: list[int]
 ) -> None:

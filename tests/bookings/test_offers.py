@@ -178,7 +178,7 @@ def test_an_offer_ends_with_what_it_was_made_for(engine: sa.Engine, practice: wo
             assert appointments.move(connection, appointment_id=booking, slot_id=slot, as_of=AS_OF, by_staff=True).done
         elif end == "keep":
             (orphan,) = desk.orphans(connection, AS_OF, 10)
-            assert desk.note(connection, orphan.id, "kept", clinic="BO01", actor="desk:anna", as_of=AS_OF)
+            assert desk.note(connection, orphan.id, booking, "kept", clinic="BO01", actor="desk:anna", as_of=AS_OF)
     if end == "lift":
         with engine.connect() as connection:
             closure = connection.scalar(sa.text("SELECT id FROM closure"))

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import holds
+from polydesk_dagster.clinic.bookings import appointments, holds
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.bookings.unverified import Answer
 from polydesk_dagster.errors import PermanentError
@@ -205,6 +205,43 @@ def test_an_expired_booking_whose_slot_was_taken_is_offered_others(engine: sa.En
         later = AS_OF + HOUR
         reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=later)
     assert reply.answer is Answer.BOOKED, "the hold in its way has expired"
+
+
+def test_only_where_the_whole_visit_finds_its_place_is_an_alternative(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        connection.execute(sa.text("UPDATE service SET duration_minutes = 60"))
+        half, after = (START + n * timedelta(minutes=30) for n in (1, 2))
+        booking = unverified(connection, practice, 0, ends_at=after)
+        world.slot(connection, practice.agenda, half)
+        starts = [world.slot(connection, practice.agenda, START + n * HOUR) for n in (2, 4)]
+        world.slot(connection, practice.agenda, START + 4.5 * HOUR)
+    bookings.expire_unverified(engine, AS_OF)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE slot SET state = 'retired' WHERE starts_at = :half"), {"half": half})
+        reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
+    assert (reply.answer, reply.alternatives) == (Answer.TAKEN, (starts[1],))
+
+
+@pytest.mark.parametrize("bring_back", [bookings.verify, bookings.restore])
+@pytest.mark.parametrize("expired", [False, True])
+def test_no_booking_stands_for_a_patient_who_is_elsewhere_then(
+    engine: sa.Engine, bring_back: Any, expired: bool
+) -> None:
+    with engine.begin() as connection:
+        practice, other = world.practice(connection), world.practice(connection, "RE01")
+        booking = unverified(connection, practice, verification_expires_at=AS_OF + HOUR)
+        given = {"slot_id": world.slot(connection, other.agenda, START), "service_id": other.service}
+        assert appointments.book(connection, **given, patient_id=practice.patient, as_of=AS_OF).done
+    as_of = AS_OF + 2 * HOUR if expired else AS_OF
+    bookings.expire_unverified(engine, as_of)
+    before = status(engine, booking)
+    with engine.begin() as connection:
+        asked = {"appointment_id": booking, "as_of": as_of}
+        assert bring_back(connection, patient_id=practice.patient, **asked).answer is Answer.ELSEWHERE
+    assert status(engine, booking) == before == (("expired", False) if expired else ("unverified", True))
+    with engine.begin() as connection:
+        assert bring_back(connection, patient_id=world.patient(connection), **asked).answer is Answer.BOOKED
 
 
 def test_a_booking_whose_slot_was_closed_is_told_so(engine: sa.Engine) -> None:

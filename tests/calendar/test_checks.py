@@ -28,6 +28,11 @@ BREAK = {
         1,
     ),
     "bookings_without_slot": (calendar_checks.bookings_without_slot, "DELETE FROM seat", 1),
+    "bookings_without_a_part_of_their_seats": (
+        calendar_checks.bookings_without_slot,
+        "UPDATE appointment SET ends_at = ends_at + interval '30 minutes'",
+        1,
+    ),
     "open_orphans": (
         calendar_checks.open_orphans,
         """INSERT INTO orphan (slot_id, cause, detected_at) SELECT slot_id, 'closure', now() FROM seat;

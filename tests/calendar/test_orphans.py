@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.bookings import appointments
-from polydesk_dagster.clinic.calendar import desk, slots
+from polydesk_dagster.clinic.bookings import appointments, offers
+from polydesk_dagster.clinic.calendar import checks, desk, slots
+from polydesk_dagster.clinic.messages import closed
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.world import AS_OF, rome
@@ -184,11 +185,40 @@ def test_a_booking_that_loses_one_of_its_slots_is_an_orphan_as_a_whole(
     with engine.begin() as connection:
         (shown,) = desk.orphans(connection, AS_OF, 10)
         assert (shown.at.at, shown.closure) == (rome(THURSDAY, "10:00"), "Chiusura")
-        assert desk.note(connection, shown.id, "contacted", clinic="BO01", actor="desk:prova", as_of=AS_OF)
-        assert set(connection.scalars(sa.text("SELECT state FROM orphan"))) == {"contacted"}
+        given = {"clinic": "BO01", "actor": "desk:prova", "as_of": AS_OF}
+        assert desk.note(connection, shown.id, shown.appointment_id, "contacted", **given)
+        assert [each.state for each in desk.orphans(connection, AS_OF, 10)] == ["contacted"]
+        assert desk.note(connection, shown.id, shown.appointment_id, "kept", **given)
+        assert desk.orphans(connection, AS_OF, 10) == []
+        assert not desk.note(connection, shown.id, shown.appointment_id, "contacted", **given)
     _run(engine, "UPDATE closure SET lifted_at = now()")
     slots.generate(engine, AS_OF)
     assert _orphans(engine) == []
+
+
+def test_what_is_agreed_with_one_patient_says_nothing_of_another_on_the_same_slot(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    _capacity(engine, 2)
+    with engine.begin() as connection:
+        wanted = {"slot_id": _slot(connection, practice), "service_id": practice.service, "as_of": AS_OF}
+        bookings = [
+            appointments.book(connection, **wanted, patient_id=world.patient(connection)).appointment_id
+            for _ in range(2)
+        ]
+        world.closure(connection, THURSDAY)
+    slots.generate(engine, AS_OF)
+    with engine.begin() as connection:
+        first, second = desk.orphans(connection, AS_OF, 10)
+        assert [first.appointment_id, second.appointment_id] == bookings
+        given = {"clinic": "BO01", "actor": "desk:prova", "as_of": AS_OF}
+        assert desk.note(connection, first.id, first.appointment_id, "kept", **given)
+        left = desk.orphans(connection, AS_OF, 10)
+        assert [(each.appointment_id, each.state) for each in left] == [(second.appointment_id, "open")]
+        assert checks.open_orphans(connection, AS_OF).count == 1
+        assert [each.appointment_id for each in closed.untold(connection, AS_OF)] == [second.appointment_id]
+        assert [each.appointment_id for each in offers.propose(connection, AS_OF)[1]] == [second.appointment_id]
+    assert slots.generate(engine, AS_OF).counts.waiting == 1
 
 
 def test_a_booking_that_is_moved_away_leaves_the_slots_that_are_still_produced(

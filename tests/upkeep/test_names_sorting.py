@@ -49,6 +49,7 @@ ANY_NAME = st.text(
         ("La Rosa, dott.", "Nino", "LAROSA  NINO"),
         ("Rossi Dr.ssa", "Anna", "ROSSI  ANNA"),
         ("Neri", "Pia, Prof. Dott.ssa", "NERI  PIA"),
+        ("Rossi (dott.ssa)", "Anna", "ROSSI  ANNA"),
         ("Rossi Ing.", "Ivo", "ROSSI  IVO"),
         ("Rossi Ing", "Li", "ROSSI ING  LI"),
         ("van der Berg", "Jan", "VANDERBERG  JAN"),

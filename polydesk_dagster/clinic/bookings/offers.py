@@ -37,8 +37,7 @@ def _sql(span: timedelta) -> str:
     return f"interval '{span.total_seconds():g} seconds'"
 
 
-_LOST = """EXISTS (SELECT FROM seat n JOIN orphan o ON o.slot_id = n.slot_id
-                   WHERE n.appointment_id = t.id AND o.resolved_at IS NULL AND o.state IN ('open', 'contacted'))"""
+_LOST = "has_lost(t.id)"
 _OF_ROW = "h.offered_to = r.id AND h.slot_id = r.slot_id AND h.expires_at = r.offered_until"
 
 OFFERED_PLACE = Kind(
@@ -111,10 +110,8 @@ def propose(connection: sa.Connection, as_of: datetime, *, clinic: str | None = 
     settled = set(connection.scalars(_ANSWERED, {"bookings": bookings}))
     booked = set(
         connection.scalars(
-            sa.text("""SELECT t.id FROM appointment t JOIN seat n ON n.appointment_id = t.id
-                       JOIN orphan o ON o.slot_id = n.slot_id AND o.resolved_at IS NULL
-                       WHERE t.id = ANY(:bookings) AND t.status = 'booked' AND t.starts_at > :as_of
-                         AND o.state IN ('open', 'contacted')"""),
+            sa.text(f"""SELECT t.id FROM appointment t
+                        WHERE t.id = ANY(:bookings) AND t.status = 'booked' AND t.starts_at > :as_of AND {_LOST}"""),
             {"bookings": bookings, "as_of": as_of},
         )
     )

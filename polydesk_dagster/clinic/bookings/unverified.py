@@ -212,6 +212,8 @@ class Answer(StrEnum):
     BOOKED = "booked"
     TAKEN = "taken"
     CLOSED = "closed"
+    ELSEWHERE = "elsewhere"
+    """The patient has something else at that time."""
     GONE = "gone"
     TOO_LATE = "too_late"
 
@@ -230,8 +232,8 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer, and for a slot that has been taken or closed the next ones of the agenda where the service can be
-    booked online."""
+    """The answer, and for a time that cannot be had the next ones of the agenda where the service can be booked
+    online."""
 
     answer: Answer
     alternatives: tuple[int, ...] = ()
@@ -248,7 +250,7 @@ def verify(connection: sa.Connection, *, appointment_id: int, patient_id: int, a
     It believes its caller: a front end calls ``verification``, which checks the proof. Verifying again answers
     BOOKED.
 
-    Answers: BOOKED, TAKEN or CLOSED with alternatives, TOO_LATE, GONE.
+    Answers: BOOKED; TAKEN, CLOSED or ELSEWHERE with alternatives; TOO_LATE, GONE.
     """
     return _bring_back(connection, appointment_id, patient_id, as_of, by_staff=False)
 
@@ -285,18 +287,26 @@ _STAND = sa.text("""
         confirmed_by_staff_at = CASE WHEN :by_staff THEN CAST(:as_of AS timestamptz) ELSE confirmed_by_staff_at END
     WHERE id = :appointment""")
 
+# Tried one after the other from the nearest on: the inner query is kept whole, so that few are.
 _ALTERNATIVES = sa.text(f"""
-    SELECT s.id FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-    JOIN service v ON v.id = :service_id AND v.active AND v.deleted_at IS NULL AND v.bookable_online
-    WHERE s.agenda_id = :agenda_id AND s.state = 'free' AND a.online AND a.active AND c.active
-      AND {_OFFERS.format(agenda="a")}
-      AND NOT EXISTS (SELECT FROM specialist p
-                      WHERE p.id = a.specialist_id AND (NOT p.active OR p.deleted_at IS NOT NULL))
-      AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'
-      AND (SELECT count(*) FROM seat
-           WHERE seat.slot_id = s.id AND coalesce(seat.held_until > :as_of, true)) < s.capacity
-    ORDER BY abs(extract(epoch FROM s.starts_at - CAST(:starts_at AS timestamptz))), s.starts_at
+    SELECT near.id
+    FROM (SELECT s.id, s.starts_at, s.starts_at + v.duration_minutes * interval '1 minute' AS until
+          FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
+          JOIN service v ON v.id = :service_id AND v.active AND v.deleted_at IS NULL AND v.bookable_online
+          WHERE s.agenda_id = :agenda_id AND s.state = 'free' AND a.online AND a.active AND c.active
+            AND {_OFFERS.format(agenda="a")}
+            AND NOT EXISTS (SELECT FROM specialist p
+                            WHERE p.id = a.specialist_id AND (NOT p.active OR p.deleted_at IS NOT NULL))
+            AND s.starts_at > :as_of + a.min_notice_minutes * interval '1 minute'
+          ORDER BY abs(extract(epoch FROM s.starts_at - CAST(:starts_at AS timestamptz))), s.starts_at
+          OFFSET 0) near
+    WHERE can_be_placed(:agenda_id, :service_id, near.starts_at, near.until, :as_of)
     LIMIT 3""")
+
+_ELSEWHERE = sa.text("""
+    SELECT in_the_way(NULL, NULL, NULL, CAST(:patient AS bigint), tstzrange(a.starts_at, a.ends_at), :as_of, NULL, a.id)
+           IS NOT NULL
+    FROM appointment a WHERE a.id = :appointment""")
 
 
 def _bring_back(
@@ -309,23 +319,25 @@ def _bring_back(
         return Reply(Answer.BOOKED)
     if booking.starts_at <= as_of:
         return Reply(Answer.TOO_LATE)
+    asked = {
+        "slot": booking.slot_id,
+        "appointment": appointment_id,
+        "patient": patient_id,
+        "as_of": as_of,
+        "by_staff": by_staff,
+    }
+    refused = None
     if booking.status == "expired":
         # The slot's row is where all who want a seat queue up; only then is the seats' newest state read.
-        asked = {
-            "slot": booking.slot_id,
-            "appointment": appointment_id,
-            "patient": patient_id,
-            "as_of": as_of,
-            "by_staff": by_staff,
-        }
         for lock in (_LOCK_SLOT, *_LOCK_WHAT_IT_BOOKS):
             connection.execute(lock, asked)
-        offered = connection.scalar(_OFFERED, asked)
-        if not offered or connection.scalar(_RESEAT, asked) is None:
-            wanted = {**booking._mapping, "as_of": as_of}
-            answer = Answer.TAKEN if offered else Answer.CLOSED
-            return Reply(answer, tuple(connection.scalars(_ALTERNATIVES, wanted)))
-    connection.execute(
-        _STAND, {"appointment": appointment_id, "patient": patient_id, "as_of": as_of, "by_staff": by_staff}
-    )
+        if not connection.scalar(_OFFERED, asked):
+            refused = Answer.CLOSED
+        elif connection.scalar(_RESEAT, asked) is None:
+            refused = Answer.ELSEWHERE if connection.scalar(_ELSEWHERE, asked) else Answer.TAKEN
+    elif connection.scalar(_ELSEWHERE, asked):
+        refused = Answer.ELSEWHERE
+    if refused is not None:
+        return Reply(refused, tuple(connection.scalars(_ALTERNATIVES, {**booking._mapping, "as_of": as_of})))
+    connection.execute(_STAND, asked)
     return Reply(Answer.BOOKED)

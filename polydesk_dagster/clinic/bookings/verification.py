@@ -133,7 +133,7 @@ def verify_by_token(connection: sa.Connection, *, token: str, patient_id: int, a
 
     The token is used up only when the booking stands: where its slot was taken it may be tried again.
 
-    Answers: BOOKED, TAKEN or CLOSED with alternatives, TOO_LATE, GONE; USED, REPLACED, EXPIRED, UNKNOWN.
+    Answers: BOOKED; TAKEN, CLOSED or ELSEWHERE with alternatives; TOO_LATE, GONE; USED, REPLACED, EXPIRED, UNKNOWN.
     """
     asked = {"hash": hashed(token)}
     found = connection.execute(_BY_TOKEN, asked).one_or_none()

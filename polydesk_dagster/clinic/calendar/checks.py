@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes.plans import ITALY
 from polydesk_dagster.clinic.calendar.effective import CLOSED_HOURS, slot_span
+from polydesk_dagster.clinic.calendar.orphans import SAID, SEATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,19 @@ def overlapping(connection: sa.Connection, as_of: datetime) -> Finding:
 
 
 def bookings_without_slot(connection: sa.Connection, as_of: datetime) -> Finding:
-    """Standing appointments ahead of ``as_of`` without a seat, or whose slot was retired under them."""
+    """Standing appointments ahead of ``as_of`` that lack a seat for all or a part of their time, or whose slot was
+    retired under them."""
     return _finding(
         connection,
         f"""
         SELECT {PLACE} AS place
         FROM appointment p JOIN slot s ON s.id = p.slot_id
         JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-        LEFT JOIN seat t ON t.appointment_id = p.id AND t.slot_id = s.id
+        LEFT JOIN (SELECT t.appointment_id, range_agg(tstzrange(n.starts_at, n.ends_at)) AS seated
+                   FROM seat t JOIN slot n ON n.id = t.slot_id AND n.state <> 'retired' AND n.ends_at > :as_of
+                   WHERE t.appointment_id IS NOT NULL GROUP BY t.appointment_id) k ON k.appointment_id = p.id
         WHERE p.status IN ('unverified', 'booked', 'accepted') AND p.starts_at > :as_of
-          AND (t.slot_id IS NULL OR s.state = 'retired')""",
+          AND NOT coalesce(k.seated @> tstzrange(p.starts_at, p.ends_at), false)""",
         {"as_of": as_of},
     )
 
@@ -93,9 +97,9 @@ def open_orphans(connection: sa.Connection, as_of: datetime) -> Finding:
         connection,
         f"""
         SELECT {PLACE} AS place
-        FROM orphan o JOIN slot s ON s.id = o.slot_id AND s.starts_at > :as_of
+        FROM orphan o JOIN slot s ON s.id = o.slot_id AND s.starts_at > :as_of {SEATED}
         JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-        WHERE o.state = 'open'""",
+        WHERE o.resolved_at IS NULL AND {SAID} = 'open'""",
         {"as_of": as_of},
     )
 

@@ -26,6 +26,9 @@ LIST = """
 WORK = "coalesce(t.appointment_id, -s.id)"
 SEATED = "LEFT JOIN seat t ON t.slot_id = s.id AND t.appointment_id IS NOT NULL"
 
+SAID = "said_of(o, t.appointment_id)"
+"""SQL: how far the desk is with the booking of the seat ``t`` on the orphan ``o``; a slot may have several."""
+
 IN_USE = """EXISTS (SELECT FROM seat n WHERE n.slot_id = s.id AND coalesce(n.held_until > :as_of, true))"""
 """SQL: somebody still has a seat of the slot ``s``; where all have gone elsewhere, generation takes it away."""
 
@@ -39,7 +42,7 @@ def orphan_tables(connection: sa.Connection, clinic: Clinic) -> tuple[Table, ...
                          s.id AS slot
                   FROM orphan o JOIN slot s ON s.id = o.slot_id {SEATED} JOIN agenda a ON a.id = s.agenda_id
                   JOIN clinic c ON c.id = a.clinic_id LEFT JOIN closure k ON k.id = o.closure_id
-                  WHERE c.id = :clinic AND o.state = 'open' ORDER BY {WORK}, s.starts_at) w
+                  WHERE c.id = :clinic AND o.resolved_at IS NULL AND {SAID} = 'open' ORDER BY {WORK}, s.starts_at) w
             ORDER BY w.starts_at, w.slot LIMIT :shown"""),
         {"clinic": clinic.id, "shown": SHOWN_ROWS},
     ).all()

@@ -43,7 +43,7 @@ from polydesk_dagster.clinic.calendar.deciding import (
     unknown_zone,
     values_of,
 )
-from polydesk_dagster.clinic.calendar.orphans import SEATED, WORK, orphan_tables
+from polydesk_dagster.clinic.calendar.orphans import SAID, SEATED, WORK, orphan_tables
 from polydesk_dagster.clinic.calendar.slot_plan import DUE_ROWS, HELD_ROWS, SERVICE, SLOT
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, combine, done
@@ -178,7 +178,8 @@ def _orphans(connection: sa.Connection, as_of: datetime) -> int:
             SELECT count(DISTINCT {WORK})
             FROM orphan o JOIN slot s ON s.id = o.slot_id AND s.starts_at > :as_of {SEATED}
             JOIN working_agenda a ON a.id = s.agenda_id
-            WHERE o.state = 'open' AND NOT EXISTS (SELECT FROM slot_change c WHERE c.id = s.id AND c.state <> 'orphan')
+            WHERE o.resolved_at IS NULL AND {SAID} = 'open'
+              AND NOT EXISTS (SELECT FROM slot_change c WHERE c.id = s.id AND c.state <> 'orphan')
             """),
         {"as_of": as_of},
     )

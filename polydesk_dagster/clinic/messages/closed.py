@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import replacing
+from polydesk_dagster.clinic.calendar.orphans import SAID
 from polydesk_dagster.clinic.messages import planning
 from polydesk_dagster.clinic.messages.kinds import NOTICE, OFFER
 from polydesk_dagster.clinic.messages.text import day_in_words
@@ -49,12 +50,12 @@ class Lost:
     """What its patient will read; it names neither her nor the service."""
 
 
-_UNTOLD = sa.text("""
+_UNTOLD = sa.text(f"""
     SELECT a.id, c.code, coalesce(p.language, c.language) AS language, bool_or(o.cause = 'closure') AS closed
     FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
     JOIN appointment a ON a.id = t.appointment_id AND a.status = 'booked' AND a.starts_at > :as_of
     JOIN patient p ON p.id = a.patient_id JOIN clinic c ON c.id = a.clinic_id
-    WHERE o.state = 'open' AND o.resolved_at IS NULL
+    WHERE o.resolved_at IS NULL AND {SAID} = 'open'
       AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
       AND NOT EXISTS (SELECT FROM message_ledger l
                       WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = :kind

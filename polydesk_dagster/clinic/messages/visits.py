@@ -75,8 +75,7 @@ _TOLD = sa.text("""
                 WHEN a.starts_at <= :as_of THEN 'past' ELSE 'open' END AS state,
            coalesce((SELECT array_agg(s.said) FROM appointment_answer s
                      WHERE s.appointment_id = a.id AND s.start_version = a.start_version), '{}') AS said,
-           EXISTS (SELECT FROM seat t JOIN orphan n ON n.slot_id = t.slot_id
-                   WHERE t.appointment_id = a.id AND n.resolved_at IS NULL AND n.state <> 'kept') AS lost,
+           has_lost(a.id) AS lost,
            o.starts_at AS place_at, o.location AS place, o.until AS place_until, o.state AS place_state
     FROM message m JOIN clinic c ON c.id = m.clinic_id
     JOIN message_ledger l ON l.message_id = m.id AND l.subject = 'appointment' AND l.withheld IS NULL

@@ -34,7 +34,9 @@ _WITHOUT_DECOMPOSITION = str.maketrans(
 
 _APOSTROPHES = re.compile(r"['’‘`´ʼ′]")
 _TITLE = re.compile(r"^\s*([^\W\d_]++(?:\.\s?(?:ssa|ra)\b)?)(\.?)[\s\-]*(?=.*\w)", re.IGNORECASE)
-_TITLE_BEHIND = re.compile(r"(?<=\w)[\s,.\-]*?[\s,]\s*([^\W\d_]++(?:\.\s?(?:ssa|ra)\b)?)(\.?)[\s,]*$", re.IGNORECASE)
+_TITLE_BEHIND = re.compile(
+    r"(?<=\w)[\s,.\-]*?[\s,(]\s*\(?([^\W\d_]++(?:\.\s?(?:ssa|ra)\b)?)(\.?)[\s,)]*$", re.IGNORECASE
+)
 _GAP = "  "
 """Between surname and first name: lower than any letter after one blank, so ROSSI comes before ROSSI BIANCHI."""
 

@@ -75,10 +75,10 @@ WAITING = """
            'message', c.code, count(*), min(m.changed_at)
     FROM message m JOIN clinic c ON c.id = m.clinic_id WHERE m.state = 'unknown' GROUP BY 1, c.code
     UNION ALL
-    SELECT 'generate_slots', 'orphan', c.code, count(*), min(o.detected_at)
+    SELECT 'generate_slots', 'orphan', c.code, count(DISTINCT coalesce(t.appointment_id, -s.id)), min(o.detected_at)
     FROM orphan o JOIN slot s ON s.id = o.slot_id JOIN agenda a ON a.id = s.agenda_id
-    JOIN clinic c ON c.id = a.clinic_id
-    WHERE o.resolved_at IS NULL AND s.starts_at > :as_of GROUP BY c.code
+    JOIN clinic c ON c.id = a.clinic_id LEFT JOIN seat t ON t.slot_id = s.id AND t.appointment_id IS NOT NULL
+    WHERE o.resolved_at IS NULL AND said_of(o, t.appointment_id) <> 'kept' AND s.starts_at > :as_of GROUP BY c.code
     ORDER BY 1, 2, 3"""
 
 
