@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,14 @@ def sockets(within: Path) -> Path:
     return folder
 
 
-def ask(path: Path, request: Mapping[str, object], timeout: float = _ANSWER_SECONDS) -> Mapping[str, Any]:
-    """One request to whoever listens at ``path``, and the answer: a line of JSON each way.
+def ask(
+    path: Path,
+    request: Mapping[str, object],
+    timeout: float = _ANSWER_SECONDS,
+    wait: Callable[[socket.socket], object] = lambda _: None,
+) -> Mapping[str, Any]:
+    """One request to whoever listens at ``path``, and the answer: a line of JSON each way. ``wait`` returns once an
+    answer comes, for who knows better than by ``timeout`` how long that may take.
 
     Raises:
         TimeoutError: no answer in time.
@@ -47,6 +53,7 @@ def ask(path: Path, request: Mapping[str, object], timeout: float = _ANSWER_SECO
         client.settimeout(timeout)
         client.connect(str(path))
         client.sendall(json.dumps(request).encode() + b"\n")
+        wait(client)
         with client.makefile("rb") as stream:
             line = stream.readline()
     if not line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -46,6 +47,12 @@ def _smtp(url: SecretStr) -> SecretStr:
 def _secret_http(url: SecretStr) -> SecretStr:
     _having(url.get_secret_value(), {"http", "https"}, "http(s)://…")
     return url
+
+
+def _apprise(urls: SecretStr) -> SecretStr:
+    if find_spec("apprise") is None:
+        raise stated("setting_extra", extra="apprise")
+    return urls
 
 
 def _long(secret: SecretStr) -> SecretStr:
@@ -112,6 +119,7 @@ class Settings(BaseSettings):
     operator_mail: str | None = None
     alert_url: Annotated[SecretStr, AfterValidator(_secret_http)] | None = None
     alert_token: SecretStr | None = None
+    alert_apprise: Annotated[SecretStr, AfterValidator(_apprise)] | None = None
     ping_url: Annotated[SecretStr, AfterValidator(_secret_http)] | None = None
     ping_minutes: int = Field(5, ge=1, le=1440)
     web_host: str = "127.0.0.1"
@@ -199,9 +207,26 @@ def load() -> Settings:
     """
     where = home()
     try:
-        return Settings(home=where, _env_file=_private(where / ".env"))
+        settings = Settings(home=where, _env_file=_private(where / ".env"))
     except ValidationError as error:
         raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
+    if settings.instance is None and (own := _deployments_own(settings.home)) is not None:
+        return settings.model_copy(update={"instance": own})
+    return settings
+
+
+def _deployments_own(home: Path) -> Path | None:
+    """Where ``DAGSTER_HOME`` names an instance that is made of our parts, and is not the one under the home: that one.
+    Of another's Dagster we know nothing."""
+    named = os.environ.get("DAGSTER_HOME", "").strip()
+    folder = _whole_path(Path(named)) if named else home / "dagster"
+    if folder == home / "dagster":
+        return None
+    try:
+        ours = "polydesk_dagster." in (folder / "dagster.yaml").read_text(errors="replace")
+    except OSError:
+        return None
+    return folder if ours else None
 
 
 def of(where: Path, values: Mapping[str, str]) -> Settings:

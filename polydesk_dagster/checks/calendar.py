@@ -24,49 +24,49 @@ def _result(finding: Finding, severity: dg.AssetCheckSeverity) -> dg.AssetCheckR
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.no_free_slot_on_a_closure"))
 def no_free_slot_on_a_closure(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(calendar_checks.free_on_closure(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.no_overlapping_slots"))
 def no_overlapping_slots(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(calendar_checks.overlapping(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.every_booking_has_its_slot"))
 def every_booking_has_its_slot(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(calendar_checks.bookings_without_slot(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.no_seat_without_a_booking"))
 def no_seat_without_a_booking(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(booking_checks.seats_without_booking(connection, polydesk.now()), dg.AssetCheckSeverity.ERROR)
 
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.nobody_in_two_places"))
 def nobody_in_two_places(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(booking_checks.collisions(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.no_open_orphans"))
 def no_open_orphans(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(calendar_checks.open_orphans(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
 @dg.asset_check(asset=SLOTS, description=T.text("check.no_agenda_left_behind"))
 def no_agenda_left_behind(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         return _result(calendar_checks.agendas_behind(connection, polydesk.now()), dg.AssetCheckSeverity.WARN)
 
 
 @dg.asset_check(asset=CLOSURES, description=T.text("check.next_year_is_published"))
 def next_year_is_published(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         finding = calendar_checks.next_year_unpublished(connection, polydesk.now())
     return _result(finding, dg.AssetCheckSeverity.WARN)
 

@@ -18,7 +18,7 @@ def _label(figure: str) -> str:
 def every_passage_is_there(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     from polydesk_dagster.knowledge.store import Store
 
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         rows = connection.execute(
             sa.text("""
                 SELECT g.id, g.revision, c.key, c.passages FROM knowledge_generation g
@@ -38,7 +38,7 @@ def every_passage_is_there(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=INDEX, description=teller().text("check.nothing_in_quarantine"))
 def nothing_in_quarantine(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         count = connection.scalar(sa.text("SELECT count(*) FROM document WHERE state = 'quarantined'")) or 0
     return dg.AssetCheckResult(
         passed=count == 0, severity=dg.AssetCheckSeverity.WARN, metadata={_label("index_quarantined"): count}

@@ -13,7 +13,7 @@ REMINDERS = dg.AssetKey(["notifications", "appointment_reminders"])
 
 @dg.asset_check(asset=REMINDERS, description=T.text("check.no_message_long_unknown"))
 def no_message_long_unknown(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         doubts = health.unknown(connection, polydesk.now() - health.TOO_LONG_UNKNOWN)
     return dg.AssetCheckResult(
         passed=not doubts,
@@ -28,7 +28,7 @@ def no_message_long_unknown(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=REMINDERS, description=T.text("check.failure_rate"))
 def failure_rate(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         failed, tried = health.failure_rate(connection, polydesk.now())
     return dg.AssetCheckResult(
         passed=not health.failing(failed, tried),
@@ -42,7 +42,7 @@ def failure_rate(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=REMINDERS, description=T.text("check.no_reminder_missing"))
 def no_reminder_missing(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         missing = health.without_reminder(connection, polydesk.now())
     return dg.AssetCheckResult(
         passed=not missing,

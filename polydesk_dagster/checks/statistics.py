@@ -19,7 +19,7 @@ SHOWN = 20
 )
 def same_as_counting_everything(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     as_of = polydesk.now()
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         whole = comparison_due(connection, as_of)
     comparison = compare(polydesk.engine(), as_of, whole=whole)
     drifted = [

@@ -17,7 +17,7 @@ T = teller()
 
 @dg.asset_check(asset=PRICES, description=T.text("check.the_audit_trail_is_whole"))
 def the_audit_trail_is_whole(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         faults = audit.verify(connection)
     return dg.AssetCheckResult(
         passed=not faults,
@@ -34,7 +34,7 @@ def the_audit_trail_is_whole(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=PRICES, description=T.text("check.no_price_of_a_deleted_service"))
 def no_price_of_a_deleted_service(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         found = connection.execute(
             sa.text("""
                 SELECT count(*) FROM price p JOIN service s ON s.id = p.service_id
@@ -50,7 +50,7 @@ def no_price_of_a_deleted_service(polydesk: PolydeskResource) -> dg.AssetCheckRe
 
 @dg.asset_check(asset=PATIENTS, description=T.text("check.no_doubtful_patient_waits_too_long"))
 def no_doubtful_patient_waits_too_long(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         waiting, late = connection.execute(
             sa.text("""
                 SELECT count(*), count(*) FILTER (WHERE found_at < :now - interval '7 days')

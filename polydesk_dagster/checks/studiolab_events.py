@@ -18,7 +18,7 @@ def _shown(**figures: Value) -> dict[str, str]:
 
 @dg.asset_check(asset=EVENTS, description=teller().text("check.no_dead_letters"))
 def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         dead = inbox.dead_letters(connection)
     clinics = ", ".join(f"{clinic} ({count})" for clinic, count in dead.items())
     todo = teller().text("reason.decide_events")
@@ -31,7 +31,7 @@ def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=EVENTS, description=teller().text("check.no_stopped_feed"))
 def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         stopped = cursor.stopped(connection)
     t = teller()
     reasons = [f"{clinic}: {t.value(read(why))}" for clinic, why in stopped.items()]
@@ -44,7 +44,7 @@ def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=EVENTS, description=teller().text("check.no_lost_events"))
 def no_lost_events(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         lost = cursor.lost(connection, polydesk.now())
     return dg.AssetCheckResult(
         passed=not lost,

@@ -78,7 +78,9 @@ def _configuration(settings: Settings, *, up: bool) -> Iterator[Finding]:
     chosen = settings.embeddings_model == configuration.NO_MODEL
     how = "words_alone" if alone else "words_chosen" if chosen else "counts"
     yield Finding("meaning", ok=True, how=how, values={"why": alone} if alone else {})
-    yield Finding("alert_webhook", ok=True, how="configured" if settings.alert_url else "missing")
+    yield Finding(
+        "alert_webhook", ok=True, how="configured" if settings.alert_url or settings.alert_apprise else "missing"
+    )
     minutes: dict[str, Value] = {"every": Duration(settings.ping_minutes * 60)}
     yield Finding("alert_ping", ok=True, how="configured" if settings.ping_url else "missing", values=minutes)
 

@@ -14,9 +14,11 @@ from polydesk_dagster import network
 from polydesk_dagster.database.engine import business_url, create_engine
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import checking
+from polydesk_dagster.runtime import outside
 from polydesk_dagster.runtime.state import probing
 from polydesk_dagster.runtime.state.model import Answer, SystemState
 from polydesk_dagster.settings import Settings, variable
+from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 
 ASKED: Sequence[str] = (
@@ -32,6 +34,10 @@ ASKED: Sequence[str] = (
     "smtp_url",
     "mail_from",
     "operator_mail",
+    "alert_url",
+    "alert_token",
+    "alert_apprise",
+    "ping_url",
     "documents",
 )
 """Fields that a person is asked for, in this order; the others are for a file."""
@@ -54,7 +60,8 @@ def unknown(values: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def tried(settings: Settings, now: datetime) -> Iterator[Tried]:
-    """Every address that is given, asked now; nothing is changed or sent."""
+    """Every address that is given, asked now. Nothing is changed, and nothing sent but one word to those who are told
+    when something is wrong: there is no other way to know that they are."""
     if not settings.embedded:
         yield Tried(variable("database_url"), _database(settings))
     for state in probing.asked(probing.systems(settings, now)):
@@ -62,6 +69,19 @@ def tried(settings: Settings, now: datetime) -> Iterator[Tried]:
             yield Tried(state.code, _why(state))
     if settings.oidc_issuer is not None:
         yield Tried(variable("oidc_issuer"), _issuer(settings.oidc_issuer))
+    yield from _outside(settings, now)
+
+
+def _outside(settings: Settings, now: datetime) -> Iterator[Tried]:
+    """Who is told when something is wrong, and who waits for a sign of life."""
+    said = {"ok": True, "at": now.isoformat(), "installation": settings.address, "findings": []}
+    body = {**said, "text": f"Polydesk · {settings.address}: {teller().text('alert.trial')}"}
+    silent = Reason("not_taken")
+    with outside.Outside(settings) as others:
+        for way in others.ways:
+            yield Tried(variable(way), None if others.tell(way, body, f"trial {now.isoformat()}") else silent)
+        if settings.ping_url is not None:
+            yield Tried(variable(outside.PING), None if others.ping() else silent)
 
 
 def _why(state: SystemState) -> Reason | None:

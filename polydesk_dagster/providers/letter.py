@@ -46,10 +46,12 @@ _HTML = """<!doctype html>
 """
 
 
-def letter(outgoing: Outgoing, sender: str, address: str, to: str, *, utf8: bool = False) -> bytes:
+def letter(
+    outgoing: Outgoing, sender: str, address: str, to: str, *, utf8: bool = False, key_header: str | None = None
+) -> bytes:
     """``outgoing`` from ``sender`` (whose bare ``address`` takes the answers of who wants no more) to ``to``.
 
-    ``utf8``: the relay takes addresses beyond ASCII as they are.
+    ``utf8``: the relay takes addresses beyond ASCII as they are. ``key_header``: where it looks for a message's key.
     """
     message = EmailMessage(policy=_POLICY.clone(utf8=utf8))
     message["From"] = sender
@@ -60,6 +62,8 @@ def letter(outgoing: Outgoing, sender: str, address: str, to: str, *, utf8: bool
     message["Date"] = format_datetime(datetime.now(UTC))
     # One key, one name: whoever repeats the attempt, a mailbox can tell that it is the same message.
     message["Message-ID"] = f"<{outgoing.key}@{address.rpartition('@')[2] or 'localhost'}>"
+    if key_header is not None:
+        message[key_header] = outgoing.key
     message["Auto-Submitted"] = "auto-generated"
     stop = f"<mailto:{address}?subject={quote('STOP ' + outgoing.key)}>"
     if outgoing.unsubscribe:

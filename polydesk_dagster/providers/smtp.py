@@ -24,14 +24,16 @@ _MAILBOX_TROUBLE = frozenset({"5.2.0", "5.2.1", "5.2.2"})
 _PLAIN_ABOUT_MAILBOX = frozenset({550, 551, 553})
 """Where a relay gives no enhanced code, what may be about the mailbox: or about us, so it takes two."""
 _ABOUT_US = re.compile(r"relay|spam|policy|block|black|deny|denied|reject|reputation|auth|dmarc|spf", re.IGNORECASE)
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _STARTTLS = {"require": True, "offered": None, "never": False}
 
 
 class MailRelay:
-    """The relay at ``smtp://user:password@host:port?starttls=require|offered|never&ca=FILE`` (``smtps://``: TLS from
-    the first byte), writing as ``sender``. ``patience``: seconds to wait for an answer.
+    """The relay at ``smtp://user:password@host:port?starttls=require|offered|never&ca=FILE&key=HEADER`` (``smtps://``:
+    TLS from the first byte), writing as ``sender``. ``patience``: seconds to wait for an answer.
 
-    STARTTLS is required unless the URL says otherwise.
+    STARTTLS is required unless the URL says otherwise. ``key``: the header by which this relay knows that it was given
+    a message before, such as ``Resend-Idempotency-Key``.
     """
 
     name = "server di posta"
@@ -43,7 +45,9 @@ class MailRelay:
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         starttls = options.pop("starttls", "require")
         self._authority = options.pop("ca", None)
-        if options or starttls not in _STARTTLS or not parts.hostname:
+        self._key_header = options.pop("key", None)
+        odd = self._key_header is not None and not _HEADER.fullmatch(self._key_header)
+        if odd or options or starttls not in _STARTTLS or not parts.hostname:
             raise ConfigurationError("smtp_url_options")
         self._host, self._implicit = parts.hostname, parts.scheme == "smtps"
         self._port = parts.port or (465 if self._implicit else 587)
@@ -131,7 +135,7 @@ class MailRelay:
             return _refusal(error, at_recipient=isinstance(error, aiosmtplib.SMTPRecipientRefused)), error.code != 421
         except (aiosmtplib.SMTPException, OSError) as error:
             return Answer(Fate.UNREACHABLE, code=type(error).__name__), False
-        written = letter(outgoing, self._sender, self._sender_address, address, utf8=utf8)
+        written = letter(outgoing, self._sender, self._sender_address, address, utf8=utf8, key_header=self._key_header)
         try:
             go_ahead = await client.execute_command(b"DATA")
         except (aiosmtplib.SMTPException, OSError) as error:

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -15,13 +15,15 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import settings
 from polydesk_dagster.central import Central
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.database.migrate import serving
-from polydesk_dagster.errors import ConfigurationError, PolydeskError
+from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.sources import authority, epochs, integrations, vendors
 from polydesk_dagster.sources.port import Link, Source
-from polydesk_dagster.values import Term
+from polydesk_dagster.told import teller
+from polydesk_dagster.values import Reason, Term
 
 T = TypeVar("T")
 
@@ -47,6 +49,23 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def engine(self) -> sa.Engine:
         """The clinics' database; one pool a process."""
         return _engine(business_url(self.settings()))
+
+    @contextmanager
+    def looking(self) -> Iterator[sa.Connection]:
+        """A connection for the look of a schedule or a sensor.
+
+        Raises:
+            dagster.Failure: the database cannot be looked at, in the words that a run would say it with.
+        """
+        try:
+            engine = self.engine()
+            with engine.connect() as connection:
+                yield connection
+        except PolydeskError as error:
+            raise dg.Failure(teller().reason(error.reason)) from None
+        except sa.exc.DBAPIError as error:
+            why = refusals.known(error, engine.url) or Reason("unexpected", {"error": in_brief(error)})
+            raise dg.Failure(teller().reason(why)) from None
 
     def central(self) -> Central:
         """The chain's central server. Raises ConfigurationError where none is configured."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from polydesk_dagster.runtime import guardian
 from polydesk_dagster.runtime.logs import Structured
+from polydesk_dagster.runtime.work import processor_seconds
 
 LOG_FORMAT = "POLYDESK_LOG_FORMAT"
 _PR_SET_PDEATHSIG = 1
@@ -118,7 +119,7 @@ class Running:
     def moves(self) -> bool:
         """Whether it has used the processor since it was asked last: a slow machine is no reason to kill it."""
         assert self.process is not None
-        used = _processor_seconds(self.process.pid)
+        used = processor_seconds(self.process.pid)
         moved = used - self.worked >= min(_LEAST_WORK, 0.01 * self.patience())
         self.worked = used
         return moved and time.monotonic() - self.started < _LONGEST
@@ -161,15 +162,6 @@ class Running:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
-
-
-def _processor_seconds(pid: int) -> float:
-    """What a process has used of the processor; 0 where that cannot be known."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def log_file(home: Path, name: str) -> Path:

@@ -65,15 +65,22 @@ def runs_socket(dagster_home: Path, location: str) -> Path:
 def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What every Dagster process of this installation needs in its environment; the database must be reachable.
 
-    It holds the database's password, so it goes to child processes and never to a log or a command line.
+    It holds the database's password, so it goes to child processes and never to a log or a command line. What a
+    deployment says of its own instance stays as it says it: its page looks for the logs there.
     """
+    ours = {
+        "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
+        "DAGSTER_COMPUTE_LOGS": str(dagster_home(settings.home) / "storage"),
+    }
+    said = {} if settings.instance is None else {name: os.environ[name] for name in ours if os.environ.get(name)}
     return {
         **os.environ,
         **(extra or {}),
         "POLYDESK_HOME": str(settings.home),
+        "POLYDESK_INSTANCE": str(settings.instance or ""),
         "DAGSTER_HOME": str(settings.instance or dagster_home(settings.home)),
-        "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
-        "DAGSTER_COMPUTE_LOGS": str(dagster_home(settings.home) / "storage"),
+        **ours,
+        **said,
         "DAGSTER_DISABLE_TELEMETRY": "yes",
         "POLYDESK_LOG_FORMAT": settings.log_format,
         "PYTHONUNBUFFERED": "1",

@@ -97,6 +97,6 @@ def dagster_children(
             after=(*code_servers, "launcher"),
         ),
     ]
-    if settings.alert_url is not None or settings.ping_url is not None:
+    if any(way is not None for way in (settings.alert_url, settings.alert_apprise, settings.ping_url)):
         children.append(Child("watcher", (*python, "polydesk_dagster.runtime.watching"), environment))
     return children

@@ -23,6 +23,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance as instances
 from polydesk_dagster.runtime import supervisor
 from polydesk_dagster.runtime.dagster_inside import rows
+from polydesk_dagster.runtime.forks.client import await_answer
 from polydesk_dagster.runtime.orders import Message, Order, carry_out
 from polydesk_dagster.settings import Settings
 
@@ -35,7 +36,7 @@ class _UnansweredError(Exception):
 
 
 class _UnableError(Exception):
-    """The fork server cannot run anything."""
+    """The fork server cannot run anything, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ def _there(
     settings: Settings, connection: socket.socket, order: Order, on_message: Callable[[Message], object]
 ) -> Finished:
     connection.sendall(json.dumps({"do": "execute", "order": asdict(order)}).encode() + b"\n")
+    try:
+        await_answer(connection)
+    except TimeoutError:
+        raise _UnableError from None
     run_id = ""
     with contextlib.ExitStack() as held, connection.makefile("rb") as stream, _passing_on_interrupts() as interrupts:
         for line in stream:
@@ -94,6 +99,8 @@ def _there(
             match message:
                 case {"problem": _}:
                     raise _UnableError
+                case {"kind": "taken"}:
+                    continue
                 case {"kind": "refused", "message": why}:
                     raise PermanentError(why)
                 case {"kind": "run"}:

@@ -1,5 +1,5 @@
-"""Tells by a webhook what went wrong and what is well again, and pings a dead-man's switch while all is well:
-``python -m polydesk_dagster.runtime.watching``.
+"""Tells by a webhook and by Apprise what went wrong and what is well again, and pings a dead-man's switch while all is
+well: ``python -m polydesk_dagster.runtime.watching``.
 
 It is a process of its own, which needs neither Dagster's daemon nor the door nor a database to speak.
 """
@@ -14,24 +14,16 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-import stamina
-from pydantic import SecretStr
-
-from polydesk_dagster import network
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime import health
+from polydesk_dagster.runtime.outside import Outside
 from polydesk_dagster.runtime.state.model import Finding
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import teller
 
 LOOK = 30.0
 """Seconds between two looks; what two of them agree on is told."""
-ATTEMPTS = 3
-PATIENCE = 10.0
-"""Seconds for one attempt to connect, and for each silence in it."""
 LONGEST_PAUSE = 900.0
 """After attempts in vain nothing is posted for :data:`LOOK` seconds, then twice as long, up to so many."""
 FILE = "watched.json"
@@ -65,47 +57,37 @@ def changes(told: Mapping[str, Entry], before: Collection[str], found: Sequence[
     return begun, {name for name in told if name not in now and name not in before}
 
 
-class _NotTakenError(Exception):
-    """How a request ended, without the address: that may be a secret."""
-
-
 class Watcher:
     """What was seen and told, and the connections by which it is told. Close it (or use ``with``)."""
 
     def __init__(self, settings: Settings, *, wait: float = 1.0) -> None:
         self._settings = settings
-        self._wait = wait
+        self._outside = Outside(settings, wait=wait)
+        self._taken: tuple[str, set[str]] = ("", set())
         self._told, self._told_at = self._kept()
         self._before: Collection[str] = set(self._told)
         self._in_vain = 0
         self._post_at = self._ping_at = 0.0
         self._log = logging.getLogger(__name__)
-        self._client = httpx.Client(
-            transport=network.transport(network.trust(environment=True)),
-            headers={"User-Agent": "polydesk"},
-            timeout=PATIENCE,
-            follow_redirects=False,
-            trust_env=False,
-        )
 
     def __enter__(self) -> Watcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._outside.close()
 
     def look(self, findings: list[Finding], now: datetime, moment: float) -> None:
         """Tell what changed and ping while all is well; ``moment`` is of a clock that nobody sets, in seconds."""
         seen = health.as_object(findings, now, teller())
         begun, over = changes(self._told, self._before, seen["findings"])
         self._before = standing(self._told, seen["findings"])
-        if self._settings.alert_url is not None and (begun or over) and moment >= self._post_at:
-            self._tell(self._settings.alert_url, begun, over, now, moment)
-        ping = self._settings.ping_url
-        if ping is not None and seen["ok"] and moment >= self._ping_at and self._asked("GET", ping, {}):
+        if self._outside.ways and (begun or over) and moment >= self._post_at:
+            self._tell(begun, over, now, moment)
+        pings = self._settings.ping_url is not None
+        if pings and seen["ok"] and moment >= self._ping_at and self._outside.ping():
             self._ping_at = moment + self._settings.ping_minutes * 60
 
-    def _tell(self, url: SecretStr, begun: list[Entry], over: set[str], now: datetime, moment: float) -> None:
+    def _tell(self, begun: list[Entry], over: set[str], now: datetime, moment: float) -> None:
         t = teller()
         ended = [
             {**entry, "ok": True, "message": t.text("alert.over", what=entry["message"])}
@@ -124,37 +106,16 @@ class Watcher:
         }
         names = [(named(entry), entry["ok"]) for entry in listed]
         key = hashlib.sha256(json.dumps([self._told_at, names]).encode()).hexdigest()[:32]
-        if self._asked("POST", url, {"Idempotency-Key": key, **self._authorised()}, body):
+        if self._taken[0] != key:
+            self._taken = key, set()
+        taken = self._taken[1]
+        taken.update([way for way in self._outside.ways if way not in taken and self._outside.tell(way, body, key)])
+        if taken.issuperset(self._outside.ways):
             self._told, self._told_at, self._in_vain = told, now.isoformat(), 0
             self._keep()
         else:
             self._post_at = moment + min(LONGEST_PAUSE, LOOK * 2**self._in_vain)
             self._in_vain += 1
-
-    def _authorised(self) -> dict[str, str]:
-        token = self._settings.alert_token
-        return {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-
-    def _asked(self, method: str, url: SecretStr, headers: Mapping[str, str], body: object = None) -> bool:
-        """Whether somebody took it, tried again a few times where he did not."""
-        try:
-            for attempt in stamina.retry_context(
-                on=_NotTakenError, attempts=ATTEMPTS, wait_initial=self._wait, wait_max=5 * self._wait
-            ):
-                with attempt:
-                    self._once(method, url.get_secret_value(), headers, body)
-        except _NotTakenError as error:
-            self._log.warning("%s was not taken: %s", "the alert" if method == "POST" else "the ping", error)
-            return False
-        return True
-
-    def _once(self, method: str, url: str, headers: Mapping[str, str], body: object) -> None:
-        try:
-            with self._client.stream(method, url, headers=headers, json=body) as response:
-                if not response.is_success:
-                    raise _NotTakenError(response.status_code)
-        except (httpx.HTTPError, httpx.InvalidURL, PermanentError) as error:
-            raise _NotTakenError(type(error).__name__) from None
 
     def _kept(self) -> tuple[dict[str, Entry], str]:
         """What was told, and when last."""

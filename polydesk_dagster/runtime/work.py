@@ -60,13 +60,30 @@ class Worker:
 
 def _start_of(pid: int) -> int:
     """When a process started, in clock ticks since boot; a dead one that nobody has waited for yet counts as gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        raise ProcessLookupError(pid) from None
-    if fields[0] in "ZX":
+    fields = _stat(pid)
+    if not fields or fields[0] in "ZX":
         raise ProcessLookupError(pid)
     return int(fields[19])
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used of the processor; 0 where that cannot be known."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def held_up(pid: int) -> bool:
+    """Whether a process would go on at once if the machine let it: it waits for the processor, or for a disk."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] in "RD"
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process from its state on; nothing where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def end_with(owner: int) -> None:

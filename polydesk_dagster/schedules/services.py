@@ -52,7 +52,7 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
             coming = cadence.next_after(instant).astimezone(ROME)
             yield dg.SkipReason(teller().text("reason.true_cadence", minutes=cadence.minutes, coming=coming.time()))
             return
-        with polydesk.engine().connect() as connection:
+        with polydesk.looking() as connection:
             standing = why_standing(connection, polydesk.settings(), service.key, instant)
             nothing = None if standing else why_not(connection, service.key, instant)
             clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else [None]

@@ -9,6 +9,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
+from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import alerts
 from polydesk_dagster.settings import Settings
@@ -91,7 +92,7 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
                     ORDER BY r.ended LIMIT :most"""),
                 {"since": state.since(), "most": _MOST_RUNS},
             ).all()
-    except sa.exc.SQLAlchemyError:
+    except (sa.exc.SQLAlchemyError, PolydeskError):
         return []
     reasons = [Reason.from_dict(row.reason) for row in rows]
     return [
@@ -116,7 +117,7 @@ def _reasons(polydesk: PolydeskResource, run_ids: Sequence[str]) -> dict[str, di
             )
             for run, clinic, reason in rows:
                 found.setdefault(run, {})[clinic] = replace(Reason.from_dict(reason), clinic=clinic)
-    except sa.exc.SQLAlchemyError:
+    except (sa.exc.SQLAlchemyError, PolydeskError):
         return {}
     return found
 

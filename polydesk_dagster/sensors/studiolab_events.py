@@ -106,7 +106,7 @@ def _partitions(
 )
 def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskResource) -> dg.SensorResult:
     as_of = polydesk.now()
-    with polydesk.engine().connect() as connection:
+    with polydesk.looking() as connection:
         known = looking.clinics(connection, as_of)
         standing = why_standing(connection, polydesk.settings(), SERVICE, as_of)
         waiting = paused(connection, SERVICE, as_of)
@@ -146,7 +146,7 @@ def _asked_for(service: str) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, polydesk: PolydeskResource
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        with polydesk.engine().connect() as connection:
+        with polydesk.looking() as connection:
             standing = why_standing(connection, polydesk.settings(), service, polydesk.now())
             questions = [] if standing else asked.open_questions(connection, service)
             kept = paused(connection, service, polydesk.now())

@@ -22,8 +22,10 @@ from polydesk_dagster import cli
 from polydesk_dagster.database.engine import create_engine, plain_url
 from polydesk_dagster.keeping import setting_up
 from polydesk_dagster.told import teller
+from tests.runtime.outside import Outside, outside
 from tests.waiting import PATIENCE
 
+__all__ = ["outside"]  # a fixture
 Said = Callable[..., tuple[int, Any]]
 
 
@@ -89,6 +91,21 @@ def test_what_does_not_answer_is_named_and_nothing_is_written(setup: Said, tmp_p
     assert not (tmp_path / "home").exists()
     status, said = setup(given, "--anyway")
     assert (status, said["written"]) == (0, [str(tmp_path / "home" / ".env")])
+
+
+def test_who_is_told_when_something_is_wrong_gets_a_trial_and_a_sign_of_life(setup: Said, outside: Outside) -> None:
+    where = outside.url.removeprefix("http://")
+    given = {"POLYDESK_ALERT_URL": f"{outside.url}/hook", "POLYDESK_ALERT_TOKEN": "geheim"}
+    given |= {"POLYDESK_ALERT_APPRISE": f"json://{where}/apprise", "POLYDESK_PING_URL": f"{outside.url}/ping"}
+    status, said = setup(given, "--look")
+    assert (status, [each["why"] for each in said["tried"]]) == (0, [None] * 3)
+    assert sorted((method, path) for method, path, *_ in outside.asked) == [
+        ("GET", "/ping"), ("POST", "/apprise"), ("POST", "/hook"),
+    ]  # fmt: skip
+    hook = next(body for _, path, _, body in outside.asked if path == "/hook")
+    assert (hook["ok"], hook["findings"], "prova" in hook["text"]) == (True, [], True)
+    status, said = setup({"POLYDESK_ALERT_APPRISE": "nonsense"}, "--look")
+    assert (status, said["tried"][0]["why"]["code"]) == (3, "not_taken")
 
 
 @pytest.mark.parametrize(

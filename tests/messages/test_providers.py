@@ -146,7 +146,7 @@ class TestMail(ProviderContract):
         untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=1)
         (answer,) = self.ask(untrusted, ("send", self.outgoing(self.good)))
         assert (answer.fate, self.arrived()) == (Fate.CLOSED, [])
-        for wrong in ("smtp://h?starttls=forse", "smtp://h?tls=1"):
+        for wrong in ("smtp://h?starttls=forse", "smtp://h?tls=1", "smtp://h?key=a%0Ab"):
             with pytest.raises(ConfigurationError):
                 MailRelay(wrong, "no-reply@clinica.example")
         with pytest.raises(ConfigurationError):

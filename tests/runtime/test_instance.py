@@ -14,15 +14,16 @@ from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import nearby
+from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.errors import ConfigurationError
-from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime import instance, orders, submit
 from polydesk_dagster.runtime.dagster_inside.compute_logs import FileComputeLogManager
 from polydesk_dagster.runtime.dagster_inside.launcher import WarmRunLauncher
 from polydesk_dagster.runtime.dagster_inside.storage import PooledRunStorage
 from polydesk_dagster.settings import Settings
-from tests.runtime.world import ROOT
+from tests.runtime.world import ROOT, TINY
 
 DEPLOY = ROOT / "deploy"
 SECRET = "segretissima"
@@ -98,3 +99,27 @@ def test_a_deployments_own_instance_is_taken_as_it_is(tmp_path: Path) -> None:
     assert instance.workspace_of(settings) == tmp_path / "own" / "workspace.yaml"
     assert instance.environment(settings)["DAGSTER_HOME"] == str(tmp_path / "own")
     assert not (tmp_path / "home" / "dagster").exists()
+
+
+def test_a_deployment_is_known_by_its_dagster_home_and_its_page_sees_the_logs_of_a_run_by_hand(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
+    deployment, others, logs = tmp_path / "deployment", tmp_path / "others", tmp_path / "logs"
+    for folder, text in ((deployment, (ROOT / "deploy" / "production.yaml").read_text()), (others, "telemetry: {}")):
+        folder.mkdir()
+        (folder / "dagster.yaml").write_text(text)
+    assert settings.database_url is not None
+    monkeypatch.setenv("POLYDESK_HOME", str(settings.home))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", settings.database_url.get_secret_value())
+    for home in (others, tmp_path / "nowhere", instance.dagster_home(settings.home)):
+        monkeypatch.setenv("DAGSTER_HOME", str(home))
+        assert configuration.load().instance is None
+    monkeypatch.setenv("DAGSTER_HOME", str(deployment))
+    monkeypatch.setenv("DAGSTER_COMPUTE_LOGS", str(logs))
+    monkeypatch.setattr(instance, "LOCATIONS", (TINY,))
+    done = submit.execute(configuration.load(), TINY.name, orders.Order("tiny", {}), lambda _: None)
+    assert done.status == "SUCCESS"
+    assert os.environ["DAGSTER_HOME"] == str(deployment)
+    assert [path for path in logs.rglob("*.out") if done.run_id in str(path)]
+    assert not instance.dagster_home(settings.home).exists()

@@ -28,6 +28,7 @@ from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance, orders, submit, work
 from polydesk_dagster.runtime.dagster_inside import launcher
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 from tests.postgres import dagster_storage
 from tests.runtime.world import ROOT, TINY, finished, gone, kill, messages, recorded, server_of, started
@@ -59,7 +60,7 @@ def dagster(settings: Settings) -> Iterator[DagsterInstance]:
         yield opened
     for path in nearby.sockets(instance.dagster_home(settings.home)).glob("*.runs"):
         try:
-            pid = nearby.ask(path, {"do": "status"})["pid"]
+            pid = forks.ask(path, {"do": "status"})["pid"]
         except OSError:
             continue
         os.kill(pid, signal.SIGTERM)
@@ -198,9 +199,33 @@ def test_a_run_is_never_executed_twice(dagster: DagsterInstance, settings: Setti
     run_id = _launched(dagster, settings)
     finished(dagster, run_id)
     path = instance.runs_socket(instance.dagster_home(settings.home), "tiny")
-    nearby.ask(path, {"do": "launch", "run_id": run_id, "instance": _reference(dagster)})
-    until(lambda: not nearby.ask(path, {"do": "status"})["runs"])
+    forks.ask(path, {"do": "launch", "run_id": run_id, "instance": _reference(dagster)})
+    until(lambda: not forks.ask(path, {"do": "status"})["runs"])
     assert messages(dagster, run_id).count("Started process for run") == 1
+
+
+def test_a_server_that_is_mute_is_soon_given_up_and_starts_nothing_of_it_later(
+    dagster: DagsterInstance, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped by a signal it still listens, for the kernel does; what it finds once it goes on, nobody waits for."""
+    monkeypatch.setattr(forks, "MUTE_SECONDS", 0.3)
+    finished(dagster, _launched(dagster, settings))
+    server, note = server_of(settings), tmp_path / "note"
+    run_id = recorded(dagster, settings, {"note": str(note)})
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(DagsterInvariantViolationError, match="DefaultRunLauncher"):  # it wants a code server
+            dagster.launch_run(run_id, None)  # type: ignore[arg-type]
+        monkeypatch.setattr(instance, "LOCATIONS", (TINY,))
+        here = submit.execute(settings, "tiny", orders.Order("tiny", {"ops": {"work": {"config": {}}}}), lambda _: None)
+        assert here.status == "SUCCESS"
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert "il processo di avvio non risponde" in messages(dagster, run_id)
+    following = _launched(dagster, settings)
+    assert finished(dagster, following).status is DagsterRunStatus.SUCCESS
+    assert server_of(settings) == server
+    assert not note.exists()
 
 
 def _reference(dagster: DagsterInstance) -> str:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from email import message_from_bytes
 from pathlib import Path
 
 import dagster as dg
@@ -27,6 +28,7 @@ from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.settings import load
 from tests import world
+from tests.messages.relay import Relay
 from tests.messages.test_assets import Frozen
 from tests.messages.world import AS_OF, booked, gateway
 from tests.postgres import dropped
@@ -60,9 +62,12 @@ def test_a_restored_dump_holds_all_sending_and_then_sends_nothing_twice(
         practice = world.practice(connection)
         for at in ("09:00", "10:00", "11:00"):
             booked(connection, practice, at)
-    simulator = SmsSimulator()
-    with in_thread(simulator) as sms:
+        by_mail = world.patient(connection, mobile=None, email="anna@example.org")
+        booked(connection, practice, "12:00", patient_id=by_mail)
+    simulator, relay = SmsSimulator(), Relay()
+    with in_thread(simulator) as sms, relay.listening() as smtp:
         given = {"HOME": str(tmp_path), "SMS_URL": sms, "SMS_TOKEN": DEMO_TOKEN, "SMS_SENDER": "Polydesk"}
+        given |= {"SMTP_URL": f"{smtp}&key=Resend-Idempotency-Key", "MAIL_FROM": "no-reply@clinica.example"}
         for name, value in given.items():
             monkeypatch.setenv(f"POLYDESK_{name}", value)
         assert restored.go_out(engine, tmp_path, AS_OF) is None
@@ -84,8 +89,11 @@ def test_a_restored_dump_holds_all_sending_and_then_sends_nothing_twice(
             with old.connect() as connection:
                 states = connection.scalars(sa.text("SELECT state FROM message")).all()
                 said = connection.scalar(sa.text("SELECT actor FROM audit WHERE action = 'accept_restore'"))
-            assert (list(states), said) == (["sent"] * 3, "tests")
+            assert (list(states), said) == (["sent"] * 4, "tests")
         assert len(simulator.sent) == 3
+    first, again = (message_from_bytes(text) for text in relay.got)
+    assert (again["Message-ID"], again["To"]) == (first["Message-ID"], "anna@example.org")
+    assert first["Message-ID"] == f"<{first['Resend-Idempotency-Key']}@clinica.example>"
 
 
 def _send(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> bool:

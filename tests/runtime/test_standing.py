@@ -13,7 +13,9 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster import definitions
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime import alerts
 from polydesk_dagster.runtime.state import activity
+from polydesk_dagster.sensors import run_failure
 from tests import world
 
 NOW = datetime(2026, 3, 27, 2, 0, tzinfo=UTC)
@@ -85,6 +87,36 @@ def test_a_studiolab_is_not_even_asked_before_its_service_is_live(
     assert "non è ancora attivato" in data.skip_message
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM event_cursor")) == 0
+
+
+def _looked(instance: dg.DagsterInstance, what: str) -> None:
+    """A tick of a schedule or a sensor."""
+    repository, resources = definitions.defs.get_repository_def(), {"polydesk": PolydeskResource()}
+    if repository.has_schedule_def(what):
+        _tick(instance, what)
+        return
+    with dg.build_sensor_context(instance, repository_def=repository, resources=resources) as context:
+        repository.get_sensor_def(what).evaluate_tick(context)
+
+
+@pytest.mark.parametrize("what", ["generate_slots", "studiolab_events", "asked_import_patients"])
+def test_a_tick_beside_a_schema_that_does_not_suit_says_so_in_a_sentence(
+    instance: dg.DagsterInstance, engine: sa.Engine, what: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises((dg.Failure, dg.DagsterUserCodeExecutionError)) as failed:
+        _looked(instance, what)
+    told = str(getattr(failed.value, "user_exception", failed.value))
+    assert "Lo schema del database è alla versione 0001" in told
+    assert "polydesk db migrate" in told
+
+
+def test_who_tells_of_failures_tells_them_beside_such_a_schema_too(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    assert run_failure._reasons(PolydeskResource(), ["a run"]) == {}
+    assert run_failure._stopped(PolydeskResource(), alerts.State.load(None, NOW)) == []
 
 
 @pytest.fixture

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import stat
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from polydesk_dagster.runtime import health, processes, watching
+from polydesk_dagster.runtime import outside as ways
 from polydesk_dagster.runtime.state.model import Finding
 from polydesk_dagster.runtime.watching import Watcher
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Duration
+from tests.runtime.outside import Outside, outside
+
+__all__ = ["outside"]  # a fixture
 
 NOW = datetime(2026, 3, 28, 12, 0, tzinfo=UTC)
 TOKEN = "segretissimo-7"
@@ -30,57 +30,6 @@ STUCK = [
     *WELL,
     Finding("restored", ok=False, values={"since": None}),
 ]
-
-
-class Outside(ThreadingHTTPServer):
-    """Somebody who takes alerts and waits for signs of life; the next ``moods`` are answered first."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.moods: list[int] = []
-        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def taken(self) -> list[Any]:
-        """The bodies posted, those that were refused too."""
-        return [body for method, _, _, body in self.asked if method == "POST"]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Outside
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        told = json.loads(body) if body else None
-        self.server.asked.append((self.command, self.path, dict(self.headers), told))
-        mood = self.server.moods.pop(0) if self.server.moods else 204
-        if not mood:  # hangs up without a word
-            self.close_connection = True
-            return
-        self.send_response(mood)
-        if mood == 302:
-            self.send_header("Location", f"{self.server.url}/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-
-@pytest.fixture
-def outside() -> Iterator[Outside]:
-    with Outside() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -143,12 +92,12 @@ def test_what_was_not_taken_is_tried_again_within_bounds_and_comes_later(
     outside.moods = [500, 0, 302, 404, 429, 503]
     with caplog.at_level(logging.WARNING), Watcher(settings, wait=0.0) as watcher:
         _looks(watcher, STUCK, STUCK, STUCK)
-        assert len(outside.asked) == watching.ATTEMPTS  # and then a pause
+        assert len(outside.asked) == ways.ATTEMPTS  # and then a pause
         _looks(watcher, STUCK, moment=watching.LOOK)
         _looks(watcher, STUCK, moment=2 * watching.LOOK)
-        assert len(outside.asked) == 2 * watching.ATTEMPTS
+        assert len(outside.asked) == 2 * ways.ATTEMPTS
         _looks(watcher, STUCK, STUCK, moment=3 * watching.LOOK)
-        assert len(outside.asked) == 2 * watching.ATTEMPTS + 1
+        assert len(outside.asked) == 2 * ways.ATTEMPTS + 1
     assert len({asked[2]["Idempotency-Key"] for asked in outside.asked}) == 1  # for who took it and did not say so
     assert {asked[1] for asked in outside.asked} == {"/hook?k=geheim"}  # it is led nowhere else
     assert "was not taken: 302" in caplog.text
@@ -156,17 +105,38 @@ def test_what_was_not_taken_is_tried_again_within_bounds_and_comes_later(
     assert TOKEN not in caplog.text
 
 
+def test_apprise_is_told_too_and_who_took_it_is_not_told_again_while_another_does_not(
+    settings: Settings, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By Apprise's own way of posting JSON; of its addresses nothing is logged, not even by itself."""
+    where = outside.url.removeprefix("http://")
+    both = settings.model_copy(update={"alert_apprise": SecretStr(f"json://{where}/k/geheim json://{where}/two")})
+    outside.moods = [204, 500, 204]
+    with caplog.at_level(logging.WARNING), Watcher(both, wait=0.0) as watcher:
+        _looks(watcher, STUCK, STUCK)
+        _looks(watcher, STUCK, moment=watching.LOOK)
+        _looks(watcher, STUCK, WELL, WELL, moment=2 * watching.LOOK)
+    by_us, by_apprise = "/hook?k=geheim", ["/k/geheim", "/two"]
+    assert [asked[1] for asked in outside.asked if asked[1] == by_us] == [by_us] * 2
+    assert sorted({asked[1] for asked in outside.asked if asked[1] != by_us}) == by_apprise
+    told = [body for body in outside.taken() if "message" in body]
+    assert (told[0]["type"], told[-1]["type"]) == ("failure", "success")
+    assert outside.taken()[0]["text"] == told[0]["message"]
+    assert "was not taken: Apprise" in caplog.text
+    assert "geheim" not in caplog.text
+
+
 def test_a_sign_of_life_goes_out_while_all_is_well_and_then_only(outside: Outside, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, ping_url=f"{outside.url}/ping", ping_minutes=2)
-    outside.moods = [503] * watching.ATTEMPTS
+    outside.moods = [503] * ways.ATTEMPTS
     with Watcher(settings, wait=0.0) as watcher:
         for moment, findings, pings in (
-            (0.0, WELL, watching.ATTEMPTS),  # not taken
-            (30.0, WELL, watching.ATTEMPTS + 1),
-            (60.0, WELL, watching.ATTEMPTS + 1),
-            (150.0, WELL, watching.ATTEMPTS + 2),
-            (300.0, DOWN, watching.ATTEMPTS + 2),
-            (330.0, WELL, watching.ATTEMPTS + 3),
+            (0.0, WELL, ways.ATTEMPTS),  # not taken
+            (30.0, WELL, ways.ATTEMPTS + 1),
+            (60.0, WELL, ways.ATTEMPTS + 1),
+            (150.0, WELL, ways.ATTEMPTS + 2),
+            (300.0, DOWN, ways.ATTEMPTS + 2),
+            (330.0, WELL, ways.ATTEMPTS + 3),
         ):
             _looks(watcher, findings, moment=moment)
             assert [asked[:2] for asked in outside.asked] == [("GET", "/ping")] * pings
@@ -205,6 +175,7 @@ def test_it_is_a_process_of_its_own_where_somebody_is_to_be_told(settings: Setti
         return {child.name for child in processes.dagster_children(of, {})}
 
     assert named(settings) - named(Settings(home=settings.home)) == {"watcher"}
+    assert "watcher" in named(Settings(home=settings.home, alert_apprise="json://x"))
 
 
 def test_every_look_may_be_told(settings: Settings, outside: Outside) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
-from polydesk_dagster import nearby
 from polydesk_dagster.runtime import instance, work
 from polydesk_dagster.runtime.dagster_inside import runs
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 from tests.waiting import until
 
@@ -72,7 +72,7 @@ def recorded(
 def server_of(settings: Settings, location: str = "tiny") -> int:
     """The process id of a location's fork server."""
     path = instance.runs_socket(instance.dagster_home(settings.home), location)
-    return int(nearby.ask(path, {"do": "status"})["pid"])
+    return int(forks.ask(path, {"do": "status"})["pid"])
 
 
 def kill(pid: int) -> None:

@@ -88,7 +88,7 @@ class Writer:
             return Withheld(Why.TEMPLATE, failed=True, text=(ready.variant, ready.channel, ready.language))
         same = message.key is not None and token is None
         same = same and (message.address, message.subject, message.body) == (ready.address, text.subject, text.body)
-        key = message.key if same and message.key else str(self._key(message, ready.channel))
+        key = message.key if same and message.key else str(self._key(message, ready.channel, token))
         claim = Claim(
             message.id,
             ready.channel,
@@ -113,10 +113,13 @@ class Writer:
         )
         return Job(message, outgoing, ready.channel, claim, token)
 
-    def _key(self, message: Candidate, channel: Channel) -> uuid.UUID:
+    def _key(self, message: Candidate, channel: Channel, token: str | None) -> uuid.UUID:
         """The key of a message follows from what it tells whom, so that a ledger which was put back to what it was says
         the same one, by which the gateway knows what it has sent already. Another text after one that was refused has a
-        key that follows from that one's. Neither address nor text is in it: it is kept when those are erased."""
+        key that follows from that one's, and each link that lets somebody in is a message of its own: the one before
+        is good for nothing. Neither address nor text is in it: it is kept when those are erased."""
+        if token is not None:
+            return uuid.uuid5(self._installation, token)
         if message.key is not None:
             return uuid.uuid5(uuid.UUID(message.key), str(message.attempts))
         if not message.items:

@@ -25,7 +25,6 @@ from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, 
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._serdes import ConfigurableClassData, serialize_value
 
-from polydesk_dagster import nearby
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.runtime.instance import runs_socket
 from polydesk_dagster.runtime.work import Worker
@@ -84,7 +83,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
-                return nearby.ask(path, request)
+                return forks.ask(path, request)
             except TimeoutError:
                 raise ColdStartError("il processo di avvio non risponde") from None
             except OSError:
@@ -120,7 +119,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         location = run.remote_job_origin.location_name if run.remote_job_origin else ""
         path = runs_socket(Path(self._instance.root_directory), location)
         with contextlib.suppress(OSError):
-            if nearby.ask(path, {"do": "terminate", "run_id": run_id, "grace": _KILL_SECONDS})["pid"]:
+            if forks.ask(path, {"do": "terminate", "run_id": run_id, "grace": _KILL_SECONDS})["pid"]:
                 return True
         worker = Worker.of_run(run)
         if worker is not None and not worker.local:

@@ -1,10 +1,51 @@
-"""Whether a fork server is there, and the words that start one."""
+"""Whether a fork server is there and answers, and the words that start one."""
 
 from __future__ import annotations
 
 import fcntl
+import select
+import socket
+import struct
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from polydesk_dagster import nearby
+from polydesk_dagster.runtime.work import held_up, processor_seconds
+
+MUTE_SECONDS = 4.0
+"""A server that has not answered for so long, and has not worked either, will not answer."""
+_LONGEST_SECONDS = 60.0
+"""Nor will one that has worked for so long."""
+_CREDENTIALS = struct.Struct("3i")
+
+
+def ask(path: Path, request: Mapping[str, object]) -> Mapping[str, Any]:
+    """One request to a fork server and its answer.
+
+    Raises:
+        TimeoutError: it is mute.
+        OSError: nobody listens, or it went before it had answered.
+    """
+    return nearby.ask(path, request, MUTE_SECONDS, wait=await_answer)
+
+
+def await_answer(client: socket.socket) -> None:
+    """Return once a fork server has something to say, for which it is given time while it works: one that is loading
+    the code, or has been executed anew, uses the processor; one that hangs does not.
+
+    Raises:
+        TimeoutError: it is mute.
+    """
+    pid, _, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    deadline, worked = time.monotonic() + _LONGEST_SECONDS, processor_seconds(pid)
+    while not select.select([client], [], [], MUTE_SECONDS)[0]:
+        before, worked = worked, processor_seconds(pid)
+        mute = worked <= before and not held_up(pid)
+        if mute or time.monotonic() > deadline:
+            raise TimeoutError
 
 
 def being_served(path: Path) -> bool:

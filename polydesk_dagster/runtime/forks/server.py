@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
@@ -277,6 +278,8 @@ class ForkServer:
                     self._be_born_again("the code changed on disk")
                 if self._problem:
                     return {"problem": self._problem}
+                if _left(client):  # it has given us up, and has the run started elsewhere
+                    return None
                 if request["do"] == "launch":
                     return self._launch(request, client)
                 self._execute(request, client)
@@ -296,6 +299,7 @@ class ForkServer:
 
     def _execute(self, request: Mapping[str, Any], client: socket.socket) -> None:
         run_id = str(uuid.uuid4())
+        client.sendall(b'{"kind": "taken"}\n')
         order = life.Executed(run_id, request["order"], self._location, self._pointer, self._owner, client)
         self._fork(order, _Child(run_id, None))
 
@@ -332,6 +336,12 @@ def _opened(path: Path) -> Iterator[int]:
 def _drain(wake: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         wake.recv(4096)
+
+
+def _left(client: socket.socket) -> bool:
+    """Whether whoever asked has gone."""
+    said, _, _ = select.select([client], [], [], 0)
+    return bool(said) and not client.recv(1, socket.MSG_PEEK)
 
 
 def _line(client: socket.socket) -> bytes:
