@@ -5,8 +5,7 @@ Rules do not come here; they return reports. No ``from __future__ import annotat
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,8 +18,8 @@ from polydesk_dagster.changes.plans import AHEAD
 from polydesk_dagster.database import refusals, service_runs
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.database.migrate import SchemaError
-from polydesk_dagster.errors import PolydeskError, in_brief, where
-from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report
+from polydesk_dagster.errors import PolydeskError, where
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import canceling
 from polydesk_dagster.runtime.names import PERSON_TAG
@@ -102,9 +101,6 @@ def serve(
     return report
 
 
-SIDE_BY_SIDE = 4
-"""Clinics at a time in one run; each takes up to three connections."""
-
 Shown = dg.MaterializeResult[Any] | dg.AssetObservation
 """What an asset yields of a run."""
 
@@ -118,12 +114,6 @@ def shown(context: Context, key: Sequence[str], report: Report, **more: dg.Metad
         partition = context.partition_key if context.has_partition_key else None
         return dg.AssetObservation(asset_key=key, metadata=told, partition=partition)
     return dg.MaterializeResult(asset_key=key, metadata=told)
-
-
-def shown_of(key: Sequence[str], clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:
-    """The same of one clinic of a run for many, for its log."""
-    kind = dg.AssetObservation if report.preview or report.outcome is Outcome.SKIPPED else dg.AssetMaterialization
-    return kind(asset_key=key, metadata=metadata(report), partition=clinic)
 
 
 def failure(name: str, report: Report) -> dg.Failure:
@@ -154,50 +144,14 @@ def perform(
             clinic = config.clinic if isinstance(config, ClinicConfig) else None
             if context.has_partition_key:
                 clinic = context.partition_key
-                if (unknown := _unknown_partition(engine, clinic)) is not None:
+                if (unknown := unknown_partition(engine, clinic)) is not None:
                     raise failure(name, unknown)
-            return _performed(context, polydesk, engine, service, config, rule, name, clinic)
+            return performed(context, polydesk, engine, service, config, rule, name, clinic)
     except SchemaError as error:
         raise failure(name, Report.of_failure(error.reason)) from None
 
 
-def perform_each(
-    context: Context,
-    polydesk: PolydeskResource,
-    service: str,
-    config: ServiceConfig,
-    rule: Callable[[Run], Report],
-    clinics: Sequence[str],
-) -> Iterator[tuple[str, Report]]:
-    """``perform`` for each of these clinics in one run, ``SIDE_BY_SIDE`` at a time: each with its report, as it comes.
-    What one comes to is nothing to the others.
-
-    Raises:
-        dagster.Failure: where the database's schema does not suit this program.
-    """
-    name = teller().service(service)
-    try:
-        engine = polydesk.engine()
-        with canceling.fenced(context.instance, context.run.run_id, engine), ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-
-            def one(clinic: str) -> Report:
-                unknown = _unknown_partition(engine, clinic)
-                return unknown or _performed(context, polydesk, engine, service, config, rule, name, clinic)
-
-            under_way = {pool.submit(one, clinic): clinic for clinic in clinics}
-            try:
-                for done in as_completed(under_way):
-                    yield under_way[done], done.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-    except SchemaError as error:
-        raise failure(name, Report.of_failure(error.reason)) from None
-    except sa.exc.DBAPIError as error:
-        why = refusals.known(error, polydesk.engine().url)
-        raise failure(name, Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))) from None
-
-
-def _performed(
+def performed(
     context: Context,
     polydesk: PolydeskResource,
     engine: sa.Engine,
@@ -207,6 +161,8 @@ def _performed(
     name: str,
     clinic: str | None,
 ) -> Report:
+    """``rule`` run for ``service`` and one ``clinic`` (None is the whole chain), alone, and recorded whatever it comes
+    to; ``name`` is the service's."""
     started = polydesk.now()
     clock = time.monotonic()
     as_of = _instant(config.as_of, started)
@@ -312,7 +268,7 @@ def _instant(text: str | None, now: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
-def _unknown_partition(engine: sa.Engine, code: str) -> Report | None:
+def unknown_partition(engine: sa.Engine, code: str) -> Report | None:
     """Why nothing can be done for a partition that somebody has added by hand; None if it is a clinic of ours."""
     with engine.connect() as connection:
         if connection.scalar(sa.text("SELECT count(*) FROM clinic WHERE code = :code"), {"code": code}):

@@ -1,15 +1,15 @@
 """Studiolab's events: what each clinic's practice-management system says happens, taken in as it happens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 
 import dagster as dg
-from pydantic import Field
 
-from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
+from polydesk_dagster.many import ALL_AT_ONCE, NOT_WELL, ManyConfig, brief, clinics_of, left, perform_each, shown_of
 from polydesk_dagster.outcome import Outcome, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Run, ServiceConfig, Shown, failure, perform_each, serve, shown, shown_of
+from polydesk_dagster.running import Run, Shown, failure, serve, shown
+from polydesk_dagster.runtime.dagster_inside.outputs import told_already
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.sources.epochs import SourceChangedError
 from polydesk_dagster.sources.events import intake, looking
@@ -19,16 +19,14 @@ from polydesk_dagster.told import teller
 
 EVENTS = ["studiolab", "events"]
 SERVICE = "sync_events"
-NOT_WELL = frozenset({Outcome.REFUSED, Outcome.FAILED})
+KEY = dg.AssetKey(EVENTS)
 
 
-class EventsConfig(ServiceConfig):
+class EventsConfig(ManyConfig):
     """What taking in events can be asked."""
 
     reconcile: bool = False
     """Go on after a stop: note what studiolab no longer has, read what it still has."""
-    clinics: list[str] = Field(default_factory=list)
-    """Codes of the clinics to read in a run of no partition; default all whose integration is on."""
 
 
 def _take(run: Run, reconcile: bool) -> Report:
@@ -48,38 +46,41 @@ def _take(run: Run, reconcile: bool) -> Report:
         return Report(Outcome.REFUSED, reasons=(error.reason,))
 
 
-@dg.asset(
-    key=EVENTS,
-    group_name="studiolab",
-    kinds={"http", "postgres"},
-    tags={"polydesk/records": "event"},
-    description=teller().text("asset.events"),
-    partitions_def=CLINICS,
+@dg.multi_asset(
+    name="studiolab__events",
+    specs=[
+        dg.AssetSpec(
+            KEY,
+            group_name="studiolab",
+            kinds={"http", "postgres"},
+            tags={"polydesk/records": "event"},
+            description=teller().text("asset.events"),
+            partitions_def=CLINICS,
+            skippable=True,
+            code_version="1",
+        )
+    ],
     pool="studiolab_events",
-    output_required=False,
-    code_version="1",
+    backfill_policy=ALL_AT_ONCE,
 )
 def studiolab_events(
     context: dg.AssetExecutionContext, config: EventsConfig, polydesk: PolydeskResource
 ) -> Iterator[Shown | dg.AssetMaterialization]:
-    if context.has_partition_key:
+    clinics = clinics_of(context, polydesk.engine(), config)
+    if clinics is None:
         report = serve(context, polydesk, SERVICE, config, lambda run: _take(run, config.reconcile))
         yield shown(context, EVENTS, report)
         return
-    clinics: Sequence[str] = config.clinics
-    if not clinics:
-        with polydesk.engine().connect() as connection:
-            clinics = list(connection.scalars(ACTIVE_CLINICS))
     reports = []
     for clinic, report in perform_each(
-        context, polydesk, SERVICE, config, lambda run: _take(run, config.reconcile), clinics
+        context, polydesk, SERVICE, config, lambda run: _take(run, config.reconcile), left(context, KEY, clinics)
     ):
-        reports.append(report)
+        reports.append(brief(report))
         if report.outcome not in NOT_WELL:
-            yield shown_of(EVENTS, clinic, report)
+            yield shown_of(KEY, clinic, report)
     if failed := [report for report in reports if report.outcome in NOT_WELL]:
         raise failure(teller().service(SERVICE), combine(failed))
-    yield shown(context, EVENTS, combine(reports))
+    yield told_already(KEY) if context.has_partition_key_range else shown(context, EVENTS, combine(reports))
 
 
 ASSETS = (studiolab_events,)

@@ -316,11 +316,13 @@ def several(connection: sa.Connection, ids: Collection[int]) -> tuple[Plan, ...]
     return tuple(map(_plan, found))
 
 
-def made_by(connection: sa.Connection, origin: str, kind: str) -> Plan | None:
-    """The newest plan of ``kind`` that the run ``origin`` made."""
+def made_by(connection: sa.Connection, origin: str, kind: str, clinic: str | None = None) -> Plan | None:
+    """The newest plan of ``kind`` that the run ``origin`` made; of a run for many, for ``clinic`` (a code)."""
     found = connection.execute(
-        sa.text(f"{LOAD} WHERE plan.origin = :origin AND plan.kind = :kind ORDER BY plan.id DESC LIMIT 1"),
-        {"origin": origin, "kind": kind},
+        sa.text(f"""{LOAD} WHERE plan.origin = :origin AND plan.kind = :kind
+                      AND (CAST(:clinic AS text) IS NULL OR clinic.code = :clinic)
+                    ORDER BY plan.id DESC LIMIT 1"""),
+        {"origin": origin, "kind": kind, "clinic": clinic},
     ).one_or_none()
     return None if found is None else _plan(found)
 

@@ -5,12 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import dagster as dg
 
 from polydesk_dagster import settings
 from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.many import about
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import named
 from polydesk_dagster.runtime.dagster_inside.history import under_way
@@ -72,13 +72,9 @@ def why_nothing(seen: Sequence[Seen], busy: Collection[str]) -> str:
 
 def _busy(instance: dg.DagsterInstance) -> set[str]:
     """The clinics that a run is about, or will be: one that hangs keeps only those who went with it."""
-    busy: set[str] = set()
-    for run in instance.get_runs(dg.RunsFilter(job_name=SERVICE, statuses=UNFINISHED)):
-        alone = run.tags.get("dagster/partition")
-        config: Mapping[str, Any] = run.run_config
-        many = config.get("ops", {}).get(STEP, {}).get("config", {}).get("clinics", [])
-        busy.update([alone] if alone else many)
-    return busy
+    partitions = instance.get_dynamic_partitions("clinic")
+    runs = instance.get_runs(dg.RunsFilter(job_name=SERVICE, statuses=UNFINISHED))
+    return set[str]().union(*(about(run, partitions) for run in runs))
 
 
 def _partitions(

@@ -1,0 +1,167 @@
+"""One run for many clinics: which they are, so many at a time, each with its own outcome, and what is left of them.
+
+A run is for many where it covers a range of partitions, as a backfill does; its config may leave only some of them.
+What needs no other asset can also be made in a run of no partition.
+No ``from __future__ import annotations``: Dagster reads the annotations.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import Field
+
+from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
+from polydesk_dagster.database import refusals, service_runs
+from polydesk_dagster.database.migrate import SchemaError
+from polydesk_dagster.errors import in_brief
+from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import Context, Run, ServiceConfig, failure, performed, unknown_partition
+from polydesk_dagster.runtime import canceling
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import metadata
+
+SIDE_BY_SIDE = 4
+"""Clinics at a time in one run; each takes up to three connections, and the memory of one list's page and plan."""
+
+ALL_AT_ONCE = dg.BackfillPolicy.single_run()
+"""Of every asset that is made so: one run may cover any range of its partitions."""
+
+NOT_WELL = frozenset({Outcome.REFUSED, Outcome.FAILED})
+
+_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+class ManyConfig(ServiceConfig):
+    """What a service can be asked that one run does for many clinics."""
+
+    clinics: list[str] = Field(default_factory=list)
+    """Codes of the clinics that a run for many is for; default all of its range, or all whose integration is on."""
+
+
+def about(run: dg.DagsterRun, partitions: Sequence[str]) -> set[str]:
+    """The clinics that a run names: by its partition, by a range of ``partitions`` (Dagster's, in their order), in its
+    config, or by those of the range that stand in the config. Empty for a run that names nobody, which is for whoever
+    is active when it comes."""
+    if (alone := run.tags.get("dagster/partition")) is not None:
+        return {alone}
+    steps: Any = run.run_config.get("ops", {})
+    asked = {clinic for step in steps.values() for clinic in (step.get("config") or {}).get("clinics", ())}
+    first, last = (run.tags.get(tag) for tag in _RANGE)
+    if first not in partitions or last not in partitions:
+        return asked
+    within = set(partitions[partitions.index(str(first)) : partitions.index(str(last)) + 1])
+    return within & asked if asked else within
+
+
+def covering(clinics: Collection[str], partitions: Sequence[str]) -> dict[str, str]:
+    """The tags of a run for ``clinics``, one or more: the range of ``partitions`` (Dagster's, in their order) from the
+    first of them to the last. Where others stand between, the config names the clinics too.
+
+    Raises:
+        ValueError: where none of them is a partition.
+    """
+    places = [place for place, partition in enumerate(partitions) if partition in clinics]
+    if not places:
+        raise ValueError("none of the clinics is a partition")
+    return {_RANGE[0]: partitions[places[0]], _RANGE[1]: partitions[places[-1]]}
+
+
+def clinics_of(context: Context, engine: sa.Engine, config: ManyConfig) -> list[str] | None:
+    """The clinics that this run is for; None where it is for the one of its partition."""
+    if context.has_partition_key:
+        return None
+    if context.has_partition_key_range:
+        return [clinic for clinic in context.partition_keys if not config.clinics or clinic in config.clinics]
+    if config.clinics:
+        return list(dict.fromkeys(config.clinics))
+    with engine.connect() as connection:
+        return list(connection.scalars(ACTIVE_CLINICS))
+
+
+def left(context: Context, key: dg.AssetKey, clinics: Sequence[str]) -> list[str]:
+    """Those of ``clinics`` for which neither the run that this one is another attempt at, nor any attempt between, has
+    made the asset ``key``: what went well is not done again."""
+    root = context.run.root_run_id
+    if root is None or not clinics:
+        return list(clinics)
+    tried = {"dagster/root_run_id": root}
+    runs = {root, *(run.run_id for run in context.instance.get_runs(dg.RunsFilter(tags=tried)))}
+    record = context.instance.get_run_record_by_id(root)
+    since = None if record is None else record.create_timestamp.timestamp()
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(clinics), after_timestamp=since)
+    made, cursor = set(), None
+    while True:
+        page = context.instance.fetch_materializations(wanted, limit=1000, cursor=cursor)
+        made |= {found.partition_key for found in page.records if found.run_id in runs}
+        if not page.has_more:
+            return [clinic for clinic in clinics if clinic not in made]
+        cursor = page.cursor
+
+
+def ended_badly(connection: sa.Connection, run: str, services: Sequence[str]) -> dict[str, Report]:
+    """The clinics for which one of ``services`` was refused or failed in this Dagster run, each with how."""
+    found: dict[str, Report] = {}
+    for service in services:
+        for clinic, report in service_runs.recorded(connection, run, service):
+            if clinic is not None and report.outcome in NOT_WELL:
+                found[clinic] = brief(report)
+    return found
+
+
+def brief(report: Report) -> Report:
+    """``report`` without its tables, which stay in the database: of a thousand clinics they would fill the memory."""
+    return replace(report, tables=())
+
+
+def perform_each(
+    context: Context,
+    polydesk: PolydeskResource,
+    service: str,
+    config: ServiceConfig,
+    rule: Callable[[Run], Report],
+    clinics: Sequence[str],
+) -> Iterator[tuple[str, Report]]:
+    """``perform`` for each of these clinics in one run, ``SIDE_BY_SIDE`` at a time: each with its report, as it comes.
+    What one comes to is nothing to the others.
+
+    Raises:
+        dagster.Failure: where the database's schema does not suit this program.
+    """
+    name = teller().service(service)
+    try:
+        engine = polydesk.engine()
+        with canceling.fenced(context.instance, context.run.run_id, engine), ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+
+            def one(clinic: str) -> Report:
+                unknown = unknown_partition(engine, clinic)
+                return unknown or performed(context, polydesk, engine, service, config, rule, name, clinic)
+
+            coming = iter(clinics)
+            first = islice(coming, SIDE_BY_SIDE)
+            under_way: dict[Future[Report], str] = {pool.submit(one, each): each for each in first}
+            try:
+                while under_way:
+                    done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                    for each in done:
+                        clinic = under_way.pop(each)
+                        under_way |= {pool.submit(one, following): following for following in islice(coming, 1)}
+                        yield clinic, each.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    except SchemaError as error:
+        raise failure(name, Report.of_failure(error.reason)) from None
+    except sa.exc.DBAPIError as error:
+        why = refusals.known(error, polydesk.engine().url)
+        raise failure(name, Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))) from None
+
+
+def shown_of(key: dg.AssetKey, clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:
+    """What ``running.shown`` says of one run, of one clinic of a run for many, for its log."""
+    kind = dg.AssetObservation if report.preview or report.outcome is Outcome.SKIPPED else dg.AssetMaterialization
+    return kind(asset_key=key, metadata=metadata(report), partition=clinic)
