@@ -17,7 +17,7 @@ from benchmarks.harness import measure
 
 
 def names() -> list[str]:
-    return [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in {"__main__", "harness"}]
+    return [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in {"__main__", "harness", "wire"}]
 
 
 def main() -> int:

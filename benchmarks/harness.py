@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import resource
 import time
@@ -10,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
+import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
@@ -104,6 +107,40 @@ def seconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def server_of(engine: sa.Engine) -> psutil.Process:
+    """The server's first process, of which all its others are children."""
+    with engine.connect() as connection:
+        backend = psutil.Process(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+    first = backend.parent()
+    assert first is not None
+    return first
+
+
+def spent(server: psutil.Process) -> float:
+    """CPU seconds of the server so far, its processes that have ended included."""
+    total = 0.0
+    for process in (server, *server.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = process.cpu_times()
+            total += used.user + used.system
+            total += used.children_user + used.children_system if process == server else 0
+    return total
+
+
+def cpu(engine: sa.Engine, action: Callable[[], object]) -> float:
+    """CPU seconds of one call, of this process and of the server: they do not depend on who else is at work."""
+    server = server_of(engine)
+    before = spent(server) + time.process_time()
+    action()
+    return spent(server) + time.process_time() - before
+
+
+def in_turn(rounds: int, *ways: Callable[[], float]) -> tuple[float, ...]:
+    """The medians of what each way measures, all of them in each round: a machine's speed changes meanwhile."""
+    measured = [[way() for way in ways] for _ in range(rounds)]
+    return tuple(median(each) for each in zip(*measured, strict=True))
 
 
 def peak_mb() -> float:

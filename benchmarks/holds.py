@@ -11,7 +11,6 @@ and it does not depend on who else is at work there.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import threading
 import time
@@ -25,7 +24,8 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from benchmarks.harness import Bench, Figure, peak_mb, settle
+from benchmarks.harness import Bench, Figure, peak_mb, server_of, settle
+from benchmarks.harness import spent as spent_cpu
 from polydesk_dagster.clinic.bookings import answers, confirming, holds
 from polydesk_dagster.database.engine import create_engine
 
@@ -152,26 +152,6 @@ def _worker(url: URL, work: Work, first: int, share: int, start: Barrier, spent:
         spent.value += time.process_time() - began
 
 
-def _server(engine: sa.Engine) -> psutil.Process:
-    """The server's first process, of which all its others are children."""
-    with engine.connect() as connection:
-        backend = psutil.Process(connection.scalar(sa.text("SELECT pg_backend_pid()")))
-    first = backend.parent()
-    assert first is not None
-    return first
-
-
-def _spent(server: psutil.Process) -> float:
-    """CPU seconds of the server so far, its processes that have ended included."""
-    spent = 0.0
-    for process in (server, *server.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            used = process.cpu_times()
-            spent += used.user + used.system
-            spent += used.children_user + used.children_system if process == server else 0
-    return spent
-
-
 def _throughput(server: psutil.Process, url: URL, work: Work, first: int, pairs: int) -> float:
     """Transactions of all clients together, two for each pair, by second of CPU."""
     context = multiprocessing.get_context("fork")
@@ -185,12 +165,12 @@ def _throughput(server: psutil.Process, url: URL, work: Work, first: int, pairs:
     for worker in workers:
         worker.start()
     start.wait()
-    before = _spent(server)
+    before = spent_cpu(server)
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise RuntimeError("un processo del banco di prova è fallito")
-    return 2 * share * CLIENTS / (_spent(server) - before + float(spent.value))
+    return 2 * share * CLIENTS / (spent_cpu(server) - before + float(spent.value))
 
 
 # Five clinics of ten agendas each: agenda n is of clinic and of service 1 + n % 5, and of specialist n.
@@ -278,7 +258,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
     numbers = pairs + CLIENTS * WARM_UP
     with bench.engine() as engine:
         prepare(engine, numbers * ROUNDS)
-        server = _server(engine)
+        server = server_of(engine)
         ways: dict[Work, list[float]] = {_place_and_confirm: [], _same_rows: [], _bare: []}
         for turn in range(ROUNDS):
             for work, reached in ways.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import ssl
 import time
 import zlib
@@ -17,7 +16,6 @@ from typing import Any, NoReturn
 
 import httpx
 import zstandard
-from pydantic_core import from_json
 
 from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.values import Duration, Value
@@ -110,19 +108,12 @@ def _http_date(value: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-_BROKEN_NUMBER = re.compile(rb"[:\[,]\s*-?[0-9]+[.eE]|^\s*-?[0-9]+[.eE]")
-"""Where a number that is not whole may stand; a text may look so too."""
-
-
 def decode(system: Value, data: bytes) -> Any:
     """JSON of ``data``, its numbers whole or decimals as they are written.
 
     TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes); PermanentError where it
     is not UTF-8 or nested beyond reason.
     """
-    if not _BROKEN_NUMBER.search(data):
-        with suppress(ValueError):  # faster and stricter, but it knows floats only: what it refuses is looked at again
-            return from_json(data, allow_inf_nan=False, cache_strings="keys")
     try:
         return json.loads(data.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_constant)
     except UnicodeDecodeError as error:

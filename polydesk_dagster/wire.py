@@ -10,18 +10,25 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Generic, TypeGuard, TypeVar
+from functools import cache
+from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar
 
+import msgspec
+from msgspec import Meta
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     StrictBool,
     StrictInt,
     ValidationError,
+    create_model,
+    model_validator,
 )
 
 from polydesk_dagster.values import Reason
@@ -50,9 +57,61 @@ LARGEST = 2**62
 
 
 class Record(BaseModel):
-    """Base of wire records: unknown fields are ignored, wrong types are refused rather than converted."""
+    """Base of wire records that are nested, or few: unknown fields are ignored, wrong types are refused rather than
+    converted."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    @classmethod
+    def read(cls, item: Any, context: Mapping[str, Any] | None = None) -> Self:
+        """``item`` as this record. Raises pydantic's ValidationError."""
+        return cls.model_validate(item, context=context)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of flat wire records of which lists are long.
+
+    One declaration is read in two ways: what is written as it should be msgspec takes as it is, without a line of
+    Python; for everything else pydantic, which cleans it or says all that is wrong with it. Types of this module say
+    both.
+    """
+
+    AT_ONCE: ClassVar[bool] = True
+    """Whether msgspec may read it; not where it would read something otherwise."""
+
+    @staticmethod
+    def check(record: Any) -> None:
+        """Raise what ``wrong.bad`` makes where fields contradict each other."""
+
+    def __post_init__(self) -> None:
+        self.check(self)
+
+    @classmethod
+    def read(cls, item: Any, context: Mapping[str, Any] | None = None) -> Self:
+        """``item`` as this record. Raises pydantic's ValidationError."""
+        if cls.AT_ONCE:
+            with suppress(msgspec.ValidationError):
+                return msgspec.convert(item, cls)
+        return cls(**dict(carefully(cls).model_validate(item, context=context)))
+
+
+@cache
+def carefully(row: type[Row]) -> type[BaseModel]:
+    """The model that reads what a row of this type may be, and says what it must not be."""
+
+    def check(record: Any) -> Any:
+        row.check(record)
+        return record
+
+    declared: dict[str, Any] = {
+        field.name: (field.type, ... if field.required else field.default) for field in msgspec.structs.fields(row)
+    }
+    return create_model(
+        row.__name__,
+        __config__=Record.model_config,
+        __validators__={"check": model_validator(mode="after")(check)},  # type: ignore[dict-item]
+        **declared,
+    )
 
 
 def clean(value: str) -> str:
@@ -152,11 +211,15 @@ def _money(value: object) -> Decimal:
     return Decimal(cleaned)
 
 
-def _rate(value: object) -> Decimal:
+def _amount(value: object) -> str:
+    return str(_money(value))
+
+
+def _rate(value: object) -> str:
     rate = _money(value)
     if rate > 100:
         raise bad("above_hundred")
-    return rate
+    return str(rate)
 
 
 def _cadastral(value: object) -> str:
@@ -165,21 +228,44 @@ def _cadastral(value: object) -> str:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_text)]
+def _plain(longest: int) -> Meta:
+    """Text that ``clean`` leaves as it is."""
+    return Meta(pattern=rf"^[!-~](?:[ -~]{{0,{longest - 2}}}[!-~])?\Z")
+
+
+def shaped(pattern: str) -> tuple[Meta, BeforeValidator, Any]:
+    """A ``Text`` of which ``pattern`` is the whole; for ``Annotated[str, *shaped(…)]``."""
+    return Meta(pattern=rf"^(?:{pattern})\Z"), BeforeValidator(_text), Field(pattern=f"^(?:{pattern})$")
+
+
+def between(least: int, most: int) -> tuple[Meta, Any]:
+    """The same of whole numbers."""
+    return Meta(ge=least, le=most), Field(ge=least, le=most)
+
+
+# What is written as it should be, for msgspec, and who reads everything else. A blank where a value is optional is an
+# absent value.
+_PlainText = Annotated[str, _plain(LONGEST)]
+_PlainProse = Annotated[str, _plain(LONGEST_PROSE)]
+_PlainAmount = Annotated[str, Meta(pattern=rf"^{_MONEY.pattern}\Z")]
+_PlainRate = Annotated[str, Meta(pattern=r"^(?:100(?:\.00?)?|[0-9]{1,2}(?:\.[0-9]{1,2})?)\Z")]
+_PlainCadastral = Annotated[str, Meta(pattern=rf"^{_CADASTRAL.pattern}\Z")]
+
+Text = Annotated[_PlainText, BeforeValidator(_text)]
 """An id, a code or a name."""
-Prose = Annotated[str, BeforeValidator(_prose)]
+Prose = Annotated[_PlainProse, BeforeValidator(_prose)]
 """Text that nothing is looked up by, and that may be long."""
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
-Money = Annotated[Decimal, BeforeValidator(_money)]
-Cadastral = Annotated[str, BeforeValidator(_cadastral)]
-# A blank where a value is optional is an absent value.
-OptionalText = Annotated[str | None, BeforeValidator(_optional(_text))]
-OptionalProse = Annotated[str | None, BeforeValidator(_optional(_prose))]
+Amount = Annotated[_PlainAmount, BeforeValidator(_amount)]
+"""Money, exact, as the text of a decimal."""
+Cadastral = Annotated[_PlainCadastral, BeforeValidator(_cadastral)]
+OptionalText = Annotated[_PlainText | None, BeforeValidator(_optional(_text))]
+OptionalProse = Annotated[_PlainProse | None, BeforeValidator(_optional(_prose))]
 OptionalDate = Annotated[date | None, BeforeValidator(_optional(_iso_date))]
-OptionalCadastral = Annotated[str | None, BeforeValidator(_optional(_cadastral))]
-OptionalMoney = Annotated[Decimal | None, BeforeValidator(_optional(_money))]
-OptionalRate = Annotated[Decimal | None, BeforeValidator(_optional(_rate))]
+OptionalCadastral = Annotated[_PlainCadastral | None, BeforeValidator(_optional(_cadastral))]
+OptionalAmount = Annotated[_PlainAmount | None, BeforeValidator(_optional(_amount))]
+OptionalRate = Annotated[_PlainRate | None, BeforeValidator(_optional(_rate))]
 Whole = StrictInt
 Flag = StrictBool
 
@@ -196,7 +282,14 @@ class Rejected:
     """As it came; for the database, never for a log."""
 
 
-R = TypeVar("R", bound=Record)
+class Readable(Protocol):
+    """A ``Record`` or a ``Row``."""
+
+    @classmethod
+    def read(cls, item: Any, context: Mapping[str, Any] | None = None) -> Self: ...
+
+
+R = TypeVar("R", bound=Readable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +305,10 @@ def sort_records(
     ``context`` is handed to the model's validators."""
     valid: list[R] = []
     rejected: list[Rejected] = []
-    validate = model.model_validate
+    read = model.read
     for position, item in enumerate(items):
         try:
-            valid.append(validate(item, context=context))
+            valid.append(read(item, context))
         except ValidationError as error:
             rejected.append(Rejected(position, _key(item, key), reason(error), item))
     return Sorted(tuple(valid), tuple(rejected))

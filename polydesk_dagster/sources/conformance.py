@@ -19,10 +19,11 @@ from datetime import date
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel
+from msgspec.structs import asdict
 
 from polydesk_dagster.errors import PermanentError, PolydeskError, TransientError
 from polydesk_dagster.sources.port import RECORDS, Numbers, Page, Source, Unchanged
+from polydesk_dagster.sources.records import Listed
 from polydesk_dagster.wire import clean, sort_records
 
 if TYPE_CHECKING:
@@ -95,13 +96,12 @@ def read(source: Source, kind: str, etag: str | None = None) -> tuple[Records, P
 
 
 def _plain(kind: str, record: Any) -> dict[str, Any]:
-    model: BaseModel = record if isinstance(record, BaseModel) else RECORDS[kind].model_validate(record)
-    return model.model_dump()
+    return asdict(record if isinstance(record, Listed) else RECORDS[kind].read(record))
 
 
 def _wanted(stage: Stage, kind: str, records: Records) -> Records:
     fixed = stage.fixed.get(kind, {})
-    return [RECORDS[kind].model_validate(fixed | record).model_dump() for record in records]
+    return [asdict(RECORDS[kind].read(fixed | record)) for record in records]
 
 
 def _sorted(records: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +100,11 @@ def _list(kind: Kind, service: str, records: list[Any], *, preview: bool = True)
 
 def _prices(count: int, changed: int) -> list[Price]:
     return [
-        Price.model_construct(
+        Price(
             service_id=f"S{n // AGREEMENTS}",
             agreement_id=f"A{n % AGREEMENTS}" if n % AGREEMENTS else None,
             collaborator_id=None,
-            amount=Decimal(50 + n % 90 + (n < changed)),
+            amount=f"{50 + n % 90 + (n < changed)}.00",
             patient_share=None,
             currency="EUR",
             vat_rate=None,
@@ -137,7 +136,7 @@ def applied_prices(engine: sa.Engine, rows: int) -> Run:
 def services(engine: sa.Engine, rows: int) -> Run:
     _made(engine, rows * AGREEMENTS)
     records = [
-        Service.model_construct(
+        Service(
             id=f"S{n}",
             code=f"C{n}",
             name=f"Visita {n % 100}",
@@ -153,9 +152,7 @@ def services(engine: sa.Engine, rows: int) -> Run:
 def agreements(engine: sa.Engine, rows: int) -> Run:
     _made(engine, 100)
     records = [
-        Agreement.model_construct(
-            id=f"N{n}", name=f"Cassa {n}", kind="fund", valid_from=date(2026, 1, 1), valid_to=None
-        )
+        Agreement(id=f"N{n}", name=f"Cassa {n}", kind="fund", valid_from=date(2026, 1, 1), valid_to=None)
         for n in range(rows)
     ]
     return _list(AGREEMENT, "sync_prices", records)
@@ -164,9 +161,7 @@ def agreements(engine: sa.Engine, rows: int) -> Run:
 def renumbered(engine: sa.Engine, rows: int) -> Run:
     _made(engine, rows * AGREEMENTS)
     records = [
-        Service.model_construct(
-            id=f"N{n}", code=f"C{n}", name="Visita", duration_minutes=20, preparation=None, active=True
-        )
+        Service(id=f"N{n}", code=f"C{n}", name="Visita", duration_minutes=20, preparation=None, active=True)
         for n in range(rows)
     ]
 

@@ -32,7 +32,7 @@ ONCE = replace(FAST, attempts=1)
 HURRIED = replace(ONCE, read=0.3, request=0.6)
 """For who says nothing: nobody is waited for."""
 
-ALL_FIELDS = {kind: frozenset(model.model_fields) for kind, model in RECORDS.items()}
+ALL_FIELDS = {kind: frozenset(model.__struct_fields__) for kind, model in RECORDS.items()}
 
 
 class Shifting(StudiolabSimulator):
@@ -70,7 +70,7 @@ class StudiolabStage:
 
     def spoil(self, kind: str) -> None:
         wrong = {"prices": "amount", "municipalities": "province"}.get(kind, "valid_from")
-        if wrong not in RECORDS[kind].model_fields:
+        if wrong not in RECORDS[kind].__struct_fields__:
             wrong = "duration_minutes" if kind == "services" else "last_name"
         self.simulator.fail("set", f"/{kind}", field=wrong, value=[7])
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +164,8 @@ def test_a_workbook_as_people_keep_one(tmp_path: Path) -> None:
     workbook(tmp_path / "listino.xlsx")
     page = only(files(tmp_path, prices=XLSX), "prices")
     assert [(each.service_id, each.amount, each.patient_share, str(each.valid_from)) for each in page.records] == [
-        ("0012", Decimal("33.30"), Decimal("12.50"), "2026-01-01"),
-        ("NA", Decimal("1250.00"), Decimal("40.00"), "2026-01-01"),
+        ("0012", "33.3", "12.5", "2026-01-01"),
+        ("NA", "1250", "40", "2026-01-01"),
     ]
     first, second = said(page)
     assert first == (

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, cast
 
+import msgspec
 import psycopg
 import sqlalchemy as sa
 from pydantic import BeforeValidator, ValidationError, model_validator
@@ -210,8 +211,8 @@ def _publication(event: Event) -> tuple[str, str, tuple[str | None, ...]]:
 
 
 def _patient(event: Event) -> tuple[str, str, tuple[str | None, ...]]:
-    data = Patient.model_validate(event.data)
-    return "patient", data.id, (data.id, *(None,) * 11, data.model_dump_json())
+    data = Patient.read(event.data)
+    return "patient", data.id, (data.id, *(None,) * 11, msgspec.json.encode(data).decode())
 
 
 def _price_list(event: Event) -> tuple[str, str, tuple[str | None, ...]]:

@@ -82,7 +82,7 @@ class FilesSettings(Settings):
         for name, table in self.lists.items():
             if name not in RECORDS:
                 raise stated("list_unknown", list=name)
-            unknown = sorted({*table.columns, *table.fixed} - set(RECORDS[name].model_fields))
+            unknown = sorted({*table.columns, *table.fixed} - set(RECORDS[name].__struct_fields__))
             if unknown:
                 raise stated("field_unknown", list=name, field=unknown[0])
         return self

@@ -67,7 +67,7 @@ class Files:
         key = model.KEY or KEYS.get(kind)
         sheet = tables.read(file.name, data, table, key)
         stamp = datetime.fromtimestamp(file.changed_at, UTC).isoformat()
-        fixed = ({"updated_at": stamp} if "updated_at" in model.model_fields else {}) | table.fixed
+        fixed = ({"updated_at": stamp} if "updated_at" in model.__struct_fields__ else {}) | table.fixed
         total = len(sheet.rows)
         for number, first in enumerate(range(0, max(total, 1), PAGE), 1):
             rows = sheet.rows[first : first + PAGE]

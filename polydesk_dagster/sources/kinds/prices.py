@@ -64,15 +64,15 @@ _PAST = f"""(SELECT t.{{column}} FROM price t
 
 def _price(record: Any) -> tuple[str | None, ...]:
     """A price as text: a list has a hundred thousand, and what is text already is staged several times faster."""
-    share, rate, until = record.patient_share, record.vat_rate, record.valid_to
+    until = record.valid_to
     return (
         record.service_id,
         record.agreement_id,
         record.collaborator_id,
-        str(record.amount),
-        None if share is None else str(share),
+        record.amount,
+        record.patient_share,
         record.currency,
-        None if rate is None else str(rate),
+        record.vat_rate,
         record.valid_from.isoformat(),
         None if until is None else until.isoformat(),
     )
