@@ -165,7 +165,7 @@ def test_a_workbook_as_people_keep_one(tmp_path: Path) -> None:
     page = only(files(tmp_path, prices=XLSX), "prices")
     assert [(each.service_id, each.amount, each.patient_share, str(each.valid_from)) for each in page.records] == [
         ("0012", "33.3", "12.5", "2026-01-01"),
-        ("NA", "1250", "40", "2026-01-01"),
+        ("NA", "1250.00", "40", "2026-01-01"),
     ]
     first, second = said(page)
     assert first == (
