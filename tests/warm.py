@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -23,6 +25,7 @@ _FORKING.set_forkserver_preload(
         "polydesk_dagster.clinic.calendar.slots",
         "polydesk_dagster.clinic.messages.dispatch",
         "polydesk_dagster.commands.plan",
+        "polydesk_dagster.definitions",
         "polydesk_dagster.knowledge.indexing",
         "polydesk_dagster.clinic.caches.documents",
         "polydesk_dagster.clinic.statistics.refresh",
@@ -34,6 +37,9 @@ _FORKING.set_forkserver_preload(
         "tests.messages.dispatcher",
     ]
 )  # not LanceDB, whose threads do not live through a fork
+
+POLYDESK = "from polydesk_dagster.cli import main; main()"
+"""The program that is the command."""
 
 
 class Program:
@@ -72,15 +78,24 @@ class Program:
 
 
 @contextmanager
-def program(code: str, *arguments: str) -> Iterator[Program]:
+def program(code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
     """A program that does not outlive the block."""
-    running = Program(code, *arguments)
+    running = Program(code, *arguments, environment=environment)
     try:
         yield running
     finally:
         running.kill()
         running.wait()
         running.stdout.close()
+
+
+def completed(code: str, *arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """How a program ended that is left to its end, and what it said on its two outputs."""
+    with tempfile.NamedTemporaryFile("r") as errors:
+        apart = f"import os; os.dup2(os.open({errors.name!r}, os.O_WRONLY), 2); {code}"
+        with program(apart, *arguments, environment=environment) as running:
+            status, said = running.read()
+        return subprocess.CompletedProcess(arguments, status, said, errors.read())
 
 
 def _run(out: Connection, code: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:

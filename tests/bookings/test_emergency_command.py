@@ -27,7 +27,6 @@ from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
-COMMAND = "from polydesk_dagster.cli import main; main()"
 WHY = "sala d'attesa bloccata da prove"
 
 
@@ -44,7 +43,7 @@ class Desk:
         }
 
     def polydesk(self, *arguments: str) -> tuple[int, Any]:
-        program = warm.Program(COMMAND, *arguments, "--json", environment=self.environment)
+        program = warm.Program(warm.POLYDESK, *arguments, "--json", environment=self.environment)
         status, said = program.read()
         return status, json.loads(said)
 

@@ -21,6 +21,7 @@ import pytest
 
 from polydesk_dagster.catalog import SERVICES
 from polydesk_dagster.database import embedded
+from tests import warm
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
@@ -48,14 +49,7 @@ class Installation:
         return [sys.executable, "-m", "polydesk_dagster.cli", *arguments]
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        return warm.completed(warm.POLYDESK, *arguments, environment={**self.environment, **environment})
 
     def json(self, *arguments: str) -> tuple[int, Any]:
         done = self.run(*arguments, "--json")

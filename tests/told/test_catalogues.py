@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import string
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ PACKAGE = Path(polydesk_dagster.__file__).parent
 FORMS = string.Formatter()
 
 
+@cache
 def _messages(language: str) -> dict[str, set[str]]:
     """By name, the values that each message of ``language`` takes."""
     found: dict[str, set[str]] = {}
