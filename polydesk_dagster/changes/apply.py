@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from polydesk_dagster.changes import audit, flagged, held, plans, registry
-from polydesk_dagster.changes.kind import Kind
+from polydesk_dagster.changes.kind import Kind, Moved
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.recount import recount
 from polydesk_dagster.changes.show import row_names
@@ -24,17 +24,6 @@ KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
 STALE = frozenset({"moved", "exists_already", "barred", "constraint", "undo_constraint", "held_meanwhile"})
 """Why a plan is refused whose records have changed since it was made: comparing again gives one that fits them."""
-
-
-class _Moved(Exception):  # noqa: N818 -- unwinds the savepoint, never leaves this module
-    """The records are no longer as the plan saw them: those rows that satisfy ``where``, once unwound, each for the
-    reason that the SQL ``why`` gives."""
-
-    def __init__(self, code: str, where: str, why: str = "'edited_since'") -> None:
-        super().__init__(code)
-        self.code = code
-        self.where = where
-        self.why = why
 
 
 def apply(
@@ -88,7 +77,7 @@ def apply(
                 held.forget(connection, kind, plan)
             if report.counts.changed:
                 _record(connection, plan, report, as_of=as_of, actor=actor, reason=reason, past_guards=passed)
-    except _Moved as moved:
+    except Moved as moved:
         reasons = named(connection, plan, kind, moved.code, moved.where, moved.why, values)
         return Report(Outcome.REFUSED, reasons=tuple(reasons), plan_id=plan.id)
     except IntegrityError as error:
@@ -173,6 +162,8 @@ def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, v
     counts += Counts(skipped=len(report.reasons) and sum(reason.count for reason in report.reasons))
     report = Report(done(counts), counts, report.reasons)
     more = kind.effect(connection, rows, as_of) if kind.effect is not None else None
+    if kind.last is not None and plan.undoes is None:
+        kind.last(connection, rows, as_of)
     if more is None:
         return report
     whole = combine([report, more])
@@ -196,7 +187,7 @@ def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, va
     for code, test, why in tests:
         where = f"r.action <> 'conflict' AND {test}"
         if _some(connection, f"{rows} r LEFT JOIN {kind.table} t ON {kind.on} WHERE {where}", values):
-            raise _Moved(code, where, why)
+            raise Moved(code, where, why)
 
 
 def _some(connection: sa.Connection, rows: str, values: Mapping[str, Any] | None = None) -> bool:
@@ -235,7 +226,7 @@ def _update(
         {**values, "action": action},
     ).rowcount
     if not kind.volatile and done_ != expected:
-        raise _Moved("moved", _stale(kind, was, action))
+        raise Moved("moved", _stale(kind, was, action))
     return done_
 
 
@@ -250,7 +241,7 @@ def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: l
         """)
     ).rowcount
     if not kind.volatile and done_ != expected:
-        raise _Moved("moved", _stale(kind, was, "delete"))
+        raise Moved("moved", _stale(kind, was, "delete"))
     return done_
 
 
@@ -261,7 +252,7 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
     for way in filter(None, ways):
         where = f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way})"
         if _some(connection, f"{rows} r WHERE {where}"):
-            raise _Moved("exists_already", where, "'exists_here'")
+            raise Moved("exists_already", where, "'exists_here'")
     columns = ", ".join((*kind.identity, *kind.written))
     return connection.execute(
         sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")

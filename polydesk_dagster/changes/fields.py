@@ -10,11 +10,13 @@ AMOUNTS = frozenset({"amount", "patient_share", "previous_amount", "previous_sha
 MEANINGLESS = frozenset(
     {
         "agreement_id",
+        "booking",
         "clinic_id",
         "from_location",
         "line",
         "location_id",
         "name_of_row",
+        "place_agenda",
         "resource_id",
         "service_group_id",
         "service_id",

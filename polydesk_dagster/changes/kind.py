@@ -26,6 +26,17 @@ class Reject(Exception):  # noqa: N818 -- a verdict on one record, not a fault o
         self.why = why
 
 
+class Moved(Exception):  # noqa: N818 -- unwinds the savepoint in which a plan is applied, never leaves ``changes``
+    """The records are no longer as the plan saw them: those rows that satisfy ``where``, once unwound, each for the
+    reason that the SQL ``why`` gives. An effect raises it to have its plan refused whole."""
+
+    def __init__(self, code: str, where: str, why: str = "'edited_since'") -> None:
+        super().__init__(code)
+        self.code = code
+        self.where = where
+        self.why = why
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much may change before a person must look. Shares are of 1; counts up to ``few`` never stop a run."""
@@ -197,6 +208,8 @@ class Kind:
     undo_before: tuple[str, ...] = ()
     undo_after: tuple[str, ...] = ()
     effect: Effect | None = None
+    last: Callable[[sa.Connection, str, datetime], None] | None = None
+    """Called like ``effect``, after it, but not where a plan is taken back."""
     expires: timedelta = timedelta(minutes=30)
 
     def __post_init__(self) -> None:

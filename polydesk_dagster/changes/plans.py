@@ -360,6 +360,15 @@ def _plan(row: sa.Row[Any]) -> Plan:
     return Plan(guards=guards, **{name: values[name] for name in names})
 
 
+def discard(connection: sa.Connection, ids: Collection[int]) -> None:
+    """Forget plans that were never applied and that another stands for."""
+    gone = connection.scalars(
+        sa.text("DELETE FROM plan WHERE id = ANY(:ids) AND state = 'ready' RETURNING id"), {"ids": list(ids)}
+    ).all()
+    for plan_id in gone:
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {rows_table(plan_id)}"))
+
+
 def prune(connection: sa.Connection, *, most: int = 20) -> int:
     """Drop the rows of plans that can be neither applied nor undone any more; their heads stay. Returns how many.
 

@@ -195,7 +195,7 @@ def _answer(
         show.as_json(answer if touched is None else answer | {"touched": touched})
     else:
         show.out().print(t.outcome(report.outcome, preview=report.preview), t.counts(report.counts))
-        for key in ("bookings_to_move", "places_found"):
+        for key in ("bookings_to_move", "places_found", "places_to_keep"):
             if report.figures.get(key):
                 show.out().print(f"  {t.label('figure', key)}: {t.value(report.figures[key])}")
         for reason in report.reasons:

@@ -1,14 +1,16 @@
 """A place kept for a patient whose booking has lost its own: offered by a plan, taken by the patient, over in time.
 
-Where each could go is worked out for all together (``clinic.calendar.replacing``). An offer is a hold with a term of
-its own; who answers by then has her booking moved there, who does not is on the desk's list as before. It ends by
-itself when the booking is cancelled or moved, when its slots come back, and when the desk keeps the visit.
+A closure that the desk types keeps the places of whom it touches by its own plan (``places``); this is for whoever has
+lost hers otherwise: to the central server's closures, to the night, or with an offer that came to nothing. Where each
+could go is worked out for all together (``clinic.calendar.replacing``). An offer is a hold with a term of its own; who
+answers by then has her booking moved there, who does not is on the desk's list as before. It ends by itself when the
+booking is cancelled or moved, when its slots come back, and when the desk keeps the visit.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -16,26 +18,12 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
-from polydesk_dagster.clinic.bookings import appointments
+from polydesk_dagster.clinic.bookings import appointments, places
 from polydesk_dagster.clinic.calendar.replacing import Touched, proposals
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import WHAT_TO_DO, Report
 
 SERVICE = "import_closures"
-
-TERM = timedelta(hours=48)
-"""How long a patient may think it over; the schema allows no more than a week."""
-BEFORE = timedelta(hours=12)
-"""The place is free again this long before it begins at the latest: somebody else may want it."""
-SHORTEST = timedelta(hours=2)
-"""Who would have less than this to answer is telephoned instead."""
-
-_DAY = "'DD/MM/YYYY HH24:MI'"
-
-
-def _sql(span: timedelta) -> str:
-    return f"interval '{span.total_seconds():g} seconds'"
-
 
 _LOST = "has_lost(t.id)"
 _OF_ROW = "h.offered_to = r.id AND h.slot_id = r.slot_id AND h.expires_at = r.offered_until"
@@ -68,25 +56,10 @@ OFFERED_PLACE = Kind(
     ),
 )
 
-_WANTED = """
-    CREATE TEMP TABLE offer_wanted ON COMMIT DROP AS
-    SELECT * FROM unnest(CAST(:bookings AS bigint[]), CAST(:slots AS bigint[]), CAST(:agendas AS text[]))
-                  WITH ORDINALITY w (id, slot_id, agenda, n)"""
-
 _OFFERS = f"""
     SELECT CASE WHEN w.why IS NULL THEN 'link' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
            w.why AS reason, w.id, w.what, w.starts_at, w.slot_id, w.until AS offered_until
-    FROM (SELECT w.id, w.slot_id, w.n, a.starts_at, term.until,
-                 concat(c.code, ', ', g.name, ', ', to_char(a.starts_at AT TIME ZONE c.time_zone, {_DAY}),
-                        ' → ' || w.agenda || ', ' || to_char(s.starts_at AT TIME ZONE c.time_zone, {_DAY})) AS what,
-                 CASE WHEN w.slot_id IS NULL THEN 'no_place_found' WHEN a.patient_id IS NULL THEN 'nobody_to_offer_to'
-                      WHEN term.until < CAST(:as_of AS timestamptz) + {_sql(SHORTEST)} THEN 'too_soon_to_offer'
-                 END AS why
-          FROM offer_wanted w JOIN appointment a ON a.id = w.id JOIN agenda g ON g.id = a.agenda_id
-          JOIN clinic c ON c.id = a.clinic_id LEFT JOIN slot s ON s.id = w.slot_id
-          CROSS JOIN LATERAL (SELECT least(CAST(:as_of AS timestamptz) + {_sql(TERM)}, s.starts_at - {_sql(BEFORE)},
-                                           a.starts_at) AS until) term) w
-    ORDER BY w.n"""
+    FROM ({places.FOUND}) w ORDER BY w.n"""
 
 # What waits for an answer, or was offered since the slot was lost and let go by, is not offered again: that is the
 # desk's to settle.
@@ -116,15 +89,7 @@ def propose(connection: sa.Connection, as_of: datetime, *, clinic: str | None = 
         )
     )
     touched = [each for each in found if each.appointment_id in booked - settled]
-    connection.execute(sa.text("DROP TABLE IF EXISTS offer_wanted"))
-    connection.execute(
-        sa.text(_WANTED),
-        {
-            "bookings": [each.appointment_id for each in touched],
-            "slots": [each.place and each.place.slot_id for each in touched],
-            "agendas": [each.place and each.place.agenda for each in touched],
-        },
-    )
+    places.want(connection, touched)
     plan = changes.propose(connection, OFFERED_PLACE, scope, _OFFERS, as_of=as_of)
     shown = changes.preview(connection, plan, OFFERED_PLACE)
     figures = {"bookings_to_move": len(touched), "places_found": plan.writes, WHAT_TO_DO: shown.figures[WHAT_TO_DO]}

@@ -162,7 +162,8 @@ TAKEN_BACK = f"""
     SELECT p.id AS plan, u.id AS undo, u.applied_at
     FROM plan u JOIN plan p ON p.id = u.undoes
     WHERE u.state = 'applied' AND u.applied_by LIKE 'desk:%' AND u.rows_kept AND p.rows_kept
-      AND u.applied_at > now() - interval '{plans.REMEMBERED}' AND p.kind = 'slot' AND p.clinic_id = :clinic_id
+      AND u.applied_at > now() - interval '{plans.REMEMBERED}' AND p.kind IN ('slot', 'turns')
+      AND p.clinic_id = :clinic_id
     ORDER BY u.id
 """
 
@@ -175,8 +176,8 @@ HELD_AS_TAKEN_BACK = f"""
                        AND (p.ends_at, p.capacity, p.state) = (c.ends_at, c.capacity, c.state)
                    JOIN {{undo}} u ON u.id = p.id AND u.action <> 'conflict')
       AND NOT EXISTS (SELECT FROM plan n
-                      WHERE n.kind = 'slot' AND n.scope = jsonb_build_object('agenda', a.id) AND n.applied_at > :since
-                        AND '{TAKEN_BACK_GUARD}' = ANY(n.past_guards))
+                      WHERE n.kind IN ('slot', 'turns') AND n.scope = jsonb_build_object('agenda', a.id)
+                        AND n.applied_at > :since AND '{TAKEN_BACK_GUARD}' = ANY(n.past_guards))
 """
 
 

@@ -1,7 +1,7 @@
 """Closures that the desk types or lifts: as plans, with the bookings that they touch and a new place for each.
 
-Whom a closure touches is found by doing it: the plan is applied inside a savepoint that is then rolled back, so that
-what is shown is what applying it does. Where a booking could go is ``replacing``.
+Whom a closure touches is found by doing it: a plan is applied inside a savepoint that is then rolled back, so that what
+is shown is what applying it does. Where a booking could go is ``replacing``; the plan closes and keeps those places.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes.kind import Kind
-from polydesk_dagster.changes.plans import Plan, Scope
+from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.clinic.bookings import places
 from polydesk_dagster.clinic.calendar.replacing import Touched, proposals
 from polydesk_dagster.clinic.calendar.touched import derive_touched
 from polydesk_dagster.outcome import Outcome, Report
@@ -51,7 +52,7 @@ class Closure:
 
 
 def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
-    return derive_touched(connection, f"SELECT * FROM {rows} r WHERE action <> 'conflict'", as_of)
+    return derive_touched(connection, f"SELECT * FROM {rows} r WHERE layer IS NOT NULL", as_of)
 
 
 DESK_CLOSURE = Kind(
@@ -80,6 +81,31 @@ DESK_CLOSURE = Kind(
     effect=_derive,
 )
 
+
+_CLOSED = "(SELECT o.slot_id FROM orphan o JOIN {rows} r ON o.closure_id = r.id WHERE o.resolved_at IS NULL)"
+
+
+def _close(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
+    return places.once(connection, rows, _derive(connection, rows, as_of))
+
+
+def _keep(connection: sa.Connection, rows: str, as_of: datetime) -> None:
+    places.keep(connection, rows, as_of, _CLOSED.format(rows=rows), "r.action = 'create'")
+
+
+CLOSING = replace(
+    DESK_CLOSURE,
+    name="closing",
+    key=f"coalesce(r.what, {DESK_CLOSURE.key})",
+    carried=places.CARRIED,
+    together="'closure'",
+    undo_reconsider=places.UNLESS_TAKEN,
+    undo_before=(places.GIVE_BACK, *DESK_CLOSURE.undo_before),
+    effect=_close,
+    last=_keep,
+)
+"""A closure and the places of whom it touches."""
+
 _NEW = """
     SELECT 'create' AS action, CAST(NULL AS text) AS finding, CAST(NULL AS text) AS reason, CAST(NULL AS bigint) AS id,
            CASE WHEN CAST(:agenda AS bigint) IS NOT NULL THEN 'agenda'
@@ -88,6 +114,14 @@ _NEW = """
            CAST(NULL AS text) AS region, CAST(NULL AS text) AS municipality_code,
            CASE WHEN CAST(:agenda AS bigint) IS NULL THEN CAST(:clinic_id AS bigint) END AS clinic_id,
            CAST(:agenda AS bigint) AS agenda_id, CAST(NULL AS timestamptz) AS lifted_at
+"""
+
+_WITH_PLACES = f"""
+    SELECT n.*, {places.NONE} FROM ({_NEW}) n
+    UNION ALL
+    SELECT w.action, NULL, w.reason, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           w.what, w.booking, w.booked_at, w.place_agenda, w.place_at, w.offered_until
+    FROM ({places.ROWS}) w
 """
 
 _LIFTED = """
@@ -100,40 +134,51 @@ _LIFTED = """
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a closure, or turns that were edited, would come to. ``touched`` names patients: for whoever sits at the
-    desk, never for Dagster."""
+    """What a closure, or turns that were edited, would come to: applied, the plans of the report. ``touched`` names
+    patients: for whoever sits at the desk, never for Dagster."""
 
     report: Report
     touched: tuple[Touched, ...] = ()
 
 
 def propose(engine: sa.Engine, closure: Closure, *, as_of: datetime) -> Proposal:
-    """The plan of ``closure``, the bookings that would lose their slot, and a new place for each where there is one.
+    """The plan of ``closure``, the bookings that would lose their slot, and a new place for each where there is one:
+    applied, it closes and keeps those places, all or none.
 
     Nothing but the plan is kept. Refused with a reason for a clinic or an agenda that does not exist.
     """
     with engine.begin() as connection:
-        made = _plan(connection, closure, as_of)
-        if isinstance(made, Report):
-            return Proposal(made)
+        scope = _scope(connection, closure)
+        if isinstance(scope, Report):
+            return Proposal(scope)
         trial = connection.begin_nested()
         before = connection.scalar(sa.text("SELECT coalesce(max(id), 0) FROM orphan")) or 0
-        done = changes.apply(connection, made.id, as_of=as_of, actor="desk:preview")
+        at_once = changes.propose(connection, DESK_CLOSURE, scope, _NEW, as_of=as_of)
+        done = changes.apply(connection, at_once.id, as_of=as_of, actor="desk:preview")
         touched = proposals(connection, before, as_of)
         trial.rollback()
+        places.want(connection, touched)
+        plan = changes.propose(connection, CLOSING, scope, _WITH_PLACES, as_of=as_of)
     figures = {
         **done.figures,
         "bookings_to_move": len(touched),
         "places_found": sum(t.place is not None for t in touched),
+        "places_to_keep": plan.tally.get("link", 0),
     }
-    return Proposal(replace(done, figures=figures, tables=(), plan_id=made.id, preview=True), tuple(touched))
+    counts = replace(done.counts, updated=plan.tally.get("link", 0))
+    return Proposal(
+        replace(done, counts=counts, figures=figures, tables=(), plan_id=plan.id, preview=True), tuple(touched)
+    )
 
 
 def add(engine: sa.Engine, closure: Closure, *, as_of: datetime, actor: str) -> Report:
-    """Close, and re-derive the days: one plan, applied; what is booked there becomes an orphan."""
+    """Close at once, and re-derive the days: one plan, applied; what is booked there becomes an orphan."""
     with engine.begin() as connection:
-        made = _plan(connection, closure, as_of)
-        return made if isinstance(made, Report) else changes.apply(connection, made.id, as_of=as_of, actor=actor)
+        scope = _scope(connection, closure)
+        if isinstance(scope, Report):
+            return scope
+        plan = changes.propose(connection, DESK_CLOSURE, scope, _NEW, as_of=as_of)
+        return changes.apply(connection, plan.id, as_of=as_of, actor=actor)
 
 
 def lift(engine: sa.Engine, closure_id: int, *, as_of: datetime, actor: str, preview: bool = False) -> Report:
@@ -158,7 +203,7 @@ def lift(engine: sa.Engine, closure_id: int, *, as_of: datetime, actor: str, pre
         return changes.apply(connection, plan.id, as_of=as_of, actor=actor)
 
 
-def _plan(connection: sa.Connection, closure: Closure, as_of: datetime) -> Plan | Report:
+def _scope(connection: sa.Connection, closure: Closure) -> Scope | Report:
     if closure.problem is not None:
         return Report(Outcome.REFUSED, reasons=Report.refused(closure.problem).reasons)
     where = connection.execute(
@@ -179,5 +224,4 @@ def _plan(connection: sa.Connection, closure: Closure, as_of: datetime) -> Plan 
         "to_time": closure.to_time,
         "agenda": closure.agenda,
     }
-    scope = Scope(SERVICE, None if whole else where[0].code, None if whole else where[0].id, parameters)
-    return changes.propose(connection, DESK_CLOSURE, scope, _NEW, as_of=as_of)
+    return Scope(SERVICE, None if whole else where[0].code, None if whole else where[0].id, parameters)

@@ -26,6 +26,7 @@ MOST = 60
 class Place:
     slot_id: int
     starts_at: datetime
+    agenda_id: int
     agenda: str
     same_doctor: bool
     until: datetime | None = None
@@ -147,7 +148,7 @@ def proposals(
             continue
         place = None
         if so_far.take(row):
-            place = Place(row.slot_id, row.place_at, row.place_agenda, row.same_doctor, row.until)
+            place = Place(row.slot_id, row.place_at, row.agenda_id, row.place_agenda, row.same_doctor, row.until)
         if known is None or place is not None:
             found[row.appointment_id] = Touched(
                 row.appointment_id,
