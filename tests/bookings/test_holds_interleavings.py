@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import appointments, confirming, holds, offers, releasing, sweeping
+from polydesk_dagster.clinic.bookings import appointments, confirming, holds, offers, places, releasing, sweeping
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
@@ -47,7 +47,7 @@ TICK = timedelta(seconds=1)
 being worked on."""
 DAY = date(2026, 3, 18)
 HORIZON = 11
-PAST_ALL_TERMS = int((offers.TERM + timedelta(minutes=10)) / TICK)
+PAST_ALL_TERMS = int((places.TERM + timedelta(minutes=10)) / TICK)
 HOT_SLOTS = 6
 
 # Bookings and live holds counted from their own tables, not from the seats and the occupancy that they take.

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import appointments, confirming, holds, offers, releasing, sweeping
+from polydesk_dagster.clinic.bookings import appointments, confirming, holds, offers, places, releasing, sweeping
 from polydesk_dagster.clinic.bookings.answers import Answer
 from polydesk_dagster.clinic.bookings.checks import collisions
 from polydesk_dagster.clinic.bookings.emergency import Press
@@ -117,7 +117,7 @@ def test_who_does_not_answer_is_on_the_desks_list_and_the_place_is_free(
 ) -> None:
     (booking,) = lost(engine, practice, "09:00")
     offered(engine)
-    later = AS_OF + offers.TERM
+    later = AS_OF + places.TERM
     assert take(engine, booking, later) is Taken.OVER
     with engine.begin() as connection:
         (waiting,) = desk.orphans(connection, later, 10)
@@ -217,7 +217,7 @@ def test_while_a_place_is_kept_for_her_nobody_books_her_elsewhere_at_that_time(
         assert placed.answer is Answer.PLACED
         hers = Booking(other.service, patient)
         assert confirming.confirm(connection, token="t", booking=hers, as_of=AS_OF).answer is Answer.ELSEWHERE
-        over = AS_OF + offers.TERM
+        over = AS_OF + places.TERM
         assert appointments.book(connection, **{**wanted, "as_of": over}, patient_id=patient).done
 
 

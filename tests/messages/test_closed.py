@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import offers
+from polydesk_dagster.clinic.bookings import offers, places
 from polydesk_dagster.clinic.messages import calls, closed, service, visits
 from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.errors import PermanentError
@@ -37,11 +37,12 @@ def closes(engine: sa.Engine) -> tuple[world.Practice, list[int]]:
     return practice, numbers
 
 
-def offered(engine: sa.Engine) -> None:
+def offered(engine: sa.Engine) -> int:
     with engine.begin() as connection:
         shown, _ = offers.propose(connection, AS_OF)
         assert shown.plan_id is not None
         changes.apply(connection, shown.plan_id, as_of=AS_OF, actor="desk:anna")
+    return shown.plan_id
 
 
 def test_each_is_told_once_with_the_place_that_is_kept_for_her(engine: sa.Engine) -> None:
@@ -122,7 +123,7 @@ def test_who_presses_too_late_is_told_so_and_who_cannot_have_it_is_telephoned(en
         service.send(engine, AS_OF, "reminder", providers, reach=Reach("https://polydesk.example"))
         (link,) = (text.text.partition("/v/")[2].split()[0] for text in simulator.sent if "/v/" in text.text)
     with engine.begin() as connection:
-        late = visits.act(connection, link, "take", AS_OF + offers.TERM)
+        late = visits.act(connection, link, "take", AS_OF + places.TERM)
         assert late is not None
         assert late.visits[0].offer is not None
         assert late.visits[0].offer.state == "over"
@@ -131,3 +132,61 @@ def test_who_presses_too_late_is_told_so_and_who_cannot_have_it_is_telephoned(en
         assert gone is not None
         assert gone.visits[0].said == {"other_time"}
         assert [call.appointment_id for call in calls.to_make(connection, AS_OF)] == [first]
+
+
+def told(engine: sa.Engine, as_of: datetime = AS_OF) -> list[str]:
+    with engine.begin() as connection:
+        found = closed.untold(connection, as_of)
+        assert closed.tell(connection, found, as_of) == len(found)
+        assert closed.untold(connection, as_of) == []
+    return [each.notice for each in found]
+
+
+def test_a_place_that_is_kept_later_is_told_once_and_the_loss_no_second_time(engine: sa.Engine) -> None:
+    closes(engine)
+    assert all(notice.endswith("saremo chiusi.") for notice in told(engine))
+    plan = offered(engine)
+    with engine.connect() as connection:
+        assert closed.waiting(connection, AS_OF).total() == 1
+    (later,) = told(engine)
+    assert later == (
+        "per il suo appuntamento di mercoledì 18 marzo alle 10:00, che non può tenersi, le teniamo un posto "
+        "giovedì 19 marzo alle 10:30, fino a giovedì 12 marzo alle 10:00."
+    )
+    with gateway() as (simulator, providers):
+        for minutes in (0, 20):
+            service.send(engine, AS_OF + timedelta(minutes=minutes), "reminder", providers)
+        texts = [message.text for message in simulator.sent]
+    assert sum("le teniamo un posto" in text for text in texts) == 1
+    assert len(texts) == 3
+    with engine.begin() as connection:
+        changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
+        assert closed.untold(connection, AS_OF) == []
+    offered(engine)
+    assert len(told(engine)) == 1, "another place is told once, too"
+
+
+def test_nobody_is_promised_a_place_that_was_taken_back_before_it_was_told(engine: sa.Engine) -> None:
+    closes(engine)
+    plan = offered(engine)
+    assert len(told(engine)) == 2
+    with engine.begin() as connection:
+        changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        (text,) = (message.text for message in simulator.sent)
+    assert "posto" not in text
+    assert len(told(engine)) == 1, "she still has to be told that her time is lost"
+
+
+def test_nobody_is_told_of_a_loss_that_is_over(engine: sa.Engine) -> None:
+    closes(engine)
+    assert len(told(engine)) == 2
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE slot SET state = 'free' WHERE state = 'orphan'"))
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        assert simulator.sent == []
+    with engine.connect() as connection:
+        reasons = connection.scalars(sa.text("SELECT reason FROM message")).all()
+    assert reasons == ["not_lost"] * 2

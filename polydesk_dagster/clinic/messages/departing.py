@@ -12,7 +12,7 @@ from polydesk_dagster.clinic.messages.blocks import IN_FORCE
 
 _DEPART = sa.text(f"""
     WITH asked AS (
-        SELECT m.id, m.channel, m.kind, m.address, m.recipient_type, m.recipient_id FROM message m
+        SELECT m.id, m.channel, m.kind, m.address, m.recipient_type, m.recipient_id, m.context FROM message m
         WHERE m.id = ANY (:ids) AND m.state = 'claimed' AND m.dispatcher = :dispatcher
     ), look AS MATERIALIZED (
         SELECT q.id, q.channel,
@@ -25,6 +25,11 @@ _DEPART = sa.text(f"""
                                    OR l.kind = 'service_notice' AND l.subject = 'appointment')
                               AND (a.status = 'booked' AND a.start_version = l.version AND a.starts_at > :at)
                                   IS NOT TRUE
+                          OR l.kind = 'service_notice' AND q.context ? 'posto'
+                              AND NOT (has_lost(a.id)
+                                       AND coalesce((SELECT h.offered_to = a.id AND h.ended_at IS NULL FROM hold h
+                                                     WHERE h.id = CAST(q.context ->> 'posto' AS bigint)),
+                                                    q.context ->> 'posto' IS NULL))
                           OR l.kind = 'cancellation' AND a.status <> 'cancelled'
                           OR l.kind = 'verification_nudge' AND a.status <> 'unverified'
                           OR l.subject = 'report' AND (r.withdrawn_at IS NULL AND r.version = l.version) IS NOT TRUE))

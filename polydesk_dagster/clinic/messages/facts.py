@@ -66,7 +66,7 @@ _ITEMS = sa.text("""
            concat_ws(' ', sp.title, sp.last_name) AS specialist, lo.name AS location, a.verification_expires_at,
            coalesce(other.in_flight, false) AS in_flight, other.told,
            r.version AS report_version, r.withdrawn_at IS NOT NULL AS report_withdrawn, a.ends_at, l.step,
-           l.resent
+           l.resent, coalesce(lost.lost, false), lost.place
     FROM message_ledger l
     LEFT JOIN report r ON l.subject = 'report' AND r.id = l.subject_id
     LEFT JOIN appointment a ON l.subject = 'appointment' AND a.id = l.subject_id
@@ -84,6 +84,10 @@ _ITEMS = sa.text("""
           AND x.step = l.step
           AND x.recipient_id = l.recipient_id AND x.recipient_type = l.recipient_type AND x.withheld IS NULL
     ) other ON l.version > 1 AND l.subject = 'appointment'
+    LEFT JOIN LATERAL (
+        SELECT has_lost(a.id) AS lost,
+               (SELECT h.id FROM hold h WHERE h.offered_to = a.id AND h.ended_at IS NULL) AS place
+    ) lost ON l.kind = 'service_notice' AND l.subject = 'appointment'
     WHERE l.message_id = ANY (:ids) AND l.withheld IS NULL
     ORDER BY l.message_id, a.starts_at, l.subject_id""")
 

@@ -21,6 +21,7 @@ from polydesk_dagster.clinic.messages.kinds import (
     CONFIRMATION,
     KINDS,
     NOTICE,
+    PLACE,
     PREPARATION,
     REPORT_READY,
     VERIFICATION,
@@ -64,6 +65,10 @@ class Item:
     ends_at: datetime | None = None
     step: int = 0
     resent: int = 0
+    lost: bool = False
+    """Of a notice: whether the appointment has lost its time."""
+    place: int | None = None
+    """Of a notice: the hold of the place that is kept for its patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +233,11 @@ def _untrue(message: Candidate, item: Item, now: datetime) -> Why | None:
         return Why.MOVED
     if item.starts_at is None or item.starts_at <= now:
         return Why.PAST
+    if of_appointment and PLACE in message.context:
+        if not item.lost:
+            return Why.NOT_LOST
+        if message.context[PLACE] not in (None, item.place):
+            return Why.PLACE_OVER
     if message.kind == PREPARATION.key and not item.preparation:
         return Why.NO_PREPARATION
     told_now = message.kind != CONFIRMATION.key and item.told == item.starts_at

@@ -33,6 +33,9 @@ CONFIRMATION = Kind("confirmation", any_hour=True, capped=False)
 NOTICE = Kind("service_notice", refusable=False, capped=False)
 OFFER = "offerta"
 """The value in a notice's context that says that a place is kept for its reader, who takes it by the link."""
+PLACE = "posto"
+"""The value in a notice's context that says that it is about a lost time: the hold of the place that is kept for its
+reader, or null."""
 QUESTION = Kind("cancel_question", channels=("sms",), any_hour=True, refusable=False, capped=False)
 """Whether somebody who answered «2» really wants to cancel."""
 CANCELLATION = Kind("cancellation", any_hour=True, refusable=False, capped=False)
@@ -58,6 +61,8 @@ class Why(StrEnum):
 
     CANCELLED = "cancelled"
     NOT_CANCELLED = "not_cancelled"
+    NOT_LOST = "not_lost"
+    PLACE_OVER = "place_over"
     MOVED = "moved"
     PAST = "past"
     TOO_LATE = "too_late"

@@ -276,7 +276,7 @@ _ENQUEUE = """
 WITH wanted AS MATERIALIZED (
     -- what concerns a child is told to the guardian
     SELECT nextval(pg_get_serial_sequence('message', 'id')) AS message_id, asked.clinic_id, asked.subject,
-           asked.subject_id, asked.version, asked.recipient_type, asked.expires_at, asked.context,
+           asked.subject_id, asked.version, asked.recipient_type, asked.expires_at, asked.context, {step} AS step,
            coalesce(child.guardian_id, asked.recipient_id) AS recipient_id,
            (SELECT a.starts_at FROM appointment a WHERE asked.subject = 'appointment' AND a.id = asked.subject_id)
                AS starts_at
@@ -284,33 +284,42 @@ WITH wanted AS MATERIALIZED (
     LEFT JOIN patient child ON asked.recipient_type = 'patient' AND child.id = asked.recipient_id
          AND child.guardian_id IS NOT NULL AND child.birth_date + interval '18 years' > :as_of
 ), entry AS (
-    INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
+    INSERT INTO message_ledger (subject, subject_id, version, kind, step, recipient_type, recipient_id, clinic_id,
                                 message_id, starts_at, useful_until, planned_at)
-    SELECT subject, subject_id, version, :kind, recipient_type, recipient_id, clinic_id, message_id, starts_at,
+    SELECT subject, subject_id, version, :kind, step, recipient_type, recipient_id, clinic_id, message_id, starts_at,
            expires_at, :as_of
     FROM wanted
     ON CONFLICT DO NOTHING
     RETURNING message_id
 )
-INSERT INTO message (id, clinic_id, kind, recipient_type, recipient_id, context, send_after, expires_at,
+INSERT INTO message (id, clinic_id, kind, step, recipient_type, recipient_id, context, send_after, expires_at,
                      template_revision, created_at, changed_at)
-SELECT message_id, clinic_id, :kind, recipient_type, recipient_id, context, :as_of, expires_at,
+SELECT message_id, clinic_id, :kind, step, recipient_type, recipient_id, context, :as_of, expires_at,
        (SELECT coalesce(max(id), 0) FROM message_template_version), :as_of, :as_of
 FROM wanted JOIN entry USING (message_id)
 """
 
 
-def enqueue(connection: sa.Connection, kind: str, query: str, parameters: Mapping[str, Any], as_of: datetime) -> int:
+def enqueue(
+    connection: sa.Connection,
+    kind: str,
+    query: str,
+    parameters: Mapping[str, Any],
+    as_of: datetime,
+    *,
+    step: str = "0",
+) -> int:
     """Put one message of ``kind`` into the ledger for each row of ``query``, in the caller's transaction.
 
     ``query`` is SQL with the columns ``clinic_id``, ``subject`` ('appointment', 'user' or 'report'), ``subject_id``,
     ``version`` (1 unless the same thing is to be said again), ``recipient_type`` ('patient', 'user', or 'booking' for
     the contacts that an online booking left), ``recipient_id``, ``expires_at`` and ``context`` (jsonb of further
-    values for the text, or null). Who was told already is passed over. Returns how many were put there.
+    values for the text, or null). ``step``, SQL over ``asked``, tells what is said of the same thing one after the
+    other. Who was told already is passed over. Returns how many were put there.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of message: {kind}")
-    statement = sa.text(_ENQUEUE.format(query=query))
+    statement = sa.text(_ENQUEUE.format(query=query, step=step))
     return connection.execute(statement, {**parameters, "kind": kind, "as_of": as_of}).rowcount
 
 
