@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html import unescape
 
 import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar import desk_closures, slots
+from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.clinic.patients import seen
 from tests import world
 from tests.web.world import Served
@@ -55,7 +56,12 @@ def test_whom_a_closure_touches_is_shown_and_the_place_is_kept_by_a_plan(
         with engine.begin() as connection:
             assert connection.scalar(sa.text("SELECT count(*) FROM closure")) == 0
             assert seen.of(connection, patient)[-1].page == "chiusure"
-            changes.apply(connection, number, as_of=datetime.now(UTC), actor="desk:prova")
+            assert changes.apply(connection, number, as_of=datetime.now(UTC), actor="desk:prova").counts.updated == 1
+        assert "Posto tenuto al paziente" in desk.get("/da-fare").text
+        with engine.begin() as connection:
+            changes.undo(connection, number, as_of=datetime.now(UTC), actor="desk:prova")
+        closure = Closure("Fiera", date.fromisoformat(day), date.fromisoformat(day), agenda=practice.agenda)
+        desk_closures.add(engine, closure, as_of=datetime.now(UTC), actor="desk:prova")
         page = desk.post("/chiusure/posti", data=door.form(desk, clinic="MI01"))
         assert "Rossi Mario" in page.text
         number = int(page.text.partition("/piani/")[2].partition('"')[0])
