@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 import sqlalchemy as sa
 
+from polydesk_dagster.changes import registry
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope, rows_table
 
@@ -46,6 +50,55 @@ def told(connection: sa.Connection, kind: Kind, plan: Plan) -> None:
             SELECT :service, :kind, :scope, row_hash, :plan_id, now() FROM now ON CONFLICT DO NOTHING"""),
         {**about, "plan_id": plan.id},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Rows of one kind and clinic (None: the chain's) that what was applied last has left, for a person to decide."""
+
+    service: str
+    kind: str
+    clinic: str | None
+    rows: int
+    since: datetime
+    plan: int
+    """The newest plan that names them."""
+
+
+def left(connection: sa.Connection) -> list[Left]:
+    """What plans that were applied in part have left, the longest waiting first.
+
+    Rows that somebody holds back are her own (``held.waiting``), and doubtful patients are questions of their own
+    (``patient_review``): of patients only what a guard or an undo has set aside is counted.
+    """
+    found = connection.execute(
+        sa.text("""
+            WITH waiting AS (
+                SELECT service, kind, scope, count(*) AS rows, min(since) AS since, min(plan_id) AS first
+                FROM set_aside GROUP BY 1, 2, 3)
+            SELECT w.service, w.kind, clinic.code, least(w.rows, newest.still), w.since, newest.id, marked.held,
+                   marked.flagged
+            FROM waiting w JOIN plan f ON f.id = w.first LEFT JOIN clinic ON clinic.id = f.clinic_id
+            CROSS JOIN LATERAL (
+                SELECT p.id, CASE p.state WHEN 'applied'
+                             THEN coalesce(CAST(p.tally ->> 'conflict' AS bigint), 0) END AS still
+                FROM plan p
+                WHERE p.service = w.service AND p.clinic_id IS NOT DISTINCT FROM f.clinic_id AND p.kind = w.kind
+                  AND p.scope = f.scope AND p.undoes IS NULL ORDER BY p.id DESC LIMIT 1) newest
+            CROSS JOIN LATERAL (
+                SELECT count(*) FILTER (WHERE h.thing IS NOT NULL) AS held,
+                       count(*) FILTER (WHERE h.thing IS NULL) AS flagged
+                FROM plan_hold p
+                LEFT JOIN held_row h ON h.thing = p.thing AND h.kind = w.kind
+                                    AND h.clinic_id IS NOT DISTINCT FROM f.clinic_id
+                WHERE p.plan_id = newest.id) marked
+            WHERE NOT f.volatile ORDER BY w.since, w.service, w.kind""")
+    )
+    lines = []
+    for service, kind, clinic, rows, since, plan, held, flagged in found:
+        many = min(rows, flagged) if registry.kind(kind).private else rows - held
+        lines += [Left(service, kind, clinic, many, since, plan)] if many > 0 else []
+    return lines
 
 
 def _about(kind: Kind, scope: Scope) -> dict[str, object]:

@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from polydesk_dagster.changes import held
+from polydesk_dagster.catalog import BY_KEY
+from polydesk_dagster.changes import aside, held
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.quarantine import set_aside
 from polydesk_dagster.clinic.bookings import payments
@@ -85,6 +86,7 @@ def to_do(request: Request) -> Response:
             "ignored": [each for each in kinds if each.ignored_by is not None],
             "quarantine": hers(set_aside(connection, limit=10 * SHOWN)),
             "held": hers(held.waiting(connection)),
+            "left": [(each, BY_KEY.get(each.service)) for each in hers(aside.left(connection))],
             "documents": looks.waiting_documents(connection, person),
             "clinics": looks.clinics(connection, person),
             "roles": AUDIENCES,

@@ -26,7 +26,8 @@ TYPES = ("Patient", "Practitioner", "HealthcareService", "InsurancePlan", "Charg
 
 
 class FhirServer(Simulator):
-    """``held`` by type. ``totals``: whether bundles say their total. ``lasts``: requests that a token is good for."""
+    """``held`` by type; ``bundles`` by type are answered as they stand, one after the other. ``totals``: whether
+    bundles say their total. ``lasts``: requests that a token is good for."""
 
     name = "fhir"
     prefixes = ("/fhir",)
@@ -36,6 +37,7 @@ class FhirServer(Simulator):
         self.held: dict[str, list[Resource]] = {name: [] for name in TYPES}
         self.totals = True
         self.page = 2
+        self.bundles: dict[str, list[Resource]] = {}
         self.next_link: str | None = None
         self.following: tuple[str, list[Resource]] | None = None
         self.public_key: RSAKey = RSAKey.generate_key(2048)
@@ -43,7 +45,7 @@ class FhirServer(Simulator):
         self.lasts: int | None = None
 
     def handlers(self) -> dict[tuple[str, str], Handler]:
-        return {("GET", f"/{name}"): self._search for name in TYPES}
+        return {("GET", f"/{name}"): self._search for name in (*TYPES, "MedicationRequest", "Observation")}
 
     def admin(self) -> list[Route]:
         return [Route("/token", self._token, methods=["POST"])]
@@ -62,6 +64,8 @@ class FhirServer(Simulator):
         if self.lasts is not None and len(self.requests) % self.lasts == 0:
             self.token = "expired"
         name, asked = request.url.path.rsplit("/", 1)[-1], request.query_params
+        if self.bundles.get(name):
+            return Reply(self.bundles[name].pop(0))
         rows = self.held[name]
         if since := asked.get("_lastUpdated"):
             rows = [row for row in rows if row["meta"]["lastUpdated"] >= since.removeprefix("ge")]

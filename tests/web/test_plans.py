@@ -9,8 +9,9 @@ from html import unescape
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.plans import Scope
-from polydesk_dagster.changes.synchronise import synchronise
+from polydesk_dagster.changes.synchronise import settle, synchronise
 from polydesk_dagster.clinic.upkeep import names
 from polydesk_dagster.database.engine import business_url, dagster_url
 from polydesk_dagster.database.migrate import create_database
@@ -103,6 +104,26 @@ def test_only_chosen_rows_are_left_in_a_plan_by_who_may_apply_it(door: Served) -
         assert f'<a href="/piani/{plan}">' not in browser.get("/da-fare").text
         assert browser.post(f"/piani/{plan}/rimetti", data=door.form(browser, release="1")).status_code == 303
         assert "2 da modificare" in browser.get(f"/piani/{plan}").text
+
+
+def test_what_a_plan_leaves_that_is_applied_in_part_is_to_be_done(door: Served) -> None:
+    number = _plan(door)
+    with door.signed_in("manager") as browser:
+        browser.post(f"/piani/{number}/solo", data=door.form(browser, hold="2"))
+        assert "Righe rimaste da decidere" not in browser.get("/da-fare").text  # it still waits to be applied
+    engine, now = door.door.engine, datetime.now(UTC)
+    with engine.connect() as connection:
+        plan = plans.load(connection, number)
+    report = settle(engine, registry.kind(plan.kind), plan.within, plan, as_of=now, actor="manager:m@example.org")
+    assert (report.counts.updated, report.counts.waiting) == (1, 1)
+    with door.signed_in("desk") as desk, door.signed_in("manager") as browser:
+        page = unescape(browser.get("/da-fare").text)
+        assert "1 riga, dal " in page
+        assert f'<a href="/piani/{number}">' in page
+        assert 'action="/servizi/refresh_sort_names/anteprima"' in page
+        assert "Righe rimaste da decidere" not in unescape(desk.get("/da-fare").text)  # the chain's are not hers
+        assert names.refresh_sort_names(engine, now, preview=False).counts.updated == 1
+        assert "Righe rimaste da decidere" not in unescape(browser.get("/da-fare").text)
 
 
 def _offered(page: str) -> int:

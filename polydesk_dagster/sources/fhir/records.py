@@ -55,6 +55,7 @@ def replaced_by(patient: Mapping[str, Any]) -> str | None:
 def patient(it: Mapping[str, Any], options: Options) -> dict[str, Any]:
     name = _name(it)
     address: Mapping[str, Any] = next(iter(it.get("address") or []), {})
+    updated = (it.get("meta") or {}).get("lastUpdated") or NEVER_SAID
     lines = [*(address.get("line") or []), *([address["city"]] if address.get("city") else [])]
     return {
         "id": it["id"],
@@ -68,8 +69,8 @@ def patient(it: Mapping[str, Any], options: Options) -> dict[str, Any]:
         "email": _contact(it, "email"),
         "phone": _contact(it, "phone", lambda use: use != "mobile"),
         "mobile": _contact(it, "phone", lambda use: use == "mobile") or _contact(it, "sms"),
-        "deceased_on": _whole_day(it.get("deceasedDateTime")),
-        "updated_at": (it.get("meta") or {}).get("lastUpdated") or NEVER_SAID,
+        "deceased_on": _death(it, updated),
+        "updated_at": updated,
     }
 
 
@@ -135,7 +136,7 @@ def price(it: Mapping[str, Any], options: Options) -> dict[str, Any]:
         "collaborator_id": None,
         "amount": money(base[0]["amount"].get("value")),
         "currency": base[0]["amount"].get("currency"),
-        "vat_rate": money(taxes[0] * 100) if len(taxes) == 1 else None,
+        "vat_rate": money(_tax(taxes[0]) * 100) if len(taxes) == 1 else None,
         "valid_from": _whole_day(period.get("start")) or ALWAYS,
         "valid_to": _day_after(period.get("end")),
     }
@@ -208,6 +209,17 @@ def _reference(references: list[Any], resource: str) -> str | None:
 def _whole_day(said: Any) -> str | None:
     """The day of a date or a moment; a year or a month alone is no day."""
     return said[:10] if isinstance(said, str) and len(said) >= 10 else None
+
+
+def _death(patient: Mapping[str, Any], updated: str) -> str | None:
+    """The day of a death; where only the year is said, or only that it was, the day on which the record said so."""
+    said = patient.get("deceasedDateTime")
+    return _whole_day(said) or (_whole_day(updated) if said or patient.get("deceasedBoolean") is True else None)
+
+
+def _tax(factor: Any) -> Any:
+    """The part of the price that is tax. FHIR leaves open whether 19 % is 0.19 or, as in its own examples, 1.19."""
+    return factor - 1 if factor >= 1 else factor
 
 
 def _day_after(said: Any) -> str | None:
