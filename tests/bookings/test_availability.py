@@ -36,6 +36,13 @@ UNEQUAL = sa.text(f"""
        OR d.longest <> (SELECT coalesce(max(extract(epoch FROM upper(x) - lower(x)) / 60), 0)
                          FROM unnest(d.ranges) x)""")
 
+OFFERED = sa.text("""
+    SELECT agenda_id, service_id FROM (
+        (TABLE bookable EXCEPT SELECT * FROM bookable_of(ARRAY(SELECT id FROM clinic)))
+        UNION ALL
+        (SELECT * FROM bookable_of(ARRAY(SELECT id FROM clinic)) EXCEPT TABLE bookable)) d""")
+"""What is offered otherwise than the table says."""
+
 READ = {
     "slots": "SELECT id, agenda_id, starts_at, ends_at, state, capacity FROM slot ORDER BY agenda_id, starts_at",
     "seats": "SELECT slot_id, held_until FROM seat",
@@ -129,6 +136,8 @@ class Chain:
 
 
 DEEDS = (
+    "offer",
+    "tidy",
     "place",
     "book",
     "confirm",
@@ -234,6 +243,23 @@ class Hands:
         self.connection.execute(sa.text("UPDATE closure SET lifted_at = :as_of"), {"as_of": self.now})
         for day in (11, 12, 13):
             self._derive(date(2026, 3, day))
+
+    def offer(self, n: int) -> None:
+        """What is offered changes: online or not, at another notice, for longer, or by another person."""
+        here, there = self.chain.here, self.chain.there
+        statement, which = (
+            ("UPDATE agenda SET online = NOT online WHERE id = :which", there.agenda),
+            ("UPDATE agenda SET min_notice_minutes = 60 - min_notice_minutes % 60 WHERE id = :which", there.agenda),
+            ("UPDATE service SET bookable_online = NOT bookable_online WHERE id = :which", self.chain.long),
+            ("UPDATE service SET duration_minutes = 90 - duration_minutes WHERE id = :which", self.chain.long),
+            ("UPDATE specialist SET fiscal_code = fiscal_code || 'X' WHERE id = :which", there.specialist),
+            ("DELETE FROM agenda_service WHERE service_id = :which", here.service),
+        )[n % 6]
+        self.connection.execute(sa.text(statement), {"which": which})
+
+    def tidy(self, _n: int) -> None:
+        availability.tidy(self.connection)
+        assert self.connection.execute(OFFERED).all() == []
 
     def slot(self, n: int) -> None:
         starts = rome(date(2026, 3, 11 + n % 3), f"{14 + n % 4}:{30 * (n % 2):02d}")
@@ -375,6 +401,7 @@ def test_two_who_change_one_day_at_once_never_wait_and_the_search_is_right_all_t
         one.commit()
     with engine.begin() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM open_day_stale")) == 1
+        connection.execute(sa.text("SELECT refresh_bookable()"))
         assert found(connection, wanted, AS_OF) == [free[0], *free[2:]]
         assert availability.tidy(connection) == 1
         assert connection.execute(UNEQUAL).all() == []

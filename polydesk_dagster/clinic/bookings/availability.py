@@ -1,7 +1,8 @@
 """Where and when a service can be booked: the first free starts, for whoever chooses a time.
 
-What is found was free when it was looked for; only ``holds.place`` keeps it. The table ``open_day``, kept by triggers
-of the schema, says where to look, so that what is full is not read.
+What is found was free when it was looked for; only ``holds.place`` keeps it. Two tables that the schema keeps say where
+to look, so that what is full is not read: ``bookable``, what each agenda gives online, and ``open_day``, where it has
+room.
 """
 
 from __future__ import annotations
@@ -108,10 +109,12 @@ def places(connection: sa.Connection, wanted: Collection[tuple[int, int]]) -> di
 
 
 def tidy(connection: sa.Connection) -> int:
-    """Put right the summaries of days that changed under two hands at once; how many there were. Searches are right
-    without it, only slower."""
-    return connection.execute(
+    """Put right what is offered by clinics that changed it, and the summaries of days that changed under two hands at
+    once; how many of both there were. Searches are right without it, only slower."""
+    clinics = connection.scalars(sa.text("SELECT refresh_bookable()")).one()
+    days = connection.execute(
         sa.text("""
             SELECT refresh_open_days(array_agg(d.agenda_id), array_agg(d.day))
             FROM (SELECT DISTINCT agenda_id, day FROM open_day_stale) d HAVING count(*) > 0""")
     ).rowcount
+    return int(clinics) + days
