@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -17,7 +17,15 @@ def lock_key(*names: str | None) -> int:
 
 def in_turn(connection: sa.Connection, *names: str | None) -> None:
     """Wait for whoever holds the lock on ``names``, and hold it until the end of the transaction."""
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(*names)})
+    all_in_turn(connection, [names])
+
+
+def all_in_turn(connection: sa.Connection, locks: Sequence[Sequence[str | None]]) -> None:
+    """The same for several, one after the other in the order in which everybody takes them."""
+    keys = sorted(lock_key(*names) for names in locks)
+    connection.execute(
+        sa.text("SELECT count(pg_advisory_xact_lock(key)) FROM unnest(CAST(:keys AS bigint[])) key"), {"keys": keys}
+    )
 
 
 @contextmanager

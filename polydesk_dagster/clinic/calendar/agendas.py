@@ -82,13 +82,13 @@ LOCK_AGENDAS = """
 
 AGENDAS = """
     CREATE TEMP TABLE working_agenda ON COMMIT DROP AS
-    SELECT a.id, a.name, a.slot_minutes, a.capacity,
+    SELECT a.id, a.name, c.code AS clinic, a.slot_minutes, a.capacity,
            a.active AND coalesce(s.active AND s.deleted_at IS NULL, true)
                     AND coalesce(v.active AND v.deleted_at IS NULL, true)
                     AND coalesce(r.active, true) AS running,
            daterange(a.valid_from, least(a.valid_to, s.ends_on), '[]') AS validity,
            CAST(NULL AS text) AS problem, CAST(NULL AS time) AS turn_starts, CAST(NULL AS time) AS turn_ends
-    FROM agenda a
+    FROM agenda a JOIN clinic c ON c.id = a.clinic_id
     LEFT JOIN specialist s ON s.id = a.specialist_id
     LEFT JOIN service v ON v.id = a.service_id
     LEFT JOIN resource r ON r.id = a.resource_id
@@ -120,36 +120,36 @@ OVERLAPS = """
 """
 
 LEFT_OUT = """
-    SELECT a.id, a.name, count(*) AS days, min(d.opens) AT TIME ZONE :time_zone AS first
+    SELECT a.id, a.name, a.clinic, count(*) AS days, min(d.opens) AT TIME ZONE :time_zone AS first
     FROM left_out_day d JOIN working_agenda a ON a.id = d.agenda_id
     JOIN derive_cell c ON c.agenda_id = d.agenda_id AND c.local_date = d.local_date
-    GROUP BY a.id, a.name ORDER BY a.name, a.id
+    GROUP BY a.id, a.name, a.clinic ORDER BY a.clinic, a.name, a.id
 """
 
 
 def leave_out_what_makes_no_sense(
-    connection: sa.Connection, clinic: Clinic, values: Mapping[str, object], reasons: list[Reason]
+    connection: sa.Connection, values: Mapping[str, object], reasons: list[Reason]
 ) -> int:
     """Take the agendas whose turns make no sense, and the days whose turns overlap, out of this derivation: their
     slots stay as they are. Returns how many agendas that is about."""
     bad = connection.execute(
         sa.text("""
-            SELECT id, name, problem, turn_starts, turn_ends FROM working_agenda
-            WHERE problem IS NOT NULL ORDER BY name, id""")
+            SELECT id, name, clinic, problem, turn_starts, turn_ends FROM working_agenda
+            WHERE problem IS NOT NULL ORDER BY clinic, name, id""")
     ).all()
     for row in bad:
         told = {"agenda": agenda(row), "starts": row.turn_starts, "ends": row.turn_ends}
         reasons.append(
-            Reason(row.problem, told if row.problem == "end_before_start" else {"agenda": agenda(row)}, clinic.code)
+            Reason(row.problem, told if row.problem == "end_before_start" else {"agenda": agenda(row)}, row.clinic)
         )
     overlapping = connection.execute(sa.text(LEFT_OUT), values).all()
     for row in overlapping:
         told = {
             "agenda": agenda(row),
             "days": Count("agenda_day", row.days),
-            "first": Instant(row.first, clinic.time_zone),
+            "first": Instant(row.first, str(values["time_zone"])),
         }
-        reasons.append(Reason("overlapping_rules", told, clinic.code))
+        reasons.append(Reason("overlapping_rules", told, row.clinic))
     if bad:
         for table in ("rule_day", "derive_cell"):
             connection.execute(

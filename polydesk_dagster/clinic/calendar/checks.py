@@ -37,25 +37,22 @@ PLACE = """c.code || ' ' || a.name || ' ' || to_char(s.starts_at AT TIME ZONE c.
 
 def free_on_closure(connection: sa.Connection, as_of: datetime) -> Finding:
     """Free slots ahead of ``as_of`` that an effective closure covers."""
-    findings = [
-        _finding(
-            connection,
-            f"""
-            SELECT {PLACE} AS place
-            FROM ({CLOSED_HOURS}) h JOIN slot s ON s.agenda_id = h.agenda_id
-            JOIN agenda a ON a.id = s.agenda_id AND a.auto_generate JOIN clinic c ON c.id = a.clinic_id
-            WHERE s.state = 'free' AND NOT s.manual AND s.starts_at > :as_of
-              AND h.closed && {slot_span("s", "c.time_zone")}""",
-            {
-                "clinic_id": clinic,
-                "as_of": as_of,
-                "first_day": as_of.date() - timedelta(days=1),
-                "last_day": as_of.date() + timedelta(days=740),
-            },
-        )
-        for clinic in connection.scalars(sa.text("SELECT id FROM clinic WHERE active ORDER BY id")).all()
-    ]
-    return Finding(sum(f.count for f in findings), "; ".join(f.examples for f in findings if f.examples)[:500])
+    clinics = connection.scalars(sa.text("SELECT id FROM clinic WHERE active ORDER BY id")).all()
+    return _finding(
+        connection,
+        f"""
+        SELECT {PLACE} AS place
+        FROM ({CLOSED_HOURS}) h JOIN slot s ON s.agenda_id = h.agenda_id
+        JOIN agenda a ON a.id = s.agenda_id AND a.auto_generate JOIN clinic c ON c.id = a.clinic_id
+        WHERE s.state = 'free' AND NOT s.manual AND s.starts_at > :as_of
+          AND h.closed && {slot_span("s", "c.time_zone")}""",
+        {
+            "clinic_ids": clinics,
+            "as_of": as_of,
+            "first_day": as_of.date() - timedelta(days=1),
+            "last_day": as_of.date() + timedelta(days=740),
+        },
+    )
 
 
 def overlapping(connection: sa.Connection, as_of: datetime) -> Finding:

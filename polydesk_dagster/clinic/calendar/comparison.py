@@ -157,13 +157,13 @@ def due(alias: str = "slot_change") -> str:
                 OR {alias}.agenda_id NOT IN (SELECT id FROM working_agenda WHERE problem IN {HOLDING}))"""
 
 
-# The plans of the clinic that people took back lately.
+# The plans of the clinics that people took back lately.
 TAKEN_BACK = f"""
     SELECT p.id AS plan, u.id AS undo, u.applied_at
     FROM plan u JOIN plan p ON p.id = u.undoes
     WHERE u.state = 'applied' AND u.applied_by LIKE 'desk:%' AND u.rows_kept AND p.rows_kept
       AND u.applied_at > now() - interval '{plans.REMEMBERED}' AND p.kind IN ('slot', 'turns')
-      AND p.clinic_id = :clinic_id
+      AND p.clinic_id = ANY(:clinic_ids)
     ORDER BY u.id
 """
 

@@ -19,7 +19,7 @@ from polydesk_dagster.clinic.calendar.comparison import compare, due
 from polydesk_dagster.clinic.calendar.days import COUNT_BEFORE, sort_cells
 from polydesk_dagster.clinic.calendar.expansion import expand_rules, shift_across_dst
 from polydesk_dagster.clinic.calendar.orphans import SEATED, WORK
-from polydesk_dagster.database.locks import in_turn
+from polydesk_dagster.database.locks import all_in_turn
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Reason, Report
 from polydesk_dagster.values import Value
@@ -54,18 +54,21 @@ def unknown_zone(clinic: Clinic) -> Report:
     return Report.failed("unknown_time_zone", {"zone": clinic.time_zone}, clinic.code)
 
 
-def agenda_refused(connection: sa.Connection, clinic: Clinic, agenda_id: int, error: Exception) -> Report:
+def agenda_refused(connection: sa.Connection, agenda_id: int, error: Exception) -> Report:
     """What is told of an agenda that was left as it is."""
-    row = connection.execute(sa.text("SELECT id, name FROM agenda WHERE id = :id"), {"id": agenda_id}).one()
+    row = connection.execute(
+        sa.text("SELECT a.id, a.name, c.code FROM agenda a JOIN clinic c ON c.id = a.clinic_id WHERE a.id = :id"),
+        {"id": agenda_id},
+    ).one()
     cause: Value = in_brief(error)
     if isinstance(error, Refused) and error.report.reasons:
         cause = error.report.reasons[0]
-    return Report.failed("agenda_refused", {"agenda": agenda(row), "error": cause}, clinic.code)
+    return Report.failed("agenda_refused", {"agenda": agenda(row), "error": cause}, row.code)
 
 
-def serialise(connection: sa.Connection, clinic_id: int) -> None:
+def serialise(connection: sa.Connection, clinics: Sequence[Clinic]) -> None:
     """One derivation of a clinic's slots at a time: nightly generation and a closure's wait for each other."""
-    in_turn(connection, "slots", str(clinic_id))
+    all_in_turn(connection, [("slots", str(clinic.id)) for clinic in clinics])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,16 @@ class Decided:
     reasons: tuple[Reason, ...]
 
 
-def values_of(connection: sa.Connection, clinic: Clinic, as_of: datetime, today: date) -> dict[str, object] | None:
-    """What the statements bind; None where there is no agenda-day to derive."""
+def values_of(
+    connection: sa.Connection, clinics: Sequence[Clinic], as_of: datetime, today: date
+) -> dict[str, object] | None:
+    """What the statements bind for clinics of one time zone; None where there is no agenda-day to derive."""
     first, last = connection.execute(sa.text("SELECT min(local_date), max(local_date) FROM derive_cell")).one()
     if first is None:
         return None
     return {
-        "clinic_id": clinic.id,
-        "time_zone": clinic.time_zone,
+        "clinic_ids": [clinic.id for clinic in clinics],
+        "time_zone": clinics[0].time_zone,
         "as_of": as_of,
         "today": today,
         "ends_before": today + ENDS_AHEAD,
@@ -95,13 +100,13 @@ def values_of(connection: sa.Connection, clinic: Clinic, as_of: datetime, today:
     }
 
 
-def decide(connection: sa.Connection, clinic: Clinic, values: Mapping[str, object], *, lock: bool) -> Decided:
+def decide(connection: sa.Connection, values: Mapping[str, object], *, lock: bool) -> Decided:
     if lock:
         connection.execute(sa.text(LOCK_AGENDAS))
     connection.execute(sa.text("ANALYZE derive_cell"))
     expand_rules(connection, values)
     reasons: list[Reason] = []
-    failed = leave_out_what_makes_no_sense(connection, clinic, values, reasons)
+    failed = leave_out_what_makes_no_sense(connection, values, reasons)
     dropped = shift_across_dst(connection, values)
     sort_cells(connection, values)
     compare(connection, values, lock=lock)

@@ -67,8 +67,8 @@ CLOSED_HOURS = f"""
     FROM agenda a
     JOIN clinic k ON k.id = a.clinic_id
     JOIN ({CLOSURE_IN_FORCE}) c ON {REACHES}
-    WHERE a.clinic_id = :clinic_id
+    WHERE a.clinic_id = ANY(:clinic_ids)
     GROUP BY a.id
 """
-"""Rows (agenda_id, closed tsmultirange in local time), for agendas of ``:clinic_id`` that any closure reaches between
+"""Rows (agenda_id, closed tsmultirange in local time), for agendas of ``:clinic_ids`` that any closure reaches between
 ``:first_day`` and ``:last_day``."""

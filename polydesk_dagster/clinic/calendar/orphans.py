@@ -6,6 +6,8 @@ slot is one no more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar.agendas import Clinic
@@ -33,18 +35,19 @@ IN_USE = """EXISTS (SELECT FROM seat n WHERE n.slot_id = s.id AND coalesce(n.hel
 """SQL: somebody still has a seat of the slot ``s``; where all have gone elsewhere, generation takes it away."""
 
 
-def orphan_tables(connection: sa.Connection, clinic: Clinic) -> tuple[Table, ...]:
-    """The clinic's open orphans, a row for each booking, soonest first; none where there are none."""
+def orphan_tables(connection: sa.Connection, clinics: Sequence[Clinic]) -> tuple[Table, ...]:
+    """The clinics' open orphans, a row for each booking, soonest first; none where there are none."""
     rows = connection.execute(
         sa.text(f"""
             SELECT w.*, count(*) OVER () AS total
-            FROM (SELECT DISTINCT ON ({WORK}) c.code, a.id, a.name, s.starts_at, o.cause, k.name AS closure,
-                         s.id AS slot
+            FROM (SELECT DISTINCT ON ({WORK}) c.code, c.time_zone, a.id, a.name, s.starts_at, o.cause,
+                         k.name AS closure, s.id AS slot
                   FROM orphan o JOIN slot s ON s.id = o.slot_id {SEATED} JOIN agenda a ON a.id = s.agenda_id
                   JOIN clinic c ON c.id = a.clinic_id LEFT JOIN closure k ON k.id = o.closure_id
-                  WHERE c.id = :clinic AND o.resolved_at IS NULL AND {SAID} = 'open' ORDER BY {WORK}, s.starts_at) w
+                  WHERE c.id = ANY(:clinics) AND o.resolved_at IS NULL AND {SAID} = 'open'
+                  ORDER BY {WORK}, s.starts_at) w
             ORDER BY w.starts_at, w.slot LIMIT :shown"""),
-        {"clinic": clinic.id, "shown": SHOWN_ROWS},
+        {"clinics": [clinic.id for clinic in clinics], "shown": SHOWN_ROWS},
     ).all()
     if not rows:
         return ()
@@ -52,7 +55,7 @@ def orphan_tables(connection: sa.Connection, clinic: Clinic) -> tuple[Table, ...
         (
             row.code,
             Named(str(row.id), row.name),
-            Instant(row.starts_at, clinic.time_zone),
+            Instant(row.starts_at, row.time_zone),
             Term("orphan_cause", row.cause),
             row.closure,
         )

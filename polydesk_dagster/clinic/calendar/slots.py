@@ -102,7 +102,7 @@ def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, prev
 
     def part(agendas: Sequence[int]) -> Report:
         with engine.begin() as connection:
-            serialise(connection, clinic.id)
+            serialise(connection, [clinic])
             connection.execute(
                 sa.text("""
                     CREATE TEMP TABLE derive_cell ON COMMIT DROP AS
@@ -118,7 +118,7 @@ def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, prev
         with engine.begin() as connection:
             if not preview:
                 connection.execute(sa.text(REMEMBER_FAILED), {"agenda": agenda_id, "as_of": as_of})
-            return agenda_refused(connection, clinic, agenda_id, error)
+            return agenda_refused(connection, agenda_id, error)
 
     try:
         with engine.connect() as connection:
@@ -143,10 +143,10 @@ def _plan(
     connection: sa.Connection, clinic: Clinic, as_of: datetime, today: date, *, preview: bool, actor: str
 ) -> Report:
     """The plan over the agenda-days of ``derive_cell``, applied unless only a ``preview`` is wanted."""
-    values = values_of(connection, clinic, as_of, today)
+    values = values_of(connection, [clinic], as_of, today)
     if values is None:
         return Report(Outcome.NOTHING_TO_DO, preview=preview)
-    decided = decide(connection, clinic, values, lock=not preview)
+    decided = decide(connection, values, lock=not preview)
     scope = Scope(SERVICE, clinic.code, clinic.id)
     plan = changes.propose(connection, SLOT, scope, DUE_ROWS, as_of=as_of, unchanged=decided.unchanged)
     held, newly_held = _plans_of_held(connection, clinic, values)
@@ -165,7 +165,7 @@ def _plan(
         counts,
         (*held, *decided.reasons, *tell_gaps_and_ends(connection, clinic, values)),
         figures,
-        shown.tables if preview else orphan_tables(connection, clinic) if decided.orphaned else (),
+        shown.tables if preview else orphan_tables(connection, [clinic]) if decided.orphaned else (),
         plan.id if plan.writes or preview or not held else None,
         preview=preview,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from itertools import groupby
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -66,8 +67,8 @@ def derive(connection: sa.Connection, cells: str, as_of: datetime) -> Report:
     """Re-derive exactly the agenda-days of the table ``cells`` (agenda_id bigint, local_date date), in the caller's
     transaction and as part of its plan; days outside an agenda's horizon and manual agendas are left alone.
 
-    The cost grows with the cells, not with the slots. Called when closures have changed; what a closure explains is
-    written whatever else a person must look at first.
+    The cost grows with the cells, not with the slots or the clinics: those of one time zone are derived together.
+    Called when closures have changed; what a closure explains is written whatever else a person must look at first.
     """
     clinics = [
         Clinic(*row)
@@ -75,17 +76,21 @@ def derive(connection: sa.Connection, cells: str, as_of: datetime) -> Report:
             sa.text(f"""
                 SELECT DISTINCT c.id, c.code, c.time_zone, c.horizon_days
                 FROM {cells} x JOIN agenda a ON a.id = x.agenda_id JOIN clinic c ON c.id = a.clinic_id
-                ORDER BY c.id""")
+                ORDER BY c.time_zone, c.id""")
         )
     ]
-    return combine([_derive_clinic(connection, each, cells, as_of) for each in clinics])
+    serialise(connection, clinics)
+    zones = groupby(clinics, key=lambda clinic: clinic.time_zone)
+    return combine([_derive_zone(connection, zone, list(those), cells, as_of) for zone, those in zones])
 
 
-def _derive_clinic(connection: sa.Connection, clinic: Clinic, cells: str, as_of: datetime) -> Report:
+def _derive_zone(
+    connection: sa.Connection, zone: str, clinics: Sequence[Clinic], cells: str, as_of: datetime
+) -> Report:
     try:
-        today = as_of.astimezone(ZoneInfo(clinic.time_zone)).date()
+        today = as_of.astimezone(ZoneInfo(zone)).date()
     except (KeyError, ValueError):
-        return unknown_zone(clinic)
+        return combine([unknown_zone(clinic) for clinic in clinics])
 
     def part(agendas: Sequence[int]) -> Report:
         with connection.begin_nested():
@@ -99,30 +104,28 @@ def _derive_clinic(connection: sa.Connection, clinic: Clinic, cells: str, as_of:
                       AND x.local_date < CAST(:today AS date) + coalesce(a.horizon_days, c.horizon_days)"""),
                 {"agendas": list(agendas), "today": today},
             )
-            report = _write(connection, clinic, as_of, today)
-            for table in _TEMPORARY:
-                connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
+            report = _write(connection, clinics, as_of, today)
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {', '.join(_TEMPORARY)}"))
             return report
 
     def failed(agenda_id: int, error: Exception) -> Report:
-        return agenda_refused(connection, clinic, agenda_id, error)
+        return agenda_refused(connection, agenda_id, error)
 
-    serialise(connection, clinic.id)
     agendas = connection.scalars(
         sa.text(f"""
             SELECT DISTINCT a.id FROM {cells} x JOIN agenda a ON a.id = x.agenda_id
-            WHERE a.clinic_id = :clinic AND a.auto_generate ORDER BY a.id"""),
-        {"clinic": clinic.id},
+            WHERE a.clinic_id = ANY(:clinics) AND a.auto_generate ORDER BY a.id"""),
+        {"clinics": [clinic.id for clinic in clinics]},
     ).all()
     return combine(in_parts(agendas, part, failed))
 
 
-def _write(connection: sa.Connection, clinic: Clinic, as_of: datetime, today: date) -> Report:
+def _write(connection: sa.Connection, clinics: Sequence[Clinic], as_of: datetime, today: date) -> Report:
     """Write what is due of the agenda-days of ``derive_cell``; the rest waits for the plan of the night."""
-    values = values_of(connection, clinic, as_of, today)
+    values = values_of(connection, clinics, as_of, today)
     if values is None:
         return Report(Outcome.NOTHING_TO_DO)
-    decided = decide(connection, clinic, values, lock=True)
+    decided = decide(connection, values, lock=True)
     retired, updated = (
         connection.execute(
             sa.text(f"""
@@ -147,5 +150,5 @@ def _write(connection: sa.Connection, clinic: Clinic, as_of: datetime, today: da
         counts,
         decided.reasons,
         decided.figures,
-        orphan_tables(connection, clinic) if decided.orphaned else (),
+        orphan_tables(connection, clinics) if decided.orphaned else (),
     )

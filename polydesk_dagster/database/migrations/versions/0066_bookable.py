@@ -1,4 +1,4 @@
-"""A search reads what is offered where as one range of an index, and asks once an agenda whether its doctor is elsewhere.
+"""A search reads what is offered where as one range of an index, and asks at most once whether a doctor is elsewhere.
 
 Revision ID: 0066
 """
@@ -19,7 +19,7 @@ CREATE TABLE bookable (
     service_id     bigint NOT NULL REFERENCES service ON DELETE CASCADE,
     clinic_id      bigint NOT NULL,
     location_id    bigint NOT NULL,
-    city           text,                 -- the cadastral code of the location or, where that is not known, of the clinic
+    city           text NOT NULL,        -- the cadastral code of the location or, where none is known, of the clinic
     code           text NOT NULL,
     minutes        integer NOT NULL,
     notice_minutes integer NOT NULL,
