@@ -87,12 +87,13 @@ AGENDAS = """
                     AND coalesce(v.active AND v.deleted_at IS NULL, true)
                     AND coalesce(r.active, true) AS running,
            daterange(a.valid_from, least(a.valid_to, s.ends_on), '[]') AS validity,
-           CAST(NULL AS text) AS problem, CAST(NULL AS time) AS turn_starts, CAST(NULL AS time) AS turn_ends
+           CAST(NULL AS text) AS problem, CAST(NULL AS time) AS turn_starts, CAST(NULL AS time) AS turn_ends,
+           false AS odd
     FROM agenda a JOIN clinic c ON c.id = a.clinic_id
     LEFT JOIN specialist s ON s.id = a.specialist_id
     LEFT JOIN service v ON v.id = a.service_id
     LEFT JOIN resource r ON r.id = a.resource_id
-    WHERE a.id IN (SELECT agenda_id FROM derive_cell)
+    WHERE a.id IN (SELECT agenda_id FROM derive_cell) OR a.id = ANY(CAST(:settled AS bigint[]))
 """
 
 PROBLEMS = """

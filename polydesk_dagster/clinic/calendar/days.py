@@ -14,19 +14,21 @@ DIGEST = """
     bit_xor(timestamp_hash_extended(starts_at AT TIME ZONE 'UTC', capacity)
             # timestamp_hash_extended(ends_at AT TIME ZONE 'UTC', -1))"""
 
-PRESENT_CELLS = f"""
-    CREATE TEMP TABLE present_cell ON COMMIT DROP AS
+PRESENT = f"""
     SELECT s.agenda_id, s.local_date, count(*) FILTER (WHERE counted) AS n,
            {DIGEST} FILTER (WHERE counted) AS digest,
            coalesce(bool_or(s.state = 'orphan' OR s.manual) FILTER (WHERE counted), false) AS unusual,
            bool_or(s.ends_at > m.midnight) AS crosses
-    FROM (SELECT agenda_id, local_date FROM derive_cell
-          UNION SELECT agenda_id, local_date - 1 FROM derive_cell) c
+    FROM (SELECT agenda_id, local_date FROM {{cells}}
+          UNION SELECT agenda_id, local_date - 1 FROM {{cells}}) c
     CROSS JOIN LATERAL (SELECT (c.local_date + 1)::timestamp AT TIME ZONE :time_zone AS midnight) m
     JOIN slot s ON s.agenda_id = c.agenda_id AND s.local_date = c.local_date
     CROSS JOIN LATERAL (SELECT s.starts_at > :as_of AND s.state <> 'retired' AS counted) u
     GROUP BY s.agenda_id, s.local_date
 """
+"""What there is of the agenda-days of a table of cells, and of their eves."""
+
+PRESENT_CELLS = f"CREATE TEMP TABLE present_cell ON COMMIT DROP AS {PRESENT.format(cells='derive_cell')}"
 
 # Free of anything that a new slot could meet, the day before's slots that reach over midnight included.
 FRESH = """
@@ -39,21 +41,23 @@ FRESH = """
       AND c.agenda_id NOT IN (SELECT agenda_id FROM rule_day WHERE crosses)
 """
 
+DIFFERING = f"""
+    SELECT k.agenda_id, k.local_date
+    FROM {{cells}} k
+    LEFT JOIN present_cell p ON p.agenda_id = k.agenda_id AND p.local_date = k.local_date
+    LEFT JOIN (SELECT agenda_id, local_date, count(*) AS n, {DIGEST} AS digest FROM ({WANTED}) s
+               GROUP BY agenda_id, local_date) w ON w.agenda_id = k.agenda_id AND w.local_date = k.local_date
+    WHERE (coalesce(p.n, 0), p.digest) IS DISTINCT FROM (coalesce(w.n, 0), w.digest) OR p.unusual
+"""
+"""The agenda-days of a table of cells that are not as the rules want them, beside what ``present_cell`` says."""
+
 CHANGED = f"""
     CREATE TEMP TABLE changed_cell ON COMMIT DROP AS
     WITH known AS (
         SELECT c.agenda_id, c.local_date FROM derive_cell c
         EXCEPT SELECT agenda_id, local_date FROM fresh_cell
-    ), wanted AS (
-        SELECT agenda_id, local_date, count(*) AS n, {DIGEST} AS digest
-        FROM ({WANTED.format(cells="known")}) w
-        GROUP BY agenda_id, local_date
     )
-    SELECT k.agenda_id, k.local_date
-    FROM known k
-    LEFT JOIN present_cell p ON p.agenda_id = k.agenda_id AND p.local_date = k.local_date
-    LEFT JOIN wanted w ON w.agenda_id = k.agenda_id AND w.local_date = k.local_date
-    WHERE (coalesce(p.n, 0), p.digest) IS DISTINCT FROM (coalesce(w.n, 0), w.digest) OR p.unusual
+    {DIFFERING.format(cells="known")}
 """
 
 

@@ -83,13 +83,17 @@ class Decided:
 
 
 def values_of(
-    connection: sa.Connection, clinics: Sequence[Clinic], as_of: datetime, today: date
+    connection: sa.Connection, clinics: Sequence[Clinic], as_of: datetime, today: date, settled: Sequence[int] = ()
 ) -> dict[str, object] | None:
-    """What the statements bind for clinics of one time zone; None where there is no agenda-day to derive."""
+    """What the statements bind for clinics of one time zone; None where there is no agenda-day to derive. ``settled``
+    are agendas that are at work here without any."""
     first, last = connection.execute(sa.text("SELECT min(local_date), max(local_date) FROM derive_cell")).one()
     if first is None:
-        return None
+        if not settled:
+            return None
+        first = last = today
     return {
+        "settled": list(settled),
         "clinic_ids": [clinic.id for clinic in clinics],
         "time_zone": clinics[0].time_zone,
         "as_of": as_of,

@@ -40,6 +40,12 @@ REACHES = """
 """
 """Whether closure ``c`` reaches agenda ``a`` of clinic ``k``."""
 
+MAY_REACH = """
+    (c.clinic_id IS NULL AND c.agenda_id IS NULL OR c.clinic_id = ANY(:clinic_ids)
+     OR c.agenda_id IN (SELECT id FROM agenda WHERE clinic_id = ANY(:clinic_ids)))
+"""
+"""Of closures ``c`` those that are for many clinics or for ``:clinic_ids``: by index, however many clinics there are."""
+
 
 def local_span(starts: str, ends: str, length: str) -> str:
     """SQL: the local hours that a slot touches, from its local start, its local end and its length. Where the clocks go
@@ -66,7 +72,7 @@ CLOSED_HOURS = f"""
     SELECT a.id AS agenda_id, {_folded()} AS closed
     FROM agenda a
     JOIN clinic k ON k.id = a.clinic_id
-    JOIN ({CLOSURE_IN_FORCE}) c ON {REACHES}
+    JOIN ({CLOSURE_IN_FORCE} AND {MAY_REACH}) c ON {REACHES}
     WHERE a.clinic_id = ANY(:clinic_ids)
     GROUP BY a.id
 """

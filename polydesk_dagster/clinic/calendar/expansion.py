@@ -78,6 +78,12 @@ SHIFTED = f"""
     ) s
 """
 
+ODD = """
+    UPDATE working_agenda SET odd = true WHERE id IN (SELECT agenda_id FROM shifted_slot WHERE kind <> 'plain')
+"""
+TOO_LONG = "mod(extract(epoch FROM closes - opens), extract(epoch FROM step)) <> 0"
+"""SQL: the last slot of a turn of ``rule_day`` does not fit."""
+
 
 def shift_across_dst(connection: sa.Connection, values: Mapping[str, object]) -> dict[str, int]:
     """Expand the turns near a change of the clocks; returns what was dropped there, and what does not fit its turn."""
@@ -86,13 +92,11 @@ def shift_across_dst(connection: sa.Connection, values: Mapping[str, object]) ->
         str(kind): int(n)
         for kind, n in connection.execute(sa.text("SELECT kind, count(*) FROM shifted_slot GROUP BY kind"))
     }
+    if kinds.keys() - {"plain"}:
+        connection.execute(sa.text(ODD))
     connection.execute(sa.text("DELETE FROM shifted_slot WHERE kind = 'gap'"))
     connection.execute(sa.text("ANALYZE shifted_slot"))
-    too_long = connection.scalar(
-        sa.text("""
-            SELECT count(*) FROM rule_day
-            WHERE mod(extract(epoch FROM closes - opens), extract(epoch FROM step)) <> 0""")
-    )
+    too_long = connection.scalar(sa.text(f"SELECT count(*) FROM rule_day WHERE {TOO_LONG}"))
     return {"gap": kinds.get("gap", 0), "fold": kinds.get("fold", 0), "too_long": int(too_long or 0)}
 
 

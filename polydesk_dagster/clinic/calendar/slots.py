@@ -6,14 +6,15 @@ an orphan for the desk. All is decided before anything is written. One clinic is
 that a person must look at first waits with a plan of its own; one whose rules make no sense, or whose slots the
 database refuses, is named, left as it is, and stops nobody else.
 
-Most days of most agendas have not changed since the last run. So three kinds of agenda-days are told apart: those
-without any slot get theirs from one query; those whose slots have the digest that the rules give are done; only the
-rest is compared slot by slot.
+Most days of most agendas have not changed since the last run. Of a settled agenda only the new days are looked at. Of
+the others three kinds of days are told apart: those without any slot get theirs from one query; those whose slots have
+the digest that the rules give are done; only the rest is compared slot by slot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.clinic.calendar import settled
 from polydesk_dagster.clinic.calendar.agendas import (
     HOLDING,
     REMEMBER,
@@ -51,6 +53,9 @@ from polydesk_dagster.values import Value
 
 __all__ = ["RETIREMENT_GUARD", "TAKEN_BACK_GUARD", "generate"]
 
+SIDE_BY_SIDE = 4
+"""Clinics at a time, each with a connection of its own."""
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -62,23 +67,39 @@ def generate(
     preview: bool = False,
     actor: str = "dagster",
     progress: Progress | None = None,
+    whole: bool = False,
 ) -> Report:
     """Bring the slots of all automatic agendas in step with their rules, from ``as_of`` to each agenda's horizon.
 
     One plan a clinic, and one for every agenda of which more slots would go than the guard lets pass: those wait until
-    a person applies them. With ``preview`` no plan is applied. Counts are slots, except ``skipped`` (manual agendas)
-    and ``failed`` (agendas that were, or of which some days were, left as they are); ``waiting`` are bookings whose
-    slot is gone and the slots of agendas that are held.
+    a person applies them. ``SIDE_BY_SIDE`` clinics at a time, none in another's way. With ``preview`` no plan is
+    applied; with ``whole`` settled agendas are looked at whole, which comes to the same. Counts are slots, except
+    ``skipped`` (manual agendas) and ``failed`` (agendas that were, or of which some days were, left as they are);
+    ``waiting`` are bookings whose slot is gone and the slots of agendas that are held.
     """
     with engine.connect() as connection:
         clinics = _clinics(connection, clinic)
     if clinic is not None and not clinics:
         return Report.failed("no_such_clinic", {"code": clinic}, clinic)
+    if not preview and clinic is None:
+        with engine.begin() as connection:
+            settled.forget_who_is_gone(connection)
+
+    def one(each: Clinic) -> Report:
+        try:
+            return _generate_clinic(engine, each, as_of, preview=preview, actor=actor, whole=whole)
+        except sa.exc.DBAPIError as error:
+            return _clinic_refused(each, error)
+
     reports = []
-    for number, each in enumerate(clinics, 1):
-        reports.append(_generate_clinic(engine, each, as_of, preview=preview, actor=actor))
-        if progress is not None:
-            progress(number, len(clinics), "progress.clinics")
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        try:
+            for number, report in enumerate(pool.map(one, clinics), 1):
+                reports.append(report)
+                if progress is not None:
+                    progress(number, len(clinics), "progress.clinics")
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
     return combine(reports)
 
 
@@ -94,7 +115,9 @@ def _clinics(connection: sa.Connection, code: str | None) -> list[Clinic]:
     return [Clinic(*row) for row in rows]
 
 
-def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, preview: bool, actor: str) -> Report:
+def _generate_clinic(
+    engine: sa.Engine, clinic: Clinic, as_of: datetime, *, preview: bool, actor: str, whole: bool
+) -> Report:
     try:
         today = as_of.astimezone(ZoneInfo(clinic.time_zone)).date()
     except (KeyError, ValueError):
@@ -103,16 +126,9 @@ def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, prev
     def part(agendas: Sequence[int]) -> Report:
         with engine.begin() as connection:
             serialise(connection, [clinic])
-            connection.execute(
-                sa.text("""
-                    CREATE TEMP TABLE derive_cell ON COMMIT DROP AS
-                    SELECT a.id AS agenda_id, CAST(:today AS date) + n AS local_date
-                    FROM agenda a JOIN clinic c ON c.id = a.clinic_id
-                    CROSS JOIN generate_series(0, coalesce(a.horizon_days, c.horizon_days) - 1) AS n
-                    WHERE a.clinic_id = :clinic_id AND a.auto_generate AND a.id = ANY(:agendas)"""),
-                {"today": today, "clinic_id": clinic.id, "agendas": list(agendas)},
-            )
-            return _plan(connection, clinic, as_of, today, preview=preview, actor=actor)
+            chosen = {"today": today, "as_of": as_of, "clinic_ids": [clinic.id], "agendas": list(agendas)}
+            kept = settled.choose(connection, chosen, whole=whole)
+            return _plan(connection, clinic, as_of, today, kept, preview=preview, actor=actor)
 
     def failed(agenda_id: int, error: Exception) -> Report:
         with engine.begin() as connection:
@@ -120,17 +136,14 @@ def _generate_clinic(engine: sa.Engine, clinic: Clinic, as_of: datetime, *, prev
                 connection.execute(sa.text(REMEMBER_FAILED), {"agenda": agenda_id, "as_of": as_of})
             return agenda_refused(connection, agenda_id, error)
 
-    try:
-        with engine.connect() as connection:
-            manual = manual_agendas(connection, clinic)
-            too_long = services_too_long(connection, clinic, today)
-            agendas = connection.scalars(
-                sa.text("SELECT id FROM agenda WHERE clinic_id = :clinic AND auto_generate ORDER BY id"),
-                {"clinic": clinic.id},
-            ).all()
-        report = combine(in_parts(agendas, part, failed))
-    except sa.exc.DBAPIError as error:
-        return _clinic_refused(clinic, error)
+    with engine.connect() as connection:
+        manual = manual_agendas(connection, clinic)
+        too_long = services_too_long(connection, clinic, today)
+        agendas = connection.scalars(
+            sa.text("SELECT id FROM agenda WHERE clinic_id = :clinic AND auto_generate ORDER BY id"),
+            {"clinic": clinic.id},
+        ).all()
+    report = combine(in_parts(agendas, part, failed))
     counts = report.counts + Counts(skipped=manual.count if manual else 0)
     return replace(report, counts=counts, reasons=(*report.reasons, *too_long, *([manual] if manual else [])))
 
@@ -140,15 +153,23 @@ def _clinic_refused(clinic: Clinic, error: sa.exc.DBAPIError) -> Report:
 
 
 def _plan(
-    connection: sa.Connection, clinic: Clinic, as_of: datetime, today: date, *, preview: bool, actor: str
+    connection: sa.Connection,
+    clinic: Clinic,
+    as_of: datetime,
+    today: date,
+    kept: tuple[Sequence[int], int],
+    *,
+    preview: bool,
+    actor: str,
 ) -> Report:
-    """The plan over the agenda-days of ``derive_cell``, applied unless only a ``preview`` is wanted."""
-    values = values_of(connection, [clinic], as_of, today)
+    """The plan over the agenda-days of ``derive_cell``, applied unless only a ``preview`` is wanted; ``kept`` are the
+    settled agendas, and how many of their slots nobody looked at."""
+    values = values_of(connection, [clinic], as_of, today, kept[0])
     if values is None:
         return Report(Outcome.NOTHING_TO_DO, preview=preview)
     decided = decide(connection, values, lock=not preview)
     scope = Scope(SERVICE, clinic.code, clinic.id)
-    plan = changes.propose(connection, SLOT, scope, DUE_ROWS, as_of=as_of, unchanged=decided.unchanged)
+    plan = changes.propose(connection, SLOT, scope, DUE_ROWS, as_of=as_of, unchanged=decided.unchanged + kept[1])
     held, newly_held = _plans_of_held(connection, clinic, values)
     shown = changes.preview(connection, plan, SLOT)
     counts = plan.counts
@@ -157,6 +178,7 @@ def _plan(
         if applied.outcome in {Outcome.REFUSED, Outcome.FAILED}:
             raise Refused(applied)
         connection.execute(sa.text(REMEMBER), values)
+        settled.settle(connection, values)
     waiting = _orphans(connection, as_of) + (decided.orphaned if preview else 0)
     counts += Counts(waiting=waiting + sum(reason.count for reason in held), failed=decided.failed)
     figures = {**decided.figures, WHAT_TO_DO: shown.figures[WHAT_TO_DO]} if preview else decided.figures
