@@ -37,6 +37,14 @@ class PermanentError(PolydeskError):
     """Trying again cannot help; a person must change something. Never retried."""
 
 
+PASSING = frozenset({
+    "remote_later", "remote_unreachable", "remote_silent", "remote_cut", "remote_truncated", "remote_html",
+    "remote_unreadable", "remote_too_slow", "list_unsteady", "list_incomplete", "list_keeps_changing",
+    "source_folder_unreadable", "token_later", "database_busy",
+})  # fmt: skip
+"""Codes of what passes by itself when a source is read: the record of how a run ended has no more than the code."""
+
+
 class ConfigurationError(PermanentError):
     """The environment of this installation is wrong or half filled in."""
 

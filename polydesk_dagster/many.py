@@ -15,6 +15,7 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
+from polydesk_dagster.catalog import Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database import refusals, service_runs
 from polydesk_dagster.database.migrate import SchemaError
@@ -28,6 +29,17 @@ from polydesk_dagster.told.dagster import metadata
 
 SIDE_BY_SIDE = 4
 """Clinics at a time in one run; each takes up to three connections, and the memory of one list's page and plan."""
+
+A_RUN = 100
+"""Clinics that a schedule asks for in one run: who is killed with it, and what it remembers of each, stays bounded."""
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 ALL_AT_ONCE = dg.BackfillPolicy.single_run()
 """Of every asset that is made so: one run may cover any range of its partitions."""
@@ -70,6 +82,33 @@ def covering(clinics: Collection[str], partitions: Sequence[str]) -> dict[str, s
     if not places:
         raise ValueError("none of the clinics is a partition")
     return {_RANGE[0]: partitions[places[0]], _RANGE[1]: partitions[places[-1]]}
+
+
+def under_way(instance: dg.DagsterInstance, service: str | None = None) -> set[str]:
+    """The clinics that a run of ``service``, or of any, is about or will be."""
+    partitions = instance.get_dynamic_partitions("clinic")
+    runs = instance.get_runs(dg.RunsFilter(job_name=service, statuses=UNFINISHED))
+    return set[str]().union(*(about(run, partitions) for run in runs))
+
+
+def requests(
+    instance: dg.DagsterInstance, service: Service, clinics: Collection[str], key: str
+) -> Iterator[dg.RunRequest]:
+    """What asks for ``service`` for these clinics, so many a run; their keys begin with ``key``. Who is no partition
+    yet becomes one.
+
+    The clinics are named to the first step of a run, which binds the others.
+    """
+    instance.add_dynamic_partitions("clinic", sorted(clinics))
+    partitions = instance.get_dynamic_partitions("clinic")
+    coming = iter([partition for partition in partitions if partition in clinics])
+    while together := list(islice(coming, A_RUN)):
+        run_key, tags = f"{key}:{together[0]}", {"polydesk/service": service.key}
+        if len(together) == 1:
+            yield dg.RunRequest(run_key, tags=tags, partition_key=together[0])
+            continue
+        config = {"ops": {service.steps[0]: {"config": {"clinics": together}}}}
+        yield dg.RunRequest(run_key, config, tags | covering(together, partitions))
 
 
 def clinics_of(context: Context, engine: sa.Engine, config: ManyConfig) -> list[str] | None:

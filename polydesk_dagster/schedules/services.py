@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from polydesk_dagster import many
 from polydesk_dagster.catalog import ROME, Daily, Every, Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.runtime.dagster_inside.history import under_way
 from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.schedules.due import why_not
 from polydesk_dagster.schedules.standing import why_standing
@@ -18,19 +18,11 @@ from polydesk_dagster.values import ServiceKey
 CLINICS = dg.DynamicPartitionsDefinition(name="clinic")
 """Clinics with an active studiolab, by code."""
 
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
 
 def schedule_for(service: Service) -> dg.ScheduleDefinition:
     """The schedule of a service that has a cadence.
 
-    A nightly tick is keyed by its business date and its clinic: one run a date, whatever the clock does that night.
+    A nightly tick is keyed by its business date: one run a date, whatever the clock does that night.
     """
     cadence = service.cadence
     if not isinstance(cadence, Daily | Every):
@@ -55,10 +47,14 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
         with polydesk.looking() as connection:
             standing = why_standing(connection, polydesk.settings(), service.key, instant)
             nothing = None if standing else why_not(connection, service.key, instant)
-            clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else [None]
+            clinics = list(connection.scalars(ACTIVE_CLINICS)) if service.per_clinic else []
             waiting = paused(connection, service.key, instant) if service.per_clinic else {}
         if standing or nothing:
             yield dg.SkipReason(standing or teller().value(nothing))
+            return
+        key = _run_key(service, instant)
+        if not service.per_clinic:
+            yield _alone(context.instance, service, key)
             return
         if not clinics:
             yield dg.SkipReason(teller().text("reason.no_clinic_integrated"))
@@ -69,27 +65,22 @@ def schedule_for(service: Service) -> dg.ScheduleDefinition:
         if kept and len(kept) == len(clinics):
             yield dg.SkipReason(" ".join(kept.values()))
             return
-        yield from _requests(context.instance, service, [each for each in clinics if each not in kept], instant)
+        free = {clinic for clinic in clinics if clinic not in kept} - many.under_way(context.instance, service.key)
+        yield from many.requests(context.instance, service, free, key)
+        if not free:
+            yield dg.SkipReason(teller().text("reason.still_running", service=ServiceKey(service.key)))
 
     return tick
 
 
-def _requests(
-    instance: dg.DagsterInstance, service: Service, clinics: list[str | None], instant: datetime
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """A run a clinic (or one for the chain), except where one is still under way: the writer's lock is the rule, this
-    only spares a run."""
-    busy = under_way(instance, UNFINISHED, service.key)
-    if service.per_clinic:
-        instance.add_dynamic_partitions("clinic", [clinic for clinic in clinics if clinic is not None])
-    free = [clinic for clinic in clinics if clinic not in busy]
-    for clinic in free:
-        key = _run_key(service, clinic, instant)
-        yield dg.RunRequest(run_key=key, partition_key=clinic, tags={"polydesk/service": service.key})
-    if not free:
-        yield dg.SkipReason(teller().text("reason.still_running", service=ServiceKey(service.key)))
+def _alone(instance: dg.DagsterInstance, service: Service, key: str) -> dg.RunRequest | dg.SkipReason:
+    """The run of a service for the whole chain, except while one is under way: the writer's lock is the rule, this only
+    spares a run."""
+    if instance.get_runs_count(dg.RunsFilter(job_name=service.key, statuses=many.UNFINISHED)):
+        return dg.SkipReason(teller().text("reason.still_running", service=ServiceKey(service.key)))
+    return dg.RunRequest(run_key=key, tags={"polydesk/service": service.key})
 
 
-def _run_key(service: Service, clinic: str | None, instant: datetime) -> str:
+def _run_key(service: Service, instant: datetime) -> str:
     when = instant.astimezone(ROME).date() if isinstance(service.cadence, Daily) else instant
-    return ":".join(filter(None, (service.key, clinic, when.isoformat())))
+    return f"{service.key}:{when.isoformat()}"

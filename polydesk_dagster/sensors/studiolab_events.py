@@ -8,14 +8,12 @@ from functools import cache
 
 import dagster as dg
 
-from polydesk_dagster import settings
+from polydesk_dagster import many, settings
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.many import about
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import named
-from polydesk_dagster.runtime.dagster_inside.history import under_way
 from polydesk_dagster.runtime.state.activity import paused
-from polydesk_dagster.schedules.services import CLINICS, UNFINISHED
+from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.schedules.standing import why_standing
 from polydesk_dagster.sources.events import asked, looking
 from polydesk_dagster.sources.events.effects import IMPORT_PATIENTS, PREVIEW_PRICES
@@ -70,13 +68,6 @@ def why_nothing(seen: Sequence[Seen], busy: Collection[str]) -> str:
     return "; ".join([*unwell, *counted]) + "."
 
 
-def _busy(instance: dg.DagsterInstance) -> set[str]:
-    """The clinics that a run is about, or will be: one that hangs keeps only those who went with it."""
-    partitions = instance.get_dynamic_partitions("clinic")
-    runs = instance.get_runs(dg.RunsFilter(job_name=SERVICE, statuses=UNFINISHED))
-    return set[str]().union(*(about(run, partitions) for run in runs))
-
-
 def _partitions(
     instance: dg.DagsterInstance, active: set[str]
 ) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] | None:
@@ -88,7 +79,7 @@ def _partitions(
     wanted: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
     if coming := sorted(active - shown):
         wanted.append(CLINICS.build_add_request(coming))
-    if (gone := shown - active) and (idle := sorted(gone - under_way(instance, UNFINISHED))):
+    if (gone := shown - active) and (idle := sorted(gone - many.under_way(instance))):
         wanted.append(CLINICS.build_delete_request(idle))
     return wanted or None
 
@@ -117,7 +108,7 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     if looking.changed(seen):
         with polydesk.engine().begin() as connection:
             looking.remember(connection, seen, as_of)
-    busy = _busy(context.instance) if any(look.news is not None for look in seen) else set[str]()
+    busy = many.under_way(context.instance, SERVICE) if any(look.news is not None for look in seen) else set[str]()
     attempts = {code: (newest, attempt) for code, (newest, attempt) in json.loads(context.cursor or "{}").items()}
     wanted, remembered = request(seen, busy, attempts)
     remembered |= {code: attempts[code] for code in waiting if code in attempts}

@@ -12,15 +12,13 @@ import pytest
 import sqlalchemy as sa
 from starlette.requests import Request
 
+from polydesk_dagster import many
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.demo.simulators.faults import Reply
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.remote import Policy
-from polydesk_dagster.runtime.dagster_inside.history import under_way
 from polydesk_dagster.runtime.state import activity
-from polydesk_dagster.schedules.services import UNFINISHED
-from polydesk_dagster.sensors import studiolab_events as studiolab_news
 from polydesk_dagster.sensors.studiolab_events import request, studiolab_events
 from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.looking import Clinic, Seen
@@ -247,10 +245,9 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
         assert not wanted.dynamic_partitions_requests
         job = repository.get_job("sync_events")
         waiting = instance.create_run_for_job(job, run_config=asked.run_config)
-        assert studiolab_news._busy(instance) == {"BO01"}
-        assert under_way(instance, UNFINISHED, "sync_events") == {None}
+        assert many.under_way(instance, "sync_events") == {"BO01"}
         instance.report_run_canceled(waiting)
-        assert studiolab_news._busy(instance) == set()
+        assert many.under_way(instance, "sync_events") == set()
         with engine.begin() as connection:
             away = world.clinic(connection, "AN02")
             world.integration(connection, away, "http://127.0.0.1:9/api/v1")

@@ -6,36 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from dagster import DagsterEventType, DagsterRunStatus
+from dagster import DagsterEventType
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Checks
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.runs.schema import RunsTable as Runs
-from dagster._core.storage.runs.schema import RunTagsTable as Tags
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-
-
-def under_way(
-    instance: DagsterInstance, statuses: Sequence[DagsterRunStatus], job: str | None = None
-) -> set[str | None]:
-    """The partitions of which a run is in one of these statuses, of this job or of any; None among them for a run of
-    no partition. Empty where the storage is not SQL.
-
-    The public API reads whole runs to say so, and a night of a thousand clinics has thousands.
-    """
-    storage = instance.run_storage
-    if not isinstance(storage, SqlRunStorage):
-        return set()
-    of_partition = sa.and_(Tags.c.run_id == Runs.c.run_id, Tags.c.key == "dagster/partition")
-    query = sa.select(Tags.c.value).select_from(Runs.outerjoin(Tags, of_partition)).distinct()
-    query = query.where(Runs.c.status.in_([status.value for status in statuses]))
-    if job is not None:
-        query = query.where(Runs.c.pipeline_name == job)
-    with storage.connect() as connection:
-        return set(connection.scalars(query))
 
 
 def newest_of_each(instance: DagsterInstance) -> set[str]:

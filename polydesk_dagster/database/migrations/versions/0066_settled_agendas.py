@@ -1,12 +1,12 @@
 """Generation knows which agendas have not changed since it last looked at each of their days.
 
-Revision ID: 0064
+Revision ID: 0066
 """
 
 from alembic import op
 
-revision = "0064"
-down_revision = "0063"
+revision = "0066"
+down_revision = "0065"
 branch_labels = None
 depends_on = None
 
@@ -54,8 +54,11 @@ NEIGHBOURS = """
 CREATE OR REPLACE FUNCTION slot_no_overlap() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE bad record;
 BEGIN
+    PERFORM FROM agenda WHERE id IN (SELECT agenda_id FROM touched WHERE state <> 'retired')
+    ORDER BY id FOR NO KEY UPDATE;
     SELECT t.agenda_id, w.starts_at, w.following INTO bad
-    FROM (SELECT agenda_id, min(starts_at) AS first, max(ends_at) AS last FROM touched GROUP BY agenda_id) t
+    FROM (SELECT agenda_id, min(starts_at) AS first, max(ends_at) AS last
+          FROM touched WHERE state <> 'retired' GROUP BY agenda_id) t
     CROSS JOIN LATERAL (
         SELECT s.starts_at, s.ends_at, lead(s.starts_at) OVER (ORDER BY s.starts_at) AS following
         FROM slot s
