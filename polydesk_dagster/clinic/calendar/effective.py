@@ -44,7 +44,7 @@ MAY_REACH = """
     (c.clinic_id IS NULL AND c.agenda_id IS NULL OR c.clinic_id = ANY(:clinic_ids)
      OR c.agenda_id IN (SELECT id FROM agenda WHERE clinic_id = ANY(:clinic_ids)))
 """
-"""Of closures ``c`` those that are for many clinics or for ``:clinic_ids``: by index, however many clinics there are."""
+"""Of closures ``c`` those that are for many clinics or for ``:clinic_ids``, found by index however many there are."""
 
 
 def local_span(starts: str, ends: str, length: str) -> str:

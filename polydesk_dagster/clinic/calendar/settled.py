@@ -37,18 +37,18 @@ _TOUCHED = """
 _DERIVED = f"""
     CREATE TEMP TABLE derive_agenda ON COMMIT DROP AS
     WITH clinic_wide AS (
-        SELECT hash_record_extended(
+        SELECT k.id, k.horizon_days, hash_record_extended(
                    ROW(k.time_zone, k.region, k.municipality_code, k.horizon_days,
                        (SELECT bit_xor(hash_record_extended(c, 0)) FROM closure c
                         WHERE c.lifted_at IS NULL AND {effective.MAY_REACH})), :program) AS digest
         FROM clinic k WHERE k.id = ANY(:clinic_ids)
     ), present AS (
-        SELECT a.id, a.horizon_days,
+        SELECT a.id, coalesce(a.horizon_days, w.horizon_days) AS horizon_days,
                hash_record_extended(
                    ROW(w.digest, hash_record_extended(a, 0),
                        (SELECT bit_xor(hash_record_extended(t, 0)) FROM agenda_rule t WHERE t.agenda_id = a.id),
                        s.active, s.deleted_at, s.ends_on, v.active, v.deleted_at, r.active), 0) AS digest
-        FROM clinic_wide w CROSS JOIN agenda a
+        FROM clinic_wide w JOIN agenda a ON a.clinic_id = w.id
         LEFT JOIN specialist s ON s.id = a.specialist_id
         LEFT JOIN service v ON v.id = a.service_id
         LEFT JOIN resource r ON r.id = a.resource_id
@@ -66,9 +66,9 @@ _DERIVED = f"""
 _CELLS = """
     CREATE TEMP TABLE derive_cell ON COMMIT DROP AS
     SELECT a.id AS agenda_id, CAST(:today AS date) + n AS local_date
-    FROM derive_agenda a JOIN clinic c ON c.id = ANY(:clinic_ids)
+    FROM derive_agenda a
     CROSS JOIN generate_series(CASE WHEN a.settled THEN greatest(0, a.through + 1 - CAST(:today AS date)) ELSE 0 END,
-                               coalesce(a.horizon_days, c.horizon_days) - 1) AS n
+                               a.horizon_days - 1) AS n
 """
 
 # What was there and has begun since is no longer ahead.

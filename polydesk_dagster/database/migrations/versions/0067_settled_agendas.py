@@ -1,12 +1,12 @@
 """Generation knows which agendas have not changed since it last looked at each of their days.
 
-Revision ID: 0066
+Revision ID: 0067
 """
 
 from alembic import op
 
-revision = "0066"
-down_revision = "0065"
+revision = "0067"
+down_revision = "0066"
 branch_labels = None
 depends_on = None
 
