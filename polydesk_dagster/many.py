@@ -17,12 +17,11 @@ from pydantic import Field
 
 from polydesk_dagster.catalog import Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
-from polydesk_dagster.database import refusals, service_runs
-from polydesk_dagster.database.migrate import SchemaError
-from polydesk_dagster.errors import in_brief
-from polydesk_dagster.outcome import Outcome, Reason, Report
+from polydesk_dagster.database import service_runs
+from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Context, Run, ServiceConfig, failure, performed, unknown_partition
+from polydesk_dagster.running import Context, Run, ServiceConfig, broken, failure, performed, unknown_partition
 from polydesk_dagster.runtime import canceling
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
@@ -193,11 +192,10 @@ def perform_each(
                         yield clinic, each.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-    except SchemaError as error:
+    except PolydeskError as error:
         raise failure(name, Report.of_failure(error.reason)) from None
     except sa.exc.DBAPIError as error:
-        why = refusals.known(error, polydesk.engine().url)
-        raise failure(name, Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))) from None
+        raise failure(name, broken(error, polydesk)) from None
 
 
 def shown_of(key: dg.AssetKey, clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:

@@ -17,9 +17,8 @@ from polydesk_dagster.catalog import BY_KEY, Every, Service
 from polydesk_dagster.changes.plans import AHEAD
 from polydesk_dagster.database import refusals, service_runs
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.database.migrate import SchemaError
-from polydesk_dagster.errors import PolydeskError, where
-from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Report
+from polydesk_dagster.errors import PolydeskError, in_brief, where
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import canceling
 from polydesk_dagster.runtime.names import PERSON_TAG
@@ -134,8 +133,8 @@ def perform(
     the catalogue brings its Italian ``title``.
 
     Raises:
-        dagster.Failure: where the run's partition is no clinic of ours, or the database's schema does not suit this
-            program; nothing ran, so nothing is recorded.
+        dagster.Failure: where the run's partition is no clinic of ours, the database's schema does not suit this
+            program, or the database refuses; nothing is recorded then.
     """
     name = title or teller().service(service)
     try:
@@ -147,8 +146,16 @@ def perform(
                 if (unknown := unknown_partition(engine, clinic)) is not None:
                     raise failure(name, unknown)
             return performed(context, polydesk, engine, service, config, rule, name, clinic)
-    except SchemaError as error:
+    except PolydeskError as error:
         raise failure(name, Report.of_failure(error.reason)) from None
+    except sa.exc.DBAPIError as error:
+        raise failure(name, broken(error, polydesk)) from None
+
+
+def broken(error: sa.exc.DBAPIError, polydesk: PolydeskResource) -> Report:
+    """Why nothing could be done, or written down of what was: the database's own word, never what it quotes."""
+    why = refusals.known(error, polydesk.engine().url)
+    return Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))
 
 
 def performed(
@@ -320,7 +327,7 @@ def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report
     except dg.Failure:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
-        if isinstance(error, sa.exc.DBAPIError) and (why := refusals.known(error, run.engine.url)) is not None:
+        if (why := refusals.known(error, run.engine.url)) is not None:  # COPY raises psycopg's own errors
             return Report.of_failure(replace(why, clinic=run.clinic))
         run.log.error(teller().text("log.unexpected", service=ServiceKey(service), where=where(error)))  # noqa: TRY400 - never the message
         return Report.failed("unexpected", {"error": type(error).__name__}, run.clinic)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from polydesk_dagster.database.refusals import host
+from polydesk_dagster.errors import PermanentError
+
 
 def lock_key(*names: str | None) -> int:
     """A stable signed 64-bit key for a name such as a service and a clinic."""
@@ -33,12 +36,24 @@ def exclusive(engine: sa.Engine, *names: str | None) -> Iterator[bool]:
     """Hold the lock on ``names`` for the block, on a connection of its own; yields False if somebody has it.
 
     The lock goes with the session, so a killed process never leaves it behind.
+
+    Raises:
+        PermanentError: a pooler gives one session to several, and a lock of it is none.
     """
     key = lock_key(*names)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        taken = bool(connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}))
+        found = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key), pg_backend_pid()"), {"key": key})
+        taken, session = found.one()
         try:
-            yield taken
+            if taken and _another(engine) == session:
+                raise PermanentError("refused_pooling", host=host(engine.url))
+            yield bool(taken)
         finally:
             if taken:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+
+
+def _another(engine: sa.Engine) -> int:
+    """The server's process behind another connection than those in use."""
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text("SELECT pg_backend_pid()")) or 0)

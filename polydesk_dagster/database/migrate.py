@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.database import refusals
-from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.engine import SESSION, create_engine
 from polydesk_dagster.database.refusals import Phase
 from polydesk_dagster.errors import PermanentError
 
@@ -88,17 +88,25 @@ def serving(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.Engine:
 
     Raises, when it connects:
         SchemaError: the schema does not suit this program.
+        PermanentError: a pooler on the way has left out what our sessions ask for.
     """
     engine = create_engine(url, pool_size=pool_size, reads=reads)
-    sa.event.listen(engine, "connect", _look_at)
+    sa.event.listen(engine, "connect", partial(_look_at, url))
     return engine
 
 
-def _look_at(connection: Any, _record: object) -> None:
+_ASKED = " AND ".join(f"current_setting('{name}') = '{value}'" for name, value in SESSION.items())
+
+
+def _look_at(url: URL, connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
+        cursor.execute(f"SELECT to_regclass('alembic_version') IS NOT NULL, {_ASKED}")
         found = says = None
-        if cursor.fetchone()[0]:
+        written, ours = cursor.fetchone()
+        if not ours:
+            connection.close()
+            raise refusals.refused_pooler(url)
+        if written:
             (found, says) = cursor.execute(f"SELECT version_num, ({_SAYS}) FROM alembic_version").fetchone()
     connection.rollback()
     if (error := _unsuited(found, says)) is not None:

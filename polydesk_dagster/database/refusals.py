@@ -92,7 +92,17 @@ def of_state(sqlstate: str, url: URL, phase: Phase) -> Reason | None:
 
 def refused(error: BaseException, url: URL, phase: Phase, *, asked: URL | None = None) -> PermanentError:
     """An error for whoever cannot go on."""
-    reason = known(error, url, phase, asked=asked) or Reason("database_refuses", {"error": type(error).__name__})
+    return _told(known(error, url, phase, asked=asked) or Reason("database_refuses", {"error": type(error).__name__}))
+
+
+def refused_pooler(url: URL) -> PermanentError:
+    """An error for whose session is not what it asked for."""
+    reason = of_state("08P01", url, Phase.CONNECT)
+    assert reason is not None
+    return _told(reason)
+
+
+def _told(reason: Reason) -> PermanentError:
     told = PermanentError(reason.code)
     told.reason = reason
     return told

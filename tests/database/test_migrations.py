@@ -4,6 +4,7 @@ before works beside the schema of this one."""
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
+from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
-from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import (
     MIGRATIONS,
     SERVES,
@@ -28,8 +30,8 @@ from polydesk_dagster.database.migrate import (
     migrate,
     serving,
 )
-from tests.postgres import dropped
-from tests.world import AS_OF
+from polydesk_dagster.settings import Settings
+from tests.postgres import dagster_storage, dropped
 
 ROOT = MIGRATIONS.parents[2]
 
@@ -110,9 +112,32 @@ def _shape(engine: sa.Engine) -> dict[str, tuple[str, bool, bool]]:
         return {row[0]: (row[1], row[2], row[3]) for row in connection.execute(_SHAPE)}
 
 
+NIGHT_OF_BEFORE = """
+import json, sys
+from datetime import UTC, datetime
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.commands import night, simulators
+from polydesk_dagster.commands.installation import Installation
+from polydesk_dagster.database import engine as engines, migrate
+from polydesk_dagster.demo import chain, documents
+settings = configuration.load()
+assert migrate.__file__.startswith(sys.argv[1]) and migrate.head() == sys.argv[2]
+engine = engines.create_engine(engines.business_url(settings))
+chain.load(engine, "small", as_of=datetime.now(UTC))
+simulators.mark_demo(engine, settings.home)
+documents.write(settings.documents_folder)
+played, environment = simulators.unconfigured(settings)
+with simulators.playing(played, environment):
+    simulators.point_studiolab(engine, played)
+    print(json.dumps(night.run(Installation(configuration.load(), engine))))
+"""
+"""The demo's night by the program of before: every scheduled service once."""
+
+
 @pytest.mark.slow
-def test_the_program_of_before_works_on_the_schema_of_now(engine: sa.Engine, tmp_path: Path) -> None:
-    """The package as it stood before the first migration that it does not know fills this schema with a chain."""
+def test_the_program_of_before_runs_every_service_on_the_schema_of_now(engine: sa.Engine, tmp_path: Path) -> None:
+    """The package as it stood before the first migration that it does not know fills this schema with a chain, and
+    every scheduled service works on it."""
     newer = sorted(path for path in (MIGRATIONS / "versions").glob("[0-9]*.py") if path.name[:4] > SERVES)
     added = _git("log", "--diff-filter=A", "--format=%H", "--", str(newer[0])) if newer else ""
     if not added:
@@ -122,26 +147,26 @@ def test_the_program_of_before_works_on_the_schema_of_now(engine: sa.Engine, tmp
     )
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         archive.extractall(tmp_path, filter="data")
-    program = (
-        "import datetime, sys; from sqlalchemy.engine import make_url\n"
-        "from polydesk_dagster.database import engine, migrate; from polydesk_dagster.demo import chain\n"
-        "assert migrate.__file__.startswith(sys.argv[2]) and migrate.head() == sys.argv[3]\n"
-        "as_of = datetime.datetime.fromisoformat(sys.argv[4])\n"
-        "chain.load(engine.create_engine(make_url(sys.argv[1])), 'small', as_of=as_of)\n"
-    )
     url = engine.url.render_as_string(hide_password=False)
-    told = subprocess.run(
-        [sys.executable, "-c", program, url, str(tmp_path), SERVES, AS_OF.isoformat()],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    given = {"POLYDESK_HOME": str(tmp_path / "home"), "POLYDESK_DATABASE_URL": url, "PYTHONPATH": str(tmp_path)}
+    storage = dagster_url(Settings(home=tmp_path / "home", database_url=SecretStr(url)))
+    dagster_storage(storage)
+    with dropped(storage):
+        told = subprocess.run(
+            [sys.executable, "-c", NIGHT_OF_BEFORE, str(tmp_path), SERVES],
+            env={**os.environ, **given},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert told.returncode == 0, told.stderr
+    night = json.loads(told.stdout.splitlines()[-1])
+    assert len(night) > 10
+    assert {row["service"]: row["reasons"] for row in night if row["outcome"] in {"failed", "refused"}} == {}
     with serving(engine.url).connect() as connection:
         assert current(connection) == head()
-        assert connection.scalar(sa.text("SELECT count(*) FROM appointment"))
+        assert connection.scalar(sa.text("SELECT count(*) FROM service_run WHERE outcome = 'ok'"))
 
 
 def _git(*words: str) -> str:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
 import psycopg2
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from polydesk_dagster import definitions
 from polydesk_dagster.database import programs, refusals
 from polydesk_dagster.database.engine import SESSION, create_engine, plain_url
 from polydesk_dagster.database.migrate import create_database, migrate
@@ -137,7 +139,9 @@ def test_a_schema_that_is_another_s_and_a_replica_are_told_while_working(own: UR
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this machine")
-def test_a_pooler_in_front_is_known_and_told_how_to_be(own: URL, tmp_path: Path) -> None:
+def test_a_pooler_in_front_is_known_and_told_how_to_be(
+    own: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     migrated = create_engine(own, pool_size=1)
     migrate(migrated)
     migrated.dispose()
@@ -148,11 +152,27 @@ def test_a_pooler_in_front_is_known_and_told_how_to_be(own: URL, tmp_path: Path)
     lenient = "ignore_startup_parameters = options\npool_mode = transaction\n"
     with _pooler(own, tmp_path / "shared", lenient) as url:
         assert _checked(url)["session"] == "refused_pooling"
+        assert "un pooler" in _swept(url, tmp_path, monkeypatch)
     with _pooler(own, tmp_path / "silent", lenient.replace("transaction", "session")) as url:
         assert _checked(url)["session"] == "refused_pooler"
+        assert "ALTER ROLE" in _swept(url, tmp_path, monkeypatch)
         _do(own, *(f"ALTER ROLE postgres SET {name} = '{value}'" for name, value in SESSION.items()))
+    with _pooler(own, tmp_path / "still_shared", lenient) as url:
+        assert "pool_mode = session" in _swept(url, tmp_path, monkeypatch)
     with _pooler(own, tmp_path / "right", lenient.replace("transaction", "session")) as url:
         assert set(_checked(url).values()) == {None}
+        assert _swept(url, tmp_path, monkeypatch) == ""
+
+
+def _swept(url: URL, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Why a service does not run there, as Dagster shows it; nothing where it does."""
+    monkeypatch.setenv("POLYDESK_HOME", str(home))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(url))
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = definitions.defs.resolve_job_def("release_expired_holds")
+        done = job.execute_in_process(instance=instance, raise_on_error=False)
+    failed = [event.step_failure_data for event in done.all_events if event.is_step_failure]
+    return str(failed[0].user_failure_data.description) if failed else ""  # type: ignore[union-attr]
 
 
 def test_the_check_says_of_an_old_encoding_and_an_empty_database(own: URL, tmp_path: Path) -> None:

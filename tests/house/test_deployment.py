@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.runtime import metrics
+from polydesk_dagster.runtime import metrics, watching
 from polydesk_dagster.runtime.instance import LOCATIONS
 from polydesk_dagster.settings import Settings, variable
 
@@ -46,6 +46,21 @@ def test_compose_starts_a_server_for_each_location_and_names_it_in_the_workspace
         assert any(f"--module-name {location.module} --location-name {location.name}" in each for each in commands)
     assert {each["grpc_server"]["host"] for each in workspace} <= services.keys()
     assert services["migrate"]["command"] == ["polydesk", "db", "migrate"]
+
+
+def test_whoever_tells_outside_what_is_wrong_is_started_and_waits_for_nobody() -> None:
+    watcher = _compose()["services"]["watcher"]
+    assert watcher["command"][-1] == watching.__name__
+    assert "depends_on" not in watcher
+
+
+def test_kubernetes_can_read_each_thing_by_itself() -> None:
+    """A document is read alone: what one calls by a name, another does not know."""
+    things = list(yaml.safe_load_all((DEPLOY / "helm" / "door.yaml").read_text()))
+    deployed = {each["metadata"]["name"]: each for each in things if each["kind"] == "Deployment"}
+    assert deployed.keys() == {"polydesk-door", "polydesk-watcher"}
+    for each in deployed.values():
+        assert each["spec"]["selector"]["matchLabels"] == each["spec"]["template"]["metadata"]["labels"]
 
 
 def test_what_a_deployment_sets_means_something() -> None:

@@ -40,13 +40,24 @@ def in_parts(
     try:
         return [part(agendas)]
     except (sa.exc.DBAPIError, Refused) as error:
-        lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
-        if lost or not agendas:
+        if not agendas or _is_of_the_server(error):
             raise
         if len(agendas) == 1:
             return [failed(agendas[0], error)]
         half = len(agendas) // 2
         return in_parts(agendas[:half], part, failed) + in_parts(agendas[half:], part, failed)
+
+
+_OF_THE_SERVER = frozenset({"25", "53", "57", "58"})
+"""Classes of SQLSTATE: it only reads, it has no room, it is being stopped, its disk fails."""
+
+
+def _is_of_the_server(error: Exception) -> bool:
+    """Whether it is the database that is in trouble, and no agenda to blame."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    sqlstate = getattr(getattr(error.orig, "diag", None), "sqlstate", None) or ""
+    return error.connection_invalidated or sqlstate[:2] in _OF_THE_SERVER
 
 
 def unknown_zone(clinic: Clinic) -> Report:

@@ -1,0 +1,80 @@
+"""What a database does to every service: its disk is full, it is restarted under load, a pooler stands before it. A
+demo chain and its simulators are set up once; whatever happens, nothing is half done, and the next night is well."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.outcome import Outcome
+from tests import postgres
+from tests.faults.world import Chain, demo_chain
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+
+WELL = {Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.SKIPPED, Outcome.PARTIAL}
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    before = os.environ.copy()
+    with postgres.started() as url, demo_chain(Path(str(url.query["host"])).parent) as made:
+        yield made
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def _reasons(chain: Chain) -> set[str]:
+    with chain.engine.connect() as connection:
+        return set(
+            connection.scalars(
+                sa.text("""SELECT reason ->> 'code' FROM service_run, jsonb_array_elements(reasons) reason
+                           WHERE outcome = 'failed'""")
+            )
+        )
+
+
+def test_a_full_disk_stops_each_service_by_its_name_and_the_next_night_is_well(chain: Chain) -> None:
+    if chain.disk is None:
+        pytest.skip("no disk may be mounted here")
+    before = chain.broken_invariants()
+    with chain.full():
+        hit = {key: report for key, report in chain.night().items() if report.outcome not in WELL}
+    assert {"generate_slots", "refresh_statistics", "import_municipalities"} <= hit.keys()
+    codes = {reason.code for report in hit.values() for reason in report.reasons}
+    assert codes <= {"refused_disk", "no_report"}, {key: report.reasons for key, report in hit.items()}
+    assert _reasons(chain) <= {"refused_disk"}
+    assert chain.broken_invariants() == before
+    unwell = {key: report for key, report in chain.night().items() if report.outcome not in WELL}
+    assert unwell == {}
+    assert chain.broken_invariants() == []
+
+
+def test_a_server_that_is_restarted_again_and_again_under_load_loses_nothing(chain: Chain) -> None:
+    """Orderly and as by a power cut, while the services work; this process goes on with the connections that it has."""
+    over = threading.Event()
+    restarts: list[str] = []
+
+    def restart() -> None:
+        while not over.wait(1.5):
+            mode = ("fast", "immediate")[len(restarts) % 2]
+            chain.restart(mode)
+            restarts.append(mode)
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        chain.night()
+        until(lambda: len(restarts) >= 4)
+    finally:
+        over.set()
+        thread.join()
+    unwell = {key: report for key, report in chain.night().items() if report.outcome not in WELL}
+    assert unwell == {}
+    assert chain.broken_invariants() == []

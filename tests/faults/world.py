@@ -1,0 +1,144 @@
+"""One demo chain for the faults of databases: on a server of its own, in a small disk, with its simulators."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from polydesk_dagster import settings as configuration
+from polydesk_dagster.catalog import Service
+from polydesk_dagster.clinic.bookings import checks as bookings
+from polydesk_dagster.clinic.calendar import checks as calendar
+from polydesk_dagster.commands import night, simulators
+from polydesk_dagster.commands.installation import Installation
+from polydesk_dagster.commands.run import run_service
+from polydesk_dagster.database import embedded, programs, refusals
+from polydesk_dagster.database.engine import create_engine, dagster_url
+from polydesk_dagster.database.migrate import migrate, serving
+from polydesk_dagster.demo import chain, documents
+from polydesk_dagster.errors import in_brief
+from polydesk_dagster.outcome import Report, combine
+from polydesk_dagster.settings import Settings
+from polydesk_dagster.values import Reason
+from tests import postgres
+from tests.world import AS_OF
+
+ROOM = 96 * 1024**2
+"""Bytes of the small disk: several times what the chain takes."""
+
+
+class Chain:
+    """The installation of the environment, and the server and the disk that it lives on."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine, server: Path, disk: Path | None) -> None:
+        self.installation = Installation(settings, engine)
+        self.engine, self.server = engine, server
+        self.disk = disk
+        """Where its records lie; None where no disk may be mounted."""
+
+    def run(self, service: Service) -> Report:
+        reports = run_service(self.installation, service, None, {"as_of": AS_OF.isoformat()})
+        return combine(report for _, report in reports)
+
+    def night(self) -> dict[str, Report]:
+        """Every scheduled service once. Where the database cannot be asked at all, why it says so itself."""
+        found = {}
+        for service in night.order():
+            try:
+                found[service.key] = self.run(service)
+            except sa.exc.DBAPIError as error:
+                why = refusals.known(error, self.engine.url)
+                found[service.key] = Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))
+        return found
+
+    def broken_invariants(self) -> list[str]:
+        looks = (calendar.overlapping, calendar.bookings_without_slot, calendar.free_on_closure)
+        with self.engine.connect() as connection:
+            found = {look.__name__: look(connection, AS_OF) for look in (*looks, bookings.collisions)}
+        return [name for name, finding in found.items() if finding.count]
+
+    def restart(self, mode: str) -> None:
+        """The server stops, by ``fast`` or as by a power cut by ``immediate``, and comes back."""
+        data = self.server / "postgres"
+        programs.run("pg_ctl", "restart", "-w", "-m", mode, "-D", str(data), "-l", str(data / "log"), data=data)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Not a byte is left on the disk during the block."""
+        assert self.disk is not None
+        filler = self.disk / "filler"
+        with filler.open("wb") as file:
+            for size in (1 << 20, 1 << 12):
+                try:
+                    while True:
+                        file.write(b"\\0" * size)
+                        file.flush()
+                except OSError:
+                    continue
+        try:
+            yield
+        finally:
+            filler.unlink()
+
+
+@contextmanager
+def demo_chain(server: Path) -> Iterator[Chain]:
+    """The demo chain of size ``small`` on the server whose home is ``server``."""
+    admin = make_url(embedded.url(server)).set(drivername="postgresql+psycopg")
+    url = admin.set(database="chain")
+    with ExitStack() as held:
+        home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="polydesk-faults-")))
+        disk = held.enter_context(_disk())
+        if disk is not None:
+            _do(admin, f"CREATE TABLESPACE small LOCATION '{disk}'")
+        _do(admin, f"CREATE DATABASE chain TEMPLATE template0 ENCODING 'UTF8' {'TABLESPACE small' if disk else ''}")
+        os.environ |= {"POLYDESK_HOME": str(home), "POLYDESK_DATABASE_URL": url.render_as_string(hide_password=False)}
+        settings = configuration.load()
+        postgres.dagster_storage(dagster_url(settings))
+        engine = create_engine(url)
+        migrate(engine)
+        chain.load(engine, "small", as_of=AS_OF)
+        simulators.mark_demo(engine, home)
+        documents.write(settings.documents_folder)
+        played, environment = simulators.unconfigured(settings)
+        held.enter_context(simulators.playing(played, environment))
+        simulators.point_studiolab(engine, played)
+        engine.dispose()
+        serves = serving(url)
+        serves.connect().close()
+        yield Chain(configuration.load(), serves, server, disk)
+        serves.dispose()
+        _do(admin, "DROP DATABASE chain WITH (FORCE)", *(["DROP TABLESPACE small"] if disk else []))
+
+
+@contextmanager
+def _disk() -> Iterator[Path | None]:
+    """A small disk of its own in memory; None where this machine lets none be mounted."""
+    place = Path(tempfile.mkdtemp(prefix="polydesk-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0777", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        place.rmdir()
+        yield None
+        return
+    shutil.chown(place, programs.SERVER_ACCOUNT)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+        place.rmdir()
+
+
+def _do(url: URL, *statements: str) -> None:
+    engine = create_engine(url.set(database="postgres"), pool_size=1)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
