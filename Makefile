@@ -36,9 +36,12 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# Rewrites the lock from pyproject.toml: names, versions and hashes, no addresses.
+# Rewrites the locks from pyproject.toml: names, versions and hashes, no addresses; the second of them leaves out what only
+# developers need.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet -o requirements.lock
+	$(COMPILE) --group dev -o requirements.lock
+	$(COMPILE) --extra apprise --extra mcp -c requirements.lock -o deploy/requirements.lock
 
 # Pictures of every page, in three languages and two widths; LINK is the one that `make up` prints.
 pictures: setup

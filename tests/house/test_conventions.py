@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+LOCK = "requirements.lock"
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 
@@ -42,7 +43,7 @@ def test_every_decision_is_in_the_list() -> None:
 
 
 def test_the_lock_holds_names_versions_and_hashes_and_whatever_is_declared() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / LOCK).read_text().splitlines()
     named = [match for line in lines if (match := re.fullmatch(r"([\w.-]+)==\S+(?: ; [^\\]+)? \\", line))]
     hashes = [line for line in lines if re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?", line)]
     assert len(named) + len(hashes) == len(lines)
@@ -50,6 +51,18 @@ def test_the_lock_holds_names_versions_and_hashes_and_whatever_is_declared() -> 
     declared = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
     wanted = {_normal(re.split(r"[\[<>=~!; ]", each)[0]) for each in declared}
     assert wanted <= {_normal(match[1]) for match in named}
+
+
+def test_the_lock_of_a_deployment_is_a_part_of_the_other_without_what_only_developers_need() -> None:
+    whole, part = (
+        set(re.split(r"\n(?=\S)", file.read_text().strip())) for file in (ROOT / LOCK, ROOT / "deploy" / LOCK)
+    )
+    versions = {each.partition(" ")[0] for each in whole}
+    assert {each.partition(" ")[0] for each in part} <= versions
+    names = {_normal(each.partition("==")[0]) for each in part}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert {_normal(re.split(r"[\[<>=~!; ]", each)[0]) for each in project["project"]["dependencies"]} <= names
+    assert not {"pytest", "mypy", "ruff", "playwright", "uv"} & names
 
 
 def _normal(name: str) -> str:
