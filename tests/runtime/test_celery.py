@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -16,8 +17,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import consume_new_runs_for_automatic_reexecution
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
@@ -25,7 +31,7 @@ from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from tests.postgres import dagster_storage
-from tests.runtime.world import ROOT, finished, recorded
+from tests.runtime.world import ROOT, TINY, finished, recorded
 from tests.waiting import until
 
 pytest.importorskip("dagster_celery", reason="NOT PROVEN: the extra `celery` is not installed")
@@ -110,7 +116,7 @@ def _worker(name: str, home: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_killed_worker_fails_its_run_and_the_other_goes_on(fleet: Fleet) -> None:
+def test_a_killed_worker_fails_its_run_which_is_tried_once_more_and_the_other_goes_on(fleet: Fleet) -> None:
     long = fleet.launch(seconds=600)
 
     def working() -> str | None:
@@ -125,4 +131,22 @@ def test_a_killed_worker_fails_its_run_and_the_other_goes_on(fleet: Fleet) -> No
     os.killpg(fleet.workers[worker.partition("@")[0]].pid, signal.SIGKILL)
     until(lambda: fleet.health(long) is WorkerStatus.FAILED, "nobody noticed that the worker died")
     assert finished(fleet.dagster, fleet.launch()).status is DagsterRunStatus.SUCCESS
-    assert fleet.health(long) is WorkerStatus.FAILED
+    again = _by_the_daemon(fleet.dagster, long)
+    assert finished(fleet.dagster, long).status is DagsterRunStatus.FAILURE
+    fleet.dagster.launch_run(again, None)  # type: ignore[arg-type] - no workspace is needed
+    until(lambda: fleet.health(again) is WorkerStatus.RUNNING, "the second attempt never started")
+
+
+def _by_the_daemon(dagster: DagsterInstance, run_id: str) -> str:
+    """What Dagster's daemon does, a look at a time: it records that a run's worker died, and has the run tried once
+    more, whose id this returns; looking again changes nothing."""
+    log = logging.getLogger("tests.celery")
+    target = LoadableTargetOrigin(module_name=TINY.module)
+    load = InProcessTestWorkspaceLoadTarget(InProcessCodeLocationOrigin(target, location_name=TINY.name))
+    with create_test_daemon_workspace_context(load, dagster) as workspace:
+        for _ in range(2):
+            list(execute_run_monitoring_iteration(workspace, log))
+            records = dagster.get_run_records(RunsFilter(run_ids=[run_id]))
+            list(consume_new_runs_for_automatic_reexecution(workspace, records, log))
+    (again,) = (run for run in dagster.get_runs() if run.parent_run_id == run_id)
+    return again.run_id
