@@ -22,7 +22,7 @@ from polydesk_dagster.knowledge import indexing, searching
 from polydesk_dagster.knowledge.embedding import Packaged
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.knowledge.store import Store
-from tests.knowledge.receptionist import DEPTH, plain_bm25, questions, reciprocal_rank, sheets
+from tests.knowledge.receptionist import DEPTH, absent, plain_bm25, questions, reciprocal_rank, sheets
 
 AS_OF = datetime(2026, 3, 10, 9, 0, tzinfo=UTC)
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
@@ -47,6 +47,8 @@ def figures(bench: Bench) -> Iterator[Figure]:
                 recall = statistics.mean(rank >= 1 / 5 for rank in ranks)
                 plain_recall = statistics.mean(rank >= 1 / 5 for rank in plain)
                 yield _figure(f"recall@5 {name}", recall, plain_recall, 0.92 / plain_recall)
+                silent = [not _found(engine, library, question) for question in absent(DATA)]
+                yield _figure(f"silent of 20 that no sheet treats {name}", sum(silent), len(silent), 0.6)
                 bare = _bare(engine, library, [question for question, _ in asked])
                 yield Figure(
                     "receptionist", f"a question {name}", 1000 * cost, 1000 * bare, "ms CPU", 3, False, peak_mb()

@@ -30,6 +30,7 @@ ATTENTION = frozenset(
         "form_unread",
         "held_personal_data",
         "held_instructions",
+        "ocr_doubtful",
     }
 )
 """Losses for which a document counts as read in part until a person has looked at it; the others are only told."""
@@ -73,7 +74,7 @@ def ready(connection: sa.Connection, generation: int) -> dict[str, Content]:
 
 def losses_of(stored: Sequence[Sequence[Any]]) -> tuple[Loss, ...]:
     """Losses out of the database's JSON."""
-    return tuple(Loss(code, count, tuple(pages)) for code, count, pages in stored)
+    return tuple(Loss(code, count, tuple(pages), *sure) for code, count, pages, *sure in stored)
 
 
 def passages(connection: sa.Connection, generation: int) -> dict[str, int]:
@@ -112,7 +113,8 @@ def make_ready(connection: sa.Connection, generation: int, written: Mapping[str,
 
 
 def _plain(losses: Sequence[Loss]) -> list[list[object]]:
-    return [[loss.code, loss.count, list(loss.pages)] for loss in losses]
+    told: list[list[object]] = [[loss.code, loss.count, list(loss.pages)] for loss in losses]
+    return [[*each, *([] if loss.sure is None else [loss.sure])] for each, loss in zip(told, losses, strict=True)]
 
 
 def cite(connection: sa.Connection, generation: int, entries: list[dict[str, object]], as_of: datetime) -> None:

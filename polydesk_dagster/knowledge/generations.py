@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import sqlalchemy as sa
 
+from polydesk_dagster.knowledge.formats import ocr
 from polydesk_dagster.knowledge.library import Library
 
 LANGUAGE = "it-5"
@@ -17,7 +18,7 @@ LANGUAGE = "it-5"
 def pipeline(library: Library) -> str:
     """Everything that decides how a document becomes passages and vectors."""
     embedder = library.embedder.name if library.embedder else "testo"
-    return f"kreuzberg {version('kreuzberg')}, {LANGUAGE}, {embedder}"
+    return ", ".join(filter(None, (f"kreuzberg {version('kreuzberg')}", ocr.engine(), LANGUAGE, embedder)))
 
 
 @dataclass(frozen=True, slots=True)

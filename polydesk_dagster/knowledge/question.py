@@ -31,6 +31,10 @@ ASIDE = 0.3
 """What such a word weighs beside others, and an everyday word that no document holds: an examination that no document
 holds is no everyday word."""
 
+SUBJECT = 1.5
+"""What the first word that a question is not merely asked with weighs beside others where no document holds it, when it
+is decided whether anything answers: «infiltrazioni al ginocchio» is not answered by what speaks of the knee."""
+
 LONGEST = 60
 """Words of a question that are looked at; a whole letter is no question."""
 
@@ -46,6 +50,8 @@ class Question:
     corrected: Mapping[str, str]
     also: Mapping[str, tuple[tuple[str, ...], ...]]
     """What documents may call a word of the question instead: each of these, in one or more words."""
+    needed: Mapping[str, float]
+    """What each telling word weighs where it is asked whether a passage answers at all."""
 
     @property
     def looked_for(self) -> str:
@@ -97,7 +103,11 @@ def understand(
     every = tuple(corrected.get(word, word) for word in asked)
     telling = tuple(dict.fromkeys(word for word in every if word not in STOP_WORDS)) or tuple(dict.fromkeys(every))
     weights = {word: _rarity(passages, counts.get(word, 0)) * _says(word, counts, also) for word in telling}
-    return Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected, also)
+    needed = dict(weights)
+    subject = next((word for word in telling if word not in ASKING), None)
+    if subject is not None and subject not in counts and subject not in also:
+        needed[subject] = SUBJECT * _rarity(passages, 0)
+    return Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected, also, needed)
 
 
 def _says(word: str, counts: Mapping[str, int], also: Mapping[str, object]) -> float:

@@ -43,20 +43,20 @@ class Candidate:
 def rank(candidates: Sequence[Candidate], understood: Question) -> list[Candidate]:
     """Best first. The full-text order comes from BM25 and from how much of the question stands together; with vectors
     each passage gains by how near it is among those that are near."""
-    pieces = [(word, weight, grams(word)) for word, weight in understood.weights.items()]
+    pieces = [(word, weight, understood.needed[word], grams(word)) for word, weight in understood.weights.items()]
     others = {word: [[marked((part,)) for part in name] for name in names] for word, names in understood.also.items()}
-    whole = sum(understood.weights.values()) or 1.0
+    whole = sum(understood.needed.values()) or 1.0
     pairs = {marked(pair) for pair in zip(understood.every, understood.every[1:], strict=False)}
     for candidate in candidates:
         text = candidate.hit.marked
         worth: list[tuple[str, float]] = []
         held = covered = 0.0
-        for word, weight, parts in pieces:
+        for word, weight, needed, parts in pieces:
             present = [part for part in parts if part in text]
             called = any(all(part in text for part in name) for name in others.get(word, ()))
             share = 1.0 if called or word in candidate.named else len(present) / len(parts)
             held += weight * share
-            covered += weight * share**2
+            covered += needed * share**2
             worth += [(part, weight / len(parts)) for part in present]
         together = max(sum([value for part, value in worth if part in line]) for line in text.split("\n"))
         adjacent = sum([pair in text for pair in pairs])

@@ -1,8 +1,9 @@
 """The process that opens documents: one request a time on standard input, bounded in memory, replaceable when it dies.
 
 A request is a line of JSON (``suffix``, ``size``, ``cleared``) and ``size`` bytes; the answer is a line of JSON with
-``passages`` (lists of text, headings, page, place), ``title`` and ``losses`` (lists of code, count, pages), or ``code``
-and ``values`` for a document that has nothing to offer. Nothing of a document but its passages leaves this process.
+``passages`` (lists of text, headings, page, place), ``title`` and ``losses`` (lists of code, count, pages, sure), or
+``code`` and ``values`` for a document that has nothing to offer. Nothing of a document but its passages leaves this
+process.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def read(data: bytes, suffix: str, *, cleared: bool = False) -> dict[str, Any]:
     return {
         "passages": [[passage.text, passage.headings, passage.page, passage.place] for passage in passages],
         "title": text.title or title_of(pages),
-        "losses": [[loss.code, loss.count, loss.pages] for loss in losses],
+        "losses": [[loss.code, loss.count, loss.pages, loss.sure] for loss in losses],
     }
 
 

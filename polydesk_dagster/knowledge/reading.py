@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import polydesk_dagster
+from polydesk_dagster.knowledge.formats import ocr
 from polydesk_dagster.knowledge.formats.text import Loss, UnreadableError
 from polydesk_dagster.knowledge.splitting import Passage
 
@@ -99,7 +100,7 @@ class Reader:
                 for text, headings, page, place in answer["passages"]
             ),
             answer["title"],
-            tuple(Loss(code, count, tuple(pages)) for code, count, pages in answer["losses"]),
+            tuple(Loss(code, count, tuple(pages), sure) for code, count, pages, sure in answer["losses"]),
         )
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -135,6 +136,8 @@ def stretches(data: bytes) -> float:
     """How many times as long as a small document this one may take, by its size and the pages that it says to have."""
     pages = max((int(count) for count in _COUNT.findall(data)), default=0) if data.startswith(b"%PDF-") else 0
     told = 1 + len(data) / BYTES_A_STRETCH + min(pages, len(data) // LEAST_PAGE) / PAGES_A_STRETCH
+    if pages and ocr.engine() is not None:
+        told += min(pages, len(data) // LEAST_PAGE, ocr.MOST_PAGES) * ocr.SECONDS_A_PAGE / PATIENCE
     return min(told, MOST_STRETCHES)
 
 

@@ -136,7 +136,7 @@ _SIGNALS = tuple(
         (2, r"\btuo (?:unico|solo|nuovo) (?:compito|scopo|obiettivo|ruolo)\b"),
         (2, r"\bin questa (?:conversazione|chat)\b|\b(?:per|a) (?:questa|ogni|la prossima) domanda\b"),
         (1, rf"\b{_any('assistente', 'intelligenza artificiale', 'chatbot', 'modello linguistico')}\b"),
-        (1, rf"\b{_any('language model', 'llm', 'gpt', 'ai', 'bot')}\b"),
+        (1, rf"\b{_any('language model', 'llm', 'gpt', 'unrestricted ai', 'bot')}\b"),
         (
             2,
             _near(

@@ -109,7 +109,9 @@ def lost(losses: Sequence[Loss]) -> Reason:
 
 def loss_reason(loss: Loss) -> Reason:
     """One loss; its pages are named where it has some."""
-    what = Count(f"loss.{loss.code}", loss.count)
+    what: Value = Count(f"loss.{loss.code}", loss.count)
+    if loss.sure is not None:
+        what = Reason("loss_sure", {"loss": what, "sure": Share(loss.sure / 100)})
     if not loss.pages:
         return Reason("loss", {"loss": what})
     return Reason("loss_on_pages", {"loss": what, "pages": Several(loss.pages[:SHOWN_PAGES])}, count=len(loss.pages))

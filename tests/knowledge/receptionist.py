@@ -44,6 +44,12 @@ def questions(data: Path) -> tuple[list[Question], list[Question]]:
     return every[0::2], every[1::2]
 
 
+def absent(data: Path) -> list[str]:
+    """Questions of the test half about examinations that no sheet treats."""
+    with (data / "qa" / "absent_examinations.tsv").open(encoding="utf-8") as lines:
+        return [row["question"] for row in csv.DictReader(lines, delimiter="\t") if row["half"] == "test"]
+
+
 def reciprocal_rank(found: list[str], right: frozenset[str]) -> float:
     """1 ÷ the place of the first right sheet among the first ten, 0 if there is none."""
     return next((1 / place for place, code in enumerate(found[:DEPTH], 1) if code in right), 0.0)

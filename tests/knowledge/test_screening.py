@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from polydesk_dagster.knowledge.reading import Reader
 from polydesk_dagster.knowledge.screening import objection
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+FOUND = 6
+"""Of 120 orders in other words."""
 
 PERSONAL = [
     "Il codice fiscale è BNCLRA85B41F205K, scritto sotto.",
@@ -141,6 +147,16 @@ def test_orders_are_found_however_they_are_written(text: str) -> None:
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_clinics_write_is_left_alone(text: str) -> None:
     assert objection(text) is None
+
+
+def test_other_wordings_are_mostly_missed_and_what_clinics_write_is_left_alone() -> None:
+    """Written by somebody who did not tune the signs on them: a list of wordings knows those that it lists, so what is
+    found is no protection, and may grow; a sentence of a leaflet that is set aside is a fault."""
+    with (DATA / "qa" / "addressed_to_a_machine.tsv").open(encoding="utf-8") as lines:
+        sentences = [tuple(line.rstrip("\n").split("\t", 1)) for line in lines][1:]
+    found = {kind: [text for each, text in sentences if each == kind and objection(text)] for kind, _ in sentences}
+    assert found["harmless"] == []
+    assert len(found["orders"]) >= FOUND
 
 
 def test_a_passage_is_set_aside_not_the_guide_around_it() -> None:

@@ -15,7 +15,10 @@ import sqlalchemy as sa
 from benchmarks.knowledge import misspell, reciprocal_rank
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.knowledge import searching
+from polydesk_dagster.knowledge.question import understand
+from polydesk_dagster.knowledge.ranking import RELEVANT, Candidate, rank, relevant
 from polydesk_dagster.knowledge.reranking import GROUP, Reranker, reranker
+from polydesk_dagster.knowledge.store import Hit
 from polydesk_dagster.knowledge.text import fold, grams, marked_sentences, one_edit_away, words
 from tests.knowledge import receptionist
 from tests.knowledge.world import AS_OF, Shelf
@@ -136,6 +139,15 @@ def test_a_receptionists_questions_find_the_sheet_of_the_service(
     plain = receptionist.plain_bm25(str(tmp_path / "plain"), shared_data, asked)
     assert sum(ours) >= 1.2 * sum(plain)
     assert sum(rank >= 1 / 5 for rank in ours) >= 0.9 * len(asked)
+
+
+def test_the_part_of_the_body_alone_does_not_answer_for_what_no_document_holds() -> None:
+    asked = ["fate", "la", "pulizia", "al", "ginocchio"]
+    understood = understand(None, 1, 938, asked, {"ginocchio": 10}, {})  # type: ignore[arg-type]  # nothing is misspelt
+    knee = Hit("k", 0, "RX DEL GINOCCHIO", (), None, marked_sentences("RX DEL GINOCCHIO"), 1.0, None)
+    (best,) = rank([Candidate(knee, {"words": 1.0})], understood)
+    assert not relevant(best, RELEVANT, None)
+    assert understood.weights["pulizia"] < understood.weights["ginocchio"], "in the order it tells as little as before"
 
 
 def test_words_that_people_ask_with_do_not_hide_what_they_ask_for(engine: sa.Engine, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from polydesk_dagster.knowledge.formats import ocr
 from polydesk_dagster.knowledge.formats.text import Loss, Text, UnreadableError, kreuzberg
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def read(data: bytes) -> Text:
     result = kreuzberg(data, ".pdf", pages=True)
     pages = [(int(page["page_number"]), str(page["content"]).replace("\r", "")) for page in result.pages or []]
     pages, pictured, losses = _beside_the_text(data, pages)
+    if pictured and ocr.engine() is not None:
+        pages, pictured, seen = _seen(data, pages, pictured)
+        losses += seen
     if pages and len(pictured) == len(pages) and all(_letters(text) < LETTERS_A_PAGE for _, text in pages):
         raise UnreadableError("scan", pages=len(pages))
     if pictured:
@@ -82,6 +86,38 @@ def _beside_the_text(data: bytes, pages: list[tuple[int, str]]) -> tuple[list[tu
         for number, text in pages
     ]
     return with_fields, [number for number in pictured if number not in filled], []
+
+
+def _seen(
+    data: bytes, pages: list[tuple[int, str]], pictured: Sequence[int]
+) -> tuple[list[tuple[int, str]], list[int], list[Loss]]:
+    """The pages with what an engine sees on those ``pictured``, those on which it sees nothing, and how sure it is."""
+    from pypdf import PdfReader
+
+    document = PdfReader(io.BytesIO(data))
+    found = {number: _read_picture(document, number) for number in pictured[: ocr.MOST_PAGES]}
+    seen = {number: each for number, each in found.items() if each is not None}
+    told = []
+    for code, numbers in (
+        ("ocr", [number for number, each in seen.items() if each.sure >= ocr.DOUBTFUL]),
+        ("ocr_doubtful", [number for number, each in seen.items() if each.sure < ocr.DOUBTFUL]),
+    ):
+        if numbers:
+            sure = round(100 * sum(seen[number].sure for number in numbers) / len(numbers))
+            told.append(Loss(code, len(numbers), tuple(numbers), sure))
+    with_seen = [(n, f"{text}\n\n{seen[n].text}" if n in seen else text) for n, text in pages]
+    return with_seen, [number for number in pictured if number not in seen], told
+
+
+def _read_picture(document: PdfReader, number: int) -> ocr.Seen | None:
+    page = document.pages[number - 1]
+    try:
+        if _pictured(document, number) < MOST_OF_IT:  # a logo, above words that are drawn
+            return None
+        pictures = [each.image for each in page.images if each.image is not None]
+        return ocr.read([picture.rotate(-page.rotation, expand=True) for picture in pictures])
+    except Exception:  # noqa: BLE001 - of whatever a picture is made: the page stays one that was not read
+        return None
 
 
 def _letters(text: str) -> int:

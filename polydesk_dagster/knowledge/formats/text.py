@@ -22,6 +22,8 @@ class Loss:
     code: str
     count: int = 1
     pages: tuple[int, ...] = ()
+    sure: int | None = None
+    """In hundredths, of what was read from a picture."""
 
 
 @dataclass(slots=True)
