@@ -153,14 +153,14 @@ DECLARE
     behind bigint[];
     offers bookable[];
     stale boolean;
-    travelled boolean;
-    together boolean;
+    changed boolean;
     today date := utc_day(greatest(earliest, as_of)) - 1;
     last date := utc_day(before);
     midnight timestamptz;
     here integer;
 BEGIN
-    IF EXISTS (SELECT FROM bookable_stale) THEN
+    SELECT EXISTS (SELECT FROM open_day_stale), EXISTS (SELECT FROM bookable_stale) INTO stale, changed;
+    IF changed THEN
         behind := bookable_behind(ARRAY(SELECT DISTINCT m.clinic_id FROM bookable_stale m));
     END IF;
     IF place IS NOT NULL THEN
@@ -183,10 +183,43 @@ BEGIN
                         WHERE (clinics IS NULL OR o.clinic_id = ANY(clinics))
                           AND (doctor IS NULL OR o.person = doctor_of(doctor)));
     END IF;
-    SELECT EXISTS (SELECT FROM open_day_stale), EXISTS (SELECT FROM travel),
-           EXISTS (SELECT FROM occupancy WHERE NOT exclusive)
-    INTO stale, travelled, together;
     LOOP
+        here := 0;
+        IF NOT stale AND agreement IS NULL THEN
+            RETURN QUERY
+            WITH day AS MATERIALIZED (
+                SELECT d.day, utc_midnight(d.day + 1) AS midnight, d.ranges, d.slots, d.starts,
+                       o.minutes * interval '1 minute' AS lasts, o.agenda_id, o.service_id, o.person, o.shared,
+                       greatest(earliest, as_of + o.notice_minutes * interval '1 minute'
+                                          + interval '1 microsecond') AS since
+                FROM unnest(offers) o
+                CROSS JOIN LATERAL (SELECT d.day, d.ranges, d.slots, d.starts FROM open_day d
+                                    WHERE d.agenda_id = o.agenda_id AND d.day > today AND d.day <= last AND d.has_room
+                                      AND (d.longest >= o.minutes OR upper(d.ranges) >= utc_midnight(d.day + 1))
+                                    ORDER BY d.day LIMIT 1) d
+                ORDER BY d.day FETCH FIRST ROW WITH TIES
+            ), soonest AS MATERIALIZED (
+                SELECT u.slot, u.at, u.at + d.lasts > d.midnight AS over_midnight, d.agenda_id, d.service_id
+                FROM day d CROSS JOIN LATERAL unnest(d.slots, d.starts) u (slot, at)
+                WHERE u.at >= d.since AND u.at < before
+                  AND (d.ranges @> tstzrange(u.at, u.at + d.lasts) OR u.at + d.lasts > d.midnight)
+                ORDER BY u.at, u.slot LIMIT wanted
+            )
+            SELECT s.slot, s.at, s.agenda_id, s.service_id FROM soonest s
+            WHERE NOT (SELECT bool_or(x.over_midnight) FROM soonest x)
+              AND NOT EXISTS (
+                SELECT FROM day x
+                WHERE x.agenda_id = ANY(ARRAY(SELECT agenda_id FROM soonest))
+                  AND (x.shared
+                       OR EXISTS (SELECT FROM seat t WHERE t.slot_id = ANY(x.slots) AND t.held_until > as_of)
+                       OR EXISTS (SELECT FROM occupancy p
+                                  WHERE p.occupant % 4 = 0 AND p.occupant = 4 * x.person AND p.within < 4 * x.agenda_id)
+                       OR EXISTS (SELECT FROM occupancy p
+                                  WHERE p.occupant % 4 = 0 AND p.occupant = 4 * x.person
+                                    AND p.within > 4 * x.agenda_id)));
+            GET DIAGNOSTICS here = ROW_COUNT;
+            EXIT WHEN here >= wanted;
+        END IF;
         SELECT min(n.day) INTO today
         FROM unnest(offers) o
         CROSS JOIN LATERAL (
@@ -200,37 +233,6 @@ BEGIN
              ORDER BY t.day LIMIT 1)) n;
         EXIT WHEN today IS NULL;
         midnight := utc_midnight(today + 1);
-        here := 0;
-        IF NOT stale AND agreement IS NULL THEN
-            RETURN QUERY
-            WITH soonest AS MATERIALIZED (
-                SELECT u.slot, u.at, u.at + o.minutes * interval '1 minute' AS until, o.agenda_id, o.service_id,
-                       o.person, o.shared, d.slots
-                FROM unnest(offers) o
-                CROSS JOIN LATERAL (SELECT d.ranges, d.slots, d.starts FROM open_day d
-                                    WHERE d.agenda_id = o.agenda_id AND d.day = today) d
-                CROSS JOIN LATERAL unnest(d.slots, d.starts) u (slot, at)
-                WHERE u.at >= greatest(earliest, as_of + o.notice_minutes * interval '1 minute'
-                                                 + interval '1 microsecond')
-                  AND u.at < before
-                  AND (d.ranges @> tstzrange(u.at, u.at + o.minutes * interval '1 minute')
-                       OR u.at + o.minutes * interval '1 minute' > midnight)
-                ORDER BY u.at, u.slot LIMIT wanted
-            )
-            SELECT s.slot, s.at, s.agenda_id, s.service_id FROM soonest s
-            WHERE NOT (
-                SELECT bool_or(
-                    x.shared OR x.until > midnight
-                    OR EXISTS (SELECT FROM seat t WHERE t.slot_id = ANY(x.slots) AND t.held_until > as_of)
-                    OR together AND EXISTS (SELECT FROM occupancy p WHERE NOT p.exclusive AND p.occupant = 4 * x.person)
-                    OR EXISTS (SELECT FROM occupancy p
-                               WHERE p.occupant % 4 = 0 AND p.occupant = 4 * x.person AND p.within < 4 * x.agenda_id)
-                    OR EXISTS (SELECT FROM occupancy p
-                               WHERE p.occupant % 4 = 0 AND p.occupant = 4 * x.person AND p.within > 4 * x.agenda_id))
-                FROM (SELECT DISTINCT ON (agenda_id) agenda_id, person, shared, slots, until FROM soonest
-                      ORDER BY agenda_id, until DESC) x);
-            GET DIAGNOSTICS here = ROW_COUNT;
-        END IF;
         IF here = 0 THEN
             RETURN QUERY
             SELECT c.slot, c.at, c.agenda_id, c.service_id
@@ -238,11 +240,11 @@ BEGIN
                          d.ranges,
                          o.shared OR stale
                          OR EXISTS (SELECT FROM seat t WHERE t.slot_id = ANY(d.slots) AND t.held_until > as_of)
-                         OR together AND EXISTS (SELECT FROM occupancy p
-                                                 WHERE NOT p.exclusive AND p.occupant = 4 * o.person)
-                         OR travelled AND EXISTS (SELECT FROM occupancy p
-                                                  WHERE p.occupant % 4 = 0 AND p.occupant = 4 * o.person
-                                                    AND p.within <> 4 * o.agenda_id)
+                         OR EXISTS (SELECT FROM occupancy p WHERE NOT p.exclusive AND p.occupant = 4 * o.person)
+                         OR EXISTS (SELECT FROM travel)
+                            AND EXISTS (SELECT FROM occupancy p
+                                        WHERE p.occupant % 4 = 0 AND p.occupant = 4 * o.person
+                                          AND p.within <> 4 * o.agenda_id)
                          OR EXISTS (SELECT FROM occupancy p
                                     WHERE p.exclusive
                                       AND spot(p.occupant, p.during)
