@@ -165,11 +165,9 @@ def _cpu(connection: sa.Connection, action: Callable[[], object]) -> float:
 
 
 def _medians(connection: sa.Connection, *ways: Callable[[], object]) -> list[float]:
-    """Milliseconds of each way."""
-    taken: list[list[float]] = [[] for _ in ways]
-    for turn in range(ROUNDS + 1):
-        for way, each in zip(ways, taken, strict=True):
-            spent = 1000 / TIMES * _cpu(connection, lambda way=way: [way() for _ in range(TIMES)])  # type: ignore[misc]
-            if turn:  # statements are prepared, plans are made
-                each.append(spent)
-    return [statistics.median(each) for each in taken]
+    """Milliseconds of each way, one call of each after the other: what a preemption costs hits them alike."""
+    rounds = []
+    for _ in range(ROUNDS + 1):
+        calls = [[_cpu(connection, way) for way in ways] for _ in range(TIMES)]
+        rounds.append([1000 / TIMES * sum(each) for each in zip(*calls, strict=True)])
+    return [statistics.median(each) for each in zip(*rounds[1:], strict=True)]  # statements are prepared in the first
