@@ -10,38 +10,16 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import checks as calendar_checks
-from polydesk_dagster.clinic.calendar import slots, touched
+from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.outcome import Counts, Outcome
 from polydesk_dagster.told import teller
 from tests import world
+from tests.calendar import world as w
 from tests.world import AS_OF, rome
 
 
-def _slots(engine: sa.Engine, where: str = "state = 'free'") -> list[tuple[str, str]]:
-    """Local starts and ends of slots."""
-    with engine.connect() as connection:
-        rows = connection.execute(
-            sa.text(f"""
-            SELECT to_char(s.starts_at AT TIME ZONE c.time_zone, 'YYYY-MM-DD HH24:MI'),
-                   to_char(s.ends_at AT TIME ZONE c.time_zone, 'HH24:MI')
-            FROM slot s JOIN agenda a ON a.id = s.agenda_id JOIN clinic c ON c.id = a.clinic_id
-            WHERE {where} ORDER BY s.agenda_id, s.starts_at""")
-        )
-        return [(start, end) for start, end in rows]
-
-
-def _practice(engine: sa.Engine, **agenda: Any) -> world.Practice:
-    with engine.begin() as connection:
-        return world.practice(connection, **agenda)
-
-
-def _run(engine: sa.Engine, statement: str, **values: Any) -> None:
-    with engine.begin() as connection:
-        connection.execute(sa.text(statement), values)
-
-
 def test_a_first_run_creates_and_a_second_changes_nothing(engine: sa.Engine) -> None:
-    _practice(engine, horizon_days=7)
+    w.practice(engine, horizon_days=7)
     first = slots.generate(engine, AS_OF)
     # today from 10:00 on (the 10:00 slot has begun), five working days of eight slots in seven days from Tuesday
     assert first.counts == Counts(created=5 + 4 * 8)
@@ -52,7 +30,7 @@ def test_a_first_run_creates_and_a_second_changes_nothing(engine: sa.Engine) -> 
 
 
 def test_the_next_night_adds_one_day_and_leaves_the_past(engine: sa.Engine) -> None:
-    _practice(engine, horizon_days=7)
+    w.practice(engine, horizon_days=7)
     slots.generate(engine, AS_OF)
     later = slots.generate(engine, AS_OF + timedelta(days=1))
     assert later.counts.created == 8
@@ -60,15 +38,15 @@ def test_the_next_night_adds_one_day_and_leaves_the_past(engine: sa.Engine) -> N
 
 
 def test_preview_says_the_same_and_writes_nothing(engine: sa.Engine) -> None:
-    _practice(engine)
+    w.practice(engine)
     preview = slots.generate(engine, AS_OF, preview=True)
     assert preview.counts.created > 0
-    assert _slots(engine) == []
+    assert w.slots(engine) == []
     assert slots.generate(engine, AS_OF).counts == preview.counts
 
 
 def test_manual_agendas_are_skipped_and_counted(engine: sa.Engine) -> None:
-    _practice(engine, auto_generate=False)
+    w.practice(engine, auto_generate=False)
     report = slots.generate(engine, AS_OF)
     assert report.counts == Counts(skipped=1)
     assert [reason.code for reason in report.reasons] == ["manual_agenda"]
@@ -78,7 +56,7 @@ def test_manual_agendas_are_skipped_and_counted(engine: sa.Engine) -> None:
 
 
 def _night(engine: sa.Engine, starts_at: str, ends_at: str, minutes: int, **rule: Any) -> None:
-    practice = _practice(engine, weekdays=(), slot_minutes=minutes)
+    practice = w.practice(engine, weekdays=(), slot_minutes=minutes)
     with engine.begin() as connection:
         world.rules(connection, practice.agenda, (6, 7), starts_at, ends_at, **rule)
 
@@ -86,7 +64,7 @@ def _night(engine: sa.Engine, starts_at: str, ends_at: str, minutes: int, **rule
 def test_hours_that_do_not_exist_are_left_out_and_counted(engine: sa.Engine) -> None:
     _night(engine, "01:00", "04:00", 30)
     report = slots.generate(engine, datetime(2026, 3, 28, 12, tzinfo=UTC))
-    assert _slots(engine, "s.local_date = '2026-03-29'") == [
+    assert w.slots(engine, "s.local_date = '2026-03-29'") == [
         ("2026-03-29 01:00", "01:30"),
         ("2026-03-29 01:30", "03:00"),
         ("2026-03-29 03:00", "03:30"),
@@ -102,7 +80,7 @@ def test_a_slot_over_the_gap_lasts_its_minutes_and_its_successor_gives_way(engin
     with engine.connect() as connection:
         minutes = connection.scalars(sa.text("SELECT DISTINCT extract(epoch FROM ends_at - starts_at) / 60 FROM slot"))
         assert list(minutes) == [40]
-    starts = [start for start, _ in _slots(engine, "s.local_date = '2026-03-29'")]
+    starts = [start for start, _ in w.slots(engine, "s.local_date = '2026-03-29'")]
     assert starts == ["2026-03-29 00:20", "2026-03-29 01:00", "2026-03-29 01:40", "2026-03-29 03:40"]
 
 
@@ -123,16 +101,16 @@ def test_hours_that_exist_twice_are_made_once_the_first_time(engine: sa.Engine) 
 
 
 def test_morning_slots_keep_their_wall_time_across_the_change(engine: sa.Engine) -> None:
-    _practice(engine, weekdays=(6, 7, 1))
+    w.practice(engine, weekdays=(6, 7, 1))
     slots.generate(engine, datetime(2026, 3, 27, 12, tzinfo=UTC))
     for day in ("2026-03-28", "2026-03-29", "2026-03-30"):
-        assert _slots(engine, f"s.local_date = '{day}'")[0] == (f"{day} 09:00", "09:30")
+        assert w.slots(engine, f"s.local_date = '{day}'")[0] == (f"{day} 09:00", "09:30")
 
 
 def test_a_turn_over_midnight_belongs_to_two_days(engine: sa.Engine) -> None:
     _night(engine, "22:00", "01:00", 60, crosses_midnight=True)
     slots.generate(engine, AS_OF)
-    assert _slots(engine, "s.local_date BETWEEN '2026-03-14' AND '2026-03-16'") == [
+    assert w.slots(engine, "s.local_date BETWEEN '2026-03-14' AND '2026-03-16'") == [
         ("2026-03-14 22:00", "23:00"),
         ("2026-03-14 23:00", "00:00"),
         ("2026-03-15 00:00", "01:00"),
@@ -144,16 +122,16 @@ def test_a_turn_over_midnight_belongs_to_two_days(engine: sa.Engine) -> None:
 
 
 def test_leap_day_and_year_end(engine: sa.Engine) -> None:
-    _practice(engine, weekdays=(1, 2, 3, 4, 5, 6, 7))
+    w.practice(engine, weekdays=(1, 2, 3, 4, 5, 6, 7))
     slots.generate(engine, datetime(2027, 12, 15, 12, tzinfo=UTC))
-    days = {start[:10] for start, _ in _slots(engine)}
+    days = {start[:10] for start, _ in w.slots(engine)}
     assert {"2027-12-31", "2028-01-01", "2028-02-29", "2028-03-01"} <= days
 
 
 def test_a_duration_that_does_not_divide_drops_the_last_and_says_so(engine: sa.Engine) -> None:
-    _practice(engine, slot_minutes=50, horizon_days=2)
+    w.practice(engine, slot_minutes=50, horizon_days=2)
     report = slots.generate(engine, rome("2026-03-10", "00:00"))
-    assert [start for start, _ in _slots(engine)][:4] == [
+    assert [start for start, _ in w.slots(engine)][:4] == [
         "2026-03-10 09:00",
         "2026-03-10 09:50",
         "2026-03-10 10:40",
@@ -163,11 +141,11 @@ def test_a_duration_that_does_not_divide_drops_the_last_and_says_so(engine: sa.E
 
 
 def test_every_second_week_counts_from_the_rule(engine: sa.Engine) -> None:
-    practice = _practice(engine, weekdays=(), horizon_days=28)
+    practice = w.practice(engine, weekdays=(), horizon_days=28)
     with engine.begin() as connection:
         world.rules(connection, practice.agenda, (3,), every_weeks=2, valid_from=date(2026, 3, 9))
     slots.generate(engine, AS_OF)
-    assert sorted({start[:10] for start, _ in _slots(engine)}) == ["2026-03-11", "2026-03-25"]
+    assert sorted({start[:10] for start, _ in w.slots(engine)}) == ["2026-03-11", "2026-03-25"]
 
 
 # Bad input: that agenda or clinic is named, the rest is done.
@@ -186,7 +164,7 @@ def test_every_second_week_counts_from_the_rule(engine: sa.Engine) -> None:
     ],
 )
 def test_one_senseless_agenda_is_named_and_stops_nobody(engine: sa.Engine, code: str, spoil: str) -> None:
-    bad = _practice(engine)
+    bad = w.practice(engine)
     with engine.begin() as connection:
         good = world.agenda(connection, bad.clinic, bad.location, specialist_id=bad.specialist)
         connection.execute(sa.text(spoil), {"agenda": bad.agenda})
@@ -196,16 +174,16 @@ def test_one_senseless_agenda_is_named_and_stops_nobody(engine: sa.Engine, code:
     (reason,) = report.reasons
     assert reason.code == code
     assert f"({bad.agenda})" in teller().reason(reason)
-    spoiled = _slots(engine, f"agenda_id = {bad.agenda}")
+    spoiled = w.slots(engine, f"agenda_id = {bad.agenda}")
     if code == "overlapping_rules":
         assert {date.fromisoformat(start[:10]).isoweekday() for start, _ in spoiled} == {1, 2, 4, 5}
     else:
         assert spoiled == []
-    assert _slots(engine, f"agenda_id = {good}") != []
+    assert w.slots(engine, f"agenda_id = {good}") != []
 
 
 def test_an_unknown_time_zone_fails_that_clinic_only(engine: sa.Engine) -> None:
-    _practice(engine)
+    w.practice(engine)
     with engine.begin() as connection:
         other = world.practice(connection, "MI01")
         connection.execute(sa.text("UPDATE clinic SET time_zone = 'Europe/Roma' WHERE id = :id"), {"id": other.clinic})
@@ -217,8 +195,8 @@ def test_an_unknown_time_zone_fails_that_clinic_only(engine: sa.Engine) -> None:
 
 
 def test_a_gap_between_validities_is_told(engine: sa.Engine) -> None:
-    practice = _practice(engine)
-    _run(engine, "UPDATE agenda_rule SET valid_to = '2026-03-31'")
+    practice = w.practice(engine)
+    w.run(engine, "UPDATE agenda_rule SET valid_to = '2026-03-31'")
     with engine.begin() as connection:
         world.rules(connection, practice.agenda, valid_from=date(2026, 4, 15))
     report = slots.generate(engine, AS_OF)
@@ -232,7 +210,7 @@ def test_a_gap_between_validities_is_told(engine: sa.Engine) -> None:
     ("last", "code"), [("2026-04-08", "turns_end"), ("2026-04-09", None), ("2026-03-06", "turns_ended")]
 )
 def test_the_end_of_the_last_turn_is_told_thirty_days_ahead(engine: sa.Engine, last: str, code: str | None) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     with engine.begin() as connection:
         past = world.agenda(connection, practice.clinic, practice.location, specialist_id=practice.specialist)
         connection.execute(
@@ -246,13 +224,13 @@ def test_the_end_of_the_last_turn_is_told_thirty_days_ahead(engine: sa.Engine, l
         ).one()
     friday = {"turns_ended": None}.get(code or "", date.fromisoformat(last))
     assert through == (friday, date(2026, 6, 7))
-    _run(engine, "UPDATE agenda SET valid_to = :last WHERE id = :id", last=last, id=past)
+    w.run(engine, "UPDATE agenda SET valid_to = :last WHERE id = :id", last=last, id=past)
     assert slots.generate(engine, AS_OF).reasons == (), "an agenda that was given its end needs no word"
 
 
 def test_a_service_longer_than_every_turn_is_told(engine: sa.Engine) -> None:
-    practice = _practice(engine, horizon_days=7)
-    _run(engine, "UPDATE service SET duration_minutes = 250 WHERE id = :id", id=practice.service)
+    practice = w.practice(engine, horizon_days=7)
+    w.run(engine, "UPDATE service SET duration_minutes = 250 WHERE id = :id", id=practice.service)
     report = slots.generate(engine, AS_OF)
     (reason,) = report.reasons
     assert (report.outcome, reason.code) == (Outcome.OK, "service_too_long")
@@ -263,8 +241,8 @@ def test_a_service_longer_than_every_turn_is_told(engine: sa.Engine) -> None:
 
 
 def test_an_agenda_that_ended_is_not_behind(engine: sa.Engine) -> None:
-    _practice(engine)
-    _run(engine, "UPDATE agenda_rule SET valid_to = '2026-03-20'")
+    w.practice(engine)
+    w.run(engine, "UPDATE agenda_rule SET valid_to = '2026-03-20'")
     slots.generate(engine, AS_OF)
     with engine.connect() as connection:
         assert calendar_checks.agendas_behind(connection, AS_OF).count == 0
@@ -272,7 +250,7 @@ def test_an_agenda_that_ended_is_not_behind(engine: sa.Engine) -> None:
 
 
 def test_one_day_of_overlapping_turns_leaves_the_others(engine: sa.Engine) -> None:
-    practice = _practice(engine, weekdays=(4,))
+    practice = w.practice(engine, weekdays=(4,))
     slots.generate(engine, AS_OF)
     with engine.begin() as connection:
         once = {"valid_from": date(2026, 4, 16), "valid_to": date(2026, 4, 16)}
@@ -299,27 +277,16 @@ def test_an_unknown_clinic_is_named(engine: sa.Engine) -> None:
 # Booked and held slots.
 
 
-def _booked(engine: sa.Engine, practice: world.Practice, start: datetime) -> int:
-    with engine.begin() as connection:
-        slot = connection.scalar(
-            sa.text("SELECT id FROM slot WHERE agenda_id = :agenda AND starts_at = :start"),
-            {"agenda": practice.agenda, "start": start},
-        )
-        assert slot is not None
-        world.appointment(connection, slot, service_id=practice.service, patient_id=practice.patient)
-        return int(slot)
-
-
 def test_a_booked_slot_outside_the_new_rules_becomes_an_orphan_and_comes_back(engine: sa.Engine) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     slots.generate(engine, AS_OF)
-    booked = _booked(engine, practice, rome("2026-03-12", "12:30"))
-    _run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
+    booked = w.booked(engine, practice, rome("2026-03-12", "12:30"))
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
     slots.generate(engine, AS_OF)
     assert world.approve(engine, AS_OF) == [Outcome.OK]
-    assert _slots(engine, "state = 'orphan'") == [("2026-03-12 12:30", "13:00")]
+    assert w.slots(engine, "state = 'orphan'") == [("2026-03-12 12:30", "13:00")]
     assert slots.generate(engine, AS_OF).outcome is Outcome.NOTHING_TO_DO
-    _run(engine, "UPDATE agenda_rule SET ends_at = '13:00'")
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '13:00'")
     slots.generate(engine, AS_OF)
     with engine.connect() as connection:
         assert connection.execute(
@@ -329,13 +296,13 @@ def test_a_booked_slot_outside_the_new_rules_becomes_an_orphan_and_comes_back(en
 
 
 def test_no_new_slot_overlaps_a_booked_one(engine: sa.Engine) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     slots.generate(engine, AS_OF)
-    booked = _booked(engine, practice, rome("2026-03-12", "09:30"))
-    _run(engine, "UPDATE agenda SET slot_minutes = 40")
+    booked = w.booked(engine, practice, rome("2026-03-12", "09:30"))
+    w.run(engine, "UPDATE agenda SET slot_minutes = 40")
     slots.generate(engine, AS_OF)
     world.approve(engine, AS_OF)
-    day = _slots(engine, "s.local_date = '2026-03-12' AND state <> 'retired'")
+    day = w.slots(engine, "s.local_date = '2026-03-12' AND state <> 'retired'")
     # 09:00-09:40 and 09:40-10:20 would meet the booking of 09:30-10:00
     assert day == [
         ("2026-03-12 09:30", "10:00"),
@@ -350,7 +317,7 @@ def test_no_new_slot_overlaps_a_booked_one(engine: sa.Engine) -> None:
 
 
 def test_a_live_hold_protects_and_an_expired_one_does_not(engine: sa.Engine) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     slots.generate(engine, AS_OF)
     with engine.begin() as connection:
         ids = dict(
@@ -366,34 +333,34 @@ def test_a_live_hold_protects_and_an_expired_one_does_not(engine: sa.Engine) -> 
             created_at=AS_OF - timedelta(minutes=20),
             expires_at=AS_OF - timedelta(minutes=10),
         )
-    _run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
     slots.generate(engine, AS_OF)
     world.approve(engine, AS_OF)
-    assert _slots(engine, "s.local_date = '2026-03-12' AND s.state = 'orphan'") == [("2026-03-12 12:00", "12:30")]
-    assert ("2026-03-12 12:30", "13:00") in _slots(engine, "s.state = 'retired'")
+    assert w.slots(engine, "s.local_date = '2026-03-12' AND s.state = 'orphan'") == [("2026-03-12 12:00", "12:30")]
+    assert ("2026-03-12 12:30", "13:00") in w.slots(engine, "s.state = 'retired'")
 
 
 def test_an_orphan_whose_booking_is_gone_is_retired_and_settled(engine: sa.Engine) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     slots.generate(engine, AS_OF)
-    _booked(engine, practice, rome("2026-03-12", "12:30"))
-    _run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
+    w.booked(engine, practice, rome("2026-03-12", "12:30"))
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
     slots.generate(engine, AS_OF)
     world.approve(engine, AS_OF)
-    _run(engine, "DELETE FROM seat")
+    w.run(engine, "DELETE FROM seat")
     assert slots.generate(engine, AS_OF).counts.retired == 1
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT state FROM orphan")) == "resolved"
 
 
 def test_a_retired_slot_comes_back_with_its_id(engine: sa.Engine) -> None:
-    _practice(engine)
+    w.practice(engine)
     slots.generate(engine, AS_OF)
     before = _ids(engine)
-    _run(engine, "UPDATE agenda_rule SET ends_at = '12:30'")
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '12:30'")
     slots.generate(engine, AS_OF)
     assert len(_ids(engine)) < len(before)
-    _run(engine, "UPDATE agenda_rule SET ends_at = '13:00'")
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '13:00'")
     slots.generate(engine, AS_OF)
     assert _ids(engine) == before
 
@@ -407,10 +374,10 @@ def _ids(engine: sa.Engine) -> set[int]:
 
 
 def test_too_many_unexplained_retirements_wait_for_a_person(engine: sa.Engine) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     slots.generate(engine, AS_OF)
     before = _ids(engine)
-    _run(engine, "UPDATE agenda_rule SET ends_at = '11:00'")
+    w.run(engine, "UPDATE agenda_rule SET ends_at = '11:00'")
     report = slots.generate(engine, AS_OF)
     assert report.outcome is Outcome.PARTIAL
     assert [reason.code for reason in report.reasons] == [slots.RETIREMENT_GUARD]
@@ -423,115 +390,15 @@ def test_too_many_unexplained_retirements_wait_for_a_person(engine: sa.Engine) -
 
 
 def test_an_agenda_switched_off_is_explained_and_goes_through(engine: sa.Engine) -> None:
-    practice = _practice(engine)
+    practice = w.practice(engine)
     slots.generate(engine, AS_OF)
-    _booked(engine, practice, rome("2026-03-12", "12:30"))
-    _run(engine, "UPDATE specialist SET ends_on = '2026-03-11'")
+    w.booked(engine, practice, rome("2026-03-12", "12:30"))
+    w.run(engine, "UPDATE specialist SET ends_on = '2026-03-11'")
     report = slots.generate(engine, AS_OF)
     assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 1)
-    assert {start[:10] for start, _ in _slots(engine)} == {"2026-03-10", "2026-03-11"}
+    assert {start[:10] for start, _ in w.slots(engine)} == {"2026-03-10", "2026-03-11"}
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT cause FROM orphan")) == "agenda_ended"
 
 
 # Closures.
-
-
-def _closed(engine: sa.Engine, day: str, until: str | None = None, **fields: Any) -> int:
-    with engine.begin() as connection:
-        return world.closure(connection, day, until, **fields)
-
-
-def test_a_closed_day_has_no_slots_and_its_booking_names_the_closure(engine: sa.Engine) -> None:
-    practice = _practice(engine)
-    slots.generate(engine, AS_OF)
-    _booked(engine, practice, rome("2026-03-12", "12:30"))
-    closure = _closed(engine, "2026-03-12", "2026-03-13", name="Fiera")
-    report = slots.generate(engine, AS_OF)
-    assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 1)
-    again = slots.generate(engine, AS_OF)
-    assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1)  # known, and still waiting
-    assert not [s for s in _slots(engine) if s[0][:10] in {"2026-03-12", "2026-03-13"}]
-    with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT cause, closure_id FROM orphan")).one() == ("closure", closure)
-    _run(engine, "UPDATE closure SET lifted_at = now()")
-    assert slots.generate(engine, AS_OF).counts.updated == 16
-    assert len([s for s in _slots(engine) if s[0][:10] in {"2026-03-12", "2026-03-13"}]) == 16
-
-
-def test_half_a_day(engine: sa.Engine) -> None:
-    _practice(engine, weekdays=(4,))
-    _closed(engine, "2026-03-12", from_time="00:00", to_time="11:15")
-    slots.generate(engine, AS_OF)
-    # the slot of 11:00 would begin while closed
-    assert _slots(engine, "s.local_date = '2026-03-12'")[0] == ("2026-03-12 11:30", "12:00")
-
-
-def test_a_more_specific_layer_opens_again_and_closes_again(engine: sa.Engine) -> None:
-    practice = _practice(engine, weekdays=(4,))
-    with engine.begin() as connection:
-        second = world.agenda(
-            connection, practice.clinic, practice.location, specialist_id=practice.specialist, weekdays=(4,)
-        )
-    _closed(engine, "2026-03-12", layer="national")
-    _closed(engine, "2026-03-12", layer="clinic", clinic_id=practice.clinic, effect="open")
-    _closed(engine, "2026-03-12", layer="agenda", agenda_id=second, from_time="09:00", to_time="11:00")
-    slots.generate(engine, AS_OF)
-    assert len(_slots(engine, f"s.local_date = '2026-03-12' AND agenda_id = {practice.agenda}")) == 8
-    assert len(_slots(engine, f"s.local_date = '2026-03-12' AND agenda_id = {second}")) == 4
-
-
-def test_a_less_specific_layer_cannot_open_what_a_more_specific_one_closes(engine: sa.Engine) -> None:
-    practice = _practice(engine)
-    _closed(engine, "2026-03-12", layer="clinic", clinic_id=practice.clinic)
-    _closed(engine, "2026-03-12", layer="chain", effect="open")
-    slots.generate(engine, AS_OF)
-    assert _slots(engine, "s.local_date = '2026-03-12'") == []
-
-
-def test_regions_and_municipalities_reach_their_clinics(engine: sa.Engine) -> None:
-    _practice(engine)
-    with engine.begin() as connection:
-        milan = world.practice(connection, "MI01")
-        connection.execute(
-            sa.text("UPDATE clinic SET region = 'Lombardia', municipality_code = 'F205' WHERE id = :id"),
-            {"id": milan.clinic},
-        )
-    _closed(engine, "2026-03-12", layer="municipality", municipality_code="F205")
-    _closed(engine, "2026-03-13", layer="region", region="emilia-romagna")
-    slots.generate(engine, AS_OF)
-    days = {
-        clinic: {start[8:10] for start, _ in _slots(engine, f"c.code = '{clinic}' AND s.local_date < '2026-03-14'")}
-        for clinic in ("BO01", "MI01")
-    }
-    assert days == {"BO01": {"10", "11", "12"}, "MI01": {"10", "11", "13"}}
-
-
-def test_a_yearly_closure_returns_and_29_february_only_in_leap_years(engine: sa.Engine) -> None:
-    _practice(engine, weekdays=(1, 2, 3, 4, 5, 6, 7))
-    _closed(engine, "2020-08-15", yearly=True)
-    _closed(engine, "2020-02-29", yearly=True)
-    slots.generate(engine, datetime(2026, 7, 1, tzinfo=UTC))
-    slots.generate(engine, datetime(2027, 2, 1, tzinfo=UTC))
-    slots.generate(engine, datetime(2028, 2, 1, tzinfo=UTC))
-    days = {start[:10] for start, _ in _slots(engine)}
-    assert "2026-08-15" not in days
-    assert {"2026-08-14", "2026-08-16", "2027-02-28", "2027-03-01", "2028-02-28", "2028-03-01"} <= days
-    assert "2028-02-29" not in days
-
-
-def test_derive_touches_only_its_cells(engine: sa.Engine) -> None:
-    practice = _practice(engine)
-    slots.generate(engine, AS_OF)
-    _closed(engine, "2026-03-12")
-    _run(engine, "UPDATE agenda_rule SET ends_at = '12:00'")
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text(
-                "CREATE TEMP TABLE touched_days AS SELECT CAST(:a AS bigint) agenda_id, date '2026-03-12' local_date"
-            ),
-            {"a": practice.agenda},
-        )
-        report = touched.derive(connection, "touched_days", AS_OF)
-    assert report.counts == Counts(retired=8)
-    assert len(_slots(engine, "s.local_date = '2026-03-13' AND state = 'free'")) == 8

@@ -13,7 +13,7 @@ from polydesk_dagster.changes.hold import only
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
 from tests.changes.test_held import ANNA, applied, let_go, looked, rows
-from tests.sources.test_kinds_studiolab import AGREEMENTS, COLLABORATORS, SERVICES, Lab, lab, synced
+from tests.sources.lab import AGREEMENTS, COLLABORATORS, SERVICES, Lab, lab, synced
 
 __all__ = ["lab", "synced"]  # fixtures
 

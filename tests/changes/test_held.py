@@ -15,7 +15,7 @@ from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
-from tests.sources.test_kinds_studiolab import PRICES, SERVICES, Lab, lab, synced
+from tests.sources.lab import PRICES, SERVICES, Lab, lab, synced
 
 __all__ = ["lab", "synced"]  # fixtures
 

@@ -20,7 +20,7 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from tests import world
-from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
+from tests.sources.lab import AGREEMENTS, PRICES, SERVICES
 
 PATIENTS = [
     {

@@ -16,7 +16,7 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.jobs.plans import undo_plan
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.names import PERSON_TAG
-from tests.patients.test_identity import MARIO, Import, person
+from tests.patients.world import MARIO, Import, person
 
 WHY = "importati dal listino sbagliato"
 

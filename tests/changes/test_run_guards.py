@@ -27,7 +27,7 @@ from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import SAID
 from tests import world
 from tests.postgres import dagster_storage
-from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, SERVICES
+from tests.sources.lab import AGREEMENTS, PRICES, SERVICES
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told import teller
 from tests import world
-from tests.sources.test_kinds_studiolab import PRICES, SERVICES, Lab, lab, synced
+from tests.sources.lab import PRICES, SERVICES, Lab, lab, synced
 
 __all__ = ["lab", "synced"]  # fixtures
 

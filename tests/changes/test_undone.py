@@ -14,8 +14,8 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources import lists
 from polydesk_dagster.told import teller
 from tests import world
-from tests.patients.test_identity import MARIO, Import, person
-from tests.sources.test_kinds_studiolab import COLLABORATORS, PRICES, SERVICES, Lab, lab, synced
+from tests.patients.world import MARIO, Import, person
+from tests.sources.lab import COLLABORATORS, PRICES, SERVICES, Lab, lab, synced
 
 __all__ = ["lab", "synced"]  # fixtures
 

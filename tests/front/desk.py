@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from starlette.applications import Starlette
@@ -24,7 +25,7 @@ from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
 from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.knowledge.library import Library
-from tests import world
+from tests import postgres, world
 from tests.web.world import Served, served
 from tests.world import AS_OF
 
@@ -136,6 +137,22 @@ def open_desk(engine: sa.Engine, home: Path, **front: Any) -> Iterator[Desk]:
     with serving(engine, home, Front(own, clock, **front)) as door:
         yield Desk(engine, door[1], clock, door[0], here, there)
     own.dispose()
+
+
+@pytest.fixture(scope="module")
+def desk(server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """One for a module: every test has its own visitors and times."""
+    with postgres.copied(server, postgres.EMPTY) as url:
+        engine = create_engine(url)
+        with open_desk(engine, tmp_path_factory.mktemp("home")) as opened:
+            yield opened
+        engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def at_its_hour(request: pytest.FixtureRequest) -> None:
+    if "desk" in request.fixturenames:
+        request.getfixturevalue("desk").clock.at = AS_OF
 
 
 def programs(url: URL, home: Path = Path(), address: str = "http://127.0.0.1") -> Starlette:

@@ -27,10 +27,10 @@ from tests.calendar.test_closures_import import OTHER, THIS, central, item
 from tests.changes import world as listed
 from tests.knowledge.world import Shelf
 from tests.messages.world import booked, gateway
-from tests.patients.test_identity import MARIO, Import, person
+from tests.patients.world import MARIO, Import, person
 from tests.sources.events_world import booking
 from tests.sources.events_world import lab as feed
-from tests.sources.test_kinds_studiolab import AGREEMENTS, COLLABORATORS, PRICES, SERVICES, Lab, lab
+from tests.sources.lab import AGREEMENTS, COLLABORATORS, PRICES, SERVICES, Lab, lab
 from tests.world import AS_OF, rome
 
 __all__ = ["lab"]  # a fixture

@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.messages.replies import Texted
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.sms import SmsSimulator
 from polydesk_dagster.providers.sms import SmsGateway
+from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
 
 AS_OF = world.AS_OF
@@ -69,3 +70,14 @@ def states(engine: sa.Engine) -> list[tuple[str, str | None]]:
             sa.text("SELECT state, reason FROM message_ledger_state ORDER BY subject_id, version, recipient_id")
         )
         return [(state, reason) for state, reason in rows]
+
+
+SENDER = "no-reply@clinica.example"
+
+
+def by_mail(url: str) -> dict[Channel, Provider]:
+    return {"email": MailRelay(url, SENDER, patience=5)}
+
+
+def mailed(connection: sa.Connection, address: str) -> int:
+    return world.patient(connection, mobile=None, email=address)

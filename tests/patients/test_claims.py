@@ -14,7 +14,7 @@ from polydesk_dagster.clinic.patients.claims import fingerprint
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 from tests import world
-from tests.patients.test_identity import MARIO, Import, person
+from tests.patients.world import MARIO, Import, person
 
 ANNA = {
     "last_name": "Verdi",

@@ -18,7 +18,7 @@ from polydesk_dagster.clinic.patients import claims, erasing, exporting, identit
 from polydesk_dagster.clinic.patients.personal import REGISTRY, Deed
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
-from tests.patients.test_identity import Import, person
+from tests.patients.world import Import, person
 
 HERS: dict[str, Any] = {
     "last_name": "Quetzalpioggia",

@@ -9,161 +9,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from codicefiscale import codicefiscale
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import plans, show
-from polydesk_dagster.changes.kind import Reject
-from polydesk_dagster.changes.plans import Scope
-from polydesk_dagster.changes.stage import Page
-from polydesk_dagster.changes.synchronise import synchronise
-from polydesk_dagster.changes.why import read
-from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.clinic.patients import reviews
-from polydesk_dagster.clinic.patients.cleaning import e164, prepare
-from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.clinic.patients.identity import PATIENT
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.records import Patient
 from polydesk_dagster.told import teller
-from polydesk_dagster.wire import sort_records
 from tests import world
-
-MARIO = {
-    "id": "P1",
-    "last_name": "Rossi",
-    "first_name": "Mario",
-    "sex": "M",
-    "birth_date": "1980-01-01",
-    "birth_place": "H501",
-    "fiscal_code": "RSSMRA80A01H501U",
-    "mobile": "333 123 4567",
-    "updated_at": "2026-01-01T00:00:00Z",
-}
-OMOCODIA = "RSSMRA80A01H50MM"  # the same person's code with its last digit in letters
-
-
-def person(id_: str, **fields: Any) -> dict[str, Any]:
-    return {**MARIO, "id": id_, **fields}
-
-
-class Import:
-    def __init__(self, engine: sa.Engine, code: str = "BO01") -> None:
-        self.engine = engine
-        with engine.begin() as connection:
-            self.clinic = world.clinic(connection, code)
-        self.scope = Scope("import_patients", code, self.clinic)
-
-    def __call__(self, *items: dict[str, Any], **more: Any) -> Report:
-        page = Page(1, items, (), "s", len(items))
-        with self.engine.connect() as connection:
-            known = patients.linked(connection, self.clinic)
-        pages = patients.missing_only([page], known)
-        return synchronise(self.engine, PATIENT, self.scope, pages, as_of=world.AS_OF, **more)
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(sa.text(query))]
-
-    def reviews(self) -> list[tuple[str, str]]:
-        found = self.rows("SELECT external_id, cause FROM patient_review WHERE state = 'open' ORDER BY 1")
-        return [(external_id, teller().value(read(cause))) for external_id, cause in found]
-
-    def links(self) -> list[tuple[str, str]]:
-        return self.rows("SELECT external_id, made_by FROM patient_link ORDER BY 1")
+from tests.patients.world import MARIO, OMOCODIA, Import, person
 
 
 @pytest.fixture
 def run(engine: sa.Engine) -> Import:
     return Import(engine)
-
-
-@given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=15, max_size=15))
-def test_the_check_letter_is_the_librarys(code: str) -> None:
-    assert check_letter(code) == codicefiscale.encode_cin(code)
-
-
-@given(st.dates(date(1900, 1, 1), date(2040, 12, 31)), st.sampled_from("MF"))
-@settings(max_examples=50, deadline=None)
-def test_the_birth_part_is_the_librarys(day: date, sex: str) -> None:
-    assert birth_part(day.isoformat(), sex) == codicefiscale.encode_birthdate(day.strftime("%d/%m/%Y"), sex)
-
-
-@pytest.mark.parametrize("variant", codicefiscale.decode(MARIO["fiscal_code"])["omocodes"][::9])
-def test_every_omocodia_variant_folds_to_the_same_person(variant: str) -> None:
-    row = prepare(person("P1", fiscal_code=variant))
-    assert (row[1], row[2], row[-1]) == (variant, MARIO["fiscal_code"], None)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"fiscal_code": "RSSMRA80A01H501X"}, "lettera di controllo"),
-        ({"fiscal_code": "PIPPO"}, "forma"),
-        ({"last_name": "Bianchi"}, "cognome"),
-        ({"first_name": "Luigi"}, "nome"),
-        ({"sex": "F"}, "sesso"),
-        ({"birth_date": "1980-01-02"}, "data di nascita"),
-        ({"birth_place": "F205"}, "luogo di nascita"),
-        ({"fiscal_code": None, "birth_date": None}, "senza codice fiscale"),
-    ],
-)
-def test_a_code_that_cannot_be_this_persons_is_a_doubt(fields: dict[str, Any], said: str) -> None:
-    row = prepare(person("P1", **fields))
-    assert row[-2] == "invalid"
-    assert said in teller().value(read(row[-1]))
-
-
-def test_codes_of_foreigners_and_spellings() -> None:
-    assert prepare(person("P1", fiscal_code="STP1234567890123"))[3] == "STP"
-    assert prepare(person("P1", fiscal_code=" eni1234567890123 "))[1:4] == (
-        "ENI1234567890123", "ENI1234567890123", "ENI",
-    )  # fmt: skip
-    assert prepare(person("P1", fiscal_code="rss mra 80a01 h501 u"))[1] == MARIO["fiscal_code"]
-    assert prepare(person("P1", last_name="Nicolo'\ufeff ", fiscal_code=None))[4] == "Nicolo'"
-
-
-@pytest.mark.parametrize(
-    ("typed", "known"),
-    [
-        ("333 123 4567", "+393331234567"),
-        ("+39 333.1234567", "+393331234567"),
-        ("0039 051/234567", "+39051234567"),
-        ("051-234567", "+39051234567"),
-        ("+41 44 668 18 00", "+41446681800"),
-        ("12", None),
-        ("casa della nonna", None),
-    ],
-)
-def test_telephones_in_one_form(typed: str, known: str | None) -> None:
-    assert e164(typed) == known
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [{"last_name": None}, {"id": " "}, {"birth_date": "31/02/1980"}, {"birth_date": "1980-02-31"}, {"sex": "X"},
-     {"birth_place": "Roma"}, {"sex": ["M"]}, {"id": ["P1"]}, {"birth_date": {}}, {"address": 7},
-     {"updated_at": None}, {"deceased_on": "ieri"}, {"sex": "MF"}, {"birth_date": "1980-W01-1"},
-     {"id": "P" * 256}, {"last_name": "Rossi" * 60}],
-)  # fmt: skip
-def test_what_the_wire_model_rejects_is_rejected_here(fault: dict[str, Any]) -> None:
-    item = person("P1", **fault)
-    assert sort_records(Patient, [item]).rejected
-    with pytest.raises(Reject):
-        prepare(item)
-
-
-def test_a_blank_date_is_an_absent_one_and_nobody_dies_before_birth() -> None:
-    assert prepare(person("P1", birth_date=" ", deceased_on="\ufeff2020-01-01 "))[7::8] == (None, "2020-01-01")
-    assert prepare(person("P1", deceased_on=MARIO["birth_date"]))[15] == MARIO["birth_date"]
-    with pytest.raises(Reject, match="died_before_birth"):
-        prepare(person("P1", deceased_on="1979-12-31"))
-
-
-def test_what_is_no_text_at_all_is_rejected() -> None:
-    with pytest.raises(Reject):
-        prepare(person("P1", first_name="\ud800"))
 
 
 def test_who_is_missing_is_added_once_and_never_overwritten(run: Import) -> None:

@@ -18,7 +18,7 @@ from polydesk_dagster.clinic.patients import reviews
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
-from tests.patients.test_identity import MARIO, OMOCODIA, Import, person
+from tests.patients.world import MARIO, OMOCODIA, Import, person
 
 WHO: dict[str, Any] = {"as_of": world.AS_OF, "actor": "desk:anna"}
 WHY = "lo ha detto il paziente allo sportello"

@@ -17,7 +17,7 @@ from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import studiolab_events
 from tests import world
 from tests.changes.test_plan_dagster import BASE, House, _metadata, _plan, house
-from tests.sources.test_kinds_studiolab import PRICES
+from tests.sources.lab import PRICES
 
 __all__ = ["house"]  # a fixture
 

@@ -22,7 +22,7 @@ from polydesk_dagster.sources.events import intake, looking
 from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab, epoch
 from tests.sources.events_world import CODE, NOW, Lab, booking, lab, report
-from tests.sources.test_kinds_studiolab import SERVICES
+from tests.sources.lab import SERVICES
 from tests.sources.test_remote_policy import FAST
 
 REASON = "l'ha detto il fornitore"

@@ -9,7 +9,8 @@ import pytest
 
 from polydesk_dagster.outcome import Outcome
 from tests import world
-from tests.sources.test_kinds_studiolab import AGREEMENTS, PRICES, Lab, lab, spell, synced
+from tests.sources.lab import AGREEMENTS, PRICES, Lab, lab, synced
+from tests.sources.test_kinds_prices import spell
 
 __all__ = ["lab", "synced"]  # fixtures
 

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import URL
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.clinic.upkeep import registry, retention
-from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Term
 from tests import world
-from tests.waiting import PATIENCE
+from tests.upkeep.world import DAY, count, old_holds, old_messages
 from tests.world import AS_OF
-
-DAY = timedelta(days=1)
-
-
-def count(engine: sa.Engine, table: str, where: str = "true") -> int:
-    with engine.connect() as connection:
-        return int(connection.scalar(sa.text(f"SELECT count(*) FROM {table} WHERE {where}")) or 0)
-
-
-def old_holds(connection: sa.Connection, practice: world.Practice, number: int, age: timedelta) -> None:
-    """Ended holds of one slot, set-based."""
-    slot = world.slot(connection, practice.agenda, AS_OF - age)
-    connection.execute(
-        sa.text("""
-            INSERT INTO hold (clinic_id, slot_id, token_hash, visitor_hash, state, created_at, expires_at,
-                              last_activity_at, ended_at)
-            SELECT :clinic, :slot, sha256(CAST(:slot || '/' || n AS bytea)), '\\x00', 'expired', :at,
-                   :at + interval '10 minutes', :at, :at + interval '10 minutes'
-            FROM generate_series(1, CAST(:number AS integer)) n"""),
-        {"clinic": practice.clinic, "slot": slot, "at": AS_OF - age, "number": number},
-    )
 
 
 def test_what_is_old_goes_and_what_is_young_stays(engine: sa.Engine) -> None:
@@ -309,37 +279,6 @@ def test_settled_events_go_and_what_waits_for_a_person_stays(engine: sa.Engine) 
     assert count(engine, "event_gap") == 3
 
 
-def old_messages(
-    connection: sa.Connection, practice: world.Practice, appointment: int, version: int, kind: str, state: str | None
-) -> None:
-    """A message of 800 days ago with its ledger row and an attempt; without ``state`` only the row, withheld."""
-    connection.execute(
-        sa.text("""
-            WITH sent AS (
-                INSERT INTO message (clinic_id, kind, recipient_type, recipient_id, state, reason, send_after,
-                                     expires_at, template_revision, sent_at, created_at, changed_at)
-                SELECT :clinic, :kind, 'patient', :patient, :state, 'x', :at, :at, 0,
-                       CASE WHEN :state = 'sent' THEN CAST(:at AS timestamptz) END, :at, :at
-                WHERE CAST(:state AS text) IS NOT NULL RETURNING id
-            ), tried AS (
-                INSERT INTO message_attempt (message_id, at, channel, answer) SELECT id, :at, 'sms', 'later' FROM sent
-            )
-            INSERT INTO message_ledger (subject, subject_id, version, kind, recipient_type, recipient_id, clinic_id,
-                                        message_id, withheld, planned_at)
-            SELECT 'appointment', :appointment, :version, :kind, 'patient', :patient, :clinic, (SELECT id FROM sent),
-                   CASE WHEN CAST(:state AS text) IS NULL THEN 'too_late' END, :at"""),
-        {
-            "clinic": practice.clinic,
-            "patient": practice.patient,
-            "appointment": appointment,
-            "version": version,
-            "kind": kind,
-            "state": state,
-            "at": AS_OF - 800 * DAY,
-        },
-    )
-
-
 def test_the_message_ledger_goes_only_where_nobody_could_be_told_twice(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         practice = world.practice(connection)
@@ -371,110 +310,6 @@ def test_the_message_ledger_goes_only_where_nobody_could_be_told_twice(engine: s
 
 
 _COUNTED = "SELECT kind, state, CAST(sum(messages) AS bigint) FROM counted_message GROUP BY 1, 2 ORDER BY 1, 2"
-
-
-@pytest.fixture
-def far_more_holds(engine: sa.Engine) -> world.Practice:
-    """10,001 old holds where there used to be a hundred a night, and one old message."""
-    with engine.begin() as connection:
-        practice = world.practice(connection)
-        old_holds(connection, practice, 10_001, 40 * DAY)
-        old_messages(connection, practice, 0, 1, "reminder", "sent")
-        for number in range(3):
-            connection.execute(
-                sa.text("""INSERT INTO cleanup (dataset, cutoff, expected, oldest, newest, ordered_at, removed,
-                                                finished_at)
-                           VALUES ('ended_holds', :at, 100, :old, :old, :at, 100, :at)"""),
-                {"at": AS_OF - number * DAY, "old": AS_OF - 60 * DAY},
-            )
-    return practice
-
-
-def test_ten_times_the_usual_waits_for_a_persons_word_and_the_rest_goes_on(
-    engine: sa.Engine, far_more_holds: world.Practice
-) -> None:
-    stopped = retention.clean(engine, AS_OF)
-    assert stopped.outcome is Outcome.PARTIAL
-    assert (count(engine, "hold"), count(engine, "message"), count(engine, "message_attempt")) == (10_001, 0, 0)
-    reason = stopped.reasons[0]
-    assert reason.code == "far_more_than_usual"
-    said = teller("it").reason(reason)
-    assert "orari bloccati già conclusi: ci sarebbero da pulire 10001 righe" in said
-    assert f"polydesk plan apply {stopped.plan_id} --past-guard unusual_volume" in said
-    assert {row[0] for row in stopped.tables[0].rows} >= {
-        Term("data_set", "ended_holds"),
-        Term("data_set", "message_attempts"),
-    }
-    assert retention.clean(engine, AS_OF).outcome is Outcome.REFUSED, "nothing else is left"
-
-    assert stopped.plan_id is not None
-    why, past = "campagna vaccinale di febbraio", ["unusual_volume"]
-    with engine.begin() as connection:
-        assert changes.apply(connection, stopped.plan_id, as_of=AS_OF, actor="desk:anna").outcome is Outcome.REFUSED
-        passed = changes.apply(
-            connection, stopped.plan_id, as_of=AS_OF, actor="desk:anna", reason=why, past_guards=past
-        )
-    assert passed.counts.created == 1
-    assert count(engine, "cleanup", "dataset = 'ended_holds' AND finished_at IS NULL") == 1
-    worked = retention.clean(engine, AS_OF)
-    assert (worked.outcome, worked.counts.retired) == (Outcome.OK, 10_001)
-
-
-def test_a_preview_names_what_is_far_more_than_usual(engine: sa.Engine, far_more_holds: world.Practice) -> None:
-    shown = retention.clean(engine, AS_OF, preview=True)
-    (reason,) = (each for each in shown.reasons if each.code == "far_more_than_usual")
-    assert teller("it").reason(reason).startswith("orari bloccati già conclusi: ")
-    assert shown.counts.created == len(shown.tables[0].rows) == 3
-    assert (count(engine, "cleanup"), count(engine, "hold")) == (3, 10_001)
-
-
-def test_an_order_that_was_left_open_is_worked_off_whatever_is_stopped(
-    engine: sa.Engine, far_more_holds: world.Practice
-) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text("""INSERT INTO cleanup (dataset, cutoff, expected, oldest, newest, ordered_at)
-                       VALUES ('old_messages', :cutoff, 1, :old, :old, :cutoff)"""),
-            {"cutoff": AS_OF - 731 * DAY, "old": AS_OF - 800 * DAY},
-        )
-    chosen = registry.data_sets(["ended_holds", "old_messages"])
-    assert retention.clean(engine, AS_OF, chosen=chosen).outcome is Outcome.PARTIAL
-    assert (count(engine, "hold"), count(engine, "message")) == (10_001, 0)
-
-
-def test_a_data_set_that_another_service_orders_just_now_keeps_nothing_else(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with engine.begin() as connection:
-        practice = world.practice(connection)
-        old_holds(connection, practice, 5, 40 * DAY)
-        slot = world.slot(connection, practice.agenda, AS_OF - 20 * DAY)
-        world.appointment(
-            connection, slot, service_id=practice.service, patient_id=None, status="expired", channel="online",
-            expired_at=AS_OF - 20 * DAY, verification_expires_at=AS_OF - 20 * DAY, seat=False,
-        )  # fmt: skip
-    met = threading.Barrier(2)
-    apply = changes.apply
-
-    def at_once(*args: Any, **kwargs: Any) -> Report:
-        with suppress(threading.BrokenBarrierError):  # the second waits for the first's orders
-            met.wait(1)
-        return apply(*args, **kwargs)
-
-    monkeypatch.setattr(changes, "apply", at_once)
-    with ThreadPoolExecutor(2) as pool:
-        nightly = pool.submit(retention.clean, engine, AS_OF)
-        hourly = pool.submit(
-            retention.clean,
-            engine,
-            AS_OF,
-            service="delete_unverified_appointments",
-            chosen=registry.UNVERIFIED_BOOKINGS,
-        )
-        reports = [nightly.result(timeout=PATIENCE), hourly.result(timeout=PATIENCE)]
-    assert Outcome.REFUSED not in {report.outcome for report in reports}
-    assert sum(report.counts.retired for report in reports) == 6
-    assert (count(engine, "hold"), count(engine, "appointment")) == (0, 0)
 
 
 def test_what_a_message_said_goes_whether_it_went_out_or_not(engine: sa.Engine) -> None:
@@ -513,63 +348,3 @@ def test_an_instant_ahead_of_the_clock_makes_nothing_older(engine: sa.Engine) ->
     retention.clean(engine, later)
     assert count(engine, "appointment", f"id = {booked} AND slot_id = {ahead}") == 1
     assert count(engine, "seat", f"appointment_id = {booked}") == 1
-
-
-def test_a_plan_that_is_applied_by_hand_says_when_its_orders_are_worked_off(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        old_holds(connection, world.practice(connection), 5, 40 * DAY)
-    plan = retention.clean(engine, AS_OF, preview=True).plan_id
-    assert plan is not None
-    with engine.begin() as connection:
-        report = changes.apply(connection, plan, as_of=AS_OF, actor="desk:anna")
-    assert (report.outcome, report.counts.created) == (Outcome.OK, 1)
-    (reason,) = report.reasons
-    assert "ordinata: orari bloccati già conclusi, 5 righe" in teller().reason(reason)
-    assert "«Pulizia notturna dati» il 11/03/2026 02:30" in teller().reason(reason)
-    assert count(engine, "hold") == 5
-    assert retention.clean(engine, AS_OF).counts.retired == 5
-
-
-def _clean_slowly(url: URL, ready: Any) -> None:
-    """Stops for good after the second batch."""
-    engine = create_engine(url)
-    batches = 0
-
-    def rest() -> None:
-        nonlocal batches
-        batches += 1
-        if batches == 2:
-            ready.set()
-            signal.pause()
-
-    retention.clean(engine, AS_OF, batch=10, rest=rest)
-
-
-def test_a_killed_clean_up_is_finished_by_the_next(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        old_holds(connection, world.practice(connection), 45, 40 * DAY)
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=_clean_slowly, args=(engine.url, ready))
-    process.start()
-    assert ready.wait(PATIENCE)
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
-    assert count(engine, "hold") == 25
-    report = retention.clean(engine, AS_OF, batch=10)
-    assert report.counts.retired == 25
-    assert count(engine, "hold") == 0
-    with engine.connect() as connection:
-        lines = connection.scalars(sa.text("SELECT detail FROM audit WHERE action = 'cleanup'")).all()
-    assert [line["removed"] for line in lines] == [45], "one line for the whole order, killed or not"
-
-
-def test_an_order_that_has_begun_cannot_be_undone(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        old_holds(connection, world.practice(connection), 5, 40 * DAY)
-    plan = retention.clean(engine, AS_OF).plan_id
-    assert plan is not None
-    with engine.begin() as connection:
-        report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
-    assert report.counts.changed == 0
-    assert "già eseguita" in " ".join(teller().reason(reason) for reason in report.reasons)

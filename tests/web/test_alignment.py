@@ -14,7 +14,7 @@ from polydesk_dagster.changes.synchronise import settle
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.web.alignment import Course, Stage, State, go_on
 from tests import world
-from tests.sources.test_kinds_studiolab import AGREEMENTS, COLLABORATORS, PRICES, SERVICES, Lab, lab
+from tests.sources.lab import AGREEMENTS, COLLABORATORS, PRICES, SERVICES, Lab, lab
 from tests.web.world import Served
 
 __all__ = ["lab"]  # a fixture
