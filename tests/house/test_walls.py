@@ -184,3 +184,12 @@ def test_a_module_is_about_one_thing(name: str, path: Path) -> None:
     """A migration is a story of its own; whatever else passes 400 lines does two things."""
     if not _within(name, "database.migrations.versions"):
         assert len(path.read_text().splitlines()) <= LONG
+
+
+LONG_TESTS = 450
+
+
+def test_modules_of_tests_are_about_one_thing_too() -> None:
+    """Cases are many lines; what passes 450 tests two things."""
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (PACKAGE.parent / "tests").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > LONG_TESTS} == {}
