@@ -38,5 +38,7 @@ LISTS: Mapping[str, str] = {
     "variant": "message_variant",
     "channel": "channel",
     "language": "language",
+    "effect": "closure_effect",
+    "role": "role",
 }
 """Columns that hold one of a closed list, each with its terms' domain; a value without a term stands for itself."""

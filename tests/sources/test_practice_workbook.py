@@ -103,6 +103,54 @@ def test_from_an_empty_installation_to_bookable_slots(engine: sa.Engine) -> None
     assert planned(engine, book(WHOLE)).plans == ()
 
 
+def test_a_practice_that_has_no_list_of_municipalities_yet_writes_their_names(engine: sa.Engine) -> None:
+    clinics = [
+        ["Codice", "Nome", "Comune", "Regione"],
+        ["BO01", "Reno", "bologna", "Emilia-Romagna"],
+        ["BZ01", "Talfer", "Bozen", "Trentino-Alto Adige"],
+        ["XX01", "Castro", "Castro", "Puglia"],  # there are two
+    ]
+    found, report = applied(engine, book({"Cliniche": clinics, "Sedi": [["Clinica", "Nome"], ["XX01", "Centro"]]}))
+    assert report.counts.created == 2
+    assert all_of(engine, "SELECT code, municipality_code FROM clinic ORDER BY 1") == [
+        ("BO01", "A944"),
+        ("BZ01", "A952"),
+    ]
+    assert "scrivere il codice catastale" in said(found)[0]
+    assert said(found)[1].endswith("«XX01» non è in Polydesk, e in questo file la sua riga manca o va corretta")
+
+
+def test_rows_that_stand_for_themselves_are_named_before_those_that_only_lack_them(engine: sa.Engine) -> None:
+    agendas = [AGENDAS[0], *(["BO01", "Centro", f"A{n}", "Bianchi Anna", *AGENDAS[1][4:]] for n in range(3))]
+    turns = [TURNS[0], ["BO01", "A0", "lunedì mattina", time(9), time(12)]]
+    doctors = [[*DOCTORS[0], "E-mail"], [*DOCTORS[1], "senza chiocciola"]]
+    found = planned(engine, book(WHOLE | {"Medici": doctors, "Agende": agendas, "Turni": turns}))
+    assert [(problem.sheet, problem.line) for problem in found.problems] == [
+        ("doctors", 2), ("turns", 2), ("agendas", 2), ("agendas", 3), ("agendas", 4),
+    ]  # fmt: skip
+
+
+def test_what_is_renamed_in_one_sheet_may_be_called_as_before_in_the_others(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    ((doctor,),) = all_of(engine, "SELECT id FROM specialist")
+    ((location,),) = all_of(engine, "SELECT id FROM location")
+    renamed = WHOLE | {
+        "Medici": [["Numero", *DOCTORS[0]], [doctor, "BO01", "Dott.ssa", "De Rossi", "Anna"]],
+        "Sedi": [["Numero", *LOCATIONS[0]], [location, "BO01", "Stazione"]],
+    }
+    found, report = applied(engine, book(renamed))
+    assert said(found) == []
+    assert (report.counts.updated, report.counts.created, report.counts.retired) == (2, 0, 0)
+    assert planned(engine, book(renamed)).problems != ()  # now nobody is called so any more
+    another = [["BO01", "Dott.ssa", "Bianchi", "Anna"]]
+    ours = [["Numero", *DOCTORS[0]], [doctor, "BO01", "Dott.ssa", "Neri", "Anna"], [None, *another[0]]]
+    agendas = [AGENDAS[0], ["BO01", "Stazione", "Cardiologia", "Bianchi Anna", *AGENDAS[1][4:]]]
+    found, _ = applied(engine, book({"Medici": ours, "Agende": agendas}))
+    assert said(found) == []
+    query = "SELECT last_name FROM agenda a JOIN specialist s ON s.id = a.specialist_id"
+    assert all_of(engine, query) == [("Bianchi",)]  # whoever is called so now
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_exported_is_nothing_to_do(small_chain: sa.Engine, language: str) -> None:
     held = io.BytesIO()
@@ -148,8 +196,8 @@ def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain:
 WRONG = [
     ("Turni", ["BO01", "Cardiologia", "lunedi santo", time(9), time(12)], "«Giorno»: «lunedi santo» non è tra: lunedì"),
     ("Turni", ["BO01", "Cardiologia", "lunedì", "25:00", time(12)], "«Dalle»: «25:00» non è un'ora"),
-    ("Turni", ["BO01", "Neurologia", "lunedì", time(9), time(12)], "«Agenda»: «Neurologia» non c'è né in Polydesk"),
-    ("Turni", ["BO02", "Cardiologia", "lunedì", time(9), time(12)], "«Clinica»: «BO02» non c'è né in Polydesk"),
+    ("Turni", ["BO01", "Neurologia", "lunedì", time(9), time(12)], "«Agenda»: «Neurologia» non è in Polydesk"),
+    ("Turni", ["BO02", "Cardiologia", "lunedì", time(9), time(12)], "«Clinica»: «BO02» non è in Polydesk"),
     ("Turni", ["BO01", "Cardiologia", None, time(9), time(12)], "«Giorno»: la cella è vuota"),
     ("Prestazioni", ["BO01", "X", "Y", 0, 10], "«Durata (minuti)»: «0» non è un numero intero da 1 a 480"),
     ("Prestazioni", ["BO01", "X", "Y", 20, 33.333], "«Prezzo»: «33.333» non è un importo"),
@@ -157,10 +205,10 @@ WRONG = [
     ("Prestazioni", ["BO01", "X", "Y", 20, 33.300000000000004], None),
     ("Cliniche", ["bo02", "Nuova", "Borgo Inesistente"], "«Comune»: il comune «Borgo Inesistente» non è tra quelli"),
     ("Agende", ["BO01", "Centro", "Due", "Bianchi Anna", "ECG", None, None, 20], "una sola delle tre celle"),
-    ("Agende", ["BO01", "Centro", "Due", "Rossi Ugo", None, None, None, 20], "«Medico»: «Rossi Ugo» non c'è"),
+    ("Agende", ["BO01", "Centro", "Due", "Rossi Ugo", None, None, None, 20], "«Medico»: «Rossi Ugo» non è in Polydesk"),
     ("Agende", ["BO01", "Centro", "Due", "dott.ssa bianchi anna", None, None, None, 20], None),
     ("Agende", ["BO01", "Centro", "Due", None, None, None, None, 20], "una sola delle tre celle"),
-    ("Agende", ["BO01", "Centro", "Due", None, "ECG", None, "ECG; NO", 20], "una di queste prestazioni non c'è"),
+    ("Agende", ["BO01", "Centro", "Due", None, "ECG", None, "ECG; NO", 20], "va corretta: ECG; NO"),
 ]
 
 
@@ -361,7 +409,7 @@ def test_the_way_between_two_locations_comes_in_goes_out_and_is_taken_back(engin
     whole = {"Cliniche": clinics, "Sedi": locations, "Spostamenti": [titles, *ways]}
     found, _ = applied(engine, book(whole))
     assert [line.partition("»: ")[2] for line in said(found)] == [
-        "è la stessa sede", "«Altrove» non c'è né in Polydesk né in questo file"
+        "è la stessa sede", "«Altrove» non è in Polydesk, e in questo file la sua riga manca o va corretta"
     ]  # fmt: skip
     kept = """SELECT least(a.name, b.name), greatest(a.name, b.name), minutes
               FROM travel JOIN location a ON a.id = from_location

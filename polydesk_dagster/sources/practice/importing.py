@@ -22,6 +22,7 @@ from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import compare
 from polydesk_dagster.changes.why import read as read_reason
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.sources.practice import places
 from polydesk_dagster.sources.practice.kinds import BLOCKED
 from polydesk_dagster.sources.practice.reading import Read, Record, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
@@ -67,6 +68,7 @@ def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: 
     made: list[Plan] = []
     given = {read.sheet.key: read for read in book.sheets}
     problems: list[Problem] = []
+    places.make_known(connection)
     for sheet in SHEETS:
         found: Plan | None = None
         read = given.get(sheet.key)
@@ -84,6 +86,7 @@ def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: 
         if sheet.known:
             _make_known(connection, sheet, found)
     kept = tuple(each for each in made if each.rows_kept or each.failed_guards)
+    problems.sort(key=_follows)
     return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets))
 
 
@@ -109,7 +112,7 @@ def load(connection: sa.Connection, number: int) -> Import:
         if each.rows_kept and (sheet := _BY_KIND.get(each.kind)) is not None
         for problem in _conflicts(connection, sheet, each)
     ]
-    return Import(found, tuple(problems))
+    return Import(found, tuple(sorted(problems, key=_follows)))
 
 
 def shown(connection: sa.Connection, found: Import) -> Report:
@@ -178,6 +181,12 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
 def _problem(sheet: Sheet, key: str | None, why: Reason) -> Problem:
     line = (key or "").rpartition("/")[2]
     return Problem(sheet.key, int(line) if line.isdigit() else None, why)
+
+
+def _follows(problem: Problem) -> bool:
+    """Whether a row may only lack what another one should have brought: those that stand for themselves come first."""
+    why = problem.reason.values.get("why")
+    return isinstance(why, Reason) and why.code in {"sheet_unknown", "sheet_unknown_service"}
 
 
 def _conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Problem]:
@@ -274,11 +283,13 @@ def _filled(sql: str, flags: Mapping[str, str]) -> str:
 
 def _said(sheet: Sheet, column: str, code: str) -> str:
     """SQL for the reason ``code`` about the cell ``column`` of the row ``s``."""
+    several = any(each.key == column and each.cell.sql.endswith("[]") for each in sheet.columns)
+    written = f"array_to_string(s.{column}, '; ')" if several else f"CAST(s.{column} AS text)"
     return f"""CAST(jsonb_build_object('code', 'sheet_cell', 'values', jsonb_build_object(
         'sheet', jsonb_build_object('term', '{sheet.key}', 'domain', 'sheet'), 'row', s.line,
         'column', jsonb_build_object('term', '{column}', 'domain', 'sheet_column'),
         'why', jsonb_build_object('reason', jsonb_build_object('code', '{code}', 'values',
-            jsonb_build_object('value', left(CAST(s.{column} AS text), 100)))))) AS text)"""
+            jsonb_build_object('value', left({written}, 100)))))) AS text)"""
 
 
 def _reconsider(kind: Kind) -> tuple[str, ...]:
@@ -295,7 +306,8 @@ def _reconsider(kind: Kind) -> tuple[str, ...]:
 
 
 def _make_known(connection: sa.Connection, sheet: Sheet, found: Plan | None) -> None:
-    """By what the sheets that follow refer to this one's rows: as they will be once the plan is applied."""
+    """By what the sheets that follow refer to this one's rows: as they will be once the plan is applied, and, where
+    it renames one, as it was called before, unless somebody else is called so then."""
     table = sheet.kind.table
     connection.execute(sa.text(f"DROP TABLE IF EXISTS known_{table}"))
     ours = f"(SELECT t.* FROM {table} t WHERE {sheet.living}) t"
@@ -306,6 +318,12 @@ def _make_known(connection: sa.Connection, sheet: Sheet, found: Plan | None) -> 
         new = ", ".join(f"CASE WHEN r.id IS NULL THEN t.{name} ELSE r.{name} END AS {name}" for name in sheet.known)
         query = f"""SELECT coalesce(r.id, t.id) AS id, {new} FROM {ours}
                     FULL JOIN (SELECT * FROM {found.rows} WHERE action IN ('create', 'update')) r ON r.id = t.id"""
+        called = f"lower(CAST(ROW({', '.join(f'{{}}.{name}' for name in sheet.known)}) AS text))"
+        query = f"""
+            WITH now AS ({query})
+            SELECT * FROM now UNION ALL
+            SELECT t.id, {columns} FROM {ours} JOIN {found.rows} r ON r.id = t.id AND r.action = 'update'
+            WHERE {called.replace("{}", "t")} NOT IN (SELECT {called.replace("{}", "n")} FROM now n)"""
     connection.execute(sa.text(f"CREATE TEMP TABLE known_{table} ON COMMIT DROP AS {query}"))
     connection.execute(sa.text(f"ANALYZE known_{table}"))
 

@@ -40,10 +40,9 @@ SHEETS: tuple[Sheet, ...] = (
         match="t.code = s.code",
         joins="""
             LEFT JOIN LATERAL (
-                SELECT min(u.cadastral_code) AS code, count(*) AS several, min(u.region) AS region FROM municipality u
-                WHERE u.valid_to IS NULL
-                  AND (u.cadastral_code = upper(s.municipality) OR name_key(u.name) = name_key(s.municipality))) u
-                ON true""",
+                SELECT min(u.code) AS code, count(DISTINCT u.code) AS several, min(u.region) AS region
+                FROM known_place u
+                WHERE u.code = upper(s.municipality) OR name_key(u.name) = name_key(s.municipality)) u ON true""",
         written={
             "municipality_code": """coalesce(CASE WHEN u.several = 1 THEN u.code END,
                                              CASE WHEN s.municipality ~* '^[A-Z][0-9]{3}$'

@@ -92,7 +92,7 @@ OF_LOCATION = """
     LEFT JOIN known_location l ON l.clinic_id = k.id AND lower(l.name) = lower(s.location)"""
 OF_AGENDA = """
     LEFT JOIN LATERAL (
-        SELECT array_agg(g.id) AS ids FROM known_agenda g LEFT JOIN known_location l ON l.id = g.location_id
+        SELECT array_agg(DISTINCT g.id) AS ids FROM known_agenda g LEFT JOIN known_location l ON l.id = g.location_id
         WHERE g.clinic_id = k.id AND lower(g.name) = lower(s.agenda)
           AND (s.location IS NULL OR lower(l.name) = lower(s.location))) a ON true"""
 WEEKDAY = "array_position(ARRAY['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'], s.weekday)"

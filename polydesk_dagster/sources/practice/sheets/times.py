@@ -52,7 +52,7 @@ SHEETS: tuple[Sheet, ...] = (
         + OF_LOCATION
         + """
             LEFT JOIN LATERAL (
-                SELECT array_agg(p.id) AS ids FROM known_specialist p
+                SELECT array_agg(DISTINCT p.id) AS ids FROM known_specialist p
                 WHERE p.clinic_id = k.id
                   AND (p.fiscal_code = upper(s.doctor)
                        OR name_key(s.doctor) IN (name_key(p.last_name || ' ' || p.first_name),
