@@ -23,8 +23,8 @@ from polydesk_dagster.clinic.bookings import answers, availability, confirming, 
 AS_OF = datetime(2026, 3, 10, 6, 0, tzinfo=UTC)
 CLINICS, DAYS = 50, 90
 TIMES = 50
-"""Of each way in a round."""
-ROUNDS = 9
+"""Searches of a round."""
+ROUNDS = 15
 """In turn; the median of each way counts."""
 
 # The triggers that write one booking's rows are left out of the bulk, which writes the same rows itself.
@@ -165,9 +165,13 @@ def _cpu(connection: sa.Connection, action: Callable[[], object]) -> float:
 
 
 def _medians(connection: sa.Connection, *ways: Callable[[], object]) -> list[float]:
-    """Milliseconds of each way, one call of each after the other: what a preemption costs hits them alike."""
-    rounds = []
-    for _ in range(ROUNDS + 1):
-        calls = [[_cpu(connection, way) for way in ways] for _ in range(TIMES)]
-        rounds.append([1000 / TIMES * sum(each) for each in zip(*calls, strict=True)])
-    return [statistics.median(each) for each in zip(*rounds[1:], strict=True)]  # statements are prepared in the first
+    """Milliseconds of each way. A round gives each about the same time, so that what a preemption costs hits them
+    alike."""
+
+    def spent(way: Callable[[], object], calls: int) -> float:
+        return 1000 / calls * _cpu(connection, lambda: [way() for _ in range(calls)])
+
+    first = [spent(way, TIMES) for way in ways]  # statements are prepared, plans are made
+    calls = [max(1, round(TIMES * first[0] / each)) for each in first]
+    rounds = [[spent(way, each) for way, each in zip(ways, calls, strict=True)] for _ in range(ROUNDS)]
+    return [statistics.median(each) for each in zip(*rounds, strict=True)]
