@@ -50,6 +50,11 @@ _AT_THE_DESK = frozenset(
 )
 """Everybody's words at a clinic's desk that films do without, and short ones, which the list leaves out; folded."""
 
+_CLINICAL = re.compile(
+    r"\w{3,}(?:scopi|grafi|metri|tomi|terapi|puntur|plastic|pati|biopsi)[ae]|\w{4,}(?:centesi|gramm[ai])"
+)
+"""What examinations and treatments are called, and people are not: what no document holds is what is to be learnt."""
+
 _GIVEN = frozenset(
     """
     antonio mario angelo salvatore franco bruno michele marco simone guido maria anna elena franca laura sara barbara
@@ -92,5 +97,11 @@ def may_stay(word: str) -> bool:
     """Whether a folded word is nobody's name, as far as everyday Italian tells."""
     if not word.isalpha():
         return sum(letter.isalpha() for letter in word) <= _SHORT
-    common = word in STOP_WORDS or word in ASKING or word in _AT_THE_DESK or word in everyday_words()
-    return len(word) == 1 or (common and word not in _GIVEN)
+    common = (
+        _CLINICAL.fullmatch(word)
+        or word in STOP_WORDS
+        or word in ASKING
+        or word in _AT_THE_DESK
+        or word in everyday_words()
+    )
+    return len(word) == 1 or (bool(common) and word not in _GIVEN)

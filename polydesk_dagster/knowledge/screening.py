@@ -20,8 +20,8 @@ _CODE = re.compile(
 LEAST_DIGITS = 2
 """Of a fiscal code written apart; words of prose may have its letters, never its digits."""
 _HEALTH_CARD = re.compile(r"(?<!\d)80380(?:[ \-]?\d){15}(?!\d)")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])IT(?:[ ]?[0-9A-Z]){25}(?![A-Za-z0-9])", re.IGNORECASE)
-_MOBILE = re.compile(r"(?<![\d+])(?:\+39[ .]?)?3\d{2}[ .\-/]?\d{3}[ .\-]?\d{3,4}(?!\d)")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])IT(?:[ .\-]?[0-9A-Z]){25}(?![A-Za-z0-9])", re.IGNORECASE)
+_MOBILE = re.compile(r"(?<![\d+])(?:\+39[ .]?)?3\d{2}[ .\-/]?(?:\d[ .\-]?){5,6}\d(?!\d)")
 _PERSON = re.compile(
     r"\b(?:assistit[oa]|sig\.(?:ra)?|signora?|nat[oa]\s+(?:il|a)|residente\s+(?:in|a))\b",
     re.IGNORECASE,
@@ -310,7 +310,7 @@ def _has_check_letter(code: str) -> bool:
 
 
 def _is_iban(text: str) -> bool:
-    code = re.sub(r"\s", "", text).upper()
+    code = re.sub(r"[\s.\-]", "", text).upper()
     return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
 
 

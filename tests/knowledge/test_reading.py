@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import struct
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from polydesk_dagster.knowledge.formats.pdf import without_running_lines
+from polydesk_dagster.knowledge.formats.sheets import shown
 from polydesk_dagster.knowledge.formats.text import Loss, UnreadableError
 from polydesk_dagster.knowledge.reader import unsaid
 from polydesk_dagster.knowledge.reading import Reader, ReaderDiedError, stretches
@@ -337,6 +339,45 @@ def test_hidden_text_of_a_word_document_stays_out_and_is_told(reader: Reader) ->
     assert "nascosto" not in text
     assert text.count("Solo al mattino presto") == 1
     assert reading.losses == (Loss("hidden_text", 1),)
+
+
+def test_what_a_style_hides_is_hidden_too(reader: Reader) -> None:
+    styles = (
+        '<w:style w:type="paragraph" w:styleId="Note"><w:rPr><w:vanish/></w:rPr></w:style>'
+        '<w:style w:type="paragraph" w:styleId="Below"><w:basedOn w:val="Note"/></w:style>'
+        '<w:style w:type="character" w:styleId="Shown"><w:basedOn w:val="Shown"/></w:style>'
+    )
+    written = [
+        ("Note", "", "uno"),
+        ("Below", "", "due"),
+        ("Below", '<w:vanish w:val="0"/>', "tre"),
+        ("Shown", "", "sei"),
+    ]
+    body = "".join(
+        f'<w:p><w:pPr><w:pStyle w:val="{style}"/></w:pPr><w:r><w:rPr>{own}</w:rPr><w:t>parola {word}</w:t></w:r></w:p>'
+        for style, own, word in written
+    )
+    reading = reader.read(_docx(body, styles=f"<w:styles {W}>{styles}</w:styles>"), ".docx")
+    assert "\n".join(passage.text for passage in reading.passages).split() == ["parola", "tre", "parola", "sei"]
+    assert reading.losses == (Loss("hidden_text", 2),)
+
+
+@pytest.mark.parametrize(
+    ("value", "pattern", "seen"),
+    [
+        (130, "[$€-410] #,##0.00", "130,00 €"),
+        (12.5, "[$CHF] #,##0.00", "12,50 CHF"),
+        (99.9, "_-* #,##0.00 €_-", "99,90 €"),
+        (dt.timedelta(hours=26, minutes=30), "[h]:mm", "26:30"),
+    ],
+)
+def test_a_cell_is_read_as_it_looks(value: object, pattern: str, seen: str) -> None:
+    from openpyxl import Workbook
+
+    sheet = Workbook().worksheets[0]
+    cell = sheet.cell(1, 1, value)  # type: ignore[arg-type]
+    cell.number_format = pattern
+    assert shown(cell) == seen
 
 
 def test_html_keeps_its_encoding_and_leaves_its_head(reader: Reader) -> None:

@@ -20,6 +20,8 @@ PERSONAL = [
     "Tessera 80380000300012345678",
     "Tessera 80380 00030 00123 45678",
     "Sig.ra Bianchi, IBAN IT60X0542811101000000123456",
+    "Sig.ra Bianchi, IBAN IT60-X054-2811-1010-0000-0123-456",
+    "La signora, tel. +39 333 12 34 567 e 347.76.54.321",
     "La signora, tel. 333 1234567 oppure 347-7654321",
     "nata a Milano il 3 maggio 1985",
 ]

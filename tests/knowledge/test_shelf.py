@@ -133,6 +133,7 @@ def test_open_questions_are_listed_and_settled(shelf: Shelf) -> None:
         ("ludovica brambilla vuole disdire", "… vuole disdire"),
         ("Brambilla chiede se serve il digiuno", "… chiede se serve il digiuno"),
         ("ESPOSITO GENNARO deve fare l'esame", "… deve fare l'esame"),
+        ("Sono Gennaro Esposito, fate agopuntura e mesoterapia?", "Sono …, fate agopuntura e mesoterapia?"),
         ("anna può venire sabato per i globuli?", "… può venire sabato per i globuli?"),
     ],
 )

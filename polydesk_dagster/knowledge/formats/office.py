@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from polydesk_dagster.archives import ArchiveTooLargeError, look_through
@@ -77,22 +78,48 @@ def _hidden_styles(data: bytes) -> set[str]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if "word/styles.xml" not in archive.namelist():
             return set()
-        styles = ET.fromstring(archive.read("word/styles.xml"))  # noqa: S314 - see above
-    return {style.get(f"{_W}styleId", "") for style in styles.iter(f"{_W}style") if _vanishes(style.find(f"{_W}rPr"))}
+        styles = list(ET.fromstring(archive.read("word/styles.xml")).iter(f"{_W}style"))  # noqa: S314 - see above
+    said = {style.get(f"{_W}styleId", ""): _vanishes(style.find(f"{_W}rPr")) for style in styles}
+    above = {style.get(f"{_W}styleId", ""): _named(style, "basedOn") for style in styles}
+    return {name for name in said if _inherited(name, said, above)}
 
 
-def _vanishes(properties: ET.Element | None) -> bool:
+def _inherited(name: str | None, said: Mapping[str, bool | None], above: Mapping[str, str | None]) -> bool:
+    """Whether a style hides, by itself or by the one that it is based on."""
+    for _ in range(20):  # one may be based on itself
+        if name is None or name not in said:
+            return False
+        if (hides := said[name]) is not None:
+            return hides
+        name = above[name]
+    return False
+
+
+def _named(properties: ET.Element | None, kind: str) -> str | None:
+    named = None if properties is None else properties.find(f"{_W}{kind}")
+    return None if named is None else named.get(f"{_W}val")
+
+
+def _vanishes(properties: ET.Element | None) -> bool | None:
+    """Whether these hide; None where they do not say."""
     mark = None if properties is None else properties.find(f"{_W}vanish")
-    return mark is not None and mark.get(f"{_W}val", "1") not in {"0", "false", "off"}
+    return None if mark is None else mark.get(f"{_W}val", "1") not in {"0", "false", "off"}
 
 
 def _hide(part: ET.Element, styles: set[str]) -> int:
     """Take the text of hidden runs out; how many there were."""
     hidden = 0
+    of_paragraph = {
+        run: _named(paragraph.find(f"{_W}pPr"), "pStyle") in styles
+        for paragraph in part.iter(f"{_W}p")
+        for run in paragraph.iter(f"{_W}r")
+    }
     for run in part.iter(f"{_W}r"):
         properties = run.find(f"{_W}rPr")
-        style = None if properties is None else properties.find(f"{_W}rStyle")
-        if _vanishes(properties) or (style is not None and style.get(f"{_W}val") in styles):
+        hides = _vanishes(properties)
+        if hides is None:
+            hides = _named(properties, "rStyle") in styles or of_paragraph.get(run, False)
+        if hides:
             texts = [text for text in run.findall(f"{_W}t") if (text.text or "").strip()]
             for text in texts:
                 text.text = ""

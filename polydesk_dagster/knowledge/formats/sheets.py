@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
 _CURRENCY = re.compile(r"(€|EUR|\$|£|CHF)")
+_NAMED = re.compile(r"\[\$([^\]\-]+)(?:-[^\]]*)?\]")
+"""A currency as Excel writes one it was asked for by name: ``[$€-410]``."""
 _DECIMALS = re.compile(r"0[.,](0+)")
 _LITERAL = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!\$)[^\]]*\]')
 
@@ -92,6 +94,9 @@ def shown(cell: Cell | Any) -> str:
             return f"{value:%d/%m/%Y}" if value.time() == dt.time() else f"{value:%d/%m/%Y %H:%M}"
         case dt.date():
             return f"{value:%d/%m/%Y}"
+        case dt.timedelta():
+            minutes = round(value.total_seconds() / 60)
+            return f"{minutes // 60}:{minutes % 60:02d}"
         case dt.time():
             return f"{value:%H:%M}"
         case int() | float():
@@ -105,7 +110,7 @@ def _number(value: float, pattern: str, whole: str) -> str:
     decimals = len(places.group(1)) if places else 0
     if "%" in pattern:
         return f"{_italian(value * 100, decimals)}%"
-    if currency := _CURRENCY.search(whole):
+    if currency := _NAMED.search(whole) or _CURRENCY.search(whole):
         return f"{_italian(value, decimals)} {currency.group(1).replace('EUR', '€')}"
     if re.fullmatch(r"0{2,}", pattern):
         return f"{round(value):0{len(pattern)}d}"
