@@ -19,7 +19,8 @@ from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.confirming import Booking
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.bookings.offers import Taken
-from polydesk_dagster.clinic.calendar import slots, touched
+from polydesk_dagster.clinic.calendar import desk_closures, slots, touched
+from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.world import AS_OF
@@ -260,10 +261,28 @@ class Worker:
             return False
         for _ in range(3):
             self.book()
+        if self.random.random() < 0.5:
+            return self.close_as_seen()
         self.close()
         self.offer()
         self.offer_anything()
         return True
+
+    def close_as_seen(self) -> bool:
+        """As the desk does: whom it touches is looked at, and the plan closes and keeps their places; now and then it
+        is taken back."""
+        shown = desk_closures.propose(self.engine, Closure("Prova", DAY, DAY), as_of=self.now()).report
+        assert shown.plan_id is not None
+        with self.engine.begin() as connection:
+            report = changes.apply(connection, shown.plan_id, as_of=self.now(), actor="desk:prova")
+        self.counted[f"closing:{report.outcome}"] += 1
+        self.look()
+        if report.outcome is Outcome.REFUSED or self.random.random() < 0.6:
+            return False
+        with self.engine.begin() as connection:
+            report = changes.undo(connection, shown.plan_id, as_of=self.now(), actor="desk:prova")
+        self.counted[f"undo:{report.outcome}"] += 1
+        return report.counts.changed > 0
 
     def open(self) -> bool:
         with self.engine.begin() as connection:

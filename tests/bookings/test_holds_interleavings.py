@@ -141,6 +141,15 @@ def _offered_in_quiet(worker: Worker) -> None:
         assert worker.offer()
         return booked
 
+    with worker.engine.begin() as connection:
+        given = {"slot_id": worker.slots[0][0], "service_id": service, "patient_id": first}
+        seen = appointments.book(connection, **given, as_of=worker.now()).appointment_id
+    assert seen is not None
+    worker.close_as_seen()
+    worker.open()
+    assert not any(outcome.startswith("closing:refused") for outcome in worker.counted)
+    with worker.engine.begin() as connection:
+        assert appointments.cancel(connection, appointment_id=seen, as_of=worker.now()).done
     unanswered = closed_out(worker.slots[0][0], first)
     worker.clock.value += PAST_ALL_TERMS
     with worker.engine.begin() as connection:

@@ -343,6 +343,24 @@ def test_a_closure_and_a_user_and_a_text(engine: sa.Engine) -> None:
     assert versions == [("chain", "reminder", "sms")]
 
 
+def test_a_closed_day_has_no_free_slot_as_soon_as_its_closure_is_in(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    slots.generate(engine, AS_OF)
+    free = "SELECT count(*) FROM slot WHERE state = 'free' AND local_date IN ('2026-03-12', '2026-03-16')"
+    before = all_of(engine, free)
+    closures = [
+        ["Clinica", "Agenda", "Nome", "Dal", "Ogni anno"],
+        ["BO01", None, "Patrono", date(2024, 3, 12), "sì"],
+        ["BO01", "Cardiologia", "Congresso", date(2026, 3, 16), None],
+    ]
+    found, report = applied(engine, book({**WHOLE, "Chiusure": closures}))
+    assert (said(found), report.counts.created) == ([], 2)
+    assert all_of(engine, free) == [(0,)]
+    with engine.begin() as connection:
+        importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="erano dell'anno scorso")
+    assert all_of(engine, free) == before != [(0,)]
+
+
 def test_the_template_is_read_and_holds_nothing(engine: sa.Engine) -> None:
     held = io.BytesIO()
     exporting.template(held, teller("it"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import Kind, Limits
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.calendar.desk_closures import DESK_CLOSURE
+from polydesk_dagster.clinic.calendar.touched import derive_touched
+from polydesk_dagster.outcome import Report
 
 LIMITS = Limits(minimum=0, shrink=1.0, retired=None, changed=0.5)
 """A workbook may hold a part of what there is; a column that slipped changes more than half."""
@@ -69,6 +73,25 @@ def _members(name: str, table: str, identity: tuple[str, str], owned: tuple[str,
 
 _UNBOOKED = """CASE WHEN EXISTS (SELECT FROM slot x JOIN seat y ON y.slot_id = x.id WHERE x.agenda_id = t.id)
                     THEN 'has_bookings' END"""
+
+# The days of closures as they were and as they are, of those that return every year also the next ones.
+_CLOSED_DAYS = """
+    SELECT d.layer, CAST(NULL AS text) AS region, CAST(NULL AS text) AS municipality_code, d.clinic_id, d.agenda_id,
+           CAST(d.date_from + make_interval(years => y) AS date) AS date_from,
+           CAST(d.date_to + make_interval(years => y) AS date) AS date_to
+    FROM (SELECT layer, clinic_id, agenda_id, date_from, date_to, yearly FROM {rows} r
+          WHERE action IN ('create', 'update')
+          UNION
+          SELECT layer, clinic_id, agenda_id, was_date_from, was_date_to, was_yearly FROM {rows} r
+          WHERE action IN ('update', 'delete') AND was_date_from IS NOT NULL) d
+    CROSS JOIN generate_series(0, CASE WHEN d.yearly
+        THEN greatest(0, CAST(extract(year FROM CAST(:as_of AS date)) - extract(year FROM d.date_from) AS integer) + 2)
+        ELSE 0 END) AS y"""
+
+
+def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
+    return derive_touched(connection, _CLOSED_DAYS.format(rows=rows), as_of)
+
 
 _KINDS = (
     _of(
@@ -186,6 +209,7 @@ _KINDS = (
         ("layer", "clinic_id", "agenda_id"),
         dependents=DESK_CLOSURE.dependents,
         undo_before=DESK_CLOSURE.undo_before,
+        effect=_derive,
     ),
     _of(
         "practice_user",
