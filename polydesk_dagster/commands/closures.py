@@ -146,7 +146,9 @@ def _show(touched: tuple[Touched, ...]) -> None:
     if not touched:
         return
     t = show.told()
-    columns = [t.label("column", key) for key in ("when", "agenda", "touched_patient", "phone", "service", "new_place")]
+    columns = [
+        t.label("column", key) for key in ("when", "agenda", "touched_patient", "phone", "treatment", "new_place")
+    ]
     rows = []
     for each in touched:
         place = t.text("command.closures.no_place")

@@ -256,6 +256,8 @@ def closed(
     t = told()
     rows = [(each.clinic, t.value(each.start), each.patient, each.notice) for each in found]
     show.table(say("table.messages_closed"), _titles("clinic", "message_start", "call_person", "message_text"), rows)
+    if rows:
+        show.out().print(say("command.messages.closed_next", count=len(rows)))
 
 
 @app.command()

@@ -114,7 +114,8 @@ def test_it_is_taken_back_until_somebody_has_taken_hers(engine: sa.Engine, pract
     assert take(engine, first) is Taken.TAKEN
     before = state(engine)
     refused = undone(engine, plan)
-    assert (refused.outcome, set(whys(refused))) == (Outcome.REFUSED, {"place_was_taken"})
+    assert refused.outcome is Outcome.REFUSED
+    assert sorted(whys(refused)) == ["place_was_taken", "whole_or_nothing", "whole_or_nothing"]
     assert state(engine) == before
     assert (start_of(engine, first), kept(engine)) == (NEAREST, {second: NEXT})
 
@@ -200,7 +201,7 @@ def test_edited_turns_are_followed_and_the_places_kept_by_one_plan(engine: sa.En
         given = {"as_of": AS_OF, "actor": "desk:anna", "reason": "adesso vanno bene", "past_guards": [held.code]}
         assert changes.apply(connection, waiting, **given).outcome is Outcome.OK
     assert take(engine, first) is Taken.TAKEN
-    assert set(whys(undone(engine, waiting))) == {"place_was_taken"}
+    assert "place_was_taken" in whys(undone(engine, waiting))
     assert (start_of(engine, first), kept(engine)) == (here, {second: then})
 
 

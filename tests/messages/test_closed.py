@@ -190,3 +190,18 @@ def test_nobody_is_told_of_a_loss_that_is_over(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         reasons = connection.scalars(sa.text("SELECT reason FROM message")).all()
     assert reasons == ["not_lost"] * 2
+
+
+def test_only_a_closed_clinic_is_said_to_be_closed_and_another_place_is_named(engine: sa.Engine) -> None:
+    practice, _ = closes(engine)
+    with engine.begin() as connection:
+        closure = world.closure(connection, DAY, layer="agenda", agenda_id=practice.agenda)
+        connection.execute(sa.text("UPDATE orphan SET closure_id = :id"), {"id": closure})
+        there = world.location(connection, practice.clinic, name="Sede Mazzini")
+        other = world.agenda(connection, practice.clinic, there, service_id=practice.service)
+        connection.execute(sa.text("UPDATE slot SET agenda_id = :id WHERE state = 'free'"), {"id": other})
+    offered(engine)
+    with engine.connect() as connection:
+        first, second = (each.notice for each in closed.untold(connection, AS_OF))
+    assert "chiusi" not in first + second
+    assert "giovedì 19 marzo alle 10:30 (Sede Mazzini), fino a" in first

@@ -80,7 +80,8 @@ NONE = ", ".join(f"CAST(NULL AS {type_}) AS {name}" for name, type_ in CARRIED.i
 """SQL: the same of a row that is about no booking."""
 
 ROWS = f"""
-    SELECT CASE WHEN w.why IS NULL THEN 'link' ELSE 'conflict' END AS action, w.why AS reason, w.what, w.id AS booking,
+    SELECT CASE WHEN w.why IS NULL THEN 'link' ELSE 'conflict' END AS action,
+           coalesce(w.why, 'place_to_keep') AS reason, w.what, w.id AS booking,
            w.starts_at AS booked_at, w.agenda_id AS place_agenda, w.place_at, w.until AS offered_until
     FROM ({FOUND}) w ORDER BY w.n"""
 """SQL: a row of such a plan for each booking that it touches."""
@@ -133,7 +134,10 @@ UNLESS_TAKEN = (
     # Whoever takes hers just now is waited for.
     """SELECT count(*) FROM (SELECT a.id FROM appointment a WHERE a.id IN (SELECT booking FROM {rows} r)
                              ORDER BY a.id FOR NO KEY UPDATE) locked""",
-    f"""UPDATE {{rows}} r SET action = 'conflict', reason = 'place_was_taken'
+    f"""UPDATE {{rows}} r
+        SET action = 'conflict',
+            reason = CASE WHEN EXISTS (SELECT FROM hold h WHERE {_OF_ROW} AND h.state = 'confirmed')
+                          THEN 'place_was_taken' ELSE 'whole_or_nothing' END
         WHERE r.action <> 'conflict'
           AND EXISTS (SELECT FROM {{rows}} r JOIN hold h ON {_OF_ROW} AND h.state = 'confirmed')""",
 )

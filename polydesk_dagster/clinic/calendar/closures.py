@@ -23,6 +23,10 @@ YEARS = 2
 NOON = "13:00"
 """Where a half day ends or begins."""
 
+NAMED = """r.name || ', ' || to_char(r.date_from, 'DD/MM/YYYY')
+           || CASE WHEN r.date_to > r.date_from THEN ' – ' || to_char(r.date_to, 'DD/MM/YYYY') ELSE '' END"""
+"""SQL over ``r``: how people call a closure."""
+
 HALVES = {"day": (None, None), "morning": ("00:00", NOON), "afternoon": (NOON, "23:59:59")}
 
 
@@ -57,7 +61,7 @@ def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | N
 CLOSURE = Kind(
     name="closure",
     table="closure",
-    key="r.name || ' dal ' || r.date_from || ' al ' || r.date_to",
+    key=NAMED,
     fixed=("source", "source_year", "source_id", "source_version"),
     owned=(
         "layer",

@@ -17,6 +17,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.clinic.bookings import places
+from polydesk_dagster.clinic.calendar.closures import NAMED
 from polydesk_dagster.clinic.calendar.replacing import Touched, proposals
 from polydesk_dagster.clinic.calendar.touched import derive_touched
 from polydesk_dagster.outcome import Outcome, Report
@@ -59,7 +60,7 @@ DESK_CLOSURE = Kind(
     name="desk_closure",
     whole=True,
     table="closure",
-    key="r.name || ' dal ' || r.date_from || ' al ' || r.date_to",
+    key=NAMED,
     fixed=(
         "layer",
         "name",
@@ -96,7 +97,7 @@ def _keep(connection: sa.Connection, rows: str, as_of: datetime) -> None:
 CLOSING = replace(
     DESK_CLOSURE,
     name="closing",
-    key=f"coalesce(r.what, {DESK_CLOSURE.key})",
+    key=f"coalesce(r.what, {NAMED})",
     carried=places.CARRIED,
     together="'closure'",
     undo_reconsider=places.UNLESS_TAKEN,

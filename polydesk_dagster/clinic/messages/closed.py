@@ -59,12 +59,17 @@ class Lost:
 
 # What was withheld because the loss or the place was over has told nobody anything.
 _UNTOLD = sa.text(f"""
-    SELECT a.id, c.code, coalesce(p.language, c.language) AS language, bool_or(o.cause = 'closure') AS closed,
-           k.told OR NOT bool_or({SAID} = 'open') AS told, k.entries AS step, h.id AS place
+    SELECT a.id, c.code, coalesce(p.language, c.language) AS language,
+           bool_or(o.cause = 'closure' AND shut.layer IS DISTINCT FROM 'agenda') AS closed,
+           k.told OR NOT bool_or({SAID} = 'open') AS told, k.entries AS step, h.id AS place,
+           CASE WHEN there.id <> g.location_id THEN there.name END AS location
     FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
     JOIN appointment a ON a.id = t.appointment_id AND a.status = 'booked' AND a.starts_at > :as_of
     JOIN patient p ON p.id = a.patient_id JOIN clinic c ON c.id = a.clinic_id
+    LEFT JOIN closure shut ON shut.id = o.closure_id
     LEFT JOIN hold h ON h.offered_to = a.id AND h.ended_at IS NULL AND h.expires_at > :as_of
+    LEFT JOIN agenda g ON g.id = a.agenda_id LEFT JOIN slot s ON s.id = h.slot_id
+    LEFT JOIN agenda other ON other.id = s.agenda_id LEFT JOIN location there ON there.id = other.location_id
     CROSS JOIN LATERAL (
         SELECT count(*) AS entries,
                count(*) FILTER (WHERE coalesce(m.reason, '') NOT IN ('{Why.NOT_LOST}', '{Why.PLACE_OVER}')) > 0 AS told,
@@ -75,7 +80,7 @@ _UNTOLD = sa.text(f"""
           AND l.resent = 0) k
     WHERE o.resolved_at IS NULL AND {SAID} <> 'kept'
       AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
-    GROUP BY a.id, p.id, c.id, h.id, k.entries, k.told, k.of_place
+    GROUP BY a.id, p.id, c.id, h.id, g.location_id, there.id, k.entries, k.told, k.of_place
     HAVING NOT k.told AND bool_or({SAID} = 'open') OR h.id IS NOT NULL AND NOT k.of_place""")
 
 
@@ -109,7 +114,8 @@ def _lost(touched: replacing.Touched, row: sa.Row[Any]) -> Lost:
     notice = "" if row.told else lost.format(old=old, why=closed if row.closed else "")
     if place is not None and place.until is not None:
         words = later if row.told else propose
-        notice += words.format(old=old, new=said(place.starts_at), until=said(place.until))
+        where = f" ({row.location})" if row.location else ""
+        notice += words.format(old=old, new=said(place.starts_at) + where, until=said(place.until))
     return Lost(
         touched.appointment_id,
         touched.clinic,
