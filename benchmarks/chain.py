@@ -1,18 +1,23 @@
-"""A chain of a thousand clinics and of ten thousand: the look that goes out every minute, beside what it may cost."""
+"""A chain of a thousand clinics and of ten thousand: the look that goes out every minute and the night that generates
+slots, beside what they may cost."""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks.harness import Bench, Figure, peak_mb
+from benchmarks import slots as world
+from benchmarks.harness import Bench, Figure, peak_mb, settle
+from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.demo.simulators.fleet import Fleet, address
 from polydesk_dagster.sources.events import looking
 
@@ -21,6 +26,11 @@ LATENCY = 0.3
 """Seconds until a studiolab answers."""
 MOST = 0.003
 """Seconds of CPU that a clinic may cost."""
+NIGHTS = (20, 40, 80)
+"""Clinics of ten agendas, ninety days of slots each, from whose nights that of ten thousand is worked out."""
+AGENDAS = 10
+AN_HOUR = 2 * 3600.0
+"""What two cores have until a nightly run is ended."""
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
@@ -32,6 +42,56 @@ def figures(bench: Bench) -> Iterator[Figure]:
             most = count * MOST
             yield Figure("chain", f"a look at {count} clinics, CPU", cpu, most, "s", 1.0, peak_mb=peak_mb())
             yield Figure("chain", f"the same with {LATENCY} s latency", took, looking.BOUNDS.longest, "s", 1.1)
+    yield from _generation(bench)
+
+
+def _generation(bench: Bench) -> Iterator[Figure]:
+    """A night in which nothing has changed but the date, and the same looked at whole."""
+    sizes = [bench.size(each) for each in NIGHTS]
+    for what, whole in (("slots of a night", False), ("the same looked at whole", True)):
+        spent = [_night(bench, each, whole=whole) for each in sizes]
+        for each, seconds in zip(sizes, spent, strict=True):
+            yield Figure("chain", f"{what}, {each} clinics, CPU", seconds, each * AN_HOUR / 10 / CLINICS, "s", 1.0)
+        # least squares through three points: what a night costs, and what each clinic adds
+        centre, mean = sum(sizes) / len(sizes), sum(spent) / len(spent)
+        spread = sum((each - centre) ** 2 for each in sizes)
+        slope = sum((x - centre) * (y - mean) for x, y in zip(sizes, spent, strict=True)) / (spread or 1)
+        ours = mean + slope * (10 * CLINICS - centre)
+        yield Figure("chain", f"{what}, 10,000 clinics by the fit, CPU", ours, AN_HOUR, "s", 1.0, peak_mb=peak_mb())
+
+
+def _night(bench: Bench, clinics: int, *, whole: bool) -> float:
+    """Processor seconds of the server and of this process."""
+    with bench.engine() as engine:
+        world.load(engine, clinics * AGENDAS, 90, clinics)
+        slots.generate(engine, world.AS_OF)
+        slots.generate(engine, world.AS_OF + timedelta(days=1))
+        settle(engine)
+        before = _processor(engine) + time.process_time()
+        report = slots.generate(engine, world.AS_OF + timedelta(days=2), whole=whole)
+        if report.counts.created != clinics * AGENDAS * 22:
+            raise AssertionError("the night has added more, or less, than a day")
+        return _processor(engine) + time.process_time() - before
+
+
+def _processor(engine: sa.Engine) -> float:
+    """Seconds that the server's processes have been busy, those that have ended too."""
+    with engine.connect() as connection:
+        backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    parent = _fields(str(backend))[1]
+    ticks = sum(map(int, _fields(parent)[11:15]))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = _fields(process.name)
+        except OSError:  # it has gone meanwhile
+            continue
+        if fields[1] == parent:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _fields(pid: str) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def _look(engine: sa.Engine) -> tuple[float, float]:

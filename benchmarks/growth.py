@@ -47,10 +47,13 @@ END $$
 A_DAYS = "agenda_id = 1 + k * 7919 % {agendas} AND local_date = date '2025-01-01' + k * 104729 % 500"
 BY_ID = "id = 1 + k::bigint * 7919 * 101 % {rows}"
 
+# As clean-up does: batch by batch, by id, each from where the last one ended.
 CLEAR = """
 DO $$ DECLARE keys bigint[]; BEGIN
     LOOP
-        SELECT array_agg(id) INTO keys FROM (SELECT id FROM {table} WHERE local_date = '2025-01-01' LIMIT 250) k;
+        SELECT array_agg(id) INTO keys
+        FROM (SELECT id FROM {table} WHERE id > coalesce(keys[cardinality(keys)], 0) AND local_date = '2025-01-01'
+                                       AND id <= {added} ORDER BY id LIMIT 250) k;
         EXIT WHEN keys IS NULL;
         DELETE FROM {table} WHERE id = ANY(keys);
     END LOOP;
@@ -110,7 +113,7 @@ def _measure(engine: sa.Engine, table: str, agendas: int) -> dict[str, float]:
             "an agenda's day": _processor(connection, run(day)) / LOOKS,
             "a slot by its id": _processor(connection, run(by_id)) / LOOKS,
         }
-        clear, cleared = CLEAR.format(table=table), added
+        clear, cleared = CLEAR.format(table=table, added=added), added
         if table == "by_month":
             clear, cleared = "DROP TABLE by_month_0", 31 * added
         return {**measured, "clearing away, a row": _processor(connection, run(clear)) / cleared}

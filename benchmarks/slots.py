@@ -50,7 +50,7 @@ CLOSURE = """
 def figures(bench: Bench) -> Iterator[Figure]:
     agendas = bench.size(1000)
     with bench.engine() as engine:
-        _load(engine, agendas, 90)
+        load(engine, agendas, 90)
         ours = seconds(lambda: slots.generate(engine, AS_OF))
         peak = peak_mb()
         again = seconds(lambda: slots.generate(engine, AS_OF))
@@ -62,7 +62,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
     yield Figure("slots", "second run beside the first", again, ours, "s", 0.4, peak_mb=peak)
     yield Figure("slots", "Python's peak memory beside 300 MB", peak, 300, "MB", 1.0, peak_mb=peak)
     with bench.engine() as engine:
-        _load(engine, agendas, 730)
+        load(engine, agendas, 730)
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE clinic SET horizon_days = 730"))
         slots.generate(engine, AS_OF)
@@ -70,10 +70,10 @@ def figures(bench: Bench) -> Iterator[Figure]:
     yield Figure("slots", "one closure of 100 agendas, 8 times the slots", large, small, "s", 1.5, peak_mb=peak)
 
 
-def _load(engine: sa.Engine, agendas: int, horizon: int) -> None:
+def load(engine: sa.Engine, agendas: int, horizon: int, clinics: int = CLINICS) -> None:
     with engine.begin() as connection:
         for statement in CHAIN.split(";"):
-            connection.execute(sa.text(statement), {"clinics": CLINICS, "agendas": agendas, "horizon": horizon})
+            connection.execute(sa.text(statement), {"clinics": clinics, "agendas": agendas, "horizon": horizon})
         connection.execute(sa.text("ANALYZE"))
 
 

@@ -23,8 +23,8 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, Run, ServiceConfig, broken, failure, performed, unknown_partition
 from polydesk_dagster.runtime import canceling
+from polydesk_dagster.told import dagster as told
 from polydesk_dagster.told import teller
-from polydesk_dagster.told.dagster import metadata
 
 SIDE_BY_SIDE = 4
 """Clinics at a time in one run; each takes up to three connections, and the memory of one list's page and plan."""
@@ -201,4 +201,4 @@ def perform_each(
 def shown_of(key: dg.AssetKey, clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:
     """What ``running.shown`` says of one run, of one clinic of a run for many, for its log."""
     kind = dg.AssetObservation if report.preview or report.outcome is Outcome.SKIPPED else dg.AssetMaterialization
-    return kind(asset_key=key, metadata=metadata(report), partition=clinic)
+    return kind(asset_key=key, metadata=told.brief(report), partition=clinic)

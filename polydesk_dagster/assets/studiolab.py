@@ -17,6 +17,7 @@ from polydesk_dagster.running import Context, failure, perform, serve
 from polydesk_dagster.runtime.dagster_inside.outputs import told_already
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import brief as in_brief
 from polydesk_dagster.told.dagster import metadata
 from polydesk_dagster.values import ServiceKey, Several, Term, Value
 
@@ -180,7 +181,7 @@ def _look_at_each(
             guards = load(polydesk, report.plan_id).failed_guards
             stopping += [(guard.name, replace(guard.reason, clinic=clinic)) for guard in guards]
         if report.outcome not in {Outcome.FAILED, Outcome.SKIPPED}:
-            yield dg.AssetMaterialization(listing.preview, metadata=metadata(report), partition=clinic)
+            yield dg.AssetMaterialization(listing.preview, metadata=in_brief(report), partition=clinic)
     if not config.preview and service == listing.service:
         ends = perform_each(
             context, polydesk, service, config, lambda run: _stopped(stopped[run.clinic or ""]), list(stopped)
@@ -215,7 +216,7 @@ def _apply_to_each(
             if report.outcome in NOT_WELL:
                 lost[clinic] = brief(report)
             elif report.outcome is not Outcome.SKIPPED:
-                yield dg.AssetMaterialization(each.key, metadata=metadata(report), partition=clinic)
+                yield dg.AssetMaterialization(each.key, metadata=in_brief(report), partition=clinic)
     if lost and not any(listing.feed in each.needs and each.step in steps for each in LISTINGS):
         raise failure(teller().service(listing.service), combine(lost.values()))
     yield told_already(listing.key)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from polydesk_dagster.outcome import SHOWN_ROWS, Report, Table
+from polydesk_dagster.outcome import SHOWN_ROWS, Outcome, Report, Table
 from polydesk_dagster.told.speaking import teller
 from polydesk_dagster.values import Reason, Value
 
@@ -26,6 +26,18 @@ def metadata(report: Report) -> dict[str, dg.MetadataValue]:
         shown[t.label("table", "reasons")] = _table(_reasons(report.reasons))
     for table in report.tables:
         shown[t.label("table", table.key)] = _table(table)
+    return shown
+
+
+def brief(report: Report) -> dict[str, dg.MetadataValue]:
+    """What is told of one clinic of a run for many: the outcome with its counts in a sentence, the plan, and why where
+    it is not well. The record of the run has all of it, and of a thousand clinics Dagster's storage keeps each word."""
+    t = teller()
+    shown: dict[str, dg.MetadataValue] = {t.label("figure", "outcome"): dg.MetadataValue.text(t.summary(report))}
+    if report.plan_id is not None:
+        shown[t.label("figure", "plan")] = dg.MetadataValue.int(report.plan_id)
+    if report.reasons and report.outcome not in {Outcome.OK, Outcome.NOTHING_TO_DO}:
+        shown[t.label("table", "reasons")] = _table(_reasons(report.reasons))
     return shown
 
 
