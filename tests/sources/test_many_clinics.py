@@ -166,6 +166,13 @@ def test_patients_are_read_for_so_many_at_a_time_and_a_broken_rule_is_one_clinic
     assert most == 2
     assert chain.made("patients") == set(WELL)
     assert chain.outcomes("import_patients", night)[ILL] == ["failed"]
+    # what Dagster keeps of a clinic that is well is a sentence and its plan
+    made = chain.told(night, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert {label for each in made for label in each.materialization.metadata} == {"Esito", "Piano"}
+    logged = [entry.message for entry in chain.instance.all_logs(night.run_id) if entry.dagster_event is None]
+    summaries = [message for message in logged if message.startswith("Import pazienti: ")]
+    assert summaries
+    assert all("fallito" in summary for summary in summaries)
 
 
 def test_events_of_a_range_are_each_clinics_own(chain: Chain) -> None:
