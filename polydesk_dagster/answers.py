@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 import zlib
@@ -115,7 +116,7 @@ def decode(system: Value, data: bytes) -> Any:
     is not UTF-8 or nested beyond reason.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_constant)
+        found = json.loads(data.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise UncertainError("remote_truncated", system=system) from error
@@ -125,6 +126,29 @@ def decode(system: Value, data: bytes) -> Any:
     except (ValueError, InvalidOperation) as error:
         html = data.lstrip()[:1] == b"<"
         raise UncertainError("remote_html" if html else "remote_unreadable", system=system) from error
+    if _is_deep(data):
+        raise PermanentError("remote_nested", system=system)
+    return found
+
+
+_DEEPEST = 100
+"""Levels of lists and objects that are still read. How many the language itself reads depends on its version: from 3.12
+on more than whoever works on them afterwards, in Python, can go down."""
+
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether JSON has too many levels, at the cost of a glance: of its brackets, those in texts left out, each pass
+    takes the innermost away."""
+    marks = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(_BRACKETS, _NO_MARKS)
+    brackets = re.sub(rb'"[^"]*"', b"", marks.replace(b'""', b""))
+    for _ in range(_DEEPEST):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 _FURTHEST = 1_000

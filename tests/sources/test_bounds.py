@@ -65,3 +65,23 @@ READERS = {
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
 def test_nothing_that_is_sent_is_beyond_a_name(reader: Callable[[bytes], None], body: bytes) -> None:
     reader(body)
+
+
+DEEP = {
+    "lists": b"[" * 300 + b"]" * 300,
+    "objects": b'{"id":' * 300 + b"1" + b"}" * 300,
+    "behind brackets in texts": b'["]",' * 300 + b"1" + b',"["]' * 300,
+    "behind quotes in texts": rb'["\"]\\",' * 300 + b"1" + rb',"[\\"]' * 300,
+}
+
+
+@pytest.mark.parametrize("body", DEEP.values(), ids=DEEP.keys())
+def test_depth_is_refused_whatever_the_language_could_read(body: bytes) -> None:
+    assert json.loads(body)
+    with pytest.raises(PermanentError, match="remote_nested"):
+        answers.decode("Prova", body)
+
+
+def test_brackets_in_texts_are_no_depth() -> None:
+    items = [{"nota": text, "voci": [[{}], []]} for text in ("[{(" * 500, '"[' * 500, "\\[" * 500, "]" * 500)]
+    assert answers.decode("Prova", json.dumps(items).encode()) == items
