@@ -78,6 +78,24 @@ def test_a_closure_comes_goes_and_comes_back_with_its_slots(engine: sa.Engine, p
     assert (undone.outcome, free(engine, day)) == (Outcome.OK, before)
 
 
+def test_a_day_is_closed_by_as_many_statements_however_many_clinics_it_closes(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    run(engine, THIS)
+    asked: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    run(engine, [*THIS, item("t20", "2026-03-18")])
+    one, asked[:] = len(asked), []
+    with engine.begin() as connection:
+        for code in ("RE01", "MO01", "PR01"):
+            world.practice(connection, code)
+    slots.generate(engine, AS_OF)
+    assert free(engine, "2026-03-18") == 0 < free(engine, "2026-03-19")
+    asked[:] = []
+    run(engine, [*THIS, item("t20", "2026-03-18"), item("t21", "2026-03-19")])
+    assert (len(asked), free(engine, "2026-03-19")) == (one, 0)
+
+
 def test_half_days_and_moved_days(engine: sa.Engine, practice: world.Practice) -> None:
     day = "2026-03-25"
     before = free(engine, day)
