@@ -75,7 +75,7 @@ def import_(
                 connection, book, as_of=as_of, origin=f"{name[:16]}:{as_of.isoformat()}", snapshot=name
             )
             report = importing.shown(connection, found)
-        if preview or not found.writes:
+        if preview or not found.does:
             _answer(report, found, json=json)
         _apply(installation, found, slots=slots, past_guard=past_guard, reason=reason, json=json)
 
@@ -93,7 +93,9 @@ def apply(
 
 
 @app.command("undo")
-def undo(number: Number, reason: Annotated[str, typer.Option(metavar="TEXT")], json: Json = False) -> None:
+def undo(
+    number: Number, reason: Annotated[str, typer.Option(metavar="TEXT")], slots: Slots = True, json: Json = False
+) -> None:
     """Annulla un'importazione; ciò che nel frattempo è in uso resta."""
     if not is_reason(reason):
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
@@ -103,7 +105,7 @@ def undo(number: Number, reason: Annotated[str, typer.Option(metavar="TEXT")], j
         if alone:
             with installation.engine.begin() as connection:
                 report = importing.undo(connection, found, as_of=datetime.now(UTC), actor=person(), reason=reason)
-    _answer(report, None, json=json)
+        _answer(report, None, _generated(installation, report) if slots else None, json=json)
 
 
 def _apply(
@@ -124,11 +126,14 @@ def _apply(
             reason=reason,
             past_guards=past_guard or (),
         )
-    made = None
-    if slots and report.counts.changed:
-        parts = run_service(installation, BY_KEY["generate_slots"], None, {})
-        made = combine(part for _, part in parts)
-    _answer(report, found, made, json=json)
+    _answer(report, found, _generated(installation, report) if slots else None, json=json)
+
+
+def _generated(installation: Installation, report: Report) -> Report | None:
+    """The slots, made anew where the practice is another than before."""
+    if not report.counts.changed:
+        return None
+    return combine(part for _, part in run_service(installation, BY_KEY["generate_slots"], None, {}))
 
 
 def _load(installation: Installation, number: int) -> Import:

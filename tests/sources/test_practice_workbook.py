@@ -191,6 +191,9 @@ def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain:
     assert back.outcome is Outcome.OK
     assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(before,)]
     assert all_of(small_chain, "SELECT * FROM agenda_service ORDER BY 1, 2, 3") == was
+    again, report = applied(small_chain, held.getvalue())  # taken back and handed over again: that is no doubt
+    assert (again.does, said(again)) == (True, [])
+    assert (report.counts.updated, report.counts.retired) == (1, 1)
 
 
 WRONG = [

@@ -58,8 +58,9 @@ class Import:
         return self.plans[-1].id if self.plans else None
 
     @property
-    def writes(self) -> int:
-        return sum(plan.writes for plan in self.plans)
+    def does(self) -> bool:
+        """Whether applying it would write anything, what is let through by hand included."""
+        return any(plan.writes or BY_HAND & {guard.name for guard in plan.holding_guards} for plan in self.plans)
 
 
 def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: str, snapshot: str) -> Import:
@@ -138,7 +139,7 @@ def apply(
     parts: list[Report] = []
     for each in waiting:
         passing = {*past_guards, *(BY_HAND & {guard.name for guard in (*each.failed_guards, *each.holding_guards)})}
-        why = reason or ("workbook" if passing else None)
+        why = reason or (SERVICE if passing else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
         if part.outcome is Outcome.REFUSED and each.writes:
             attempt.rollback()
@@ -193,7 +194,13 @@ def _conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Pro
     if not found.rows_kept or not found.tally.get("conflict"):
         return []
     rows = connection.execute(
-        sa.text(f"SELECT line, reason, finding FROM {found.rows} WHERE action = 'conflict' ORDER BY line, ordinal")
+        sa.text(f"""
+            SELECT r.line, r.reason, r.finding FROM {found.rows} r
+            WHERE r.action = 'conflict'
+              AND NOT EXISTS (SELECT FROM plan_hold h WHERE h.plan_id = :plan AND h.ordinal = r.ordinal
+                                AND h.guards <> '{{}}' AND h.guards <@ CAST(:by_hand AS text[]))
+            ORDER BY r.line, r.ordinal"""),
+        {"plan": found.id, "by_hand": list(BY_HAND)},
     )
     return [
         Problem(
