@@ -1,10 +1,14 @@
-"""A million new patients from studiolab's pages to committed rows, beside plain COPY plus INSERT and beside dlt."""
+"""New patients from studiolab's pages to committed rows, beside plain COPY plus INSERT and beside dlt.
+
+All begin with the same bytes on the wire. Measured is CPU, of this process and of the server.
+"""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -16,18 +20,17 @@ import psycopg
 import sqlalchemy as sa
 from codicefiscale import codicefiscale
 
-from benchmarks.harness import Bench, Figure, peak_mb, seconds, settle
-from polydesk_dagster.answers import decode
+from benchmarks import wire
+from benchmarks.harness import Bench, Figure, cpu, peak_mb, settle
 from polydesk_dagster.changes.plans import Scope
-from polydesk_dagster.changes.stage import Page
-from polydesk_dagster.changes.synchronise import synchronise
-from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Report
+from polydesk_dagster.sources import lists
+from polydesk_dagster.sources.studiolab.client import Studiolab
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
-PAGE = 1000
+SIZES = (10_000, 100_000, 1_000_000)
 COLUMNS = ("id", "fiscal_code", "last_name", "first_name", "sex", "birth_date", "birth_place", "residence", "address",
            "postal_code", "email", "phone", "mobile", "deceased_on")  # fmt: skip
 FIRST_NAMES = {"M": ("Marco", "Luca", "Paolo", "Giorgio", "Dario", "Enzo", "Sandro", "Ugo"),
@@ -36,60 +39,55 @@ SYLLABLES = ("ba", "cor", "del", "fer", "gal", "lom", "mar", "ner", "pel", "ros"
 PLACES = ("A944", "H501", "F205", "L219", "D612", "F839", "G273", "D969", "A662", "L736", "Z129", "Z330")
 
 
-def _write_pages(folder: Path, count: int) -> None:
-    """Files of a thousand records each, as studiolab's bodies hold them; one in fifty without a fiscal code."""
+def _records(count: int) -> Iterator[dict[str, Any]]:
+    """As studiolab's bodies hold them; one in fifty without a fiscal code."""
     dice = random.Random(7)
     surnames = ["".join(parts).capitalize() + "i" for parts in product(SYLLABLES, repeat=3)]
     codes = {name: codicefiscale.encode_lastname(name) for name in surnames}
     firsts = {name: codicefiscale.encode_firstname(name) for names in FIRST_NAMES.values() for name in names}
     days = [date(1930, 1, 1) + timedelta(days=n) for n in range(33_000)]
     births = {(d, s): birth_part(d.isoformat(), s) for d in days for s in ("M", "F")}
-    page: list[dict[str, Any]] = []
     for number in range(count):
         sex = "MF"[number % 2]
         last, first = dice.choice(surnames), dice.choice(FIRST_NAMES[sex])
         day, place = dice.choice(days), dice.choice(PLACES)
         code = codes[last] + firsts[first] + births[day, sex] + place
-        page.append(
-            {
-                "id": f"P{number:07d}",
-                "fiscal_code": None if number % 50 == 0 else code + check_letter(code),
-                "last_name": last,
-                "first_name": first,
-                "sex": sex,
-                "birth_date": day.isoformat(),
-                "birth_place": place,
-                "residence": "A944",
-                "address": f"Via Emilia Levante {number % 500}",
-                "postal_code": "40139",
-                "email": f"{first.lower()}.{last.lower()}{number}@example.it",
-                "phone": None,
-                "mobile": f"333{number % 10_000_000:07d}",
-                "deceased_on": None,
-                "updated_at": "2026-01-01T10:00:00+01:00",
-            }
-        )
-        if len(page) == PAGE or number == count - 1:
-            (folder / f"{number // PAGE:06d}.json").write_text(json.dumps({"items": page}))
-            page = []
+        yield {
+            "id": f"P{number:07d}",
+            "fiscal_code": None if number % 50 == 0 else code + check_letter(code),
+            "last_name": last,
+            "first_name": first,
+            "sex": sex,
+            "birth_date": day.isoformat(),
+            "birth_place": place,
+            "residence": "A944",
+            "address": f"Via Emilia Levante {number % 500}",
+            "postal_code": "40139",
+            "email": f"{first.lower()}.{last.lower()}{number}@example.it",
+            "phone": None,
+            "mobile": f"333{number % 10_000_000:07d}",
+            "deceased_on": None,
+            "updated_at": "2026-01-01T10:00:00+01:00",
+        }
 
 
-def _bodies(folder: Path, most: int | None = None) -> Iterator[list[dict[str, Any]]]:
-    pages = None if most is None else -(-most // PAGE)
-    for file in sorted(folder.iterdir())[:pages]:
-        yield decode("studiolab", file.read_bytes())["items"]
+def _import(engine: sa.Engine, clinic: int, url: str) -> Report:
+    with Studiolab("B1", url, "token") as client:
+        scope = Scope("import_patients", "B1", clinic)
+        return lists.synchronise(engine, client, "patients", scope, as_of=AS_OF)
 
 
-def _import(engine: sa.Engine, clinic: int, folder: Path, count: int) -> Report:
-    with engine.connect() as connection:
-        known = patients.linked(connection, clinic)
-    pages = (Page(number, items, (), "s", count) for number, items in enumerate(_bodies(folder, count), 1))
-    scope = Scope("import_patients", "B1", clinic)
-    return synchronise(engine, patients.PATIENT, scope, patients.missing_only(pages, known), as_of=AS_OF)
+REFERENCE = """
+    CREATE TABLE reference (LIKE patient INCLUDING ALL);
+    ALTER TABLE reference ADD FOREIGN KEY (guardian_id) REFERENCES reference;
+    CREATE TABLE reference_link (LIKE patient_link INCLUDING ALL);
+    ALTER TABLE reference_link ADD FOREIGN KEY (patient_id) REFERENCES reference;
+    ALTER TABLE reference_link ADD FOREIGN KEY (clinic_id) REFERENCES clinic
+"""
 
 
-def _reference(engine: sa.Engine, clinic: int, folder: Path) -> tuple[float, float]:
-    """The same records by COPY into an unlogged table, and one INSERT … SELECT into tables identical to ours: the
+def _reference(engine: sa.Engine, clinic: int, url: str) -> tuple[float, float]:
+    """The same records by COPY into an unlogged table, and one INSERT … SELECT into tables identical to ours: the CPU
     seconds for the patients alone, and for the patients with the links to studiolab that we write too."""
     columns = ", ".join(COLUMNS)
     with psycopg.connect(plain_url(engine.url)) as connection:
@@ -97,7 +95,7 @@ def _reference(engine: sa.Engine, clinic: int, folder: Path) -> tuple[float, flo
         def patients_alone() -> None:
             connection.execute(f"CREATE UNLOGGED TABLE incoming ({', '.join(f'{name} text' for name in COLUMNS)})")
             with connection.cursor().copy(f"COPY incoming ({columns}) FROM STDIN") as copy:
-                for items in _bodies(folder):
+                for items in wire.pages(url, "patients"):
                     for item in items:
                         copy.write_row([item[name] for name in COLUMNS])
             connection.execute("""
@@ -118,8 +116,8 @@ def _reference(engine: sa.Engine, clinic: int, folder: Path) -> tuple[float, flo
             )
             connection.commit()
 
-        alone = seconds(patients_alone)
-        return alone, alone + seconds(links)
+        alone = cpu(engine, patients_alone)
+        return alone, alone + cpu(engine, links)
 
 
 def _new_clinic(connection: sa.Connection) -> int:
@@ -130,14 +128,16 @@ def _new_clinic(connection: sa.Connection) -> int:
     return int(made.scalar_one())
 
 
-def _beside_dlt(engine: sa.Engine, folder: Path, rows: int) -> tuple[float, float]:
-    """Seconds of our import and of dlt's merge of the same ``rows`` records into one empty database."""
+def _dlt(engine: sa.Engine, url: str) -> float:
+    """CPU seconds of dlt's own client, page by page, and its merge into a schema of its own."""
     import dlt  # type: ignore[import-not-found, unused-ignore]
+    from dlt.sources.helpers.rest_client.client import RESTClient  # type: ignore[import-not-found, unused-ignore]
+    from dlt.sources.helpers.rest_client.paginators import (  # type: ignore[import-not-found, unused-ignore]
+        JSONResponseCursorPaginator,
+    )
 
-    with engine.begin() as connection:
-        clinic = _new_clinic(connection)
-    ours = seconds(lambda: _import(engine, clinic, folder, rows))
-    settle(engine)
+    paginator = JSONResponseCursorPaginator(cursor_path="next_page", cursor_param="page")
+    client = RESTClient(base_url=url, paginator=paginator, data_selector="items")
     with TemporaryDirectory() as state:
         pipeline = dlt.pipeline(
             "patients",
@@ -153,43 +153,67 @@ def _beside_dlt(engine: sa.Engine, folder: Path, rows: int) -> tuple[float, floa
             ),
             dataset_name="peer",
         )
-        records = _bodies(folder, rows)
-        peer = seconds(lambda: pipeline.run(records, table_name="patient", write_disposition="merge", primary_key="id"))
-    return ours, peer
+        records = client.paginate("patients", params={"limit": wire.PAGE})
+        return cpu(
+            engine,
+            lambda: pipeline.run(records, table_name="patient", write_disposition="merge", primary_key="id"),
+        )
+
+
+def _peers() -> bool:
+    """Whether the peer is there: it is in the dependency group "bench"."""
+    return importlib.util.find_spec("dlt") is not None
+
+
+@dataclass
+class Spent:
+    """CPU seconds of one size."""
+
+    count: int
+    alone: float
+    reference: float
+    ours: float
+    again: float
+
+
+def _measured(bench: Bench, url: str, count: int) -> Spent:
+    with bench.engine() as engine:
+        with engine.begin() as connection:
+            clinic = _new_clinic(connection)
+            for statement in REFERENCE.split(";"):
+                connection.execute(sa.text(statement))
+        settle(engine)
+        alone, reference = _reference(engine, clinic, url)
+        settle(engine)
+        reports: list[Report] = []
+        first = cpu(engine, lambda: reports.append(_import(engine, clinic, url)))
+        settle(engine)
+        assert reports[0].counts.created > 0.99 * count, reports[0]
+        again = cpu(engine, lambda: reports.append(_import(engine, clinic, url)))
+        assert reports[1].counts.changed == 0, reports[1]
+    return Spent(count, alone, reference, first, again)
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    count = bench.size(1_000_000)
-    with TemporaryDirectory() as place, bench.engine() as engine:
-        folder = Path(place)
-        _write_pages(folder, count)
-        with engine.begin() as connection:
-            clinic = _new_clinic(connection)
-            connection.execute(sa.text("CREATE TABLE reference (LIKE patient INCLUDING ALL)"))
-            connection.execute(sa.text("ALTER TABLE reference ADD FOREIGN KEY (guardian_id) REFERENCES reference"))
-            connection.execute(sa.text("CREATE TABLE reference_link (LIKE patient_link INCLUDING ALL)"))
-            connection.execute(sa.text("ALTER TABLE reference_link ADD FOREIGN KEY (patient_id) REFERENCES reference"))
-            connection.execute(sa.text("ALTER TABLE reference_link ADD FOREIGN KEY (clinic_id) REFERENCES clinic"))
-        settle(engine)
-        alone, reference = _reference(engine, clinic, folder)
-        settle(engine)
-        reports: list[Report] = []
-        first = seconds(lambda: reports.append(_import(engine, clinic, folder, count)))
+    sizes = []
+    with TemporaryDirectory() as place, wire.serving(Path(place)) as url:
+        for count in map(bench.size, SIZES):
+            wire.write(Path(place), "patients", _records(count), count)
+            sizes.append(size := _measured(bench, url, count))
+            new = f"{count} new with their links, from the wire to committed rows"
+            yield Figure("patients", new, size.ours, size.reference, "CPU s", 1.5)
+            yield Figure("patients", f"{count}, beside the patients without links", size.ours, size.alone, "CPU s", 1.5)
+            yield Figure("patients", f"{count} read again, beside the first time", size.again, size.ours, "CPU s", 0.4)
         peak = peak_mb()
-        settle(engine)
-        assert reports[0].counts.created > 0.99 * count, reports[0]
-        again = seconds(lambda: reports.append(_import(engine, clinic, folder, count)))
-        assert reports[1].counts.changed == 0, reports[1]
-        yield Figure("patients", f"{count} new with their links, pages to committed rows", first, reference, "s", 1.5,
-                     peak_mb=peak)  # fmt: skip
-        yield Figure("patients", "the same, beside the patients written without links", first, alone, "s", 1.5)
-        yield Figure("patients", "second run, nothing missing, beside the first", again, first, "s", 0.4)
         yield Figure("patients", "Python's memory, beside its bound", peak, 400.0, "MB", 1.0, peak_mb=peak)
-        rows = min(count, bench.size(50_000))
-        try:
-            with bench.engine() as empty:
-                ours, peer = _beside_dlt(empty, folder, rows)
-        except ModuleNotFoundError:
-            return  # the peer is in the dependency group "bench"
-        name = f"{rows} rows a second, beside dlt's merge of the same"
-        yield Figure("patients", name, rows / ours, rows / peer, "rows/s", 3.0, at_least=True)
+        if not _peers():
+            return
+        for size in sizes:
+            count, per = size.count, "rows/CPU s"
+            wire.write(Path(place), "patients", _records(count), count)
+            with bench.engine() as engine:
+                peer = count / _dlt(engine, url)
+            name = f"{count} a second, beside dlt's merge of the same"
+            yield Figure("patients", name, count / size.ours, peer, per, 3.0, at_least=True)
+            name = f"{count} a second of the reference with links, beside dlt's"
+            yield Figure("patients", name, count / size.reference, peer, per, 3.0, at_least=True)
