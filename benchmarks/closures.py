@@ -66,5 +66,5 @@ def figures(bench: Bench) -> Iterator[Figure]:
     small, _, _ = _measure(bench, agendas, 30)
     large, plain, gone = _measure(bench, agendas, 300)
     assert gone, "the closed day had no slots"
-    yield Figure("closures", "one day, ten times the slots in the table", large, small, "s", 1.5, peak_mb=peak_mb())
-    yield Figure("closures", f"one day ({gone} slots), beside their plain UPDATE", large, plain, "s", 8.0)
+    yield Figure("closures", "one day, ten times the slots in the table", large, small, "CPU s", 1.5, peak_mb=peak_mb())
+    yield Figure("closures", f"one day ({gone} slots), beside their plain UPDATE", large, plain, "CPU s", 8.0)

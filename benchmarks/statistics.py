@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from benchmarks.harness import Bench, Figure, peak_mb, seconds
+from benchmarks.harness import Bench, Figure, cpu, peak_mb
 from polydesk_dagster.clinic.statistics.refresh import compare, refresh
 
 AS_OF = datetime(2026, 1, 12, 10, 0, tzinfo=UTC)
@@ -90,10 +90,10 @@ def figures(bench: Bench) -> Iterator[Figure]:
             for statement in (*CHAIN.split(";"), SLOTS, APPOINTMENTS):
                 connection.execute(sa.text(statement), {**sizes, "now": AS_OF})
         _settle(engine)
-        by_hand = seconds(lambda: _by_hand(engine))
-        first = seconds(lambda: refresh(engine, AS_OF, full=True))
+        by_hand = cpu(engine, lambda: _by_hand(engine))
+        first = cpu(engine, lambda: refresh(engine, AS_OF, full=True))
         _settle(engine)
-        whole = seconds(lambda: refresh(engine, AS_OF, full=True))
+        whole = cpu(engine, lambda: refresh(engine, AS_OF, full=True))
 
         yield _figure("tutto, tabelle vuote", first, by_hand, 2)
         yield _figure("tutto, ricalcolo", whole, by_hand, 2)
@@ -106,14 +106,14 @@ def figures(bench: Bench) -> Iterator[Figure]:
                         WHERE {where}"""),
                     {"from": AS_OF, "days": max(1, days // 100)},
                 )
-            return seconds(lambda: refresh(engine, AS_OF))
+            return cpu(engine, lambda: refresh(engine, AS_OF))
 
         busy = (
             "starts_at >= timestamptz '2025-01-05' AND starts_at < timestamptz '2025-01-05' + :days * interval '1 day'"
         )
         yield _figure("1 % cambiato, giorni vicini", few(busy), whole, 1 / 20)
         yield _figure("1 % cambiato, in ogni giorno", few("abs(hashint8(id)) % 100 = 0"), whole, 2)
-        nothing = seconds(lambda: refresh(engine, AS_OF))
+        nothing = cpu(engine, lambda: refresh(engine, AS_OF))
         yield _figure("nulla cambiato", nothing, whole, 1 / 200)
         if compare(engine, AS_OF, whole=True).drifted:
             raise AssertionError("le statistiche incrementali non sono quelle complete")
@@ -131,4 +131,4 @@ def _settle(engine: sa.Engine) -> None:
 
 
 def _figure(figure: str, ours: float, reference: float, target: float) -> Figure:
-    return Figure("statistics", figure, ours, reference, "s", target, peak_mb=peak_mb())
+    return Figure("statistics", figure, ours, reference, "CPU s", target, peak_mb=peak_mb())

@@ -1,4 +1,5 @@
-"""What a piece of work costs the database whatever the machine: blocks looked at, and bytes of its log.
+"""What a piece of work costs the database whatever the machine: blocks looked at, and bytes of its log; and how much
+processor time of server and client it takes on this one.
 
 Blocks found in memory and blocks read count alike; those of temporary tables count too. A second in which the machine
 did something else changes neither.
@@ -6,10 +7,12 @@ did something else changes neither.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 from polydesk_dagster.database.engine import create_engine
@@ -22,16 +25,18 @@ SELECT (SELECT coalesce(sum(coalesce(hits, 0) + coalesce(reads, 0) + coalesce(ex
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Blocks of 8 KiB, and bytes."""
+    """Blocks of 8 KiB, bytes, and seconds of processor time."""
 
     blocks: int
     log: int
+    cpu: float
 
 
 def spent(url: sa.URL, work: Callable[[sa.Engine], Any]) -> Spent:
     """What ``work`` costs with an engine of its own, in all the connections that it takes.
 
-    Counters are a backend's own (PostgreSQL 18), so that it does not matter who else works on the server.
+    Counters are a backend's own (PostgreSQL 18), so that it does not matter who else works on the server. A connection
+    that is closed before ``work`` ends is not counted.
     """
     engine = create_engine(url)
     opened: list[Any] = []
@@ -41,14 +46,17 @@ def spent(url: sa.URL, work: Callable[[sa.Engine], Any]) -> Spent:
             before = _counted(opened)
         work(engine)
         after = _counted(opened)
-        return Spent(after[0] - before[0], after[1] - before[1])
+        return Spent(*(then - now for then, now in zip(after, before, strict=True)))
     finally:
         engine.dispose()
 
 
-def _counted(connections: list[Any]) -> tuple[int, int]:
+def _counted(connections: list[Any]) -> tuple[int, int, float]:
     blocks = log = 0
+    cpu = time.process_time()
     for connection in connections:
+        used = psutil.Process(connection.info.backend_pid).cpu_times()
+        cpu += used.user + used.system
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_stat_force_next_flush()")
         connection.commit()
@@ -56,4 +64,4 @@ def _counted(connections: list[Any]) -> tuple[int, int]:
             found = cursor.execute(COUNTED).fetchone()
         connection.commit()
         blocks, log = blocks + int(found[0]), log + int(found[1])
-    return blocks, log
+    return blocks, log, cpu
