@@ -28,7 +28,7 @@ TABLES = """
 # In the order in which nights have written them: day after day, each agenda's together.
 ROWS = """
     INSERT INTO {table} (id, agenda_id, starts_at, ends_at, local_date, capacity, state, manual)
-    SELECT :base + row_number() OVER (), a, day + time '08:00' + n * interval '20 minutes',
+    SELECT :base + row_number() OVER (ORDER BY d, a, n), a, day + time '08:00' + n * interval '20 minutes',
            day + time '08:20' + n * interval '20 minutes', day, 1, 'free', false
     FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS d
     CROSS JOIN LATERAL (SELECT date '2025-01-01' + d AS day) x
