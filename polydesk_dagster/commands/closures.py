@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from polydesk_dagster.clinic.bookings import offers
-from polydesk_dagster.clinic.calendar import desk_closures, rule_edits
+from polydesk_dagster.clinic.calendar import desk_closures, replacing, rule_edits
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.clinic.calendar.replacing import Touched
 from polydesk_dagster.commands import show
@@ -81,6 +81,41 @@ def offer(
     _answer(report, [_as_object(each) for each in touched], json=json, then="command.closures.keep")
 
 
+@app.command("kept")
+def kept(
+    clinic: Clinic = None,
+    json: Json = False,
+) -> None:
+    """Elenca i posti tenuti ai pazienti che non hanno ancora risposto."""
+    with opened() as installation, installation.engine.connect() as connection:
+        lost = replacing.proposals(connection, 0, datetime.now(UTC))
+    waiting = [each for each in lost if clinic in (None, each.clinic) and each.place and each.place.until]
+    if json:
+        show.as_json([_as_object(each) for each in waiting])
+        return
+    _show(tuple(waiting))
+    show.out().print(say("command.closures.answer" if waiting else "command.closures.none_kept"))
+
+
+@app.command("accept")
+def accept(number: Annotated[int, typer.Argument(metavar="NUMBER")]) -> None:
+    """Sposta la prenotazione nel posto tenuto: il paziente, al telefono, lo accetta."""
+    _answered(number, wanted=True)
+
+
+@app.command("decline")
+def decline(number: Annotated[int, typer.Argument(metavar="NUMBER")]) -> None:
+    """Lascia libero il posto tenuto: il paziente, al telefono, non lo vuole."""
+    _answered(number, wanted=False)
+
+
+def _answered(number: int, *, wanted: bool) -> None:
+    with opened() as installation, installation.engine.begin() as connection:
+        became = offers.answer(connection, number, wanted, clinic=None, actor=person(), as_of=datetime.now(UTC))
+    show.out().print(say(f"answer.offer.{became}"))
+    raise typer.Exit(0 if became is (offers.Taken.TAKEN if wanted else offers.Taken.DECLINED) else 3)
+
+
 @app.command("add")
 def add(
     name: Name,
@@ -147,15 +182,19 @@ def _show(touched: tuple[Touched, ...]) -> None:
         return
     t = show.told()
     columns = [
-        t.label("column", key) for key in ("when", "agenda", "touched_patient", "phone", "treatment", "new_place")
+        t.label("column", key)
+        for key in ("number", "when", "agenda", "touched_patient", "phone", "treatment", "new_place")
     ]
     rows = []
     for each in touched:
         place = t.text("command.closures.no_place")
         if each.place is not None:
             place = f"{t.value(Instant(each.place.starts_at, each.time_zone))}, {each.place.agenda}"
+            if each.place.until is not None:
+                until = Instant(each.place.until, each.time_zone)
+                place = t.text("command.closures.kept_until", place=place, until=until)
         when = t.value(Instant(each.starts_at, each.time_zone))
-        rows.append([when, each.agenda, each.patient, each.phone, each.service, place])
+        rows.append([str(each.appointment_id), when, each.agenda, each.patient, each.phone, each.service, place])
     show.table(t.label("table", "touched_bookings"), columns, rows)
 
 

@@ -15,7 +15,7 @@ from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.changes import aside, held
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.changes.quarantine import set_aside
-from polydesk_dagster.clinic.bookings import payments
+from polydesk_dagster.clinic.bookings import offers, payments
 from polydesk_dagster.clinic.calendar import desk, replacing
 from polydesk_dagster.clinic.messages import calls, closed, ledger, replies
 from polydesk_dagster.clinic.messages import health as doubts
@@ -115,6 +115,23 @@ def orphan(request: Request) -> Response:
             connection, number, appointment, state, clinic=clinic, actor=person.signature, as_of=now
         ),
     )
+
+
+@pages.post("/da-fare/posti/{number:int}", May.PATIENTS)
+def offered(request: Request) -> Response:
+    """What the patient of a booking said on the telephone of the place that is kept for her."""
+    number = request.path_params["number"]
+    wanted = _one_of(request, "answer", ("take", "decline")) == "take"
+    due = offers.Taken.TAKEN if wanted else offers.Taken.DECLINED
+    clinic = _clinic(request)
+
+    def rule(connection: sa.Connection, person: Person, now: datetime) -> bool:
+        became = offers.answer(connection, number, wanted, clinic=clinic, actor=person.signature, as_of=now)
+        if became is not due:
+            raise HTTPException(409, request.state.door.say(request, f"answer.offer.{became}"))
+        return True
+
+    return _done(request, rule)
 
 
 @pages.post("/da-fare/pagamenti/{number:int}", May.PATIENTS)

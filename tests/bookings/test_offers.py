@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.bookings.holds import Booking
 from polydesk_dagster.clinic.bookings.offers import Taken
 from polydesk_dagster.clinic.calendar import desk, desk_closures, slots
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
+from polydesk_dagster.clinic.messages import closed
 from polydesk_dagster.outcome import Outcome, Reason, Report
 from tests import world
 from tests.world import AS_OF, rome
@@ -316,3 +317,31 @@ def test_with_too_little_time_to_answer_nothing_is_offered(engine: sa.Engine, pr
     with engine.begin() as connection:
         shown, touched = offers.propose(connection, soon)
     assert (shown.counts.updated, len(touched)) == (0, 1)
+
+
+def test_what_she_says_on_the_telephone_moves_her_or_frees_the_place(
+    engine: sa.Engine, practice: world.Practice
+) -> None:
+    first, second, third = lost(engine, practice, "09:00", "09:30", "10:00")
+    offered(engine)
+
+    def told(booking: int, wanted: bool, clinic: str | None = None, as_of: datetime = AS_OF) -> Taken:
+        with engine.begin() as connection:
+            return offers.answer(connection, booking, wanted, clinic=clinic, actor="desk:anna", as_of=as_of)
+
+    assert [told(first, True, "NA01"), told(999_999, True)] == [Taken.NONE, Taken.NONE]
+    assert [told(first, True, "BO01"), told(first, True), told(first, False)] == [Taken.TAKEN] * 3
+    assert start_of(engine, first) == NEAREST
+    assert [told(second, False), told(second, False), told(second, True)] == [Taken.DECLINED, Taken.OVER, Taken.OVER]
+    assert set(kept(engine)) == {third}
+    over = AS_OF + timedelta(days=3)
+    assert [told(third, wanted, as_of=over) for wanted in (True, False)] == [Taken.OVER] * 2
+    with engine.begin() as connection:
+        place = {"slot_id": at(connection, practice.agenda, NEXT), "service_id": practice.service}
+        assert holds.place(connection, **place, token="t", visitor="v", as_of=AS_OF).answer is Answer.PLACED
+        left = {each.appointment_id: (each.state, each.offer) for each in desk.orphans(connection, AS_OF, 10)}
+        assert left == {second: ("contacted", "declined"), third: ("open", "waiting")}
+        assert [each.appointment_id for each in closed.untold(connection, AS_OF)] == [third]
+        assert offers.propose(connection, AS_OF)[1] == []
+        assert connection.scalar(sa.text("SELECT count(*) FROM audit WHERE action = 'offer'")) == 2
+        assert collisions(connection, AS_OF).count == 0

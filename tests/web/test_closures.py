@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
+from polydesk_dagster.clinic.calendar import desk as desk_rules
 from polydesk_dagster.clinic.calendar import desk_closures, slots
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.clinic.patients import seen
@@ -68,6 +69,15 @@ def test_whom_a_closure_touches_is_shown_and_the_place_is_kept_by_a_plan(
         with engine.begin() as connection:
             assert changes.apply(connection, number, as_of=datetime.now(UTC), actor="desk:prova").counts.updated == 1
         assert "Posto tenuto al paziente" in desk.get("/da-fare").text
+        with engine.connect() as connection:
+            (each,) = desk_rules.orphans(connection, datetime.now(UTC), 10)
+        address = f"/da-fare/posti/{each.appointment_id}"
+        assert address in desk.get("/da-fare").text
+        wanted = door.form(desk, clinic="MI01", answer="decline")
+        for wrong, status in (({"answer": "?"}, 400), ({"clinic": "NA01"}, 403), ({}, 303), ({}, 409)):
+            assert desk.post(address, data={**wanted, **wrong}).status_code == status, wrong
+        page = desk.get("/da-fare").text
+        assert ("non vuole il posto" in page, address in page) == (True, False)
     with door.signed_in("manager", clinic=practice.clinic) as manager:
         assert manager.get(f"/piani/{number}").status_code == 200
 

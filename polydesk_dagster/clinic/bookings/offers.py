@@ -16,6 +16,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
+from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.clinic.bookings import appointments, places
@@ -100,6 +101,8 @@ class Taken(StrEnum):
     """What became of a patient's wish to take the place that is kept for her."""
 
     TAKEN = "taken"
+    DECLINED = "declined"
+    """She does not want it: it is free again, and she stays on the desk's list."""
     NONE = "none"
     """Nothing was offered to this booking, or it needs none any more."""
     OVER = "over"
@@ -148,3 +151,61 @@ def take(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -> 
             trial.rollback()
             return Taken.GONE
     return Taken.TAKEN
+
+
+# What expires before its term was declined (``clinic.calendar.desk`` tells it so).
+_DECLINE = sa.text("""
+    WITH freed AS (
+        DELETE FROM seat WHERE hold_id = :hold
+    ), reached AS (
+        INSERT INTO orphan_word (orphan_id, appointment_id, state, said_at)
+        SELECT o.id, t.appointment_id, 'contacted', :as_of
+        FROM seat t JOIN orphan o ON o.slot_id = t.slot_id AND o.resolved_at IS NULL
+        WHERE t.appointment_id = :appointment
+        ORDER BY o.id
+        ON CONFLICT (orphan_id, appointment_id) DO UPDATE SET state = EXCLUDED.state, said_at = EXCLUDED.said_at
+    )
+    UPDATE hold SET state = 'expired', ended_at = :as_of, last_activity_at = :as_of WHERE id = :hold""")
+
+
+def decline(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -> Taken:
+    """Give back the place that is kept for a patient who does not want it, in the caller's transaction. She has been
+    reached by that: no notice tells her of the loss any more, and no other place is offered to her by itself."""
+    offer = connection.execute(_OFFER, {"appointment": appointment_id}).one_or_none()
+    if offer is None:
+        return Taken.NONE
+    if offer.state == "confirmed":
+        return Taken.TAKEN
+    if offer.state != "live" or offer.expires_at <= as_of:
+        return Taken.OVER
+    connection.execute(_DECLINE, {"hold": offer.id, "appointment": appointment_id, "as_of": as_of})
+    return Taken.DECLINED
+
+
+_ASKED = sa.text("""
+    SELECT c.code, EXISTS (SELECT FROM hold h WHERE h.offered_to = a.id AND h.ended_at IS NULL) AS waits
+    FROM appointment a JOIN clinic c ON c.id = a.clinic_id
+    WHERE a.id = :appointment AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic)
+    FOR NO KEY UPDATE OF a""")
+
+
+def answer(
+    connection: sa.Connection, appointment_id: int, wanted: bool, *, clinic: str | None, actor: str, as_of: datetime
+) -> Taken:
+    """Do what a patient told the desk of the place that is kept for her booking, one of ``clinic`` where that is given:
+    she takes it, or does not want it. Done twice, only the first is written down; NONE for another clinic's booking."""
+    asked = connection.execute(_ASKED, {"appointment": appointment_id, "clinic": clinic}).one_or_none()
+    if asked is None:
+        return Taken.NONE
+    became = (take if wanted else decline)(connection, appointment_id=appointment_id, as_of=as_of)
+    if asked.waits and became is (Taken.TAKEN if wanted else Taken.DECLINED):
+        audit.append(
+            connection,
+            as_of=as_of,
+            actor=actor,
+            action="offer",
+            service="calendar",
+            clinic=asked.code,
+            detail={"appointment": appointment_id, "became": became},
+        )
+    return became

@@ -31,8 +31,9 @@ class Orphan:
     patient: str
     phones: tuple[str, ...]
     service: str
-    offer: Literal["waiting", "unanswered"] | None = None
-    """Whether a new place is kept for the patient and waits for her answer, or she has let it go by."""
+    offer: Literal["waiting", "declined", "unanswered"] | None = None
+    """Whether a new place is kept for the patient and waits for her answer, or she does not want it, or has let it go
+    by."""
 
 
 def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orphan]:
@@ -50,6 +51,7 @@ def orphans(connection: sa.Connection, as_of: datetime, limit: int) -> list[Orph
             LEFT JOIN closure k ON k.id = o.closure_id LEFT JOIN appointment a ON a.id = o.appointment_id
             LEFT JOIN patient p ON p.id = a.patient_id LEFT JOIN service v ON v.id = a.service_id
             LEFT JOIN LATERAL (SELECT CASE WHEN h.ended_at IS NULL AND h.expires_at > :as_of THEN 'waiting'
+                                           WHEN h.state = 'expired' AND h.ended_at < h.expires_at THEN 'declined'
                                            WHEN h.state <> 'released' THEN 'unanswered' END AS offer
                                FROM hold h WHERE h.offered_to = a.id AND h.created_at >= o.detected_at
                                ORDER BY h.id DESC LIMIT 1) h ON true
