@@ -52,7 +52,8 @@ def propose(
         found = desk_closures.propose(installation.engine, closure, as_of=datetime.now(UTC))
     if not json:
         _show(found.touched)
-    _answer(found.report, [_as_object(each) for each in found.touched], json=json)
+    then = "command.closures.apply" if found.touched else "command.closures.nobody"
+    _answer(found.report, [_as_object(each) for each in found.touched], json=json, then=then)
 
 
 @app.command("turns")

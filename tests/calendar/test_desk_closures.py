@@ -134,6 +134,7 @@ def test_only_some_hours_of_one_agenda(engine: sa.Engine, practice: world.Practi
         ({"from_time": time(9), "to_time": time(9)}, "closure_ends_before_it_starts"),
         ({"clinic": "XX99"}, "closure_nowhere"),
         ({"agenda": 999}, "closure_nowhere"),
+        ({"date_from": date(2025, 3, 12), "date_to": date(2025, 3, 12)}, "closure_is_past"),
     ],
 )
 def test_what_is_no_closure_is_refused_by_name(

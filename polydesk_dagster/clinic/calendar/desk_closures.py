@@ -149,7 +149,7 @@ def propose(engine: sa.Engine, closure: Closure, *, as_of: datetime) -> Proposal
     Nothing but the plan is kept. Refused with a reason for a clinic or an agenda that does not exist.
     """
     with engine.begin() as connection:
-        scope = _scope(connection, closure)
+        scope = _scope(connection, closure, as_of)
         if isinstance(scope, Report):
             return Proposal(scope)
         trial = connection.begin_nested()
@@ -175,7 +175,7 @@ def propose(engine: sa.Engine, closure: Closure, *, as_of: datetime) -> Proposal
 def add(engine: sa.Engine, closure: Closure, *, as_of: datetime, actor: str) -> Report:
     """Close at once, and re-derive the days: one plan, applied; what is booked there becomes an orphan."""
     with engine.begin() as connection:
-        scope = _scope(connection, closure)
+        scope = _scope(connection, closure, as_of)
         if isinstance(scope, Report):
             return scope
         plan = changes.propose(connection, DESK_CLOSURE, scope, _NEW, as_of=as_of)
@@ -204,18 +204,21 @@ def lift(engine: sa.Engine, closure_id: int, *, as_of: datetime, actor: str, pre
         return changes.apply(connection, plan.id, as_of=as_of, actor=actor)
 
 
-def _scope(connection: sa.Connection, closure: Closure) -> Scope | Report:
+def _scope(connection: sa.Connection, closure: Closure, as_of: datetime) -> Scope | Report:
     if closure.problem is not None:
         return Report(Outcome.REFUSED, reasons=Report.refused(closure.problem).reasons)
     where = connection.execute(
         sa.text("""
-            SELECT k.id, k.code FROM clinic k LEFT JOIN agenda a ON a.clinic_id = k.id AND a.id = :agenda
+            SELECT k.id, k.code, CAST(CAST(:as_of AS timestamptz) AT TIME ZONE k.time_zone AS date) AS today
+            FROM clinic k LEFT JOIN agenda a ON a.clinic_id = k.id AND a.id = :agenda
             WHERE k.active AND (CAST(:clinic AS text) IS NULL OR k.code = :clinic)
               AND (CAST(:agenda AS bigint) IS NULL OR a.id IS NOT NULL) ORDER BY k.id"""),
-        {"clinic": closure.clinic, "agenda": closure.agenda},
+        {"clinic": closure.clinic, "agenda": closure.agenda, "as_of": as_of},
     ).all()
     if not where:
         return Report.refused("closure_nowhere", {"agenda": closure.agenda}, closure.clinic)
+    if closure.date_to < min(row.today for row in where):
+        return Report.refused("closure_is_past", {"day": closure.date_to})
     whole = closure.clinic is None and closure.agenda is None
     parameters: Mapping[str, Any] = {
         "name": closure.name.strip(),
