@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated
 
 import typer
 
+from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
-from polydesk_dagster.changes.plans import busy
+from polydesk_dagster.changes.plans import Plan, busy
+from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.run import run_service
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
+from polydesk_dagster.outcome import EXIT_STATUS, Report, combine, done
 from polydesk_dagster.settings import person
 from polydesk_dagster.sources.practice import exporting, importing, reading
 from polydesk_dagster.sources.practice.importing import Import
@@ -101,11 +104,14 @@ def undo(
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
     with opened() as installation, exclusive(installation.engine, importing.SERVICE, None) as alone:
         found = _load(installation, number)
-        report = busy(found.plans[0])
+        report, made = busy(found.plans[0]), None
         if alone:
             with installation.engine.begin() as connection:
+                before = importing.left_by_its_turns(connection, found)
                 report = importing.undo(connection, found, as_of=datetime.now(UTC), actor=person(), reason=reason)
-        _answer(report, None, _generated(installation, report) if slots else None, json=json)
+            if slots and (made := _generated(installation, report)) is not None:
+                made = _retired(installation, found, made, before, reason)
+    _answer(report, None, made, json=json)
 
 
 def _apply(
@@ -134,6 +140,28 @@ def _generated(installation: Installation, report: Report) -> Report | None:
     if not report.counts.changed:
         return None
     return combine(part for _, part in run_service(installation, BY_KEY["generate_slots"], None, {}))
+
+
+def _retired(installation: Installation, found: Import, made: Report, before: Sequence[Plan], reason: str) -> Report:
+    """Slots that generation left for a person to look at go where the turns are those of the workbook that was taken
+    back: whoever did that has looked, and said why. What waited already ``before`` goes on waiting."""
+    as_of, gone = datetime.now(UTC), {}
+    known = [each.scope for each in before if not each.expired]
+    with installation.engine.connect() as connection:
+        waiting = [each for each in importing.left_by_its_turns(connection, found) if each.scope not in known]
+    for each in waiting:
+        with exclusive(installation.engine, each.service, each.clinic) as alone, installation.engine.begin() as writing:
+            if alone:
+                past = (RETIREMENT_GUARD,)
+                part = changes.apply(writing, each.id, as_of=as_of, actor=person(), reason=reason, past_guards=past)
+                if part.counts.changed:
+                    gone[each.id] = part.counts.changed
+    if not gone:
+        return made
+    number = sum(gone.values())
+    counts = replace(made.counts, retired=made.counts.retired + number, waiting=max(0, made.counts.waiting - number))
+    reasons = tuple(each for each in made.reasons if each.values.get("plan") not in gone)
+    return replace(made, outcome=made.outcome if reasons else done(counts), counts=counts, reasons=reasons)
 
 
 def _load(installation: Installation, number: int) -> Import:
@@ -172,7 +200,12 @@ def _answer(report: Report, found: Import | None, slots: Report | None = None, *
                 ],
                 "plan_id": report.plan_id,
                 "plans": plans,
-                "slots": slots and {"outcome": slots.outcome, "counts": slots.counts.as_dict()},
+                "slots": slots
+                and {
+                    "outcome": slots.outcome,
+                    "counts": slots.counts.as_dict(),
+                    "reasons": [{**each.as_dict(), "text": t.reason(each)} for each in slots.reasons],
+                },
             }
         )
     else:
@@ -193,6 +226,8 @@ def _answer(report: Report, found: Import | None, slots: Report | None = None, *
         if slots is not None:
             told = t.outcome(slots.outcome)
             console.print(say("command.practice.slots", outcome=told, counts=t.counts(slots.counts)))
+            for each in slots.reasons:
+                console.print(f"  · {t.reason(each)}")
         if report.plan_id is not None and plans:
             step = "next" if report.preview else "undo"
             if report.counts.changed:

@@ -165,6 +165,26 @@ def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: st
     )
 
 
+def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, ...]:
+    """The newest plans of slots that wait for a person, of agendas whose turns the workbook has given or changed."""
+    agendas = sorted(
+        {
+            number
+            for each in found.plans
+            if each.rows_kept and each.kind == "practice_turn"
+            for number in connection.scalars(sa.text(f"SELECT DISTINCT agenda_id FROM {each.rows}"))
+        }
+    )
+    waiting = connection.scalars(
+        sa.text("""
+            SELECT max(id) FROM plan
+            WHERE kind = 'slot' AND state = 'ready' AND CAST(scope->>'agenda' AS bigint) = ANY(:agendas)
+            GROUP BY scope"""),
+        {"agendas": agendas},
+    ).all()
+    return plans.several(connection, waiting)
+
+
 def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bool) -> Report:
     rows = tuple((Term("sheet", each.sheet), each.line, each.reason) for each in found.problems[:SHOWN_ROWS])
     tables = (Table("sheet_problems", ("sheet", "line", "why"), rows, len(found.problems)),) if rows else ()
