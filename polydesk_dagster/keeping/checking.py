@@ -41,7 +41,24 @@ def look(settings: Settings) -> Iterator[Checked]:
     """Both databases, one thing after the other; nothing is changed. The embedded server must be running."""
     ours = business_url(settings, Role.OWNER)
     yield from _ours(ours)
-    yield Checked("theirs", _reached(dagster_url(settings).set(drivername="postgresql+psycopg")))
+    theirs = dagster_url(settings).set(drivername="postgresql+psycopg")
+    why = _reached(theirs)
+    if why is not None and why.code == "refused_missing" and may_make(ours):
+        why = Reason("made_by_migrating", {"database": theirs.database or ""})
+    yield Checked("theirs", why)
+
+
+def may_make(url: URL) -> bool:
+    """Whether the account may make databases."""
+    engine = create_engine(url.set(database="postgres"), pool_size=1)
+    try:
+        with engine.connect() as connection:
+            question = sa.text("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+            return bool(connection.scalar(question))
+    except sa.exc.SQLAlchemyError:
+        return False
+    finally:
+        engine.dispose()
 
 
 def _reached(url: URL) -> Reason | None:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import httpx
-import sqlalchemy as sa
-from sqlalchemy.engine import URL
 
 from polydesk_dagster import network
-from polydesk_dagster.database.engine import business_url, create_engine
+from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import checking
 from polydesk_dagster.runtime import outside
@@ -97,21 +95,8 @@ def _database(settings: Settings) -> Reason | None:
     found = {each.what: each.why for each in checking.look(settings)}
     entry = found["ours"]
     if entry is not None:
-        return None if entry.code == "refused_missing" and _may_make(business_url(settings)) else entry
+        return None if entry.code == "refused_missing" and checking.may_make(business_url(settings)) else entry
     return next((why for what, why in found.items() if why is not None and what not in LATER), None)
-
-
-def _may_make(url: URL) -> bool:
-    """Whether the account may make databases."""
-    engine = create_engine(url.set(database="postgres"), pool_size=1)
-    try:
-        with engine.connect() as connection:
-            question = sa.text("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
-            return bool(connection.scalar(question))
-    except sa.exc.SQLAlchemyError:
-        return False
-    finally:
-        engine.dispose()
 
 
 def _issuer(issuer: str) -> Reason | None:

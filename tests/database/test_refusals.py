@@ -181,6 +181,11 @@ def test_the_check_says_of_an_old_encoding_and_an_empty_database(own: URL, tmp_p
     assert (found["ours"], found["encoding"], found["schema"]) == (None, "not_utf8", "schema_missing")
 
 
+@pytest.mark.parametrize(("role", "code"), [("postgres", "made_by_migrating"), ("desk", "refused_missing")])
+def test_the_check_sends_nobody_to_the_server_for_a_database_that_we_make(own: URL, role: str, code: str) -> None:
+    assert _checked(own.set(database="latin", username=role))["theirs"] == code
+
+
 @pytest.mark.slow
 def test_a_server_that_stops_is_called_so() -> None:
     """57P03, of a server that waits for its last guest; whoever is in meanwhile is thrown out with 57P01."""

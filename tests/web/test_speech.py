@@ -14,8 +14,8 @@ from polydesk_dagster.told.catalogue import FOLDER
 
 COMMAND = re.compile(r"polydesk [a-z]")
 TERMINAL = frozenset({
-    "document_clinic_unknown", "document_unknown", "embedded_down", "no_installation", "schema_behind",
-    "schema_missing", "user_unknown",
+    "document_clinic_unknown", "document_unknown", "embedded_down", "made_by_migrating", "no_installation",
+    "schema_behind", "schema_missing", "user_unknown",
     "which_plan", "workbook_of_another_kind",
     "embedded_version", "embedded_old_programs",
 })  # fmt: skip
