@@ -275,15 +275,17 @@ def _bytes(file: File) -> tuple[bytes, str | None]:
     return data, fingerprint(after) if whole else None
 
 
-def digests(files: Mapping[str, File], paths: Sequence[str]) -> dict[str, str]:
-    """The digests of these files by path, of those that can be read."""
+def digests(files: Mapping[str, File], paths: Sequence[str]) -> dict[str, list[str]]:
+    """By path the digest of these files, of those that can be read, and of a text those it had under other endings."""
     found = {}
     for path in paths:
         try:
             data, _ = _bytes(files[path])
         except (OSError, UnreadableError):
             continue
-        found[path] = digest(data, files[path].location.suffix.lower())
+        suffix = files[path].location.suffix.lower()
+        endings = [suffix, *sorted(TEXT - {suffix})] if suffix in TEXT else [suffix]
+        found[path] = [digest(data, ending) for ending in endings]
     return found
 
 

@@ -12,16 +12,28 @@ import unicodedata
 ENOUGH = 3
 """Weight from which a passage is set aside."""
 
-_CODE = re.compile(
-    r"(?<![A-Za-z0-9])[A-Z]{3}[ .\-]?[A-Z]{3}[ .\-]?[0-9LMNPQRSTUV]{2}[ .\-]?[ABCDEHLMPRST][ .\-]?"
-    r"[0-9LMNPQRSTUV]{2}[ .\-]?[A-Z][0-9LMNPQRSTUV]{3}[ .\-]?[A-Z](?![A-Za-z0-9])",
-    re.IGNORECASE,
-)
+_BETWEEN = r"[\s.\-_/|*]{0,3}"
+"""What may part the characters of a number that is written apart, down to one in each cell of a form."""
+
+
+def _apart(*characters: str) -> str:
+    """These characters in order, together or apart."""
+    return _BETWEEN.join(characters)
+
+
+_LETTER, _FIGURE = "[A-Z]", "[0-9LMNPQRSTUV]"
+_OF_CODE = (*[_LETTER] * 6, *[_FIGURE] * 2, "[ABCDEHLMPRST]", *[_FIGURE] * 2, _LETTER, *[_FIGURE] * 3, _LETTER)
+_CODE = re.compile(rf"(?<![A-Za-z0-9]){_apart(*_OF_CODE)}(?![A-Za-z0-9])", re.IGNORECASE)
 LEAST_DIGITS = 2
 """Of a fiscal code written apart; words of prose may have its letters, never its digits."""
-_HEALTH_CARD = re.compile(r"(?<!\d)80380(?:[ \-]?\d){15}(?!\d)")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])IT(?:[ .\-]?[0-9A-Z]){25}(?![A-Za-z0-9])", re.IGNORECASE)
-_MOBILE = re.compile(r"(?<![\d+])(?:\+39[ .]?)?3\d{2}[ .\-/]?(?:\d[ .\-]?){5,6}\d(?!\d)")
+_HEALTH_CARD = re.compile(rf"(?<!\d){_apart(*'80380', *['[0-9]'] * 15)}(?!\d)")
+_IBAN = re.compile(
+    rf"(?<![A-Za-z0-9]){_apart(*'IT', *['[0-9]'] * 2, _LETTER, *['[0-9A-Z]'] * 22)}(?![A-Za-z0-9])", re.IGNORECASE
+)
+_MOBILE = re.compile(
+    r"(?<![\d+])(?:\+39[ .]?)?3\d{2}[ .\-/]?(?:\d[ .\-]?){5,6}\d(?!\d)"
+    r"|(?<!\d)(?<!\d[ .\-/_|])(?:\+ ?3 ?9 ?)?3([ .\-/_|]{1,3})\d(?:\1\d){7,8}(?!\1?\d)"
+)
 _PERSON = re.compile(
     r"\b(?:assistit[oa]|sig\.(?:ra)?|signora?|nat[oa]\s+(?:il|a)|residente\s+(?:in|a))\b",
     re.IGNORECASE,
@@ -293,13 +305,13 @@ def objection(text: str) -> str | None:
 
 def _of_persons(text: str) -> int:
     example = bool(_EXAMPLE.search(text))
-    codes = {re.sub(r"[ .\-]", "", found.group()).upper() for found in _CODE.finditer(text)} - SAMPLES
+    codes = {_together(found.group()) for found in _CODE.finditer(text)} - SAMPLES
     codes = {code for code in codes if sum(c.isdigit() for c in code) >= LEAST_DIGITS}
     real = sum(map(_has_check_letter, codes))
     weight = (1 if example and real == 1 else 3) * real
     weight += 3 * len(_HEALTH_CARD.findall(text)) + 3 * len(_BORN.findall(text))
     weight += 2 * sum(_is_iban(found.group()) for found in _IBAN.finditer(text))
-    weight += min(2, len(_MOBILE.findall(text)))
+    weight += min(2, sum(1 for _ in _MOBILE.finditer(text)))
     return weight + bool(weight and _PERSON.search(text))
 
 
@@ -309,8 +321,13 @@ def _has_check_letter(code: str) -> bool:
     return bool(codicefiscale.encode_cin(code[:15]) == code[15])
 
 
+def _together(apart: str) -> str:
+    """What is written apart, in capitals and without what parts it."""
+    return "".join(c for c in apart if c.isalnum()).upper()
+
+
 def _is_iban(text: str) -> bool:
-    code = re.sub(r"[\s.\-]", "", text).upper()
+    code = _together(text)
     return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
 
 

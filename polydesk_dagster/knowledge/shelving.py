@@ -6,12 +6,15 @@ In doubt the stricter scope holds: a document that is known under several scopes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
+from typing import Any
 
 import sqlalchemy as sa
+
+from polydesk_dagster.knowledge.library import File
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +27,27 @@ class Shelved:
     """Paths of documents that newly are nobody's."""
 
 
-def unknown(connection: sa.Connection, paths: Iterable[str]) -> list[str]:
-    """Of these paths those that no document has; none while there are no documents at all."""
+def unknown(connection: sa.Connection, files: Mapping[str, File]) -> list[str]:
+    """The paths whose file no document was read from yet, new or written over; none while there are no documents."""
     rows = connection.execute(
         sa.text("""
-            SELECT p.path FROM unnest(CAST(:paths AS text[])) AS p (path)
-            WHERE NOT EXISTS (SELECT FROM document d WHERE d.path = p.path) AND EXISTS (SELECT FROM document)"""),
-        {"paths": list(paths)},
+            SELECT f.path
+            FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) AS f (path, fingerprint)
+            LEFT JOIN document d ON d.path = f.path
+            WHERE d.fingerprint IS DISTINCT FROM f.fingerprint AND EXISTS (SELECT FROM document)"""),
+        {"paths": list(files), "fingerprints": [file.fingerprint for file in files.values()]},
     )
     return list(rows.scalars())
 
 
-def place(connection: sa.Connection, paths: Sequence[str], digests: Mapping[str, str], as_of: datetime) -> Shelved:
+def place(
+    connection: sa.Connection, paths: Sequence[str], digests: Mapping[str, Sequence[str]], as_of: datetime
+) -> Shelved:
     """Give every file its document: the one that had this content and whose file is gone, a new one with the scope of
     what it is a copy of, or a new one; then say whose each is.
 
-    ``digests`` holds the content's digest of the ``unknown`` among ``paths``, as far as they could be read.
+    ``digests`` holds the content's digest of the ``unknown`` among ``paths``, as far as they could be read, and after
+    it those that it had under other endings of its name.
     """
     moved = _recognise(connection, paths, digests, as_of)
     connection.execute(
@@ -66,22 +74,34 @@ def anything_to_place(connection: sa.Connection) -> bool:
 
 
 def _recognise(
-    connection: sa.Connection, paths: Sequence[str], digests: Mapping[str, str], as_of: datetime
+    connection: sa.Connection, paths: Sequence[str], digests: Mapping[str, Sequence[str]], as_of: datetime
 ) -> list[tuple[str, str]]:
     rows = connection.execute(
         sa.text("""
             SELECT id, path, sha256, path <> ALL(CAST(:paths AS text[])) AS missing FROM document
-            WHERE sha256 = ANY(:digests) ORDER BY path"""),
-        {"digests": list(set(digests.values())), "paths": list(paths)},
+            WHERE sha256 = ANY(:digests) OR path = ANY(:unknown) ORDER BY path"""),
+        {
+            "digests": list({each for known in digests.values() for each in known}),
+            "unknown": list(digests),
+            "paths": list(paths),
+        },
     ).all()
+    there = {row.path: row for row in rows}
+    alike: dict[str, list[Any]] = {}
+    for row in rows:
+        alike.setdefault(row.sha256, []).append(row)
     moved = []
     taken: set[int] = set()
     for path, digest in sorted(digests.items()):
-        twins = [row for row in rows if row.sha256 == digest]
+        own = there.get(path)
+        twins = [row for each in digest for row in alike.get(each, ())]
         left = [row for row in twins if row.missing and row.id not in taken]
-        if not twins:
+        if not twins or (own is not None and own in twins):
             continue
         same_name = [row for row in left if PurePosixPath(row.path).name == PurePosixPath(path).name]
+        if own is not None:  # another document's content came under this one's name
+            _narrow(connection, path, [own.id, *(row.id for row in twins)])
+            continue
         if left:
             found = (same_name or left)[0]
             taken.add(found.id)
@@ -106,15 +126,17 @@ def _narrow(connection: sa.Connection, path: str, twins: Sequence[int]) -> None:
         sa.text("""
             UPDATE document d
             SET audience = t.audience, retracted_at = t.retracted_at, valid_from = t.valid_from, valid_to = t.valid_to,
-                clinic_id = t.clinic_id,
-                scoped_by = CASE WHEN t.clinic_id IS NOT NULL AND (t.set_by_person OR d.path NOT LIKE '%/%')
+                clinic_id = coalesce(d.clinic_id, t.clinic_id),
+                scoped_by = CASE WHEN d.scoped_by = 'person' THEN 'person'
+                                 WHEN t.clinic_id IS NOT NULL
+                                      AND (t.set_by_person AND t.clinics = 1 OR d.path NOT LIKE '%/%')
                                  THEN 'person' ELSE 'folder' END
             FROM (
                 SELECT (array_agg(audience ORDER BY role_rank(audience) DESC))[1] AS audience,
                        min(retracted_at) AS retracted_at, max(valid_from) AS valid_from,
                        CASE WHEN min(valid_to) > max(valid_from) OR max(valid_from) IS NULL
                             THEN min(valid_to) ELSE max(valid_from) + 1 END AS valid_to,
-                       CASE WHEN count(DISTINCT clinic_id) = 1 THEN min(clinic_id) END AS clinic_id,
+                       min(clinic_id) AS clinic_id, count(DISTINCT clinic_id) AS clinics,
                        bool_or(scoped_by = 'person') AS set_by_person
                 FROM document WHERE id = ANY(:twins)) t
             WHERE d.path = :path"""),

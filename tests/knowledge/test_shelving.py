@@ -31,7 +31,7 @@ def _rename(shelf: Shelf, before: str, now: str) -> None:
     (shelf.library.folder / before).rename(target)
 
 
-@pytest.mark.parametrize("now", ["altro nome.md", unicodedata.normalize("NFD", "compensì.md")])
+@pytest.mark.parametrize("now", ["altro nome.md", unicodedata.normalize("NFD", "compensì.md"), "compensì.txt"])
 def test_a_managers_document_stays_hers_under_another_name(shelf: Shelf, now: str) -> None:
     shelf.write("compensì.md", SALARIES)
     shelf.blue()
@@ -54,6 +54,20 @@ def test_a_copy_is_no_wider_than_what_it_is_a_copy_of(shelf: Shelf) -> None:
     assert shelf.ask(QUESTION, role="desk") == []
     ((audience, until),) = shelf.sql("SELECT audience, valid_to FROM document WHERE path = 'copia.md'")
     assert (audience, str(until)) == ("manager", "2027-01-01")
+
+
+def test_a_managers_document_stays_hers_under_the_name_of_one_for_all(shelf: Shelf) -> None:
+    compensi, parking = shelf.write("compensi.md", SALARIES), shelf.library.folder / "parcheggio.md"
+    shelf.blue()
+    shelf.sql("UPDATE document SET audience = 'manager' WHERE path = 'compensi.md'")
+    shelf.blue()
+    shutil.copy(compensi, shelf.library.folder / "prelievo.md")
+    for before, now in ((compensi, "tra"), (parking, compensi.name), (shelf.library.folder / "tra", parking.name)):
+        before.rename(shelf.library.folder / now)
+    shelf.blue()
+    assert shelf.ask(QUESTION, role="desk") == []
+    assert shelf.ask(QUESTION, role="manager")[:2] == ["parcheggio.md", "prelievo.md"]
+    shelf.whole()
 
 
 def test_what_was_retracted_does_not_answer_under_another_name(shelf: Shelf) -> None:
@@ -113,6 +127,20 @@ def test_moving_out_of_a_clinics_folder_does_not_give_a_document_to_the_chain(sh
     shelf.blue()
     assert "prezzi di Milano.md" not in shelf.ask("visita agopunturale", clinic="RM01")
     assert shelf.ask("visita agopunturale", clinic="MI01")[0] == "prezzi di Milano.md"
+
+
+def test_what_two_clinics_hold_does_not_become_the_chains_by_moving_one_of_them(shelf: Shelf) -> None:
+    with shelf.engine.begin() as connection:
+        for code in ("MI01", "NA01", "RM01"):
+            world.clinic(connection, code)
+    for code in ("MI01", "RM01"):
+        shelf.write(f"{code}/prezzi.md", "# Prezzi\n\nLa visita agopunturale costa 70 euro.")
+    shelf.blue()
+    _rename(shelf, "RM01/prezzi.md", "prezzi di Roma.md")
+    shelf.blue()
+    assert shelf.ask("visita agopunturale", clinic="NA01") == []
+    assert shelf.ask("visita agopunturale", clinic="RM01")[0] == "prezzi di Roma.md"
+    assert shelf.ask("visita agopunturale", clinic="MI01")[0] == "MI01/prezzi.md"
 
 
 def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf) -> None:
