@@ -38,8 +38,8 @@ def _tick(instance: dg.DagsterInstance, name: str, at: datetime = NOW) -> tuple[
     """How many runs a tick of the schedule asks for, and why none."""
     schedule = definitions.defs.get_repository_def().get_schedule_def(name)
     resources = {"polydesk": PolydeskResource()}
-    context = dg.build_schedule_context(instance, scheduled_execution_time=at, resources=resources)
-    data = schedule.evaluate_tick(context)
+    with dg.build_schedule_context(instance, scheduled_execution_time=at, resources=resources) as context:
+        data = schedule.evaluate_tick(context)
     return len(data.run_requests or ()), data.skip_message
 
 
@@ -140,10 +140,11 @@ TOLD = "a BO01 è in pausa fino al 01/01/2099 01:00, da manager:ugo: listino in 
 def test_a_pause_of_a_clinic_keeps_only_its_runs_from_starting(instance: dg.DagsterInstance, engine: sa.Engine) -> None:
     repository, resources = definitions.defs.get_repository_def(), {"polydesk": PolydeskResource()}
     schedule, sensor = repository.get_schedule_def("sync_prices"), repository.get_sensor_def("studiolab_events")
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance, scheduled_execution_time=NOW, repository_def=repository, resources=resources
-    )
-    assert [request.partition_key for request in schedule.evaluate_tick(context).run_requests or ()] == ["MI01"]
+    ) as context:
+        asked = schedule.evaluate_tick(context).run_requests or ()
+    assert [request.partition_key for request in asked] == ["MI01"]
     with engine.begin() as connection:
         connection.execute(
             sa.text("UPDATE integration SET active = (SELECT code = 'BO01' FROM clinic c WHERE c.id = clinic_id)")

@@ -40,8 +40,8 @@ def switch(house: House, active: bool) -> None:
 
 def tick(house: House) -> Any:
     """One look of the sensor, its requests for partitions carried out as the daemon does."""
-    context = dg.build_sensor_context(instance=house.instance, resources={"polydesk": PolydeskResource()})
-    result: Any = studiolab_events(context)
+    with dg.build_sensor_context(instance=house.instance, resources={"polydesk": PolydeskResource()}) as context:
+        result: Any = studiolab_events(context)
     for request in result.dynamic_partitions_requests or ():
         if isinstance(request, dg.AddDynamicPartitionsRequest):
             house.instance.add_dynamic_partitions("clinic", request.partition_keys)

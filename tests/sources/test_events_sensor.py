@@ -229,10 +229,10 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
     with lab(engine) as bo, dg.DagsterInstance.ephemeral() as instance:
 
         def tick(cursor: str | None) -> Any:
-            context = dg.build_sensor_context(
+            with dg.build_sensor_context(
                 instance=instance, cursor=cursor, resources={"polydesk": PolydeskResource()}
-            )
-            return studiolab_events(context)
+            ) as context:
+                return studiolab_events(context)
 
         idle = tick(None)
         assert idle.run_requests == []
@@ -274,7 +274,7 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
         made, together = result.asset_materializations_for_node("studiolab__events")
         assert (made.partition, together.partition) == ("BO01", None)
         shown = made.metadata
-        assert shown["Applicati"].value == 1
+        assert shown["Esito"].value == "riuscito (1 modifica)"
         assert not any("Rossi" in str(value) for value in shown.values())
         checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
         assert checks == {"no_dead_letters": True, "no_stopped_feed": True, "no_lost_events": True}

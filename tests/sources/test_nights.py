@@ -49,10 +49,10 @@ def chain(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.
 def _night(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     repository = definitions.defs.get_repository_def()
     resources = {"polydesk": PolydeskResource()}
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance, scheduled_execution_time=TICK, repository_def=repository, resources=resources
-    )
-    return list(repository.get_schedule_def(SERVICE).evaluate_tick(context).run_requests or ())
+    ) as context:
+        return list(repository.get_schedule_def(SERVICE).evaluate_tick(context).run_requests or ())
 
 
 def _look(instance: dg.DagsterInstance, at: datetime, monkeypatch: pytest.MonkeyPatch) -> list[dg.RunRequest]:
