@@ -192,6 +192,50 @@ def test_nobody_is_told_of_a_loss_that_is_over(engine: sa.Engine) -> None:
     assert reasons == ["not_lost"] * 2
 
 
+def test_who_was_told_of_a_loss_that_is_over_is_telephoned_once(engine: sa.Engine) -> None:
+    """By a message or by the desk's word; not who was told nothing, nor where the desk kept the visit."""
+    _, (told_one, kept_one) = closes(engine)
+    hour = timedelta(hours=1)
+
+    def run(hours: int) -> list[tuple[int, str]]:
+        with gateway() as (_, providers):
+            service.send(engine, AS_OF + hours * hour, "reminder", providers)
+        with engine.connect() as connection:
+            return [(each.appointment_id, each.reason) for each in calls.to_make(connection, AS_OF)]
+
+    def orphans(state: str, hours: int) -> None:
+        with engine.begin() as connection:
+            if state == "free":
+                connection.execute(sa.text("UPDATE slot SET state = 'free' WHERE state = 'orphan'"))
+                changed = sa.text("UPDATE orphan SET resolved_at = :at WHERE resolved_at IS NOT NULL")
+                connection.execute(changed, {"at": AS_OF + hours * hour})
+                return
+            connection.execute(
+                sa.text("""
+                    WITH lost AS (UPDATE slot SET state = 'orphan' WHERE id IN (SELECT slot_id FROM seat) RETURNING id)
+                    INSERT INTO orphan (slot_id, cause, detected_at) SELECT id, 'closure', :at FROM lost"""),
+                {"at": AS_OF + hours * hour},
+            )
+
+    assert len(told(engine)) == 2
+    with engine.begin() as connection:
+        word = """INSERT INTO orphan_word (orphan_id, appointment_id, state, said_at)
+                  SELECT o.id, t.appointment_id, 'kept', :at FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
+                  WHERE t.appointment_id = :booking"""
+        connection.execute(sa.text(word), {"at": AS_OF, "booking": kept_one})
+    assert run(0) == []
+    orphans("free", 1)
+    assert [run(2), run(3)] == [[(told_one, "stands_again")]] * 2
+    orphans("orphan", 4)
+    assert run(5) == [], "it is lost again: nothing stands that she could be told of"
+    orphans("free", 6)
+    assert run(7) == [(told_one, "stands_again")]
+    with engine.begin() as connection:
+        (call,) = calls.to_make(connection, AS_OF)
+        assert calls.done(connection, call.id, who="anna", outcome="reached", at=AS_OF + 8 * hour)
+    assert run(9) == []
+
+
 def test_only_a_closed_clinic_is_said_to_be_closed_and_another_place_is_named(engine: sa.Engine) -> None:
     practice, _ = closes(engine)
     with engine.begin() as connection:

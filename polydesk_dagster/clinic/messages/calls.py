@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages.kinds import TO_CALL
+from polydesk_dagster.clinic.messages.kinds import NOTICE, TO_CALL
 from polydesk_dagster.values import Instant
 
 _LOOK_BACK = timedelta(hours=1)
@@ -61,20 +61,61 @@ _LIST = sa.text("""
                             AND w.next_minutes IS NOT NULL))
     ON CONFLICT DO NOTHING""")
 
+STANDS_AGAIN = "stands_again"
+"""Why to call who was told that an appointment cannot take place, and it can after all."""
+
+_REOPENED_SINCE = timedelta(days=7)
+"""How long a lost time may be back before the next run looks."""
+
+# A time that is back while its patient believes, by a message or by the desk's word, that it is lost. What the desk has
+# since told her is told, unless she was told again of a loss after that.
+_STANDS_AGAIN = sa.text("""
+    WITH back AS MATERIALIZED (
+        SELECT a.id, a.clinic_id, a.start_version, a.starts_at, max(greatest(told.at, w.said_at)) AS told_at
+        FROM orphan o JOIN seat t ON t.slot_id = o.slot_id
+        JOIN appointment a ON a.id = t.appointment_id AND a.status = 'booked' AND a.starts_at > :as_of
+        LEFT JOIN orphan_word w ON w.orphan_id = o.id AND w.appointment_id = a.id
+        CROSS JOIN LATERAL (
+            SELECT max(l.planned_at) AS at
+            FROM message_ledger l JOIN message m ON m.id = l.message_id AND m.state IN ('unknown', 'sent')
+            WHERE l.subject = 'appointment' AND l.subject_id = a.id AND l.kind = :kind AND l.version = a.start_version
+              AND l.withheld IS NULL AND l.planned_at BETWEEN o.detected_at AND o.resolved_at) told
+        WHERE o.resolved_at > :since AND w.state IS DISTINCT FROM 'kept'
+          AND NOT EXISTS (SELECT FROM seat n JOIN orphan lost ON lost.slot_id = n.slot_id AND lost.resolved_at IS NULL
+                          WHERE n.appointment_id = a.id)
+        GROUP BY a.id
+    )
+    INSERT INTO call_list AS c (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
+    SELECT b.clinic_id, b.id, b.start_version, :kind, :reason, b.starts_at, :as_of
+    FROM back b
+    LEFT JOIN call_list k ON k.appointment_id = b.id AND k.start_version = b.start_version AND k.kind = :kind
+    WHERE b.told_at IS NOT NULL
+      AND (k.id IS NULL
+           OR k.state = 'done' AND (k.reason <> :reason OR k.done_at < b.told_at OR k.outcome = 'no_longer_so'))
+    ORDER BY b.id
+    ON CONFLICT (appointment_id, start_version, kind) DO UPDATE
+    SET reason = excluded.reason, state = 'open', done_at = NULL, done_by = NULL, outcome = NULL,
+        created_at = excluded.created_at
+    WHERE c.state = 'done'""")
+
 _CLOSE = sa.text("""
     UPDATE call_list l SET state = 'done', done_at = :as_of, outcome = CASE WHEN l.starts_at <= :as_of THEN 'past'
                                                                             ELSE 'no_longer_so' END
     WHERE l.state = 'open'
       AND (l.starts_at <= :as_of
            OR NOT EXISTS (SELECT FROM appointment a WHERE a.id = l.appointment_id AND a.status = 'booked'
-                            AND a.start_version = l.start_version))""")
+                            AND a.start_version = l.start_version)
+           OR l.reason = :stands_again AND has_lost(l.appointment_id))""")
 
 
 def refresh(connection: sa.Connection, kind: str, as_of: datetime) -> None:
-    """List whose message of ``kind`` could not be sent since about ``as_of``; close what is past or no longer so."""
+    """List whose message of ``kind`` could not be sent since about ``as_of``, and who was told of a lost time that is
+    back; close what is past or no longer so."""
     asked = {"kind": kind, "as_of": as_of, "since": as_of - _LOOK_BACK, "reasons": [str(why) for why in TO_CALL[kind]]}
     connection.execute(_LIST, asked)
-    connection.execute(_CLOSE, {"as_of": as_of})
+    back = {"kind": NOTICE.key, "reason": STANDS_AGAIN, "as_of": as_of, "since": as_of - _REOPENED_SINCE}
+    connection.execute(_STANDS_AGAIN, back)
+    connection.execute(_CLOSE, {"as_of": as_of, "stands_again": STANDS_AGAIN})
 
 
 def waiting(connection: sa.Connection, kind: str, clinics: Sequence[int]) -> Counter[str]:
