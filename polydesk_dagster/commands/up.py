@@ -30,7 +30,7 @@ def up(
     empty: Annotated[bool, typer.Option("--empty")] = False,
     size: Annotated[str, typer.Option()] = "chain",
 ) -> None:
-    """Avvia tutto: database, simulatori di ciò che non è configurato, interfaccia web, orari. Ctrl-C ferma tutto."""
+    """Avvia tutto: database, simulatori di ciò che non è configurato, interfaccia web, avvii automatici. Ctrl-C ferma tutto."""
     settings = configuration.load()
     holder = supervisor.running(settings.home)
     if holder is not None:

@@ -201,6 +201,7 @@ _KINDS = (
             "valid_to",
         ),
         ("agenda_id",),
+        told=True,
     ),
     _of(
         "practice_closure",

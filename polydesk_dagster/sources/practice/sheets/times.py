@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from polydesk_dagster.changes.why import term, why
 from polydesk_dagster.sources.practice import cells
 from polydesk_dagster.sources.practice.cells import choice
 from polydesk_dagster.sources.practice.kinds import KINDS
@@ -133,7 +134,13 @@ SHEETS: tuple[Sheet, ...] = (
             "valid_from": "coalesce(s.valid_from, m.valid_from, :today)",
         },
         natural=f"concat(a.ids[1], '/', {WEEKDAY}, '/', s.starts_at, '/', s.every_weeks, '/', s.valid_from)",
-        name="concat_ws(' · ', s.clinic, s.agenda, CAST(s.starts_at AS varchar(5)))",
+        name=why(
+            "row_of_turn",
+            clinic="s.clinic",
+            agenda="s.agenda",
+            weekday=term("weekday", "s.weekday"),
+            starts="CAST(s.starts_at AS varchar(5))",
+        ),
         references=(
             NO_CLINIC,
             Reference("agenda", "a.ids IS NULL"),
