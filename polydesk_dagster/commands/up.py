@@ -30,11 +30,14 @@ def up(
     empty: Annotated[bool, typer.Option("--empty")] = False,
     size: Annotated[str, typer.Option()] = "chain",
 ) -> None:
-    """Avvia tutto: database, simulatori di ciò che non è configurato, interfaccia web, avvii automatici. Ctrl-C ferma tutto."""
+    """Avvia tutto: database, simulatori di ciò che non è configurato, interfaccia web, avvii automatici.
+    Ctrl-C ferma tutto."""
     settings = configuration.load()
     holder = supervisor.running(settings.home)
     if holder is not None:
         raise PermanentError("up_already", home=str(settings.home), process=holder)
+    if (taken := supervisor.taken("web", settings.web_host, settings.web_port)) is not None:
+        raise taken
     if settings.embedded:
         embedded.start(settings.home)
     try:

@@ -3,6 +3,7 @@ watches them."""
 
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 import urllib.request
@@ -28,12 +29,18 @@ def answers(path: Path) -> Callable[[], bool]:
     return probe
 
 
-def serves(url: str) -> Callable[[], bool]:
-    """Whether an HTTP address answers with success."""
+SIGN = "X-Polydesk-Up"
+"""The header by which an answer of this start of ours is known: another program may have come to have the address."""
+SIGNED = "POLYDESK_WEB_SIGN"
+"""The variable that says what stands in it."""
+
+
+def serves(url: str, sign: str) -> Callable[[], bool]:
+    """Whether an HTTP address answers with success, and it is ours that does."""
 
     def probe() -> bool:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - the address is our own
-            return bool(response.status == 200)
+            return bool(response.status == 200 and response.headers.get(SIGN) == sign)
 
     return probe
 
@@ -69,13 +76,14 @@ def dagster_children(
     code_servers = tuple(child.name for child in children)
     workspace = ("--workspace", str(instance.workspace_file(home)))
     host, port = settings.web_host, settings.web_port
+    sign = secrets.token_hex(8)
     reached = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked of ourselves
     children.append(
         Child(
             "web",
             (*python, "polydesk_dagster.web"),
-            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port)},
-            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live"),
+            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port), SIGNED: sign},
+            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live", sign),
             after=code_servers,
             listens=(host, port),
         )

@@ -133,19 +133,8 @@ class Supervisor:
 
     def _free_addresses(self) -> None:
         for each in self._children.values():
-            if each.child.listens is None:
-                continue
-            host, port = each.child.listens
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((host, port))
-                except OSError as error:
-                    why = os.strerror(error.errno or 0)
-                    raise PermanentError(
-                        "address_taken", child=each.child.name, address=f"{host}:{port}", why=why
-                    ) from None
+            if (taken := _taken(each.child)) is not None:
+                raise taken
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -205,6 +194,9 @@ class Supervisor:
         if each.process is None:
             free = all(self._children[name].answering for name in child.after)
             if free and now >= each.retry_at:
+                if (taken := _taken(child)) is not None:  # by somebody who came after the first look
+                    self._say_taken(each, teller().reason(taken.reason))
+                    return
                 pid = each.start(self.home, self.token, self._selector)
                 self._log.info("%s started, process %d", child.name, pid)
             return
@@ -224,6 +216,13 @@ class Supervisor:
                 each.process.wait()
                 each.read_rest(self._selector)
                 self._died(each, f"non ha risposto entro {patience:.0f} secondi")
+
+    def _say_taken(self, each: Running, said: str) -> None:
+        """Its own predecessor may take a moment to let go of an address; anybody else will not."""
+        if each.started:
+            self._died(each, said)
+        else:
+            self.stop(said)
 
     def _died(self, each: Running, how: str) -> None:
         name = each.child.name
@@ -300,6 +299,24 @@ class Supervisor:
     def _say(self, text: str) -> None:
         self._log.info(text)
         self._say_aloud(text)
+
+
+def _taken(child: Child) -> PermanentError | None:
+    """What there is to say if somebody has the address that the child is to listen at."""
+    return None if child.listens is None else taken(child.name, *child.listens)
+
+
+def taken(name: str, host: str, port: int) -> PermanentError | None:
+    """What there is to say if ``name`` cannot listen at that address; the setting that names another is in it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            return PermanentError("address_taken", child=name, address=f"{host}:{port}", why=why)
+    return None
 
 
 def _recent(instants: deque[float], now: float, within: float) -> deque[float]:

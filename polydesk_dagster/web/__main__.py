@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import uvicorn
 from starlette.applications import Starlette
 
@@ -15,6 +17,7 @@ from polydesk_dagster.nearby import sockets
 from polydesk_dagster.resources.knowledge import library
 from polydesk_dagster.resources.meaning import search
 from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime.processes import SIGN, SIGNED
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
 from polydesk_dagster.web.door import Door
@@ -50,6 +53,7 @@ def serve(settings: Settings) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
+            headers=[(SIGN, sign)] if (sign := os.environ.get(SIGNED)) else [],
             proxy_headers=door.address.secure,  # only whoever ends TLS before us says where a request comes from
             ws_max_size=_LARGEST_FRAME,
             timeout_graceful_shutdown=_PATIENCE,

@@ -245,6 +245,16 @@ def _none_left(installation: Installation, but: str | None = None) -> bool:
     return until(gone, "something is left running")
 
 
+def test_up_where_another_program_has_the_port_says_so_and_what_to_set(fresh: Installation) -> None:
+    with socket.create_server(("127.0.0.1", fresh.port)):
+        done = fresh.run("up", "--empty")
+    assert done.returncode == 4
+    assert f"127.0.0.1:{fresh.port}" in done.stderr.replace("\n", "")
+    assert "POLYDESK_WEB_PORT" in done.stderr
+    assert "pronto" not in done.stdout
+    assert not embedded.exists(fresh.home), "it is said before anything is made"
+
+
 def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothing(
     fresh: Installation, tmp_path: Path
 ) -> None:

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.runtime import guardian
+from polydesk_dagster.runtime import guardian, processes
 from polydesk_dagster.runtime.child import Child, Running
 from polydesk_dagster.runtime.supervisor import Supervisor, running
 from tests.runtime.world import ROOT, gone, kill
@@ -198,6 +199,54 @@ def test_a_taken_port_is_said_before_anything_starts(home: Path) -> None:
         with pytest.raises(PermanentError, match=f"127.0.0.1:{port}"):
             Supervisor(home, [_child("web", LASTING, listens=("127.0.0.1", port))]).run()
     assert not (home / "logs" / "web.log").exists()
+
+
+def test_a_port_that_is_taken_while_others_start_is_said_and_nobody_is_called_ready(home: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    other = f"""
+    import socket, time
+    held = socket.create_server(("127.0.0.1", {port}))
+    time.sleep(600)
+    """
+
+    def held() -> bool:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+
+    ready: list[bool] = []
+    children = [
+        _child("other", other, ready=held),
+        _child("web", LASTING, ready=held, after=("other",), listens=("127.0.0.1", port)),
+    ]
+    said = Supervisor(home, children).run(lambda: ready.append(True))
+    assert said is not None
+    assert f"127.0.0.1:{port}" in said
+    assert "POLYDESK_WEB_PORT" in said
+    assert (ready, (home / "logs" / "web.log").exists()) == ([], False)
+
+
+def test_an_answer_of_another_program_at_our_address_is_not_ours() -> None:
+    class Other(BaseHTTPRequestHandler):
+        sign: str | None = None
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            if self.sign is not None:
+                self.send_header(processes.SIGN, self.sign)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing to say."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        probe = processes.serves(f"http://127.0.0.1:{server.server_port}/health/live", "ours")
+        for sign, ours in ((None, False), ("another", False), ("ours", True)):
+            Other.sign = sign
+            assert probe() is ours
+        server.shutdown()
 
 
 def test_what_others_need_is_started_first_and_stopped_last(home: Path, tmp_path: Path) -> None:
