@@ -21,7 +21,7 @@ from polydesk_dagster.database import service_runs
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Context, Run, ServiceConfig, broken, failure, performed, unknown_partition
+from polydesk_dagster.running import Context, Run, ServiceConfig, broken, lost, performed, unknown_partition
 from polydesk_dagster.runtime import canceling
 from polydesk_dagster.told import dagster as told
 from polydesk_dagster.told import teller
@@ -193,9 +193,9 @@ def perform_each(
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     except PolydeskError as error:
-        raise failure(name, Report.of_failure(error.reason)) from None
+        raise lost(name, Report.of_failure(error.reason)) from None
     except sa.exc.DBAPIError as error:
-        raise failure(name, broken(error, polydesk)) from None
+        raise lost(name, broken(error, polydesk)) from None
 
 
 def shown_of(key: dg.AssetKey, clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:

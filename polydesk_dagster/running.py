@@ -20,7 +20,7 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, in_brief, where
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.runtime import canceling
+from polydesk_dagster.runtime import canceling, unrecorded
 from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.runtime.progress import Progress, reporter
 from polydesk_dagster.runtime.state import restored
@@ -120,6 +120,12 @@ def failure(name: str, report: Report) -> dg.Failure:
     return dg.Failure(f"{name}: {teller().summary(report)}", metadata=metadata(report), allow_retries=False)
 
 
+def lost(name: str, report: Report) -> dg.Failure:
+    """How a step ends by ``report`` which is not recorded: whoever waits for the run is told why besides Dagster."""
+    unrecorded.tell(report.reasons)
+    return failure(name, report)
+
+
 def perform(
     context: Context,
     polydesk: PolydeskResource,
@@ -144,12 +150,12 @@ def perform(
             if context.has_partition_key:
                 clinic = context.partition_key
                 if (unknown := unknown_partition(engine, clinic)) is not None:
-                    raise failure(name, unknown)
+                    raise lost(name, unknown)
             return performed(context, polydesk, engine, service, config, rule, name, clinic)
     except PolydeskError as error:
-        raise failure(name, Report.of_failure(error.reason)) from None
+        raise lost(name, Report.of_failure(error.reason)) from None
     except sa.exc.DBAPIError as error:
-        raise failure(name, broken(error, polydesk)) from None
+        raise lost(name, broken(error, polydesk)) from None
 
 
 def broken(error: sa.exc.DBAPIError, polydesk: PolydeskResource) -> Report:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polydesk_dagster.runtime import instance as instances
+from polydesk_dagster.values import Reason
 
 if TYPE_CHECKING:
     from dagster import DagsterEvent, DagsterInstance
 
 Message = Mapping[str, Any]
 """What is told while a run goes on, by its ``kind``: ``run`` (``run_id``, ``pid``), ``event`` (``type``, ``step``,
-``message``), ``progress`` (``done``, ``total``, ``what``), ``refused`` (``message``), ``end`` (``status``)."""
+``message``), ``progress`` (``done``, ``total``, ``what``), ``unrecorded`` (``reasons``, why a step has no record),
+``refused`` (``message``), ``end`` (``status``)."""
 
 _PARTITION_TAG = "dagster/partition"
 
@@ -45,7 +47,7 @@ def carry_out(
     """
     from dagster import DagsterInvalidConfigError, DagsterInvariantViolationError
 
-    from polydesk_dagster.runtime import progress
+    from polydesk_dagster.runtime import progress, unrecorded
     from polydesk_dagster.runtime.dagster_inside import runs
 
     tags = dict(order.tags)
@@ -73,7 +75,10 @@ def carry_out(
     def on_progress(done: int, total: int, what: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "what": what})
 
-    with progress.shown(on_progress):
+    def on_unrecorded(reasons: Sequence[Reason]) -> None:
+        tell({"kind": "unrecorded", "reasons": [reason.as_dict() for reason in reasons]})
+
+    with progress.shown(on_progress), unrecorded.heard(on_unrecorded):
         succeeded = runs.execute(instance, run.run_id, on_event)
     recorded = instance.get_run_by_id(run.run_id)
     tell({"kind": "end", "status": recorded.status.value if recorded else "FAILURE"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from polydesk_dagster.outcome import Outcome, Report, combine
 from polydesk_dagster.runtime.names import PERSON_TAG
 from polydesk_dagster.runtime.orders import Message, Order
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.values import Several, Term, Value
+from polydesk_dagster.values import Reason, Several, Term, Value
 
 Told = Callable[[Message], object]
 """Who is told what happens on the way; see ``orders.Message``."""
@@ -96,7 +97,15 @@ def _reported(
     """Carry out ``order`` and gather what its run recorded."""
     from polydesk_dagster.runtime.submit import execute
 
-    finished = execute(settings, place.value, order, told)
+    lost: list[Reason] = []
+
+    def tell(message: Message) -> None:
+        if message["kind"] == "unrecorded":
+            lost.extend(map(Reason.from_dict, message["reasons"]))
+        else:
+            told(message)
+
+    finished = execute(settings, place.value, order, tell)
     if finished.interrupted:
         raise KeyboardInterrupt  # nor are the clinics begun whose turn has not come
     with engine.connect() as connection:
@@ -104,7 +113,8 @@ def _reported(
     said = {report.outcome for report in reports} & {Outcome.REFUSED, Outcome.FAILED}
     if not ((reports and finished.status == "SUCCESS") or (said and finished.status == "FAILURE")):
         values: dict[str, Value] = {"run": finished.run_id, "status": Term("run_status", finished.status)}
-        reports.append(Report.failed("no_report", values, clinic))
+        why = lost or [Reason("no_report", values)]
+        reports += [Report.of_failure(replace(reason, clinic=reason.clinic or clinic)) for reason in why]
     return combine(reports, steps=True)
 
 

@@ -238,6 +238,21 @@ def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeyp
     assert _codes(answer) == ["said", "no_report"]
 
 
+def test_a_run_that_could_not_be_recorded_says_why_at_the_command(desk: Desk) -> None:
+    with desk.engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+                    $$BEGIN RAISE EXCEPTION 'no space' USING ERRCODE = 'disk_full'; END$$;
+                CREATE TRIGGER full_disk BEFORE INSERT ON service_run EXECUTE FUNCTION full_disk()""")
+        )
+    status, answer = desk.run("sync_services", "--clinic", "BO01")
+    assert (status, answer["outcome"], _codes(answer)) == (4, "failed", ["refused_disk"])
+    assert "Il disco del server" in answer["reasons"][0]["text"]
+    status, answer = desk.run("sync_prices")
+    assert (status, set(_codes(answer))) == (4, {"refused_disk"})
+
+
 def test_brackets_in_a_name_are_printed_as_they_are(desk: Desk) -> None:
     named = [SERVICES[0] | {"name": "Visita [/] a|b [beta] :warning:"}, *SERVICES[1:]]
     desk.simulator.hold("BO01", BASE | {"services": named})
