@@ -33,15 +33,17 @@ class Generation:
     abandoned: int | None = None
     """One that a killed run left half built, with vectors of the same making; its passages are there until the end of
     this one's building."""
+    passages: int = 0
+    """That answer."""
 
 
 def find(connection: sa.Connection, state: str) -> Generation | None:
     row = connection.execute(
         sa.text("""
-            SELECT id, pipeline, dimension, unmerged FROM knowledge_generation WHERE state = :state"""),
+            SELECT id, pipeline, dimension, unmerged, passages FROM knowledge_generation WHERE state = :state"""),
         {"state": state},
     ).one_or_none()
-    return None if row is None else Generation(*row)
+    return None if row is None else Generation(**row._mapping)
 
 
 def rolled_back(connection: sa.Connection, library: Library) -> bool:

@@ -88,7 +88,11 @@ def anything_due(connection: sa.Connection, library: Library, as_of: datetime) -
         return library.folder.is_dir()
     if current.pipeline != pipeline(library):
         return not generations.rolled_back(connection, library)
-    if current.unmerged or contents.unsettled(connection, current.id) or not Store(library.uri).there(current.id):
+    if (
+        current.unmerged
+        or contents.unsettled(connection, current.id)
+        or not Store(library.uri).there(current.id, current.passages)
+    ):
         return True
     if shelving.anything_to_place(connection):
         return True
@@ -130,7 +134,7 @@ class _Run:
                 return Report.refused("older_generation")
             work.account.reasons.append(Reason("pipeline_changed"))
             return self.yellow()
-        if not work.store.there(current.id):
+        if not work.store.there(current.id, current.passages):
             work.account.reasons.append(Reason("index_lost"))
             return self.yellow()
         files, refusal = self._listing()
@@ -147,11 +151,13 @@ class _Run:
         if self.preview:
             return told.preview(found, len(files), work.account.reasons)
         if found or leftovers:
-            contents.sweep(self.engine, work.store, current.id)
-            intake.take_in(work, current, files, [task for task in found if task.change in {"new", "changed"}])
-            self._let_go(current.id, [task for task in found if task.change in {"gone", "retracted"}])
-            contents.sweep(self.engine, work.store, current.id)
-            contents.merge(self.engine, work.store, current.id)
+            try:
+                self._keep_up(current, files, found)
+            except PermanentError as error:
+                if error.reason.code != "index_unreadable":
+                    raise
+                work.account = told.Account(reasons=[Reason("index_lost")])
+                return self.yellow()
         return self._report(current.id, len(files))
 
     def yellow(self) -> Report:
@@ -190,6 +196,14 @@ class _Run:
         return self._report(building.id, len(files))
 
     # The steps
+
+    def _keep_up(self, current: Generation, files: Mapping[str, File], found: Sequence[Task]) -> None:
+        """Bring a generation up to what was found."""
+        contents.sweep(self.engine, self.work.store, current.id)
+        intake.take_in(self.work, current, files, [task for task in found if task.change in {"new", "changed"}])
+        self._let_go(current.id, [task for task in found if task.change in {"gone", "retracted"}])
+        contents.sweep(self.engine, self.work.store, current.id)
+        contents.merge(self.engine, self.work.store, current.id)
 
     @contextmanager
     def _placed(self, files: Mapping[str, File]) -> Iterator[sa.Connection]:

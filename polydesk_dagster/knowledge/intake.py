@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -255,12 +256,11 @@ def _known_vectors(work: Work, generation: Generation, texts: Sequence[str]) -> 
     if current is not None and same and current.dimension == generation.dimension:
         have.append(current.id)
     by_digest = {text_digest(text): text for text in texts}
-    return {
-        by_digest[digest]: vector
-        for source in have
-        if work.store.there(source)
-        for digest, vector in work.store.vectors(source, list(by_digest))
-    }
+    vectors: dict[str, list[float]] = {}
+    for source in filter(work.store.there, have):
+        with suppress(PermanentError):  # a damaged one has none to give
+            vectors |= {by_digest[known]: vector for known, vector in work.store.vectors(source, list(by_digest))}
+    return vectors
 
 
 def _bytes(file: File) -> tuple[bytes, str | None]:

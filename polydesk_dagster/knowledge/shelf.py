@@ -25,8 +25,8 @@ SERVICE = "index_knowledge"
 
 DOCUMENTS = sa.text("""
     SELECT d.path, coalesce(d.title, k.title) AS title, c.code AS clinic, d.scoped_by, d.audience, d.valid_from,
-           d.valid_to, d.retracted_at, d.state, d.stale_since, d.changed_at, d.reason_code, d.reason_values, d.losses,
-           coalesce(k.passages, 0) AS passages, k.key
+           d.valid_to, d.retracted_at, d.state, CASE WHEN e.key IS NOT NULL THEN d.stale_since END AS stale_since,
+           d.changed_at, d.reason_code, d.reason_values, d.losses, coalesce(k.passages, 0) AS passages, k.key
     FROM document d
     LEFT JOIN clinic c ON c.id = d.clinic_id
     LEFT JOIN knowledge_generation g ON g.state = 'current'

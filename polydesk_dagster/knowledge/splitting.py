@@ -198,13 +198,23 @@ def _gather(blocks: Iterable[_Block]) -> Iterator[Passage]:
             yield from release()
         if len(block.text) > MOST:
             yield from release()
-            rows = [line.text for line in block.lines]
-            parts = _cut_table(rows) if block.table else _cut(block.text)
-            for text, place in _placed(block, parts):
+            for text, place in _divided(block):
                 yield Passage(text, block.headings, block.page, place)
         else:
             held.append(block)
     yield from release()
+
+
+def _divided(block: _Block) -> Iterator[tuple[str, tuple[int, int]]]:
+    """A long block in parts, each with its place; a table's head too long to stand atop each part comes first."""
+    if not block.table:
+        yield from _placed(block, _cut(block.text))
+        return
+    rows = [line.text for line in block.lines]
+    if _head(rows[0]) != rows[0]:
+        yield from _placed(replace(block, lines=block.lines[:1], table=False), _cut(rows[0]))
+    if len(rows) > 1:
+        yield from _placed(block, _cut_table(rows))
 
 
 def _placed(block: _Block, parts: Iterable[str]) -> Iterator[tuple[str, tuple[int, int]]]:

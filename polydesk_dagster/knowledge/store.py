@@ -105,7 +105,8 @@ class Store:
         """A generation's table, read anew if ``revision`` is another than the last time."""
         known = self._tables.get(generation)
         if known is None:
-            table = self._open().open_table(_name(generation))
+            with _found():
+                table = self._open().open_table(_name(generation))
         else:
             table = known[1]
             if revision is not None and revision != known[0]:
@@ -113,10 +114,13 @@ class Store:
         self._tables[generation] = (known[0] if known and revision is None else revision or 0, table)
         return table
 
-    def there(self, generation: int) -> bool:
-        """Whether a generation's files are where they should be; looked at on this machine's disk only, where it costs
-        nothing. What is lost elsewhere shows when it is asked."""
-        return "://" in self.uri or (Path(self.uri) / f"{_name(generation)}.lance").is_dir()
+    def there(self, generation: int, passages: int | None = None) -> bool:
+        """Whether a generation's files are where they should be, with ``passages`` also its indexes and those that hold
+        so many; looked at on this machine's disk only, where it costs nothing. What else is lost shows when it is asked
+        or written to."""
+        parts = ["_versions", *([] if passages is None else ["_indices"]), *(["data"] if passages else [])]
+        table = Path(self.uri) / f"{_name(generation)}.lance"
+        return "://" in self.uri or all(any((table / part).glob("*")) for part in parts)
 
     def create(self, generation: int, dimension: int | None) -> None:
         import pyarrow as pa
@@ -210,7 +214,9 @@ class Store:
         """The marked text of the passages of some contents."""
         table = self.table(generation)
         for start in range(0, len(keys), 500):
-            found = table.search().where(_among(keys[start : start + 500])).select(["marked"]).limit(10**9).to_arrow()
+            wanted = table.search().where(_among(keys[start : start + 500]))
+            with _found():
+                found = wanted.select(["marked"]).limit(10**9).to_arrow()
             yield from found["marked"].to_pylist()
 
     def passages_by_key(self, generation: int) -> dict[str, int]:
@@ -253,7 +259,9 @@ class Store:
             return
         for start in range(0, len(digests), 500):
             wanted = ", ".join(repr(digest) for digest in digests[start : start + 500])
-            found = table.search().where(f"digest IN ({wanted})").select(["digest", "vector"]).limit(10**6).to_arrow()
+            search = table.search().where(f"digest IN ({wanted})").select(["digest", "vector"])
+            with _found():
+                found = search.limit(10**6).to_arrow()
             yield from zip(found["digest"].to_pylist(), found["vector"].to_pylist(), strict=True)
 
     def of_content(self, generation: int, revision: int, key: str) -> list[Hit]:

@@ -158,14 +158,15 @@ def overview(connection: sa.Connection, generation: int) -> dict[str, Any]:
     row = connection.execute(
         sa.text("""
             SELECT (SELECT count(*) FROM knowledge_entry WHERE generation_id = g.id) AS documents, g.passages,
-                   s.quarantined, s.partial, s.retrying, s.retracted, s.nobodys, s.stale, g.id, g.probes, g.recall
+                   (SELECT count(*) FROM document d JOIN knowledge_entry e ON e.document_id = d.id
+                    WHERE e.generation_id = g.id AND d.stale_since IS NOT NULL) AS stale,
+                   s.quarantined, s.partial, s.retrying, s.retracted, s.nobodys, g.id, g.probes, g.recall
             FROM knowledge_generation g, (
                 SELECT count(*) FILTER (WHERE state = 'quarantined') AS quarantined,
                        count(*) FILTER (WHERE state = 'partial') AS partial,
                        count(*) FILTER (WHERE state = 'retrying') AS retrying,
                        count(*) FILTER (WHERE retracted_at IS NOT NULL) AS retracted,
-                       count(*) FILTER (WHERE scoped_by = 'nobody' AND state = 'indexed') AS nobodys,
-                       count(*) FILTER (WHERE stale_since IS NOT NULL) AS stale
+                       count(*) FILTER (WHERE scoped_by = 'nobody' AND state = 'indexed') AS nobodys
                 FROM document) s
             WHERE g.id = :id"""),
         {"id": generation},

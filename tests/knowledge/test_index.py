@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.knowledge import generations, indexing, intake, searching
+from polydesk_dagster.knowledge import generations, indexing, intake, searching, store
 from polydesk_dagster.knowledge.library import Library, listing
+from polydesk_dagster.knowledge.splitting import Passage
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
@@ -247,8 +249,6 @@ def test_what_cannot_be_read_is_shown_and_in_nobodys_way(shelf: Shelf) -> None:
 
 
 def test_a_document_that_kills_its_reader_gets_three_tries(shelf: Shelf, shared_data: Path) -> None:
-    from datetime import timedelta
-
     shelf.topics()
     shelf.blue()
     shutil.copy(shared_data / "kb" / "mobilita_sanitaria_2012.pdf", shelf.library.folder)
@@ -377,10 +377,36 @@ def test_an_update_that_waits_leaves_the_old_answer_and_says_that_it_is_old(shel
     (found, *_) = searching.ask(shelf.engine, AS_OF, shelf.library, "quanto costa la visita cardiologica").passages
     assert "100 euro" in found.text
     assert found.sources[0].stale_since == AS_OF
+    assert indexing.refresh(shelf.engine, AS_OF + timedelta(days=1), shelf.library).figures["index_stale"] == 1
+    (found, *_) = searching.ask(shelf.engine, AS_OF, shelf.library, "quanto costa la visita cardiologica").passages
+    assert found.sources[0].stale_since == AS_OF
+    assert shelf.yellow().figures["index_stale"] == 0, "what answers nothing is not of an earlier version"
     shelf.write("prezzi.md", "# Prezzi\n\nLa visita cardiologica costa 130 euro.")
     shelf.blue()
     (found, *_) = searching.ask(shelf.engine, AS_OF, shelf.library, "quanto costa la visita cardiologica").passages
     assert ("130 euro" in found.text, found.sources[0].stale_since) == (True, None)
+
+
+def test_an_index_that_changes_all_day_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "KEEP_VERSIONS", timedelta(milliseconds=1))
+    index = store.Store(str(tmp_path))
+    index.create(1, None)
+
+    def written(price: int) -> str:
+        passage = Passage(f"La visita cardiologica costa {price} euro.", (), None)
+        index.add(1, [store.Row(f"{price:032x}", 0, passage, None, 0, None, None)], None)
+        return f"{price:032x}"
+
+    def files(price: int) -> int:
+        index.delete(1, [f"{price - 1:032x}"])
+        written(price)
+        index.merge(1)
+        return sum(path.is_file() for path in tmp_path.rglob("*"))
+
+    written(99)
+    index.index(1)
+    counted = [files(price) for price in range(100, 106)]
+    assert counted[-1] <= counted[2], counted
 
 
 def test_half_read_waits_for_a_person_until_she_has_looked(shelf: Shelf) -> None:

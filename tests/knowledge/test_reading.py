@@ -182,6 +182,15 @@ def test_splitting_keeps_heading_paths_and_repeats_the_table_head() -> None:
     assert sum(t.count("esame numero") for t in tables) == 200
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_tables_head_that_is_too_long_to_be_repeated_is_said_once(rows: int) -> None:
+    head = "| " + " | ".join(f"colonna{n}" for n in range(300)) + " |"
+    page = Page("\n".join([head, "| --- |", *(f"| valore{n} |" for n in range(rows))]))
+    passages = split([page])
+    assert unsaid([page], passages) == []
+    assert max(len(p.text) for p in passages) <= MOST
+
+
 def test_splitting_loses_no_word_of_a_text_without_structure() -> None:
     text = " ".join(f"parola{n}" for n in range(2_000)) + " " + "x" * 4_000
     passages = split([Page(text)])

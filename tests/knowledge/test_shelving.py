@@ -143,10 +143,12 @@ def test_what_two_clinics_hold_does_not_become_the_chains_by_moving_one_of_them(
     assert shelf.ask("visita agopunturale", clinic="MI01")[0] == "MI01/prezzi.md"
 
 
-def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf) -> None:
+@pytest.mark.parametrize("lost", ["", "_versions", "_indices", "data"])
+def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf, lost: str) -> None:
     shelf.blue()
     assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
-    shutil.rmtree(shelf.library.uri)
+    (table,) = Path(shelf.library.uri).glob("*.lance")
+    shutil.rmtree(table / lost)
     searching._store.cache_clear()
     answer = searching.ask(shelf.engine, AS_OF, shelf.library, "a digiuno per il prelievo")
     assert (answer.passages, answer.notes[0].code) == ((), "index_unreadable")
@@ -155,4 +157,15 @@ def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf) -> No
     report = shelf.blue()
     assert report.reasons[0].code == "index_lost"
     assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
+    shelf.whole()
+
+
+def test_an_index_that_cannot_be_opened_to_be_written_is_made_anew(shelf: Shelf) -> None:
+    shelf.blue()
+    for manifest in Path(shelf.library.uri).glob("*.lance/_versions/*.manifest"):
+        manifest.write_bytes(b"")
+    shelf.write("nuovo.md", "# Bar\n\nColazioni senza glutine.")
+    report = shelf.blue()
+    assert (report.outcome, report.reasons[0].code, report.counts.created) == (Outcome.OK, "index_lost", 1)
+    assert shelf.ask("colazioni senza glutine")[0] == "nuovo.md"
     shelf.whole()
