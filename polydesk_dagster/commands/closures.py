@@ -4,6 +4,7 @@ keeping the new places."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, TypeVar
 
@@ -135,6 +136,32 @@ def add(
         if alone:
             report = desk_closures.add(installation.engine, closure, as_of=datetime.now(UTC), actor=person())
     _answer(report, json=json)
+
+
+@app.command("list")
+def listed(
+    clinic: Clinic = None,
+    json: Json = False,
+) -> None:
+    """Elenca ciò che la segreteria ha chiuso, con il numero per riaprire."""
+    with opened() as installation, installation.engine.connect() as connection:
+        closed = desk_closures.standing(connection, datetime.now(UTC), clinic)
+    if json:
+        show.as_json([{"closure": number, **_as_plain(each)} for number, each in closed.items()])
+        return
+    t = show.told()
+    rows = []
+    for number, each in closed.items():
+        hours = f" {each.from_time:%H:%M}–{each.to_time:%H:%M}" if each.from_time and each.to_time else ""
+        agenda = "" if each.agenda is None else str(each.agenda)
+        days = t.value(each.date_from) + hours, t.value(each.date_to)
+        rows.append([str(number), each.name, *days, each.clinic or "", agenda])
+    columns = [t.label("column", key) for key in ("number", "closure", "when", "until", "clinic", "agenda")]
+    show.table(None, columns, rows)
+
+
+def _as_plain(closure: Closure) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, date | time) else v for name, v in asdict(closure).items()}
 
 
 @app.command("lift")

@@ -107,11 +107,15 @@ def test_a_closure_is_taken_back_and_lifted(engine: sa.Engine, practice: world.P
     with engine.connect() as connection:
         closure = connection.scalar(sa.text("SELECT id FROM closure"))
         assert closure is not None
+        assert desk_closures.standing(connection, AS_OF) == {closure: FAIR}
+        assert desk_closures.standing(connection, AS_OF, "XX99") == {}
     assert desk_closures.lift(engine, closure, as_of=AS_OF, actor="desk:anna", preview=True).preview
     assert _state(engine) == closed
     assert desk_closures.lift(engine, closure, as_of=AS_OF, actor="desk:anna").outcome is Outcome.OK
     assert _state(engine) == before
     assert desk_closures.lift(engine, closure, as_of=AS_OF, actor="desk:anna").outcome is Outcome.REFUSED
+    with engine.connect() as connection:
+        assert desk_closures.standing(connection, AS_OF) == {}
 
 
 def test_only_some_hours_of_one_agenda(engine: sa.Engine, practice: world.Practice) -> None:

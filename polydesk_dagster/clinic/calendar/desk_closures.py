@@ -182,6 +182,22 @@ def add(engine: sa.Engine, closure: Closure, *, as_of: datetime, actor: str) -> 
         return changes.apply(connection, plan.id, as_of=as_of, actor=actor)
 
 
+def standing(connection: sa.Connection, as_of: datetime, clinic: str | None = None) -> dict[int, Closure]:
+    """What the desk has closed and not opened again, by number, soonest first; of ``clinic`` alone where given."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT c.id, c.name, c.date_from, c.date_to, c.from_time, c.to_time, k.code, c.agenda_id
+            FROM closure c LEFT JOIN agenda a ON a.id = c.agenda_id
+            LEFT JOIN clinic k ON k.id = coalesce(c.clinic_id, a.clinic_id)
+            WHERE c.lifted_at IS NULL AND c.source = 'desk' AND c.effect = 'closed' AND NOT c.yearly
+              AND c.date_to >= CAST(:as_of AT TIME ZONE coalesce(k.time_zone, 'Europe/Rome') AS date)
+              AND (CAST(:clinic AS text) IS NULL OR k.code = :clinic)
+            ORDER BY c.date_from, c.id"""),
+        {"as_of": as_of, "clinic": clinic},
+    )
+    return {number: Closure(*rest) for number, *rest in rows}
+
+
 def lift(engine: sa.Engine, closure_id: int, *, as_of: datetime, actor: str, preview: bool = False) -> Report:
     """Open again what the desk had closed; its slots come back, and what was booked there is no orphan any more.
 
