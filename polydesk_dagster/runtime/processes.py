@@ -31,8 +31,6 @@ def answers(path: Path) -> Callable[[], bool]:
 
 SIGN = "X-Polydesk-Up"
 """The header by which an answer of this start of ours is known: another program may have come to have the address."""
-SIGNED = "POLYDESK_WEB_SIGN"
-"""The variable that says what stands in it."""
 
 
 def serves(url: str, sign: str) -> Callable[[], bool]:
@@ -81,8 +79,8 @@ def dagster_children(
     children.append(
         Child(
             "web",
-            (*python, "polydesk_dagster.web"),
-            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port), SIGNED: sign},
+            (*python, "polydesk_dagster.web", sign),
+            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port)},
             ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live", sign),
             after=code_servers,
             listens=(host, port),

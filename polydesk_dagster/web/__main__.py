@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import sys
+from collections.abc import Sequence
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,7 +18,7 @@ from polydesk_dagster.nearby import sockets
 from polydesk_dagster.resources.knowledge import library
 from polydesk_dagster.resources.meaning import search
 from polydesk_dagster.runtime import instance
-from polydesk_dagster.runtime.processes import SIGN, SIGNED
+from polydesk_dagster.runtime.processes import SIGN
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
 from polydesk_dagster.web.door import Door
@@ -27,14 +28,14 @@ _PATIENCE = 3
 """Seconds that open requests and websockets have to end when the process is asked to."""
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Serve until SIGTERM; the first of ``arguments`` is the sign by which its starter knows its answers."""
     keep_to_ourselves()
     settings = configuration.load()
-    serve(settings)
+    serve(settings, [(SIGN, sign) for sign in arguments[:1]])
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, headers: Sequence[tuple[str, str]] = ()) -> None:
     """Open Dagster's instance and its code locations, then listen."""
     from polydesk_dagster.runtime.dagster_inside import web
     from polydesk_dagster.web.dagster import presser_of
@@ -53,7 +54,7 @@ def serve(settings: Settings) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
-            headers=[(SIGN, sign)] if (sign := os.environ.get(SIGNED)) else [],
+            headers=list(headers),
             proxy_headers=door.address.secure,  # only whoever ends TLS before us says where a request comes from
             ws_max_size=_LARGEST_FRAME,
             timeout_graceful_shutdown=_PATIENCE,
@@ -69,4 +70,4 @@ def programs(settings: Settings, address: str) -> Starlette:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
