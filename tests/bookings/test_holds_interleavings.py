@@ -109,7 +109,7 @@ def test_no_interleaving_overbooks_or_loses_a_booking(engine: sa.Engine, tmp_pat
     assert counted.total() >= 10_000
     for needed in (
         "place:placed", "place:full", "renew:renewed", "confirm:confirmed", "confirm:expired",
-        "confirm:released", "pay:confirming", "sweep:ok", "release_all:ok", "regenerate:ok",
+        "confirm:released", "pay:confirming", "sweep:ok", "regenerate:ok",
         "close:ok", "cancel:cancelled", "move:moved", "move:full", "book:booked", "book:doctor_busy",
         "offer_anything:refused",
     ):  # fmt: skip
@@ -131,6 +131,12 @@ def _offered_in_quiet(worker: Worker) -> None:
     worker.open()
     worker.regenerate()
     (first, second), (service, *_) = worker.patients, worker.services
+    with worker.engine.begin() as connection:
+        pressed = connection.scalar(sa.text("SELECT count(*) FROM audit WHERE service = 'release_all_holds'"))
+        if not pressed:  # who has pressed may have been killed, and for ten minutes nobody presses after her
+            slot = {"slot_id": worker.slots[0][0], "service_id": service, "as_of": worker.now()}
+            assert holds.place(connection, **slot, token="quiet", visitor="quiet").answer is Answer.PLACED
+    assert pressed or worker.release_all()
 
     def closed_out(slot: int, patient: int) -> int:
         with worker.engine.begin() as connection:
