@@ -152,7 +152,7 @@ def listed(
     t = show.told()
     rows = []
     for number, each in closed.items():
-        hours = f" {each.from_time:%H:%M}–{each.to_time:%H:%M}" if each.from_time and each.to_time else ""
+        hours = f" {t.value(each.from_time)}–{t.value(each.to_time)}" if each.from_time and each.to_time else ""
         agenda = "" if each.agenda is None else str(each.agenda)
         days = t.value(each.date_from) + hours, t.value(each.date_to)
         rows.append([str(number), each.name, *days, each.clinic or "", agenda])
