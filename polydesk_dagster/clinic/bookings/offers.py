@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -131,15 +132,21 @@ _GIVE_UP = sa.text("""
     WHERE id = :hold""")
 
 
-def take(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -> Taken:
-    """Move a booking to the place that is kept for it, in the caller's transaction; pressing twice is pressing once."""
+def _kept(connection: sa.Connection, appointment_id: int, as_of: datetime) -> sa.Row[Any] | Taken:
+    """The place that is kept for a booking, which stays locked; or why none is."""
     offer = connection.execute(_OFFER, {"appointment": appointment_id}).one_or_none()
     if offer is None:
         return Taken.NONE
     if offer.state == "confirmed":
         return Taken.TAKEN
-    if offer.state != "live" or offer.expires_at <= as_of:
-        return Taken.OVER
+    return offer if offer.state == "live" and offer.expires_at > as_of else Taken.OVER
+
+
+def take(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -> Taken:
+    """Move a booking to the place that is kept for it, in the caller's transaction; pressing twice is pressing once."""
+    offer = _kept(connection, appointment_id, as_of)
+    if isinstance(offer, Taken):
+        return offer
     if not offer.lost:
         return Taken.NONE
     with connection.begin_nested() as trial:
@@ -171,13 +178,9 @@ _DECLINE = sa.text("""
 def decline(connection: sa.Connection, *, appointment_id: int, as_of: datetime) -> Taken:
     """Give back the place that is kept for a patient who does not want it, in the caller's transaction. She has been
     reached by that: no notice tells her of the loss any more, and no other place is offered to her by itself."""
-    offer = connection.execute(_OFFER, {"appointment": appointment_id}).one_or_none()
-    if offer is None:
-        return Taken.NONE
-    if offer.state == "confirmed":
-        return Taken.TAKEN
-    if offer.state != "live" or offer.expires_at <= as_of:
-        return Taken.OVER
+    offer = _kept(connection, appointment_id, as_of)
+    if isinstance(offer, Taken):
+        return offer
     connection.execute(_DECLINE, {"hold": offer.id, "appointment": appointment_id, "as_of": as_of})
     return Taken.DECLINED
 
