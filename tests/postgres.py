@@ -45,6 +45,15 @@ def started() -> Iterator[URL]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+def do(url: URL, *statements: str) -> None:
+    """Statements for whoever keeps the server, each by itself."""
+    engine = create_engine(url.set(database="postgres"), pool_size=1)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
+
+
 def room() -> Path:
     """Where a server's folder goes: into memory where there is enough of it."""
     return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH else Path("/tmp")

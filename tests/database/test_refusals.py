@@ -50,16 +50,8 @@ def own() -> Iterator[URL]:
     with postgres.started() as url:
         with (_data(url) / "pg_ident.conf").open("a") as accounts:  # as whom pgbouncer runs where we are root
             accounts.write(f"polydesk {programs.SERVER_ACCOUNT} all\n")
-        _do(url, *ROLES, "SELECT pg_reload_conf()")
+        postgres.do(url, *ROLES, "SELECT pg_reload_conf()")
         yield url.set(database="clinics")
-
-
-def _do(url: URL, *statements: str) -> None:
-    engine = create_engine(url.set(database="postgres"), pool_size=1)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for statement in statements:
-            connection.execute(sa.text(statement))
-    engine.dispose()
 
 
 def _why(url: URL, phase: Phase = Phase.CONNECT) -> refusals.Reason:
@@ -92,14 +84,14 @@ def test_a_wrong_password_is_called_so(own: URL) -> None:
     folder = _data(own)
     before = (folder / "pg_hba.conf").read_text()
     (folder / "pg_hba.conf").write_text("local all desk scram-sha-256\n" + before)
-    _do(own, "SELECT pg_reload_conf()")
+    postgres.do(own, "SELECT pg_reload_conf()")
     try:
         right = own.set(username="desk", password="right")
         create_engine(right, pool_size=1).connect().close()
         assert _why(right.set(password="wrong")).code == "refused_password"
     finally:
         (folder / "pg_hba.conf").write_text(before)
-        _do(own, "SELECT pg_reload_conf()")
+        postgres.do(own, "SELECT pg_reload_conf()")
 
 
 def test_nobody_there_is_called_so(own: URL) -> None:
@@ -116,13 +108,13 @@ def test_whoever_may_make_no_database_is_told_who_makes_it(own: URL) -> None:
 
 
 def test_what_is_there_is_found_without_a_way_into_any_other_database(own: URL) -> None:
-    _do(own, "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+    postgres.do(own, "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
     try:
         assert create_database(own.set(username="desk")) is False
         with pytest.raises(PermanentError, match="refused_make"):
             create_database(own.set(username="desk", database="more"))
     finally:
-        _do(own, "GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+        postgres.do(own, "GRANT CONNECT ON DATABASE postgres TO PUBLIC")
 
 
 def test_a_schema_that_is_another_s_and_a_replica_are_told_while_working(own: URL) -> None:
@@ -156,7 +148,7 @@ def test_a_pooler_in_front_is_known_and_told_how_to_be(
     with _pooler(own, tmp_path / "silent", lenient.replace("transaction", "session")) as url:
         assert _checked(url)["session"] == "refused_pooler"
         assert "ALTER ROLE" in _swept(url, tmp_path, monkeypatch)
-        _do(own, *(f"ALTER ROLE postgres SET {name} = '{value}'" for name, value in SESSION.items()))
+        postgres.do(own, *(f"ALTER ROLE postgres SET {name} = '{value}'" for name, value in SESSION.items()))
     with _pooler(own, tmp_path / "still_shared", lenient) as url:
         assert "pool_mode = session" in _swept(url, tmp_path, monkeypatch)
     with _pooler(own, tmp_path / "right", lenient.replace("transaction", "session")) as url:
@@ -259,7 +251,7 @@ def test_a_full_disk_is_called_so_and_quotes_no_row(own: URL) -> None:
     engine = create_engine(own, pool_size=1)
     try:
         shutil.chown(disk, programs.SERVER_ACCOUNT)
-        _do(own, f"CREATE TABLESPACE small LOCATION '{disk}'")
+        postgres.do(own, f"CREATE TABLESPACE small LOCATION '{disk}'")
         with pytest.raises(sa.exc.DBAPIError) as refused, engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE filling TABLESPACE small AS SELECT 'Rossi' || n FROM"
                                        " generate_series(1, 1000000) n"))  # fmt: skip
@@ -267,7 +259,7 @@ def test_a_full_disk_is_called_so_and_quotes_no_row(own: URL) -> None:
         assert why is not None
         assert why.code == "refused_disk"
         assert "Rossi1" not in str(refused.value)
-        _do(own, "DROP TABLESPACE small")
+        postgres.do(own, "DROP TABLESPACE small")
     finally:
         engine.dispose()
         subprocess.run(["umount", str(disk)], check=False)

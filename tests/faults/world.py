@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.catalog import Service
@@ -98,8 +98,10 @@ def demo_chain(server: Path) -> Iterator[Chain]:
         home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="polydesk-faults-")))
         disk = held.enter_context(_disk())
         if disk is not None:
-            _do(admin, f"CREATE TABLESPACE small LOCATION '{disk}'")
-        _do(admin, f"CREATE DATABASE chain TEMPLATE template0 ENCODING 'UTF8' {'TABLESPACE small' if disk else ''}")
+            postgres.do(admin, f"CREATE TABLESPACE small LOCATION '{disk}'")
+        postgres.do(
+            admin, f"CREATE DATABASE chain TEMPLATE template0 ENCODING 'UTF8' {'TABLESPACE small' if disk else ''}"
+        )
         os.environ |= {"POLYDESK_HOME": str(home), "POLYDESK_DATABASE_URL": url.render_as_string(hide_password=False)}
         settings = configuration.load()
         postgres.dagster_storage(dagster_url(settings))
@@ -116,7 +118,7 @@ def demo_chain(server: Path) -> Iterator[Chain]:
         serves.connect().close()
         yield Chain(configuration.load(), serves, server, disk)
         serves.dispose()
-        _do(admin, "DROP DATABASE chain WITH (FORCE)", *(["DROP TABLESPACE small"] if disk else []))
+        postgres.do(admin, "DROP DATABASE chain WITH (FORCE)", *(["DROP TABLESPACE small"] if disk else []))
 
 
 @contextmanager
@@ -134,11 +136,3 @@ def _disk() -> Iterator[Path | None]:
     finally:
         subprocess.run(["umount", "-l", str(place)], check=False)
         place.rmdir()
-
-
-def _do(url: URL, *statements: str) -> None:
-    engine = create_engine(url.set(database="postgres"), pool_size=1)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for statement in statements:
-            connection.execute(sa.text(statement))
-    engine.dispose()
