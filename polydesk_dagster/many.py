@@ -18,10 +18,9 @@ from pydantic import Field
 from polydesk_dagster.catalog import Service
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
 from polydesk_dagster.database import service_runs
-from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.running import Context, Run, ServiceConfig, broken, lost, performed, unknown_partition
+from polydesk_dagster.running import Context, Run, ServiceConfig, performed, unknown_partition, unrecorded_told
 from polydesk_dagster.runtime import canceling
 from polydesk_dagster.told import dagster as told
 from polydesk_dagster.told import teller
@@ -172,7 +171,7 @@ def perform_each(
         dagster.Failure: where the database's schema does not suit this program.
     """
     name = teller().service(service)
-    try:
+    with unrecorded_told(name, polydesk):
         engine = polydesk.engine()
         with canceling.fenced(context.instance, context.run.run_id, engine), ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
 
@@ -192,10 +191,6 @@ def perform_each(
                         yield clinic, each.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-    except PolydeskError as error:
-        raise lost(name, Report.of_failure(error.reason)) from None
-    except sa.exc.DBAPIError as error:
-        raise lost(name, broken(error, polydesk)) from None
 
 
 def shown_of(key: dg.AssetKey, clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:

@@ -5,7 +5,8 @@ Rules do not come here; they return reports. No ``from __future__ import annotat
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -143,7 +144,7 @@ def perform(
             program, or the database refuses; nothing is recorded then.
     """
     name = title or teller().service(service)
-    try:
+    with unrecorded_told(name, polydesk):
         engine = polydesk.engine()
         with canceling.fenced(context.instance, context.run.run_id, engine):
             clinic = config.clinic if isinstance(config, ClinicConfig) else None
@@ -152,16 +153,23 @@ def perform(
                 if (unknown := unknown_partition(engine, clinic)) is not None:
                     raise lost(name, unknown)
             return performed(context, polydesk, engine, service, config, rule, name, clinic)
+
+
+@contextmanager
+def unrecorded_told(name: str, polydesk: PolydeskResource) -> Iterator[None]:
+    """How a step of the service called ``name`` ends where nothing could be done, or written down of what was: by what
+    is wrong with the schema, or by the database's own word, never by what it quotes.
+
+    Raises:
+        dagster.Failure: that is so.
+    """
+    try:
+        yield
     except PolydeskError as error:
         raise lost(name, Report.of_failure(error.reason)) from None
     except sa.exc.DBAPIError as error:
-        raise lost(name, broken(error, polydesk)) from None
-
-
-def broken(error: sa.exc.DBAPIError, polydesk: PolydeskResource) -> Report:
-    """Why nothing could be done, or written down of what was: the database's own word, never what it quotes."""
-    why = refusals.known(error, polydesk.engine().url)
-    return Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))
+        why = refusals.known(error, polydesk.engine().url)
+        raise lost(name, Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))) from None
 
 
 def performed(
