@@ -75,7 +75,7 @@ def _sensor(service: Service, cadence: Daily) -> dg.SensorDefinition:
         if as_of < since + AFTER:
             yield dg.SkipReason(teller().text("reason.night_over"))
             return
-        with polydesk.engine().connect() as connection:
+        with polydesk.looking() as connection:
             standing = why_standing(connection, polydesk.settings(), service.key, as_of)
             missed, again = left_behind(connection, service.key, since, as_of)
             kept = set(paused(connection, service.key, as_of))
