@@ -15,6 +15,7 @@ from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.many import ManyConfig
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
@@ -86,12 +87,9 @@ LISTINGS = (
 
 
 def _scope(run: Run, listing: Listing) -> Scope:
-    clinic_id = None
-    if run.clinic is not None and listing.per_clinic:
-        with run.engine.connect() as connection:
-            clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": run.clinic})
     clinic = run.clinic if listing.per_clinic else None
-    return Scope(listing.service, clinic, clinic_id, origin=run.dagster_run)
+    with run.engine.connect() as connection:
+        return Scope(listing.service, clinic, clinic_id(connection, clinic), origin=run.dagster_run)
 
 
 def _switched_off(run: Run, listing: Listing) -> Report | None:
