@@ -11,12 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import appointments, holds
+from polydesk_dagster.clinic.bookings import appointments
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.bookings.unverified import Answer
 from polydesk_dagster.told import teller
 from tests import world
-from tests.bookings.world import HOUR, START, count, status, unverified
+from tests.bookings.world import HOUR, START, count, held_by_another, status, unverified
 from tests.world import AS_OF
 
 
@@ -42,14 +42,7 @@ def test_an_expired_booking_whose_slot_was_taken_is_offered_others(engine: sa.En
         slot = connection.scalar(sa.text("SELECT slot_id FROM appointment WHERE id = :id"), {"id": booking})
     bookings.expire_unverified(engine, AS_OF)
     with engine.begin() as connection:
-        assert holds.place(
-            connection,
-            slot_id=slot or 0,
-            service_id=world.offered(connection, slot or 0),
-            token="t",
-            visitor="v",
-            as_of=AS_OF,
-        ).done
+        held_by_another(connection, slot, AS_OF)
     with engine.begin() as connection:
         reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
     assert (reply.answer, reply.alternatives) == (Answer.TAKEN, (near, far))

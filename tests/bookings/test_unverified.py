@@ -11,14 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.clinic.bookings import holds
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.bookings.unverified import Answer
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.told import teller
 from tests import world
-from tests.bookings.world import HOUR, START, count, status, unverified
+from tests.bookings.world import HOUR, START, count, held_by_another, status, unverified
 from tests.world import AS_OF
 
 
@@ -177,14 +176,7 @@ def test_a_wrong_expiry_is_undone_where_the_slot_is_still_free(engine: sa.Engine
     plan = bookings.expire_unverified(engine, AS_OF).plan_id
     assert plan is not None
     with engine.begin() as connection:
-        holds.place(
-            connection,
-            slot_id=slot or 0,
-            service_id=world.offered(connection, slot or 0),
-            token="t",
-            visitor="v",
-            as_of=AS_OF,
-        )
+        held_by_another(connection, slot, AS_OF)
     with engine.begin() as connection:
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna", reason="il gateway era fermo")
     assert (report.outcome, report.counts.updated, report.counts.skipped) == (Outcome.PARTIAL, 1, 1)

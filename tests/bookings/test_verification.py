@@ -18,6 +18,7 @@ from polydesk_dagster.clinic.bookings.verification import CODE_LIFE, MOST, TRIES
 from polydesk_dagster.clinic.upkeep import retention
 from polydesk_dagster.told import LANGUAGES, teller
 from tests import world
+from tests.bookings.world import held_by_another
 from tests.world import AS_OF, rome
 
 MINUTE = timedelta(minutes=1)
@@ -223,14 +224,7 @@ def test_a_token_brings_an_expired_booking_back_and_is_spent_only_then(
     bookings.expire_unverified(engine, later)
     with engine.begin() as connection:
         slot = connection.scalar(sa.text("SELECT slot_id FROM appointment"))
-        assert holds.place(
-            connection,
-            slot_id=slot or 0,
-            service_id=world.offered(connection, slot or 0),
-            token="t",
-            visitor="v",
-            as_of=later,
-        ).done
+        held_by_another(connection, slot, later)
     taken = by_token(engine, practice, token, later)
     assert (taken.answer, taken.appointment_id) == (Answer.TAKEN, booking)
     assert by_token(engine, practice, token, later).answer is Answer.TAKEN

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.bookings import holds
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -45,3 +46,10 @@ def status(engine: sa.Engine, booking: int) -> tuple[str, bool]:
             {"id": booking},
         ).one()
     return row.status, row.seated
+
+
+def held_by_another(connection: sa.Connection, slot: int | None, as_of: datetime) -> None:
+    """Somebody else has the slot, with what its agenda offers."""
+    assert slot is not None
+    service = world.offered(connection, slot)
+    assert holds.place(connection, slot_id=slot, service_id=service, token="t", visitor="v", as_of=as_of).done
