@@ -15,6 +15,8 @@ from functools import cache, cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from dagster import AssetKey, DagsterEventType
+from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.schema import AssetKeyTable, ConcurrencyLimitsTable
 from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable
 from dagster._core.storage.sql import create_engine
@@ -26,6 +28,8 @@ from dagster_postgres import (
     PostgresScheduleStorage,
 )
 from dagster_postgres.utils import pg_url_from_config, set_pg_statement_timeout
+
+from polydesk_dagster.runtime.dagster_inside import planned
 
 
 @cache
@@ -116,6 +120,33 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
     @cached_property
     def has_default_pool_limit_col(self) -> bool:
         return self._has(ConcurrencyLimitsTable, ConcurrencyLimitsTable.c.using_default_limit.name)
+
+    @property
+    def supports_partition_subset_in_asset_materialization_planned_events(self) -> bool:
+        return True
+
+    def store_event(self, event: EventLogEntry) -> None:
+        super().store_event(planned.alone(event))
+
+    def get_latest_asset_partition_materialization_attempts_without_materializations(
+        self, asset_key: AssetKey, after_storage_id: int | None = None
+    ) -> Mapping[str, tuple[str, int]]:
+        begun = dict(
+            super().get_latest_asset_partition_materialization_attempts_without_materializations(
+                asset_key, after_storage_id
+            )
+        )
+        with self._engine.connect() as connection:
+            of_sets = planned.newest(connection, asset_key, after_storage_id)
+        if not of_sets:
+            return begun
+        made = self.get_latest_storage_id_by_partition(
+            asset_key, DagsterEventType.ASSET_MATERIALIZATION, after_cursor=after_storage_id
+        )
+        for partition, (run, number) in of_sets.items():
+            if number > max(made.get(partition, 0), begun.get(partition, ("", 0))[1]):
+                begun[partition] = (run, number)
+        return begun
 
 
 class PooledScheduleStorage(_Pooled, PostgresScheduleStorage):
