@@ -39,7 +39,7 @@ SYLLABLES = ("ba", "cor", "del", "fer", "gal", "lom", "mar", "ner", "pel", "ros"
 PLACES = ("A944", "H501", "F205", "L219", "D612", "F839", "G273", "D969", "A662", "L736", "Z129", "Z330")
 
 
-def _records(count: int) -> Iterator[dict[str, Any]]:
+def records(count: int) -> Iterator[dict[str, Any]]:
     """As studiolab's bodies hold them; one in fifty without a fiscal code."""
     dice = random.Random(7)
     surnames = ["".join(parts).capitalize() + "i" for parts in product(SYLLABLES, repeat=3)]
@@ -198,7 +198,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
     sizes = []
     with TemporaryDirectory() as place, wire.serving(Path(place)) as url:
         for count in map(bench.size, SIZES):
-            wire.write(Path(place), "patients", _records(count), count)
+            wire.write(Path(place), "patients", records(count), count)
             sizes.append(size := _measured(bench, url, count))
             new = f"{count} new with their links, from the wire to committed rows"
             yield Figure("patients", new, size.ours, size.reference, "CPU s", 1.5)
@@ -210,7 +210,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
             return
         for size in sizes:
             count, per = size.count, "rows/CPU s"
-            wire.write(Path(place), "patients", _records(count), count)
+            wire.write(Path(place), "patients", records(count), count)
             with bench.engine() as engine:
                 peer = count / _dlt(engine, url)
             name = f"{count} a second, beside dlt's merge of the same"

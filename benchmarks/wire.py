@@ -24,6 +24,8 @@ ROOT = "/api/v1"
 ETAG = '"as-written"'
 CONTEXT = ssl.create_default_context()
 """Made once, as ours is: it takes longer than many a question."""
+VERSION = "version"
+"""A file that says which ETag every list has from now on."""
 
 
 def write(folder: Path, kind: str, records: Iterable[dict[str, Any]], total: int) -> None:
@@ -42,7 +44,8 @@ def write(folder: Path, kind: str, records: Iterable[dict[str, Any]], total: int
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The address of a studiolab that has the lists written into ``folder``; each has one ETag for good."""
+    """The address of a studiolab that has the lists written into ``folder``; each has one ETag for good, or until the
+    folder's ``VERSION`` says another. What is written into a folder in it is served under its name, before ``ROOT``."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(folder, there), daemon=True)
     process.start()
@@ -77,11 +80,13 @@ def _serve(folder: Path, told: Connection) -> None:
         def do_GET(self) -> None:
             asked = urlsplit(self.path)
             number = parse_qs(asked.query).get("page", ["1"])[0]
-            same = self.headers.get("If-None-Match") == ETAG
-            body = b"" if same else (folder / asked.path.removeprefix(f"{ROOT}/") / number).read_bytes()
+            version = folder / VERSION
+            etag = f'"{version.read_text()}"' if version.exists() else ETAG
+            same = self.headers.get("If-None-Match") == etag
+            body = b"" if same else (folder / asked.path.replace(ROOT, "", 1).strip("/") / number).read_bytes()
             self.send_response(304 if same else 200)
             self.send_header("Content-Type", "application/json")
-            self.send_header("ETag", ETAG)
+            self.send_header("ETag", etag)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
