@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from joserfc import jwt
-from joserfc.jwk import RSAKey
+from joserfc.jwk import ECKey, RSAKey
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,9 +26,16 @@ Resource = dict[str, Any]
 TYPES = ("Patient", "Practitioner", "HealthcareService", "InsurancePlan", "ChargeItemDefinition", "Appointment", "Slot")
 
 
+@cache
+def key() -> ECKey | RSAKey:
+    """Of the client that the server knows."""
+    return ECKey.generate_key("P-384")
+
+
 class FhirServer(Simulator):
     """``held`` by type; ``bundles`` by type are answered as they stand, one after the other. ``totals``: whether
-    bundles say their total. ``lasts``: requests that a token is good for."""
+    bundles say their total. ``lasts``: requests that a token is good for. ``again``: pages after which every page is
+    followed by the first one."""
 
     name = "fhir"
     prefixes = ("/fhir",)
@@ -39,8 +47,9 @@ class FhirServer(Simulator):
         self.page = 2
         self.bundles: dict[str, list[Resource]] = {}
         self.next_link: str | None = None
+        self.again: int | None = None
         self.following: tuple[str, list[Resource]] | None = None
-        self.public_key: RSAKey = RSAKey.generate_key(2048)
+        self.public_key = key()
         self.tokens = 0
         self.lasts: int | None = None
 
@@ -52,7 +61,7 @@ class FhirServer(Simulator):
 
     async def _token(self, request: Request) -> Response:
         form = await request.form()
-        claims = jwt.decode(str(form["client_assertion"]), self.public_key, algorithms=["RS384"]).claims
+        claims = jwt.decode(str(form["client_assertion"]), self.public_key, algorithms=["RS384", "ES384"]).claims
         good = claims["iss"] == claims["sub"] == "polydesk" and claims["aud"] == str(request.url)
         if not good or form["grant_type"] != "client_credentials":
             return JSONResponse({"error": "invalid_client"}, 400)
@@ -87,6 +96,10 @@ class FhirServer(Simulator):
         if first + size < len(rows):
             more = f"{base}/{name}?_offset={first + size}&_count={count}"
             bundle["link"].append({"relation": "next", "url": self.next_link or more})
+        if self.again is not None and "_sort" not in asked:
+            self.again -= 1
+            if self.again < 0:
+                bundle["link"][1:] = [{"relation": "next", "url": f"{base}/{name}?_offset=0&_count={count}"}]
         if self.following is not None and self.following[0] == name and "_sort" not in asked:
             (kind, rows), self.following = self.following, None
             self.held[kind] = rows
@@ -100,6 +113,37 @@ def _number(value: Any) -> float:
 
 def meta(number: int) -> dict[str, str]:
     return {"versionId": str(number), "lastUpdated": f"2026-03-01T10:00:{number % 60:02}.000+00:00"}
+
+
+APPOINTMENT: Resource = {
+    "resourceType": "Appointment",
+    "id": "example",
+    "meta": meta(2),
+    "status": "booked",
+    "slot": [{"reference": "Slot/example"}],
+    "start": "2026-03-12T09:00:00+01:00",
+    "end": "2026-03-12T09:30:00+01:00",
+    "participant": [
+        {"actor": {"reference": "Patient/P1", "display": "Peter James Chalmers"}, "status": "accepted"},
+        {"actor": {"reference": "https://other.example/fhir/Practitioner/D1/_history/2"}, "status": "accepted"},
+        {"actor": {"reference": "HealthcareService/S1"}, "status": "accepted"},
+    ],
+}
+SLOT: Resource = {
+    "resourceType": "Slot",
+    "id": "example",
+    "meta": meta(1),
+    "schedule": {"reference": "Schedule/A1"},
+    "status": "busy",
+    "start": APPOINTMENT["start"],
+    "end": APPOINTMENT["end"],
+}
+"""In the shapes of https://hl7.org/fhir/R4/appointment-example.json and slot-example.json."""
+
+
+def booked(key: str) -> Resource:
+    """An appointment by that name."""
+    return APPOINTMENT | {"id": key}
 
 
 def _coded(code: str) -> dict[str, Any]:

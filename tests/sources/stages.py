@@ -14,18 +14,18 @@ from starlette.requests import Request
 from polydesk_dagster.demo.simulators.faults import Reply
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.conformance import Records
 from polydesk_dagster.sources.fhir.records import MAKE
-from polydesk_dagster.sources.fhir.source import Fhir
-from polydesk_dagster.sources.fhir.vendor import VENDOR, FhirSettings
 from polydesk_dagster.sources.files import tables
 from polydesk_dagster.sources.files.folders import File, LocalFolder
 from polydesk_dagster.sources.files.maps import FilesSettings
 from polydesk_dagster.sources.files.source import Files
-from polydesk_dagster.sources.port import RECORDS
+from polydesk_dagster.sources.files.vendor import VENDOR as FILES
+from polydesk_dagster.sources.port import RECORDS, Link, Source
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.values import Reason
-from tests.sources.fhir_server import FhirServer, resource
+from tests.sources.fhir_server import SLOT, FhirServer, booked, meta, resource
 from tests.sources.test_remote_policy import FAST
 
 ONCE = replace(FAST, attempts=1)
@@ -51,6 +51,16 @@ class Shifting(StudiolabSimulator):
         return reply
 
 
+FAILURES: Mapping[str, dict[str, Any]] = {
+    "silent": {"kind": "deaf", "seconds": 0.9},
+    "status_500": {"kind": "status", "status": 500},
+    "status_429": {"kind": "status", "status": 429, "retry_after": 5},
+    "cut": {"kind": "cut", "share": 0.6},
+    "expired": {"kind": "status", "status": 401},
+}
+"""By fault, what every simulator is asked for."""
+
+
 @dataclass
 class StudiolabStage:
     """Studiolab's simulator on a socket."""
@@ -58,14 +68,18 @@ class StudiolabStage:
     simulator: Shifting
     url: str
     carries: Mapping[str, frozenset[str]] = field(default_factory=lambda: dict(ALL_FIELDS))
-    faults: frozenset[str] = frozenset({"silent", "status_500", "status_429", "cut", "other_type", "page_again"})
-    secret: str = DEMO_TOKEN
+    faults: frozenset[str] = frozenset({*FAILURES, "other_type", "emptied", "page_again"})
+    overcome: frozenset[str] = frozenset()
     fixed: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=lambda: {"POLYDESK_STUDIOLAB_TOKEN_BO01": DEMO_TOKEN})
     silent: bool = False
 
+    @property
+    def link(self) -> Link:
+        return Link("BO01", "studiolab", {"url": self.url, "token": "POLYDESK_STUDIOLAB_TOKEN_BO01"})
+
     def hold(self, kind: str, records: Records) -> None:
-        self.silent = False
-        self.simulator.faults.clear()
+        self.recover()
         self.simulator.hold("BO01", {kind: records})
 
     def spoil(self, kind: str) -> None:
@@ -74,23 +88,44 @@ class StudiolabStage:
             wrong = "duration_minutes" if kind == "services" else "last_name"
         self.simulator.fail("set", f"/{kind}", field=wrong, value=[7])
 
-    def fail(self, fault: str) -> None:
+    def fail(self, fault: str, after: int) -> None:
         self.silent = fault == "silent"
-        options: dict[str, Any] = {
-            "silent": {"kind": "deaf", "seconds": 1.5},
-            "status_500": {"kind": "status", "status": 500},
-            "status_429": {"kind": "status", "status": 429, "retry_after": 5},
-            "cut": {"kind": "cut", "share": 0.6},
+        of_pages = {
             "other_type": {"kind": "top", "field": "items", "value": {"no": "list"}},
+            "emptied": {"kind": "top", "field": "items", "value": []},
             "page_again": {"kind": "top", "field": "next_page", "value": "0"},
-        }[fault]
-        self.simulator.fail(options.pop("kind"), times=None, **options)
+        }
+        self.simulator.fail(**(FAILURES | of_pages)[fault], after=after, times=None)
+
+    def recover(self) -> None:
+        self.silent = False
+        self.simulator.faults.clear()
 
     def change_while_read(self, kind: str, records: Records) -> None:
         self.simulator.following = (kind, records)
 
+    def happen(self, key: str) -> None:
+        data = {
+            "patient_id": "P1", "service_id": "S1", "agenda_id": "A1", "status": "booked",
+            "starts_at": "2026-03-12T09:00:00+01:00", "ends_at": "2026-03-12T09:30:00+01:00",
+        }  # fmt: skip
+        entity = {"type": "appointment", "id": key}
+        self.simulator.publish("BO01", {"type": "appointment.created", "entity": entity, "data": data})
+
+    def forget(self) -> None:
+        feed = self.simulator.feed("BO01")
+        feed.forget(feed.last)
+
+    def merge(self, gone: str, into: str) -> None:
+        patients = self.simulator.data["BO01"]["patients"]
+        merged = [each | {"merged_into": into} if each["id"] == gone else each for each in patients]
+        self.simulator.hold("BO01", {"patients": merged})
+
     def open(self) -> Studiolab:
         return Studiolab("BO01", self.url, DEMO_TOKEN, HURRIED if self.silent else ONCE)
+
+    def other(self) -> Studiolab:
+        return Studiolab("BO01", self.url.replace("/BO01/", "/MI01/"), DEMO_TOKEN, ONCE)
 
 
 FORMS: dict[str, Any] = {"duration_minutes": str, "active": lambda yes: "sì" if yes else "no"}
@@ -136,12 +171,21 @@ class FilesStage:
     separator: str = ";"
     encoding: str = "utf-8-sig"
     carries: Mapping[str, frozenset[str]] = field(default_factory=lambda: dict(ALL_FIELDS))
-    secret: str = "/a/folder/of/ours"
     fixed: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    overcome: frozenset[str] = frozenset()
+    whole: dict[Path, bytes] = field(default_factory=dict)
+
+    @property
+    def secrets(self) -> Mapping[str, str]:
+        return {"POLYDESK_FILES_TOKEN_BO01": str(self.path)}
+
+    @property
+    def link(self) -> Link:
+        return Link("BO01", "files", self._settings("POLYDESK_FILES_TOKEN_BO01"))
 
     @property
     def faults(self) -> frozenset[str]:
-        return frozenset({"cut", "other_type"} if self.xlsx else {"other_type"})
+        return frozenset({"other_type", "emptied"} | ({"cut"} if self.xlsx else set()))
 
     def _file(self, kind: str) -> Path:
         return self.path / f"{kind}.{'xlsx' if self.xlsx else 'csv'}"
@@ -181,16 +225,21 @@ class FilesStage:
         rows[1][names.index(wrong)] = "#RIF!" if wrong != "last_name" else ""
         self.write(kind, rows)
 
-    def fail(self, fault: str) -> None:
-        for file in self.path.iterdir():
-            data = file.read_bytes()
-            page = b"<html><table><tr><td>Accesso negato</td></tr></table></html>"
-            file.write_bytes(data[: len(data) * 2 // 3] if fault == "cut" else page)
+    def fail(self, fault: str, after: int) -> None:  # noqa: ARG002 - a file is read at once
+        self.whole = {file: file.read_bytes() for file in self.path.iterdir()}
+        page = b"<html><table><tr><td>Accesso negato</td></tr></table></html>"
+        for file, data in self.whole.items():
+            file.write_bytes({"cut": data[: len(data) * 2 // 3], "emptied": b""}.get(fault, page))
+
+    def recover(self) -> None:
+        for file, data in self.whole.items():
+            file.write_bytes(data)
+        self.whole = {}
 
     def change_while_read(self, kind: str, records: Records) -> None:
         CHANGES.append(lambda: self.hold(kind, records))
 
-    def open(self) -> Files:
+    def _settings(self, token: str) -> dict[str, Any]:
         ending = "xlsx" if self.xlsx else "csv"
         lists = {
             kind: {
@@ -200,22 +249,49 @@ class FilesStage:
             }
             for kind, fields in self.carries.items()
         }
-        settings = FilesSettings.model_validate({"token": "POLYDESK_FILES_TOKEN_BO01", "lists": lists})
+        return {"token": token, "lists": lists}
+
+    def _opened(self, token: str) -> Files:
         system = Reason("system_source", {"of": "BO01"})
-        return Files(settings, "files POLYDESK_FILES_TOKEN_BO01", Changing(self.path, system), system)
+        settings = FilesSettings.model_validate(self._settings(token))
+        return Files(settings, FILES.epoch(settings), Changing(self.path, system), system)
+
+    def open(self) -> Files:
+        return self._opened("POLYDESK_FILES_TOKEN_BO01")
+
+    def other(self) -> Files:
+        return self._opened("POLYDESK_FILES_TOKEN_MI01")
 
 
 @dataclass
 class FhirStage:
-    """A FHIR server on a socket."""
+    """A FHIR server on a socket, whose tokens are got by a key and may expire."""
 
     server: FhirServer
     url: str
-    faults: frozenset[str] = frozenset({"silent", "status_500", "status_429", "cut", "other_type", "page_again"})
-    secret: str = DEMO_TOKEN
+    faults: frozenset[str] = frozenset({*FAILURES, "other_type", "emptied", "page_again"})
+    overcome: frozenset[str] = frozenset({"expired"})
     fixed: Mapping[str, dict[str, Any]] = field(default_factory=lambda: {"services": {"duration_minutes": 30}})
     versions: int = 0
     silent: bool = False
+
+    @property
+    def secrets(self) -> Mapping[str, str]:
+        return {"POLYDESK_FHIR_TOKEN_BO01": self.server.public_key.as_pem(private=True).decode()}
+
+    @property
+    def link(self) -> Link:
+        return self._link(self.url)
+
+    def _link(self, url: str) -> Link:
+        settings = {
+            "url": url,
+            "token": "POLYDESK_FHIR_TOKEN_BO01",
+            "smart": {"client_id": "polydesk", "token_url": self.url.replace("/fhir", "/token")},
+            "duration_minutes": 30,
+            "agreement_kinds": {kind: kind for kind in ("insurance", "fund", "company", "public")},
+        }
+        return Link("BO01", "fhir", settings)
 
     @property
     def carries(self) -> Mapping[str, frozenset[str]]:
@@ -233,8 +309,7 @@ class FhirStage:
         return [resource(kind, record, self.versions * 100 + n) for n, record in enumerate(records)]
 
     def hold(self, kind: str, records: Records) -> None:
-        self.silent = False
-        self.server.faults.clear()
+        self.recover()
         self.server.following = None
         self.server.held[MAKE[kind][0]] = self._resources(kind, records)
 
@@ -245,28 +320,44 @@ class FhirStage:
         else:
             it["name"] = 7
 
-    def fail(self, fault: str) -> None:
+    def fail(self, fault: str, after: int) -> None:
         self.silent = fault == "silent"
-        options: dict[str, Any] = {
-            "silent": {"kind": "deaf", "seconds": 1.5},
-            "status_500": {"kind": "status", "status": 500},
-            "status_429": {"kind": "status", "status": 429, "retry_after": 5},
-            "cut": {"kind": "cut", "share": 0.6},
+        if fault == "page_again":
+            self.server.again = after
+            return
+        of_pages = {
             "other_type": {"kind": "top", "field": "entry", "value": {"no": "list"}},
-            "page_again": {"kind": "top", "field": "link", "value": [{"relation": "next", "url": "?_offset=0"}]},
-        }[fault]
-        self.server.fail(options.pop("kind"), times=None, **options)
+            "emptied": {"kind": "top", "field": "entry", "value": []},
+        }
+        self.server.fail(**(FAILURES | of_pages)[fault], after=after, times=1 if fault == "expired" else None)
+
+    def recover(self) -> None:
+        self.silent = False
+        self.server.again = self.server.next_link = None
+        self.server.faults.clear()
+
+    def lead_to(self, url: str) -> None:
+        self.server.next_link = f"{url}/fhir/Patient?_offset=2"
+
+    def happen(self, key: str) -> None:
+        """Two by two at the same moment."""
+        number = len(self.server.held["Appointment"])
+        self.server.held["Slot"] = [SLOT]
+        self.server.held["Appointment"].append(booked(key) | {"meta": meta(number // 2) | {"versionId": str(number)}})
+
+    def merge(self, gone: str, into: str) -> None:
+        link = [{"other": {"reference": f"Patient/{into}"}, "type": "replaced-by"}]
+        (it,) = (each for each in self.server.held["Patient"] if each["id"] == gone)
+        it.update(link=link, active=False)
 
     def change_while_read(self, kind: str, records: Records) -> None:
         self.server.following = (MAKE[kind][0], self._resources(kind, records))
 
-    def open(self) -> Fhir:
-        settings = FhirSettings.model_validate(
-            {
-                "url": self.url,
-                "token": "POLYDESK_FHIR_TOKEN_BO01",
-                "duration_minutes": 30,
-                "agreement_kinds": {kind: kind for kind in ("insurance", "fund", "company", "public")},
-            }
-        )
-        return VENDOR.open("BO01", settings, lambda _: DEMO_TOKEN, HURRIED if self.silent else ONCE)
+    def _opened(self, link: Link) -> Source:
+        return vendors.open_source(link, self.secrets.get, HURRIED if self.silent else ONCE)
+
+    def open(self) -> Source:
+        return self._opened(self.link)
+
+    def other(self) -> Source:
+        return self._opened(self._link(self.url.replace("/fhir", "/fhir/other")))

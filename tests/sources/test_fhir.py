@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from joserfc.jwk import RSAKey
+from joserfc.jwk import ECKey, RSAKey
 
 from polydesk_dagster.answers import decode
 from polydesk_dagster.changes.plans import Scope
@@ -27,7 +27,7 @@ from polydesk_dagster.sources.port import Merged
 from polydesk_dagster.told import teller
 from polydesk_dagster.wire import storable
 from tests.sources.events_world import CODE, NOW, records
-from tests.sources.fhir_server import FhirServer, meta
+from tests.sources.fhir_server import APPOINTMENT, SLOT, FhirServer, key, meta
 from tests.sources.stages import ONCE
 
 PATIENT = {
@@ -60,31 +60,6 @@ PRICE = {
 }
 """As https://hl7.org/fhir/R4/chargeitemdefinition-ebm-example.json, without its expressions."""
 
-APPOINTMENT = {
-    "resourceType": "Appointment",
-    "id": "example",
-    "meta": meta(2),
-    "status": "booked",
-    "slot": [{"reference": "Slot/example"}],
-    "start": "2026-03-12T09:00:00+01:00",
-    "end": "2026-03-12T09:30:00+01:00",
-    "participant": [
-        {"actor": {"reference": "Patient/P1", "display": "Peter James Chalmers"}, "status": "accepted"},
-        {"actor": {"reference": "https://other.example/fhir/Practitioner/D1/_history/2"}, "status": "accepted"},
-        {"actor": {"reference": "HealthcareService/S1"}, "status": "accepted"},
-    ],
-}
-SLOT = {
-    "resourceType": "Slot",
-    "id": "example",
-    "meta": meta(1),
-    "schedule": {"reference": "Schedule/A1"},
-    "status": "busy",
-    "start": APPOINTMENT["start"],
-    "end": APPOINTMENT["end"],
-}
-"""As https://hl7.org/fhir/R4/appointment-example.json and slot-example.json have them."""
-
 
 @contextmanager
 def served(**settings: Any) -> Iterator[tuple[FhirServer, Fhir]]:
@@ -92,7 +67,8 @@ def served(**settings: Any) -> Iterator[tuple[FhirServer, Fhir]]:
     secret = {"POLYDESK_FHIR_TOKEN_BO01": DEMO_TOKEN}
     with in_thread(server) as url:
         root = url.removesuffix("/api/v1")
-        if "smart" in settings:
+        if (smart := settings.get("smart")) is not None:
+            server.public_key = smart
             settings["smart"] = {"client_id": "polydesk", "token_url": f"{root}/token"}
             secret["POLYDESK_FHIR_TOKEN_BO01"] = server.public_key.as_pem(private=True).decode()
             server.token = "nobody has it yet"
@@ -241,8 +217,10 @@ def test_a_link_to_a_record_that_was_merged_away_waits_for_a_person(engine: sa.E
     assert len(asked.candidates) == 2, "whose it was, and whose the record is that it was merged into"
 
 
-def test_a_token_that_expires_in_the_middle_of_a_list_is_got_anew() -> None:
-    with served(smart=True) as (server, source):
+@pytest.mark.parametrize("kind", [ECKey.generate_key("P-384"), RSAKey.generate_key(2048)], ids=["EC", "RSA"])
+def test_a_token_that_expires_in_the_middle_of_a_list_is_got_anew(kind: ECKey | RSAKey) -> None:
+    """By a key of either kind, as openssl writes both: «BEGIN PRIVATE KEY»."""
+    with served(smart=kind) as (server, source):
         server.held["Practitioner"] = [
             {"resourceType": "Practitioner", "id": f"D{n}", "meta": meta(n), "name": [{"family": "N", "given": ["U"]}]}
             for n in range(9)
@@ -254,8 +232,8 @@ def test_a_token_that_expires_in_the_middle_of_a_list_is_got_anew() -> None:
 
 
 def test_whoever_has_another_key_gets_no_token() -> None:
-    with served(smart=True) as (server, source):
-        server.public_key = RSAKey.generate_key(2048)
+    with served(smart=key()) as (server, source):
+        server.public_key = ECKey.generate_key("P-384")
         with pytest.raises((PermanentError, TransientError), match="token_"):
             list(source.list("collaborators"))
     assert server.tokens == 0

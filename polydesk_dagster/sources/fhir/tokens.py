@@ -6,7 +6,6 @@ https://hl7.org/fhir/smart-app-launch/backend-services.html
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import httpx
 
@@ -77,17 +76,29 @@ class SmartTokens(httpx.Auth):
     def _assertion(self) -> str:
         from authlib.oauth2.rfc7523 import private_key_jwt_sign
 
-        curve = "EC PRIVATE KEY" in self.private_key
-        header: dict[str, Any] = {"alg": "ES384" if curve else "RS384"}
-        if self.key_id is not None:
-            header["kid"] = self.key_id
         try:
+            header = {"alg": _algorithm(self.private_key)}
+            if self.key_id is not None:
+                header["kid"] = self.key_id
             signed = private_key_jwt_sign(
                 self.private_key, self.client_id, self.endpoint, alg=header["alg"], header=header
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise PermanentError("private_key_wrong", system=self.system) from error
         return signed.decode() if isinstance(signed, bytes) else str(signed)
+
+
+def _algorithm(private_key: str) -> str:
+    """Of the two that SMART's servers know the one that is for this kind of key, in whatever envelope it comes.
+
+    Raises:
+        ValueError, TypeError: it is no key, or one with a password.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = load_pem_private_key(private_key.encode(), None)
+    return "ES384" if isinstance(key, EllipticCurvePrivateKey) else "RS384"
 
 
 def _token(response: httpx.Response) -> str | None:
