@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from polydesk_dagster.runtime import guardian
+from polydesk_dagster.runtime.forks.becoming import Forked, NoForkError, forked
 from polydesk_dagster.runtime.logs import Structured
 from polydesk_dagster.runtime.work import processor_seconds
 
@@ -59,6 +60,8 @@ class Child:
     """How long it may take to stop before it is killed."""
     listens: tuple[str, int] | None = None
     """A TCP address that must be free before it starts."""
+    fork_of: Path | None = None
+    """The socket of a fork server of the same supervisor: it is started as a fork of that where that can be had."""
 
 
 @dataclass(slots=True)
@@ -66,7 +69,7 @@ class Running:
     """A child as it runs now."""
 
     child: Child
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     started: float = 0.0
     moved: float = 0.0
     """When it was last known to work towards its answer; seconds of the monotonic clock."""
@@ -87,7 +90,7 @@ class Running:
         for path in child.sockets:
             path.unlink(missing_ok=True)
         self.log = self.log or logger(home, child.name, structured=child.environment.get(LOG_FORMAT) == "json")
-        self.process = subprocess.Popen(
+        self.process = self._forked(token) or subprocess.Popen(
             list(child.command),
             env={**child.environment, guardian.MARK: token},
             stdin=subprocess.DEVNULL,
@@ -104,6 +107,17 @@ class Running:
         os.set_blocking(stream.fileno(), False)
         selector.register(stream, selectors.EVENT_READ, self)
         return self.process.pid
+
+    def _forked(self, token: str) -> Forked | None:
+        child = self.child
+        if child.fork_of is None:
+            return None
+        try:
+            return forked(child.fork_of, child.name, child.command, {**child.environment, guardian.MARK: token})
+        except NoForkError as reason:
+            assert self.log is not None
+            self.log.info("started as a process of its own: %s", reason)
+            return None
 
     def answers(self) -> bool:
         """Whether it answers now, as far as the child can tell."""

@@ -3,6 +3,7 @@ watches them."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import sys
@@ -12,19 +13,19 @@ from pathlib import Path
 
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.runtime.child import Child
-from polydesk_dagster.runtime.dagster_inside.names import DAEMON
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
 
 
-def answers(path: Path) -> Callable[[], bool]:
-    """Whether somebody accepts connections on a unix socket."""
+def answers(*paths: Path) -> Callable[[], bool]:
+    """Whether somebody accepts connections on each of these unix sockets."""
 
     def probe() -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1)
-            client.connect(str(path))
-            return True
+        for path in paths:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(1)
+                client.connect(str(path))
+        return True
 
     return probe
 
@@ -50,57 +51,54 @@ def dagster_children(
 ) -> list[Child]:
     """Dagster's processes; the instance must be prepared and ``environment`` be that of ``instance.environment``.
 
-    The first location's fork server is among them; another's is started with its first run.
+    The first location's fork server is among them, and the first of them, because the others are forked from it;
+    another location's is started with its first run.
     """
     python = (sys.executable, "-m")
-    home = settings.home
-    logs = ("--log-format", "json") if settings.log_format == "json" else ()
-    children = []
-    for location in locations:
-        path = instance.code_socket(home, location.name)
-        children.append(
-            Child(
-                f"code-{location.name}",
-                (
-                    *python,
-                    *("dagster", "api", "grpc", "--socket", str(path), "--module-name", location.module),
-                    *("--location-name", location.name, "--empty-working-directory", "--log-level", "warning", *logs),
-                ),
-                environment,
-                ready=answers(path),
-                sockets=(path,),
-            )
-        )
-    code_servers = tuple(child.name for child in children)
-    workspace = ("--workspace", str(instance.workspace_file(home)))
-    host, port = settings.web_host, settings.web_port
-    sign = secrets.token_hex(8)
-    reached = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked of ourselves
-    children.append(
-        Child(
-            "web",
-            (*python, "polydesk_dagster.web", sign),
-            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port)},
-            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live", sign),
-            after=code_servers,
-            listens=(host, port),
-        )
-    )
-    main = locations[0]
+    home, main = settings.home, locations[0]
+    logs = "json" if settings.log_format == "json" else "colored"
     runs = instance.runs_socket(instance.dagster_home(home), main.name)
-    children += [
+    children = [
         Child(
             "launcher",
             forks.command(runs, main.name, main.pointer, home / "logs" / "runs.log"),
             environment,
             ready=answers(runs),
             stop_seconds=15,
+        )
+    ]
+    served = {location: instance.code_socket(home, location.name) for location in locations}
+    code = [json.dumps([location.name, location.module, str(path)]) for location, path in served.items()]
+    children.append(
+        Child(
+            "code",
+            (*python, "polydesk_dagster.runtime.dagster_inside.code", logs, *code),
+            environment,
+            ready=answers(*served.values()),
+            after=("launcher",),
+            sockets=tuple(served.values()),
+            fork_of=runs,
+        )
+    )
+    host, port = settings.web_host, settings.web_port
+    sign = secrets.token_hex(8)
+    reached = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked of ourselves
+    children += [
+        Child(
+            "web",
+            (*python, "polydesk_dagster.web", sign),
+            {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port)},
+            ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live", sign),
+            after=("code",),
+            listens=(host, port),
+            fork_of=runs,
         ),
         Child(
             "daemon",
-            (*DAEMON, *workspace, *logs),
+            (*python, "polydesk_dagster.runtime.dagster_inside.daemon", str(instance.workspace_file(home)), logs),
             environment,
-            after=(*code_servers, "launcher"),
+            after=("code",),
+            fork_of=runs,
         ),
     ]
     if any(way is not None for way in (settings.alert_url, settings.alert_apprise, settings.ping_url)):

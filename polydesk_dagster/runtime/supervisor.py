@@ -26,6 +26,7 @@ from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief
 from polydesk_dagster.home import make
 from polydesk_dagster.runtime import guardian
 from polydesk_dagster.runtime.child import Child, Running, log_file, logger
+from polydesk_dagster.runtime.forks import becoming
 from polydesk_dagster.runtime.watchdog import Watchdog
 from polydesk_dagster.told import teller
 
@@ -69,6 +70,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._strangers: set[int] = set()
         self._reason: str | None = None
         self._log = logger(self.home, "supervisor", structured=structured)
         self._watchdog = Watchdog()
@@ -87,7 +89,7 @@ class Supervisor:
         Raises:
             PermanentError: if this home is already up, or an address is taken; nothing was started then.
         """
-        with self._alone(), self._signals():
+        with self._alone(), self._signals(), self._adopting():
             self._free_addresses()
             with self._guarded():
                 try:
@@ -130,6 +132,21 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _adopting(self) -> Iterator[None]:
+        """What is forked for us by a child of ours is a child of ours, and so is what a dead one leaves behind."""
+        becoming.adopt_orphans(yes=True)
+        try:
+            yield
+        finally:
+            becoming.adopt_orphans(yes=False)
+
+    def _reap(self) -> None:
+        known = {each.process.pid for each in self._children.values() if each.process is not None}
+        if self._watcher is not None:
+            known.add(self._watcher.pid)
+        self._strangers = becoming.reap(known, self._strangers)
 
     def _free_addresses(self) -> None:
         for each in self._children.values():
@@ -180,6 +197,7 @@ class Supervisor:
                     threading.Thread(target=self._then, args=(once_ready,), daemon=True).start()
             self._watchdog.alive()
             self._keep_watcher()
+            self._reap()
             self._read_output(0.1 if waiting else 0.5)
 
     def _then(self, once_ready: Callable[[], None]) -> None:

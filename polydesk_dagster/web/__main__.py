@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import Role, business_url
@@ -22,6 +25,7 @@ from polydesk_dagster.runtime.processes import SIGN
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
 from polydesk_dagster.web.door import Door
+from polydesk_dagster.web.opened import Opened
 
 _LARGEST_FRAME = 1_000_000
 _PATIENCE = 3
@@ -36,15 +40,10 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def serve(settings: Settings, headers: Sequence[tuple[str, str]] = ()) -> None:
-    """Open Dagster's instance and its code locations, then listen."""
-    from polydesk_dagster.runtime.dagster_inside import web
-    from polydesk_dagster.web.dagster import presser_of
-
+    """Listen; Dagster's page is opened for who first asks for it."""
     door = Door(settings, serving(business_url(settings)))
-    workspace = str(instance.workspace_of(settings))
     with (
-        instance.open_instance(settings) as dagster,
-        web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
+        Opened(partial(_dagster, settings, door)) as page,
         owner.answering(sockets(settings.home) / owner.NAME, door.engine, lambda: library(settings), search(settings)),
     ):
         uvicorn.run(
@@ -60,6 +59,20 @@ def serve(settings: Settings, headers: Sequence[tuple[str, str]] = ()) -> None:
             timeout_graceful_shutdown=_PATIENCE,
         )
     door.close()
+
+
+@contextmanager
+def _dagster(settings: Settings, door: Door) -> Iterator[ASGIApp]:
+    """Dagster's own page, over its instance and its code locations."""
+    from polydesk_dagster.runtime.dagster_inside import web
+    from polydesk_dagster.web.dagster import presser_of
+
+    workspace = str(instance.workspace_of(settings))
+    with (
+        instance.open_instance(settings) as dagster,
+        web.opened(dagster, workspace, DAGSTER, presser_of, door.still_here) as page,
+    ):
+        yield page
 
 
 def programs(settings: Settings, address: str) -> Starlette:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,19 +105,13 @@ class Installation:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return dict(json.load(response)["data"])
 
-    def child(self, words: str) -> int:
-        """The process whose command line holds ``words``."""
+    def child(self, name: str) -> int:
+        """The process that the supervisor started last under this name, once it lives."""
+        log = self.settings.home / "logs" / "supervisor.log"
 
         def look() -> int | None:
-            for pid in guardian.marked(self.token):
-                try:
-                    line = " ".join(psutil.Process(pid).cmdline())
-                    parent = psutil.Process(pid).ppid()
-                except psutil.NoSuchProcess:
-                    continue
-                if words in line and parent == self.process.pid:
-                    return pid
-            return None
+            pid = int(re.findall(rf"\b{name} started, process (\d+)", log.read_text())[-1])
+            return None if gone(pid) else pid
 
         return until(look)
 
@@ -154,6 +149,14 @@ def _works(up: Installation, dagster: DagsterInstance) -> None:
     assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
 
 
+def test_all_are_forks_of_the_launcher_and_children_of_the_supervisor(up: Installation) -> None:
+    for name in ("code", "web", "daemon"):
+        process = psutil.Process(up.child(name))
+        assert "runtime.forks.server" in " ".join(process.cmdline()), "what a fork was started as stays"
+        assert (Path("/proc") / str(process.pid) / "comm").read_text().strip() == name
+        assert process.ppid() == up.process.pid
+
+
 def test_a_killed_run_is_tried_once_more(up: Installation, dagster: DagsterInstance) -> None:
     run_id = up.launch(end="killed")
     assert finished(dagster, run_id).status is DagsterRunStatus.FAILURE
@@ -170,7 +173,7 @@ def test_a_killed_run_is_tried_once_more(up: Installation, dagster: DagsterInsta
 def test_the_fork_server(up: Installation, dagster: DagsterInstance) -> None:
     run_id = up.launch(seconds=3)
     started(dagster, run_id)
-    kill(up.child("runtime.forks"))
+    kill(up.child("launcher"))
     assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
     _works(up, dagster)
 
@@ -178,17 +181,17 @@ def test_the_fork_server(up: Installation, dagster: DagsterInstance) -> None:
 def test_the_daemon(up: Installation, dagster: DagsterInstance) -> None:
     run_id = up.launch(seconds=2)
     started(dagster, run_id)
-    daemon = up.child("dagster._daemon")
+    daemon = up.child("daemon")
     kill(daemon)
     assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
     _works(up, dagster)
-    assert up.child("dagster._daemon") != daemon
+    assert up.child("daemon") != daemon
 
 
 def test_the_web_page(up: Installation, dagster: DagsterInstance) -> None:
     run_id = up.launch(seconds=2)
     started(dagster, run_id)
-    kill(up.child("polydesk_dagster.web"))
+    kill(up.child("web"))
     assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
     _works(up, dagster)
 
@@ -196,7 +199,7 @@ def test_the_web_page(up: Installation, dagster: DagsterInstance) -> None:
 def test_the_code_server(up: Installation, dagster: DagsterInstance) -> None:
     run_id = up.launch(seconds=2)
     started(dagster, run_id)
-    kill(up.child("api grpc"))
+    kill(up.child("code"))
     assert finished(dagster, run_id).status is DagsterRunStatus.SUCCESS
     _works(up, dagster)
 
@@ -215,7 +218,7 @@ def test_postgresql(up: Installation, dagster: DagsterInstance) -> None:
 
 def test_the_supervisor_leaves_nothing_and_the_next_one_works(up: Installation) -> None:
     run_id = up.launch(seconds=60)
-    until(lambda: any("runtime.forks" in " ".join(psutil.Process(pid).cmdline()) for pid in guardian.marked(up.token)))
+    up.child("launcher")
     time.sleep(2)
     left = guardian.marked(up.token)
     postmaster = int((up.settings.home / "postgres" / "postmaster.pid").read_text().split()[0])

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 
 HIDDEN_TAG_PREFIX = ".dagster/"
 """Tags that Dagster's page does not show; the prefix is documented nowhere and has no public name."""
-
-DAEMON = (sys.executable, "-m", "dagster._daemon", "run")
-"""The daemon as a child of ours: the public ``dagster-daemon`` is a script, which may be missing from this Python's
-folder, and runs this same module."""
 
 NEEDED_BY_RUNS = (
     "dagster._cli.api",

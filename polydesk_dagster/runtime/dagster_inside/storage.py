@@ -19,6 +19,7 @@ from dagster import AssetKey, DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.schema import AssetKeyTable, ConcurrencyLimitsTable
 from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable
+from dagster._core.storage.schedules.schema import InstigatorsTable
 from dagster._core.storage.sql import create_engine
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import (
@@ -150,7 +151,24 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
 
 
 class PooledScheduleStorage(_Pooled, PostgresScheduleStorage):
-    """The state and the ticks of schedules and sensors."""
+    """The state and the ticks of schedules and sensors. What was there or built once is there."""
+
+    @cached_property
+    def _there(self) -> set[str]:
+        return set()
+
+    def _has_instigators_table(self, conn: sa.Connection) -> bool:
+        if InstigatorsTable.name not in self._there and super()._has_instigators_table(conn):
+            self._there.add(InstigatorsTable.name)
+        return InstigatorsTable.name in self._there
+
+    def has_instigators_table(self) -> bool:
+        return InstigatorsTable.name in self._there or super().has_instigators_table()
+
+    def has_built_index(self, migration_name: str) -> bool:
+        if migration_name not in self._there and super().has_built_index(migration_name):
+            self._there.add(migration_name)
+        return migration_name in self._there
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.websockets import WebSocket
 
+from polydesk_dagster.runtime.dagster_inside import quiet
 from polydesk_dagster.runtime.dagster_inside.operations import RefusedOperationError, operation
 from polydesk_dagster.runtime.names import PERSON_TAG
 
@@ -232,6 +233,7 @@ def opened(
     look_again: float = LOOK_AGAIN,
 ) -> Any:
     """Dagster's page as an ASGI application to mount at ``prefix``, over the code locations of a workspace file."""
+    quiet.watchers()
     instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _RECYCLE_SECONDS, _OVERFLOW)
     with DoorProcessContext(instance, workspace, presser_of) as context:
         app: Starlette = DoorWebserver(context, prefix, still_here, look_again).create_asgi_app()

@@ -30,6 +30,7 @@ from typing import Any
 from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.dagster_inside.names import NEEDED_BY_RUNS
 from polydesk_dagster.runtime.forks import child as life
+from polydesk_dagster.runtime.forks.becoming import Become
 from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit
 
 _STATE = "POLYDESK_FORKS_STATE"
@@ -251,17 +252,16 @@ class ForkServer:
         with client:
             client.settimeout(5.0)
             try:
-                line = _line(client)
-                if not line:  # only to see whether we are there
-                    return
-                request = json.loads(line)
-                answer = self._answer(request, client)
+                with _request(client) as (line, output):
+                    if not line:  # only to see whether we are there
+                        return
+                    answer = self._answer(json.loads(line), client, output)
                 if answer is not None:
                     client.sendall(json.dumps(answer).encode() + b"\n")
             except (OSError, ValueError) as error:
                 log.warning("a request was not served: %s", type(error).__name__)
 
-    def _answer(self, request: Mapping[str, Any], client: socket.socket) -> Mapping[str, object] | None:
+    def _answer(self, request: Mapping[str, Any], client: socket.socket, output: int) -> Mapping[str, object] | None:
         match request["do"]:
             case "status":
                 runs = {child.run_id: pid for pid, child in self._children.items() if not child.reporter}
@@ -272,7 +272,7 @@ class ForkServer:
                         self._ask_to_end(pid, request["grace"])
                         return {"pid": pid}
                 return {"pid": None}
-            case "launch" | "execute":
+            case "launch" | "execute" | "become":
                 if self._outdated():
                     client.close()  # unanswered: the client asks again, and waits for the new life
                     self._be_born_again("the code changed on disk")
@@ -282,7 +282,8 @@ class ForkServer:
                     return None
                 if request["do"] == "launch":
                     return self._launch(request, client)
-                self._execute(request, client)
+                work = self._become if request["do"] == "become" else self._execute
+                work(request, client, output)
                 return None
             case other:
                 raise ValueError(other)
@@ -297,7 +298,23 @@ class ForkServer:
         work = partial(life.run, instance, run_id, self._owner)
         return {"pid": self._fork(work, _Child(run_id, instance), client)}
 
-    def _execute(self, request: Mapping[str, Any], client: socket.socket) -> None:
+    def _become(self, request: Mapping[str, Any], client: socket.socket, output: int) -> None:
+        """Fork one of our processes for our own parent, whose child it is from its first moment on."""
+        work = Become(request["name"], request["command"], request["environment"], self._owner, client)
+        middle = os.fork()
+        if middle:
+            os.waitpid(middle, 0)
+            return
+        if os.fork():
+            os._exit(0)
+        life.live(work, output, self._inherited())
+
+    def _inherited(self, *more: socket.socket | None) -> list[int]:
+        """Our own descriptors, which no child has any business with."""
+        holders = [self._listener, self._selector, *self._wake, *more]
+        return [self._lock, self._owner_alive, *(each.fileno() for each in holders if each is not None)]
+
+    def _execute(self, request: Mapping[str, Any], client: socket.socket, _output: int) -> None:
         run_id = str(uuid.uuid4())
         client.sendall(b'{"kind": "taken"}\n')
         order = life.Executed(run_id, request["order"], self._location, self._pointer, self._owner, client)
@@ -314,9 +331,7 @@ class ForkServer:
             if pid:
                 self._children[pid] = child
                 return pid
-            holders = [self._listener, self._selector, *self._wake, client]
-            ours = [self._lock, self._owner_alive, *(each.fileno() for each in holders if each is not None)]
-            life.live(work, output, ours)
+            life.live(work, output, self._inherited(client))
         raise AssertionError("unreachable")
 
 
@@ -344,14 +359,21 @@ def _left(client: socket.socket) -> bool:
     return bool(said) and not client.recv(1, socket.MSG_PEEK)
 
 
-def _line(client: socket.socket) -> bytes:
-    received = bytearray()
-    while not received.endswith(b"\n"):
-        part = client.recv(65536)
-        if not part:
-            break
-        received += part
-    return bytes(received)
+@contextlib.contextmanager
+def _request(client: socket.socket) -> Iterator[tuple[bytes, int]]:
+    """The line that a client sends, and the descriptor that came with it, or -1: closed after the block."""
+    received, descriptors = bytearray(), list[int]()
+    try:
+        while not received.endswith(b"\n"):
+            part, came, _, _ = socket.recv_fds(client, 65536, 1)
+            descriptors += came
+            if not part:
+                break
+            received += part
+        yield bytes(received), descriptors[0] if descriptors else -1
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def main() -> None:
