@@ -35,7 +35,7 @@ def key() -> ECKey | RSAKey:
 class FhirServer(Simulator):
     """``held`` by type; ``bundles`` by type are answered as they stand, one after the other. ``totals``: whether
     bundles say their total. ``lasts``: requests that a token is good for. ``again``: pages after which every page is
-    followed by the first one."""
+    followed by the first one. ``page`` and ``most``: resources that an answer has at most, of a list and sorted."""
 
     name = "fhir"
     prefixes = ("/fhir",)
@@ -45,6 +45,7 @@ class FhirServer(Simulator):
         self.held: dict[str, list[Resource]] = {name: [] for name in TYPES}
         self.totals = True
         self.page = 2
+        self.most = 1000
         self.bundles: dict[str, list[Resource]] = {}
         self.next_link: str | None = None
         self.again: int | None = None
@@ -86,7 +87,7 @@ class FhirServer(Simulator):
         if asked.get("_summary") == "count":
             return Reply(bundle)
         first, count = int(asked.get("_offset", 0)), int(asked.get("_count", 10))
-        size = min(count, self.page) if "_sort" not in asked else count
+        size = min(count, self.page if "_sort" not in asked else self.most)
         page = rows[first : first + size]
         bundle["entry"] = [{"fullUrl": f"urn:x:{n}", "resource": row} for n, row in enumerate(page)]
         if asked.get("_include") == "Appointment:slot":
@@ -94,7 +95,8 @@ class FhirServer(Simulator):
         base = str(request.base_url).rstrip("/") + "/fhir"
         bundle["link"] = [{"relation": "self", "url": str(request.url)}]
         if first + size < len(rows):
-            more = f"{base}/{name}?_offset={first + size}&_count={count}"
+            sorting = "".join(f"&{key}={asked[key]}" for key in ("_sort", "_lastUpdated", "_include") if key in asked)
+            more = f"{base}/{name}?_offset={first + size}&_count={count}{sorting}"
             bundle["link"].append({"relation": "next", "url": self.next_link or more})
         if self.again is not None and "_sort" not in asked:
             self.again -= 1

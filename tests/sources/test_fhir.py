@@ -259,9 +259,12 @@ def test_appointments_come_as_events_and_only_once(engine: sa.Engine) -> None:
         assert connection.scalar(sa.text("SELECT max(sequence) FROM event_inbox")) == 2
 
 
-def test_news_of_one_moment_are_read_on_in_the_middle_of_it() -> None:
-    """Five versions of one instant, two at a time: a search can only begin at a moment, not after it."""
+@pytest.mark.parametrize("most", [1000, 2])
+def test_news_of_one_moment_are_read_on_in_the_middle_of_it(most: int) -> None:
+    """Five versions of one instant, two at a time: a search can only begin at a moment, not after it. The server may
+    give fewer at once than are known of it already."""
     with served() as (server, source):
+        server.most = most
         server.held["Appointment"] = [APPOINTMENT | {"id": f"A{n}"} for n in range(5)]
         token, seen = None, []
         for _ in range(4):
@@ -269,3 +272,15 @@ def test_news_of_one_moment_are_read_on_in_the_middle_of_it() -> None:
             seen += [event.entity.id for event in news.events]
             token = news.token
     assert seen == [f"A{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("wrong", [{"participant": [7]}, {"serviceType": "52"}])
+def test_an_appointment_that_is_none_is_set_aside_and_the_rest_goes_on(
+    engine: sa.Engine, wrong: dict[str, Any]
+) -> None:
+    records(engine)
+    with served() as (server, source):
+        server.held["Slot"] = [SLOT]
+        server.held["Appointment"] = [APPOINTMENT | {"id": "wrong"} | wrong, APPOINTMENT | {"meta": meta(3)}]
+        found = intake.sync(engine, NOW, CODE, feed_of(engine, CODE, source))
+    assert (found.counts.waiting, found.counts.updated) == (1, 1)

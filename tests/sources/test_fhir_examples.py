@@ -13,6 +13,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.conformance import read
 from polydesk_dagster.sources.fhir import records
 from polydesk_dagster.sources.fhir.records import Options
+from polydesk_dagster.told import teller
 from tests.sources.fhir_server import FhirServer, meta
 from tests.sources.test_fhir import PRICE, served
 
@@ -118,3 +119,75 @@ def test_a_record_without_meta_has_a_moment_of_its_own() -> None:
     it = example("patient-example-f201-roel")
     assert records.patient(it, Options())["updated_at"] == records.NEVER_SAID
     assert records.patient(it | {"meta": meta(3)}, Options())["updated_at"] == meta(3)["lastUpdated"]
+
+
+def test_a_service_is_called_by_its_first_identifier() -> None:
+    with served(duration_minutes=50) as (server, source):
+        server.held["HealthcareService"] = [example("healthcareservice-example")]
+        (service,), _ = read(source, "services")
+    assert (service["id"], service["code"], service["active"]) == ("example", "HS-12", True)
+    assert service["name"] == "Consulting psychologists and/or psychology services"
+    assert service["preparation"].startswith("Several assessments are required")
+    assert service["duration_minutes"] == 50
+
+
+def test_appointments_are_told_with_what_they_say() -> None:
+    """R4 names the service by a code, seldom by a participant; a proposal is no booking, a chair no doctor."""
+    names = ("appointment-example", "appointment-example2doctors", "appointment-example-request")
+    held = [example(name) | {"meta": meta(number)} for number, name in enumerate(names)]
+    known = example("healthcareservice-example") | {"id": "talk", "identifier": [{"value": "52"}]}
+    with served() as (server, source):
+        server.held["Appointment"], server.held["Slot"] = held, [example("slot-example")]
+        told = source.news(None, 10)
+        server.held["HealthcareService"] = [known]
+        again = source.news(None, 10)
+    assert (told.size, [event.entity.id for event in told.events]) == (3, ["example", "2docs"])
+    assert [event.data["service_id"] for event in told.events] == ["52", "52"], "unknown, and asked about by its code"
+    assert [event.data["service_id"] for event in again.events] == ["talk", "talk"]
+    first, second = (event.data for event in told.events)
+    assert (first["patient_id"], first["collaborator_id"], first["agenda_id"]) == ("example", "example", None)
+    assert (second["collaborator_id"], second["starts_at"]) == ("example", "2013-12-09T09:00:00Z")
+
+
+def test_the_agenda_is_that_of_the_slot() -> None:
+    it = example("appointment-example") | {"meta": meta(1), "slot": [{"reference": "Slot/example"}]}
+    with served() as (server, source):
+        server.held["Appointment"], server.held["Slot"] = [it], [example("slot-example")]
+        (event,) = source.news(None, 10).events
+    assert event.data["agenda_id"] == "example"
+
+
+def test_see_also_is_no_merger() -> None:
+    with served() as (server, source):
+        server.held["Patient"] = [example("patient-example-a")]
+        (patient,), _ = read(source, "patients")
+        assert list(source.merged()) == []
+    assert (patient["last_name"], patient["first_name"]) == ("Donald", "Duck")
+
+
+def test_who_is_insured_is_no_agreement() -> None:
+    with served() as (server, source):
+        server.held["InsurancePlan"] = [example("coverage-example-2"), example("insuranceplan-example")]
+        (page,) = source.list("agreements")
+    assert ([each.key for each in page.rejected], len(page.records)) == (["7546D"], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("operationoutcome-example", {"mode": "outcome"}),
+        ("operationoutcome-example-break-the-glass", {"mode": "outcome"}),
+        ("operationoutcome-example-break-the-glass", {}),
+        ("operationoutcome-example-searchfail", {"mode": "outcome"}),
+    ],
+)
+def test_what_the_server_says_to_be_missing_makes_it_no_list(name: str, mode: dict[str, str]) -> None:
+    """What is withheld would be taken for gone; and what the server says of it is not quoted."""
+    entries = [{"resource": example("patient-example-a")}, {"resource": example(name), "search": mode}]
+    bundle = {"resourceType": "Bundle", "type": "searchset", "entry": entries}
+    with served() as (server, source):
+        for answer in (bundle, example(name)):
+            server.bundles["Patient"] = [answer]
+            with pytest.raises(PermanentError, match="fhir_outcome") as caught:
+                list(source.server.search("Patient", {}))
+            assert "Break" not in teller("it").reason(caught.value.reason)

@@ -107,7 +107,7 @@ def agreement(it: Mapping[str, Any], options: Options) -> dict[str, Any]:
     return {
         "id": it["id"],
         "name": it.get("name"),
-        "kind": options.agreement_kinds.get(_code(next(iter(it.get("type") or []), None)) or "", "insurance"),
+        "kind": options.agreement_kinds.get(code(next(iter(it.get("type") or []), None)) or "", "insurance"),
         "valid_from": _whole_day(period.get("start")) or ALWAYS,
         "valid_to": _day_after(period.get("end")),
     }
@@ -128,10 +128,10 @@ def price(it: Mapping[str, Any], options: Options) -> dict[str, Any]:
         raise Unfit("fhir_prices")
     taxes = [part["factor"] for part in parts if part.get("type") == "tax" and part.get("factor") is not None]
     contexts = [context.get("valueReference") for context in it.get("useContext") or []]
-    named = _reference(contexts, "HealthcareService") or options.services.get(_code(it.get("code")) or "")
+    named = _reference(contexts, "HealthcareService") or options.services.get(code(it.get("code")) or "")
     period = it.get("effectivePeriod") or {}
     return {
-        "service_id": named or _code(it.get("code")),
+        "service_id": named or code(it.get("code")),
         "agreement_id": _reference(contexts, "InsurancePlan"),
         "collaborator_id": None,
         "amount": money(base[0]["amount"].get("value")),
@@ -198,7 +198,8 @@ def _said(concept: Mapping[str, Any] | None) -> str | None:
     return concept.get("text") or next((c.get("display") for c in concept.get("coding") or []), None)
 
 
-def _code(concept: Mapping[str, Any] | None) -> str | None:
+def code(concept: Mapping[str, Any] | None) -> str | None:
+    """The first code of a concept."""
     return next((coding.get("code") for coding in (concept or {}).get("coding") or []), None)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +17,9 @@ from polydesk_dagster.wire import is_number
 
 MOST_PAGES = 100_000
 """Pages of one search; more is a circle with ever new names."""
+
+UNFINISHED = frozenset({"suppressed", "incomplete", "too-costly", "timeout", "throttled", "exception", "transient"})
+"""Codes of https://hl7.org/fhir/R4/valueset-issue-type.html by which a server says that there is more than it gave."""
 
 DIALECT = Dialect(root="/fhir", accept="application/fhir+json")
 
@@ -29,6 +33,10 @@ class Bundle:
     total: int | None
     following: str | None
     """What to ask for next, below the server's address."""
+
+
+def _is_outcome(resource: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(resource, dict) and resource.get("resourceType") == "OperationOutcome"
 
 
 class Server:
@@ -61,6 +69,8 @@ class Server:
     def _bundle(self, path: str, query: Query | None) -> Bundle:
         body = self.remote.get(path, query).body
         entries = body.get("entry", []) if isinstance(body, dict) else None
+        if _is_outcome(body):
+            self._check_outcome(body, path)
         if not isinstance(body, dict) or body.get("resourceType") != "Bundle" or not isinstance(entries, list):
             raise PermanentError("remote_shape", system=self.system, path=path.partition("?")[0])
         matches: list[Any] = []
@@ -68,10 +78,21 @@ class Server:
         for entry in entries:
             resource = entry.get("resource") if isinstance(entry, dict) else entry
             mode = (entry.get("search") or {}).get("mode") if isinstance(entry, dict) else None
-            if mode != "outcome":
+            if _is_outcome(resource):
+                self._check_outcome(resource, path)
+            elif mode != "outcome":
                 (included if mode == "include" else matches).append(resource)
         total = body.get("total")
         return Bundle(tuple(matches), tuple(included), total if is_number(total) else None, self._following(body))
+
+    def _check_outcome(self, outcome: dict[str, Any], path: str) -> None:
+        """Raises PermanentError where the server says that something went wrong, or that it has not given everything:
+        what is missing would be taken for gone. What it says is not quoted."""
+        for issue in outcome.get("issue") or []:
+            severity, code = (issue.get("severity"), issue.get("code")) if isinstance(issue, dict) else (None, None)
+            if severity in {"fatal", "error"} or code in UNFINISHED:
+                code = code if isinstance(code, str) and re.fullmatch("[a-z-]{1,30}", code) else "?"
+                raise PermanentError("fhir_outcome", system=self.system, path=path.partition("?")[0], code=code)
 
     def _following(self, body: dict[str, Any]) -> str | None:
         links = body.get("link") or []

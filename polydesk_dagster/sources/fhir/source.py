@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -16,7 +16,7 @@ from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import restarts
 from polydesk_dagster.sources.fhir import records
 from polydesk_dagster.sources.fhir.records import MAKE, Options, Unfit, referred, replaced_by
-from polydesk_dagster.sources.fhir.server import Bundle, Server
+from polydesk_dagster.sources.fhir.server import Server
 from polydesk_dagster.sources.fhir.tokens import SmartTokens
 from polydesk_dagster.sources.port import RECORDS, Capabilities, Merged, News, Numbers, Page, Unchanged
 from polydesk_dagster.sources.records import Event
@@ -110,15 +110,17 @@ class Fhir:
         yield held
 
     def _options(self, kind: str) -> Options:
-        if kind != "prices":
-            return self.options
+        return self.options.model_copy(update={"services": self._services()}) if kind == "prices" else self.options
+
+    def _services(self) -> dict[str, str]:
+        """Ids of services by their code."""
         codes: dict[str, str] = {}
         for bundle in self.server.search("HealthcareService", {"_count": PAGE}):
             for it in bundle.matches:
                 made = records.service(it, self.options) if isinstance(it, dict) and "id" in it else {}
                 if made.get("code"):
                     codes.setdefault(made["code"], made["id"])
-        return self.options.model_copy(update={"services": codes})
+        return codes
 
     def _page(
         self, kind: str, number: int, found: Iterable[Any], read: int, state: str, mark: str | None, options: Options
@@ -161,33 +163,63 @@ class Fhir:
         """Appointments and patients that changed, oldest first. A token holds, for each, the moment of the last and the
         versions that were seen of that moment: a search can only begin at a moment, not after it."""
         place = json.loads(token) if token else {}
-        events: list[dict[str, Any]] = []
+        made: list[dict[str, Any] | Rejected] = []
         size = 0
         for resource in ("Patient", "Appointment"):
             since, seen = place.get(resource, (None, []))
-            left = limit - size
-            query: dict[str, str | int] = {"_sort": "_lastUpdated", "_count": left + len(seen)}
-            query |= {"_lastUpdated": f"ge{since}"} if since else {}
-            query |= {"_include": "Appointment:slot"} if resource == "Appointment" else {}
-            bundle = next(self.server.search(resource, query)) if left > 0 else Bundle((), (), None, None)
-            fresh = [it for it in bundle.matches if isinstance(it, dict) and _version(it) not in seen][:left]
+            fresh, slots = self._changed(resource, since, seen, limit - size)
             size += len(fresh)
-            slots = {it["id"]: it for it in bundle.included if isinstance(it, dict) and "id" in it}
-            events += [event for it in fresh if (event := self._event(resource, it, slots)) is not None]
+            made += self._told(resource, fresh, slots, len(made))
             if fresh:
-                last = (fresh[-1].get("meta") or {}).get("lastUpdated")
-                if not isinstance(last, str):
+                last = _moment(fresh[-1])
+                if last is None:
                     raise PermanentError("fhir_no_moment", system=self.system, path=f"/{resource}")
-                versions = [_version(it) for it in fresh if (it.get("meta") or {}).get("lastUpdated") == last]
+                versions = [_version(it) for it in fresh if _moment(it) == last]
                 place[resource] = (last, (seen if last == since else []) + versions)
-        numbered = [event | {"sequence": number} for number, event in enumerate(events, 1)]
-        found = sort_records(Event, numbered, "id")
-        return News(found.valid, found.rejected, 0, size, token=json.dumps(place))
+        events = [each | {"sequence": n} for n, each in enumerate(made, 1) if not isinstance(each, Rejected)]
+        wrong = [each for each in made if isinstance(each, Rejected)]
+        found = sort_records(Event, events, "id")
+        return News(found.valid, (*found.rejected, *wrong), 0, size, token=json.dumps(place))
 
-    def _event(self, resource: str, it: dict[str, Any], slots: dict[str, Any]) -> dict[str, Any] | None:
+    def _changed(
+        self, resource: str, since: str | None, seen: Collection[str], most: int
+    ) -> tuple[Sequence[dict[str, Any]], dict[str, Any]]:
+        """At most so many that changed, of the first page that has any new ones: of a moment at which many changed all
+        at once a server may give fewer than we have seen. And the slots that came along, by id."""
+        query: dict[str, str | int] = {"_sort": "_lastUpdated", "_count": most + len(seen)}
+        query |= {"_lastUpdated": f"ge{since}"} if since else {}
+        query |= {"_include": "Appointment:slot"} if resource == "Appointment" else {}
+        for bundle in self.server.search(resource, query) if most > 0 else ():
+            fresh = [it for it in bundle.matches if isinstance(it, dict) and _version(it) not in seen][:most]
+            if fresh:
+                return fresh, {it["id"]: it for it in bundle.included if isinstance(it, dict) and "id" in it}
+        return [], {}
+
+    def _told(
+        self, resource: str, fresh: Sequence[dict[str, Any]], slots: dict[str, Any], before: int
+    ) -> Sequence[dict[str, Any] | Rejected]:
+        """The events of these, those apart that are none; a resource that is not well formed is a rejected one."""
+        check = records.model(resource) if fresh else None
+        services: dict[str, str] | None = None
+        made: list[dict[str, Any] | Rejected] = []
+        for it in fresh:
+            try:
+                if check is not None:
+                    check.model_validate(it)
+            except ValidationError as error:
+                made.append(Rejected(before + len(made), _id(it), reason(error), it))
+                continue
+            if services is None and resource == "Appointment" and _actor(it, "HealthcareService") is None and _type(it):
+                services = self._services()
+            if (event := self._event(resource, it, slots, services or {})) is not None:
+                made.append(event)
+        return made
+
+    def _event(
+        self, resource: str, it: dict[str, Any], slots: dict[str, Any], services: dict[str, str]
+    ) -> dict[str, Any] | None:
         key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.epoch} {resource}/{_version(it)}"))
-        when = (it.get("meta") or {}).get("lastUpdated")
-        common = {"id": key, "version": 1, "occurred_at": when}
+        common = {"id": key, "version": 1, "occurred_at": _moment(it)}
         if resource == "Patient":
             if replaced_by(it) is not None:
                 return None
@@ -196,8 +228,9 @@ class Fhir:
         status = STATUSES.get(it.get("status") or "")
         if status is None:
             return None
-        actors = [each.get("actor") for each in it.get("participant") or []]
-        named = {name: next(filter(None, (referred(a, of) for a in actors)), None) for name, of in _ACTORS.items()}
+        named = {name: _actor(it, of) for name, of in _ACTORS.items()}
+        if named["service_id"] is None and (code := _type(it)) is not None:
+            named["service_id"] = services.get(code, code)  # one that nobody knows is asked about by its code
         slot = next(filter(None, (referred(each, "Slot") for each in it.get("slot") or [])), None)
         schedule = referred((slots.get(slot or "") or {}).get("schedule"), "Schedule")
         data = named | {"agenda_id": schedule, "starts_at": it.get("start"), "ends_at": it.get("end"), "status": status}
@@ -206,6 +239,17 @@ class Fhir:
 
 
 _ACTORS = {"patient_id": "Patient", "collaborator_id": "Practitioner", "service_id": "HealthcareService"}
+
+
+def _actor(appointment: dict[str, Any], resource: str) -> str | None:
+    """The first participant of that kind."""
+    actors = (each.get("actor") for each in appointment.get("participant") or [])
+    return next(filter(None, (referred(each, resource) for each in actors)), None)
+
+
+def _type(appointment: dict[str, Any]) -> str | None:
+    """The code of what is done."""
+    return next(filter(None, map(records.code, appointment.get("serviceType") or [])), None)
 
 
 def _is_gone(it: Any) -> bool:
@@ -217,6 +261,13 @@ def _id(it: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def _moment(it: dict[str, Any]) -> str | None:
+    """When it last changed."""
+    meta = it.get("meta")
+    said = meta.get("lastUpdated") if isinstance(meta, dict) else None
+    return said if isinstance(said, str) else None
+
+
 def _version(it: dict[str, Any]) -> str:
-    meta = it.get("meta") or {}
+    meta = it["meta"] if isinstance(it.get("meta"), dict) else {}
     return f"{it.get('id')}/{meta.get('versionId') or meta.get('lastUpdated')}"
