@@ -16,7 +16,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.errors import ConfigurationError
-from polydesk_dagster.runtime.state.integrations import integration_state, integration_states
+from polydesk_dagster.runtime.state.integrations import asked_every, integration_state, integration_states
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
 from polydesk_dagster.settings import person
 from polydesk_dagster.sources import epochs, integrations, vendors
@@ -32,14 +32,15 @@ def clinics(json: Annotated[bool, typer.Option("--json")] = False) -> None:
     with opened() as installation, installation.engine.connect() as connection:
         states = integration_states(connection, installation.has_token)
     if json:
-        show.as_json([as_object(state) for state in states])
+        now = datetime.now(UTC)
+        show.as_json([as_object(state, now) for state in states])
         return
     columns = tuple(say(f"column.{name}") for name in ("code", "clinic", "time_zone", "agendas", "studiolab"))
     told = show.told()
     show.table(None, columns, [(s.clinic, s.name, s.time_zone, s.agendas, linked(told, s)) for s in states])
 
 
-def as_object(state: IntegrationState) -> dict[str, Any]:
+def as_object(state: IntegrationState, as_of: datetime) -> dict[str, Any]:
     return {
         "code": state.clinic,
         "name": state.name,
@@ -54,6 +55,7 @@ def as_object(state: IntegrationState) -> dict[str, Any]:
         "since": state.since and state.since.isoformat(),
         "asked_again_at": state.asked_again_at and state.asked_again_at.isoformat(),
         "read_at": state.read_at and state.read_at.isoformat(),
+        "asked_every_minutes": asked_every(state, as_of),
     }
 
 

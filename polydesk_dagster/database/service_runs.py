@@ -117,7 +117,7 @@ def past(
             FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
             WHERE r.service = :service
               AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
-            ORDER BY r.id DESC LIMIT :limit"""),
+            ORDER BY r.started_at DESC, r.id DESC LIMIT :limit"""),
         {"service": service, "clinics": None if clinics is None else sorted(clinics), "limit": limit},
     )
     return [PastRun(row[0], row[1], row[2], row[3], _report(row[4:])) for row in rows]

@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 
 import dagster as dg
@@ -60,7 +62,7 @@ def why_nothing(seen: Sequence[Seen], busy: Collection[str]) -> str:
     for look in seen:
         if look.news is not None and look.clinic.code in busy:
             ordinary[Reason("already_reading")] += 1
-        elif look.why == looking.NOTHING:
+        elif look.why in {looking.NOTHING, looking.NOT_DUE}:
             ordinary[look.why] += 1
         else:
             unwell.append(f"{look.clinic.code}: {t.reason(look.why)}")
@@ -104,20 +106,46 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
         reason = teller().text("reason.no_integration")
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
     kept = [teller().reason(waiting[clinic.code]) for clinic in known if clinic.code in waiting]
-    seen = looking.look([clinic for clinic in known if clinic.code not in waiting], as_of, cache(settings.secret))
+    before = _remembered(context.cursor)
+    attempts = before.attempts
+    asked = [clinic for clinic in known if clinic.code not in waiting]
+    seen = looking.look(asked, as_of, cache(settings.secret), since=before.looked_at, first=before.first)
     if looking.changed(seen):
         with polydesk.engine().begin() as connection:
             looking.remember(connection, seen, as_of)
     busy = many.under_way(context.instance, SERVICE) if any(look.news is not None for look in seen) else set[str]()
-    attempts = {code: (newest, attempt) for code, (newest, attempt) in json.loads(context.cursor or "{}").items()}
     wanted, remembered = request(seen, busy, attempts)
     remembered |= {code: attempts[code] for code in waiting if code in attempts}
     return dg.SensorResult(
         run_requests=None if wanted is None else [wanted],
         skip_reason=None if wanted else " ".join([*([why_nothing(seen, busy)] if seen else []), *kept]),
-        cursor=json.dumps(remembered),
+        cursor=_Remembered(as_of, looking.not_reached(seen, before.first), remembered).written(),
         dynamic_partitions_requests=partitions,
     )
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What one tick leaves to the next, as Dagster keeps it for a sensor."""
+
+    looked_at: datetime | None
+    first: str | None
+    """Whom the look did not reach."""
+    attempts: Attempts
+
+    def written(self) -> str:
+        looked = self.looked_at and self.looked_at.isoformat()
+        return json.dumps({"looked_at": looked, "first": self.first, "attempts": self.attempts})
+
+
+def _remembered(cursor: str | None) -> _Remembered:
+    """What the tick before has left; an older program's left the attempts alone."""
+    kept = json.loads(cursor or "{}")
+    if "looked_at" not in kept:
+        kept = {"looked_at": None, "first": None, "attempts": kept}
+    looked = kept["looked_at"] and datetime.fromisoformat(kept["looked_at"])
+    attempts = {code: (newest, attempt) for code, (newest, attempt) in kept["attempts"].items()}
+    return _Remembered(looked, kept["first"], attempts)
 
 
 def _asked_for(service: str) -> dg.SensorDefinition:

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.changes.audit import is_reason
 from polydesk_dagster.errors import ConfigurationError
-from polydesk_dagster.runtime.state.integrations import integration_states
+from polydesk_dagster.runtime.state.integrations import asked_every, integration_states
 from polydesk_dagster.runtime.state.model import BROKEN
 from polydesk_dagster.settings import secret
 from polydesk_dagster.sources import epochs, integrations, vendors
@@ -35,7 +35,9 @@ def clinics(request: Request) -> Response:
         states = integration_states(connection, lambda name: secret(name) is not None)
         lists = {row[0]: row[1] for row in connection.execute(LISTS)}
     hers = [state for state in states if person.clinics is None or state.clinic in person.clinics]
-    return door.page(request, "clinics.html", clinics=hers, lists=lists, broken=BROKEN)
+    now = door.now()
+    every = {state.clinic: asked_every(state, now) or 1 for state in hers}
+    return door.page(request, "clinics.html", clinics=hers, lists=lists, broken=BROKEN, every=every)
 
 
 @pages.post("/cliniche/{clinic}/studiolab", May.APPLY)

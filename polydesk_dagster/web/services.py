@@ -41,11 +41,12 @@ PAUSES = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelt
 """For how long a service can be paused by one choice."""
 
 HISTORY = sa.text("""
-    SELECT w.service, array_agg(r.outcome ORDER BY r.id)
+    SELECT w.service, array_agg(r.outcome ORDER BY r.started_at, r.id)
     FROM unnest(CAST(:services AS text[])) w(service)
     CROSS JOIN LATERAL (
-        SELECT id, outcome FROM service_run r
-        WHERE r.service = w.service AND (NOT r.preview OR w.service = ANY(:only_look)) ORDER BY id DESC LIMIT 30) r
+        SELECT id, started_at, outcome FROM service_run r
+        WHERE r.service = w.service AND (NOT r.preview OR w.service = ANY(:only_look))
+        ORDER BY started_at DESC, id DESC LIMIT 30) r
     GROUP BY w.service""")
 """The outcomes of each service's last thirty runs, oldest first."""
 

@@ -12,11 +12,13 @@ from polydesk_dagster.web.routes import Pages
 
 pages = Pages()
 
+SHOWN = 200
+"""Things that are not well, one a line; all of them are in the endpoint's answer."""
+
 
 @pages.get("/salute", May.SEE)
 def wellness(request: Request) -> Response:
     door: Door = request.state.door
     findings = health.examine(door.settings, door.now())
-    return door.page(
-        request, "wellness.html", bad=[f for f in findings if not f.ok], well=[f for f in findings if f.ok]
-    )
+    bad, well = [f for f in findings if not f.ok], [f for f in findings if f.ok]
+    return door.page(request, "wellness.html", bad=bad[:SHOWN], more=max(len(bad) - SHOWN, 0), well=well)

@@ -64,11 +64,20 @@ def _day(written: date | str) -> date:
 
 
 def _several(items: Iterable[Value]) -> Several:
-    return Several(tuple(items))
+    """The first so many by name, and how many more there are."""
+    named = tuple(items)
+    left = len(named) - NAMED
+    return Several(named if left <= 0 else (*named[:NAMED], f"+{left}"))
 
+
+CHOICES = 100
+"""Clinics that a list to choose from shows; of more, one is typed, with the list to help."""
+NAMED = 20
+"""How many a sentence names."""
 
 GLOBALS: Mapping[str, object] = {
     "BY_KEY": BY_KEY,
+    "CHOICES": CHOICES,
     "HEIGHTS": HEIGHTS,
     "May": May,
     "PLACES": PLACES,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
@@ -12,7 +11,7 @@ from polydesk_dagster import network
 from polydesk_dagster.demo.simulators.fleet import Fleet, address, in_thread
 from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.looking import Clinic, Seen
-from polydesk_dagster.sources.events.rounds import Bounds, in_turn
+from polydesk_dagster.sources.events.rounds import Bounds
 from polydesk_dagster.told import teller
 from tests.sources.events_world import NOW
 from tests.sources.test_events_sensor import PATIENT
@@ -108,14 +107,3 @@ def test_what_a_vendor_of_somebody_elses_raises_is_that_clinics_alone(monkeypatc
         seen = look([clinic(number, address(port, number)) for number in range(3)])
     assert [each.why.code for each in seen] == ["no_news", "vendor_broken", "no_news"]
     assert "somebody" not in str(seen[1].error)
-
-
-@pytest.mark.parametrize("count", [1, 7, 100, 999])
-def test_who_is_behind_the_deadline_is_soon_before_it(count: int) -> None:
-    reached: set[int] = set()
-    for minute in range(10):
-        order = in_turn(range(count), NOW + timedelta(minutes=minute))
-        assert sorted(order) == list(range(count))
-        reached |= set(order[: -(-count // 4)])
-    assert reached == set(range(count))
-    assert in_turn([], NOW) == []

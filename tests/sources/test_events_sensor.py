@@ -19,7 +19,7 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, in_thre
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.runtime.state import activity
-from polydesk_dagster.sensors.studiolab_events import request, studiolab_events
+from polydesk_dagster.sensors.studiolab_events import _Remembered, _remembered, request, studiolab_events
 from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.looking import Clinic, Seen
 from polydesk_dagster.sources.events.rounds import Bounds
@@ -183,6 +183,13 @@ def test_a_missing_token_is_named_and_asks_nothing(engine: sa.Engine) -> None:
 
 def _seen(code: str, newest: int | None) -> Seen:
     return Seen(Clinic(1, code, "studiolab", {}, None, 0, 0, (), None, 0, None, None, False), newest, "")
+
+
+def test_what_a_tick_leaves_to_the_next_is_read_as_an_older_program_left_it_too() -> None:
+    left = _Remembered(NOW, "BO01", {"BO01": (7, 2)})
+    assert _remembered(left.written()) == left
+    assert _remembered('{"BO01": [7, 2]}') == _Remembered(None, None, {"BO01": (7, 2)})
+    assert _remembered(None) == _Remembered(None, None, {})
 
 
 def test_a_runs_key_carries_the_attempt() -> None:

@@ -109,10 +109,11 @@ def switches(connection: sa.Connection) -> dict[str, bool]:
 
 
 def growth(connection: sa.Connection) -> tuple[int, float]:
-    """The bytes of Dagster's storage, and the days that its events span (0 where there is none)."""
+    """The bytes of Dagster's storage, and the days from its first event to its last (0 where there is none)."""
     size, days = connection.execute(
         sa.text("""
             SELECT pg_database_size(current_database()),
-                   (SELECT extract(epoch FROM max(timestamp) - min(timestamp)) / 86400 FROM event_logs)""")
+                   extract(epoch FROM (SELECT timestamp FROM event_logs ORDER BY id DESC LIMIT 1)
+                                    - (SELECT timestamp FROM event_logs ORDER BY id LIMIT 1)) / 86400""")
     ).one()
     return int(size), float(days or 0)

@@ -6,6 +6,7 @@ Whether a studiolab answers right now only a request can tell: ``probing`` asks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -13,6 +14,7 @@ from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
 from polydesk_dagster.sources import vendors
+from polydesk_dagster.sources.events.intervals import interval
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Link as SourceLink
 
@@ -22,6 +24,7 @@ CLINICS = f"""
            coalesce(i.base_url, i.vendor) AS base_url, i.token_env, i.active AS on, i.vendor, i.source,
            {SETTINGS} AS settings, e.stopped_at, e.stopped_reason, coalesce(e.failures, 0) AS failures,
            e.down_since, e.quiet_until, e.read_at,
+           coalesce(e.read_at, i.updated_at) AS quiet_since, coalesce(e.slowed, 1) AS slowed,
            EXISTS (SELECT FROM service_run r WHERE r.clinic_id = c.id AND r.service = 'sync_events') AS asked
     FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id LEFT JOIN event_cursor e ON e.clinic_id = c.id
     WHERE CAST(:clinic AS text) IS NULL OR c.code = :clinic ORDER BY c.code"""
@@ -42,6 +45,13 @@ def integration_state(
     return next(iter(integration_states(connection, has_token, clinic)), None)
 
 
+def asked_every(state: IntegrationState, as_of: datetime) -> int | None:
+    """Minutes between two looks at a clinic whose studiolab is well; None where it is asked otherwise or not."""
+    if state.link not in {Link.WELL, Link.NOT_ASKED}:
+        return None
+    return interval(state.quiet_since, state.slowed, as_of)
+
+
 def _state(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> IntegrationState:
     link = _link(row, has_token)
     return IntegrationState(
@@ -59,6 +69,8 @@ def _state(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) ->
         row.failures,
         read(row.stopped_reason),
         row.read_at,
+        row.quiet_since,
+        row.slowed,
     )
 
 

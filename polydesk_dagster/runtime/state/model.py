@@ -213,6 +213,10 @@ class IntegrationState:
     stopped_reason: Reason | None
     read_at: datetime | None
     """When its news was read last."""
+    quiet_since: datetime | None = None
+    """When its news was read last, or its integration changed."""
+    slowed: int = 1
+    """Minutes that are left between two looks because it answers slowly, or said that it is asked too often."""
 
 
 class Answer(StrEnum):

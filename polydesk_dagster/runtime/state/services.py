@@ -35,7 +35,7 @@ _RUN = """
     FROM service_run r
     WHERE r.service = w.service AND (NOT preview OR w.service = ANY(:only_look))
       AND NOT (outcome = 'skipped' AND reasons @> '[{"code": "already_running"}]')"""
-_NEWEST = "ORDER BY started_at DESC, id DESC LIMIT 1"
+_NEWEST = "ORDER BY r.clinic_id, started_at DESC, id DESC LIMIT 1"  # as its index has them, for no clinic too
 LAST = f"""
     SELECT w.service, c.code, r.* FROM unnest(CAST(:services AS text[])) w(service) CROSS JOIN clinic c
     CROSS JOIN LATERAL ({_RUN} AND r.clinic_id = c.id {_NEWEST}) r
@@ -51,8 +51,11 @@ WAITING = """
     SELECT p.service, 'plan', c.code, count(*), min(p.created_at)
     FROM plan p LEFT JOIN clinic c ON c.id = p.clinic_id
     WHERE p.state = 'ready' AND p.expires_at > :as_of AND p.undoes IS NULL
-      AND NOT EXISTS (SELECT FROM plan n WHERE n.service = p.service AND n.clinic_id IS NOT DISTINCT FROM p.clinic_id
+      AND NOT EXISTS (SELECT FROM plan n WHERE n.service = p.service AND n.clinic_id = p.clinic_id
                                            AND n.kind = p.kind AND n.id > p.id)
+      AND (p.clinic_id IS NOT NULL
+           OR NOT EXISTS (SELECT FROM plan n WHERE n.service = p.service AND n.clinic_id IS NULL
+                                               AND n.kind = p.kind AND n.id > p.id))
       AND EXISTS (SELECT FROM jsonb_array_elements(p.guards) g
                   WHERE NOT CAST(g ->> 'passed' AS boolean) OR CAST(g ->> 'held' AS integer) > 0)
     GROUP BY p.service, c.code

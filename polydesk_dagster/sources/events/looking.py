@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -25,7 +25,8 @@ from polydesk_dagster.errors import ConfigurationError, PermanentError, Polydesk
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.events.intake import trusted_numbers
-from polydesk_dagster.sources.events.rounds import Bounds, ask_all, in_turn
+from polydesk_dagster.sources.events.intervals import interval, is_due, slowed
+from polydesk_dagster.sources.events.rounds import Bounds, ask_all, beginning_at
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Glancing, GoneError, Link, News, Numbers, Secret, Vendor
 from polydesk_dagster.values import Duration, Instant, Reason
@@ -37,6 +38,8 @@ GLANCE = 500
 """Events asked for where gaps are open: one of them may be what fills a gap."""
 NOTHING = Reason("no_news")
 NOT_REACHED = Reason("look_not_reached")
+NOT_DUE = Reason("look_not_due")
+TOO_MANY = 429
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 
 
@@ -63,6 +66,16 @@ class Clinic:
     """Whether something parked is to be tried again."""
     token: str | None = None
     """What a source that does not count its events is to be asked with."""
+    quiet_since: datetime | None = None
+    """When its news was read last, or its integration changed."""
+    slowed: int = 1
+    """See ``intervals.slowed``."""
+
+    def every(self, as_of: datetime) -> int:
+        """Minutes between two looks at it. Who failed has a pause of its own; what is missing or due is not quiet."""
+        if self.failures:
+            return 1
+        return self.slowed if self.missing or self.due else interval(self.quiet_since, self.slowed, as_of)
 
     @property
     def link(self) -> Link:
@@ -79,6 +92,18 @@ class Seen:
     error: PolydeskError | None = None
     answered: bool = False
     """Whether its source said anything in this look."""
+    seconds: float = 0.0
+    """How long its answer took, counted from its own question."""
+
+    @property
+    def slowed(self) -> int:
+        """How it is to be asked from now on; see ``intervals.slowed``."""
+        if self.error is None:
+            before = self.clinic.slowed
+            return slowed(before, self.seconds, told_to_wait=False) if self.answered else before
+        waits = isinstance(self.error, TransientError) and self.error.retry_after is not None
+        waits = waits or self.error.reason.values.get("status") == TOO_MANY
+        return slowed(self.clinic.slowed, 0, told_to_wait=True) if waits else self.clinic.slowed
 
 
 CLINICS = f"""
@@ -89,7 +114,8 @@ SELECT c.id, c.code, i.vendor, {SETTINGS} AS settings, i.source, coalesce(e.sequ
        EXISTS (SELECT FROM event_inbox p
                WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due,
        (SELECT f.token FROM feed_number f WHERE f.clinic_id = c.id AND f.token IS NOT NULL
-        ORDER BY f.sequence DESC LIMIT 1) AS token
+        ORDER BY f.sequence DESC LIMIT 1) AS token,
+       coalesce(e.read_at, i.updated_at) AS quiet_since, coalesce(e.slowed, 1) AS slowed
 FROM clinic c JOIN integration i ON i.clinic_id = c.id
 LEFT JOIN event_cursor e ON e.clinic_id = c.id
 LEFT JOIN event_gap g ON g.clinic_id = c.id AND g.lost_at IS NULL
@@ -115,25 +141,43 @@ def look(
     as_of: datetime,
     token: Callable[[str], str | None],
     *,
+    since: datetime | None = None,
+    first: str | None = None,
     policy: Policy = POLICY,
     bounds: Bounds = BOUNDS,
 ) -> list[Seen]:
-    """Look at all of them; one that fails or is slow is a finding of its own, never of the others.
+    """Look at all of them, or with ``since``, when the look before this one was, at those whose turn has come; one that
+    fails or is slow is a finding of its own, never of the others. They are asked in the order of their codes, beginning
+    at ``first``.
 
-    Who is not reached before the look's end is found neither well nor unwell, and is early in another minute's look.
+    Who is not reached before the look's end is found neither well nor unwell, and is the first of the next look: see
+    ``not_reached``.
     """
     seen: dict[int, Seen] = {}
     wanted: list[_Wanted] = []
-    for clinic in known:
+    for clinic in beginning_at(known, first, _code):
+        if not is_due(clinic.id, clinic.every(as_of), since, as_of):
+            seen[clinic.id] = Seen(clinic, None, NOT_DUE)
+            continue
         found = _ready(clinic, as_of, token)
         if isinstance(found, Seen):
             seen[clinic.id] = found
         else:
             wanted.append(found)
     if wanted:
-        for looked in asyncio.run(_all(in_turn(wanted, as_of), policy, bounds)):
+        for looked in asyncio.run(_all(wanted, policy, bounds)):
             seen[looked.clinic.id] = looked
     return [seen[clinic.id] for clinic in known]
+
+
+def not_reached(seen: Sequence[Seen], first: str | None) -> str | None:
+    """The code of whom a look that began at ``first`` did not reach, and the next is to begin at; None: of nobody."""
+    order = beginning_at(seen, first, lambda each: each.clinic.code)
+    return next((each.clinic.code for each in order if each.why == NOT_REACHED), None)
+
+
+def _code(clinic: Clinic) -> str:
+    return clinic.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +219,13 @@ async def _all(wanted: Sequence[_Wanted], policy: Policy, bounds: Bounds) -> lis
 
 
 async def _one(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads: anyio.CapacityLimiter) -> Seen:
-    clinic = asked.clinic
+    clinic, clock = asked.clinic, asyncio.get_running_loop().time
     error: PolydeskError
+    begun = clock()
     try:
         async with asyncio.timeout(policy.request):
-            return await _ask(asked, pool, policy, threads)
+            answer = await _ask(asked, pool, policy, threads)
+        return replace(answer, seconds=clock() - begun)
     except TimeoutError:
         error = TransientError("remote_silent", system=Reason("system_source", {"of": clinic.code}))
     except GoneError as gone:
@@ -238,9 +284,15 @@ UPDATE event_cursor SET failures = 0, quiet_until = NULL,
 WHERE clinic_id = ANY(:clinics)"""
 
 
+SLOWED = """
+INSERT INTO event_cursor AS e (clinic_id, slowed)
+SELECT * FROM unnest(CAST(:clinics AS bigint[]), CAST(:slowed AS smallint[]))
+ON CONFLICT (clinic_id) DO UPDATE SET slowed = excluded.slowed"""
+
+
 def changed(seen: Sequence[Seen]) -> bool:
     """Whether there is anything to ``remember``."""
-    return any(look.error is not None or _is_back(look) for look in seen)
+    return any(look.error is not None or _is_back(look) or look.slowed != look.clinic.slowed for look in seen)
 
 
 def _is_back(look: Seen) -> bool:
@@ -249,7 +301,8 @@ def _is_back(look: Seen) -> bool:
 
 
 def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -> None:
-    """Leave those that failed in peace for longer each time, and take those that answer into the round again."""
+    """Leave those that failed in peace for longer each time, take those that answer into the round again, and ask those
+    that are slow less often."""
     failed = [look for look in seen if look.error is not None]
     if failed:
         connection.execute(
@@ -265,6 +318,10 @@ def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -
         with_news = [look.clinic.id for look in back if look.news is not None]
         parameters: Mapping[str, object] = {"clinics": [look.clinic.id for look in back], "with_news": with_news}
         connection.execute(sa.text(ANSWERED), parameters)
+    paced = [look for look in seen if look.slowed != look.clinic.slowed]
+    if paced:
+        parameters = {"clinics": [look.clinic.id for look in paced], "slowed": [look.slowed for look in paced]}
+        connection.execute(sa.text(SLOWED), parameters)
 
 
 def pause(failures: int, error: PolydeskError | None) -> timedelta:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -67,11 +66,8 @@ class _Turn:
             self._quick = None
 
 
-GOLDEN = 0.6180339887
-"""The part of a circle by which steps around it come near every place soon."""
-
-
-def in_turn(of: Sequence[T], as_of: datetime) -> list[T]:
-    """All of them, beginning elsewhere each minute: who is behind the deadline in one round is early in another."""
-    first = int(int(as_of.timestamp()) // 60 * GOLDEN * len(of)) % len(of) if of else 0
-    return [*of[first:], *of[:first]]
+def beginning_at(of: Sequence[T], first: str | None, name: Callable[[T], str]) -> list[T]:
+    """All of them, which are in the order of their names, beginning at ``first``, or at whoever follows it: who was
+    behind the deadline in one round is the first in the next."""
+    start = 0 if first is None else next((place for place, each in enumerate(of) if name(each) >= first), 0)
+    return [*of[start:], *of[:start]]

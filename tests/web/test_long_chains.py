@@ -1,0 +1,85 @@
+"""Pages of a chain of more clinics than anybody scrolls through: lists are bounded, and each name stands once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.catalog import SERVICES, Place
+from polydesk_dagster.web.wellness import SHOWN
+from polydesk_dagster.web.words import CHOICES, NAMED
+from tests import world
+from tests.web.world import Served
+
+MANY = 250
+
+
+@pytest.fixture
+def served(door: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
+    """Two hundred and fifty clinics, at each of which the night's prices were refused."""
+    monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_TEST", "t")
+    with door.door.engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO clinic (code, name, region, municipality_code)
+                       SELECT 'C' || to_char(n, 'FM000'), 'Poliambulatorio', 'Lazio', 'H501'
+                       FROM generate_series(1, :many) n"""), {"many": MANY}
+        )  # fmt: skip
+        connection.execute(
+            sa.text("""INSERT INTO integration (clinic_id, base_url, token_env, active, updated_at)
+                       SELECT id, 'https://studiolab.example/api/v1', 'POLYDESK_STUDIOLAB_TOKEN_TEST', true,
+                              now() - interval '30 minutes' FROM clinic""")
+        )
+        connection.execute(
+            sa.text("""INSERT INTO service_run
+                              (service, clinic_id, outcome, counts, reasons, as_of, started_at, seconds)
+                       SELECT 'sync_prices', id, 'refused', '{}', '[]', now(), now(), 1 FROM clinic""")
+        )
+    return door
+
+
+def test_a_clinic_is_chosen_from_one_list_that_stands_once(served: Served) -> None:
+    red = next(service.key for service in SERVICES if service.place is Place.EMERGENCY)
+    with served.signed_in("superuser") as browser:
+        for address in ("/", "/servizi/refresh_statistics", f"/rossa/{red}", "/chiusure"):
+            page = browser.get(address).text
+            assert page.count('<datalist id="clinics">') == 1
+            assert '<input id="' in page
+            assert 'list="clinics"' in page
+        assert browser.get("/").text.count('value="C001"') == 1
+    assert CHOICES < MANY
+
+
+def test_of_a_few_clinics_each_is_in_the_list_to_choose_from(door: Served) -> None:
+    with door.door.engine.begin() as connection:
+        for code in ("MI01", "NA01"):
+            world.clinic(connection, code)
+    with door.signed_in("superuser") as browser:
+        page = browser.get("/").text
+    assert "<datalist" not in page
+    assert page.count('<option value="MI01">') > 1
+
+
+def test_who_is_behind_and_what_is_not_well_is_told_of_so_many(served: Served) -> None:
+    with served.signed_in("superuser") as browser:
+        page = browser.get("/").text
+        assert f"+{MANY - NAMED}" in page
+        health = unescape(browser.get("/salute").text)
+        assert health.count("<code>service_failed</code>") <= SHOWN
+        assert "… e altre" in health
+
+
+def test_the_page_says_who_is_asked_less_often_and_why(served: Served) -> None:
+    with served.door.engine.begin() as connection:
+        slow = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = 'C001'"))
+        now = datetime.now(UTC)
+        connection.execute(
+            sa.text("INSERT INTO event_cursor (clinic_id, slowed, read_at) VALUES (:slow, 4, :now)"),
+            {"slow": slow, "now": now - timedelta(minutes=1)},
+        )
+    with served.signed_in("superuser") as browser:
+        page = unescape(browser.get("/cliniche").text)
+    assert page.count("chiesta ogni 4 minuti: risponde lentamente") == 1
+    assert page.count("chiesta ogni 2 minuti: da tempo non ha novità") == MANY - 1
