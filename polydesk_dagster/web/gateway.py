@@ -30,6 +30,8 @@ PATH = "/sms/"
 """Below which nobody but the gateway posts: the signature is the permission."""
 REPLIES, RECEIPTS = f"{PATH}risposte", f"{PATH}esiti"
 _AT_ONCE = 200
+_BREATH = 0.1
+"""Seconds between two rounds: of what comes in a burst much is then done in one."""
 
 
 @pages.post(REPLIES, ANYBODY)
@@ -126,6 +128,7 @@ class _Settling:
             while self.again:
                 self.again = False
                 await run_in_threadpool(self._round)
+                await asyncio.sleep(_BREATH)
         finally:
             self.running = False
 
