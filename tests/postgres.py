@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -41,17 +42,16 @@ def started() -> Iterator[URL]:
     try:
         yield url
     finally:
+        _keeper(url.set(database="postgres")).dispose()
         embedded.stop(home, patience=5)
         shutil.rmtree(home, ignore_errors=True)
 
 
 def do(url: URL, *statements: str) -> None:
     """Statements for whoever keeps the server, each by itself."""
-    engine = create_engine(url.set(database="postgres"), pool_size=1)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with _administered(url) as connection:
         for statement in statements:
             connection.execute(sa.text(statement))
-    engine.dispose()
 
 
 def room() -> Path:
@@ -143,9 +143,11 @@ def _make(connection: sa.Connection, server: URL, template: str) -> None:
 
 @contextmanager
 def _administered(server: URL) -> Iterator[sa.Connection]:
-    engine = create_engine(server.set(drivername="postgresql+psycopg", database="postgres"), pool_size=1)
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            yield connection
-    finally:
-        engine.dispose()
+    with _keeper(server.set(drivername="postgresql+psycopg", database="postgres")).connect() as connection:
+        yield connection
+
+
+@cache
+def _keeper(url: URL) -> sa.Engine:
+    """One session a process, kept: to begin one costs a quarter of a copied database."""
+    return create_engine(url, pool_size=1).execution_options(isolation_level="AUTOCOMMIT")
