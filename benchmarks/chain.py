@@ -34,10 +34,10 @@ AN_HOUR = 2 * 3600.0
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    with _fleet() as port:
+    with fleet() as port:
         for count in (bench.size(CLINICS), bench.size(10 * CLINICS)):
             with bench.engine() as engine:
-                _make(engine, count, port)
+                make(engine, count, port)
                 cpu, took = _look(engine)
             most = count * MOST
             yield Figure("chain", f"a look at {count} clinics, CPU", cpu, most, "s", 1.0, peak_mb=peak_mb())
@@ -108,7 +108,8 @@ def _look(engine: sa.Engine) -> tuple[float, float]:
     return min(measured)
 
 
-def _make(engine: sa.Engine, count: int, port: int) -> None:
+def make(engine: sa.Engine, count: int, port: int) -> None:
+    """So many clinics, each with a studiolab of the fleet that answers at ``port``."""
     with engine.begin() as connection:
         connection.execute(
             sa.text("""
@@ -122,7 +123,7 @@ def _make(engine: sa.Engine, count: int, port: int) -> None:
 
 
 @contextmanager
-def _fleet() -> Iterator[int]:
+def fleet() -> Iterator[int]:
     """The studiolabs in a process of their own, so that only who asks is measured."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=[there], daemon=True)

@@ -21,6 +21,7 @@ from polydesk_dagster.demo.simulators import dataset, sms
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime.processes import listening
 from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.gateway import RECEIPTS, REPLIES
@@ -135,17 +136,6 @@ def unconfigured(settings: Settings) -> tuple[list[Played], dict[str, str]]:
             environment |= system.variables(playing)
     environment[PLAYED] = ",".join(playing.name for playing in played)
     return played, environment
-
-
-def listening(port: int) -> Callable[[], bool]:
-    """Whether somebody accepts connections on this machine's ``port``."""
-
-    def probe() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-        return False
-
-    return probe
 
 
 def free_port(port: int) -> int:

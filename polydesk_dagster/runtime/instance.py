@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polydesk_dagster.catalog import Place
-from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.home import make
 from polydesk_dagster.nearby import sockets
@@ -68,6 +67,8 @@ def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> d
     It holds the database's password, so it goes to child processes and never to a log or a command line. What a
     deployment says of its own instance stays as it says it: its page looks for the logs there.
     """
+    from polydesk_dagster.database.engine import dagster_url  # not for who only asks where something is
+
     ours = {
         "DAGSTER_POSTGRES_URL": dagster_url(settings).render_as_string(hide_password=False),
         "DAGSTER_COMPUTE_LOGS": str(dagster_home(settings.home) / "storage"),

@@ -3,6 +3,7 @@ watches them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
@@ -26,6 +27,17 @@ def answers(*paths: Path) -> Callable[[], bool]:
                 client.settimeout(1)
                 client.connect(str(path))
         return True
+
+    return probe
+
+
+def listening(port: int) -> Callable[[], bool]:
+    """Whether somebody accepts connections on this machine's ``port``."""
+
+    def probe() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
 
     return probe
 

@@ -198,7 +198,7 @@ class Supervisor:
             self._watchdog.alive()
             self._keep_watcher()
             self._reap()
-            self._read_output(0.1 if waiting else 0.5)
+            self._read_output(0.1 if waiting else 1.0)
 
     def _then(self, once_ready: Callable[[], None]) -> None:
         try:

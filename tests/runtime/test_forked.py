@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -12,13 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from dagster._api.list_repositories import sync_list_repositories_grpc
 from dagster._daemon import controller, sensor
 from dagster._daemon.freshness import FreshnessDaemon
 from dagster._grpc import server, server_watcher
 from dagster._grpc.client import DagsterGrpcClient
 
+from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import processes
+from polydesk_dagster.runtime.apart import apart
 from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.runtime.supervisor import Supervisor
 from polydesk_dagster.settings import Settings
@@ -34,7 +39,7 @@ BEHIND_THE_DOOR = {"dagster", "dagster_webserver", "dagster_graphql", "graphql",
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        ("polydesk_dagster.runtime.supervisor", BEHIND_A_SUPERVISOR),
+        ("polydesk_dagster.commands.up", BEHIND_A_SUPERVISOR),
         ("polydesk_dagster.web.__main__", BEHIND_THE_DOOR),
     ],
 )
@@ -42,6 +47,31 @@ def test_what_stays_is_small(module: str, without: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted({without!r} & sys.modules.keys()))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert said.stdout.split() == []
+
+
+def _odd() -> None:
+    raise sa.exc.StatementError("an error that quotes a patient", None, None, ValueError(lambda: None))
+
+
+def test_what_is_done_apart_comes_back_or_is_raised_and_leaves_nothing_here() -> None:
+    def found() -> list[int]:
+        import this  # noqa: F401
+
+        return [os.getpid()]
+
+    def refuses() -> None:
+        raise PermanentError("no_clinic", given="BO01")
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert apart(found) != [os.getpid()]
+    assert "this" not in sys.modules
+    with pytest.raises(PermanentError) as refused:
+        apart(refuses)
+    assert refused.value.reason.values == {"given": "BO01"}
+    with pytest.raises(RuntimeError, match=r"^StatementError$"):
+        apart(_odd)
+    with pytest.raises(ChildProcessError, match="-9"):
+        apart(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def test_an_installation_is_four_processes_besides_who_keeps_them(tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ def _asked(path: Path, words: bytes, output: int) -> int:
         time.sleep(0.05)  # it went to load changed code
 
 
+def _be_called(name: str, words: Sequence[str]) -> None:
+    """Let who lists the processes of the machine see this name and these words, as far as there is room for them: they
+    are written where the kernel looks for what a process was started with."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name[:15].encode(), 0, 0, 0)
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    text = b"\0".join(map(os.fsencode, words))[: end - start - 1]
+    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
 @dataclass(frozen=True, slots=True)
 class Become:
     """The life of such a fork: called in a grandchild of the fork server, whose parent ends at once."""
@@ -150,7 +160,7 @@ class Become:
         """Be that program until its end. Returns whether it ended well; raises what it raises."""
         if not self._adopted():
             return False
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, self.name[:15].encode(), 0, 0, 0)
+        _be_called(self.name, [sys.executable, "-m", *self.command])
         os.environ.clear()
         os.environ.update(self.environment)
         signal.signal(signal.SIGINT, signal.default_int_handler)
