@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from polydesk_dagster.commands import demo, simulators
 from polydesk_dagster.commands.installation import Installation, migrated
+from polydesk_dagster.commands.prepared import Playing, Prepared
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.commands.up import Playing, Prepared
 from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.runtime import instance

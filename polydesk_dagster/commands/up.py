@@ -8,44 +8,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import show
+from polydesk_dagster.commands.prepared import FRESH, Playing, Prepared
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import guardian, processes, supervisor
 from polydesk_dagster.runtime.apart import apart
 from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.settings import Settings
-
-FRESH = "fresh"
-"""How the welcome is told that the demo was loaded just now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Playing:
-    """A simulator to start."""
-
-    name: str
-    command: Sequence[str]
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What the processes are started with."""
-
-    environment: Mapping[str, str]
-    played: Sequence[Playing]
-    told: Sequence[str]
-    """What there is to say of the simulators, a line each."""
-    fresh: bool
-    """Whether the demo was loaded just now, so that its first night is to be run."""
 
 
 def up(

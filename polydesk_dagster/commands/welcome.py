@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import night, show, simulators
 from polydesk_dagster.commands.installation import Installation
+from polydesk_dagster.commands.prepared import FRESH
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.commands.up import FRESH
 from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.demo import house
