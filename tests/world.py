@@ -384,4 +384,5 @@ def practice(connection: sa.Connection, code: str = "BO01", **agenda_fields: Any
     agenda_id = agenda(
         connection, clinic_id, location_id, specialist_id=specialist_id, services=[service_id], **agenda_fields
     )
+    connection.execute(sa.text("SELECT refresh_bookable()"))  # as whoever tidies leaves it
     return Practice(clinic_id, location_id, specialist_id, service_id, agenda_id, patient(connection))

@@ -61,6 +61,7 @@ def _world(connection: sa.Connection) -> tuple[dict[str, Any], list[int]]:
     place = {"clinic_id": here.clinic, "location_id": here.location}
     (echo,) = world.insert(connection, "resource", [{**place, "kind": "instrument", "name": "Ecografo"}])
     world.insert(connection, "service_resource", [{"clinic_id": here.clinic, "service_id": long, "resource_id": echo}])
+    connection.execute(sa.text("SELECT refresh_bookable()"))
     patients = [here.patient, there.patient]
     ids = {"services": [here.service, long, there.service], "patients": patients, "agenda": here.agenda}
     return ids, [here.agenda, there.agenda]

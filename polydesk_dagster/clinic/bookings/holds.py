@@ -16,7 +16,7 @@ What keeps them exclusive: one seat row per unit of a slot's capacity, its prima
 then slot then seat. Whoever gives or takes a seat holds the slot's row; whoever ends a hold holds the hold's row.
 A service that lasts longer than a slot takes the following ones too, all or none, under one hold. Whom and what it
 needs besides (the doctor wherever she works, a room, an instrument) stands in ``occupancy``, which the schema keeps in
-step with holds and bookings.
+step with holds and bookings; what a booking occupies stays with its hold until something of it moves.
 
 Payment and confirmation are ``clinic.bookings.confirming``; what ends holds by itself is ``sweeping``, what ends them
 all ``releasing``.
