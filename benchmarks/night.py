@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import resource
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +59,8 @@ class Night:
     stored: int
     """Bytes that Dagster's storage has grown by."""
     runs: int
+    plain: float
+    """Seconds of CPU in which the same lists are read plainly, and nothing is done with them."""
 
 
 def night(bench: Bench, clinics: int) -> Night:
@@ -72,9 +76,18 @@ def night(bench: Bench, clinics: int) -> Night:
                           "agreements": AGREEMENTS}  # fmt: skip
                 for statement in LISTS.split(";"):
                     connection.execute(sa.text(statement), values)
-            _once(engine, theirs, 0)
+            _once(engine, theirs, 0, 0)
             _write(lists, clinics, 1)
-            return _once(engine, theirs, 1)
+            return _once(engine, theirs, 1, _plainly(url, clinics))
+
+
+def _plainly(url: str, clinics: int) -> float:
+    """CPU of a plain client and ``json.loads`` for every list of every clinic."""
+    before = time.process_time()
+    for number in range(1, clinics + 1):
+        for kind in ("agreements", "prices", "patients"):
+            deque(wire.pages(url.replace(wire.ROOT, f"/C{number}{wire.ROOT}"), kind), maxlen=0)
+    return time.process_time() - before
 
 
 def _write(folder: Path, clinics: int, night: int) -> None:
@@ -128,7 +141,7 @@ def _installation(engine: sa.Engine, home: Path) -> Iterator[sa.Engine]:
         os.environ |= before
 
 
-def _once(engine: sa.Engine, theirs: sa.Engine, number: int) -> Night:
+def _once(engine: sa.Engine, theirs: sa.Engine, number: int, plain: float) -> Night:
     """Every service once; a day later than the night before."""
     as_of = slots.AS_OF + timedelta(days=number)
     database, cpu, peak, runs = server_of(engine), {}, 0.0, 0
@@ -142,7 +155,7 @@ def _once(engine: sa.Engine, theirs: sa.Engine, number: int) -> Night:
         cpu[service] = spent(database) - before + used.seconds
         peak, runs = max(peak, used.peak_mb, most[0]), runs + used.runs
     settle(theirs)  # what is dead is used again by the next night
-    return Night(cpu, peak, _bytes(theirs) - stored, runs)
+    return Night(cpu, peak, _bytes(theirs) - stored, runs, plain)
 
 
 def _bytes(storage: sa.Engine) -> int:

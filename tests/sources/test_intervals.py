@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from polydesk_dagster.errors import PermanentError, PolydeskError, TransientErro
 from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.intervals import LONGEST, interval, is_due
 from polydesk_dagster.sources.events.looking import Seen
-from polydesk_dagster.sources.events.rounds import ask_all, beginning_at
+from polydesk_dagster.sources.events.rounds import Lag, ask_all, beginning_at
 from tests.sources.events_world import NOW
 from tests.sources.test_events_fleet import clinic
 from tests.sources.test_events_sensor import MINUTE, Round, news, round_of
@@ -59,7 +60,7 @@ def test_how_often_who_is_asked(quiet: int | None, slowed: int, every: int) -> N
     ("before", "seconds", "error", "after"),
     [
         (1, 0.3, None, 1),
-        (1, 3.0, None, 2),
+        (1, 5.0, None, 2),
         (1, 12.0, None, 4),
         (4, 0.3, None, 2),
         (2, 0.3, None, 1),
@@ -76,6 +77,17 @@ def test_who_is_slow_or_says_that_it_is_asked_too_often_is_asked_less(
     seen = Seen(asked, None, looking.NOTHING, error, error is None, seconds)
     assert seen.slowed == after
     assert looking.changed([seen]) is (error is not None or after != before)
+
+
+def test_what_the_loop_was_late_for_is_no_answer_s_time() -> None:
+    async def late() -> float:
+        async with Lag() as lag:
+            await asyncio.sleep(0.3)
+            time.sleep(0.5)  # noqa: ASYNC251 - whoever keeps the loop from its work
+            await asyncio.sleep(0.3)
+        return lag.seconds
+
+    assert asyncio.run(late()) >= 0.35
 
 
 def test_an_answer_that_asks_to_wait_is_remembered_and_forgotten(engine: sa.Engine) -> None:

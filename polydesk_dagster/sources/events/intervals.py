@@ -13,8 +13,8 @@ LONGEST = 4
 """Minutes; with a look's own time news is read within five."""
 QUIET = ((timedelta(minutes=40), LONGEST), (timedelta(minutes=20), 2))
 """For how long nothing has come, with the minutes between two looks."""
-SLOW = ((6.0, LONGEST), (3.0, 2))
-"""Seconds that an answer has taken, with the minutes: about a twentieth of its time is spent on us."""
+SLOW = ((10.0, LONGEST), (5.0, 2))
+"""Seconds that an answer has taken, with the minutes: less than a twentieth of its time is spent on us."""
 
 
 def interval(quiet_since: datetime | None, slowed: int, as_of: datetime) -> int:

@@ -26,7 +26,7 @@ from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.events.intake import trusted_numbers
 from polydesk_dagster.sources.events.intervals import interval, is_due, slowed
-from polydesk_dagster.sources.events.rounds import Bounds, ask_all, beginning_at
+from polydesk_dagster.sources.events.rounds import Bounds, Lag, ask_all, beginning_at
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Glancing, GoneError, Link, News, Numbers, Secret, Vendor
 from polydesk_dagster.values import Duration, Instant, Reason
@@ -93,7 +93,7 @@ class Seen:
     answered: bool = False
     """Whether its source said anything in this look."""
     seconds: float = 0.0
-    """How long its answer took, counted from its own question."""
+    """How long its answer took, counted from its own question and without what was ours."""
 
     @property
     def slowed(self) -> int:
@@ -212,20 +212,22 @@ def _ready(clinic: Clinic, as_of: datetime, token: Callable[[str], str | None]) 
 
 async def _all(wanted: Sequence[_Wanted], policy: Policy, bounds: Bounds) -> list[Seen]:
     threads = anyio.CapacityLimiter(bounds.open)
-    async with remote.looking(policy, bounds.open) as pool:
-        questions = [partial(_one, asked, pool, policy, threads) for asked in wanted]
+    async with remote.looking(policy, bounds.open) as pool, Lag() as lag:
+        questions = [partial(_one, asked, pool, policy, threads, lag) for asked in wanted]
         found = await ask_all(questions, bounds)
     return [seen or Seen(asked.clinic, None, NOT_REACHED) for asked, seen in zip(wanted, found, strict=True)]
 
 
-async def _one(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads: anyio.CapacityLimiter) -> Seen:
+async def _one(
+    asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads: anyio.CapacityLimiter, lag: Lag
+) -> Seen:
     clinic, clock = asked.clinic, asyncio.get_running_loop().time
     error: PolydeskError
-    begun = clock()
+    begun = clock() - lag.seconds
     try:
         async with asyncio.timeout(policy.request):
             answer = await _ask(asked, pool, policy, threads)
-        return replace(answer, seconds=clock() - begun)
+        return replace(answer, seconds=clock() - lag.seconds - begun)
     except TimeoutError:
         error = TransientError("remote_silent", system=Reason("system_source", {"of": clinic.code}))
     except GoneError as gone:

@@ -66,6 +66,30 @@ class _Turn:
             self._quick = None
 
 
+class Lag:
+    """How much later than it should the loop has come to what it had to do: time that is ours and nobody's who is
+    asked. Measured inside ``async with``."""
+
+    EVERY = 0.1
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def __aenter__(self) -> Lag:
+        self._watch = asyncio.create_task(self._watched())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._watch.cancel()
+
+    async def _watched(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + self.EVERY
+            await asyncio.sleep(self.EVERY)
+            self.seconds += max(clock() - due, 0.0)
+
+
 def beginning_at(of: Sequence[T], first: str | None, name: Callable[[T], str]) -> list[T]:
     """All of them, which are in the order of their names, beginning at ``first``, or at whoever follows it: who was
     behind the deadline in one round is the first in the next."""
