@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "tokens": "tokens:app",
     "db": "db:app",
     "setup": "setup:setup",
+    "check": "setup:check",
     "backup": "keeping:backup",
     "restore": "keeping:restore",
     "move": "keeping:move",

@@ -1,4 +1,4 @@
-"""``polydesk setup``: what an installation is told, asked or out of a file; every address is tried before."""
+"""``polydesk setup`` and ``check``: what an installation is told, asked or out of a file, and whether it holds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import typer
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.home import make
-from polydesk_dagster.keeping import environment, setting_up, units
+from polydesk_dagster.keeping import checking, environment, setting_up, units
 from polydesk_dagster.settings import variable
 from polydesk_dagster.values import Several
 
@@ -50,12 +51,35 @@ def setup(
         if unit_folder is not None:
             written += map(str, units.write(settings.home, unit_folder, person=_account()))
     if json:
-        tried = [{"what": each.what, "why": each.why.as_dict() if each.why else None} for each in results]
-        show.as_json({"tried": tried, "written": written})
+        show.as_json({"tried": _rows(results), "written": written})
     else:
-        _tell(results, written, look=look)
+        _tell(results)
+        for path in written:
+            show.out().print(say("command.setup.written", file=path), soft_wrap=True)
+        if not written:
+            show.out().print(say("command.setup.looked" if look else "command.setup.not_written"), style="yellow")
     if bad and not anyway:
         raise typer.Exit(3)
+
+
+def check(json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Controlla l'installazione com'è: i due database e ogni indirizzo configurato; non cambia nulla."""
+    settings = configuration.load()
+    if settings.embedded and embedded.exists(settings.home):
+        embedded.start(settings.home)
+    looked = [
+        setting_up.Tried(show.told().term("database_check", each.what), each.why) for each in checking.look(settings)
+    ]
+    looked += setting_up.addresses(settings, datetime.now(UTC))
+    if json:
+        show.as_json({"tried": _rows(looked)})
+    else:
+        _tell(looked)
+    raise typer.Exit(1 if any(each.why is not None for each in looked) else 0)
+
+
+def _rows(results: list[setting_up.Tried]) -> list[dict[str, object]]:
+    return [{"what": each.what, "why": each.why.as_dict() if each.why else None} for each in results]
 
 
 def _asked(known: Mapping[str, str]) -> dict[str, str]:
@@ -73,17 +97,13 @@ def _asked(known: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def _tell(results: list[setting_up.Tried], written: list[str], *, look: bool) -> None:
+def _tell(results: list[setting_up.Tried]) -> None:
     console = show.out()
     for each in results:
         if each.why is None:
             console.print(say("command.setup.well", what=each.what), style="green")
         else:
             console.print(say("command.setup.bad", what=each.what, why=each.why), style="red", soft_wrap=True)
-    for path in written:
-        console.print(say("command.setup.written", file=path), soft_wrap=True)
-    if not written:
-        console.print(say("command.setup.looked" if look else "command.setup.not_written"), style="yellow")
 
 
 def _account() -> str:

@@ -62,6 +62,11 @@ def tried(settings: Settings, now: datetime) -> Iterator[Tried]:
     when something is wrong: there is no other way to know that they are."""
     if not settings.embedded:
         yield Tried(variable("database_url"), _database(settings))
+    yield from addresses(settings, now)
+
+
+def addresses(settings: Settings, now: datetime) -> Iterator[Tried]:
+    """Those of ``tried`` that are not the database's."""
     for state in probing.asked(probing.systems(settings, now)):
         if state.configured:
             yield Tried(state.code, _why(state))

@@ -62,6 +62,9 @@ class Child:
     """A TCP address that must be free before it starts."""
     fork_of: Path | None = None
     """The socket of a fork server of the same supervisor: it is started as a fork of that where that can be had."""
+    by_the_clock: bool = False
+    """Whether it waits by the time of day: a clock that is set back by an hour would have it wait for an hour, so it
+    begins anew then."""
 
 
 @dataclass(slots=True)

@@ -111,6 +111,7 @@ def dagster_children(
             environment,
             after=("code",),
             fork_of=runs,
+            by_the_clock=True,
         ),
     ]
     if any(way is not None for way in (settings.alert_url, settings.alert_apprise, settings.ping_url)):

@@ -44,6 +44,10 @@ def running(home: Path) -> int | None:
     return None
 
 
+_SET_BACK = 5.0
+"""Seconds by which the clock is set back before it matters: so long a look of the daemon may be late."""
+
+
 class Supervisor:
     """Runs ``children`` for the home at ``home``; with ``database`` it keeps the embedded PostgreSQL alive too."""
 
@@ -64,6 +68,7 @@ class Supervisor:
         self._database = database
         self._database_starts: deque[float] = deque()
         self._database_retry_at = 0.0
+        self._clock = time.time() - time.monotonic()
         self._max_deaths = max_deaths
         self._within = within_seconds
         self._say_aloud = say
@@ -187,6 +192,7 @@ class Supervisor:
             now = time.monotonic()
             if self._database:
                 self._keep_database(now)
+            self._look_at_clock(now)
             for each in self._children.values():
                 self._keep(each, now)
             if waiting and all(each.answering for each in self._children.values()):
@@ -205,6 +211,16 @@ class Supervisor:
             once_ready()
         except Exception as error:  # noqa: BLE001 - whatever it was, the operator must read it and everything must stop
             self.stop(teller().reason(error.reason) if isinstance(error, PolydeskError) else in_brief(error))
+
+    def _look_at_clock(self, now: float) -> None:
+        """Have whoever waits by the time of day begin anew where somebody has set the clock back."""
+        before, self._clock = self._clock, time.time() - now
+        if (back := before - self._clock) < _SET_BACK:
+            return
+        for name, each in self._children.items():
+            if each.child.by_the_clock and each.process is not None:
+                self._say(f"L'orologio è stato portato indietro di {back:.0f} s: riavvio il processo {name}.")
+                each.end(signal.SIGTERM)
 
     def _keep(self, each: Running, now: float) -> None:
         """One look at one child: start it, find it answering, or find it dead."""

@@ -179,3 +179,19 @@ def test_it_asks_on_a_terminal_and_enter_keeps_what_is_known(setup: Said, tmp_pa
     written = (tmp_path / "home" / ".env").read_text()
     assert "POLYDESK_WEB_PORT='4321'" in written
     assert "POLYDESK_OPERATOR_MAIL='turno@polydesk.example'" in written
+
+
+def test_what_is_checked_are_both_databases_and_every_address(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(engine.url))
+    monkeypatch.setenv("POLYDESK_PING_URL", f"http://{_closed()}/ping")
+    monkeypatch.setattr(sys, "argv", ["polydesk", "check", "--json"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    looked = json.loads(capsys.readouterr().out)["tried"]
+    wrong = {each["what"]: each["why"]["code"] for each in looked if each["why"]}
+    assert wrong.pop("POLYDESK_PING_URL") == "not_taken"
+    assert (end.value.code, set(wrong.values())) == (1, {"made_by_migrating"}), "Dagster's database is not there yet"
+    assert len(looked) > len(wrong) + 1

@@ -7,7 +7,7 @@ end well at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -100,13 +100,13 @@ def clockwork(module: str = "polydesk_dagster.definitions") -> Iterator[Clockwor
         yield Clockwork(instance, workspace)
 
 
-def everything_live(url: sa.URL, since: datetime) -> None:
-    """Somebody let every service start by itself, and the frequent ones have all run lately: they look, and start
+def live(url: sa.URL, since: datetime, services: Sequence[str] = activity.STANDING) -> None:
+    """Somebody let these services start by themselves, and the frequent ones have all run lately: they look, and start
     something where something is due."""
     engine = create_engine(url, pool_size=1)
     told = {"clinic": None, "preview": False, "dagster_run": "before", "as_of": since, "seconds": 1.0}
     with engine.begin() as connection:
-        activity.go_live(connection, activity.STANDING, actor="tests", reason="provato con la direzione", as_of=since)
+        activity.go_live(connection, services, actor="tests", reason="provato con la direzione", as_of=since)
         for service in SERVICES:
             if isinstance(service.cadence, Every):
                 service_runs.record(connection, service.key, Report(Outcome.OK), started=LATELY, **told)

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.catalog import ROME, SERVICES, Daily, Every
-from tests.faults.clockwork import Clockwork, clockwork, everything_live
+from tests.faults.clockwork import Clockwork, clockwork, live
 
 STEP = timedelta(minutes=10)
 NIGHTLY = [service for service in SERVICES if isinstance(service.cadence, Daily) and not service.per_clinic]
@@ -28,7 +28,7 @@ SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)
 def clock(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clockwork]:
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
-    everything_live(database, datetime(2026, 1, 1, tzinfo=UTC))
+    live(database, datetime(2026, 1, 1, tzinfo=UTC))
     with clockwork() as made:
         yield made
 

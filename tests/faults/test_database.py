@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.catalog import BY_KEY, SERVICES, OnDemand
+from polydesk_dagster.commands import night
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome
+from polydesk_dagster.values import Reason
 from tests import postgres
 from tests.faults.world import Chain, demo_chain
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
+EVERY = [*night.order(), *(service for service in SERVICES if isinstance(service.cadence, OnDemand))]
+RELEASE_ALL = BY_KEY["release_all_holds"]
 WELL = {Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.SKIPPED, Outcome.PARTIAL}
 
 
@@ -41,19 +46,35 @@ def _reasons(chain: Chain) -> set[str]:
 
 
 def test_a_full_disk_stops_each_service_by_its_name_and_the_next_night_is_well(chain: Chain) -> None:
+    """Those that are run on demand too, and what somebody presses in an emergency, to the end."""
     if chain.disk is None:
         pytest.skip("no disk may be mounted here")
     before = chain.broken_invariants()
-    with chain.full():
-        hit = {key: report for key, report in chain.night().items() if report.outcome not in WELL}
+    looked = chain.run(RELEASE_ALL)
+    todo = looked.figures[WHAT_TO_DO]
+    assert isinstance(todo, Reason)
+    pressed = {"plan": looked.plan_id, "reason": "provato con il disco pieno", "confirm": todo.values["phrase"]}
+    with chain.full(chain.disk):
+        hit = {key: report for key, report in chain.each(EVERY).items() if report.outcome not in WELL}
+        hit["pressed"] = chain.run(RELEASE_ALL, **pressed)
     assert {"generate_slots", "refresh_statistics", "import_municipalities"} <= hit.keys()
+    assert {"sync_services", "resend_activation_emails"} <= hit.keys()
     codes = {reason.code for report in hit.values() for reason in report.reasons}
     assert codes <= {"refused_disk", "no_report"}, {key: report.reasons for key, report in hit.items()}
     assert _reasons(chain) <= {"refused_disk"}
     assert chain.broken_invariants() == before
-    unwell = {key: report for key, report in chain.night().items() if report.outcome not in WELL}
+    unwell = {key: report for key, report in chain.each(EVERY).items() if report.outcome not in WELL}
     assert unwell == {}
     assert chain.broken_invariants() == []
+
+
+def test_a_home_without_room_for_a_log_stops_only_what_is_kept_there(chain: Chain) -> None:
+    if chain.disk is None:
+        pytest.skip("no disk may be mounted here")
+    with chain.full(chain.home):
+        hit = {key: report for key, report in chain.each(EVERY).items() if report.outcome not in WELL}
+    print({key: report.reasons for key, report in hit.items()})
+    assert hit.keys() <= {"index_knowledge", "reindex_knowledge"}
 
 
 def test_a_server_that_is_restarted_again_and_again_under_load_loses_nothing(chain: Chain) -> None:

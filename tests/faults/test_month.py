@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.runtime.retention import KEEP
-from tests.faults.clockwork import Clockwork, clockwork, everything_live
+from tests.faults.clockwork import Clockwork, clockwork, live
 
 DAYS, STEP = 50, 5
 _STORED = sa.text("""
@@ -30,7 +30,7 @@ _AS_OF_THEN = sa.text("UPDATE runs SET create_timestamp = :then WHERE create_tim
 def clock(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clockwork]:
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
-    everything_live(database, datetime.now(UTC) - timedelta(days=DAYS + 1))
+    live(database, datetime.now(UTC) - timedelta(days=DAYS + 1))
     with clockwork() as made:
         yield made
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from tests import postgres
 from tests.world import AS_OF
 
 ROOM = 96 * 1024**2
-"""Bytes of the small disk: several times what the chain takes."""
+"""Bytes of a small disk: several times what the chain takes, and what its home does."""
 
 
 class Chain:
@@ -43,15 +43,21 @@ class Chain:
         self.engine, self.server = engine, server
         self.disk = disk
         """Where its records lie; None where no disk may be mounted."""
+        self.home = settings.home
+        """Where its logs and its index lie: a disk too, then."""
 
-    def run(self, service: Service) -> Report:
-        reports = run_service(self.installation, service, None, {"as_of": AS_OF.isoformat()})
-        return combine(report for _, report in reports)
+    def run(self, service: Service, **options: object) -> Report:
+        given = {"as_of": AS_OF.isoformat(), **options}
+        return combine(report for _, report in run_service(self.installation, service, None, given))
 
     def night(self) -> dict[str, Report]:
-        """Every scheduled service once. Where the database cannot be asked at all, why it says so itself."""
+        """Every scheduled service once."""
+        return self.each(night.order())
+
+    def each(self, services: Iterable[Service]) -> dict[str, Report]:
+        """Each of them once. Where the database cannot be asked at all, why it says so itself."""
         found = {}
-        for service in night.order():
+        for service in services:
             try:
                 found[service.key] = self.run(service)
             except sa.exc.DBAPIError as error:
@@ -60,10 +66,7 @@ class Chain:
         return found
 
     def broken_invariants(self) -> list[str]:
-        looks = (calendar.overlapping, calendar.bookings_without_slot, calendar.free_on_closure)
-        with self.engine.connect() as connection:
-            found = {look.__name__: look(connection, AS_OF) for look in (*looks, bookings.collisions)}
-        return [name for name, finding in found.items() if finding.count]
+        return broken_invariants(self.engine)
 
     def restart(self, mode: str) -> None:
         """The server stops, by ``fast`` or as by a power cut by ``immediate``, and comes back."""
@@ -71,10 +74,9 @@ class Chain:
         programs.run("pg_ctl", "restart", "-w", "-m", mode, "-D", str(data), "-l", str(data / "log"), data=data)
 
     @contextmanager
-    def full(self) -> Iterator[None]:
+    def full(self, disk: Path) -> Iterator[None]:
         """Not a byte is left on the disk during the block."""
-        assert self.disk is not None
-        filler = self.disk / "filler"
+        filler = disk / "filler"
         with filler.open("wb") as file:
             for size in (1 << 20, 1 << 12):
                 try:
@@ -89,14 +91,22 @@ class Chain:
             filler.unlink()
 
 
+def broken_invariants(engine: sa.Engine) -> list[str]:
+    """By name, what must hold of a chain and does not."""
+    looks = (calendar.overlapping, calendar.bookings_without_slot, calendar.free_on_closure)
+    with engine.connect() as connection:
+        found = {look.__name__: look(connection, AS_OF) for look in (*looks, bookings.collisions)}
+    return [name for name, finding in found.items() if finding.count]
+
+
 @contextmanager
 def demo_chain(server: Path) -> Iterator[Chain]:
     """The demo chain of size ``small`` on the server whose home is ``server``."""
     admin = make_url(embedded.url(server)).set(drivername="postgresql+psycopg")
     url = admin.set(database="chain")
     with ExitStack() as held:
-        home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="polydesk-faults-")))
-        disk = held.enter_context(_disk())
+        disk = held.enter_context(_disk(programs.SERVER_ACCOUNT))
+        home = held.enter_context(_disk()) or Path(held.enter_context(tempfile.TemporaryDirectory()))
         if disk is not None:
             postgres.do(admin, f"CREATE TABLESPACE small LOCATION '{disk}'")
         postgres.do(
@@ -122,7 +132,7 @@ def demo_chain(server: Path) -> Iterator[Chain]:
 
 
 @contextmanager
-def _disk() -> Iterator[Path | None]:
+def _disk(owner: str = "root") -> Iterator[Path | None]:
     """A small disk of its own in memory; None where this machine lets none be mounted."""
     place = Path(tempfile.mkdtemp(prefix="polydesk-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0777", "tmpfs", str(place)]
@@ -130,7 +140,7 @@ def _disk() -> Iterator[Path | None]:
         place.rmdir()
         yield None
         return
-    shutil.chown(place, programs.SERVER_ACCOUNT)
+    shutil.chown(place, owner)
     try:
         yield place
     finally:

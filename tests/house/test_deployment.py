@@ -69,3 +69,20 @@ def test_what_a_deployment_sets_means_something() -> None:
     given |= set(re.findall(r"^(POLYDESK_\w+)=", (DEPLOY / "env.example").read_text(), re.MULTILINE))
     given |= set(re.findall(r"\bPOLYDESK_(?!PLAYED)\w+(?==)", (DEPLOY / "Containerfile").read_text()))
     assert given <= known
+
+
+def _camel(value: Any) -> Any:
+    """As the chart spells what Dagster spells with underscores."""
+    if isinstance(value, list):
+        return [_camel(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {re.sub(r"_(\w)", lambda found: found[1].upper(), name): _camel(each) for name, each in value.items()}
+
+
+def test_kubernetes_is_told_the_same_limits_as_every_other_deployment() -> None:
+    production = yaml.safe_load((DEPLOY / "production.yaml").read_text())
+    values = yaml.safe_load((DEPLOY / "helm" / "values.yaml").read_text())
+    for section in ("concurrency", "retention"):
+        assert values[section] == {"enabled": True, **_camel(production[section])}, section
+    assert values["dagsterDaemon"]["runRetries"] == _camel(production["run_retries"])

@@ -47,6 +47,7 @@ from polydesk_dagster.clinic.calendar.deciding import (
 )
 from polydesk_dagster.clinic.calendar.orphans import SAID, SEATED, WORK, orphan_tables
 from polydesk_dagster.clinic.calendar.slot_plan import DUE_ROWS, HELD_ROWS, SERVICE, SLOT
+from polydesk_dagster.database import refusals
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, combine, done
 from polydesk_dagster.values import Value
@@ -89,7 +90,7 @@ def generate(
         try:
             return _generate_clinic(engine, each, as_of, preview=preview, actor=actor, whole=whole)
         except sa.exc.DBAPIError as error:
-            return _clinic_refused(each, error)
+            return _clinic_refused(each, error, engine.url)
 
     reports = []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
@@ -148,7 +149,9 @@ def _generate_clinic(
     return replace(report, counts=counts, reasons=(*report.reasons, *too_long, *([manual] if manual else [])))
 
 
-def _clinic_refused(clinic: Clinic, error: sa.exc.DBAPIError) -> Report:
+def _clinic_refused(clinic: Clinic, error: sa.exc.DBAPIError, url: sa.URL) -> Report:
+    if (why := refusals.known(error, url)) is not None:  # the server is in trouble, and no clinic to blame
+        return Report.of_failure(replace(why, clinic=clinic.code))
     return Report.failed("clinic_refused", {"error": in_brief(error)}, clinic.code)
 
 

@@ -1,0 +1,65 @@
+"""A clock that a test sets, for real processes: libfaketime, loaded before whatever they are.
+
+Only the time of day is false, as when somebody sets the clock, and stands where it was put until it is put elsewhere;
+what waiting is measured by goes on. Debian's libfaketime (0.9.10) cannot tell the two apart under Python 3.11, whose
+``time.sleep`` fails there: it is the one that the package index has, which is under the GPL and in no lock.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WANTED = Path(__file__).with_name("faketime.txt")
+_TRIAL = "import time; time.sleep(0.01); print(time.gmtime().tm_year)"
+
+
+class Clock:
+    """The time of day of every process that is started with ``environment``."""
+
+    def __init__(self, folder: Path, at: datetime) -> None:
+        self._file = folder / "clock"
+        self.environment = _environment(_library(), self._file)
+        self.set(at)
+
+    def set(self, at: datetime) -> None:
+        draft = self._file.with_suffix(".new")
+        draft.write_text(f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}\n")
+        draft.replace(self._file)
+
+
+def _environment(library: Path, file: Path) -> dict[str, str]:
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",  # seconds; reading it at each call costs more than the work
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+        "TZ": "UTC",
+    }
+
+
+@cache
+def _library() -> Path:
+    """The library, which is installed now where it is not yet; the test is skipped where it is not to be had."""
+    folder = ROOT / ".venv" / "faketime"
+    if not (found := list(folder.rglob("libfaketime.so.1"))):
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+        done = subprocess.run([*pip, "--target", folder, "-r", WANTED], capture_output=True, text=True, check=False)
+        found = list(folder.rglob("libfaketime.so.1"))
+        if not found:
+            pytest.skip(f"NOT PROVEN: libfaketime is not to be had here ({done.stderr.strip()[-200:]})")
+    clock = folder / "trial"
+    clock.write_text("2001-01-01 00:00:00\n")
+    said = subprocess.run(
+        [sys.executable, "-c", _TRIAL], env=_environment(found[0], clock), capture_output=True, check=False
+    )
+    if said.stdout.strip() != b"2001":
+        pytest.skip("NOT PROVEN: libfaketime does not deceive this Python")
+    return found[0]
