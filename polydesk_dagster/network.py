@@ -17,8 +17,13 @@ import anyio
 import anyio.to_thread
 import httpcore
 import httpx
+import stamina
+from stamina.instrumentation import LoggingOnRetryHook
 
 from polydesk_dagster.errors import PermanentError
+
+# Whoever asks others tries again with stamina. Left alone, it writes to standard output wherever structlog is installed.
+stamina.instrumentation.set_on_retry_hooks([LoggingOnRetryHook])
 
 METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
 """Where clouds tell a machine its secrets, besides the link-local one."""

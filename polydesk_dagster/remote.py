@@ -15,15 +15,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import stamina
-from stamina.instrumentation import LoggingOnRetryHook
 
 from polydesk_dagster import network
 from polydesk_dagster.answers import Answer, Body, is_welcome, sort_error, sort_response, sorted_errors
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.values import Value
-
-# Left alone, stamina writes to standard output wherever structlog happens to be installed.
-stamina.instrumentation.set_on_retry_hooks([LoggingOnRetryHook])
 
 Query = Mapping[str, str | int]
 

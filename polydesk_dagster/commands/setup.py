@@ -67,15 +67,16 @@ def check(json: Annotated[bool, typer.Option("--json")] = False) -> None:
     settings = configuration.load()
     if settings.embedded and embedded.exists(settings.home):
         embedded.start(settings.home)
-    looked = [
+    databases = [
         setting_up.Tried(show.told().term("database_check", each.what), each.why) for each in checking.look(settings)
     ]
-    looked += setting_up.addresses(settings, datetime.now(UTC))
+    addresses = list(setting_up.addresses(settings, datetime.now(UTC)))
     if json:
-        show.as_json({"tried": _rows(looked)})
+        show.as_json({"tried": _rows([*databases, *addresses])})
     else:
-        _tell(looked)
-    raise typer.Exit(1 if any(each.why is not None for each in looked) else 0)
+        _tell(databases, say("doctor.well"))
+        _tell(addresses)
+    raise typer.Exit(1 if any(each.why is not None for each in (*databases, *addresses)) else 0)
 
 
 def _rows(results: list[setting_up.Tried]) -> list[dict[str, object]]:
@@ -97,13 +98,16 @@ def _asked(known: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def _tell(results: list[setting_up.Tried]) -> None:
+def _tell(results: list[setting_up.Tried], well: str | None = None) -> None:
+    """What came of each; ``well`` is said instead of that it answers."""
     console = show.out()
     for each in results:
-        if each.why is None:
-            console.print(say("command.setup.well", what=each.what), style="green")
-        else:
+        if each.why is not None:
             console.print(say("command.setup.bad", what=each.what, why=each.why), style="red", soft_wrap=True)
+        elif well is not None:
+            console.print(f"{each.what}: {well}", style="green")
+        else:
+            console.print(say("command.setup.well", what=each.what), style="green")
 
 
 def _account() -> str:

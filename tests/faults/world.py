@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from polydesk_dagster.database.migrate import migrate, serving
 from polydesk_dagster.demo import chain, documents
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Report, combine
+from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
 from tests import postgres
@@ -91,11 +93,11 @@ class Chain:
             filler.unlink()
 
 
-def broken_invariants(engine: sa.Engine) -> list[str]:
-    """By name, what must hold of a chain and does not."""
+def broken_invariants(engine: sa.Engine, as_of: datetime = AS_OF) -> list[str]:
+    """By name, what must hold of a chain from ``as_of`` on and does not."""
     looks = (calendar.overlapping, calendar.bookings_without_slot, calendar.free_on_closure)
     with engine.connect() as connection:
-        found = {look.__name__: look(connection, AS_OF) for look in (*looks, bookings.collisions)}
+        found = {look.__name__: look(connection, as_of) for look in (*looks, bookings.collisions)}
     return [name for name, finding in found.items() if finding.count]
 
 
@@ -124,6 +126,7 @@ def demo_chain(server: Path) -> Iterator[Chain]:
         held.enter_context(simulators.playing(played, environment))
         simulators.point_studiolab(engine, played)
         engine.dispose()
+        instance.prepare(settings)
         serves = serving(url)
         serves.connect().close()
         yield Chain(configuration.load(), serves, server, disk)

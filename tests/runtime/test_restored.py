@@ -173,3 +173,18 @@ def test_who_goes_out_at_the_same_moment_makes_no_copy_of_what_is_here(
     known = read(tmp_path)
     assert known is not None
     assert known.outings == 3
+
+
+def test_a_home_that_takes_no_file_any_more_keeps_nobody_in(engine: sa.Engine, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()  # nothing can be made under it, as on a disk that is full
+    for _ in range(2):
+        assert restored.go_out(engine, home, AS_OF) is None
+    home.unlink()
+    assert restored.go_out(engine, home, AS_OF) is None
+    assert restored.Known.of(home) == restored.Known(_installation(engine), 3, AS_OF.isoformat())
+
+
+def _installation(engine: sa.Engine) -> str:
+    with engine.connect() as connection:
+        return str(connection.scalar(sa.text("SELECT id FROM installation")))

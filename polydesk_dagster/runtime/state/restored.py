@@ -9,6 +9,8 @@ behind.
 from __future__ import annotations
 
 import json
+import logging
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,6 +21,8 @@ import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.values import Instant, Reason, Term
+
+log = logging.getLogger(__name__)
 
 FILE = "installation.json"
 """Under the home: what is known of the database outside of it."""
@@ -47,15 +51,21 @@ class Known:
         return None
 
     def keep(self, home: Path) -> None:
-        """Whole or not at all; never a smaller count than before."""
+        """Whole or not at all; never a smaller count than before. A home without room stops nobody's reminder: a file
+        that is behind is no sign of a copy, and the next one that goes out is counted again."""
         before = Known.of(home)
         if before is not None and before.id == self.id and before.outings >= self.outings:
             return
-        home.mkdir(parents=True, exist_ok=True)
         draft = home / f"{FILE}.{self.outings}"
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(asdict(self)))
-        draft.replace(home / FILE)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            draft.touch(mode=0o600)
+            draft.write_text(json.dumps(asdict(self)))
+            draft.replace(home / FILE)
+        except OSError as error:
+            log.warning("%s was not written: %s", FILE, os.strerror(error.errno or 0))
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
 def noticed_restore(connection: sa.Connection, home: Path, as_of: datetime) -> Reason | None:
