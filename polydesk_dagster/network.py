@@ -22,7 +22,7 @@ from stamina.instrumentation import LoggingOnRetryHook
 
 from polydesk_dagster.errors import PermanentError
 
-# Whoever asks others tries again with stamina. Left alone, it writes to standard output wherever structlog is installed.
+# Whoever asks others tries again with stamina, which left alone writes to standard output wherever structlog is.
 stamina.instrumentation.set_on_retry_hooks([LoggingOnRetryHook])
 
 METADATA = frozenset({"100.100.100.200", "fd00:ec2::254"})
