@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 import httpx
+import msgspec
 import zstandard
 
 from polydesk_dagster.errors import PermanentError, TransientError
@@ -35,7 +36,8 @@ class UncertainError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a system said: ``body`` is the decoded JSON, None for 304 and for an expected status without JSON."""
+    """What a system said: ``body`` is the decoded JSON (or of the shape that was asked for), None for 304 and for an
+    expected status without JSON."""
 
     status: int
     body: Any
@@ -109,12 +111,16 @@ def _http_date(value: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def decode(system: Value, data: bytes) -> Any:
-    """JSON of ``data``, its numbers whole or decimals as they are written.
+def decode(system: Value, data: bytes, shape: msgspec.json.Decoder[Any] | None = None) -> Any:
+    """JSON of ``data``: what ``shape`` makes of it, or where it is not of that shape plain values, their numbers whole or
+    decimals as they are written.
 
     TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes); PermanentError where it
     is not UTF-8 or nested beyond reason.
     """
+    if shape is not None:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return shape.decode(data)
     try:
         found = json.loads(data.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -223,10 +229,10 @@ class Body:
             raise self._too_large()
         return data
 
-    def answer(self, response: httpx.Response) -> Answer:
+    def answer(self, response: httpx.Response, shape: msgspec.json.Decoder[Any] | None = None) -> Answer:
         body: Any = None
         if response.is_success:
-            body = decode(self.system, self.unpacked(response))
+            body = decode(self.system, self.unpacked(response), shape)
         elif "json" in response.headers.get("Content-Type", ""):
             with suppress(TransientError, PermanentError):
                 body = decode(self.system, self.unpacked(response))

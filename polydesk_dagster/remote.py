@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import stamina
 
 from polydesk_dagster import network
@@ -117,15 +118,21 @@ class Remote:
         self._client.close()
 
     def get(
-        self, path: str, query: Query | None = None, *, etag: str | None = None, expected: frozenset[int] = frozenset()
+        self,
+        path: str,
+        query: Query | None = None,
+        *,
+        etag: str | None = None,
+        expected: frozenset[int] = frozenset(),
+        shape: msgspec.json.Decoder[Any] | None = None,
     ) -> Answer:
         """Ask until it answers, within the policy. With ``etag`` the answer may be ``not_modified``; a status in
-        ``expected`` is an answer, not a failure."""
+        ``expected`` is an answer, not a failure. A body of the ``shape`` is decoded as that."""
         headers = {} if etag is None else {"If-None-Match": etag}
         wanted = expected | {304} if etag is not None else expected
         for attempt in self._attempts():
             with attempt:
-                return self._once("GET", path, wanted, headers=headers, query=query)
+                return self._once("GET", path, wanted, headers=headers, query=query, shape=shape)
         raise AssertionError("stamina raises the last error")
 
     def post(
@@ -174,6 +181,7 @@ class Remote:
         headers: Mapping[str, str],
         query: Query | None = None,
         body: object = None,
+        shape: msgspec.json.Decoder[Any] | None = None,
     ) -> Answer:
         collected = Body(self.system, self.policy.largest_body, self.policy.request)
         with (
@@ -186,7 +194,7 @@ class Remote:
                 raise sort_response(self.system, response)
             for chunk in response.iter_raw():
                 collected.add(chunk)
-            return collected.answer(response)
+            return collected.answer(response, shape)
 
 
 @asynccontextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 from pydantic import ValidationError
 
+from polydesk_dagster.answers import Answer, decode
 from polydesk_dagster.sources.port import RECORDS
 from polydesk_dagster.sources.records import Listed, Price
+from polydesk_dagster.sources.studiolab import client
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import carefully, sort_records
@@ -56,6 +60,37 @@ def test_both_readings_of_a_record_agree(kind: str, data: st.DataObject) -> None
     read = sort_records(model, [item])
     assert ([asdict(record) for record in read.valid], [each.reason for each in read.rejected]) == _meant(model, item)
     assert [each.raw for each in read.rejected] == [item][: len(read.rejected)]
+
+
+ODD = HOSTILE.filter(lambda value: type(value) is not Decimal)
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+@given(data=st.data())
+def test_a_page_that_is_read_in_one_go_is_what_is_read_record_by_record(kind: str, data: st.DataObject) -> None:
+    model = RECORDS[kind]
+    spoilt = data.draw(st.dictionaries(st.sampled_from([*model.__struct_fields__, "more"]), ODD, max_size=2))
+    page = {"items": [SOUND[kind], SOUND[kind] | spoilt], "total": 2, "snapshot": "s", "next_page": "2"}
+    page |= data.draw(st.dictionaries(st.sampled_from([*page, "more"]), ODD, max_size=1))
+    body = json.dumps(page, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
+    try:
+        at_once = client._shape(model).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    items, *about = client._page("lab", "/x", Answer(200, decode("lab", body)))
+    assert tuple(about) == client._page("lab", "/x", Answer(200, at_once))[1:]
+    if kind == "patients":
+        assert at_once.items == items
+    else:
+        read = sort_records(model, items)
+        assert (list(map(asdict, at_once.items)), ()) == (list(map(asdict, read.valid)), read.rejected)
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_page_that_is_written_as_it_should_be_is_read_in_one_go(kind: str) -> None:
+    page = {"items": [SOUND[kind]], "total": 1, "snapshot": "s", "next_page": None}
+    (item,) = client._shape(RECORDS[kind]).decode(json.dumps(page).encode()).items
+    assert item == SOUND[kind] if kind == "patients" else isinstance(item, RECORDS[kind])
 
 
 def _meant(model: type[Listed], item: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Reason]]:

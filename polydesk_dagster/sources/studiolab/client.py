@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from functools import cache
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from polydesk_dagster.answers import Answer
 from polydesk_dagster.errors import PermanentError, TransientError
@@ -20,12 +24,13 @@ from polydesk_dagster.sources.port import (
     Page,
     Unchanged,
 )
-from polydesk_dagster.sources.records import Event
+from polydesk_dagster.sources.records import Event, Listed
 from polydesk_dagster.values import Reason, Value
-from polydesk_dagster.wire import Rejected, Sorted, is_number, sort_records
+from polydesk_dagster.wire import LARGEST, Rejected, Sorted, is_number, sort_records
 
 LIST_LIMIT = 1000
 GONE = frozenset({410})
+T = TypeVar("T")
 CAPABILITIES = Capabilities(frozenset(RECORDS), Numbers.DENSE, merged=True)
 
 
@@ -86,12 +91,15 @@ class Studiolab:
         total = read = number = 0
         merged: list[Merged] = []
         seen: set[str] = set()
+        shape: msgspec.json.Decoder[_Plain[Any]] | None = _shape(model)
         while number == 0 or following is not None:
             asked: dict[str, str | int] = {"limit": LIST_LIMIT} | ({} if following is None else {"page": following})
-            answer = self.remote.get(path, asked, etag=etag if number == 0 else None)
+            answer = self.remote.get(path, asked, etag=etag if number == 0 else None, shape=shape)
             if answer.not_modified:
                 self._merged = merged if kind == "patients" else self._merged
                 raise Unchanged
+            plain = isinstance(answer.body, _Plain)
+            shape = shape if plain else None  # the rest is hardly written otherwise: read twice it would take longer
             items, following, here, state = _page(self.system, path, answer)
             if snapshot is not None and (state, here) != (snapshot, total):
                 raise restarts.Moved
@@ -100,7 +108,10 @@ class Studiolab:
                     raise PermanentError("list_repeats_page", system=self.system, path=path)
                 seen.add(following)
             snapshot, total, number = state, here, number + 1
-            records = _living(items, merged) if kind == "patients" else sort_records(model, items, model.KEY)
+            if kind == "patients":
+                records = _living(items, merged)
+            else:
+                records = Sorted(tuple(items), ()) if plain else sort_records(model, items, model.KEY)
             rejected = tuple(Rejected(r.position + read, r.key, r.reason, r.raw) for r in records.rejected)
             read += len(items)
             if following is None and read != total:
@@ -158,8 +169,26 @@ def news(system: Value, answer: Answer, after: int) -> News:
     )
 
 
+class _Plain(msgspec.Struct, Generic[T], forbid_unknown_fields=True):
+    """A page that is written as it should be, and so are its items: msgspec reads it in one go."""
+
+    items: list[T]
+    total: Annotated[int, Meta(ge=0, le=LARGEST)]
+    snapshot: Annotated[str, Meta(min_length=1)]
+    next_page: Annotated[str, Meta(min_length=1)] | None = None
+
+
+@cache
+def _shape(model: type[Listed]) -> msgspec.json.Decoder[_Plain[Any]]:
+    """Nothing that we do not know is skipped: it might be nested without end, or no text at all."""
+    known = msgspec.defstruct(model.__name__, [], bases=(model,), forbid_unknown_fields=True, frozen=True, kw_only=True)
+    return msgspec.json.Decoder(_Plain[known if model.AT_ONCE else dict[str, str | None]])  # type: ignore[misc]
+
+
 def _page(system: Value, path: str, answer: Answer) -> tuple[list[Any], str | None, int, str]:
     body = answer.body
+    if isinstance(body, _Plain):
+        return body.items, body.next_page, body.total, body.snapshot
     if isinstance(body, dict):
         items, following = body.get("items"), body.get("next_page")
         total, snapshot = body.get("total"), body.get("snapshot")
