@@ -112,8 +112,8 @@ def _http_date(value: str) -> datetime | None:
 
 
 def decode(system: Value, data: bytes, shape: msgspec.json.Decoder[Any] | None = None) -> Any:
-    """JSON of ``data``: what ``shape`` makes of it, or where it is not of that shape plain values, their numbers whole or
-    decimals as they are written.
+    """JSON of ``data``: what ``shape`` makes of it, or where it is not of that shape plain values, their numbers whole
+    or decimals as they are written.
 
     TransientError where it was cut short or is no JSON at all (a proxy's page comes and goes); PermanentError where it
     is not UTF-8 or nested beyond reason.

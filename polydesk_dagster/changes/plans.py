@@ -196,9 +196,11 @@ def create_rows(
     *,
     values: Mapping[str, Any],
     was: Sequence[str],
+    told: bool = False,
 ) -> int:
     """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now: its
-    precondition, and what undo restores. What the kind bars is a conflict. Returns how many rows there are."""
+    precondition, and what undo restores. The query gives them itself, as ``was_…``, where it has them ``told``. What
+    the kind bars is a conflict. Returns how many rows there are."""
     types = column_types(connection, kind.table)
     columns = []
     for name in kind.identity:
@@ -208,9 +210,9 @@ def create_rows(
         columns.append(f"{given} AS {name}")
     columns += [f"CAST(r.{name} AS {types[name]}) AS {name}" for name in kind.written]
     columns += [f"CAST(r.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
-    columns += [f"t.{name} AS was_{name}" for name in was]
+    columns += [f"r.was_{name}" if told else f"t.{name} AS was_{name}" for name in was]
     same = " AND ".join(f"t.{name} = CAST(r.{name} AS {types[name]})" for name in kind.identity)
-    target = f"LEFT JOIN {kind.table} t ON {same}" if was or kind.barred is not None else ""
+    target = f"LEFT JOIN {kind.table} t ON {same}" if (was and not told) or kind.barred is not None else ""
     verdict = ["r.action", "r.finding", "r.reason"]
     if kind.barred is not None:
         target += f" CROSS JOIN LATERAL (SELECT CASE WHEN r.action <> 'conflict' THEN {kind.barred} END AS why) barred"

@@ -195,6 +195,7 @@ def _steady(
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     missing: set[int] = set()
     doubled: set[int] = set()
+    connection.execute(sa.text("SET LOCAL enable_mergejoin = off"))  # both lists sorted cost twice what one hashed does
     for reading in range(READINGS):
         if reading and evidence is not None:
             pages = evidence.again()
@@ -205,9 +206,9 @@ def _steady(
         proves = evidence is not None and source.retire is not None
         moved = _on_two_pages(connection, staged) if proves and (numbers or repeated) else set()
         if moved <= doubled:
-            plans.create_rows(
-                connection, kind, plan_id, _difference(kind, source, staged), values=values, was=kind.compared
-            )
+            query, was = _difference(kind, source, staged), kind.compared
+            told = kind.identity == ("id",)  # else a new row might meet one that is out of scope
+            plans.create_rows(connection, kind, plan_id, query, values=values, was=was, told=told)
             if evidence is None or not proves:
                 return staged, numbers, repeated
             gone = _gone(connection, kind, source, plan_id, values, evidence)
@@ -339,6 +340,7 @@ def _difference(kind: Kind, source: Source, staged: Staged) -> str:
     values += [
         f"CASE WHEN d.n IS NULL THEN {retire.get(name, 'NULL')} ELSE d.{name} END AS {name}" for name in kind.carried
     ]
+    values += [f"c.{name} AS was_{name}" for name in kind.compared]
     identity = "c.id, " if kind.identity == ("id",) else ""
     ours = f"c.{kind.identity[0]}"
     # An unreadable record that does not say which it is could be any of those that seem to be gone.

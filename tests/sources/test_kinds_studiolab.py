@@ -48,6 +48,23 @@ def test_a_second_run_changes_nothing_and_an_unchanged_list_is_not_read(synced: 
         assert synced.sync(feed).outcome is Outcome.NOTHING_TO_DO
     report = synced.sync("prices")
     assert [reason.code for reason in report.reasons] == ["not_modified"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "UPDATE price SET amount = amount WHERE id = (SELECT min(id) FROM price)",
+        "DELETE FROM price WHERE id = (SELECT max(id) FROM price)",
+        """WITH gone AS (DELETE FROM price WHERE id = (SELECT max(id) FROM price) RETURNING *)
+           INSERT INTO price (clinic_id, service_id, agreement_id, amount, currency, valid_from)
+           SELECT clinic_id, service_id, agreement_id, amount, currency, '2019-01-01' FROM gone""",
+    ],
+)
+def test_an_unchanged_list_is_read_again_where_ours_was_written_since(synced: Lab, write: str) -> None:
+    synced.sync("prices")
+    with synced.engine.begin() as connection:
+        assert connection.execute(sa.text(write)).rowcount == 1
+    assert "not_modified" not in [reason.code for reason in synced.sync("prices").reasons]
     synced.write("UPDATE price SET amount = 54 WHERE amount = 55")
     assert synced.sync("prices", preview=True).counts.updated == 1
 
