@@ -299,7 +299,7 @@ def _mark_duplicates(
     several = "NOT d.alone" if source.alone else "true"
     content = ", ".join(f"d.{name}" for name in columns)
     connection.execute(sa.text("DROP TABLE IF EXISTS doubled"))
-    connection.execute(
+    found = connection.execute(
         sa.text(f"""
             CREATE TEMP TABLE doubled ON COMMIT DROP AS
             WITH repeated AS MATERIALIZED (
@@ -313,6 +313,8 @@ def _mark_duplicates(
                 WINDOW w AS (PARTITION BY {key})) twice
         """)
     )
+    if not found.rowcount:
+        return [], 0
     repeated = connection.execute(
         sa.text(f"DELETE FROM {table} WHERE {number} IN (SELECT n FROM doubled WHERE same AND turn > 1)")
     ).rowcount

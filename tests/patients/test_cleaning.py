@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polydesk_dagster.changes.kind import Reject
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.clinic.patients.cleaning import e164, prepare
-from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
+from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter, first_name_part, last_name_part
 from polydesk_dagster.sources.records import Patient
 from polydesk_dagster.told import teller
 from polydesk_dagster.wire import sort_records
@@ -23,6 +23,13 @@ from tests.patients.world import MARIO, person
 @given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=15, max_size=15))
 def test_the_check_letter_is_the_librarys(code: str) -> None:
     assert check_letter(code) == codicefiscale.encode_cin(code)
+
+
+@given(st.one_of(st.text("AEIOUBCDXYZaeioubcdfxyz", max_size=8), st.text("aeBCß'È ,&;-éñ7", max_size=6)))
+@settings(deadline=None)
+def test_the_letters_of_a_name_are_the_librarys(name: str) -> None:
+    assert last_name_part(name) == codicefiscale.encode_lastname(name)
+    assert first_name_part(name) == codicefiscale.encode_firstname(name)
 
 
 @given(st.dates(date(1900, 1, 1), date(2040, 12, 31)), st.sampled_from("MF"))

@@ -135,7 +135,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     A record whose code is wrong or disagrees with the person is a problem for the review; a telephone or an address
     that cannot be one is left empty. Raises Reject when the record cannot be read at all.
     """
-    if not isinstance(item, Mapping):
+    if type(item) is not dict and not isinstance(item, Mapping):
         raise Reject("invalid", Reason("not_an_object"))
     try:
         texts, (sex, born, died, updated_at) = list(_TEXTS(item)), _OTHERS(item)
