@@ -131,13 +131,9 @@ def rows_table(plan_id: int) -> str:
 
 def column_types(connection: sa.Connection, table: str) -> dict[str, str]:
     """The SQL type of each column of ``table``."""
-    found = connection.execute(
-        sa.text("""
-            SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute
-            WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
-        """),
-        {"table": table},
-    )
+    query = """SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute
+               WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped"""
+    found = connection.execute(sa.text(query), {"table": table})
     return {row.attname: row.type for row in found}
 
 
@@ -198,9 +194,9 @@ def create_rows(
     was: Sequence[str],
     told: bool = False,
 ) -> int:
-    """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now: its
-    precondition, and what undo restores. The query gives them itself, as ``was_…``, where it has them ``told``. What
-    the kind bars is a conflict. Returns how many rows there are."""
+    """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now (``told`` by the
+    query as ``was_…``, or looked up): its precondition, and what undo restores. What the kind bars is a conflict.
+    Returns how many rows there are."""
     types = column_types(connection, kind.table)
     columns = []
     for name in kind.identity:
