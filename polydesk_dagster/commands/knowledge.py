@@ -116,7 +116,7 @@ def scope(
                 raise typer.BadParameter(say("command.knowledge.folder_only_clinic"))
             many = shelf.scope_folder(connection, path, clinic=clinic, actor=person(), reason=reason, as_of=as_of)
         else:
-            shelf.scope(
+            many = shelf.scope(
                 connection,
                 path,
                 clinic=clinic,

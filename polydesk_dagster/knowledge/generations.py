@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from polydesk_dagster.knowledge.formats import ocr
 from polydesk_dagster.knowledge.library import Library
 
-LANGUAGE = "it-7"
+LANGUAGE = "it-8"
 """Raised whenever splitting, screening, folding, stemming or n-grams change: what was indexed before no longer fits."""
 
 

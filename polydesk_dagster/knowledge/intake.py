@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge import contents, generations
 from polydesk_dagster.knowledge.contents import Content
+from polydesk_dagster.knowledge.embedding import Packaged
 from polydesk_dagster.knowledge.formats.plain import TEXT
 from polydesk_dagster.knowledge.formats.text import UnreadableError
 from polydesk_dagster.knowledge.generations import Generation
@@ -85,7 +86,7 @@ def take_in(work: Work, generation: Generation, files: Mapping[str, File], wante
         ready = contents.ready(connection, generation.id)
     most = FLUSH_PASSAGES if work.library.embedder is None else FLUSH_EMBEDDED
     batch = Batch(most)
-    with Reader(work.patience) as reader:
+    with Reader(work.patience, meaning=isinstance(work.library.embedder, Packaged)) as reader:
         for number, document in enumerate(documents):
             _read(work, reader, document, kinds[document.path], ready, batch)
             if batch.full:

@@ -1,9 +1,9 @@
 """The process that opens documents: one request a time on standard input, bounded in memory, replaceable when it dies.
 
-A request is a line of JSON (``suffix``, ``size``, ``cleared``) and ``size`` bytes; the answer is a line of JSON with
-``passages`` (lists of text, headings, page, place), ``title`` and ``losses`` (lists of code, count, pages, sure), or
-``code`` and ``values`` for a document that has nothing to offer. Nothing of a document but its passages leaves this
-process.
+A request is a line of JSON (``suffix``, ``size``, ``cleared``, ``meaning``) and ``size`` bytes; the answer is a line of
+JSON with ``passages`` (lists of text, headings, page, place), ``title`` and ``losses`` (lists of code, count, pages,
+sure), or ``code`` and ``values`` for a document that has nothing to offer. Of a document nothing but its passages
+leaves this process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
+from polydesk_dagster.knowledge.embedding import Packaged
 from polydesk_dagster.knowledge.formats import office, pdf, plain, sheets
 from polydesk_dagster.knowledge.formats.text import Loss, Text, UnreadableError
-from polydesk_dagster.knowledge.screening import objection
+from polydesk_dagster.knowledge.orders import Meaning
+from polydesk_dagster.knowledge.screening import objections
 from polydesk_dagster.knowledge.splitting import Page, Passage, bare, split, title_of
 from polydesk_dagster.knowledge.text import words
 
@@ -31,8 +33,9 @@ LOST_SHARE, LOST_LEAST = 0.02, 3
 LEGACY = {".doc", ".xls", ".ppt", ".rtf", ".odt", ".wpd", ".pages"}
 
 
-def read(data: bytes, suffix: str, *, cleared: bool = False) -> dict[str, Any]:
-    """The passages of one document, those left out that a person must see first unless she has (``cleared``).
+def read(data: bytes, suffix: str, *, cleared: bool = False, meaning: Meaning | None = None) -> dict[str, Any]:
+    """The passages of one document, those left out that a person must see first unless she has (``cleared``); with
+    ``meaning`` that is decided by what sentences mean too.
 
     Raises:
         UnreadableError: saying why there is none.
@@ -44,14 +47,14 @@ def read(data: bytes, suffix: str, *, cleared: bool = False) -> dict[str, Any]:
     passages = split(pages)
     losses = [*text.losses, *unsaid(pages, passages)]
     if not cleared:
-        objections = [objection("\n".join([*passage.headings, passage.text])) for passage in passages]
-        for code in sorted({each for each in objections if each}):
-            held = [passage for passage, each in zip(passages, objections, strict=True) if each == code]
+        objected = objections(["\n".join([*passage.headings, passage.text]) for passage in passages], meaning)
+        for code in sorted({each for each in objected if each}):
+            held = [passage for passage, each in zip(passages, objected, strict=True) if each == code]
             if len(held) == len(passages):
                 raise UnreadableError(code, count=len(held))
             numbers = sorted({passage.page for passage in held if passage.page is not None})
             losses.append(Loss(f"held_{code}", len(held), tuple(numbers)))
-        passages = [passage for passage, each in zip(passages, objections, strict=True) if each is None]
+        passages = [passage for passage, each in zip(passages, objected, strict=True) if each is None]
     if not passages:
         raise UnreadableError("no_text")
     return {
@@ -100,7 +103,9 @@ def serve(requests: BinaryIO, answer: Callable[[bytes], object]) -> None:
     while line := requests.readline():
         request = json.loads(line)
         try:
-            found = read(requests.read(request["size"]), request["suffix"], cleared=request["cleared"])
+            meaning = Packaged().embed if request["meaning"] else None
+            data = requests.read(request["size"])
+            found = read(data, request["suffix"], cleared=request["cleared"], meaning=meaning)
         except UnreadableError as error:
             found = {"code": error.code, "values": error.values}
         except MemoryError:

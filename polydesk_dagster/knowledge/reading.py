@@ -63,8 +63,10 @@ class Reading:
 class Reader:
     """A reading process, started when first needed and started again after it died. Use it in a ``with``."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
+    def __init__(self, patience: float = PATIENCE, *, meaning: bool = False) -> None:
+        """``meaning``: the packaged model is there, and weighs what sentences mean."""
         self._patience = patience
+        self._meaning = meaning
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -83,7 +85,8 @@ class Reader:
         """
         process = self._process or self._start()
         bound = self._patience * stretches(data)
-        request = json.dumps({"suffix": suffix, "size": len(data), "cleared": cleared}).encode() + b"\n" + data
+        asked = {"suffix": suffix, "size": len(data), "cleared": cleared, "meaning": self._meaning}
+        request = json.dumps(asked).encode() + b"\n" + data
         try:
             answer = json.loads(_exchange(process, request, bound))
         except TimeoutError:

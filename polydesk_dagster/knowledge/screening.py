@@ -8,6 +8,9 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
+from collections.abc import Sequence
+
+from polydesk_dagster.knowledge.orders import Meaning, addressed
 
 ENOUGH = 3
 """Weight from which a passage is set aside."""
@@ -283,6 +286,11 @@ _TRIGGERS = (
 )
 """Without one of these nothing weighs enough: most passages are done with after looking for them."""
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
+_FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007f]+")
+"""Flags of regions are written with tags."""
+_WRITTEN_UNSEEN = re.compile(
+    "[\U000e0020-\U000e007e]{3,}|[\u200b-\u200d\u2060-\u2064\ufeff]{8,}|[\U000e0100-\U000e01ef]{4,}"
+)
 _SPACED = re.compile(r"\b(?:\w[ .\-_*]){4,}\w\b")
 _DISGUISED = re.compile(r"[a-z][013457@$][a-z]|\b[013457@$][a-z]{3}")
 _LEET = str.maketrans("013457@$", "oieastas")
@@ -296,11 +304,28 @@ _JOINED = re.compile(r"(?<=[a-z])[_\-](?=[a-z])")
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{24,}={0,2}")
 
 
-def objection(text: str) -> str | None:
-    """Why a person should look at this passage first: ``personal_data``, ``instructions``, or None."""
+def objections(texts: Sequence[str], meaning: Meaning | None = None) -> list[str | None]:
+    """Why a person should look at each of these passages first: ``personal_data``, ``instructions``, or None.
+
+    Orders are known by how they are worded and hidden, and their sentences by what they speak of together; with
+    ``meaning`` also by what that means.
+    """
+    found = [_objection(text) for text in texts]
+    free = [place for place, code in enumerate(found) if code is None]
+    for place, suspect in zip(free, addressed([texts[place] for place in free], meaning), strict=True):
+        found[place] = "instructions" if suspect else None
+    return found
+
+
+def _objection(text: str) -> str | None:
     if _of_persons(text) >= ENOUGH:
         return "personal_data"
-    return "instructions" if _of_orders(text) >= ENOUGH else None
+    return "instructions" if _hidden(text) or _of_orders(text) >= ENOUGH else None
+
+
+def _hidden(text: str) -> bool:
+    """Whether something is written in characters that nobody sees: letters of tags, or bits in widths of nothing."""
+    return not text.isascii() and bool(_WRITTEN_UNSEEN.search(_FLAG.sub("", text)))
 
 
 def _of_persons(text: str) -> int:

@@ -38,6 +38,27 @@ DOCUMENTS = sa.text("""
     ORDER BY d.path
 """)
 
+NARROW_COPIES = sa.text("""
+    WITH narrowed AS (
+        SELECT c.id, coalesce(c.clinic_id, t.clinic_id) AS clinic_id,
+               CASE WHEN role_rank(t.audience) > role_rank(c.audience) THEN t.audience ELSE c.audience END AS audience,
+               greatest(c.valid_from, t.valid_from) AS valid_from, least(c.valid_to, t.valid_to) AS valid_to
+        FROM document t
+        JOIN document c ON c.sha256 = t.sha256 AND c.id <> t.id
+                       AND (c.clinic_id IS NULL OR t.clinic_id IS NULL OR c.clinic_id = t.clinic_id)
+        WHERE t.path = :path)
+    UPDATE document d
+    SET clinic_id = n.clinic_id, audience = n.audience, valid_from = n.valid_from,
+        valid_to = CASE WHEN n.valid_to > n.valid_from OR n.valid_from IS NULL THEN n.valid_to
+                        WHEN n.valid_to IS NULL THEN NULL ELSE n.valid_from + 1 END,
+        scoped_by = CASE WHEN d.clinic_id IS DISTINCT FROM n.clinic_id THEN 'person' ELSE d.scoped_by END
+    FROM narrowed n
+    WHERE d.id = n.id AND (d.clinic_id, d.audience, d.valid_from, d.valid_to)
+                          IS DISTINCT FROM (n.clinic_id, n.audience, n.valid_from, n.valid_to)
+    RETURNING d.path
+""")
+"""Who may read the copies of a document's content is no wider than who may read it; another clinic's is its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shelved:
@@ -106,9 +127,10 @@ def scope(
     actor: str,
     reason: str,
     as_of: datetime,
-) -> None:
+) -> int:
     """Say whose a document is from now on: a clinic's, by its code, or the whole chain's (None); ``audience`` None and
-    dates None stay as they are.
+    dates None stay as they are. Copies of its content are given no wider scope than that, and keep a narrower one; how
+    many documents have changed, itself included.
 
     Raises:
         PermanentError: for an unknown document or clinic, or without a reason.
@@ -128,8 +150,11 @@ def scope(
             "path": before.path,
         },
     )
+    copies = connection.scalars(NARROW_COPIES, {"path": before.path}).all()
     told = {"clinic_before": before.clinic, "audience_before": before.audience, "audience": audience}
-    _audit(connection, "knowledge_scope", before.path, clinic, actor, reason, as_of, told)
+    narrowed = {"copies": sorted(copies)} if copies else {}
+    _audit(connection, "knowledge_scope", before.path, clinic, actor, reason, as_of, {**told, **narrowed})
+    return 1 + len(copies)
 
 
 def scope_folder(

@@ -83,12 +83,12 @@ class Account:
         """Documents that were found again elsewhere, and those that newly are nobody's."""
         self.changes += [(now, Term("document_change", "moved"), before) for before, now in shelved.moved[:SHOWN]]
         self.set_aside += len(shelved.nobodys)
-        for path in shelved.nobodys[:SHOWN]:
+        for path in shelved.nobodys:
             self.reasons.append(Reason("document_nobodys", {"path": path, "folder": path.split("/", 1)[0]}))
 
     def note_passed_over(self, passed_over: Sequence[tuple[str, str]]) -> None:
         """What lies in the folder and is not read."""
-        self.reasons += [Reason("passed_over", {"path": path, "why": Reason(why)}) for path, why in passed_over[:SHOWN]]
+        self.reasons += [Reason("passed_over", {"path": path, "why": Reason(why)}) for path, why in passed_over]
 
     def recount(self, differences: Mapping[str, int]) -> None:
         """What a new generation changes, instead of what was read for it."""
@@ -128,7 +128,7 @@ def preview(found: Sequence[Task], files: int, reasons: Sequence[Reason]) -> Rep
     )
     rows = tuple((task.path, Term("document_change", task.change), None) for task in found)
     table = Table("documents_changed", CHANGED, rows[:SHOWN], len(rows))
-    return Report(done(counts), counts, tuple(reasons), tables=(table,), preview=True)
+    return Report(done(counts), counts, shown(reasons), tables=(table,), preview=True)
 
 
 def report(connection: sa.Connection, account: Account, generation: int, files: int) -> Report:
@@ -147,7 +147,13 @@ def report(connection: sa.Connection, account: Account, generation: int, files: 
         total = counts.changed + counts.failed + counts.skipped + account.set_aside
         tables.insert(0, Table("documents_changed", CHANGED, tuple(account.changes), total))
     outcome = done(counts, set_aside=account.set_aside)
-    return Report(outcome, counts, tuple(account.reasons[:SHOWN]), figures, tuple(tables))
+    return Report(outcome, counts, shown(account.reasons), figures, tuple(tables))
+
+
+def shown(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
+    """The first of these, and how many more there are."""
+    more = len(reasons) - SHOWN
+    return tuple(reasons) if more <= 0 else (*reasons[:SHOWN], Reason("reasons_more", count=more))
 
 
 CHANGED = ("document", "document_change", "document_why")

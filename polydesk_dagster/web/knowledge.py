@@ -112,7 +112,7 @@ def decide(request: Request) -> Response:
     with door.engine.begin() as connection:
         found = _found(request, connection)
         clinic_of(request, found.clinic)
-        if verdict in {"retract", "restore"} and looks.copies_elsewhere(connection, person, number):
+        if verdict in {"retract", "restore", "scope"} and looks.copies_elsewhere(connection, person, number):
             raise HTTPException(403, door.say(request, "web.copies_elsewhere"))
         given: dict[str, Any] = {
             "actor": person.signature,

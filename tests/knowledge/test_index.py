@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.knowledge import generations, indexing, intake, searching, store
+from polydesk_dagster.knowledge import generations, indexing, intake, searching, store, work
 from polydesk_dagster.knowledge.library import Library, listing
 from polydesk_dagster.knowledge.splitting import Passage
 from polydesk_dagster.outcome import Outcome
@@ -220,7 +220,12 @@ def test_strange_names_and_what_is_no_document(shelf: Shelf) -> None:
     assert [(reason.code, reason.values["path"]) for reason in report.reasons] == [("passed_over", "legame.md")]
     assert shelf.ask("ambulatorio di oculistica") == ["latin\\xe0.md"]
     assert set(shelf.ask("colazioni senza glutine")) == set(names)
-    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
+    for number in range(work.SHOWN):
+        (shelf.library.folder / f"legame {number}.md").symlink_to("/etc/hostname")
+    report = shelf.blue()
+    assert report.outcome is Outcome.NOTHING_TO_DO
+    last = report.reasons[-1]
+    assert (len(report.reasons), last.code, last.count) == (work.SHOWN + 1, "reasons_more", 1)
 
 
 def test_what_cannot_be_read_is_shown_and_in_nobodys_way(shelf: Shelf) -> None:

@@ -55,7 +55,7 @@ def test_real_questions(engine: sa.Engine, tmp_path: Path, shared_data: Path) ->
     paragraphs = read("squad_it_paragraphs.jsonl.gz")[:600]
     for paragraph in paragraphs:
         shelf.write(f"{paragraph['pid']}.txt", paragraph["text"])
-    assert shelf.blue().counts.created == 600
+    assert shelf.blue().counts.created >= 598, "a paragraph on computers may speak like an order"
     known = {paragraph["pid"] for paragraph in paragraphs}
     questions = [q for q in read("squad_it_questions_dev.jsonl.gz") if q["pid"] in known]
     sample = random.Random(1).sample(questions, 150)

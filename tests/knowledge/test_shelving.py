@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.knowledge import indexing, searching
+from polydesk_dagster.knowledge import shelf as decided
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.knowledge.world import AS_OF, Shelf
@@ -54,6 +55,31 @@ def test_a_copy_is_no_wider_than_what_it_is_a_copy_of(shelf: Shelf) -> None:
     assert shelf.ask(QUESTION, role="desk") == []
     ((audience, until),) = shelf.sql("SELECT audience, valid_to FROM document WHERE path = 'copia.md'")
     assert (audience, str(until)) == ("manager", "2027-01-01")
+
+
+def test_a_narrowed_scope_narrows_the_copies_that_are_there(shelf: Shelf) -> None:
+    with shelf.engine.begin() as connection:
+        for code in ("MI01", "RM01", "NA01"):
+            world.clinic(connection, code)
+    for path in ("compensi.md", "copia.md", "MI01/compensi.md", "RM01/compensi.md"):
+        shelf.write(path, SALARIES)
+    shelf.blue()
+    assert shelf.ask(QUESTION, role="desk", clinic="MI01") != []
+    asked = {"valid_from": None, "valid_to": None, "actor": "prova", "reason": "solo per chi dirige", "as_of": AS_OF}
+    with shelf.engine.begin() as connection:
+        changed = decided.scope(connection, "compensi.md", clinic="MI01", audience="manager", **asked)
+    assert changed == 3, "another clinic's copy is its own"
+    shelf.blue()
+    for clinic, role, paths in (
+        ("MI01", "desk", []),
+        ("MI01", "manager", ["MI01/compensi.md", "compensi.md", "copia.md"]),
+        ("RM01", "desk", ["RM01/compensi.md"]),
+        ("NA01", "manager", []),
+    ):
+        assert sorted(shelf.ask(QUESTION, clinic=clinic, role=role)) == paths
+    with shelf.engine.begin() as connection:
+        changed = decided.scope(connection, "compensi.md", clinic=None, audience="desk", **asked)
+    assert changed == 1, "what is opened again opens no copy"
 
 
 def test_a_managers_document_stays_hers_under_the_name_of_one_for_all(shelf: Shelf) -> None:
