@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import URL, make_url
 from xdist.scheduler import LoadScopeScheduling
 
+from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
-from tests import postgres
+from tests import postgres, world
 
 DATA = Path(__file__).parent / "data"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
@@ -167,6 +168,15 @@ def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
     engine: sa.Engine = request.getfixturevalue("engine" if own else "unwritten")
     with engine.connect() as connection:
         yield connection
+
+
+@pytest.fixture
+def practice(engine: sa.Engine) -> world.Practice:
+    """A practice with two weeks of slots, in the test's own database; a module that wants another has its own."""
+    with engine.begin() as connection:
+        practice = world.practice(connection, horizon_days=14)
+    slots.generate(engine, world.AS_OF)
+    return practice
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -36,27 +37,27 @@ def hold(
     more. Guards that count rows are asked again. Refused, with nothing written, for a plan that is not to be applied
     any more or whose rows are no units, and where a number is none of a row that would be written.
     """
-    at = _chosen(connection, plan_id, rows, _WRITTEN, "no_such_rows")
-    if isinstance(at, Report):
-        return at
-    plan, kind = at
-    connection.execute(
-        sa.text(f"""
-            INSERT INTO held_row (kind, clinic_id, scope, thing, held_by, held_at)
-            SELECT DISTINCT :kind, CAST(:clinic_id AS bigint), :scope, {held.thing(kind)}, :actor,
-                   CAST(:as_of AS timestamptz)
-            FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) ON CONFLICT DO NOTHING"""),
-        {
-            "kind": kind.name,
-            "clinic_id": plan.clinic_id,
-            "scope": plan.within.name,
-            "actor": actor,
-            "as_of": as_of,
-            "rows": list(rows),
-        },
-    )
-    many = held.carry(connection, kind, plan.clinic_id, plan.id)
-    return _settled(connection, plan, kind, "hold", rows, many, as_of=as_of, actor=actor, reason=reason)
+
+    def keep_back(plan: Plan, kind: Kind) -> int:
+        connection.execute(
+            sa.text(f"""
+                INSERT INTO held_row (kind, clinic_id, scope, thing, held_by, held_at)
+                SELECT DISTINCT :kind, CAST(:clinic_id AS bigint), :scope, {held.thing(kind)}, :actor,
+                       CAST(:as_of AS timestamptz)
+                FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) ON CONFLICT DO NOTHING"""),
+            {
+                "kind": kind.name,
+                "clinic_id": plan.clinic_id,
+                "scope": plan.within.name,
+                "actor": actor,
+                "as_of": as_of,
+                "rows": list(rows),
+            },
+        )
+        return held.carry(connection, kind, plan.clinic_id, plan.id)
+
+    change = _Change("hold", _WRITTEN, "no_such_rows", keep_back)
+    return _changed(connection, plan_id, rows, change, as_of=as_of, actor=actor, reason=reason)
 
 
 def only(
@@ -70,26 +71,26 @@ def only(
 ) -> Report:
     """Leave in plan ``plan_id`` only the rows numbered ``rows``, with all that go only together with them. The others
     are left for another plan: nobody holds them back. Refused as ``hold`` is."""
-    at = _chosen(connection, plan_id, rows, _WRITTEN, "no_such_rows")
-    if isinstance(at, Report):
-        return at
-    plan, kind = at
-    values = {"plan_id": plan.id, "rows": list(rows)}
-    chosen = f"SELECT {held.thing(kind)} FROM {plan.rows} r WHERE r.ordinal = ANY(:rows)"
-    connection.execute(
-        sa.text(f"""
-            INSERT INTO plan_hold (plan_id, ordinal, thing, action, reason)
-            SELECT :plan_id, r.ordinal, {held.thing(kind)}, r.action, r.reason FROM {plan.rows} r
-            WHERE r.action <> 'conflict' AND {held.thing(kind)} NOT IN ({chosen})"""),
-        values,
-    )
-    many = connection.execute(
-        sa.text(f"""
-            UPDATE {plan.rows} r SET action = 'conflict', reason = 'not_chosen' FROM plan_hold p
-            WHERE p.plan_id = :plan_id AND p.ordinal = r.ordinal AND r.action <> 'conflict'"""),
-        values,
-    ).rowcount
-    return _settled(connection, plan, kind, "only", rows, many, as_of=as_of, actor=actor, reason=reason)
+
+    def leave_the_others(plan: Plan, kind: Kind) -> int:
+        values = {"plan_id": plan.id, "rows": list(rows)}
+        chosen = f"SELECT {held.thing(kind)} FROM {plan.rows} r WHERE r.ordinal = ANY(:rows)"
+        connection.execute(
+            sa.text(f"""
+                INSERT INTO plan_hold (plan_id, ordinal, thing, action, reason)
+                SELECT :plan_id, r.ordinal, {held.thing(kind)}, r.action, r.reason FROM {plan.rows} r
+                WHERE r.action <> 'conflict' AND {held.thing(kind)} NOT IN ({chosen})"""),
+            values,
+        )
+        return connection.execute(
+            sa.text(f"""
+                UPDATE {plan.rows} r SET action = 'conflict', reason = 'not_chosen' FROM plan_hold p
+                WHERE p.plan_id = :plan_id AND p.ordinal = r.ordinal AND r.action <> 'conflict'"""),
+            values,
+        ).rowcount
+
+    change = _Change("only", _WRITTEN, "no_such_rows", leave_the_others)
+    return _changed(connection, plan_id, rows, change, as_of=as_of, actor=actor, reason=reason)
 
 
 def release(
@@ -102,21 +103,21 @@ def release(
     reason: str | None = None,
 ) -> Report:
     """Put the held rows numbered ``rows`` back into plan ``plan_id``, with all that go only together with them."""
-    at = _chosen(connection, plan_id, rows, _HELD, "no_held_rows")
-    if isinstance(at, Report):
-        return at
-    plan, kind = at
-    values = {"kind_name": kind.name, "clinic_id": plan.clinic_id, "plan_id": plan.id, "rows": list(rows)}
-    things = "SELECT thing FROM plan_hold WHERE plan_id = :plan_id AND ordinal = ANY(:rows)"
-    connection.execute(sa.text(f"DELETE FROM held_row h WHERE {held.OF} AND h.thing IN ({things})"), values)
-    many = connection.execute(
-        sa.text(f"""
-            WITH gone AS (DELETE FROM plan_hold WHERE plan_id = :plan_id AND thing IN ({things}) RETURNING *)
-            UPDATE {plan.rows} r SET action = gone.action, reason = gone.reason FROM gone
-            WHERE gone.ordinal = r.ordinal"""),
-        values,
-    ).rowcount
-    return _settled(connection, plan, kind, "release", rows, -many, as_of=as_of, actor=actor, reason=reason)
+
+    def let_go(plan: Plan, kind: Kind) -> int:
+        values = {"kind_name": kind.name, "clinic_id": plan.clinic_id, "plan_id": plan.id, "rows": list(rows)}
+        things = "SELECT thing FROM plan_hold WHERE plan_id = :plan_id AND ordinal = ANY(:rows)"
+        connection.execute(sa.text(f"DELETE FROM held_row h WHERE {held.OF} AND h.thing IN ({things})"), values)
+        return -connection.execute(
+            sa.text(f"""
+                WITH gone AS (DELETE FROM plan_hold WHERE plan_id = :plan_id AND thing IN ({things}) RETURNING *)
+                UPDATE {plan.rows} r SET action = gone.action, reason = gone.reason FROM gone
+                WHERE gone.ordinal = r.ordinal"""),
+            values,
+        ).rowcount
+
+    change = _Change("release", _HELD, "no_held_rows", let_go)
+    return _changed(connection, plan_id, rows, change, as_of=as_of, actor=actor, reason=reason)
 
 
 def found(connection: sa.Connection, plan_id: int) -> tuple[Plan, Kind] | Report:
@@ -137,44 +138,48 @@ _WRITTEN = "r.action <> 'conflict'"
 _HELD = "EXISTS (SELECT FROM plan_hold p WHERE p.plan_id = :plan_id AND p.ordinal = r.ordinal)"
 
 
-def _chosen(
-    connection: sa.Connection, plan_id: int, rows: Collection[int], where: str, otherwise: str
-) -> tuple[Plan, Kind] | Report:
-    """The plan and its kind; or why not: as ``found``, or ``otherwise``, with those of the numbers that are none of a
-    row for which ``where`` holds."""
-    at = found(connection, plan_id)
-    if isinstance(at, Report):
-        return at
-    plan, _ = at
-    known = connection.scalars(
-        sa.text(f"SELECT r.ordinal FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) AND {where}"),
-        {"plan_id": plan.id, "rows": list(rows)},
-    )
-    unknown = sorted(set(rows) - set(known))
-    if not rows or unknown:
-        return Report.refused(otherwise, {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
-    return at
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is done to chosen rows of a plan."""
+
+    action: str
+    where: str
+    """SQL: which rows can be chosen."""
+    otherwise: str
+    """Why not, where one of the numbers is none of such a row."""
+    do: Callable[[Plan, Kind], int]
+    """Returns how many rows more wait by it."""
 
 
-def _settled(
+def _changed(
     connection: sa.Connection,
-    plan: Plan,
-    kind: Kind,
-    action: str,
+    plan_id: int,
     rows: Collection[int],
-    many: int,
+    change: _Change,
     *,
     as_of: datetime,
     actor: str,
     reason: str | None,
 ) -> Report:
-    """Count the plan anew, and leave the line in the audit trail."""
+    """Do it, count the plan anew, and leave the line in the audit trail; or say why not."""
+    at = found(connection, plan_id)
+    if isinstance(at, Report):
+        return at
+    plan, kind = at
+    known = connection.scalars(
+        sa.text(f"SELECT r.ordinal FROM {plan.rows} r WHERE r.ordinal = ANY(:rows) AND {change.where}"),
+        {"plan_id": plan.id, "rows": list(rows)},
+    )
+    unknown = sorted(set(rows) - set(known))
+    if not rows or unknown:
+        return Report.refused(change.otherwise, {"plan": plan.id, "rows": Several(tuple(unknown))}, plan.clinic)
+    many = change.do(plan, kind)
     now = recount(connection, plan, kind, many)
     audit.append(
         connection,
         as_of=as_of,
         actor=actor,
-        action=action,
+        action=change.action,
         service=plan.service,
         clinic=plan.clinic,
         plan_id=plan.id,
@@ -187,5 +192,5 @@ def _settled(
             "reason": reason,
         },
     )
-    said = Reason(f"rows_{action}", {"plan": plan.id}, plan.clinic, abs(many))
+    said = Reason(f"rows_{change.action}", {"plan": plan.id}, plan.clinic, abs(many))
     return Report(Outcome.OK, Counts(waiting=max(0, many)), (said,), plan_id=plan.id)

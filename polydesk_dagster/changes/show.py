@@ -137,6 +137,8 @@ def rows(
             if row["action"] != "conflict":
                 after = {name: value for name, value in after.items() if name in moved}
         said = read(row["reason"])
+        if said is None and plan.undoes is not None:
+            said = Reason("back_before_plan", {"plan": plan.undoes}, plan.clinic)
         key = _called(row["row_key"], kind)
         yield Row(row["ordinal"], row["action"], key, row["finding"], said, before, after, row["is_held"])
 

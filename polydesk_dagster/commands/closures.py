@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from polydesk_dagster.clinic.bookings import offers
-from polydesk_dagster.clinic.calendar import desk_closures, replacing, rule_edits
+from polydesk_dagster.clinic.calendar import agendas, desk_closures, replacing, rule_edits
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.clinic.calendar.replacing import Touched
 from polydesk_dagster.commands import show
@@ -158,6 +158,22 @@ def listed(
         rows.append([str(number), each.name, *days, each.clinic or "", agenda])
     columns = [t.label("column", key) for key in ("number", "closure", "when", "until", "clinic", "agenda")]
     show.table(None, columns, rows)
+
+
+@app.command("agendas")
+def agendas_of(
+    clinic: Clinic = None,
+    json: Json = False,
+) -> None:
+    """Elenca le agende in uso, con il numero che --agenda vuole."""
+    with opened() as installation, installation.engine.connect() as connection:
+        listed = agendas.active(connection, None if clinic is None else [clinic])
+    if json:
+        show.as_json([asdict(each) for each in listed])
+        return
+    t = show.told()
+    columns = [t.label("column", key) for key in ("number", "clinic", "agenda")]
+    show.table(None, columns, [[str(each.number), each.clinic, each.name] for each in listed])
 
 
 def _as_plain(closure: Closure) -> dict[str, Any]:

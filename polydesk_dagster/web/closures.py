@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polydesk_dagster.clinic.bookings import offers
-from polydesk_dagster.clinic.calendar import desk_closures, rule_edits
+from polydesk_dagster.clinic.calendar import agendas, desk_closures, rule_edits
 from polydesk_dagster.clinic.calendar.desk_closures import Closure, Proposal
 from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.web import looks
@@ -73,11 +73,7 @@ def _page(request: Request, proposal: Proposal | None) -> Response:
     person: Person = request.state.person
     with door.engine.begin() as connection:
         clinics = looks.clinics(connection, person)
-        agendas = connection.execute(
-            sa.text("""SELECT a.id, c.code || ' · ' || a.name AS name FROM agenda a JOIN clinic c ON c.id = a.clinic_id
-                       WHERE a.active AND c.code = ANY(:clinics) ORDER BY c.code, a.name, a.id"""),
-            {"clinics": [clinic.code for clinic in clinics]},
-        ).all()
+        listed = agendas.active(connection, [clinic.code for clinic in clinics])
         if proposal is not None and proposal.touched:
             patients = looks.patients_of(connection, [each.appointment_id for each in proposal.touched])
             seen.log(connection, person.signature, "chiusure", door.now(), patients=patients)
@@ -85,7 +81,7 @@ def _page(request: Request, proposal: Proposal | None) -> Response:
         request,
         "closures.html",
         clinics=clinics,
-        agendas=agendas,
+        agendas=listed,
         proposal=proposal,
         form=getattr(request.state, "form", {}),
     )

@@ -28,14 +28,6 @@ from tests.kill_world import killed_at
 from tests.world import AS_OF, rome
 
 
-@pytest.fixture
-def practice(engine: sa.Engine) -> world.Practice:
-    with engine.begin() as connection:
-        practice = world.practice(connection, horizon_days=14)
-    slots.generate(engine, AS_OF)
-    return practice
-
-
 def booked(engine: sa.Engine, practice: world.Practice, start: datetime) -> int:
     with engine.begin() as connection:
         slot, patient = at(connection, practice.agenda, start), world.patient(connection)

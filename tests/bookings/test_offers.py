@@ -15,7 +15,7 @@ from polydesk_dagster.clinic.bookings.checks import collisions
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.bookings.holds import Booking
 from polydesk_dagster.clinic.bookings.offers import Taken
-from polydesk_dagster.clinic.calendar import desk, desk_closures, slots
+from polydesk_dagster.clinic.calendar import desk, desk_closures, replacing, slots
 from polydesk_dagster.clinic.calendar.desk_closures import Closure
 from polydesk_dagster.clinic.messages import closed
 from polydesk_dagster.outcome import Outcome, Reason, Report
@@ -26,14 +26,6 @@ MONDAY = date(2026, 3, 16)
 FAIR = Closure("Fiera", MONDAY, MONDAY)
 PATIENT_BUSY = appointments.Answer.PATIENT_BUSY
 NEAREST, NEXT, ELSEWHERE = (rome("2026-03-17", at) for at in ("09:00", "09:30", "12:00"))
-
-
-@pytest.fixture
-def practice(engine: sa.Engine) -> world.Practice:
-    with engine.begin() as connection:
-        practice = world.practice(connection, horizon_days=14)
-    slots.generate(engine, AS_OF)
-    return practice
 
 
 def at(connection: sa.Connection, agenda: int, start: datetime) -> int:
@@ -337,6 +329,9 @@ def test_what_she_says_on_the_telephone_moves_her_or_frees_the_place(
     over = AS_OF + timedelta(days=3)
     assert [told(third, wanted, as_of=over) for wanted in (True, False)] == [Taken.OVER] * 2
     with engine.begin() as connection:
+        (found,) = replacing.proposals(connection, 0, AS_OF, [second])
+        assert found.place is not None
+        assert found.place.starts_at != NEXT, "what she does not want is not proposed to her again"
         place = {"slot_id": at(connection, practice.agenda, NEXT), "service_id": practice.service}
         assert holds.place(connection, **place, token="t", visitor="v", as_of=AS_OF).answer is Answer.PLACED
         left = {each.appointment_id: (each.state, each.offer) for each in desk.orphans(connection, AS_OF, 10)}

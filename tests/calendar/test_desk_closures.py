@@ -19,14 +19,6 @@ THURSDAY = date(2026, 3, 12)
 FAIR = Closure("Fiera", THURSDAY, THURSDAY)
 
 
-@pytest.fixture
-def practice(engine: sa.Engine) -> world.Practice:
-    with engine.begin() as connection:
-        practice = world.practice(connection, horizon_days=14)
-    slots.generate(engine, AS_OF)
-    return practice
-
-
 def _book(engine: sa.Engine, practice: world.Practice, start: datetime, patient: int | None = None) -> int:
     with engine.begin() as connection:
         slot = connection.scalar(

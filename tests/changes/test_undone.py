@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
+from polydesk_dagster.changes import registry, show
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import settle
-from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.outcome import Outcome, Reason, Report
 from polydesk_dagster.sources import lists
 from polydesk_dagster.told import teller
 from tests import world
@@ -71,6 +72,15 @@ def test_the_same_decision_taken_twice_holds_twice(synced: Lab) -> None:
     undo(synced, synced.sync("prices"))
     undo(synced, past(synced, "prices", synced.sync("prices")))
     assert stopped(synced, synced.sync("prices"))
+
+
+def test_the_rows_of_what_takes_back_say_what_they_take_back(synced: Lab) -> None:
+    synced.hold(prices=CHEAPER)
+    done = synced.sync("prices")
+    back = synced.plan(undo(synced, done))
+    with synced.engine.connect() as connection:
+        rows = list(show.rows(connection, back, registry.kind(back.kind)))
+    assert {show.because(row) for row in rows} == {Reason("back_before_plan", {"plan": done.plan_id}, back.clinic)}
 
 
 def test_another_value_is_another_matter(synced: Lab) -> None:

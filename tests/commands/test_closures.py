@@ -59,3 +59,6 @@ def test_who_has_a_place_kept_is_listed_and_answers_by_the_desk(
     assert (code, number in page, "closures accept" in page) == (0, True, True)
     assert [said(*given)[0] for given in (("accept", "999"), ("accept", number), ("decline", number))] == [3, 0, 3]
     assert json.loads(said("kept", "--json")[1]) == []
+    (listed,) = json.loads(said("agendas", "--clinic", each["clinic"], "--json")[1])
+    assert (listed["number"], listed["name"] in said("agendas")[1]) == (practice.agenda, True)
+    assert json.loads(said("agendas", "--clinic", "NA01", "--json")[1]) == []

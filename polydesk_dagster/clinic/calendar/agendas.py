@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -35,6 +35,25 @@ class Clinic:
 def agenda(row: sa.Row[tuple[object, ...]]) -> Named:
     """How a row with ``id`` and ``name`` of an agenda is told."""
     return Named(str(row.id), row.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    number: int
+    """By which it is told in a closure."""
+    clinic: str
+    name: str
+
+
+def active(connection: sa.Connection, clinics: Collection[str] | None = None) -> list[Listed]:
+    """The agendas in use, of these clinics or of all, by clinic and name."""
+    rows = connection.execute(
+        sa.text("""SELECT a.id, c.code, a.name FROM agenda a JOIN clinic c ON c.id = a.clinic_id
+                   WHERE a.active AND (CAST(:clinics AS text[]) IS NULL OR c.code = ANY(:clinics))
+                   ORDER BY c.code, a.name, a.id"""),
+        {"clinics": None if clinics is None else list(clinics)},
+    )
+    return [Listed(*row) for row in rows]
 
 
 def manual_agendas(connection: sa.Connection, clinic: Clinic) -> Reason | None:

@@ -2,7 +2,8 @@
 
 The same doctor before the same service, then the time nearest to the old one; as many slots as the service lasts; never
 two bookings on one place, nor a doctor, a patient or what a service needs in two at once; never where the patient is
-elsewhere, and never so soon that she could not come. The same records always give the same places.
+elsewhere, never what she has declined, and never so soon that she could not come. The same records always give the same
+places.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ _PLACES = """
                              AND h.ends_at > b.starts_at)
            AND NOT EXISTS (SELECT FROM hold h
                            WHERE h.offered_to = p.id AND h.ended_at IS NULL AND h.expires_at > :as_of)
+           AND NOT EXISTS (SELECT FROM hold h
+                           WHERE h.offered_to = p.id AND h.slot_id = b.slot_id AND h.state = 'expired'
+                             AND h.ended_at < h.expires_at)
          LIMIT :most)) place ON true
     ORDER BY p.starts_at, p.id, place.same_doctor DESC,
              abs(extract(epoch FROM place.place_at - p.starts_at)), place.place_at, place.slot_id
