@@ -6,7 +6,7 @@ Rules do not come here; they return reports. No ``from __future__ import annotat
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -89,13 +89,14 @@ def serve(
     rule: Callable[[Run], Report],
     *,
     title: str | None = None,
+    alone: bool = True,
 ) -> Report:
     """``perform`` what ends the step where it is refused or fails.
 
     Raises:
         dagster.Failure: when the outcome is refused or failed; never retried by Dagster, with the report's metadata.
     """
-    report = perform(context, polydesk, service, config, rule, title=title)
+    report = perform(context, polydesk, service, config, rule, title=title, alone=alone)
     if report.outcome in {Outcome.REFUSED, Outcome.FAILED}:
         raise failure(title or teller().service(service), report)
     return report
@@ -135,9 +136,10 @@ def perform(
     rule: Callable[[Run], Report],
     *,
     title: str | None = None,
+    alone: bool = True,
 ) -> Report:
     """Run ``rule`` for ``service`` and keep what it came to in ``service_run``, whatever that is. What is no service of
-    the catalogue brings its Italian ``title``.
+    the catalogue brings its Italian ``title``; what only looks need not be ``alone``.
 
     Raises:
         dagster.Failure: where the run's partition is no clinic of ours, the database's schema does not suit this
@@ -152,7 +154,7 @@ def perform(
                 clinic = context.partition_key
                 if (unknown := unknown_partition(engine, clinic)) is not None:
                     raise lost(name, unknown)
-            return performed(context, polydesk, engine, service, config, rule, name, clinic)
+            return performed(context, polydesk, engine, service, config, rule, name, clinic, alone=alone)
 
 
 @contextmanager
@@ -181,9 +183,11 @@ def performed(
     rule: Callable[[Run], Report],
     name: str,
     clinic: str | None,
+    *,
+    alone: bool = True,
 ) -> Report:
-    """``rule`` run for ``service`` and one ``clinic`` (None is the whole chain), alone, and recorded whatever it comes
-    to; ``name`` is the service's."""
+    """``rule`` run for ``service`` and one ``clinic`` (None is the whole chain), while no other run of theirs that is
+    ``alone`` works, and recorded whatever it comes to; ``name`` is the service's."""
     started = polydesk.now()
     clock = time.monotonic()
     as_of = _instant(config.as_of, started)
@@ -199,8 +203,8 @@ def performed(
         reporter(context.log),
         context.run.tags.get(PERSON_TAG) or person(),
     )
-    with exclusive(engine, service, clinic) as alone:
-        if not alone:
+    with exclusive(engine, service, clinic) if alone else nullcontext(True) as free:
+        if not free:
             report = Report.skipped("already_running", {"service": name}, clinic)
         else:
             kept = _kept_waiting(context, engine, service, clinic, started)

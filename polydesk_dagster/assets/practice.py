@@ -36,7 +36,7 @@ def _look(run: Run, name: str) -> Report:
     path = folder / Path(name).name
     if not name or path.name != name or not path.is_file():
         return Report.refused("workbook_missing", {"file": name, "folder": str(folder)})
-    data = path.read_bytes()
+    data = reading.content(path)
     book = reading.read(data, workbook.words())
     snapshot = hashlib.sha256(data).hexdigest()
     with run.engine.begin() as connection:
@@ -76,7 +76,13 @@ def workbook_preview(
 ) -> dg.MaterializeResult:
     title = teller().service(importing.SERVICE)
     report = serve(
-        context, polydesk, importing.SERVICE, config, lambda run: _look(run, config.file.strip()), title=title
+        context,
+        polydesk,
+        importing.SERVICE,
+        config,
+        lambda run: _look(run, config.file.strip()),
+        title=title,
+        alone=False,  # several files may be dropped at once, and each is looked at
     )
     return dg.MaterializeResult(metadata=metadata(report))
 

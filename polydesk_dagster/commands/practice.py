@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,20 +67,20 @@ def import_(
     json: Json = False,
 ) -> None:
     """Legge un file Excel e importa cliniche, medici, prestazioni, agende, turni, chiusure, utenti e testi."""
-    data = file.read_bytes()
+    data = reading.content(file)
     book = reading.read(data, workbook.words())
     as_of = datetime.now(UTC)
     name = hashlib.sha256(data).hexdigest()
-    with opened(create=True) as installation, exclusive(installation.engine, importing.SERVICE, None) as alone:
+    with opened(create=True) as installation, _alone(installation, looking=preview) as alone:
         if not alone:
-            _answer(Report.skipped("already_running", {"service": ServiceKey(importing.SERVICE)}), None, json=json)
+            _answer(Report.skipped("service_busy", {"service": ServiceKey(importing.SERVICE)}), None, json=json)
         with installation.engine.begin() as connection:
             found = importing.plan(
                 connection, book, as_of=as_of, origin=f"{name[:16]}:{as_of.isoformat()}", snapshot=name
             )
             report = importing.shown(connection, found)
         if preview or not found.does:
-            _answer(report, found, json=json)
+            _answer(replace(report, preview=preview), found, json=json)
         _apply(installation, found, slots=slots, past_guard=past_guard, reason=reason, json=json)
 
 
@@ -112,6 +113,11 @@ def undo(
             if slots and (made := _generated(installation, report)) is not None:
                 made = _retired(installation, found, made, before, reason)
     _answer(report, None, made, json=json)
+
+
+def _alone(installation: Installation, *, looking: bool) -> AbstractContextManager[bool]:
+    """Whether nobody else imports; whoever only looks is in nobody's way."""
+    return nullcontext(True) if looking else exclusive(installation.engine, importing.SERVICE, None)
 
 
 def _apply(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,18 +14,27 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.told import teller
 
 SETTLED = timedelta(seconds=10)
-"""How long nobody has written to a file before it is taken for whole."""
+"""How long nobody has touched a file before it is taken for whole."""
+
+ENDINGS = frozenset({".xlsx", ".xlsm", ".xls", ".ods", ".csv"})
+"""Of what people take for a workbook; those that are none are looked at too, to be told so."""
 
 Stamps = dict[str, list[int]]
 
 
 def dropped(folder: Path, now: datetime) -> Stamps:
-    """The workbooks of ``folder`` that are whole, by name: when they were written, and their size."""
+    """The workbooks of ``folder`` that are whole, by name: when they were last touched, and their size. When they were
+    written says their author's clock, which may be wrong, or be kept by whoever copies."""
     found = {}
-    for path in sorted(folder.glob("*.xlsx")) if folder.is_dir() else ():
-        state = path.stat()
-        if not path.name.startswith(("~$", ".")) and state.st_mtime <= (now - SETTLED).timestamp():
-            found[path.name] = [state.st_mtime_ns, state.st_size]
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(("~$", ".")) or path.suffix.lower() not in ENDINGS:
+            continue
+        try:
+            about = path.stat()
+        except OSError:  # gone again, or a link to nowhere
+            continue
+        if stat.S_ISREG(about.st_mode) and about.st_ctime <= (now - SETTLED).timestamp():
+            found[path.name] = [about.st_ctime_ns, about.st_size]
     return found
 
 

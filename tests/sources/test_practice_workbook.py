@@ -19,6 +19,7 @@ from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.sources.practice.sheets import SHEETS
 from polydesk_dagster.told import teller, workbook
 from polydesk_dagster.told.catalogue import LANGUAGES
+from polydesk_dagster.values import Count
 from tests.world import AS_OF
 
 Rows = Sequence[Sequence[Any]]
@@ -158,9 +159,10 @@ def test_what_is_exported_is_nothing_to_do(small_chain: sa.Engine, language: str
         rows = exporting.export(connection, held, teller(language))
     assert rows > 100
     found = planned(small_chain, held.getvalue())
-    assert said(found) == []
-    assert [(plan.kind, plan.tally) for plan in found.plans] == []
-    assert found.passed == ()
+    assert (said(found), [(plan.kind, plan.tally) for plan in found.plans], found.passed) == ([], [], ())
+    with small_chain.connect() as connection:
+        (same,) = importing.shown(connection, found).reasons
+    assert (same.code, same.values["rows"]) == ("workbook_same", Count("rows", rows))
 
 
 def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain: sa.Engine) -> None:

@@ -15,32 +15,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import aside, plans, registry, undone
+from polydesk_dagster.changes import aside, plans, registry
 from polydesk_dagster.changes.kind import Kind, Source
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import compare
-from polydesk_dagster.changes.why import read as read_reason
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table, combine, done
 from polydesk_dagster.sources.practice import places
 from polydesk_dagster.sources.practice.kinds import BLOCKED
+from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, unreadable
 from polydesk_dagster.sources.practice.reading import Read, Record, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
-from polydesk_dagster.values import Term
+from polydesk_dagster.values import Count, Term
 
 SERVICE = "practice_workbook"
-
-BY_HAND = frozenset({undone.GUARD})
-"""Guards that do not speak of a file which a person hands over: that she took the same back once is no doubt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A row of the workbook that waits for a person."""
-
-    sheet: str
-    line: int | None
-    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +39,8 @@ class Import:
     problems: tuple[Problem, ...] = ()
     passed: tuple[Reason, ...] = ()
     notes: int = 0
+    rows: int | None = None
+    """What the file holds, readable or not; None where the file itself is no longer known."""
 
     @property
     def number(self) -> int | None:
@@ -77,8 +67,8 @@ def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: 
             scope = Scope(SERVICE, parameters={"sheet": sheet.key}, origin=origin)
             kind = _kind(sheet, read.present)
             found = compare(connection, kind, scope, _pages(read, snapshot), as_of=as_of)
-            problems += [_problem(sheet, each.key, each.why) for each in read.unreadable]
-            problems += _conflicts(connection, sheet, found)
+            problems += [unreadable(sheet, each.key, each.why) for each in read.unreadable]
+            problems += conflicts(connection, sheet, found)
             if found.rows_kept or found.failed_guards:
                 made.append(found)
             made += [
@@ -87,8 +77,9 @@ def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: 
         if sheet.known:
             _make_known(connection, sheet, found)
     kept = tuple(each for each in made if each.rows_kept or each.failed_guards)
-    problems.sort(key=_follows)
-    return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets))
+    problems.sort(key=follows)
+    rows = sum(len(read.records) + len(read.unreadable) for read in book.sheets)
+    return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets), rows)
 
 
 def load(connection: sa.Connection, number: int) -> Import:
@@ -111,15 +102,23 @@ def load(connection: sa.Connection, number: int) -> Import:
         problem
         for each in found
         if each.rows_kept and (sheet := _BY_KIND.get(each.kind)) is not None
-        for problem in _conflicts(connection, sheet, each)
+        for problem in conflicts(connection, sheet, each)
     ]
-    return Import(found, tuple(sorted(problems, key=_follows)))
+    return Import(found, tuple(sorted(problems, key=follows)))
 
 
 def shown(connection: sa.Connection, found: Import) -> Report:
     """What applying would do, sheet by sheet."""
     parts = [changes.preview(connection, each, registry.kind(each.kind)) for each in found.plans]
-    return _told(combine(parts) if parts else Report(Outcome.NOTHING_TO_DO), found, parts, preview=True)
+    nothing = Report(Outcome.NOTHING_TO_DO, reasons=_why_nothing(found))
+    return _told(combine(parts) if parts else nothing, found, parts, preview=True)
+
+
+def _why_nothing(found: Import) -> tuple[Reason, ...]:
+    """What a file is that changes nothing: one that nobody has filled in, or what we hold already."""
+    if found.rows is None or found.problems:
+        return ()
+    return (Reason("workbook_same", {"rows": Count("rows", found.rows)}) if found.rows else Reason("workbook_empty"),)
 
 
 def apply(
@@ -197,37 +196,6 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
         plan_id=found.number,
         preview=preview,
     )
-
-
-def _problem(sheet: Sheet, key: str | None, why: Reason) -> Problem:
-    line = (key or "").rpartition("/")[2]
-    return Problem(sheet.key, int(line) if line.isdigit() else None, why)
-
-
-def _follows(problem: Problem) -> bool:
-    """Whether a row may only lack what another one should have brought: those that stand for themselves come first."""
-    why = problem.reason.values.get("why")
-    return isinstance(why, Reason) and why.code in {"sheet_unknown", "sheet_unknown_service"}
-
-
-def _conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Problem]:
-    if not found.rows_kept or not found.tally.get("conflict"):
-        return []
-    rows = connection.execute(
-        sa.text(f"""
-            SELECT r.line, r.reason, r.finding FROM {found.rows} r
-            WHERE r.action = 'conflict'
-              AND NOT EXISTS (SELECT FROM plan_hold h WHERE h.plan_id = :plan AND h.ordinal = r.ordinal
-                                AND h.guards <> '{{}}' AND h.guards <@ CAST(:by_hand AS text[]))
-            ORDER BY r.line, r.ordinal"""),
-        {"plan": found.id, "by_hand": list(BY_HAND)},
-    )
-    return [
-        Problem(
-            sheet.key, row.line, read_reason(row.reason) or Reason("finding", {"what": Term("finding", row.finding)})
-        )
-        for row in rows
-    ]
 
 
 def _pages(read: Read, snapshot: str) -> list[Page]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polydesk_dagster.archives import ArchiveTooLargeError, look_through
@@ -64,6 +66,29 @@ class Workbook:
 
     sheets: tuple[Read, ...]
     passed: tuple[Reason, ...]
+
+
+def content(path: Path) -> bytes:
+    """What the file holds, as it stood at one moment.
+
+    Raises:
+        PermanentError: it is too large, may not be read, or somebody wrote it meanwhile.
+    """
+    try:
+        with path.open("rb") as opened:
+            before = os.fstat(opened.fileno())
+            data = opened.read(LARGEST + 1)
+        after = path.stat()
+    except PermissionError:
+        raise PermanentError("workbook_not_ours", file=path.name) from None
+    except OSError:
+        raise PermanentError("workbook_gone", file=path.name) from None
+    if len(data) > LARGEST:
+        raise PermanentError("workbook_too_large", most=LARGEST // 1024**2)
+    was, now = ((it.st_ino, it.st_size, it.st_mtime_ns) for it in (before, after))
+    if was != now or len(data) != before.st_size:
+        raise PermanentError("workbook_being_written", file=path.name)
+    return data
 
 
 def read(data: bytes, words: Words) -> Workbook:
