@@ -78,6 +78,23 @@ def document(code: str, kind: str, etag: str, body: bytes, zipped: bytes) -> Doc
     )
 
 
+async def _told(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the database has said something; what has come is taken."""
+    return bool([said async for said in connection.notifies(timeout=0)])
+
+
+async def _something_comes(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Until there is something to read from the database, or it is time to look again. psycopg would look ten times a
+    second."""
+    loop, ready, descriptor = asyncio.get_running_loop(), asyncio.Event(), connection.fileno()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ready.wait(), LOOK_AGAIN)
+    finally:
+        loop.remove_reader(descriptor)
+
+
 class Store:
     """The documents in memory, kept up with the database."""
 
@@ -109,8 +126,9 @@ class Store:
                     while True:
                         await self._load(connection)
                         wait = 0.5
-                        async for _ in connection.notifies(timeout=LOOK_AGAIN, stop_after=1):
-                            pass
+                        if not await _told(connection):
+                            await _something_comes(connection)
+                            await _told(connection)
             except (psycopg.Error, OSError) as error:
                 log.warning("Database non raggiungibile, servo quello che ho: %s", type(error).__name__)
                 await asyncio.sleep(wait)

@@ -56,6 +56,11 @@ def serves(url: str, sign: str) -> Callable[[], bool]:
     return probe
 
 
+_ARENAS = "2"
+"""Of a process with many threads the C library keeps memory for each eight times as many as there are processors; of
+ours one works at a time."""
+
+
 def dagster_children(
     settings: Settings,
     environment: Mapping[str, str],
@@ -67,6 +72,7 @@ def dagster_children(
     another location's is started with its first run.
     """
     python = (sys.executable, "-m")
+    environment = {"MALLOC_ARENA_MAX": _ARENAS, **environment}
     home, main = settings.home, locations[0]
     logs = "json" if settings.log_format == "json" else "colored"
     runs = instance.runs_socket(instance.dagster_home(home), main.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import uvicorn
@@ -26,6 +26,7 @@ from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.application import DAGSTER, application
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.opened import Opened
+from polydesk_dagster.web.serving import Server
 
 _LARGEST_FRAME = 1_000_000
 _PATIENCE = 3
@@ -46,7 +47,7 @@ def serve(settings: Settings, headers: Sequence[tuple[str, str]] = ()) -> None:
         Opened(partial(_dagster, settings, door)) as page,
         owner.answering(sockets(settings.home) / owner.NAME, door.engine, lambda: library(settings), search(settings)),
     ):
-        uvicorn.run(
+        config = uvicorn.Config(
             application(door, page, front=programs(settings, door.address.public)),
             host=settings.web_host,
             port=settings.web_port,
@@ -58,6 +59,8 @@ def serve(settings: Settings, headers: Sequence[tuple[str, str]] = ()) -> None:
             ws_max_size=_LARGEST_FRAME,
             timeout_graceful_shutdown=_PATIENCE,
         )
+        with suppress(KeyboardInterrupt):
+            Server(config).run()
     door.close()
 
 

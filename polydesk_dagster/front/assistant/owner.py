@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import socketserver
 import struct
@@ -31,8 +32,6 @@ _LONGEST = 65_536
 """Bytes of a request."""
 _PATIENCE = 10.0
 """Seconds that a request may take to be written."""
-LOOK = 0.1
-"""Seconds between looks at whether it is to end."""
 _PEER = struct.Struct("3i")
 """Process, account and group of who is at the other end."""
 
@@ -57,23 +56,31 @@ def answering(path: Path, engine: sa.Engine, library: Callable[[], Library], sea
     except OSError:
         yield
         return
-    thread = threading.Thread(target=server.serve_forever, args=(LOOK,), daemon=True)
+    held, end = socket.socketpair()
+    thread = threading.Thread(target=server.serve_until, args=(end,), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
+        held.close()
         thread.join()
+        end.close()
+        server.server_close()
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     block_on_close = False
+    timeout = 0
 
     def __init__(self, path: str, answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         self.answer = answer
         super().__init__(path, _Asked)
+
+    def serve_until(self, end: socket.socket) -> None:
+        """Until the other side of ``end`` is closed; ``serve_forever`` looks whether it is to end, again and again."""
+        while end not in select.select([self.socket, end], [], [])[0]:
+            self.handle_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Who asks finds no answer and looks by itself, and so says what is wrong; here it could quote the question."""
