@@ -300,6 +300,7 @@ def _compared(connection: sa.Connection, chain: Chain, as_of: datetime) -> None:
         assert found(connection, wanted, as_of) == oracle(connection, wanted, as_of)[: availability.MOST]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(done=deeds)
 def test_after_any_deeds_the_summary_is_as_recomputed_and_the_search_as_the_oracle(

@@ -162,6 +162,7 @@ def test_there_is_never_an_empty_moment(chain: sa.Engine) -> None:
     assert counts == {6}
 
 
+@pytest.mark.slow
 def test_a_killed_clearing_leaves_the_old_generation_whole(chain: sa.Engine, database: URL) -> None:
     caches.refresh(chain, AS_OF)
     before = _served(chain)

@@ -142,6 +142,7 @@ def test_a_list_that_never_stands_still_is_a_failure_and_changes_nothing(practic
     assert len(practice.here()) == 30
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seen=st.lists(st.sets(st.integers(0, 29), max_size=3), min_size=READINGS, max_size=READINGS))
 def test_never_is_anything_retired_that_the_last_two_readings_did_not_both_miss(

@@ -63,6 +63,7 @@ def test_a_wrong_usage_is_told_in_each_language(
             assert "Aiuto:" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [None, *cli.COMMANDS])
 def test_no_help_is_in_another_language(
     name: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

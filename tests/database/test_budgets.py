@@ -265,6 +265,7 @@ PATHS: dict[str, tuple[Callable[[sa.Engine, int], Run], float]] = {
 """What makes a world of so many rows and gives the work, and how many of its rows the work is about."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
     budget = HISTORY[path][-1]

@@ -14,6 +14,7 @@ from polydesk_dagster.database.locks import exclusive
 from tests.waiting import PATIENCE
 
 
+@pytest.mark.slow
 def test_two_processes_migrate_one_empty_database(server: URL) -> None:
     url = server.set(database="twice")
     code = (

@@ -130,6 +130,7 @@ def test_a_schema_that_is_another_s_and_a_replica_are_told_while_working(own: UR
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this machine")
 def test_a_pooler_in_front_is_known_and_told_how_to_be(
     own: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

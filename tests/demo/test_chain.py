@@ -68,6 +68,7 @@ def test_it_refuses_a_database_in_use(engine: sa.Engine) -> None:
         assert _number(connection, "SELECT count(*) FROM clinic") == 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_chain_and_another_another(engine: sa.Engine) -> None:
     digests = []
     for seed in (7, 7, 8):
@@ -90,6 +91,7 @@ def test_the_same_seed_gives_the_same_chain_and_another_another(engine: sa.Engin
     assert {table for table in digests[0] if digests[0][table] != digests[2][table]} >= {"patient", "appointment"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_of", MOMENTS, ids=lambda moment: moment.date().isoformat())
 def test_what_is_booked_ahead_can_be_kept(engine: sa.Engine, as_of: datetime) -> None:
     """On slots that the rules produce, on open days, tomorrow included; but for the deliberate orphans."""
@@ -251,6 +253,7 @@ def test_new_rows_go_behind_those_that_were_loaded(small_chain: sa.Engine) -> No
         world.appointment(connection, slot, service_id=one.service, patient_id=one.patient)
 
 
+@pytest.mark.slow
 def test_people_are_plausible(engine: sa.Engine) -> None:
     chain.load(engine, chain.Size(clinics=2, specialists=6, agendas=12, patients=3_000, history_days=60), as_of=AS_OF)
     with engine.connect() as connection:

@@ -10,6 +10,7 @@ from tests import world
 from tests.messages.world import gateway
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["02:00", "12:05", "22:40"])
 def test_whatever_the_hour_the_first_run_has_not_come_too_late_for_everybody(engine: sa.Engine, at: str) -> None:
     as_of = world.rome("2026-03-12", at)

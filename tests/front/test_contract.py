@@ -46,6 +46,7 @@ schema = schemathesis.openapi.from_dict(booking.application(Front(create_engine(
 """What the API publishes; no database is asked for it."""
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @settings(
     max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]

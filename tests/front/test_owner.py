@@ -69,6 +69,7 @@ def by_ourselves(*words: str) -> str:
     return CliRunner().invoke(app, ["ask", *words]).output
 
 
+@pytest.mark.slow
 def test_the_running_installation_answers_the_command_and_nobody_sees_a_difference(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from polydesk_dagster.catalog import ROME, SERVICES, OnDemand, Place
 HEAVY = ("pandas", "lancedb", "pyarrow", "matplotlib", "numpy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["polydesk_dagster.definitions", "polydesk_dagster.emergency"])
 def test_a_code_location_loads_in_a_fresh_interpreter_without_heavy_modules(module: str) -> None:
     code = f"import sys, json, {module} as m; m.defs.get_repository_def(); print(json.dumps(sorted(sys.modules)))"

@@ -261,6 +261,7 @@ CASES: dict[str, tuple[Callable[[House], Run], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_what_waits_for_a_person_is_never_inside_a_run_that_went_well(house: House, case: str) -> None:
     make, waiting = CASES[case]

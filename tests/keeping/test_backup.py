@@ -74,6 +74,7 @@ INTEGRATED = """
     SELECT min(id), 'https://studiolab.example', 'POLYDESK_STUDIOLAB_TOKEN_MI01' FROM clinic"""
 
 
+@pytest.mark.slow
 def test_a_copy_becomes_the_same_installation_in_a_new_home_and_on_another_server(house: House, server: URL) -> None:
     before = [world.rows(url) for url in backup.whole_urls(house.settings)]
     with world.nowhere(server) as elsewhere, world.home() as home:
@@ -196,6 +197,7 @@ def test_a_copy_that_is_not_whole_or_too_new_is_refused_before_anything_is_made(
             psycopg.connect(plain_url(elsewhere))
 
 
+@pytest.mark.slow
 def test_a_restore_that_was_interrupted_is_done_again(
     house: House, server: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

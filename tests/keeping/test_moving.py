@@ -43,6 +43,7 @@ CLINIC = """
     VALUES ('MI01', 'Milano', 'Europe/Rome', 'Lombardia', 'F205')"""
 
 
+@pytest.mark.slow
 def test_everything_arrives_and_the_old_place_is_closed(settings: Settings, server: URL) -> None:
     before = [world.rows(url) for url in backup.whole_urls(settings)]
     with world.nowhere(server) as elsewhere:

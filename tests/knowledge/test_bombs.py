@@ -74,6 +74,7 @@ def reader() -> Reader:
     return Reader()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "suffix", "code"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_document_that_would_cost_without_end_is_refused_by_name(
     reader: Reader, data: bytes, suffix: str, code: str

@@ -115,6 +115,7 @@ def test_transient_and_permanent(vectors_server: Server, endpoint: Endpoint) -> 
         Endpoint("http://127.0.0.1:9", "prova", attempts=1).embed(["uno"])
 
 
+@pytest.mark.slow
 def test_meaning_finds_what_words_do_not(
     engine: sa.Engine, tmp_path: Path, vectors_server: Server, endpoint: Endpoint
 ) -> None:
@@ -135,6 +136,7 @@ def test_meaning_finds_what_words_do_not(
     assert len(vectors_server.texts) == before
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_fails_leaves_the_index_and_the_questions(
     engine: sa.Engine, tmp_path: Path, vectors_server: Server, endpoint: Endpoint
 ) -> None:
@@ -160,6 +162,7 @@ def test_an_endpoint_that_fails_leaves_the_index_and_the_questions(
     assert searching.ask(engine, AS_OF, other, "colazioni vegane").notes
 
 
+@pytest.mark.slow
 def test_the_packaged_model_finds_meaning_offline_and_embeds_nothing_twice(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_touched_file_with_the_same_content_is_not_written_again(shelf: Shelf)
     shelf.whole()
 
 
+@pytest.mark.slow
 def test_a_blue_run_with_nothing_new_never_loads_lancedb(shelf: Shelf) -> None:
     shelf.topics()
     shelf.blue()
@@ -88,6 +89,7 @@ def test_a_blue_run_with_nothing_new_never_loads_lancedb(shelf: Shelf) -> None:
     )
 
 
+@pytest.mark.slow
 def test_yellow_builds_beside_swaps_and_can_be_rolled_back_one_step(shelf: Shelf) -> None:
     shelf.topics()
     shelf.blue()
@@ -162,6 +164,7 @@ def test_an_empty_or_missing_folder_never_empties_the_index(shelf: Shelf) -> Non
     assert shelf.ask("colazioni senza glutine") == ["uno.md"]
 
 
+@pytest.mark.slow
 def test_retraction_validity_clinic_and_role_hold_at_once(shelf: Shelf) -> None:
     with shelf.engine.begin() as connection:
         for code in ("RM1", "MI1"):
@@ -228,6 +231,7 @@ def test_strange_names_and_what_is_no_document(shelf: Shelf) -> None:
     assert (len(report.reasons), last.code, last.count) == (work.SHOWN + 1, "reasons_more", 1)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_shown_and_in_nobodys_way(shelf: Shelf) -> None:
     shelf.topics()
     shelf.write("vecchio.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
@@ -253,6 +257,7 @@ def test_what_cannot_be_read_is_shown_and_in_nobodys_way(shelf: Shelf) -> None:
     assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
 
 
+@pytest.mark.slow
 def test_a_document_that_kills_its_reader_gets_three_tries(shelf: Shelf, shared_data: Path) -> None:
     shelf.topics()
     shelf.blue()
@@ -309,6 +314,7 @@ def test_the_second_of_two_runs_leaves(shelf: Shelf) -> None:
     shelf.whole()
 
 
+@pytest.mark.slow
 def test_a_generation_that_answers_worse_is_refused(shelf: Shelf) -> None:
     shelf.topics()
     shelf.blue()
@@ -370,6 +376,7 @@ def test_an_unreadable_subfolder_is_not_an_empty_one(shelf: Shelf, monkeypatch: 
     assert shelf.blue().outcome is Outcome.REFUSED
 
 
+@pytest.mark.slow
 def test_an_update_that_waits_leaves_the_old_answer_and_says_that_it_is_old(shelf: Shelf) -> None:
     shelf.topics()
     shelf.write("prezzi.md", "# Prezzi\n\nLa visita cardiologica costa 100 euro.")
@@ -414,6 +421,7 @@ def test_an_index_that_changes_all_day_does_not_grow(tmp_path: Path, monkeypatch
     assert counted[-1] <= counted[2], counted
 
 
+@pytest.mark.slow
 def test_half_read_waits_for_a_person_until_she_has_looked(shelf: Shelf) -> None:
     shelf.topics()
     shelf.write("metà.pdf", pdf([["Preparazione alla scintigrafia ossea."], SCANNED, SCANNED]))

@@ -26,6 +26,7 @@ def reader() -> Iterator[Reader]:
         yield reader
 
 
+@pytest.mark.slow
 def test_real_documents_keep_headings_tables_and_pages(reader: Reader, shared_data: Path) -> None:
     def passages(name: str) -> list:
         file = shared_data / "kb" / name
@@ -46,6 +47,7 @@ def test_real_documents_keep_headings_tables_and_pages(reader: Reader, shared_da
         assert max(len(p.text) for p in every) <= MOST
 
 
+@pytest.mark.slow
 def test_every_real_document_has_words_or_says_why_not(reader: Reader, shared_data: Path) -> None:
     refused = {}
     for file in sorted((shared_data / "kb").iterdir()):
@@ -94,6 +96,7 @@ def test_what_cannot_be_read_says_why(reader: Reader, data: bytes, suffix: str, 
     assert caught.value.code == code
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_too_much_is_not_unpacked(reader: Reader) -> None:
     with pytest.raises(UnreadableError) as caught:
         reader.read(_zip({"word/document.xml": bytes(450 * 1024**2)}), ".docx")

@@ -49,6 +49,7 @@ def recall(reading: Reading, page: int | None, second: str, *, but: Mapping[str,
     return 1 - lost / max(1, seen.total())
 
 
+@pytest.mark.slow
 def test_every_page_of_a_real_pdf(reader: Reader, shared_data: Path) -> None:
     data = (shared_data / "kb" / "mobilita_sanitaria_2012.pdf").read_bytes()
     reading = reader.read(data, ".pdf")

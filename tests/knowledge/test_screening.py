@@ -158,6 +158,7 @@ def test_what_clinics_write_is_left_alone(text: str) -> None:
     assert objections([text]) == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "meaning", "found", "mistaken"), [(1, None, 0.25, 0.03), (5, Packaged().embed, 0.45, 0.08)]
 )

@@ -169,6 +169,7 @@ def test_what_two_clinics_hold_does_not_become_the_chains_by_moving_one_of_them(
     assert shelf.ask("visita agopunturale", clinic="MI01")[0] == "MI01/prezzi.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["", "_versions", "_indices", "data"])
 def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf, lost: str) -> None:
     shelf.blue()

@@ -155,6 +155,7 @@ def test_an_address_beyond_ascii_stops_nobody(engine: sa.Engine) -> None:
 # One channel ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["550 5.7.1 policy", "550 relay not permitted", "550 5.1.1 no such user"])
 def test_a_relay_that_refuses_everybody_brands_nobody(engine: sa.Engine, said: str) -> None:
     with engine.begin() as connection:
@@ -171,6 +172,7 @@ def test_a_relay_that_refuses_everybody_brands_nobody(engine: sa.Engine, said: s
     assert (well.counts.updated, len(relay.got)) == (40, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "said"), [(30, "451 4.3.0 later"), (6, "451 4.3.0 later"), (1, "451 later")])
 def test_an_outage_of_hours_is_nobody_s_last_attempt(engine: sa.Engine, count: int, said: str) -> None:
     with engine.begin() as connection:

@@ -56,6 +56,7 @@ def book(engine: sa.Engine, practice: world.Practice, made: datetime, start: dat
         return booked(connection, practice, f"{local:%H:%M}", f"{local:%Y-%m-%d}", created_at=made)
 
 
+@pytest.mark.slow
 def test_each_step_is_told_once_at_its_time(engine: sa.Engine) -> None:
     practice = house(engine)
     book(engine, practice, START - timedelta(days=10))
@@ -67,6 +68,7 @@ def test_each_step_is_told_once_at_its_time(engine: sa.Engine) -> None:
             assert calls.to_make(connection, START - timedelta(hours=1)) == []
 
 
+@pytest.mark.slow
 def test_who_books_late_hears_only_of_the_steps_that_are_left(engine: sa.Engine) -> None:
     practice = house(engine)
     made = world.rome("2026-03-15", "15:00")
@@ -88,6 +90,7 @@ def test_after_an_outage_only_the_step_that_is_of_use_is_told(engine: sa.Engine)
             assert (step, calls.to_make(connection, world.rome("2026-03-17", "11:00"))) == (2880, [])
 
 
+@pytest.mark.slow
 def test_a_moved_appointment_is_told_anew_by_the_steps_that_are_left(engine: sa.Engine) -> None:
     practice = house(engine)
     number = book(engine, practice, START - timedelta(days=10))

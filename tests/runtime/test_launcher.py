@@ -81,6 +81,7 @@ def test_the_location_names_its_code_as_dagster_does() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_run_is_a_child_of_one_server_and_inherits_nothing(
     dagster: DagsterInstance, settings: Settings, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_run_whose_server_is_gone_can_be_terminated(dagster: DagsterInstance, 
     assert finished(dagster, run_id).status is DagsterRunStatus.CANCELED
 
 
+@pytest.mark.slow
 def test_run_monitoring_learns_whether_the_process_lives(dagster: DagsterInstance, settings: Settings) -> None:
     run_id = _launched(dagster, settings, seconds=60)
     pid = started(dagster, run_id)

@@ -67,6 +67,7 @@ def test_the_last_materialisation_of_an_asset_stays(instance: dg.DagsterInstance
     assert event.run_id == last
 
 
+@pytest.mark.slow
 def test_what_a_partition_a_check_and_a_schedule_last_left_stays(instance: dg.DagsterInstance) -> None:
     clinics = [
         dg.materialize([by_clinic], instance=instance, partition_key=clinic).run_id for clinic in ("BO01", "RE01")

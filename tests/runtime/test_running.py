@@ -179,6 +179,7 @@ def test_a_run_beside_a_newer_schema_says_so_and_touches_nothing(
     assert not _recorded(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["caches/locations", "statistics/appointments"])
 def test_one_of_the_assets_that_are_made_together_can_be_asked_for(
     key: str, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,7 @@ def brought_up(home: Path) -> Iterator[Callable[[str], Up]]:
 TWO = "_child('uno', LASTING), _child('due', LASTING, after=('uno',))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_being_stopped_leaves_nothing_running(brought_up: Callable[[str], Up], number: signal.Signals) -> None:
     up = brought_up(TWO)
@@ -106,6 +107,7 @@ def test_being_killed_leaves_nothing_running_grandchildren_included(brought_up: 
     until(lambda: all(gone(pid) for pid in children))
 
 
+@pytest.mark.slow
 def test_a_second_one_in_the_same_home_is_told_who_has_it(brought_up: Callable[[str], Up], home: Path) -> None:
     up = brought_up(TWO)
     assert running(home) == up.process.pid
@@ -114,6 +116,7 @@ def test_a_second_one_in_the_same_home_is_told_who_has_it(brought_up: Callable[[
     assert len(up.children()) == 2
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_is_started_again(brought_up: Callable[[str], Up]) -> None:
     up = brought_up(TWO)
     before = set(up.children())
@@ -147,6 +150,7 @@ def test_a_child_that_never_answers_stops_everything(home: Path) -> None:
     assert "non ha risposto entro" in reason
 
 
+@pytest.mark.slow
 def test_a_child_that_works_towards_its_answer_is_waited_for(home: Path, tmp_path: Path) -> None:
     """Longer than its patience, on however slow a machine: what it uses of the processor is progress."""
     note = tmp_path / "note"

@@ -30,6 +30,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         yield FilesStage(tmp_path, xlsx=request.param == "xlsx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
 def test_it_conforms(check: Any, stage: Any) -> None:
     check(stage)

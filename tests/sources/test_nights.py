@@ -82,6 +82,7 @@ def _ended(engine: sa.Engine, clinic: str, outcome: str, at: datetime, why: str 
         )
 
 
+@pytest.mark.slow
 def test_a_night_is_few_runs_and_leaves_out_who_is_busy(chain: sa.Engine, instance: dg.DagsterInstance) -> None:
     asked = _night(instance)
     assert [_whom(instance, each) for each in asked] == [{"C0", "C1", "C2"}, {"C3", "C4", "C5"}, {"C6"}]
@@ -96,6 +97,7 @@ def test_a_night_is_few_runs_and_leaves_out_who_is_busy(chain: sa.Engine, instan
     assert many.under_way(instance) == {"C0", "C3", "C4", "C5"}
 
 
+@pytest.mark.slow
 def test_who_was_left_out_comes_after_and_who_failed_is_tried_again_alone(
     chain: sa.Engine, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

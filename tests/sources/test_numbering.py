@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,7 @@ def test_what_was_numbered_and_not_taken_is_asked_for_again(engine: sa.Engine) -
         assert [entity.removeprefix("price_list:") for entity in entities] == ["E1", "E2", "E4", "E5"]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 12), max_size=6), max_size=5), st.integers(1, 4), st.data())
 def test_every_event_is_taken_once_whatever_comes_again(

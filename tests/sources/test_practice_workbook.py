@@ -131,6 +131,7 @@ def test_rows_that_stand_for_themselves_are_named_before_those_that_only_lack_th
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_renamed_in_one_sheet_may_be_called_as_before_in_the_others(engine: sa.Engine) -> None:
     applied(engine, book(WHOLE))
     ((doctor,),) = all_of(engine, "SELECT id FROM specialist")
@@ -152,6 +153,7 @@ def test_what_is_renamed_in_one_sheet_may_be_called_as_before_in_the_others(engi
     assert all_of(engine, query) == [("Bianchi",)]  # whoever is called so now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_is_exported_is_nothing_to_do(small_chain: sa.Engine, language: str) -> None:
     held = io.BytesIO()
@@ -165,6 +167,7 @@ def test_what_is_exported_is_nothing_to_do(small_chain: sa.Engine, language: str
     assert (same.code, same.values["rows"]) == ("workbook_same", Count("rows", rows))
 
 
+@pytest.mark.slow
 def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain: sa.Engine) -> None:
     held = io.BytesIO()
     with small_chain.connect() as connection:
@@ -217,6 +220,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sheet", "row", "expected"), WRONG, ids=range(len(WRONG)))
 def test_a_wrong_row_is_named_with_its_sheet_row_and_column_and_the_rest_goes_on(
     engine: sa.Engine, sheet: str, row: list[Any], expected: str | None
@@ -366,6 +370,7 @@ def test_a_closed_day_has_no_free_slot_as_soon_as_its_closure_is_in(engine: sa.E
     assert all_of(engine, free) == before != [(0,)]
 
 
+@pytest.mark.slow
 def test_the_template_is_read_and_holds_nothing(engine: sa.Engine) -> None:
     held = io.BytesIO()
     exporting.template(held, teller("it"))
@@ -421,6 +426,7 @@ def test_what_begins_like_a_formula_leaves_as_text(small_chain: sa.Engine, name:
     assert "f" not in {cell.data_type for cell in cells if cell.row > 1}
 
 
+@pytest.mark.slow
 def test_the_way_between_two_locations_comes_in_goes_out_and_is_taken_back(engine: sa.Engine) -> None:
     clinics = [*CLINICS, ["RE01", "Poliambulatorio Secchia", "H223", "Emilia-Romagna"]]
     locations = [["Clinica", "Nome"], ["BO01", "Centro"], ["BO01", "Mazzini"], ["RE01", "Ponte"]]

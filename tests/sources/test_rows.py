@@ -50,6 +50,7 @@ HOSTILE = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RECORDS)
 @given(data=st.data())
 def test_both_readings_of_a_record_agree(kind: str, data: st.DataObject) -> None:

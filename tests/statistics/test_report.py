@@ -35,6 +35,7 @@ def installation(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: 
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_page_that_needs_nothing_else(installation: Path) -> None:
     target = installation / "marzo.html"
     done = CliRunner().invoke(app, ["report", *MARCH, "--clinic", "BO01", "-o", str(target)])
@@ -84,6 +85,7 @@ def test_a_period_without_data_is_a_report_all_the_same(installation: Path) -> N
     assert CliRunner().invoke(app, ["report", *quiet, str(target.with_suffix(".html"))]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_nothing_of_the_report_s_libraries_is_loaded_before_it_is_asked_for() -> None:
     heavy = "print(sorted({'pandas', 'matplotlib', 'openpyxl', 'numpy'} & set(sys.modules)))"
     rooms = "polydesk_dagster.commands.report, polydesk_dagster.told.report, polydesk_dagster.definitions"

@@ -102,6 +102,7 @@ def test_a_change_that_commits_after_the_refresh_read_stays_for_the_next(engine:
         assert connection.scalar(count) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_refresh_leaves_the_old_numbers_whole(engine: sa.Engine, database: URL) -> None:
     with engine.begin() as connection:
         world.chain(connection)

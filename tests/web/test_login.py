@@ -39,6 +39,7 @@ def test_a_password_opens_a_session_that_only_the_browser_knows(door: Served) ->
     assert (bytes(kept.token_hash), kept.way) == (tokens.hashed(client.cookies[door.door.cookie]), "password")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"state": "disabled"}, {"state": "bounced"}, {"role": "patient"}])
 def test_who_may_not_come_in_is_told_what_everybody_is_told(door: Served, fields: dict[str, str]) -> None:
     with door.door.engine.begin() as connection:
@@ -60,6 +61,7 @@ def test_who_may_not_come_in_is_told_what_everybody_is_told(door: Served, fields
     assert not client.cookies
 
 
+@pytest.mark.slow
 def test_an_account_is_tried_so_often_and_then_not_even_rightly(door: Served) -> None:
     with door.door.engine.begin() as connection:
         person(connection, "desk", password=True, email="x@example.org")

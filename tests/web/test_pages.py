@@ -23,6 +23,7 @@ def served(door: Served) -> Served:
     return door
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_place_of_the_navigation_answers_who_may_see_it(served: Served, role: Role, language: str) -> None:
