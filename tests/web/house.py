@@ -40,7 +40,10 @@ class House(Served):
 
 @contextmanager
 def up(database: URL) -> Iterator[House]:
-    """The door, the code servers and the daemon of an installation over a migrated, empty database."""
+    """The door and the code servers of an installation over a migrated, empty database.
+
+    Without its daemon: what is launched stays in the queue, where nothing that is asked of the page needs it to run.
+    """
     home = Path(tempfile.mkdtemp(prefix="polydesk-door-", dir="/tmp"))
     url = database.set(drivername="postgresql").render_as_string(hide_password=False)
     settings = Settings(home=home, database_url=url, web_port=free_port())
@@ -54,7 +57,8 @@ def up(database: URL) -> Iterator[House]:
     create_database(dagster_url(settings).set(drivername="postgresql+psycopg"))
     instance.prepare(settings, LOCATIONS)
     children = processes.dagster_children(settings, instance.environment(settings), LOCATIONS)
-    supervisor.Supervisor(settings.home, children).run(lambda: print("ready", flush=True))
+    asked = [child for child in children if child.name != "daemon"]
+    supervisor.Supervisor(settings.home, asked).run(lambda: print("ready", flush=True))
     """
     environment = {
         "POLYDESK_HOME": str(home),
