@@ -79,6 +79,13 @@ def copied(server: URL, template: str) -> Iterator[URL]:
         _finished.append(name)
 
 
+def left(url: URL) -> None:
+    """End the sessions that somebody's pool still keeps at the database that ``url`` names: it can be copied then."""
+    ending = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = :name"
+    with _administered(url) as connection:
+        connection.execute(sa.text(ending), {"name": url.database})
+
+
 @contextmanager
 def dropped(url: URL) -> Iterator[None]:
     """Drop the database that ``url`` names at the end."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
@@ -18,19 +21,22 @@ from typer.testing import CliRunner
 from polydesk_dagster.cli import app
 from polydesk_dagster.commands import show
 from polydesk_dagster.database import service_runs
-from polydesk_dagster.database.engine import plain_url
+from polydesk_dagster.database.engine import create_engine, plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.runtime import orders, submit
+from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.settings import Settings
+from polydesk_dagster.sources import epochs, integrations, vendors
 from polydesk_dagster.values import SAID
 from tests import world
-from tests.postgres import dagster_storage
+from tests.postgres import EMPTY, copied, dagster_storage, dropped, left
 from tests.sources.lab import AGREEMENTS, PRICES, SERVICES
 
 pytestmark = pytest.mark.slow
 
+TOKEN = "POLYDESK_STUDIOLAB_TOKEN_ALL"
 BASE = {"services": SERVICES, "agreements": AGREEMENTS, "prices": PRICES}
 REPRICED = BASE | {"prices": [PRICES[0] | {"amount": "5.00"}, *PRICES[1:]]}
 
@@ -54,92 +60,112 @@ class Desk:
             return list(connection.scalars(sa.text(query)))
 
 
-@pytest.fixture
-def desk(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    dagster_storage(database.set(database=f"{database.database}_dagster"))
-    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
-    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
-    monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_ALL", DEMO_TOKEN)
-    simulator = StudiolabSimulator()
-    with in_thread(simulator) as url:
+@contextmanager
+def _desk(url: URL, home: Path) -> Iterator[Desk]:
+    """The desk over a database; its clinics are made where there are none."""
+    engine, simulator = create_engine(url), StudiolabSimulator()
+    storage = url.set(database=f"{url.database}_dagster")
+    dagster_storage(storage)
+    pointed = sa.text("UPDATE integration SET base_url = :url FROM clinic c WHERE c.id = clinic_id AND c.code = :code")
+    environment = {"POLYDESK_HOME": str(home), "POLYDESK_DATABASE_URL": plain_url(url), TOKEN: DEMO_TOKEN}
+    # What a command adds to the environment is this desk's too.
+    with dropped(storage), patch.dict(os.environ, environment), in_thread(simulator) as address:
         with engine.begin() as connection:
+            restored.moved(connection)  # a copy is known for one, and would keep everything in
             for code in ("BO01", "BZ01"):
                 simulator.hold(code, BASE)
-                clinic = world.clinic(connection, code)
-                world.integration(
-                    connection,
-                    clinic,
-                    url.replace("/api/v1", f"/{code}/api/v1"),
-                    token_env="POLYDESK_STUDIOLAB_TOKEN_ALL",
-                )
+                its = address.replace("/api/v1", f"/{code}/api/v1")
+                if connection.execute(pointed, {"code": code, "url": its}).rowcount:
+                    epoch = vendors.epoch(integrations.configured(connection, code))
+                    same = {"same": True, "reason": "Lo stesso, a un'altra porta", "as_of": datetime.now(UTC)}
+                    epochs.decide(connection, code, epoch, actor="test", **same)
+                else:
+                    world.integration(connection, world.clinic(connection, code), its, token_env=TOKEN)
         yield Desk(engine, simulator)
+        engine.dispose()
+
+
+@pytest.fixture
+def desk(database: URL, tmp_path: Path) -> Iterator[Desk]:
+    with _desk(database, tmp_path) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def synced(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The database of two clinics which have what their studiolabs have; for copies."""
+    with copied(server, EMPTY) as url:
+        with _desk(url, tmp_path_factory.mktemp("synced")) as desk:
+            for clinic in ("BO01", "BZ01"):
+                for service in ("sync_services", "sync_prices"):
+                    assert desk.run(service, "--clinic", clinic)[0] == 0
+        left(url)
+        yield str(url.database)
+
+
+@pytest.fixture
+def in_step(server: URL, synced: str, tmp_path: Path) -> Iterator[Desk]:
+    """The desk of two clinics which have what their studiolabs have."""
+    with copied(server, synced) as url, _desk(url, tmp_path) as desk:
+        yield desk
 
 
 def _codes(answer: dict[str, Any]) -> list[str]:
     return [reason["code"] for reason in answer["reasons"]]
 
 
-def _in_step(desk: Desk, *clinics: str) -> None:
-    for clinic in clinics:
-        for service in ("sync_services", "sync_prices"):
-            assert desk.run(service, "--clinic", clinic)[0] == 0
-
-
-def test_a_list_cut_short_is_a_refusal_by_name_with_its_plan(desk: Desk) -> None:
-    _in_step(desk, "BO01")
-    desk.simulator.hold("BO01", BASE | {"prices": PRICES[:8]})
+def test_a_list_cut_short_is_a_refusal_by_name_with_its_plan(in_step: Desk) -> None:
+    in_step.simulator.hold("BO01", BASE | {"prices": PRICES[:8]})
     for service, *preview in (("preview_prices",), ("sync_prices", "--preview"), ("sync_prices",)):
-        status, answer = desk.run(service, "--clinic", "BO01", *preview)
+        status, answer = in_step.run(service, "--clinic", "BO01", *preview)
         assert (status, answer["outcome"]) == (3, "refused")
         assert {"guard_source_short", "guard_too_many_retired", "what_to_do"} <= set(_codes(answer))
         told = " ".join(reason["text"] for reason in answer["reasons"])
         assert f"plan apply {answer['plan_id']} --past-guard source_short" in told
     assert answer["counts"]["retired"] == 0
-    assert desk.all("SELECT outcome FROM service_run WHERE service = 'sync_prices' ORDER BY id DESC LIMIT 1") == [
+    assert in_step.all("SELECT outcome FROM service_run WHERE service = 'sync_prices' ORDER BY id DESC LIMIT 1") == [
         "refused"
     ]
-    status, text = desk.said("run", "sync_prices", "--clinic", "BO01")
+    status, text = in_step.said("run", "sync_prices", "--clinic", "BO01")
     assert status == 3
-    (plan,) = desk.all("SELECT max(id) FROM plan")
+    (plan,) = in_step.all("SELECT max(id) FROM plan")
     for part in ("rifiutato", "Niente è stato scritto", f"Piano {plan} (prezzi · BO01 · 13 "):
         assert part in text
 
 
-def test_past_a_guard_over_rows_goes_who_names_the_plan_and_every_guard(desk: Desk) -> None:
-    _in_step(desk, "BO01", "BZ01")
-    desk.simulator.hold("BO01", REPRICED)
-    status, answer = desk.run("sync_prices", "--clinic", "BO01")
+def test_past_a_guard_over_rows_goes_who_names_the_plan_and_every_guard(in_step: Desk) -> None:
+    in_step.simulator.hold("BO01", REPRICED)
+    status, answer = in_step.run("sync_prices", "--clinic", "BO01")
     assert (status, answer["outcome"], answer["counts"]["waiting"]) == (1, "partial", 1)
     assert "rows_set_aside" in _codes(answer)
-    plan = str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
+    plan = str(in_step.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
     past = ("--past-guard", "price_jump", "--past-guard", "code_reused", "--reason", "listino nuovo della direzione")
-    status, text = desk.said("run", "sync_prices", "--clinic", "BO01", *past)
+    status, text = in_step.said("run", "sync_prices", "--clinic", "BO01", *past)
     assert (status, "--past-guard serve con --plan" in text) == (2, True)
     # A row that two guards have set aside goes past both or stays.
-    desk.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
-    assert desk.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
-    plan = str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
-    status, answer = desk.run("sync_prices", "--plan", plan, *past)
+    in_step.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
+    assert in_step.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
+    plan = str(in_step.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
+    status, answer = in_step.run("sync_prices", "--plan", plan, *past)
     assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
-    assert desk.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()}"]
-    assert desk.all(f"SELECT unnest(past_guards) FROM plan WHERE id = {plan}") == ["code_reused", "price_jump"]
+    assert in_step.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()}"]
+    assert in_step.all(f"SELECT unnest(past_guards) FROM plan WHERE id = {plan}") == ["code_reused", "price_jump"]
 
 
-def test_a_plan_of_another_clinic_or_service_is_refused_by_name(desk: Desk) -> None:
-    _in_step(desk, "BO01", "BZ01")
-    desk.simulator.hold("BZ01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
-    plan = str(desk.run("preview_prices", "--clinic", "BZ01")[1]["plan_id"])
-    status, answer = desk.run("sync_prices", "--clinic", "BO01", "--plan", plan)
+def test_a_plan_of_another_clinic_or_service_is_refused_by_name(in_step: Desk) -> None:
+    in_step.simulator.hold("BZ01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
+    plan = str(in_step.run("preview_prices", "--clinic", "BZ01")[1]["plan_id"])
+    status, answer = in_step.run("sync_prices", "--clinic", "BO01", "--plan", plan)
     assert (status, _codes(answer)) == (3, ["plan_of_another_clinic"])
     assert "BZ01" in answer["reasons"][0]["text"]
-    status, answer = desk.run("sync_services", "--clinic", "BZ01", "--plan", plan)
+    status, answer = in_step.run("sync_services", "--clinic", "BZ01", "--plan", plan)
     assert (status, _codes(answer)) == (3, ["plan_of_another_service"])
     assert "Sync prezzi e convenzioni" in answer["reasons"][0]["text"]
-    assert desk.all("SELECT count(*) FROM price WHERE amount = 51.50") == [0]
-    assert desk.said("run", "sync_prices", "--plan", "999")[0] == 2
-    assert desk.run("sync_prices", "--clinic", "BO01", "--plan", "999")[1]["reasons"][0]["code"] == "unknown_plan"
-    assert desk.run("sync_prices", "--plan", plan)[0] == 0
-    assert desk.all("SELECT count(*) FROM price WHERE amount = 51.50") == [1]
+    assert in_step.all("SELECT count(*) FROM price WHERE amount = 51.50") == [0]
+    assert in_step.said("run", "sync_prices", "--plan", "999")[0] == 2
+    assert in_step.run("sync_prices", "--clinic", "BO01", "--plan", "999")[1]["reasons"][0]["code"] == "unknown_plan"
+    assert in_step.run("sync_prices", "--plan", plan)[0] == 0
+    assert in_step.all("SELECT count(*) FROM price WHERE amount = 51.50") == [1]
 
 
 def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> None:
@@ -155,49 +181,46 @@ def test_a_preview_shows_every_plan_and_which_one_comes_first(desk: Desk) -> Non
     assert "Piano:" not in text, "numbers of plans are no figure to be added up"
 
 
-def test_a_plan_of_conflicts_alone_says_to_look_at_them(desk: Desk) -> None:
-    _in_step(desk, "BO01")
-    desk.simulator.hold("BO01", BASE | {"prices": [*PRICES, PRICES[0] | {"service_id": "S9999"}]})
-    status, text = desk.said("run", "preview_prices", "--clinic", "BO01")
-    (plan,) = desk.all("SELECT max(id) FROM plan")
+def test_a_plan_of_conflicts_alone_says_to_look_at_them(in_step: Desk) -> None:
+    in_step.simulator.hold("BO01", BASE | {"prices": [*PRICES, PRICES[0] | {"service_id": "S9999"}]})
+    status, text = in_step.said("run", "preview_prices", "--clinic", "BO01")
+    (plan,) = in_step.all("SELECT max(id) FROM plan")
     assert status == 1
     assert f"1 riga in conflitto: aspetta una persona, vedi il piano {plan}" in text
     assert f"guarda che cosa è in conflitto (polydesk plan show {plan})" in text
     assert "allineati" not in text.partition("Che cosa fare")[2]
 
 
-def test_nobody_is_told_to_apply_a_plan_that_cannot_be_applied_any_more(desk: Desk) -> None:
-    _in_step(desk, "BO01")
-    desk.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
-    used, moved = (str(desk.run("preview_prices", "--clinic", "BO01")[1]["plan_id"]) for _ in range(2))
-    assert desk.run("sync_prices", "--plan", used)[0] == 0
+def test_nobody_is_told_to_apply_a_plan_that_cannot_be_applied_any_more(in_step: Desk) -> None:
+    in_step.simulator.hold("BO01", BASE | {"prices": [PRICES[0] | {"amount": "51.50"}, *PRICES[1:]]})
+    used, moved = (str(in_step.run("preview_prices", "--clinic", "BO01")[1]["plan_id"]) for _ in range(2))
+    assert in_step.run("sync_prices", "--plan", used)[0] == 0
     for plan, code in ((used, "plan_applied"), (moved, "moved")):
-        assert code in _codes(desk.run("sync_prices", "--plan", plan)[1])
-        status, text = desk.said("run", "sync_prices", "--plan", plan)
+        assert code in _codes(in_step.run("sync_prices", "--plan", plan)[1])
+        status, text = in_step.said("run", "sync_prices", "--plan", plan)
         assert (status, "l'anteprima" in text, "plan apply" in text) == (3, True, False)
-    assert "plan apply" not in desk.said("run", "sync_prices", "--plan", used, "--preview")[1]
+    assert "plan apply" not in in_step.said("run", "sync_prices", "--plan", used, "--preview")[1]
 
 
 def test_people_read_the_fields_in_italian_and_programs_as_they_are(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_step: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _in_step(desk, "BO01")
     ended = PRICES[1] | {"valid_to": "2027-01-01"}
     following = PRICES[1] | {"valid_from": "2027-01-01", "amount": "99.00"}
     prices = [PRICES[0] | {"amount": "51.50"}, ended, *PRICES[2:], following]
-    desk.simulator.hold("BO01", BASE | {"prices": prices})
-    _, text = desk.said("run", "sync_prices", "--clinic", "BO01", "--preview")
-    (plan,) = desk.all("SELECT max(id) FROM plan")
-    for said in (text, desk.said("plan", "show", str(plan))[1]):
+    in_step.simulator.hold("BO01", BASE | {"prices": prices})
+    _, text = in_step.said("run", "sync_prices", "--clinic", "BO01", "--preview")
+    (plan,) = in_step.all("SELECT max(id) FROM plan")
+    for said in (text, in_step.said("plan", "show", str(plan))[1]):
         assert "importo: 50,00 € → 51,50 €" in said
         assert "99,00 €" in said
         assert "clinic_id" not in said
     file = tmp_path / "plan.csv"
-    assert desk.said("plan", "show", str(plan), "--csv", str(file))[0] == 0
+    assert in_step.said("plan", "show", str(plan), "--csv", str(file))[0] == 0
     assert '""amount"": ""51.50""' in file.read_text()
     assert "clinic_id" in file.read_text()
     monkeypatch.setattr(show, "_language", "en")
-    assert "€50.00 → €51.50" in desk.said("plan", "show", str(plan))[1]
+    assert "€50.00 → €51.50" in in_step.said("plan", "show", str(plan))[1]
 
 
 def test_a_service_that_only_looks_has_its_last_outcome_in_the_list(desk: Desk) -> None:
@@ -208,12 +231,11 @@ def test_a_service_that_only_looks_has_its_last_outcome_in_the_list(desk: Desk) 
     assert (last["preview_services"], last["preview_prices"], last["sync_services"]) == ("ok", None, None)
 
 
-def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_clinic_alone(desk: Desk) -> None:
-    _in_step(desk, "BO01", "BZ01")
-    desk.simulator.fail("status", "/BO01/api/v1/prices", status=403, times=None)
-    status, answer = desk.run("sync_prices", "--clinic", "BO01")
+def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_clinic_alone(in_step: Desk) -> None:
+    in_step.simulator.fail("status", "/BO01/api/v1/prices", status=403, times=None)
+    status, answer = in_step.run("sync_prices", "--clinic", "BO01")
     assert (status, answer["outcome"]) == (4, "failed")
-    status, answer = desk.run("sync_prices")
+    status, answer = in_step.run("sync_prices")
     assert (status, answer["outcome"]) == (1, "partial")
     assert {each["clinic"]: each["outcome"] for each in answer["clinics"]} == {
         "BO01": "failed",
