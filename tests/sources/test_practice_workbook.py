@@ -19,20 +19,19 @@ from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.sources.practice.sheets import SHEETS
 from polydesk_dagster.told import teller, workbook
 from polydesk_dagster.told.catalogue import LANGUAGES
-from polydesk_dagster.values import Count
 from tests.world import AS_OF
 
 Rows = Sequence[Sequence[Any]]
 
 
-def _openpyxl() -> Any:
+def spreadsheets() -> Any:
     import openpyxl
 
     return openpyxl
 
 
 def book(sheets: Mapping[str, Rows]) -> bytes:
-    made = _openpyxl().Workbook()
+    made = spreadsheets().Workbook()
     made.remove(made.active)
     for title, rows in sheets.items():
         page = made.create_sheet(title)
@@ -153,54 +152,6 @@ def test_what_is_renamed_in_one_sheet_may_be_called_as_before_in_the_others(engi
     assert all_of(engine, query) == [("Bianchi",)]  # whoever is called so now
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_what_is_exported_is_nothing_to_do(small_chain: sa.Engine, language: str) -> None:
-    held = io.BytesIO()
-    with small_chain.connect() as connection:
-        rows = exporting.export(connection, held, teller(language))
-    assert rows > 100
-    found = planned(small_chain, held.getvalue())
-    assert (said(found), [(plan.kind, plan.tally) for plan in found.plans], found.passed) == ([], [], ())
-    with small_chain.connect() as connection:
-        (same,) = importing.shown(connection, found).reasons
-    assert (same.code, same.values["rows"]) == ("workbook_same", Count("rows", rows))
-
-
-@pytest.mark.slow
-def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain: sa.Engine) -> None:
-    held = io.BytesIO()
-    with small_chain.connect() as connection:
-        exporting.export(connection, held, teller("it"))
-    edited = _openpyxl().load_workbook(io.BytesIO(held.getvalue()))
-    page = edited["Turni"]
-    titles = [cell.value for cell in page[1]]
-    number = page.cell(2, titles.index("Numero") + 1).value
-    ends = page.cell(2, titles.index("Alle *") + 1)
-    before = ends.value
-    ends.value = time(19, 40)
-    agenda = edited["Agende"]
-    listed = agenda.cell(2, [cell.value for cell in agenda[1]].index("Prestazioni") + 1)
-    kept, _, dropped = listed.value.rpartition("; ")
-    listed.value = kept
-    held = io.BytesIO()
-    edited.save(held)
-    was = all_of(small_chain, "SELECT * FROM agenda_service ORDER BY 1, 2, 3")
-    found, report = applied(small_chain, held.getvalue())
-    assert report.counts.updated == 1
-    assert report.counts.retired == 1
-    assert dropped
-    assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(time(19, 40),)]
-    with small_chain.begin() as connection:
-        back = importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
-    assert back.outcome is Outcome.OK
-    assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(before,)]
-    assert all_of(small_chain, "SELECT * FROM agenda_service ORDER BY 1, 2, 3") == was
-    again, report = applied(small_chain, held.getvalue())  # taken back and handed over again: that is no doubt
-    assert (again.does, said(again)) == (True, [])
-    assert (report.counts.updated, report.counts.retired) == (1, 1)
-
-
 WRONG = [
     ("Turni", ["BO01", "Cardiologia", "lunedi santo", time(9), time(12)], "«Giorno»: «lunedi santo» non è tra: lunedì"),
     ("Turni", ["BO01", "Cardiologia", "lunedì", "25:00", time(12)], "«Dalle»: «25:00» non è un'ora"),
@@ -241,7 +192,7 @@ def test_a_wrong_row_is_named_with_its_sheet_row_and_column_and_the_rest_goes_on
 
 def test_a_list_as_people_keep_it(engine: sa.Engine) -> None:
     applied(engine, book(WHOLE))
-    made = _openpyxl().load_workbook(io.BytesIO(book({"Orari ambulatorio 2027": []})))
+    made = spreadsheets().load_workbook(io.BytesIO(book({"Orari ambulatorio 2027": []})))
     page = made.active
     page["A1"] = "Poliambulatorio Reno: orari dal 7 gennaio"
     page.merge_cells("A1:F1")
@@ -370,16 +321,6 @@ def test_a_closed_day_has_no_free_slot_as_soon_as_its_closure_is_in(engine: sa.E
     assert all_of(engine, free) == before != [(0,)]
 
 
-@pytest.mark.slow
-def test_the_template_is_read_and_holds_nothing(engine: sa.Engine) -> None:
-    held = io.BytesIO()
-    exporting.template(held, teller("it"))
-    read = reading.read(held.getvalue(), workbook.words())
-    assert [each.sheet.key for each in read.sheets] == [sheet.key for sheet in SHEETS]
-    assert read.passed == ()
-    assert planned(engine, held.getvalue()).plans == ()
-
-
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -402,28 +343,6 @@ def test_headings_of_a_sheet_differ_in_every_language() -> None:
             assert len(titles) == len(set(titles)), (language, sheet.key)
     for sheet in SHEETS:
         assert set(workbook.words().headings[sheet.key].values()) == {column.key for column in sheet.columns}
-
-
-@pytest.mark.parametrize(
-    "name", ['=HYPERLINK("http://x.example")', "+39 051", "-1+2", "@SUM(A1)", "<b>x</b>", "[a](b)"]
-)
-def test_what_begins_like_a_formula_leaves_as_text(small_chain: sa.Engine, name: str) -> None:
-    held = io.BytesIO()
-    with small_chain.connect() as connection:
-        connection.execute(
-            sa.text("UPDATE clinic SET name = :name WHERE id = (SELECT min(id) FROM clinic)"), {"name": name}
-        )
-        exporting.export(connection, held, teller("it"))
-        connection.rollback()
-    cells = [
-        cell
-        for page in _openpyxl().load_workbook(held)
-        for row in page.iter_rows()
-        for cell in row
-        if cell.value is not None
-    ]
-    assert {cell.data_type for cell in cells if cell.value == name} == {"s"}
-    assert "f" not in {cell.data_type for cell in cells if cell.row > 1}
 
 
 @pytest.mark.slow
