@@ -150,6 +150,19 @@ def cite(connection: sa.Connection, generation: int, entries: list[dict[str, obj
     )
 
 
+def cite_as_before(connection: sa.Connection, generation: int, entries: list[dict[str, object]]) -> None:
+    """Documents whose file could not be read cite in this generation what they cited in the one before; what is told of
+    them stays."""
+    connection.execute(
+        sa.text("""
+            INSERT INTO knowledge_entry (generation_id, document_id, key, fingerprint, sha256, scope)
+            SELECT :generation, document, key, fingerprint, sha256, scope
+            FROM jsonb_to_recordset(CAST(:entries AS jsonb))
+                AS e (document bigint, key text, fingerprint text, sha256 text, scope text)"""),
+        {"generation": generation, "entries": _json(entries)},
+    )
+
+
 def set_aside(connection: sa.Connection, troubles: list[dict[str, object]], as_of: datetime) -> None:
     """What could not be read is shown, and no more; what was indexed of it before goes on answering, and is told to be
     of an earlier version."""

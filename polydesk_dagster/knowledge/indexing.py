@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.knowledge import contents, generations, intake, probing, shelving
+from polydesk_dagster.knowledge import carrying, contents, generations, intake, probing, shelving
 from polydesk_dagster.knowledge import work as told
 from polydesk_dagster.knowledge.generations import Generation, pipeline
 from polydesk_dagster.knowledge.library import File, Library, Task, listing, tasks
@@ -184,6 +184,8 @@ class _Run:
         building = generations.begin(self.engine, work.library, dimension, work.as_of)
         work.store.create(building.id, dimension)
         words = intake.take_in(work, building, files, every)
+        if current is not None:
+            words += carrying.carry(work, building, current, files)
         if refusal := self._flaw(building, current, files, words):
             generations.discard(self.engine, building.id, refusal.reasons[0].code, work.as_of)
             work.store.drop(generations.kept(self.engine))

@@ -65,6 +65,8 @@ class Batch:
     contents: dict[str, Content] = field(default_factory=dict)
     entries: list[dict[str, object]] = field(default_factory=list)
     troubles: list[dict[str, object]] = field(default_factory=list)
+    as_before: list[dict[str, object]] = field(default_factory=list)
+    """Documents that go on citing what they cited in the generation before."""
 
     @property
     def full(self) -> bool:
@@ -225,6 +227,7 @@ def flush(work: Work, generation: Generation, batch: Batch) -> Counter[str]:
             contents.add_words(connection, generation.id, counted)
         contents.make_ready(connection, generation.id, batch.contents)
         contents.cite(connection, generation.id, batch.entries, work.as_of)
+        contents.cite_as_before(connection, generation.id, batch.as_before)
         contents.set_aside(connection, batch.troubles, work.as_of)
         contents.retire(connection, generation.id)
         contents.moved(connection, generation.id)

@@ -17,8 +17,22 @@ from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_senten
 EXACT_UP_TO = 50_000
 """Rows up to which vectors are compared one by one; beyond, an approximate index pays."""
 
+MERGE_FROM = 5_000
+"""Passages of a generation up to which every change is merged into its indexes at once; in a larger one that rewrites
+them all, and a few passages beside them are looked through as they are."""
+
+UNMERGED_SHARE = 0.02
+"""Of its passages, those that may stand beside the indexes."""
+
+MOST_PARTS = 16
+"""Files of passages from which they are put together."""
+
 KEEP_VERSIONS = timedelta(minutes=5)
 """How long LanceDB keeps what a reader of the moment before may still be reading."""
+
+
+NOTE = ".files"
+"""Ending of the file beside a generation's table that says which files held its passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +130,41 @@ class Store:
 
     def there(self, generation: int, passages: int | None = None) -> bool:
         """Whether a generation's files are where they should be, with ``passages`` also its indexes and those that hold
-        so many; looked at on this machine's disk only, where it costs nothing. What else is lost shows when it is asked
-        or written to."""
+        so many; looked at on this machine's disk only, where it costs nothing. Only where a file of passages is missing
+        that was there at the end of the last change are they read, to see whether it still counts."""
+        if "://" in self.uri:
+            return True
         parts = ["_versions", *([] if passages is None else ["_indices"]), *(["data"] if passages else [])]
-        table = Path(self.uri) / f"{_name(generation)}.lance"
-        return "://" in self.uri or all(any((table / part).glob("*")) for part in parts)
+        table = self._folder(generation)
+        if not all(any((table / part).glob("*")) for part in parts):
+            return False
+        if passages is None or self._noted(generation) <= self._parts(generation):
+            return True
+        try:
+            whole = self.passages_by_key(generation)
+        except PermanentError:
+            return False
+        self._note(generation)
+        return bool(whole)
+
+    def _folder(self, generation: int) -> Path:
+        return Path(self.uri) / f"{_name(generation)}.lance"
+
+    def _parts(self, generation: int) -> set[str]:
+        """The files of a generation's passages; none are known elsewhere than on this machine's disk."""
+        return {part.name for part in (self._folder(generation) / "data").glob("*")}
+
+    def _note(self, generation: int) -> None:
+        """Remember which files hold a generation's passages."""
+        if "://" not in self.uri:
+            with _disk():
+                self._folder(generation).with_suffix(NOTE).write_text("\n".join(sorted(self._parts(generation))))
+
+    def _noted(self, generation: int) -> set[str]:
+        try:
+            return set(self._folder(generation).with_suffix(NOTE).read_text().split())
+        except OSError:
+            return set()
 
     def create(self, generation: int, dimension: int | None) -> None:
         import pyarrow as pa
@@ -198,11 +242,17 @@ class Store:
                 from lancedb.index import IvfHnswSq
 
                 table.create_index("vector", config=IvfHnswSq(distance_type="cosine"))
+        self._note(generation)
 
     def merge(self, generation: int) -> None:
-        """Bring the indexes up to what was added and deleted since, and let old versions go."""
+        """Bring the indexes up to what was added and deleted since, once that is worth it, and let old versions go."""
+        table = self.table(generation)
         with _disk():
-            self.table(generation).optimize(cleanup_older_than=KEEP_VERSIONS)
+            passages, beside = table.count_rows(), table.index_stats("marked_idx")
+            few = beside is not None and beside.num_unindexed_rows <= UNMERGED_SHARE * passages
+            if passages < MERGE_FROM or not few or len(self._parts(generation)) > MOST_PARTS:
+                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+        self._note(generation)
 
     def delete(self, generation: int, keys: Sequence[str]) -> None:
         table = self.table(generation)
@@ -222,7 +272,8 @@ class Store:
     def passages_by_key(self, generation: int) -> dict[str, int]:
         from collections import Counter
 
-        found = self.table(generation).search().select(["key"]).limit(10**9).to_arrow()
+        with _found():
+            found = self.table(generation).search().select(["key"]).limit(10**9).to_arrow()
         return Counter(found["key"].to_pylist())
 
     def drop(self, generations_kept: Sequence[int]) -> None:
@@ -233,6 +284,7 @@ class Store:
             for name in database.list_tables(limit=10_000).tables:
                 if name.startswith(_name("")) and name not in kept:
                     database.drop_table(name, ignore_missing=True)
+                    (Path(self.uri) / name).with_suffix(NOTE).unlink(missing_ok=True)
 
     def match(
         self, generation: int, revision: int, column: str, query: str, *, where: str | None, limit: int

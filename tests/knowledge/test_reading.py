@@ -392,18 +392,6 @@ def test_a_cell_is_read_as_it_looks(value: object, pattern: str, seen: str) -> N
     assert shown(cell) == seen
 
 
-def test_html_keeps_its_encoding_and_leaves_its_head(reader: Reader) -> None:
-    page = (
-        '<html><head><meta http-equiv="Content-Type" content="text/html; charset=windows-1252">'
-        '<meta name="description" content="parole di servizio"><title>Città</title></head>'
-        "<body><p>perché è già così</p></body></html>"
-    )
-    reading = reader.read(page.encode("cp1252"), ".html")
-    assert (reading.title, [p.text for p in reading.passages]) == ("Città", ["perché è già così"])
-    greek = '<meta charset="iso-8859-7"><p>\u03b1\u03b2\u03b3 esame</p>'.encode("iso-8859-7")
-    assert reader.read(greek, ".html").passages[0].text == "\u03b1\u03b2\u03b3 esame"
-
-
 def test_a_heading_with_nothing_under_it_is_a_passage_of_its_own() -> None:
     passages = split([Page("# Guida\n\n## Digiuno di otto ore\n\n## Acqua sì\n\nBere molto.\n\n### Fine")])
     assert [(p.headings, p.text) for p in passages] == [

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.knowledge import indexing, searching
+from polydesk_dagster.knowledge import indexing, searching, store
 from polydesk_dagster.knowledge import shelf as decided
+from polydesk_dagster.knowledge.store import NOTE, Store
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.knowledge.world import AS_OF, Shelf
@@ -185,6 +186,40 @@ def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf, lost:
     assert report.reasons[0].code == "index_lost"
     assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
     shelf.whole()
+
+
+def test_one_lost_file_of_passages_is_noticed_before_anybody_asks(shelf: Shelf) -> None:
+    shelf.blue()
+    shelf.write("nuovo.md", "# Bar\n\nColazioni senza glutine.")
+    shelf.blue()
+    index = Store(shelf.library.uri)
+    ((current, passages),) = shelf.sql("SELECT id, passages FROM knowledge_generation WHERE state = 'current'")
+    index._folder(current).with_suffix(NOTE).write_text("tidied-away.lance")
+    assert index.there(current, passages), "what no longer counted may be gone"
+    assert index._noted(current) == index._parts(current)
+    next((index._folder(current) / "data").iterdir()).unlink()
+    assert shelf.blue().reasons[0].code == "index_lost"
+    assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
+    shelf.whole()
+
+
+def test_few_passages_stand_beside_the_indexes_of_many_and_are_found(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.blue()
+    monkeypatch.setattr(store, "MERGE_FROM", 0)
+    monkeypatch.setattr(store, "UNMERGED_SHARE", 0.2)
+    ((current,),) = shelf.sql("SELECT id FROM knowledge_generation WHERE state = 'current'")
+    beside = []
+    for number, word in enumerate(("ambulatorio", "farmacia", "palestra")):
+        shelf.write(f"{number}.md", f"# Bar\n\nColazioni senza glutine in {word}.")
+        shelf.blue()
+        assert shelf.ask(f"colazioni senza glutine in {word}")[0] == f"{number}.md"
+        table = Store(shelf.library.uri).table(current)
+        beside.append(table.index_stats("marked_idx").num_unindexed_rows)
+    assert beside == [1, 2, 0]
+    shelf.whole()
+    assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
 
 
 def test_an_index_that_cannot_be_opened_to_be_written_is_made_anew(shelf: Shelf) -> None:
