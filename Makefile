@@ -7,7 +7,7 @@ PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c "import ensurepip" 2>
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: pictures setup up test test-fast check bench lock supply
+.PHONY: pictures setup up test tests test-fast check bench lock supply
 setup: $(READY)
 
 # The lock names every package with its hash, dependencies included, so nothing needs resolving.
@@ -21,7 +21,11 @@ $(READY): requirements.lock pyproject.toml
 up: setup
 	$(BIN)/polydesk up
 
-test: setup check
+# Types are checked on one core, so the tests run beside them; what either finds fails the whole.
+test: setup
+	@$(MAKE) --no-print-directory -j 2 check tests
+
+tests: setup
 	$(BIN)/python -m pytest -n auto
 
 # Everything that is not marked slow: for between two edits.
