@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import sqlalchemy as sa
+from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.test_utils import (
@@ -31,6 +32,7 @@ from polydesk_dagster.database import service_runs
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import instance as instances
+from polydesk_dagster.runtime.dagster_inside.clock import look_anew
 from polydesk_dagster.runtime.state import activity
 from tests import postgres
 
@@ -62,9 +64,15 @@ class Clockwork:
                 pass
             self._end_all()
 
-    def restart(self) -> None:
+    def restart(self, now: datetime) -> None:
         """The daemon dies and comes back: what it kept in memory is gone."""
         self._times = {}
+        look_anew(self.instance, now.timestamp())
+
+    def looks(self) -> int:
+        """How often any sensor has looked."""
+        states = self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        return sum(len(self.instance.get_ticks(each.instigator_origin_id, each.selector_id)) for each in states)
 
     def runs(self) -> list[dg.DagsterRun]:
         return self.instance.get_runs()

@@ -73,7 +73,7 @@ def test_a_clock_that_is_set_back_and_forth_by_an_hour_loses_no_night_and_repeat
     _each_night_once(clock, first)
     before = len(clock.runs())
     _through(clock, _rome(first, 2, 40), _rome(first, 3, 10))
-    clock.restart()
+    clock.restart(_rome(first, 3, 10))
     _through(clock, _rome(first, 3, 10), _rome(first, 3, 55))
     assert len([run for run in clock.runs() if _nightly(run.job_name)]) == len(NIGHTLY)
     assert len(clock.runs()) >= before
@@ -82,6 +82,13 @@ def test_a_clock_that_is_set_back_and_forth_by_an_hour_loses_no_night_and_repeat
     _through(clock, _rome(second, 2), _rome(second, 2, 20))
     _through(clock, _rome(second, 4, 10), _rome(second, 4, 20))
     _each_night_once(clock, first, second)
+    clock.sensors(_rome(second, 4, 30))
+    looked = clock.looks()
+    clock.sensors(_rome(second, 3, 30))
+    assert clock.looks() == looked, "Dagster's sensors wait no longer: nothing need be done for them"
+    clock.restart(_rome(second, 3, 30))
+    clock.sensors(_rome(second, 3, 30))
+    assert clock.looks() == 2 * looked
 
 
 def _nightly(job: str) -> bool:

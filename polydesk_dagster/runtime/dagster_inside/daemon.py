@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 
 from polydesk_dagster.home import keep_to_ourselves
-from polydesk_dagster.runtime.dagster_inside import quiet
+from polydesk_dagster.runtime.dagster_inside import clock, quiet
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,20 +28,17 @@ def main(arguments: Sequence[str]) -> None:
     workspace, log_format = arguments
     quiet.daemon()
     setup_interrupt_handlers()
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        capture_interrupts(),
-        DagsterInstance.get() as instance,
-        daemon_controller_from_instance(
+    with contextlib.suppress(KeyboardInterrupt), capture_interrupts(), DagsterInstance.get() as instance:
+        clock.look_anew(instance, time.time())
+        with daemon_controller_from_instance(
             instance,
             WorkspaceFileTarget([workspace]),
             heartbeat_tolerance_seconds=DEFAULT_DAEMON_HEARTBEAT_TOLERANCE_SECONDS,
             gen_daemons=quiet.daemons,
             code_server_log_level="warning",
             log_format=log_format,
-        ) as controller,
-    ):
-        controller.check_daemon_loop()
+        ) as controller:
+            controller.check_daemon_loop()
 
 
 if __name__ == "__main__":
