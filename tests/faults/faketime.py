@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -49,17 +51,27 @@ def _environment(library: Path, file: Path) -> dict[str, str]:
 def _library() -> Path:
     """The library, which is installed now where it is not yet; the test is skipped where it is not to be had."""
     folder = ROOT / ".venv" / "faketime"
-    if not (found := list(folder.rglob("libfaketime.so.1"))):
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-        done = subprocess.run([*pip, "--target", folder, "-r", WANTED], capture_output=True, text=True, check=False)
-        found = list(folder.rglob("libfaketime.so.1"))
-        if not found:
-            pytest.skip(f"NOT PROVEN: libfaketime is not to be had here ({done.stderr.strip()[-200:]})")
-    clock = folder / "trial"
-    clock.write_text("2001-01-01 00:00:00\n")
-    said = subprocess.run(
-        [sys.executable, "-c", _TRIAL], env=_environment(found[0], clock), capture_output=True, check=False
-    )
-    if said.stdout.strip() != b"2001":
+    said = "" if folder.exists() else _install(folder)
+    found = next(folder.rglob("libfaketime.so.1"), None)
+    if found is None:
+        pytest.skip(f"NOT PROVEN: libfaketime is not to be had here ({said})")
+    with tempfile.TemporaryDirectory() as place:
+        clock = Path(place) / "clock"
+        clock.write_text("2001-01-01 00:00:00\n")
+        trial = [sys.executable, "-c", _TRIAL]
+        year = subprocess.run(trial, env=_environment(found, clock), capture_output=True, check=False).stdout
+    if year.strip() != b"2001":
         pytest.skip("NOT PROVEN: libfaketime does not deceive this Python")
-    return found[0]
+    return found
+
+
+def _install(folder: Path) -> str:
+    """Into ``folder``, whole or not at all: another process of the tests may be at it too. Returns what pip said."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(WANTED)]
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        draft = Path(place) / folder.name
+        done = subprocess.run([*pip, "--target", draft], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            with suppress(OSError):
+                draft.rename(folder)
+    return done.stderr.strip()[-200:]
