@@ -63,7 +63,8 @@ def of_changes(kind: Kind, counted: dict[str, int], ours: int, known: Known | No
         if share is not None:
             most = max(share * ours, limits.few)
             what = Term("kind", kind.name)
-            values: dict[str, Value] = {"value": number, "what": what, "ours": ours, "limit": int(most)}
+            of = max(ours, number)  # also what had no name of the source's yet
+            values: dict[str, Value] = {"value": number, "what": what, "ours": of, "limit": int(most)}
             yield Verdict(name, number <= most, number, most, values)
     if limits.retired is not None and known is not None and known.ours is not None:
         number = counted.get("missing_there", 0)

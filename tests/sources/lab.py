@@ -46,8 +46,22 @@ COLLABORATORS = [
 ]
 
 
+class Statements:
+    """Whoever has a database, and asks and writes it by hand."""
+
+    engine: sa.Engine
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query))]
+
+    def write(self, statement: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(statement))
+
+
 @dataclass
-class Lab:
+class Lab(Statements):
     """A clinic and its studiolab."""
 
     engine: sa.Engine
@@ -67,14 +81,6 @@ class Lab:
         assert report.plan_id is not None
         with self.engine.connect() as connection:
             return plans.load(connection, report.plan_id)
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(sa.text(query))]
-
-    def write(self, statement: str) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(sa.text(statement))
 
 
 @pytest.fixture

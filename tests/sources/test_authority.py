@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,11 +17,12 @@ from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from tests import world
+from tests.sources.lab import Statements
 
 TOKEN = "POLYDESK_STUDIOLAB_TOKEN_ALL"
 
 
-class Chain:
+class Chain(Statements):
     """Two clinics, each with its studiolab."""
 
     def __init__(self, engine: sa.Engine, url: str) -> None:
@@ -35,14 +35,6 @@ class Chain:
         return PolydeskResource().chains_source(
             "municipalities", lambda source: source.epoch, lambda clinic, _: self.passed.append(clinic)
         )
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(sa.text(query))]
-
-    def write(self, statement: str) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(sa.text(statement))
 
     def say(self, *arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, arguments)

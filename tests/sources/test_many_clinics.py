@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import create_execution_plan, execute_run
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._daemon.backfill import execute_backfill_iteration
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import build, many
@@ -173,6 +180,77 @@ def test_patients_are_read_for_so_many_at_a_time_and_a_broken_rule_is_one_clinic
     summaries = [message for message in logged if message.startswith("Import pazienti: ")]
     assert summaries
     assert all("fallito" in summary for summary in summaries)
+
+
+@pytest.mark.slow
+def test_dagsters_own_daemon_makes_a_range_in_one_run_and_what_failed_of_it_again(chain: Chain, tmp_path: Path) -> None:
+    """A backfill as people press it, and *re-execute from failure*: what is asked for is Dagster's own reckoning."""
+    origin = InProcessCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="polydesk_dagster.definitions"), location_name="polydesk"
+    )
+    load = InProcessTestWorkspaceLoadTarget(origin)
+    graph = chain.definitions.get_repository_def().asset_graph
+    services = [dg.AssetKey(["studiolab", name]) for name in ("services_preview", "services")]
+    core = "dagster._core"
+    at_once = {
+        "run_launcher": {
+            "module": f"{core}.launcher.sync_in_memory_run_launcher",
+            "class": "SyncInMemoryRunLauncher",
+        },
+        "run_coordinator": {"module": f"{core}.run_coordinator", "class": "DefaultRunCoordinator"},
+    }
+    folder = tmp_path / "instance"
+    folder.mkdir()
+    with (
+        dg.DagsterInstance.local_temp(str(folder), at_once) as chain.instance,
+        create_test_daemon_workspace_context(load, chain.instance) as workspace,
+    ):
+        chain.instance.add_dynamic_partitions("clinic", list(CLINICS))
+
+        def made(asked: PartitionBackfill) -> PartitionBackfill:
+            chain.instance.add_backfill(asked)
+            for _ in range(10):
+                deque(execute_backfill_iteration(workspace, logging.getLogger("backfill")), maxlen=0)
+                found = chain.instance.get_backfill(asked.backfill_id)
+                assert found is not None
+                if found.status is not BulkActionStatus.REQUESTED:
+                    break
+            return found
+
+        def runs(backfill: str) -> list[tuple[str | None, str | None, bool]]:
+            found = chain.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill}))
+            return [(run.tags.get(STARTS), run.tags.get(ENDS), run.is_success) for run in found]
+
+        common: dict[str, Any] = {"title": None, "description": None, "run_config": None, "backfill_timestamp": 1.0}
+        chain.simulator.fail("status", f"/{ILL}/api/v1/services", status=403, times=None)
+        first = made(
+            PartitionBackfill.from_asset_partitions(
+                "first",
+                graph,
+                CLINICS,
+                services,
+                tags={},
+                dynamic_partitions_store=chain.instance,
+                all_partitions=False,
+                **common,
+            )
+        )
+        assert (first.status, runs("first")) == (BulkActionStatus.COMPLETED_FAILED, [("AA01", "DD01", False)])
+        assert chain.made("services") == set(WELL)
+
+        chain.simulator.faults.clear()
+        data = first.get_asset_backfill_data(graph)
+        again = made(
+            PartitionBackfill.from_asset_graph_subset(
+                backfill_id="again",
+                asset_graph_subset=data.target_subset - data.materialized_subset,
+                tags={},
+                dynamic_partitions_store=chain.instance,
+                **common,
+            )
+        )
+        assert (again.status, runs("again")) == (BulkActionStatus.COMPLETED_SUCCESS, [(ILL, ILL, True)])
+        assert chain.made("services") == set(CLINICS)
 
 
 def test_events_of_a_range_are_each_clinics_own(chain: Chain) -> None:
