@@ -1,8 +1,8 @@
 """Paths that go through many rows at once cost so many blocks and so much log a row, at any size and in any company.
 
 Each is tried at five sizes, so that one whose plan turns quadratic shows: every doubling costs a row no more than the
-others. The history keeps what a row took of the processor as well, which is compared by people alone: it is that of the
-machine on which it was written.
+others. What a row takes of the processor is compared as well, in units of a work that is the same for ever and done at the
+same time: roughly, for who else is at work can make a row three times as dear and the unit not.
 
 ``budgets.json`` is the history: a path that costs more than its last entry fails here. Who makes one dearer on purpose
 adds an entry, and says why in the commit; who makes one cheaper adds one so that it stays so.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ LITTLE = {"blocks": 1.0, "log": 10.0}
 """How much more than the budget is still the same: where rows lie on their blocks is not the same twice."""
 GROWTH = 2.0
 """How much more a row may cost in the last doubling than on the way there; of what is quadratic, 2.6 times as much."""
+
+ROUGHLY = 10.0
+"""How many times as much of the processor a row may take as it did; blind plans took 17 and 66 times as much."""
+UNIT = "SELECT sum(hashint8(n)), count(DISTINCT n % 1000) FROM generate_series(1, 200000) n"
 
 CHAIN = """
 INSERT INTO clinic (id, code, name, region, municipality_code, horizon_days)
@@ -277,6 +282,8 @@ def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
         assert whole[what] <= most, f"{path}: {whole[what]:.2f} {what} a row, {budget[what]} before"
         most = GROWTH * max(before[what], budget[what]) + little
         assert last[what] <= most, f"{path}: {last[what]:.2f} {what} a row at {SIZES[-1]}, {before[what]:.2f} below"
+    now, then = a_row(path, found) / unit(server), budget["cpu"] / budget["unit"]
+    assert now <= ROUGHLY * then, f"{path}: a row takes {now:.6f} units of the processor, {then:.6f} before"
 
 
 def tried(server: sa.URL, path: str) -> dict[int, Spent]:
@@ -297,14 +304,34 @@ def between(path: str, costs: dict[int, Spent], small: int, large: int) -> dict[
     return {"blocks": (more.blocks - less.blocks) / rows, "log": (more.log - less.log) / rows}
 
 
+def a_row(path: str, costs: dict[int, Spent]) -> float:
+    """Microseconds of the processor for each row of the largest size, all that it took divided by them."""
+    return 1e6 * costs[SIZES[-1]].cpu / SIZES[-1] / PATHS[path][1]
+
+
+@cache
+def unit(server: sa.URL) -> float:
+    """Microseconds of the processor, of server and client, for what measures the machine: the least of three."""
+
+    def work(engine: sa.Engine) -> None:
+        with engine.connect() as connection:
+            connection.execute(sa.text(UNIT))
+        rows = [{"number": n, "amount": f"{n % 90}.00"} for n in range(40_000)]
+        assert len(json.loads(json.dumps(rows))) == len(rows)
+
+    with postgres.copied(server, postgres.EMPTY) as url:
+        return 1e6 * min(spent(url, work).cpu for _ in range(3))
+
+
 def write() -> None:
     """Add what is measured now to the history: ``python -m tests.database.test_budgets``."""
     today = datetime.now(UTC).date().isoformat()
     with postgres.started() as server:
+        measure = unit(server)
         for path in PATHS:
             costs = tried(server, path)
             found = between(path, costs, SIZES[0], SIZES[-1])
-            found["cpu"] = 1e6 * costs[SIZES[-1]].cpu / SIZES[-1] / PATHS[path][1]  # µs, all that the largest took
+            found |= {"cpu": a_row(path, costs), "unit": measure}
             found = {what: round(value, 1) for what, value in found.items()}
             HISTORY.setdefault(path, []).append({"on": today, **found})
     FILE.write_text(json.dumps(HISTORY, indent=1) + "\n")
