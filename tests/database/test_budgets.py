@@ -1,8 +1,8 @@
 """Paths that go through many rows at once cost so many blocks and so much log a row, at any size and in any company.
 
 Each is tried at five sizes, so that one whose plan turns quadratic shows: every doubling costs a row no more than the
-others. What a row takes of the processor is compared as well, in units of a work that is the same for ever and done at the
-same time: roughly, for who else is at work can make a row three times as dear and the unit not.
+others. What a row takes of the processor is compared as well, in units of a work that is the same for ever and is done
+meanwhile: roughly, for who else is at work can make a row three times as dear and the unit not.
 
 ``budgets.json`` is the history: a path that costs more than its last entry fails here. Who makes one dearer on purpose
 adds an entry, and says why in the commit; who makes one cheaper adds one so that it stays so.
