@@ -229,7 +229,8 @@ def _run(told: Connection, service: str, as_of: str) -> None:
             config: dict[str, Any] = {"ops": {step: {"config": {"as_of": as_of}} for step in found.steps}}
             for step, given in request.run_config.get("ops", {}).items():
                 config["ops"][step]["config"] |= given["config"]
-            run = dagster.create_run_for_job(job, run_config=config, tags=request.tags)
+            of_one = {"dagster/partition": request.partition_key} if request.partition_key else {}
+            run = dagster.create_run_for_job(job, run_config=config, tags={**request.tags, **of_one})
             execute_run(InMemoryJob(job), run, dagster)
             ended = dagster.get_run_by_id(run.run_id)
             if ended is None or not ended.is_success:
