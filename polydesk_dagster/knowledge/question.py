@@ -27,6 +27,15 @@ ASKING = frozenset(
 )
 """Words that people ask with: they tell little of what is asked for; folded."""
 
+WHEN = frozenset(
+    """
+    uno una due tre quattro cinque sei sette otto nove dieci primo prima secondo seconda ultimo ultima ultimi ultime
+    prossimo prossima prossimi ora ore giorno giorni settimana settimane mese mesi anno anni oggi ieri domani mattina
+    sera
+    """.split()  # noqa: SIM905
+)
+"""Words of number and time: they put passages in order, but do not decide whether anything answers; folded."""
+
 ASIDE = 0.3
 """What such a word weighs beside others, and an everyday word that no document holds: an examination that no document
 holds is no everyday word."""
@@ -103,8 +112,10 @@ def understand(
     every = tuple(corrected.get(word, word) for word in asked)
     telling = tuple(dict.fromkeys(word for word in every if word not in STOP_WORDS)) or tuple(dict.fromkeys(every))
     weights = {word: _rarity(passages, counts.get(word, 0)) * _says(word, counts, also) for word in telling}
-    needed = dict(weights)
-    subject = next((word for word in telling if word not in ASKING), None)
+    needed = {
+        word: weight * (ASIDE if word in WHEN and word not in ASKING else 1.0) for word, weight in weights.items()
+    }
+    subject = next((word for word in telling if word not in ASKING and word not in WHEN), None)
     if subject is not None and subject not in counts and subject not in also:
         needed[subject] = SUBJECT * _rarity(passages, 0)
     return Question(every, telling, weights, tuple(w for w in unknown if w not in corrected), corrected, also, needed)

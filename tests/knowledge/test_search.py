@@ -150,6 +150,23 @@ def test_the_part_of_the_body_alone_does_not_answer_for_what_no_document_holds()
     assert understood.weights["pulizia"] < understood.weights["ginocchio"], "in the order it tells as little as before"
 
 
+def test_words_of_number_and_time_do_not_decide_whether_anything_answers() -> None:
+    asked = ["diabete", "degli", "ultimi", "tre", "mesi"]
+    understood = understand(
+        None,  # type: ignore[arg-type]  # nothing is misspelt
+        1,
+        938,
+        asked,
+        {"ultimi": 4, "tre": 9, "mesi": 6},
+        {"diabete": ["emoglobina glicata"]},
+    )
+    sheet = "HB EMOGLOBINA GLICATA"
+    hit = Hit("k", 0, sheet, (), None, marked_sentences(sheet), 1.0, None)
+    (best,) = rank([Candidate(hit, {"words": 1.0})], understood)
+    assert relevant(best, RELEVANT, None)
+    assert understood.weights["mesi"] > understood.needed["mesi"]
+
+
 def test_words_that_people_ask_with_do_not_hide_what_they_ask_for(engine: sa.Engine, tmp_path: Path) -> None:
     shelf = Shelf(engine, tmp_path)
     for part in ("GINOCCHIO", "CAVIGLIA", "SPALLA", "GOMITO"):
