@@ -273,7 +273,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
                 ours,
                 reference,
                 "transactions/CPU s",
-                0.6,
+                0.7,
                 at_least=True,
                 peak_mb=peak_mb(),
             )

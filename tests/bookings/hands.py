@@ -45,27 +45,25 @@ TAKING = """
     WHERE h.state IN ('live', 'confirming') AND h.expires_at > :as_of"""
 
 
-OVERBOOKED = sa.text(f"""
-    SELECT s.id, s.capacity, count(*) AS taken
-    FROM slot s JOIN ({TAKING}) t ON t.agenda_id = s.agenda_id AND t.starts_at < s.ends_at AND t.ends_at > s.starts_at
-    WHERE s.id = ANY(:slots) GROUP BY s.id, s.capacity HAVING count(*) > s.capacity""")
-
-
-# One doctor has all agendas here; the long service needs the one instrument. A patient may have her booking and the
-# place that is offered to it at once.
-IN_TWO_PLACES = sa.text(f"""
-    WITH taking AS ({TAKING})
-    SELECT CASE WHEN a.agenda_id <> b.agenda_id THEN 'doctor' WHEN a.patient_id = b.patient_id THEN 'patient'
-                ELSE 'instrument' END AS who, a.what, a.id, b.what AS other, b.id AS other_id
+# What is broken, each as a sentence: slots with more than they hold, whoever is in two places, orphans that are none or
+# are not listed. One doctor has all agendas here; the long service needs the one instrument. A patient may have her
+# booking and the place that is offered to it at once.
+BROKEN = sa.text(f"""
+    WITH taking AS MATERIALIZED ({TAKING})
+    SELECT concat('slot ', s.id, ': ', count(*), ' > ', s.capacity)
+    FROM slot s JOIN taking t ON t.agenda_id = s.agenda_id AND t.starts_at < s.ends_at AND t.ends_at > s.starts_at
+    WHERE s.id = ANY(:slots) GROUP BY s.id, s.capacity HAVING count(*) > s.capacity
+    UNION ALL
+    SELECT concat(CASE WHEN a.agenda_id <> b.agenda_id THEN 'doctor' WHEN a.patient_id = b.patient_id THEN 'patient'
+                       ELSE 'instrument' END, ': ', a.what, ' ', a.id, ', ', b.what, ' ', b.id)
     FROM taking a JOIN taking b ON (a.what, a.id) < (b.what, b.id) AND a.starts_at < b.ends_at
                                AND a.ends_at > b.starts_at
     WHERE a.agenda_id <> b.agenda_id
        OR a.patient_id = b.patient_id AND a.booking <> b.booking AND NOT (a.asked OR b.asked)
-       OR a.service_id = :long AND b.service_id = :long""")
-
-
-NO_ORPHAN = sa.text("""
-    SELECT s.id FROM slot s FULL JOIN (SELECT slot_id FROM orphan WHERE resolved_at IS NULL) o ON o.slot_id = s.id
+       OR a.service_id = :long AND b.service_id = :long
+    UNION ALL
+    SELECT concat('slot ', s.id, ': an orphan that is none, or is not listed')
+    FROM slot s FULL JOIN (SELECT slot_id FROM orphan WHERE resolved_at IS NULL) o ON o.slot_id = s.id
     WHERE (s.state = 'orphan') IS DISTINCT FROM (o.slot_id IS NOT NULL)""")
 
 
@@ -139,12 +137,7 @@ class Worker:
                 "as_of": self.now(),
                 "long": self.services[1],
             }
-            full = connection.execute(OVERBOOKED, values).all()
-            two = connection.execute(IN_TWO_PLACES, values).all()
-            ghosts = connection.scalars(NO_ORPHAN).all()
-        self.broken += [f"slot {row.id}: {row.taken} > {row.capacity}" for row in full]
-        self.broken += [f"slot {slot}: an orphan that is none, or is not listed" for slot in ghosts]
-        self.broken += [f"{row.who}: {row.what} {row.id}, {row.other} {row.other_id}" for row in two]
+            self.broken += connection.scalars(BROKEN, values)
 
     def token(self) -> str:
         return self.random.choice(self.tokens[-12:]) if self.tokens else "nessuno"
