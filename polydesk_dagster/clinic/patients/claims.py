@@ -46,7 +46,9 @@ def _folded(value: object) -> str:
 _DIFFERENT = {
     "fiscal_code": """s.fiscal_code_kind = 'CF' AND p.fiscal_code_kind = 'CF'
                       AND s.fiscal_code_canonical <> p.fiscal_code_canonical""",
-    "last_name": """name_key(s.last_name) <> name_key(p.last_name)
+    # Names that are written alike, as nearly all are, need no key.
+    "last_name": """s.last_name <> p.last_name AND s.first_name <> p.first_name
+                    AND name_key(s.last_name) <> name_key(p.last_name)
                     AND name_key(s.first_name) <> name_key(p.first_name)""",
     "birth_date": "s.birth_date <> p.birth_date",
     "sex": "s.sex <> p.sex",
@@ -64,7 +66,7 @@ CHECK = f"""
         SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb))
             AS s(external_id text, identity bigint, sound boolean, {_COLUMNS})
     ), compared AS MATERIALIZED (
-        SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong, to_jsonb(s) - 'identity' - 'sound' AS record
+        SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong
         FROM said s JOIN patient_link l ON l.clinic_id = :clinic_id AND l.external_id = s.external_id
         JOIN patient p ON p.id = l.patient_id
         WHERE l.suspended_at IS NULL AND p.erased_at IS NULL
@@ -91,9 +93,9 @@ CHECK = f"""
     ), suspended AS (
         UPDATE patient_link l
         SET suspended_at = :as_of, suspended_reason = {why("identity_contradicts", wrong=_NAMED)}
-        FROM compared c
+        FROM compared c JOIN said s USING (external_id, identity)
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) >= 2
-        RETURNING l.external_id, l.patient_id, l.suspended_reason, c.record
+        RETURNING l.external_id, l.patient_id, l.suspended_reason, to_jsonb(s) - 'identity' - 'sound' AS record
     ), asked AS (
         INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
         SELECT :clinic_id, external_id, suspended_reason, ARRAY[patient_id], record, :as_of FROM suspended
