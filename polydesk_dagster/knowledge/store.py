@@ -25,7 +25,7 @@ UNMERGED_SHARE = 0.02
 """Of its passages, those that may stand beside the indexes."""
 
 MOST_PARTS = 16
-"""Files of passages from which they are put together."""
+"""Parts of a table from which they are put together; files of earlier versions are none."""
 
 KEEP_VERSIONS = timedelta(minutes=5)
 """How long LanceDB keeps what a reader of the moment before may still be reading."""
@@ -248,9 +248,10 @@ class Store:
         """Bring the indexes up to what was added and deleted since, once that is worth it, and let old versions go."""
         table = self.table(generation)
         with _disk():
-            passages, beside = table.count_rows(), table.index_stats("marked_idx")
-            few = beside is not None and beside.num_unindexed_rows <= UNMERGED_SHARE * passages
-            if passages < MERGE_FROM or not few or len(self._parts(generation)) > MOST_PARTS:
+            kept, beside = table.stats(), table.index_stats("marked_idx")
+            few = beside is not None and beside.num_unindexed_rows <= UNMERGED_SHARE * kept["num_rows"]
+            parts = kept["fragment_stats"]["num_fragments"]
+            if kept["num_rows"] < MERGE_FROM or not few or parts > MOST_PARTS:
                 table.optimize(cleanup_older_than=KEEP_VERSIONS)
         self._note(generation)
 

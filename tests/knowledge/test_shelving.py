@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.knowledge import indexing, searching, store
+from polydesk_dagster.knowledge import indexing, intake, searching, store
 from polydesk_dagster.knowledge import shelf as decided
 from polydesk_dagster.knowledge.store import NOTE, Store
 from polydesk_dagster.outcome import Outcome
@@ -206,8 +206,10 @@ def test_one_lost_file_of_passages_is_noticed_before_anybody_asks(shelf: Shelf) 
 def test_few_passages_stand_beside_the_indexes_of_many_and_are_found(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(intake, "FLUSH_DOCUMENTS", 2)
     shelf.blue()
     monkeypatch.setattr(store, "MERGE_FROM", 0)
+    monkeypatch.setattr(store, "MOST_PARTS", 4)
     monkeypatch.setattr(store, "UNMERGED_SHARE", 0.2)
     ((current,),) = shelf.sql("SELECT id FROM knowledge_generation WHERE state = 'current'")
     beside = []
