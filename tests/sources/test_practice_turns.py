@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date, time
+
 import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import registry, show
-from polydesk_dagster.sources.practice import importing
+from polydesk_dagster.sources.practice import cells, importing
 from polydesk_dagster.told import teller
 from tests.sources.test_practice_workbook import TURNS, WHOLE, book, planned
 
@@ -33,3 +35,26 @@ def test_turns_at_the_same_hour_are_called_by_their_days(
         shown = importing.shown(connection, found)
     cells = {t.value(cell) for table in shown.tables for row in table.rows for cell in row}
     assert expected <= cells
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("4 ottobre 2027", date(2027, 10, 4)),
+        ("1° gennaio 2027", date(2027, 1, 1)),
+        ("24 dic. 2026", date(2026, 12, 24)),
+        ("3. März 2027", date(2027, 3, 3)),
+        ("31 febbraio 2027", None),
+        ("4 brumaio 2027", None),
+        ("ore 14", time(14)),
+        ("Ore 9.30", time(9, 30)),
+        ("ore", None),
+    ],
+)
+def test_days_and_hours_as_people_write_them(said: str, meant: date | time | None) -> None:
+    read = cells._clock if said.lower().startswith("ore") else cells._day
+    if meant is None:
+        with pytest.raises(cells.UnfitError):
+            read(said, {})
+    else:
+        assert read(said, {}) == meant

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import Any
 
 from polydesk_dagster.values import Reason, Several, Term, Value
@@ -123,7 +124,18 @@ def _money(value: object, _: Terms) -> Decimal:
 
 
 _DAY = re.compile(r"([0-9]{1,2})[/.\-]([0-9]{1,2})[/.\-]([0-9]{4})|([0-9]{4})-([0-9]{2})-([0-9]{2})")
+_WRITTEN = re.compile(r"([0-9]{1,2})[°º.]?\s+([^\W\d_]+)\.?\s+([0-9]{4})")
+_SPOKEN = ("it", "en", "de")
 _EXCEL_EPOCH = date(1899, 12, 30)
+
+
+@cache
+def _months() -> dict[str, int]:
+    """The number of a month by its name, whole or short, in every language of ours."""
+    from babel.dates import get_month_names
+
+    names = [get_month_names(width, locale=language) for language in _SPOKEN for width in ("wide", "abbreviated")]
+    return {folded(name.rstrip(".")): number for months in names for number, name in months.items()}
 
 
 def _day(value: object, _: Terms) -> date:
@@ -139,6 +151,8 @@ def _day(value: object, _: Terms) -> date:
         if found is not None:
             day, month, year, *iso = found.groups()
             return date(*(int(part) for part in iso)) if year is None else date(int(year), int(month), int(day))
+        if (written := _WRITTEN.fullmatch(said)) is not None:
+            return date(int(written[3]), _months().get(folded(written[2]), 0), int(written[1]))
     except ValueError:
         pass
     raise UnfitError("cell_date", value=said)
@@ -157,7 +171,7 @@ def _clock(value: object, _: Terms) -> time:
             raise UnfitError("cell_time", value=value.isoformat())
         return value
     said = text(value)
-    found = re.fullmatch(r"([0-9]{1,2})(?:[:.h]([0-9]{2}))?(?::00)?", said)
+    found = re.fullmatch(r"(?:ore\s+)?([0-9]{1,2})(?:[:.h]([0-9]{2}))?(?::00)?", said, re.IGNORECASE)
     if found is None or int(found[1]) > 24 or int(found[2] or 0) > 59 or (int(found[1]) == 24 and int(found[2] or 0)):
         raise UnfitError("cell_time", value=said)
     return time(int(found[1]) % 24, int(found[2] or 0))
