@@ -28,7 +28,7 @@ from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.runtime.supervisor import Supervisor
 from polydesk_dagster.settings import Settings
 from tests.runtime.world import ROOT
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of another process need Linux")
 
@@ -128,7 +128,7 @@ def test_whom_nobody_waits_for_is_waited_for_but_none_of_ours(tmp_path: Path) ->
     assert becoming.Forked(stranger, None).poll() == 1, "somebody has waited for it"
     assert becoming.reap(set(), set()) == set()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=True, timeout=PATIENCE)
 
 
 LOADS_AND_NOT = """
@@ -153,7 +153,7 @@ def served(tmp_path: Path) -> Iterator[dict[str, DagsterGrpcClient]]:
     until(lambda: process.poll() is not None or all(path.exists() for path in paths.values()))
     yield {name: DagsterGrpcClient(socket=str(path)) for name, path in paths.items()}
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def test_a_location_that_does_not_load_says_so_and_leaves_the_other(served: dict[str, DagsterGrpcClient]) -> None:
