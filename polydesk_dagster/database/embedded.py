@@ -143,10 +143,14 @@ def launch(data: Path, of: Path | None = None) -> None:
         raise PermanentError("embedded_does_not_start", log=str(log)) from failed
 
 
+LETTERS = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+"""Letters are ordered and folded alike on every machine, whatever languages that has."""
+
+
 def _initialise(data: Path) -> None:
     """A new data folder, there whole or not at all: what a killed attempt left goes first."""
     growing = data.with_suffix(".new")
-    make_empty(growing)
+    make_empty(growing, *LETTERS)
     growing.rename(data)
 
 
@@ -154,7 +158,7 @@ def make_empty(data: Path, *more: str) -> None:
     """A data folder of this version in place of whatever is there; ``more`` is what ``initdb`` is told besides."""
     shutil.rmtree(data, ignore_errors=True)
     programs.make_own(data)
-    given = ("-D", str(data), "-U", ADMINISTRATOR, "--encoding=utf8", "--auth=reject", *more)
+    given = ("-D", str(data), "-U", ADMINISTRATOR, "--encoding=utf8", "--no-locale", "--auth=reject", *more)
     programs.run("initdb", *given, data=data)
 
 

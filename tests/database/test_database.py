@@ -68,6 +68,13 @@ def agenda(connection: sa.Connection) -> None:
     )
 
 
+def test_letters_are_folded_and_ordered_alike_on_every_machine(connection: sa.Connection) -> None:
+    found = connection.execute(
+        sa.text("SELECT datlocprovider, upper('città'), 'Z' < 'a' FROM pg_database WHERE datname = current_database()")
+    )
+    assert found.one() == ("b", "CITTÀ", True)
+
+
 @pytest.mark.usefixtures("agenda")
 def test_slots_of_one_agenda_cannot_overlap(connection: sa.Connection) -> None:
     _slot(connection, "2026-03-02 09:00Z", "2026-03-02 09:20Z")

@@ -77,3 +77,12 @@ def test_a_server_that_does_not_start_is_a_sentence_that_names_its_log(home: Pat
     with pytest.raises(PermanentError) as said:
         embedded.start(home)
     assert said.value.reason.code == "embedded_does_not_start"
+
+
+def test_a_language_that_the_machine_does_not_have_keeps_no_home_from_its_data(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LANG", "LC_ALL"):
+        monkeypatch.setenv(name, "xx_XX.UTF-8")
+    embedded.make_empty(home / "postgres")
+    assert (home / "postgres" / "PG_VERSION").exists()
