@@ -40,9 +40,10 @@ class PermanentError(PolydeskError):
 PASSING = frozenset({
     "remote_later", "remote_unreachable", "remote_silent", "remote_cut", "remote_truncated", "remote_html",
     "remote_unreadable", "remote_too_slow", "list_unsteady", "list_incomplete", "list_keeps_changing",
-    "source_folder_unreadable", "token_later", "database_busy",
+    "source_folder_unreadable", "token_later", "database_busy", "refused_memory", "refused_restarting",
 })  # fmt: skip
-"""Codes of what passes by itself when a source is read: the record of how a run ended has no more than the code."""
+"""Codes of what passes by itself when a source is read, and of what PostgreSQL refuses for the moment alone: the record
+of how a run ended has no more than the code."""
 
 
 class ConfigurationError(PermanentError):

@@ -47,6 +47,9 @@ CASES: dict[tuple[str, Phase | None], tuple[str, str]] = {
         "refused_rights",
         "ALTER DATABASE {database} OWNER TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role};",
     ),
+    ("40001", Phase.WORK): ("database_busy", ""),
+    ("40P01", Phase.WORK): ("database_busy", ""),
+    ("55P03", Phase.WORK): ("database_busy", ""),
     ("53100", None): ("refused_disk", ""),
     ("53200", None): ("refused_memory", ""),
     ("53300", None): (

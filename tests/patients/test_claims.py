@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +18,7 @@ from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 from tests import world
 from tests.patients.world import MARIO, Import, person
+from tests.waiting import PATIENCE
 
 ANNA = {
     "last_name": "Verdi",
@@ -114,6 +118,50 @@ def test_a_code_that_the_source_learns_later_is_filled_in(engine: sa.Engine) -> 
     assert look(run, person("P2")) == 0
     assert run.rows("SELECT fiscal_code, fiscal_code_kind FROM patient") == [(MARIO["fiscal_code"], "CF")]
     assert not suspended(run)
+
+
+TWO = {"P1": {"first_name": "Mario"}, "P2": {"first_name": "Maria", "sex": "F"}}
+CODES = {"P1": "RSSMRA80A01H501U", "P2": "RSSMRA80A41H501Y"}
+
+
+def test_two_clinics_that_learn_of_the_same_people_in_opposite_order_wait_for_each_other(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "AT_ONCE", 1)
+    clinics = [Import(engine), Import(engine, "MI01")]
+    clinics[0](*(person(name, **who, fiscal_code=None) for name, who in TWO.items()))
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
+                       SELECT :clinic, external_id, patient_id, 'person', made_at FROM patient_link"""),
+            {"clinic": clinics[1].clinic},
+        )
+    halfway = threading.Barrier(2)
+
+    def learn(run: Import, *names: str) -> int:
+        def said() -> Iterator[dict[str, Any]]:
+            yield person(names[0], **TWO[names[0]], fiscal_code=CODES[names[0]])
+            halfway.wait(PATIENCE)
+            yield person(names[1], **TWO[names[1]], fiscal_code=CODES[names[1]])
+
+        with engine.begin() as connection:
+            return claims.check(connection, run.clinic, said(), world.AS_OF)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(learn, clinics[0], "P1", "P2"), pool.submit(learn, clinics[1], "P2", "P1")]
+        assert [each.result() for each in both] == [0, 0]
+    assert clinics[0].rows("SELECT DISTINCT fiscal_code FROM patient ORDER BY 1") == sorted(
+        [(c,) for c in CODES.values()]
+    )
+    assert clinics[0].rows("SELECT count(*) FROM patient_link WHERE identity IS NOT NULL") == [(4,)]
+
+
+def test_who_is_compared_waits_for_no_import_of_another_clinic(run: Import) -> None:
+    with run.engine.begin() as importing:
+        importing.execute(sa.text("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE"))
+        with run.engine.begin() as connection:
+            connection.execute(sa.text("SET LOCAL lock_timeout = '200ms'"))
+            assert claims.check(connection, run.clinic, [person("P2", **ANNA)], world.AS_OF) == 1
 
 
 @pytest.mark.parametrize("code", ["RSSMRA80A01H501X", MARIO["fiscal_code"][:-1] + "?"], ids=["wrong", "none"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any
 
@@ -18,6 +19,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told import teller
 from tests import world
 from tests.patients.world import MARIO, OMOCODIA, Import, person
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -165,6 +167,20 @@ def test_two_clinics_that_compare_at_once_do_not_make_two_of_one(
     assert other(person("X1", **{**second, **who})).counts.waiting == 1
     assert other.reviews() == [("X1", "stesso nome e data di nascita di un paziente noto")]
     assert run.rows("SELECT count(*) FROM patient") == [(1,)]
+
+
+def test_while_imports_stand_in_line_a_desk_writes(run: Import, engine: sa.Engine) -> None:
+    mine = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as before:
+            before.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('import_patients', 0))"))
+            coming = pool.submit(run, person("P1"))
+            until(lambda: coming.done() or run.rows(mine) == [(1,)], "the import comes")
+            assert not coming.done()
+            with engine.begin() as desk:
+                desk.execute(sa.text("SET LOCAL lock_timeout = '200ms'"))
+                world.insert(desk, "patient", [{"last_name": "Bianchi", "first_name": "Ugo"}])
+        assert coming.result().counts.created == 1
 
 
 def test_whom_the_desk_types_after_the_preview_is_not_created_again(run: Import) -> None:

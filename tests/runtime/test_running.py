@@ -16,10 +16,11 @@ from polydesk_dagster import running
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.database.service_runs import recorded
-from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.errors import PASSING, PermanentError, TransientError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig
+from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.told.dagster import metadata
 
 Rule = Callable[[Run], Report]
@@ -126,6 +127,30 @@ def test_expected_errors_become_a_failed_report(
     ((_, outcome, reason),) = _recorded(engine)
     assert outcome == "failed"
     assert json.loads(reason)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "code"),
+    [
+        *((state, "database_busy") for state in ("40P01", "40001", "55P03")),
+        ("53200", "refused_memory"),
+        ("57P01", "refused_restarting"),
+    ],
+)
+def test_what_the_database_refuses_for_the_moment_passes(
+    run: Callable[..., dg.ExecuteInProcessResult], engine: sa.Engine, sqlstate: str, code: str
+) -> None:
+    def rule(given: Run) -> Report:
+        with given.engine.begin() as connection:
+            connection.execute(sa.text(f"DO $$ BEGIN RAISE EXCEPTION 'Rossi' USING ERRCODE = '{sqlstate}'; END $$"))
+        return Report(Outcome.OK)
+
+    result = run(rule)
+    ((_, outcome, reason),) = _recorded(engine)
+    assert (result.success, outcome, json.loads(reason)["code"]) == (False, "failed", code)
+    assert code in PASSING
+    for language in LANGUAGES:
+        assert "SQLSTATE" not in teller(language).reason(Reason(code, json.loads(reason)["values"]))
 
 
 def test_an_unexpected_error_never_shows_what_it_quotes(

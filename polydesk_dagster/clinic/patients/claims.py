@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes.kind import Reject
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
-from polydesk_dagster.wire import comparable
+from polydesk_dagster.wire import clean, comparable
 
 AT_ONCE = 5000
 """Records compared by one statement."""
@@ -60,9 +60,8 @@ _NAMED = "(SELECT jsonb_agg(jsonb_build_object('term', field, 'domain', 'identit
 
 _COLUMNS = ", ".join(f"{name} {type_}" for name, type_ in COLUMNS.items())
 
-# Two of them together are another person; one alone is a correction.
-CHECK = f"""
-    WITH said AS (
+_SAID = f"""
+    said AS (
         SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb))
             AS s(external_id text, identity bigint, sound boolean, {_COLUMNS})
     ), compared AS MATERIALIZED (
@@ -70,8 +69,20 @@ CHECK = f"""
         FROM said s JOIN patient_link l ON l.clinic_id = :clinic_id AND l.external_id = s.external_id
         JOIN patient p ON p.id = l.patient_id
         WHERE l.suspended_at IS NULL AND p.erased_at IS NULL
-    ), later AS (
-        -- A code that the source has learnt since: ours where we have none, noted where it is somebody else's.
+    )
+"""
+
+# Of whom two clinics know both may hear a code at once: everybody takes them in one order, before any is written.
+WITHOUT_CODE = """
+    SELECT FROM patient p
+    WHERE p.fiscal_code IS NULL AND p.id IN (SELECT l.patient_id FROM patient_link l
+                                             WHERE l.clinic_id = :clinic_id AND l.external_id = ANY(:coded))
+    ORDER BY p.id FOR NO KEY UPDATE OF p
+"""
+
+# A code that the source has learnt since: ours where we have none, noted where it is somebody else's.
+LEARN = f"""
+    WITH {_SAID}, later AS (
         SELECT c.patient_id, s.fiscal_code, s.fiscal_code_canonical, s.fiscal_code_kind,
                EXISTS (SELECT FROM patient o WHERE o.fiscal_code_canonical = s.fiscal_code_canonical) AS taken
         FROM compared c JOIN said s USING (external_id) JOIN patient p ON p.id = c.patient_id
@@ -82,12 +93,17 @@ CHECK = f"""
         FROM (SELECT DISTINCT ON (fiscal_code_canonical) * FROM later WHERE NOT taken
               ORDER BY fiscal_code_canonical, patient_id) l
         WHERE p.id = l.patient_id
-    ), noted AS (
-        INSERT INTO patient_discrepancy AS d (clinic_id, patient_id, field, ours, theirs, noticed_at)
-        SELECT DISTINCT ON (patient_id) :clinic_id, patient_id, 'fiscal_code', NULL, fiscal_code, :as_of FROM later
-        WHERE taken ORDER BY patient_id
-        ON CONFLICT (clinic_id, patient_id, field) DO UPDATE SET theirs = excluded.theirs
-    ), agreeing AS (
+    )
+    INSERT INTO patient_discrepancy AS d (clinic_id, patient_id, field, ours, theirs, noticed_at)
+    SELECT DISTINCT ON (patient_id) :clinic_id, patient_id, 'fiscal_code', NULL, fiscal_code, :as_of FROM later
+    WHERE taken ORDER BY patient_id
+    ON CONFLICT (clinic_id, patient_id, field) DO UPDATE SET theirs = excluded.theirs
+"""
+
+# Two of them together are another person; one alone is a correction. Nothing but the clinic's own is written: nobody
+# who adds a patient elsewhere is waited for.
+CHECK = f"""
+    WITH {_SAID}, agreeing AS (
         UPDATE patient_link l SET identity = c.identity FROM compared c
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) < 2
     ), suspended AS (
@@ -107,13 +123,24 @@ CHECK = f"""
 def check(connection: sa.Connection, clinic_id: int, items: Iterable[Mapping[str, Any]], as_of: datetime) -> int:
     """Compare ``items``, patients of the clinic's source as it writes them, with whom they are linked to; returns how
     many links were suspended. Those who cannot be read are left to the import."""
+    everybody = list(items)
+    named = {"clinic_id": clinic_id, "coded": _coded(everybody)}
+    learning = named["coded"] and connection.execute(sa.text(WITHOUT_CODE), named).rowcount
     found = 0
-    rest = iter(items)
+    rest = iter(everybody)
     while part := list(islice(rest, AT_ONCE)):
         said = [values for item in part if (values := _said(item)) is not None]
         about = {"said": json.dumps(said), "clinic_id": clinic_id, "as_of": as_of}
+        if learning:
+            connection.execute(sa.text(LEARN), about)
         found += connection.scalar(sa.text(CHECK), about) or 0
     return found
+
+
+def _coded(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of those of whom a code is said."""
+    coded = [item for item in items if isinstance(item, Mapping) and item.get("fiscal_code")]
+    return [clean(name) for item in coded if isinstance(name := item.get("id"), str)]
 
 
 def _said(item: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -185,7 +185,13 @@ PATIENT = Kind(
                  THEN 'linked_elsewhere' END""",
     limits=Limits(shrink=0.3, rejected=0.05, retired=None),
     # Two imports that would create the same person wait for each other; the later one then finds them here.
-    before=("LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",),
+    # In a line of their own, however long it is: whoever else writes a patient waits for one of them at most.
+    before=(
+        "SET LOCAL lock_timeout = '15min'",
+        "SELECT pg_advisory_xact_lock(hashtextextended('import_patients', 0))",
+        "SET LOCAL lock_timeout TO DEFAULT",
+        "LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",
+    ),
     after=(
         """INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, plan_id, made_at)
            SELECT :clinic_id, external_id, id, CASE action WHEN 'create' THEN 'created' ELSE 'code' END,
