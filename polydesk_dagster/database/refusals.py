@@ -93,6 +93,18 @@ def of_state(sqlstate: str, url: URL, phase: Phase) -> Reason | None:
     return Reason(code, {**said, "sql": sql.format(**names)} if sql else said)
 
 
+_OF_THE_SERVER = frozenset({"25", "53", "57", "58"})
+"""Classes of SQLSTATE: it only reads, it has no room, it is being stopped, its disk fails."""
+
+
+def of_the_server(error: BaseException) -> bool:
+    """Whether it is the database that is in trouble, and nothing of what it was asked to do to blame."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    sqlstate = getattr(getattr(error.orig, "diag", None), "sqlstate", None) or ""
+    return error.connection_invalidated or sqlstate[:2] in _OF_THE_SERVER
+
+
 def refused(error: BaseException, url: URL, phase: Phase, *, asked: URL | None = None) -> PermanentError:
     """An error for whoever cannot go on."""
     return _told(known(error, url, phase, asked=asked) or Reason("database_refuses", {"error": type(error).__name__}))

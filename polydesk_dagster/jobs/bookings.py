@@ -10,6 +10,7 @@ from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.clinic.bookings import sweeping
 from polydesk_dagster.clinic.bookings import unverified as bookings
 from polydesk_dagster.clinic.upkeep import registry, retention, temporary
+from polydesk_dagster.database import refusals
 from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief, where
 from polydesk_dagster.jobs.dagster_storage import clean_dagster, running_since
 from polydesk_dagster.outcome import Outcome, Report, combine
@@ -146,6 +147,8 @@ def _part(run: Run, part: str, rule: Callable[[], Report]) -> Report:
     except PolydeskError as error:
         return Report.of_failure(error.reason)
     except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
+        if (why := refusals.known(error, run.engine.url)) is not None:
+            return Report.of_failure(why)
         run.log.error("Errore imprevisto in %s:\n%s", part, where(error))  # noqa: TRY400 - never the message
         return Report.failed("part_failed", {"part": Term("cleanup_part", part), "error": in_brief(error)})
 

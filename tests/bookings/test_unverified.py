@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_a_broken_gateway_stops_its_clinic_and_no_other(engine: sa.Engine) -> No
         engine, AS_OF, clinic="BO01", past_guard="many_unverified", reason="gateway verificato con il fornitore"
     )
     assert (passed.outcome, passed.counts.updated) == (Outcome.OK, 6)
+
+
+@pytest.mark.parametrize(("state", "told"), [("disk_full", False), ("cannot_coerce", True)])
+def test_a_full_disk_is_no_clinics_fault(engine: sa.Engine, state: str, told: bool) -> None:
+    with engine.begin() as connection:
+        booking = unverified(connection, world.practice(connection))
+        connection.execute(
+            sa.text(f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$""")
+        )
+        connection.execute(
+            sa.text("CREATE TRIGGER refuse BEFORE UPDATE OR DELETE ON appointment EXECUTE FUNCTION refuse()")
+        )
+    with nullcontext() if told else pytest.raises(sa.exc.OperationalError, match="refused"):
+        (said,) = bookings.expire_unverified(engine, AS_OF).reasons
+        assert said.code == "clinic_bookings_failed"
+    assert status(engine, booking) == ("unverified", True)
 
 
 def test_what_was_let_go_past_the_guard_does_not_stop_the_next_hour(engine: sa.Engine) -> None:

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from io import RawIOBase
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,12 +26,13 @@ from polydesk_dagster.database import embedded, programs, refusals
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import migrate, serving
 from polydesk_dagster.demo import chain, documents
-from polydesk_dagster.errors import in_brief
+from polydesk_dagster.errors import PolydeskError, in_brief
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
 from tests import postgres
+from tests.waiting import PATIENCE
 from tests.world import AS_OF
 
 ROOM = 96 * 1024**2
@@ -47,9 +49,11 @@ class Chain:
         """Where its records lie; None where no disk may be mounted."""
         self.home = settings.home
         """Where its logs and its index lie: a disk too, then."""
+        self._filler: RawIOBase | None = None
 
     def run(self, service: Service, **options: object) -> Report:
         given = {"as_of": AS_OF.isoformat(), **options}
+        self._fill()
         return combine(report for _, report in run_service(self.installation, service, None, given))
 
     def night(self) -> dict[str, Report]:
@@ -62,6 +66,8 @@ class Chain:
         for service in services:
             try:
                 found[service.key] = self.run(service)
+            except PolydeskError as error:
+                found[service.key] = Report.of_failure(error.reason)
             except sa.exc.DBAPIError as error:
                 why = refusals.known(error, self.engine.url)
                 found[service.key] = Report.of_failure(why or Reason("unexpected", {"error": in_brief(error)}))
@@ -73,24 +79,28 @@ class Chain:
     def restart(self, mode: str) -> None:
         """The server stops, by ``fast`` or as by a power cut by ``immediate``, and comes back."""
         data = self.server / "postgres"
-        programs.run("pg_ctl", "restart", "-w", "-m", mode, "-D", str(data), "-l", str(data / "log"), data=data)
+        patience = ("-w", "-t", f"{PATIENCE:.0f}")
+        programs.run("pg_ctl", "restart", *patience, "-m", mode, "-D", str(data), "-l", str(data / "log"), data=data)
 
     @contextmanager
     def full(self, disk: Path) -> Iterator[None]:
-        """Not a byte is left on the disk during the block."""
+        """Not a byte is left on the disk whenever a service begins during the block."""
         filler = disk / "filler"
-        with filler.open("wb") as file:
-            for size in (1 << 20, 1 << 12):
-                try:
-                    while True:
-                        file.write(b"\\0" * size)
-                        file.flush()
-                except OSError:
-                    continue
         try:
-            yield
+            with filler.open("wb", buffering=0) as self._filler:
+                self._fill()
+                yield
         finally:
+            self._filler = None
             filler.unlink()
+
+    def _fill(self) -> None:
+        """What the server has given back by itself meanwhile is taken too: it does so when it has time."""
+        if self._filler is not None:
+            for size in (1 << 20, 1 << 12):
+                with suppress(OSError):
+                    while True:
+                        self._filler.write(bytes(size))
 
 
 def broken_invariants(engine: sa.Engine, as_of: datetime = AS_OF) -> list[str]:

@@ -55,6 +55,24 @@ def test_a_data_set_that_cannot_be_looked_at_is_named_and_stops_no_other(engine:
     assert count(engine, "hold") == (25 if preview else 0)
 
 
+@pytest.mark.parametrize("while_it", ["looks", "deletes"])
+def test_a_full_disk_is_no_data_sets_fault(engine: sa.Engine, while_it: str) -> None:
+    """It is raised, for whoever knows what the server is short of, and not told of each data set by a number."""
+    function = f"""CREATE FUNCTION no_room() RETURNS {"boolean" if while_it == "looks" else "trigger"}
+                   LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$"""
+    chosen = registry.data_sets(["ended_holds"])
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 25, 40 * DAY)
+        connection.execute(sa.text(function))
+        if while_it == "looks":
+            chosen = tuple(replace(each, where="no_room()") for each in chosen)
+        else:
+            connection.execute(sa.text("CREATE TRIGGER no_room BEFORE DELETE ON hold EXECUTE FUNCTION no_room()"))
+    with pytest.raises(sa.exc.OperationalError, match="full"):
+        retention.clean(engine, AS_OF, chosen=chosen)
+    assert count(engine, "hold") == 25
+
+
 def test_a_preview_says_how_much_and_touches_nothing(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         old_holds(connection, world.practice(connection), 25, 40 * DAY)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import Guard, Kind, Scope, propose
 from polydesk_dagster.clinic.clinics import clinic_id
+from polydesk_dagster.database import refusals
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Outcome, Reason, Report, combine
 
@@ -178,6 +179,8 @@ def expire_unverified(
                 _expire(engine, as_of, code, number, preview=preview, past=past_guard, reason=reason, actor=actor)
             )
         except sa.exc.DBAPIError as error:
+            if refusals.of_the_server(error):
+                raise
             reports.append(Report.failed("clinic_bookings_failed", {"error": in_brief(error)}, code))
     return combine(reports) if reports else Report(Outcome.NOTHING_TO_DO)
 

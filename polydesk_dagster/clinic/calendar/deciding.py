@@ -19,6 +19,7 @@ from polydesk_dagster.clinic.calendar.comparison import compare, due
 from polydesk_dagster.clinic.calendar.days import COUNT_BEFORE, sort_cells
 from polydesk_dagster.clinic.calendar.expansion import expand_rules, shift_across_dst
 from polydesk_dagster.clinic.calendar.orphans import SEATED, WORK
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.locks import all_in_turn
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Reason, Report
@@ -40,24 +41,12 @@ def in_parts(
     try:
         return [part(agendas)]
     except (sa.exc.DBAPIError, Refused) as error:
-        if not agendas or _is_of_the_server(error):
+        if not agendas or refusals.of_the_server(error):
             raise
         if len(agendas) == 1:
             return [failed(agendas[0], error)]
         half = len(agendas) // 2
         return in_parts(agendas[:half], part, failed) + in_parts(agendas[half:], part, failed)
-
-
-_OF_THE_SERVER = frozenset({"25", "53", "57", "58"})
-"""Classes of SQLSTATE: it only reads, it has no room, it is being stopped, its disk fails."""
-
-
-def _is_of_the_server(error: Exception) -> bool:
-    """Whether it is the database that is in trouble, and no agenda to blame."""
-    if not isinstance(error, sa.exc.DBAPIError):
-        return False
-    sqlstate = getattr(getattr(error.orig, "diag", None), "sqlstate", None) or ""
-    return error.connection_invalidated or sqlstate[:2] in _OF_THE_SERVER
 
 
 def unknown_zone(clinic: Clinic) -> Report:

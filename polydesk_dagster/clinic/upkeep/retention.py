@@ -23,6 +23,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY, ROME, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
 from polydesk_dagster.clinic.upkeep.registry import REGISTRY, DataSet
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
@@ -189,7 +190,7 @@ def _look(connection: sa.Connection, chosen: tuple[DataSet, ...], as_of: datetim
                 {"as_of": as_of},
             )
     except sa.exc.DBAPIError as error:
-        if error.connection_invalidated:
+        if refusals.of_the_server(error):
             raise
         if len(chosen) > 1:
             half = len(chosen) // 2
@@ -256,10 +257,12 @@ _OPEN = sa.text("""
 
 
 def _in_safety(engine: sa.Engine, order: int, each: DataSet, as_of: datetime, **how: Any) -> Report:
-    """Work one order off; what is wrong with it is told, and stops no other."""
+    """Work one order off; what is wrong with it is told, and stops no other. What is wrong with the server goes on."""
     try:
         return _work_off(engine, order, each, as_of, **how)
     except sa.exc.DBAPIError as error:
+        if refusals.of_the_server(error):
+            raise
         return _refused(each, error)
 
 

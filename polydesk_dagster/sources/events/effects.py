@@ -16,6 +16,7 @@ from polydesk_dagster.changes.why import kept
 from polydesk_dagster.clinic.messages.kinds import REPORT_READY
 from polydesk_dagster.clinic.messages.planning import enqueue
 from polydesk_dagster.clinic.patients import claims
+from polydesk_dagster.database import refusals
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.sources.events import bookings, people, types
 from polydesk_dagster.values import Reason
@@ -157,7 +158,7 @@ class _Settling:
                 self.divide(entities, error)
                 return
             except sa.exc.OperationalError as error:
-                if error.connection_invalidated:
+                if refusals.of_the_server(error):
                     raise
                 raise TransientError("database_busy") from error
             if not problems:
