@@ -138,13 +138,26 @@ def unconfigured(settings: Settings) -> tuple[list[Played], dict[str, str]]:
     return played, environment
 
 
+_claims: list[socket.socket] = []
+"""Of UDP, which nothing here speaks: only one process has such a socket at a port, and the kernel takes it back."""
+
+
 def free_port(port: int) -> int:
-    """The usual port, or if somebody has it any free one."""
-    for wanted in (port, 0):
+    """The usual port, or if somebody has it or is about to have it one near it. It is this process's as long as that
+    lives: whoever is to listen there takes seconds to begin, and another process may look for a port meanwhile.
+
+    Raises:
+        PermanentError: none of a hundred is free.
+    """
+    for wanted in range(port, port + 1000, 10):
+        claim = socket.socket(type=socket.SOCK_DGRAM)
         with contextlib.suppress(OSError), socket.socket() as probe:
+            claim.bind(("127.0.0.1", wanted))
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", wanted))
-            return int(probe.getsockname()[1])
+            _claims.append(claim)
+            return wanted
+        claim.close()
     raise PermanentError("no_free_port")
 
 
