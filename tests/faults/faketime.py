@@ -10,12 +10,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = Path(__file__).with_name("faketime.txt")
@@ -50,7 +53,7 @@ def _environment(library: Path, file: Path) -> dict[str, str]:
 @cache
 def _library() -> Path:
     """The library, which is installed now where it is not yet; the test is skipped where it is not to be had."""
-    folder = ROOT / ".venv" / "faketime"
+    folder = Path(sys.prefix) / "faketime"
     said = "" if folder.exists() else _install(folder)
     found = next(folder.rglob("libfaketime.so.1"), None)
     if found is None:
@@ -59,19 +62,39 @@ def _library() -> Path:
         clock = Path(place) / "clock"
         clock.write_text("2001-01-01 00:00:00\n")
         trial = [sys.executable, "-c", _TRIAL]
-        year = subprocess.run(trial, env=_environment(found, clock), capture_output=True, check=False).stdout
-    if year.strip() != b"2001":
+        _, year = _said(trial, _environment(found, clock))
+    if year.split()[-1:] != ["2001"]:
         pytest.skip("NOT PROVEN: libfaketime does not deceive this Python")
     return found
 
 
 def _install(folder: Path) -> str:
     """Into ``folder``, whole or not at all: another process of the tests may be at it too. Returns what pip said."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(WANTED)]
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        draft = Path(place) / folder.name
-        done = subprocess.run([*pip, "--target", draft], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            with suppress(OSError):
-                draft.rename(folder)
-    return done.stderr.strip()[-200:]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1", "--require-hashes"]
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+            draft = Path(place) / folder.name
+            well, said = _said([*pip, "-r", str(WANTED), "--target", str(draft)])
+            if well:
+                with suppress(OSError):
+                    draft.rename(folder)
+    except OSError as error:
+        return type(error).__name__
+    return said.strip()[-200:]
+
+
+def _said(command: list[str], environment: Mapping[str, str] | None = None) -> tuple[bool, str]:
+    """Whether a program did what it should, in time, and what it said; a package index may be out of reach."""
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return False, "it took too long"
+    return done.returncode == 0, done.stdout
