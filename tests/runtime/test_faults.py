@@ -219,10 +219,9 @@ def test_postgresql(up: Installation, dagster: DagsterInstance) -> None:
     _works(up, dagster)
 
 
-def test_the_supervisor_leaves_nothing_and_the_next_one_works(up: Installation) -> None:
-    run_id = up.launch(seconds=60)
-    up.child("launcher")
-    time.sleep(2)
+def test_the_supervisor_leaves_nothing_and_the_next_one_works(up: Installation, dagster: DagsterInstance) -> None:
+    run_id = up.launch(seconds=PATIENCE)
+    started(dagster, run_id)
     left = guardian.marked(up.token)
     postmaster = int((up.settings.home / "postgres" / "postmaster.pid").read_text().split()[0])
     kill(up.process.pid)
@@ -239,9 +238,8 @@ def test_the_supervisor_leaves_nothing_and_the_next_one_works(up: Installation) 
     patch.undo()
 
 
-def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(up: Installation) -> None:
-    up.launch(seconds=60)
-    time.sleep(2)
+def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(up: Installation, dagster: DagsterInstance) -> None:
+    started(dagster, up.launch(seconds=PATIENCE))
     left = guardian.marked(up.token)
     assert left
     up.process.send_signal(signal.SIGINT)
