@@ -250,7 +250,7 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
         return 0
     ways = () if kind.volatile else (kind.taken, *kind.alike)
     for way in filter(None, ways):
-        where = f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way})"
+        where = f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way.format(rows=rows)})"
         if _some(connection, f"{rows} r WHERE {where}"):
             raise Moved("exists_already", where, "'exists_here'")
     columns = ", ".join((*kind.identity, *kind.written))

@@ -177,7 +177,7 @@ class Kind:
     """SQL over ``t`` and ``r``: when it holds for some ``t``, the row ``r`` to create exists already."""
     alike: tuple[str, ...] = ()
     """Other ways in which that may be so, where the kind is not volatile. Each is looked for by itself: one condition
-    of several alternatives would have to be tried row by row."""
+    of several alternatives would have to be tried row by row. ``{rows}`` is the plan's."""
     barred: str | None = None
     """An Italian reason, SQL over ``t`` (the target, or nulls) and ``r``, why a row must not be written; null if it
     may. Tested when the plan is made, where such a row is a conflict, and again when it is applied, which is then

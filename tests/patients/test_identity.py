@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -167,6 +167,26 @@ def test_two_clinics_that_compare_at_once_do_not_make_two_of_one(
     assert other(person("X1", **{**second, **who})).counts.waiting == 1
     assert other.reviews() == [("X1", "stesso nome e data di nascita di un paziente noto")]
     assert run.rows("SELECT count(*) FROM patient") == [(1,)]
+
+
+def test_under_the_lock_names_are_looked_at_only_where_a_date_of_birth_is_met(run: Import, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO patient (last_name, first_name, birth_date)
+                       SELECT 'Altra', 'Donna', date '1950-01-01' + n FROM generate_series(1, 3000) n""")
+        )
+        connection.execute(
+            sa.text("""CREATE OR REPLACE FUNCTION name_key(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+                       BEGIN
+                           IF name = 'Altra' THEN
+                               RAISE EXCEPTION 'it costs too much to look at everybody';
+                           END IF;
+                           RETURN lower(name);
+                       END $$""")
+        )
+    born = [date(1999, 1, 1) + timedelta(days=n) for n in range(150)]
+    people = [person(f"P{n}", fiscal_code=None, birth_date=day.isoformat()) for n, day in enumerate(born)]
+    assert run(*people).counts.created == 150
 
 
 def test_while_imports_stand_in_line_a_desk_writes(run: Import, engine: sa.Engine) -> None:

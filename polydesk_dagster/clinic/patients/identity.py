@@ -166,6 +166,12 @@ _MARK = """
     FROM doubt d WHERE d.ordinal = s.ordinal AND (d.doubt IS NOT NULL OR d.known IS NOT NULL)
 """
 
+# Whoever adds a patient waits for this: of those whom we have, names are looked at where the date of birth is met.
+_ALIKE = f"""
+    {{p}} AND {SAME_PERSON.format(p="t", s="r")} AND t.birth_date IN (
+        SELECT x.birth_date FROM {{{{rows}}}} x WHERE x.action = 'create' AND {{x}})
+"""
+
 PATIENT = Kind(
     name="patient",
     table="patient",
@@ -175,7 +181,10 @@ PATIENT = Kind(
     carried={"external_id": "text", "candidates": "bigint[]"},
     private=True,
     taken="t.fiscal_code_canonical = r.fiscal_code_canonical",
-    alike=tuple(f"{NO_CODE.format(p=p)} AND {SAME_PERSON.format(p='t', s='r')}" for p in "rt"),
+    alike=(
+        _ALIKE.format(p=NO_CODE.format(p="r"), x=NO_CODE.format(p="x")),
+        _ALIKE.format(p=NO_CODE.format(p="t"), x="true"),
+    ),
     barred=f"""CASE WHEN r.action = 'link' AND CAST(:undoes AS bigint) IS NULL
                          AND {CERTAIN.format(p="t", s="r")} IS NOT TRUE
                     THEN 'identity_moved' END""",
