@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-AMOUNTS = frozenset({"amount", "patient_share", "previous_amount", "previous_share"})
+AMOUNTS = frozenset({"amount", "patient_share", "previous_amount", "previous_share", "price"})
 """Sums of money, in the row's currency."""
 
 MEANINGLESS = frozenset(
     {
+        "agenda_id",
         "agreement_id",
         "booking",
         "clinic_id",
@@ -42,3 +43,12 @@ LISTS: Mapping[str, str] = {
     "role": "role",
 }
 """Columns that hold one of a closed list, each with its terms' domain; a value without a term stands for itself."""
+
+KINDS: Mapping[str, str] = {
+    **dict.fromkeys(("room", "instrument", "technician"), "resource_kind"),
+    **dict.fromkeys(("insurance", "fund", "company", "public"), "agreement_kind"),
+}
+"""The domain of what the column ``kind`` of a resource or of an agreement holds; any other is a message's."""
+
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+"""The terms of the column ``weekday``, whose numbers are ISO's."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster import inert
 from polydesk_dagster.changes import plans
-from polydesk_dagster.changes.fields import AMOUNTS, LISTS, MEANINGLESS
+from polydesk_dagster.changes.fields import AMOUNTS, KINDS, LISTS, MEANINGLESS, WEEKDAYS
 from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.why import read
@@ -195,6 +195,10 @@ def typed(name: str, value: object, currency: str = "EUR") -> Value:
     match value:
         case Decimal() if name in AMOUNTS:
             return Money(value, currency)
+        case int() if name == "weekday":
+            return Term("weekday", WEEKDAYS[value - 1])
+        case str() if name == "kind" and value in KINDS:
+            return Term(KINDS[value], value)
         case str() if name in LISTS:
             return Term(LISTS[name], value)
         case datetime():

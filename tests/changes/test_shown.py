@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from datetime import time
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +17,7 @@ from polydesk_dagster.changes.show import Row, difference
 from polydesk_dagster.changes.verdict import Verdict
 from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.told import LANGUAGES, teller
-from polydesk_dagster.values import Money, Reason
+from polydesk_dagster.values import Count, Money, Reason
 
 
 @pytest.mark.parametrize("name", registry.WHERE)
@@ -41,6 +43,23 @@ def test_a_difference_is_told_by_names_and_typed_values_without_the_ids_that_mea
     assert difference(_row("delete", created.after, {})) == difference(created)
     changed = _row("update", {"amount": Decimal("130.00"), "email": "a@b.it"}, {"amount": Decimal(91), "email": None})
     assert t.value(difference(changed, ("email",))) == "importo: 130,00\xa0€ → 91,00\xa0€ e email: ••• → —"
+
+
+def test_a_turn_a_resource_and_a_price_are_told_as_the_workbook_calls_them() -> None:
+    turn = _row("create", {}, {"agenda_id": 5, "weekday": 5, "starts_at": time(9)})
+    assert teller().value(difference(turn)) == "giorno: venerdì e inizio: 09:00"
+    assert teller("de").value(difference(turn)).startswith("Wochentag: Freitag")
+    things = _row("create", {}, {"kind": "instrument", "price": Decimal("45.5")})
+    assert teller().value(difference(things)) == "tipo: strumento e prezzo: 45,50\xa0€"
+    assert teller().value(difference(_row("create", {}, {"kind": "fund"}))) == "tipo: fondo"
+
+
+@pytest.mark.parametrize("guard", ["undone_before", "price_jump", "code_reused", "zero_price"])
+def test_a_check_over_rows_can_be_said_of_one(guard: str) -> None:
+    values = {"value": Count("prices", 1), "plans": 7}
+    said = teller().reason(Reason(f"guard_{guard}", values))
+    assert "1 prezzo" in said
+    assert not re.search(r"1 prezzo,? [^.:]*(ebbero|ono)\b", said), said
 
 
 def test_a_reason_of_a_row_is_kept_as_text_and_read_again() -> None:
