@@ -149,6 +149,17 @@ def test_another_event_under_the_number_of_the_cursor_stops_the_clinic(bo: Lab) 
     assert bo.sync().outcome is Outcome.NOTHING_TO_DO
 
 
+def test_the_cursor_stands_on_an_event_that_cannot_be_read_too(bo: Lab) -> None:
+    bo.publish(*people(3), booking("X") | {"entity": None})
+    bo.sync()
+    assert bo.sync().outcome is Outcome.NOTHING_TO_DO
+    feed = bo.simulator.feed(CODE)
+    feed.events[-1] = feed.events[-1] | {"id": str(uuid.uuid4())}
+    bo.publish(booking("Y", "10:00"))
+    assert bo.sync().reasons[0].code == "events_stopped"
+    assert cursor(bo) == 4
+
+
 def test_a_first_meeting_with_a_source_that_is_no_longer_young_loses_nothing(bo: Lab) -> None:
     bo.publish(*people(5), booking("X"))
     bo.simulator.feed(CODE).forget(5)

@@ -207,12 +207,12 @@ class _Round:
             if sequences:
                 self.run(connection, cursors.FILL_GAPS, sequences=sequences)
                 self.run(connection, cursors.NOTE_GAPS, sequences=sequences, highest=highest, far=FAR)
-            at = [event.id for event in news.events if event.sequence == highest]
+            at = staging.ids_at(news, highest)
             self.run(
                 connection,
                 cursors.MOVE,
                 highest=highest,
-                anchor=at[0] if len(set(at)) == 1 else None,
+                anchor=at.pop() if len(at) == 1 else None,
                 history=news.history,
             )
         self.tally.read += len(news.events) + len(news.rejected)
@@ -357,12 +357,14 @@ def _without_anchor(news: News, sequence: int, anchor: str | None) -> News:
     Raises:
         _OtherHistoryError: under its number stands another event.
     """
-    there = {event.id.lower() for event in news.events if event.sequence == sequence}
+    there = staging.ids_at(news, sequence)
     if anchor is None or not there:
         return news
     if anchor not in there:
         raise _OtherHistoryError("events_other_history", sequence=sequence)
-    return replace(news, events=tuple(event for event in news.events if event.sequence != sequence))
+    events = tuple(event for event in news.events if event.sequence != sequence)
+    rejected = tuple(each for each in news.rejected if staging.readable_sequence(each.raw) != sequence)
+    return replace(news, events=events, rejected=rejected)
 
 
 def _reread(due: Sequence[Any]) -> Batch:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -22,6 +23,7 @@ from pydantic_core import PydanticSerializationError
 
 from polydesk_dagster.changes.why import kept
 from polydesk_dagster.database import bulk
+from polydesk_dagster.sources.port import News
 from polydesk_dagster.sources.records import Event, Patient
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import (
@@ -273,3 +275,13 @@ def readable_sequence(raw: Any) -> int | None:
     """The sequence number of an item of the feed as it came, if it has one."""
     value = raw.get("sequence") if isinstance(raw, dict) else None
     return value if type(value) is int and 1 <= value <= 2**62 else None
+
+
+def ids_at(news: News, sequence: int) -> set[str]:
+    """The ids that stand under the number ``sequence`` in ``news``, of what cannot be read as well as of events."""
+    ids = {event.id.lower() for event in news.events if event.sequence == sequence}
+    for each in news.rejected:
+        if readable_sequence(each.raw) == sequence:
+            with suppress(ValueError):
+                ids.add(str(uuid.UUID(str(each.raw.get("id")))))
+    return ids
