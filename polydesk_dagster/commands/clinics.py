@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
-from json import dumps
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
 from typing import Annotated, Any
@@ -85,7 +85,7 @@ def integration(
         "url": url and url.rstrip("/"),
         "token": token_env,
         "vendor": vendor,
-        "settings": None if given is None else dumps(given),
+        "settings": None if given is None else json.dumps(given),
         "active": active,
         "reports": reports,
     }
@@ -110,11 +110,13 @@ def integration(
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """What a vendor's file of settings (TOML) says."""
+    """What a vendor's file of settings (TOML) says, as JSON can hold it: days and times as text."""
     try:
-        return loads(file.read_text("utf-8"))
+        said = loads(file.read_text("utf-8"))
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(say("command.integration.not_toml", file=file.name, why=str(error))) from None
+    as_json: dict[str, Any] = json.loads(json.dumps(said, default=str))
+    return as_json
 
 
 def _change(connection: sa.Connection, clinic_id: int, wanted: dict[str, Any]) -> None:

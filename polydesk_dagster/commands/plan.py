@@ -164,7 +164,7 @@ def quarantine_(
         for each in found
     ]
     titles = show.columns("number", "service", "what", "clinic", "record", "why", "since")
-    show.table(t.label("table", "quarantine"), titles, cells)
+    show.table(t.label("table", "records_waiting"), titles, cells)
 
 
 @app.command("settle")

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.plans import Scope
+from polydesk_dagster.commands.clinics import read_settings
 from polydesk_dagster.errors import ConfigurationError, PermanentError, TransientError
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.sources import lists, vendors
@@ -120,6 +121,22 @@ def test_encodings_and_separators_are_found(tmp_path: Path, encoding: str, separ
     assert (service.id, service.name) == ("007", "Visita (Forlì; Cesena, ecc.)")
     (price,) = only(source, "prices").records
     assert str(price.amount) == "1234.50"
+
+
+def test_what_is_the_same_in_every_row_is_written_as_in_a_cell_or_as_toml_has_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Codice;Visita\n007;ORL\n")
+    (tmp_path / "bo01.toml").write_text("valid_from = 2026-01-01\n")
+    services = {"id": "Codice", "code": "Codice", "name": "Visita"}
+    said = {"currency": "EUR", "amount": "1.234,50 €"} | read_settings(tmp_path / "bo01.toml")
+    source = files(
+        tmp_path,
+        services={"file": "a.csv", "columns": services, "fixed": {"active": "sì", "duration_minutes": "0:30"}},
+        prices={"file": "a.csv", "columns": {"service_id": "Codice"}, "fixed": said | {"valid_to": "31/12/2026"}},
+    )
+    (service,) = only(source, "services").records
+    assert (service.active, service.duration_minutes) == (True, 30)
+    (price,) = only(source, "prices").records
+    assert (str(price.amount), str(price.valid_from), str(price.valid_to)) == ("1234.50", "2026-01-01", "2026-12-31")
 
 
 def workbook(file: Path) -> None:

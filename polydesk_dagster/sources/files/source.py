@@ -13,7 +13,7 @@ from polydesk_dagster.sources import restarts
 from polydesk_dagster.sources.files import tables
 from polydesk_dagster.sources.files.cells import ERRORS, value
 from polydesk_dagster.sources.files.folders import File, Folder
-from polydesk_dagster.sources.files.maps import FilesSettings, Table
+from polydesk_dagster.sources.files.maps import Column, FilesSettings, Table
 from polydesk_dagster.sources.files.tables import Row, Sheet
 from polydesk_dagster.sources.port import RECORDS, Capabilities, Merged, News, Page, Unchanged
 from polydesk_dagster.values import Reason, Several, Value
@@ -67,7 +67,7 @@ class Files:
         key = model.KEY or KEYS.get(kind)
         sheet = tables.read(file.name, data, table, key)
         stamp = datetime.fromtimestamp(file.changed_at, UTC).isoformat()
-        fixed = ({"updated_at": stamp} if "updated_at" in model.__struct_fields__ else {}) | table.fixed
+        fixed = ({"updated_at": stamp} if "updated_at" in model.__struct_fields__ else {}) | _fixed(table)
         total = len(sheet.rows)
         for number, first in enumerate(range(0, max(total, 1), PAGE), 1):
             rows = sheet.rows[first : first + PAGE]
@@ -89,6 +89,14 @@ class Files:
         if len(data) != file.size or self.folder.find(pattern) != file:
             raise restarts.Moved
         return file, data
+
+
+def _fixed(table: Table) -> dict[str, Any]:
+    """What is the same in every row; a text is read as a cell would be."""
+    said = table.fixed.items()
+    return {
+        field: value(field, Column(heading=field), given) if isinstance(given, str) else given for field, given in said
+    }
 
 
 def _record(row: Row, table: Table) -> dict[str, Any]:
