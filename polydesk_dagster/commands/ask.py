@@ -108,5 +108,8 @@ def _citation(found: Mapping[str, Any]) -> str:
 
 def _why(found: Mapping[str, Any]) -> str:
     parts = [say("command.ask.score", score=round(found["score"], 3), coverage=Share(found["coverage"]))]
-    parts += [f"{show.told().term('channel', channel)} {value:.2f}" for channel, value in found["why"].items()]
+    parts += [
+        f"{show.told().term('channel', channel)} {show.told().value(round(value, 2))}"
+        for channel, value in found["why"].items()
+    ]
     return ", ".join(parts)

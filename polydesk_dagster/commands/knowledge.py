@@ -48,10 +48,10 @@ def listed(
     rows = [
         (
             document.path,
-            t.term("document_state", document.state),
+            _state(document),
             _whose(document),
             t.term("role", document.audience),
-            "" if document.why is None else t.reason(document.why),
+            " ".join(_waits_for(document)),
         )
         for document in documents
     ]
@@ -75,8 +75,8 @@ def show(
         told = [{"text": hit.text, "headings": hit.headings, "page": hit.page} for hit in passages]
         shown.as_json({**_as_dict(document), "text": told})
         return
-    console, t = shown.out(), shown.told()
-    console.print(f"{document.path} — {t.term('document_state', document.state)}", style="bold")
+    console = shown.out()
+    console.print(f"{document.path} — {_state(document)}", style="bold")
     console.print(say("command.knowledge.scope", of=_whose(document), role=Term("role", document.audience)))
     if document.valid_from or document.valid_to:
         console.print(say("command.knowledge.valid", first=document.valid_from, end=document.valid_to))
@@ -84,8 +84,8 @@ def show(
         console.print(say("command.knowledge.retracted", at=Instant(document.retracted_at)), style="yellow")
     if document.stale_since:
         console.print(say("command.ask.stale", since=Instant(document.stale_since)), style="yellow")
-    if document.why:
-        console.print(t.reason(document.why), style="yellow")
+    for told in _waits_for(document):
+        console.print(told, style="yellow")
     console.print(say("command.knowledge.passages", count=document.passages))
     for hit in passages:
         place = [*hit.headings, *([say("command.ask.page", page=hit.page)] if hit.page else [])]
@@ -111,7 +111,7 @@ def scope(
         raise typer.BadParameter(say("command.knowledge.one_or_chain"))
     as_of, many = datetime.now(UTC), 1
     with opened() as installation, installation.engine.begin() as connection:
-        if path.endswith("/"):
+        if path.endswith("/") or shelf.is_folder(connection, path):
             if role or since or until:
                 raise typer.BadParameter(say("command.knowledge.folder_only_clinic"))
             many = shelf.scope_folder(connection, path, clinic=clinic, actor=person(), reason=reason, as_of=as_of)
@@ -249,6 +249,16 @@ def _as_dict(document: Any) -> dict[str, Any]:
     told = asdict(document)
     told.pop("key")
     return {**told, "why": None if document.why is None else document.why.as_dict()}
+
+
+def _state(document: Any) -> str:
+    return shown.told().term("document_state", "retracted" if document.retracted_at else document.state)
+
+
+def _waits_for(document: Any) -> list[str]:
+    """Why nobody is given it, and what of it was not read."""
+    nobodys = [shown.told().text("web.nobodys_document")] if document.scoped_by == "nobody" else []
+    return nobodys + ([] if document.why is None else [shown.told().reason(document.why)])
 
 
 def _whose(document: Any) -> str:

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from polydesk_dagster.knowledge.formats import ocr
 from polydesk_dagster.knowledge.library import Library
 
-LANGUAGE = "it-8"
-"""Raised whenever splitting, screening, folding, stemming or n-grams change: what was indexed before no longer fits."""
+LANGUAGE = "it-9"
+"""Raised whenever reading, splitting, screening, folding, stemming or n-grams change: what was indexed before no longer
+fits."""
 
 
 def pipeline(library: Library) -> str:

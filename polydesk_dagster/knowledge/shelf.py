@@ -157,6 +157,17 @@ def scope(
     return 1 + len(copies)
 
 
+def is_folder(connection: sa.Connection, path: str) -> bool:
+    """Whether this is no document, but the first folder of some."""
+    found: bool | None = connection.scalar(
+        sa.text("""
+            SELECT bool_and(path <> :path) FROM document
+            WHERE path = :path OR path LIKE '%/%' AND lower(trim(split_part(path, '/', 1))) = :name"""),
+        {"path": _composed(path), "name": _composed(path).strip().lower()},
+    )
+    return bool(found)
+
+
 def scope_folder(
     connection: sa.Connection, folder: str, *, clinic: str | None, actor: str, reason: str, as_of: datetime
 ) -> int:

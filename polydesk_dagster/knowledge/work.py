@@ -83,8 +83,11 @@ class Account:
         """Documents that were found again elsewhere, and those that newly are nobody's."""
         self.changes += [(now, Term("document_change", "moved"), before) for before, now in shelved.moved[:SHOWN]]
         self.set_aside += len(shelved.nobodys)
-        for path in shelved.nobodys:
-            self.reasons.append(Reason("document_nobodys", {"path": path, "folder": path.split("/", 1)[0]}))
+        folders = Counter(path.split("/", 1)[0] for path in shelved.nobodys)
+        self.reasons += [
+            Reason("document_nobodys", {"folder": folder, "documents": Count("document", many)})
+            for folder, many in folders.items()
+        ]
 
     def note_passed_over(self, passed_over: Sequence[tuple[str, str]]) -> None:
         """What lies in the folder and is not read."""

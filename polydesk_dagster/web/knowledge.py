@@ -26,13 +26,15 @@ from polydesk_dagster.web.routes import Pages, clinic_of
 pages = Pages()
 
 SHELF = sa.text("""
-    SELECT d.id, d.path, d.title, c.code AS clinic, d.audience, d.state, d.reason_code, d.changed_at, d.retracted_at
+    SELECT d.id, d.path, d.title, c.code AS clinic, d.scoped_by, d.audience, d.state, d.reason_code, d.changed_at,
+           d.retracted_at
     FROM document d LEFT JOIN clinic c ON c.id = d.clinic_id
     WHERE d.state <> 'gone' AND role_rank(d.audience) <= role_rank(:role)
-      AND (CAST(:clinics AS text[]) IS NULL OR c.code IS NULL OR c.code = ANY(:clinics))
+      AND (CAST(:clinics AS text[]) IS NULL OR c.code = ANY(:clinics)
+           OR (c.code IS NULL AND d.scoped_by <> 'nobody'))
       AND (CAST(:id AS bigint) IS NULL OR d.id = :id)
     ORDER BY d.path""")
-"""The documents that a role may read, or the one of ``id`` among them."""
+"""The documents that a role may read, or the one of ``id`` among them; what is nobody's, for whoever acts for all."""
 
 AUDIENCES = ("patient", "desk", "specialist", "manager", "superuser")
 """Who may be given a document, each with all that come after."""

@@ -235,6 +235,15 @@ def test_a_tables_head_stays_on_every_page() -> None:
     assert without_running_lines(pages) == (pages, 0)
 
 
+@pytest.mark.parametrize("price", ["{}", "{},50 €", "{},50 euro a prelievo"])
+def test_a_tables_head_without_lines_stays_on_every_page_and_the_letterhead_does_not(price: str) -> None:
+    rows = [f"Esame di laboratorio {price.format(number)}" for number in range(10, 50)]
+    texts = ["\n".join(["Poliambulatorio Prova", "Prestazione Prezzo", *rows[at : at + 9]]) for at in range(0, 40, 9)]
+    kept, dropped = without_running_lines(list(enumerate(texts, 1)))
+    assert dropped == len(texts) - 1
+    assert all("Prestazione Prezzo" in text for _, text in kept)
+
+
 def test_a_page_that_is_only_a_picture_is_named(reader: Reader) -> None:
     reading = reader.read(pdf([["Una pagina di testo che si legge bene."], SCANNED, SCANNED, SCANNED]), ".pdf")
     assert [passage.page for passage in reading.passages] == [1]

@@ -55,6 +55,7 @@ def test_what_waits_is_listed_shown_and_decided(shelf: Shelf) -> None:
     waiting = {document["path"]: document for document in _command("list", "--waiting")}
     assert waiting.keys() == {"direzione/compensi.md", "scintigrafia.pdf"}
     assert waiting["direzione/compensi.md"]["scoped_by"] == "nobody"
+    assert "nessuno lo riceve" in CliRunner().invoke(app, ["knowledge", "show", "direzione/compensi.md"]).output
     assert waiting["scintigrafia.pdf"]["why"]["code"] == "losses"
     shown = _command("show", "scintigrafia.pdf")
     assert [(passage["page"], passage["text"]) for passage in shown["text"]] == [
@@ -64,7 +65,7 @@ def test_what_waits_is_listed_shown_and_decided(shelf: Shelf) -> None:
     shelf.blue()
     assert [document["path"] for document in _command("list", "--waiting")] == ["direzione/compensi.md"]
     assert shelf.ask(QUESTION) == []
-    assert _command("scope", "direzione/", "--clinic", "mi01", *WHY)["documents"] == 1
+    assert _command("scope", "direzione", "--clinic", "mi01", *WHY)["documents"] == 1
     assert shelf.ask(QUESTION, clinic="MI01") == ["direzione/compensi.md"]
     _command("scope", "direzione/compensi.md", "--clinic", "RM01", "--role", "manager", *WHY)
     shelf.blue()
@@ -72,6 +73,7 @@ def test_what_waits_is_listed_shown_and_decided(shelf: Shelf) -> None:
     assert shelf.ask(QUESTION, clinic="RM01", role="desk") == []
     assert shelf.ask(QUESTION, clinic="RM01", role="manager") == ["direzione/compensi.md"]
     _command("retract", "direzione/compensi.md", *WHY)
+    assert "ritirato" in CliRunner().invoke(app, ["knowledge", "list"]).output
     asked = CliRunner().invoke(app, ["ask", QUESTION, "--json"])
     assert not json.loads(asked.stdout)["relevant"]
     _command("retract", "direzione/compensi.md", "--undo", *WHY)

@@ -13,6 +13,7 @@ from polydesk_dagster.knowledge import indexing, intake, searching, store
 from polydesk_dagster.knowledge import shelf as decided
 from polydesk_dagster.knowledge.store import NOTE, Store
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.values import Count
 from tests import world
 from tests.knowledge.world import AS_OF, Shelf
 
@@ -127,14 +128,16 @@ def test_a_folder_is_a_clinics_however_its_code_is_written_and_nobodys_otherwise
     with shelf.engine.begin() as connection:
         world.clinic(connection, "RM01")
     shelf.write("mi01 /prezzi.md", "# Prezzi\n\nLa visita agopunturale costa 70 euro.")
+    shelf.write("mi01 /bar.md", "# Bar\n\nColazioni al piano terra.")
     shelf.write("rm01/orari.md", "# Orari\n\nAgopuntura il lunedì.")
     report = shelf.blue()
-    assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 1)
-    assert [(reason.code, reason.values["folder"]) for reason in report.reasons] == [("document_nobodys", "mi01 ")]
+    assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 2)
+    told = [reason.values for reason in report.reasons if reason.code == "document_nobodys"]
+    assert told == [{"folder": "mi01 ", "documents": Count("document", 2)}]
     assert "mi01 /prezzi.md" not in shelf.ask("quanto costa la visita agopunturale")
     assert shelf.ask("agopuntura il lunedì", clinic="RM01") == ["rm01/orari.md"]
     again = shelf.blue()
-    assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 1)
+    assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 2)
     with shelf.engine.begin() as connection:
         assert not indexing.anything_due(connection, shelf.library, AS_OF)
         world.clinic(connection, "MI01")

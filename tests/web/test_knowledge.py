@@ -78,6 +78,12 @@ def test_who_may_not_read_a_document_is_not_shown_it(library: tuple[Served, dict
         for number in numbers.values():
             assert browser.get(f"/conoscenza/{number}").status_code == 404
             assert browser.get(f"/conoscenza/{number}/file").status_code == 404
+        with door.door.engine.begin() as connection:
+            nobodys = "UPDATE document SET audience = 'desk', scoped_by = 'nobody' WHERE path LIKE 'direzione/%'"
+            connection.execute(sa.text(nobodys))
+        assert browser.get(f"/conoscenza/{numbers['direzione/scintigrafia.pdf']}").status_code == 404
+    with door.signed_in("superuser") as browser:
+        assert "di nessuno" in browser.get("/conoscenza").text
 
 
 def test_what_a_person_decides_about_a_document_is_decided_here(library: tuple[Served, dict[str, int]]) -> None:

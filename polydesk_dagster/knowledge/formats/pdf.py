@@ -36,6 +36,8 @@ _COUNTED_PAGE = re.compile(
     rf"\b{_WORD_FOR_PAGE}\s*(?:{_NUMBERED}|\d{{1,4}})|\b{_NUMBERED}\b(?!\s*[a-z€%])", re.IGNORECASE
 )
 """The page's number within a line."""
+_ROW = re.compile(r"\d\s*(?:€|%|euro\b|$)", re.IGNORECASE)
+"""A line that holds an amount or ends in a number, as a price list's rows do."""
 
 
 def read(data: bytes) -> Text:
@@ -204,10 +206,11 @@ def without_running_lines(pages: Sequence[tuple[int, str]]) -> tuple[list[tuple[
     """Headers and footers out, and how many lines that were.
 
     Only among the first and last lines of a page, and only what says nothing anew: the same words on a third of the
-    pages, which stay on the first of them, or the page's number. A line with any other number stays, and so does a
-    table's row.
+    pages, which stay on the first of them, or the page's number. A line with any other number stays, and so do a
+    table's row and what stands over rows: its heading.
     """
-    edges = [_edges(text) for _, text in pages]
+    heads = _heads([text for _, text in pages])
+    edges = [{place: line for place, line in _edges(text).items() if _shape(line) not in heads} for _, text in pages]
     seen = Counter(shape for places in edges for shape in {_shape(line) for line in places.values()})
     least = max(LEAST_REPEATS, len(pages) // 3)
     running = {shape for shape, count in seen.items() if count >= least}
@@ -224,6 +227,20 @@ def without_running_lines(pages: Sequence[tuple[int, str]]) -> tuple[list[tuple[
         dropped += len(out)
         kept.append((number, "\n".join(line for place, line in enumerate(text.splitlines()) if place not in out)))
     return kept, dropped
+
+
+def _heads(texts: Sequence[str]) -> set[str]:
+    """What stands over two rows on most of the pages that it is on."""
+    over: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for text in texts:
+        lines = [line for line in text.splitlines() if line.strip()]
+        for place, line in enumerate(lines[:EDGE]):
+            shape = _shape(line)
+            seen[shape] += 1
+            below = lines[place + 1 : place + 3]
+            over[shape] += len(below) == 2 and all(_ROW.search(row) for row in below)
+    return {shape for shape, count in over.items() if 2 * count > seen[shape]}
 
 
 def _edges(text: str) -> dict[int, str]:
