@@ -57,7 +57,7 @@ def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, c
                 WHERE d.retracted_at IS NULL AND document_visible(d, CAST(:as_of AS date), :as_of)"""),
             {"building": building, "as_of": as_of},
         ).all()
-        own = _own_questions(connection, library, building)
+        own = _own_questions(connection, as_of, library, building)
     answers = [searching.ask(engine, as_of, library, question, limit=AT, generation=building) for question, _ in own]
     own_keys = [_keys(engine, building, answer, key) for answer, (_, key) in zip(answers, own, strict=True)]
     own_hits = [any(places) for places in own_keys]
@@ -85,18 +85,20 @@ def probe(engine: sa.Engine, as_of: datetime, library: Library, building: int, c
     )
 
 
-def _own_questions(connection: sa.Connection, library: Library, generation: int) -> list[tuple[str, str]]:
-    """The rarest words of the passage that has the rarest, of each of some contents, and the content's key; contents
-    that are alike down to their rarest word are passed over: nothing tells them apart."""
+def _own_questions(
+    connection: sa.Connection, as_of: datetime, library: Library, generation: int
+) -> list[tuple[str, str]]:
+    """The rarest words of the passage that has the rarest, of each of some contents that answer anybody, and the
+    content's key; contents that are alike down to their rarest word are passed over: nothing tells them apart."""
     keys: Sequence[str] = connection.scalars(
         sa.text("""
             SELECT c.key FROM knowledge_content c
             WHERE c.generation_id = :generation AND c.state = 'ready' AND EXISTS (
                 SELECT FROM knowledge_entry e JOIN document d ON d.id = e.document_id
                 WHERE e.generation_id = c.generation_id AND e.key = c.key
-                  AND d.retracted_at IS NULL AND d.valid_from IS NULL AND d.valid_to IS NULL)
+                  AND document_visible(d, CAST(:as_of AS date), :as_of))
             ORDER BY c.key LIMIT :sampled"""),
-        {"generation": generation, "sampled": SAMPLED},
+        {"generation": generation, "as_of": as_of, "sampled": SAMPLED},
     ).all()
     store = Store(library.uri)
     told = {

@@ -132,8 +132,8 @@ def test_a_folder_is_a_clinics_however_its_code_is_written_and_nobodys_otherwise
     shelf.write("rm01/orari.md", "# Orari\n\nAgopuntura il lunedì.")
     report = shelf.blue()
     assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 2)
-    told = [reason.values for reason in report.reasons if reason.code == "document_nobodys"]
-    assert told == [{"folder": "mi01 ", "documents": Count("document", 2)}]
+    assert [reason.code for reason in report.reasons] == ["document_nobodys"], "what answers nobody is no probe"
+    assert report.reasons[0].values == {"folder": "mi01 ", "documents": Count("document", 2)}
     assert "mi01 /prezzi.md" not in shelf.ask("quanto costa la visita agopunturale")
     assert shelf.ask("agopuntura il lunedì", clinic="RM01") == ["rm01/orari.md"]
     again = shelf.blue()
