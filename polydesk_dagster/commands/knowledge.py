@@ -84,8 +84,8 @@ def show(
         console.print(say("command.knowledge.retracted", at=Instant(document.retracted_at)), style="yellow")
     if document.stale_since:
         console.print(say("command.ask.stale", since=Instant(document.stale_since)), style="yellow")
-    for told in _waits_for(document):
-        console.print(told, style="yellow")
+    for sentence in _waits_for(document):
+        console.print(sentence, style="yellow")
     console.print(say("command.knowledge.passages", count=document.passages))
     for hit in passages:
         place = [*hit.headings, *([say("command.ask.page", page=hit.page)] if hit.page else [])]
