@@ -12,6 +12,7 @@ from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.bookings.holds import Booking, Terms
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -78,6 +79,15 @@ def test_a_payment_without_an_answer_is_told_once_and_waits(connection: sa.Conne
     assert payments.settle(connection, case, resolution="unpaid", actor="desk:anna", as_of=AS_OF + CAP)
     assert not payments.settle(connection, case, resolution="unpaid", actor="desk:anna", as_of=AS_OF + CAP)
     assert payments.waiting(connection) == 0
+
+
+def test_a_payment_without_a_reference_is_told_without_one(connection: sa.Connection, slot: int) -> None:
+    place(connection, slot, "ada")
+    confirming.begin_confirming(connection, token="ada", as_of=AS_OF)
+    for at in (AS_OF + 3 * MINUTE, AS_OF + CAP):
+        (reason,) = sweeping.release_expired(connection, at).reasons
+        said = teller("it").reason(reason)
+        assert ("senza riferimento" in said, "—" in said) == (True, False), said
 
 
 def test_the_emergency_reaches_payments_that_are_stuck_and_keeps_them_as_cases(

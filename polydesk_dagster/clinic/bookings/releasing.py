@@ -11,7 +11,7 @@ from polydesk_dagster.changes import Kind, Scope, propose
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.bookings.emergency import Press, press
 from polydesk_dagster.clinic.bookings.payments import OPEN_UNANSWERED
-from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK, STUCK
+from polydesk_dagster.clinic.bookings.sweeping import FREE_SEATS, NAMED, NEVER_PUT_BACK, STUCK, UNANSWERED
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.outcome import Outcome, Reason, Report, Table
 from polydesk_dagster.values import Duration
@@ -55,7 +55,7 @@ _AGO = """jsonb_build_object('seconds', greatest(
 _ALL_HOLDS = f"""
     SELECT CASE WHEN t.state = 'live' OR {STUCK} THEN 'update' ELSE 'conflict' END AS action,
            CAST(NULL AS text) AS finding,
-           CASE WHEN {STUCK} THEN {why("payment_without_answer", hold="t.id", reference="t.payment_reference")}
+           CASE WHEN {STUCK} THEN {UNANSWERED}
                 WHEN t.state = 'confirming' THEN 'payment_just_begun'
                 WHEN t.expires_at <= :as_of THEN 'hold_expired'
                 ELSE {why("hold_active", ago=_AGO)} END AS reason,

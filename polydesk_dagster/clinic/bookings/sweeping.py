@@ -40,6 +40,16 @@ NEVER_PUT_BACK = "freed_time_stays_free"
 
 SINCE = "jsonb_build_object('seconds', extract(epoch FROM CAST(:as_of AS timestamptz) - t.confirming_since))"
 
+
+def _payment(code: str, **values: str) -> str:
+    """SQL for ``code``, or for what is said where the payment has no reference to look it up by."""
+    nameless = why(f"{code}_no_reference", hold="t.id", **values)
+    return f"""CASE WHEN t.payment_reference IS NULL THEN {nameless}
+                ELSE {why(code, hold="t.id", reference="t.payment_reference", **values)} END"""
+
+
+UNANSWERED = _payment("payment_without_answer")
+
 EXPIRED_HOLD = Kind(
     name="expired_hold",
     table="hold",
@@ -56,10 +66,8 @@ EXPIRED_HOLD = Kind(
 _EXPIRED_HOLDS = f"""
     SELECT CASE WHEN over OR {_UNPAID} THEN 'update' ELSE 'conflict' END AS action, CAST(NULL AS text) AS finding,
            CASE WHEN {_UNPAID} THEN 'payment_not_made'
-                WHEN NOT over
-                THEN {why("payment_under_way_for", hold="t.id", reference="t.payment_reference", since=SINCE)}
-                WHEN t.state = 'confirming'
-                THEN {why("payment_without_answer", hold="t.id", reference="t.payment_reference")}
+                WHEN NOT over THEN {_payment("payment_under_way_for", since=SINCE)}
+                WHEN t.state = 'confirming' THEN {UNANSWERED}
                 ELSE 'hold_expired' END AS reason,
            t.id,
            CASE WHEN {_UNPAID} THEN 'released' WHEN over THEN 'expired' ELSE t.state END AS state,
