@@ -11,8 +11,13 @@ import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.show import next_step
 from polydesk_dagster.clinic.patients import seen
+from polydesk_dagster.database import service_runs
+from polydesk_dagster.database.service_runs import PastRun
 from polydesk_dagster.knowledge.work import why
+from polydesk_dagster.outcome import WHAT_TO_DO
 from polydesk_dagster.runtime.state import activity, services
 from polydesk_dagster.runtime.state.model import ServiceState
 from polydesk_dagster.values import Reason
@@ -42,6 +47,20 @@ def states(door: Door, connection: sa.Connection, person: Person) -> list[Servic
             ),
         )
         for state in found
+    ]
+
+
+def past(connection: sa.Connection, service: str, person: Person, limit: int = 30) -> list[PastRun]:
+    """The newest runs of ``service`` that a person sees, newest first; a preview whose plan can no longer be applied
+    does not ask for it any more."""
+    runs = service_runs.past(connection, service, person.clinics, limit)
+    asked = {run.report.plan_id for run in runs if run.report.preview and run.report.plan_id is not None}
+    over = {plan.id: plan for plan in plans.several(connection, asked) if plan.state != "ready" or plan.expired}
+    return [
+        replace(run, report=replace(run.report, figures={**run.report.figures, WHAT_TO_DO: next_step(plan)}))
+        if run.report.preview and (plan := over.get(run.report.plan_id or 0)) is not None and plan.writes
+        else run
+        for run in runs
     ]
 
 

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polydesk_dagster.catalog import BY_KEY, Place, Service
-from polydesk_dagster.database import service_runs
 from polydesk_dagster.runtime.pressing import press
 from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door
@@ -26,7 +25,7 @@ def danger(request: Request) -> Response:
     service = _dangerous(request)
     with door.reader.connect() as connection:
         clinics = looks.clinics(connection, request.state.person)
-        runs = service_runs.past(connection, service.key, limit=10)
+        runs = looks.past(connection, service.key, request.state.person, limit=10)
     return door.page(request, "danger.html", service=service, clinics=clinics, runs=runs)
 
 

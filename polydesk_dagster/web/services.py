@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from polydesk_dagster.catalog import BY_KEY, Place, Service
-from polydesk_dagster.database import service_runs
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.runtime.pressing import press
 from polydesk_dagster.runtime.state import activity
@@ -110,7 +109,7 @@ def service(request: Request) -> Response:
         (row,) = (row for row in _rows(door, connection, request.state.person) if row.service.key == key)
         clinics = looks.clinics(connection, request.state.person)
         said = activity.history(connection, key, 20, clinics=request.state.person.clinics)
-        runs = service_runs.past(connection, key, request.state.person.clinics)
+        runs = looks.past(connection, key, request.state.person)
     return door.page(request, "service.html", row=row, clinics=clinics, said=said, runs=runs, pauses=list(PAUSES))
 
 

@@ -9,12 +9,13 @@ from html import unescape
 import pytest
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes import plans, registry, show
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import settle, synchronise
 from polydesk_dagster.clinic.upkeep import names
 from polydesk_dagster.database.engine import business_url, dagster_url
 from polydesk_dagster.database.migrate import create_database
+from polydesk_dagster.database.service_runs import record
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.web.roles import Role
@@ -48,6 +49,23 @@ def test_a_plan_shows_its_rows_before_and_after_and_reads_like_a_preview(
     assert "2 da modificare" in page
     assert "<b>Rossi" not in page
     assert (f"/piani/{plan}/applica" in page) is applies
+
+
+def test_a_preview_in_the_history_asks_only_for_a_plan_that_can_still_be_applied(door: Served) -> None:
+    plan, now = _plan(door), datetime.now(UTC)
+    with door.door.engine.begin() as connection:
+        stored = plans.load(connection, plan)
+        report = show.preview(connection, stored, registry.kind(stored.kind))
+        record(
+            connection, "refresh_sort_names", report, clinic=None, preview=True, dagster_run="r", as_of=now,
+            started=now, seconds=1.0,
+        )  # fmt: skip
+    with door.signed_in("manager") as browser:
+        assert "se sono giuste, applicalo" in unescape(browser.get("/servizi/refresh_sort_names").text)
+        with door.door.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE plan SET expires_at = now() - interval '1 second'"))
+        page = unescape(browser.get("/servizi/refresh_sort_names").text)
+    assert ("Questo piano è scaduto" in page, "se sono giuste, applicalo" in page) == (True, False)
 
 
 def test_its_file_holds_every_row_and_no_formula(door: Served) -> None:
