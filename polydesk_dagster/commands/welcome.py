@@ -21,6 +21,8 @@ from polydesk_dagster.errors import PolydeskError, in_brief
 from polydesk_dagster.front.application import PATH as FRONT
 from polydesk_dagster.front.booking.application import PATH as BOOKING
 from polydesk_dagster.home import keep_to_ourselves
+from polydesk_dagster.runtime import health
+from polydesk_dagster.told.state import told_of_finding
 from polydesk_dagster.web import users
 
 
@@ -64,6 +66,9 @@ def _welcome(installation: Installation, lines: Sequence[str], *, fresh: bool) -
     if fresh:
         console.print(say("command.up.night"))
         night.tell(night.run(installation))
+    for finding in health.code_loads(settings.home):
+        if not finding.ok:
+            console.print(told_of_finding(show.told(), finding), style="red", soft_wrap=True)
     console.print(say("command.up.ready", address=settings.address), style="bold green")
 
 

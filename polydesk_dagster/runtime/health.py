@@ -5,19 +5,23 @@ It asks both databases directly, so that it also speaks when Dagster does not.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from polydesk_dagster import nearby
 from polydesk_dagster.catalog import OnDemand
 from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head, unsuited
 from polydesk_dagster.errors import PolydeskError
+from polydesk_dagster.runtime import instance
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.runtime.state.model import Condition, Finding, ServiceState
@@ -38,13 +42,15 @@ PATIENCE: Mapping[str, timedelta] = {
     "CANCELING": timedelta(minutes=5),
 }
 """How long a run may stay in a status before it counts as stuck."""
+_SOON = 2.0
+"""Seconds within which a process of this home answers that has nothing else to do."""
 LARGEST_STORAGE = 5_000_000_000
 """Bytes of Dagster's storage, now or at its present growth in thirty days."""
 
 
 def examine(settings: Settings, now: datetime) -> list[Finding]:
     """Look at everything; never raises for what is wrong with the installation."""
-    findings: list[Finding] = []
+    findings = [*code_loads(settings.home)]
     with (
         _reached("dagster_database", lambda: _dagster_url(settings), findings) as theirs,
         _reached("database", lambda: business_url(settings, Role.READER), findings) as ours,
@@ -57,6 +63,17 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
         if ours is not None:
             findings += [_schema(ours), _restored(ours), *_services(ours, begun, now, live=starts_live(settings))]
     return findings
+
+
+def code_loads(home: Path) -> Iterator[Finding]:
+    """Whether the code of the services could be loaded, where this home has a server that runs are forked from."""
+    theirs = instance.dagster_home(home)
+    if not theirs.is_dir():
+        return
+    with contextlib.suppress(OSError):  # nobody is up here, or just loads it
+        said = nearby.ask(instance.runs_socket(theirs, instance.LOCATIONS[0].name), {"do": "status"}, _SOON)
+        why = said["unloadable"]
+        yield Finding("code", ok=why is None, values={"why": why, "log": str(home / "logs" / "launcher.log")})
 
 
 def _dagster_url(settings: Settings) -> URL:

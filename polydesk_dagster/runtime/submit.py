@@ -184,7 +184,7 @@ def _status_of_the_dead(settings: Settings, run_id: str) -> str:
 
 
 def _here(settings: Settings, location: str, order: Order, on_message: Callable[[Message], object]) -> Finished:
-    from polydesk_dagster.runtime.dagster_inside.runs import code, interruptible
+    from polydesk_dagster.runtime.dagster_inside.runs import interruptible, loaded
 
     pointer = next(each for each in instances.LOCATIONS if each.name == location).pointer
     ended: dict[str, str] = {}
@@ -203,5 +203,5 @@ def _here(settings: Settings, location: str, order: Order, on_message: Callable[
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # a terminal is for the desk
     order = replace(order, run_config={**order.run_config, **quiet})
     with interruptible(), instances.open_instance(settings) as instance:
-        carry_out(instance, order, tell, code=code(pointer), location=location)
+        carry_out(instance, order, tell, code=loaded(pointer), location=location)
     return Finished(ended["run_id"], ended["status"], interrupted=ended["status"] == "CANCELED")

@@ -22,9 +22,11 @@ from dagster._grpc import server, server_watcher
 from dagster._grpc.client import DagsterGrpcClient
 
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.runtime import processes
+from polydesk_dagster.runtime import health, instance, processes
 from polydesk_dagster.runtime.apart import apart
 from polydesk_dagster.runtime.child import Child
+from polydesk_dagster.runtime.dagster_inside import runs
+from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.runtime.supervisor import Supervisor
 from polydesk_dagster.settings import Settings
 from tests.runtime.world import ROOT
@@ -162,3 +164,25 @@ def test_a_location_that_does_not_load_says_so_and_leaves_the_other(served: dict
     assert [
         each.repository_name for each in sync_list_repositories_grpc(served["polydesk_emergency"]).repository_symbols
     ]
+
+
+def test_code_that_does_not_load_is_a_finding_and_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = instance.Location("polydesk", "tests.runtime.no_such_module")
+    monkeypatch.setattr(instance, "LOCATIONS", (location,))
+    home = tmp_path / "home"
+    instance.dagster_home(home).mkdir(parents=True)
+    path = instance.runs_socket(instance.dagster_home(home), location.name)
+    assert [*health.code_loads(home)] == []
+    command = forks.command(path, location.name, location.pointer, tmp_path / "output")
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        [found] = until(lambda: [*health.code_loads(home)] if process.poll() is None else [None])
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+    assert found is not None
+    assert not found.ok
+    with pytest.raises(PermanentError, match="code_not_loaded") as refused:
+        runs.loaded(location.pointer)
+    assert refused.value.reason.values["why"] == found.values["why"]
+    assert str(found.values["why"]).startswith("ModuleNotFoundError, ")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime.forks.fitness import why_not_loaded
 from polydesk_dagster.runtime.work import Worker
 
 if TYPE_CHECKING:
@@ -32,6 +34,22 @@ def code(pointer: str) -> Any:
         executable_path=sys.executable,
         entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
     )
+
+
+def loaded(pointer: str) -> Any:
+    """:func:`code` whose definitions load.
+
+    Raises:
+        PermanentError: they do not.
+    """
+    found = code(pointer)
+    try:
+        found.get_definition()
+    except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        raise PermanentError("code_not_loaded", why=why_not_loaded(error)) from error
+    return found
 
 
 def opened(reference: str | None) -> DagsterInstance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,3 +51,10 @@ def seen(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
 def resident() -> int:
     """Memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def why_not_loaded(error: Exception) -> str:
+    """The kind of an error that code did not load with, and its place: Dagster wraps what a module raised."""
+    cause = error.__cause__ or error
+    *_, last = traceback.extract_tb(cause.__traceback__) or [None]
+    return type(cause).__name__ + (f", {last.filename}:{last.lineno}" if last is not None else "")

@@ -31,7 +31,7 @@ from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.dagster_inside.names import NEEDED_BY_RUNS
 from polydesk_dagster.runtime.forks import child as life
 from polydesk_dagster.runtime.forks.becoming import Become
-from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit
+from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit, why_not_loaded
 
 _STATE = "POLYDESK_FORKS_STATE"
 _LOG_BYTES = 10_000_000
@@ -89,6 +89,7 @@ class ForkServer:
         self._owner = os.getppid()
         self._owner_alive = -1
         self._problem: str | None = None
+        self._unloadable: str | None = None
         self._loaded_at = 0.0
         self._wake = socket.socketpair()
         self._files: dict[Path, tuple[int, int]] = {}
@@ -144,7 +145,8 @@ class ForkServer:
             repository.load_all_definitions()
         except Exception as error:
             log.exception("the code location does not load")
-            self._problem = f"il codice non si carica: {type(error).__name__}: {error}"
+            self._unloadable = why_not_loaded(error)
+            self._problem = f"il codice non si carica: {self._unloadable}"
         else:
             self._problem = unfit(2 if self._listener is None else 3)
         if self._problem:
@@ -265,7 +267,8 @@ class ForkServer:
         match request["do"]:
             case "status":
                 runs = {child.run_id: pid for pid, child in self._children.items() if not child.reporter}
-                return {"pid": os.getpid(), "problem": self._problem, "runs": runs, "bytes": resident()}
+                problems = {"problem": self._problem, "unloadable": self._unloadable}
+                return {"pid": os.getpid(), **problems, "runs": runs, "bytes": resident()}
             case "terminate":
                 for pid, child in self._children.items():
                     if child.run_id == request["run_id"] and not child.reporter:
