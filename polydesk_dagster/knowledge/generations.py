@@ -77,20 +77,21 @@ def begin(engine: sa.Engine, library: Library, dimension: int | None, as_of: dat
     return Generation(generation, pipeline(library), dimension, unmerged=False, building=True, abandoned=abandoned)
 
 
-def differences(engine: sa.Engine, building: int, current: int | None) -> dict[str, int]:
-    """Counts of what the new generation changes, instead of what was read for it."""
+def differences(engine: sa.Engine, building: int, current: int | None, *, lost: bool) -> dict[str, int]:
+    """Counts of what the new generation changes, instead of what was read for it; of one whose passages are ``lost``
+    every document that stays is changed."""
     with engine.connect() as connection:
         row = connection.execute(
             sa.text("""
                 SELECT count(*) FILTER (WHERE c.key IS NULL) AS created,
-                       count(*) FILTER (WHERE c.key <> b.key) AS updated,
+                       count(*) FILTER (WHERE c.key <> b.key OR c.key IS NOT NULL AND :lost) AS updated,
                        (SELECT count(*) FROM knowledge_entry o WHERE o.generation_id = :current AND NOT EXISTS (
                             SELECT FROM knowledge_entry n
                             WHERE n.generation_id = :building AND n.document_id = o.document_id)) AS retired
                 FROM knowledge_entry b
                 LEFT JOIN knowledge_entry c ON c.document_id = b.document_id AND c.generation_id = :current
                 WHERE b.generation_id = :building"""),
-            {"building": building, "current": current},
+            {"building": building, "current": current, "lost": lost},
         ).one()
     return {name: getattr(row, name) for name in ("created", "updated", "retired")}
 

@@ -119,6 +119,8 @@ class _Run:
         self.engine = work.engine
         self.preview = preview
         self.past_guard = past_guard
+        self.lost = False
+        """Whether the passages of the current generation are no longer there."""
 
     # What is asked for
 
@@ -135,8 +137,7 @@ class _Run:
             work.account.reasons.append(Reason("pipeline_changed"))
             return self.yellow()
         if not work.store.there(current.id, current.passages):
-            work.account.reasons.append(Reason("index_lost"))
-            return self.yellow()
+            return self._made_anew()
         files, refusal = self._listing()
         if refusal is not None:
             return refusal
@@ -156,9 +157,14 @@ class _Run:
             except PermanentError as error:
                 if error.reason.code != "index_unreadable":
                     raise
-                work.account = told.Account(reasons=[Reason("index_lost")])
-                return self.yellow()
+                work.account = told.Account()
+                return self._made_anew()
         return self._report(current.id, len(files))
+
+    def _made_anew(self) -> Report:
+        self.lost = True
+        self.work.account.reasons.append(Reason("index_lost"))
+        return self.yellow()
 
     def yellow(self) -> Report:
         work = self.work
@@ -191,7 +197,7 @@ class _Run:
             work.store.drop(generations.kept(self.engine))
             return refusal
         before = current.id if current else None
-        work.account.recount(generations.differences(self.engine, building.id, before))
+        work.account.recount(generations.differences(self.engine, building.id, before, lost=self.lost))
         generations.swap(self.engine, building.id, work.as_of)
         self._let_go(building.id, [task for task in found if task.change == "gone"])
         work.store.drop(generations.kept(self.engine))

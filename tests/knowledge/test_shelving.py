@@ -186,7 +186,8 @@ def test_an_index_whose_files_are_lost_is_told_and_made_anew(shelf: Shelf, lost:
     with shelf.engine.connect() as connection:
         assert indexing.anything_due(connection, shelf.library, AS_OF)
     report = shelf.blue()
-    assert report.reasons[0].code == "index_lost"
+    assert (report.outcome, report.reasons[0].code) == (Outcome.OK, "index_lost")
+    assert (report.counts.created, report.counts.updated) == (0, len(shelf.sql("SELECT FROM document")))
     assert shelf.ask("a digiuno per il prelievo")[0] == "prelievo.md"
     shelf.whole()
 
