@@ -23,7 +23,7 @@ from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy, Remote
 from polydesk_dagster.wire import storable
 
-FAST = Policy(connect=60, read=60, write=60, request=60, attempts=3, total=300, wait_first=0.01, wait_longest=1.2)
+FAST = Policy(connect=60, read=60, write=60, request=60, attempts=3, total=300, wait_first=0.01, wait_longest=5)
 """Asks again at once, and gives a system on a busy machine all the time that it needs to answer."""
 IMPATIENT = replace(FAST, read=1, request=2)
 """For what says nothing or not enough."""
