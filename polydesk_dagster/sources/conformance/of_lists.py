@@ -38,7 +38,7 @@ def a_list_comes_whole(stage: Stage) -> None:
             found, _ = read(source, kind)
         _is_whole(stage, kind, found, records)
 
-    over_lists(stage, check)
+    over_lists(stage, check, examples=12)
 
 
 def _is_whole(stage: Stage, kind: str, found: Records, records: Records) -> None:
