@@ -44,8 +44,9 @@ LISTS: Mapping[str, str] = {
 }
 """Columns that hold one of a closed list, each with its terms' domain; a value without a term stands for itself."""
 
+RESOURCE_KINDS = ("room", "instrument", "technician")
 KINDS: Mapping[str, str] = {
-    **dict.fromkeys(("room", "instrument", "technician"), "resource_kind"),
+    **dict.fromkeys(RESOURCE_KINDS, "resource_kind"),
     **dict.fromkeys(("insurance", "fund", "company", "public"), "agreement_kind"),
 }
 """The domain of what the column ``kind`` of a resource or of an agreement holds; any other is a message's."""

@@ -157,12 +157,14 @@ def scope(
     return 1 + len(copies)
 
 
+_WITHIN = "path LIKE '%/%' AND lower(trim(split_part(path, '/', 1))) = :name"
+"""Documents in the first folder called ``name``, however people write it."""
+
+
 def is_folder(connection: sa.Connection, path: str) -> bool:
     """Whether this is no document, but the first folder of some."""
     found: bool | None = connection.scalar(
-        sa.text("""
-            SELECT bool_and(path <> :path) FROM document
-            WHERE path = :path OR path LIKE '%/%' AND lower(trim(split_part(path, '/', 1))) = :name"""),
+        sa.text(f"SELECT bool_and(path <> :path) FROM document WHERE path = :path OR {_WITHIN}"),
         {"path": _composed(path), "name": _composed(path).strip().lower()},
     )
     return bool(found)
@@ -187,10 +189,9 @@ def scope_folder(
         {"name": name, "clinic": number, "actor": actor, "as_of": as_of, "reason": reason},
     )
     moved = connection.execute(
-        sa.text("""
+        sa.text(f"""
             UPDATE document SET clinic_id = :clinic, scoped_by = 'folder'
-            WHERE scoped_by <> 'person' AND path LIKE '%/%' AND lower(trim(split_part(path, '/', 1))) = :name
-            RETURNING id"""),
+            WHERE scoped_by <> 'person' AND {_WITHIN} RETURNING id"""),
         {"clinic": number, "name": name},
     ).all()
     _audit(connection, "knowledge_scope_folder", name, clinic, actor, reason, as_of, {"documents": len(moved)})

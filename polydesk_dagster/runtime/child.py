@@ -6,7 +6,6 @@ What it writes goes to a log file of its own, ``logs/NAME.log`` under the home.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import logging.handlers
 import os
@@ -14,7 +13,6 @@ import re
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from polydesk_dagster.runtime import guardian
-from polydesk_dagster.runtime.forks.becoming import Forked, NoForkError, forked
+from polydesk_dagster.runtime.forks.becoming import Forked, NoForkError, end_with_parent, forked
 from polydesk_dagster.runtime.logs import Structured
 from polydesk_dagster.runtime.work import processor_seconds
 
 LOG_FORMAT = "POLYDESK_LOG_FORMAT"
-_PR_SET_PDEATHSIG = 1
 _MOST_DOUBLINGS = 4
 _LEAST_WORK = 1.0
 """Seconds of the processor that are progress, in one span of patience: what waits for ever uses next to none."""
@@ -100,7 +97,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts children from its main thread only
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - this process starts children from its main thread only
         )
         self.started = self.moved = time.monotonic()
         self.worked = 0.0
@@ -204,8 +201,3 @@ class _Prefixed(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         instant = datetime.fromtimestamp(record.created, UTC).astimezone()
         return f"{instant:%Y-%m-%d %H:%M:%S} {self._name} | {record.getMessage()}"
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -5,9 +5,8 @@ It asks both databases directly, so that it also speaks when Dagster does not.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def code_loads(home: Path) -> Iterator[Finding]:
     theirs = instance.dagster_home(home)
     if not theirs.is_dir():
         return
-    with contextlib.suppress(OSError):  # nobody is up here, or just loads it
+    with suppress(OSError):  # nobody is up here, or just loads it
         said = nearby.ask(instance.runs_socket(theirs, instance.LOCATIONS[0].name), {"do": "status"}, _SOON)
         why = said["unloadable"]
         yield Finding("code", ok=why is None, values={"why": why, "log": str(home / "logs" / "launcher.log")})

@@ -43,6 +43,12 @@ def adopt_orphans(*, yes: bool) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
+def end_with_parent() -> None:
+    """Have this process asked to end once its parent is gone, however that went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
 def reap(known: set[int], before: set[int]) -> set[int]:
     """Wait for those adopted that have ended and that nobody knows. Returns those seen dead now that were not dead
     ``before``: they are waited for at the next look, if nobody has done so by then."""
@@ -182,7 +188,7 @@ class Become:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.001)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        end_with_parent()
         with self.client:
             self.client.settimeout(_PATIENCE)
             self.client.sendall(json.dumps({"pid": os.getpid()}).encode() + b"\n")

@@ -33,9 +33,7 @@ def is_due(number: int, every: int, since: datetime | None, as_of: datetime) -> 
     return now // every > before // every
 
 
-def slowed(before: int, seconds: float, *, told_to_wait: bool) -> int:
-    """Minutes that are left between two looks at who took so long for its answer, or said that it is asked too often;
-    half as many as ``before`` where neither is so."""
-    if told_to_wait:
-        return LONGEST
+def slowed(before: int, seconds: float) -> int:
+    """Minutes that are left between two looks at who took so long for its answer; half as many as ``before`` where it
+    was quick. Who says that it is asked too often is left in peace for ``LONGEST``."""
     return next((minutes for least, minutes in SLOW if seconds >= least), max(before // 2, 1))

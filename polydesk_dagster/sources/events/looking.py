@@ -25,7 +25,7 @@ from polydesk_dagster.errors import ConfigurationError, PermanentError, Polydesk
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.events.intake import trusted_numbers
-from polydesk_dagster.sources.events.intervals import interval, is_due, slowed
+from polydesk_dagster.sources.events.intervals import LONGEST, interval, is_due, slowed
 from polydesk_dagster.sources.events.rounds import Bounds, Lag, ask_all, beginning_at
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Glancing, GoneError, Link, News, Numbers, Secret, Vendor
@@ -99,11 +99,10 @@ class Seen:
     def slowed(self) -> int:
         """How it is to be asked from now on; see ``intervals.slowed``."""
         if self.error is None:
-            before = self.clinic.slowed
-            return slowed(before, self.seconds, told_to_wait=False) if self.answered else before
+            return slowed(self.clinic.slowed, self.seconds) if self.answered else self.clinic.slowed
         waits = isinstance(self.error, TransientError) and self.error.retry_after is not None
         waits = waits or self.error.reason.values.get("status") == TOO_MANY
-        return slowed(self.clinic.slowed, 0, told_to_wait=True) if waits else self.clinic.slowed
+        return LONGEST if waits else self.clinic.slowed
 
 
 CLINICS = f"""
@@ -155,7 +154,7 @@ def look(
     """
     seen: dict[int, Seen] = {}
     wanted: list[_Wanted] = []
-    for clinic in beginning_at(known, first, _code):
+    for clinic in beginning_at(known, first, lambda clinic: clinic.code):
         if not is_due(clinic.id, clinic.every(as_of), since, as_of):
             seen[clinic.id] = Seen(clinic, None, NOT_DUE)
             continue
@@ -174,10 +173,6 @@ def not_reached(seen: Sequence[Seen], first: str | None) -> str | None:
     """The code of whom a look that began at ``first`` did not reach, and the next is to begin at; None: of nobody."""
     order = beginning_at(seen, first, lambda each: each.clinic.code)
     return next((each.clinic.code for each in order if each.why == NOT_REACHED), None)
-
-
-def _code(clinic: Clinic) -> str:
-    return clinic.code
 
 
 @dataclass(frozen=True, slots=True)

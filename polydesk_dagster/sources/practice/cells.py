@@ -11,13 +11,14 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any
 
+from polydesk_dagster.changes.fields import RESOURCE_KINDS, WEEKDAYS
 from polydesk_dagster.values import Reason, Several, Term, Value
 
 DOMAINS: Mapping[str, tuple[str, ...]] = {
-    "weekday": ("mon", "tue", "wed", "thu", "fri", "sat", "sun"),
+    "weekday": WEEKDAYS,
     "yes_no": ("yes", "no"),
     "language": ("it", "de"),
-    "resource_kind": ("room", "instrument", "technician"),
+    "resource_kind": RESOURCE_KINDS,
     "closure_effect": ("closed", "open"),
     "role": ("desk", "specialist", "manager", "superuser"),
     "message_kind": (
