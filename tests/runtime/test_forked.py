@@ -134,8 +134,9 @@ def test_whom_nobody_waits_for_is_waited_for_but_none_of_ours(tmp_path: Path) ->
 
 
 LOADS_AND_NOT = """
-    import sys
+    import signal, sys
     from polydesk_dagster.runtime.dagster_inside import code
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what it does not wait for
     code.main(["json", *sys.argv[1:]])
 """
 

@@ -16,19 +16,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from polydesk_dagster.home import keep_to_ourselves
-from polydesk_dagster.runtime.dagster_inside import quiet
+from polydesk_dagster.runtime.dagster_inside import quiet, signals
 
 
 def main(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM, or until one of the servers ends. ``arguments``: the format of the log's lines, then the
     locations; those that come last are served first."""
-    from dagster._utils.interrupts import setup_interrupt_handlers
     from dagster._utils.log import configure_loggers
 
     keep_to_ourselves()
     log_format, *locations = arguments
     quiet.code_server()
-    setup_interrupt_handlers()
+    signals.heed()
     configure_loggers(formatter=log_format, log_level="WARNING")
     end = threading.Event()
     serving = []

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from polydesk_dagster.home import keep_to_ourselves
-from polydesk_dagster.runtime.dagster_inside import clock, quiet
+from polydesk_dagster.runtime.dagster_inside import clock, quiet, signals
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str]) -> None:
         DEFAULT_DAEMON_HEARTBEAT_TOLERANCE_SECONDS,
         daemon_controller_from_instance,
     )
-    from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
+    from dagster._utils.interrupts import capture_interrupts
 
     keep_to_ourselves()
     workspace, log_format = arguments
     quiet.daemon()
-    setup_interrupt_handlers()
+    signals.heed()
     with contextlib.suppress(KeyboardInterrupt), capture_interrupts(), DagsterInstance.get() as instance:
         clock.look_anew(instance, time.time())
         with daemon_controller_from_instance(
