@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time as clock
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from polydesk_dagster import changes
 from polydesk_dagster.clinic.bookings.emergency import Press
+from polydesk_dagster.clinic.messages import sandbox
 from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import can_receive_texts
@@ -117,6 +120,26 @@ def test_the_factory_texts_pass_their_own_lint() -> None:
 )
 def test_lint(body: str, said: str) -> None:
     assert any(said in told(finding.reason) for finding in lint("reminder", "plain", "sms", None, body))
+
+
+def test_a_text_costs_what_it_works_and_not_what_the_machine_makes_it_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "PATIENCE", 0.05)
+    waits, works = _Value(lambda: clock.sleep(0.1)), _Value(lambda: sum(range(30_000_000)))
+    assert sandbox.render("{{ a }}{{ a }}.", {"a": waits}) == "……."
+    for source, value in (("{{ a }}.", works), ("{{ a }}", "x" * 10_001)):
+        with pytest.raises(sandbox.BrokenTemplateError, match="template_endless"):
+            sandbox.render(source, {"a": value})
+
+
+class _Value:
+    """What a text is filled in with, and what happens meanwhile."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+
+    def __str__(self) -> str:
+        self.meanwhile()
+        return "…"
 
 
 def test_a_neutral_text_cannot_name_the_service() -> None:

@@ -1,4 +1,4 @@
-"""What a text may be made of: a closed list of the template language's parts, within a budget of size and time.
+"""What a text may be made of: a closed list of the template language's parts, within a budget of size and work.
 
 Texts are written by people at a desk and rendered for every patient of a chain, so what is not on the list is refused
 when a text is saved, long before it is rendered. Loops go once over a list that was given, and nothing multiplies.
@@ -21,7 +21,8 @@ LONGEST_SOURCE = 8_000
 LONGEST_TEXT = 10_000
 """Characters of a written text; a loop that writes more is a mistake."""
 PATIENCE = 1.0
-"""Seconds for one text; every factory text takes less than a thousandth of it."""
+"""Seconds of the processor for one text; every factory text takes less than a thousandth of it. How long the machine
+was busy with others says nothing of a text."""
 LISTS = frozenset({"appuntamenti"})
 """The only values that a loop may go over."""
 FILTERS = frozenset({"capitalize", "default", "first", "last", "length", "lower", "title", "trim", "upper"})
@@ -145,10 +146,10 @@ def render(source: str, context: Mapping[str, Any]) -> str:
 
 
 def _within_budget(pieces: Iterator[str]) -> Iterator[str]:
-    length, until = 0, time.monotonic() + PATIENCE
+    length, until = 0, time.thread_time() + PATIENCE
     for piece in pieces:
         length += len(piece)
-        if length > LONGEST_TEXT or time.monotonic() > until:
+        if length > LONGEST_TEXT or time.thread_time() > until:
             raise BrokenTemplateError("template_endless", str(LONGEST_TEXT))
         yield piece
 
