@@ -40,7 +40,7 @@ def _look(run: Run, name: str) -> Report:
     book = reading.read(data, workbook.words())
     snapshot = hashlib.sha256(data).hexdigest()
     with run.engine.begin() as connection:
-        found = importing.plan(connection, book, as_of=run.as_of, origin=run.dagster_run, snapshot=snapshot)
+        found = importing.plan(connection, book, as_of=run.as_of, origin=run.dagster_run, snapshot=snapshot, file=name)
         return importing.shown(connection, found)
 
 

@@ -36,6 +36,7 @@ def of_source(kind: Kind, staged: Staged, ours: int, known: Known | None) -> Ite
         yield Verdict("source_incomplete", staged.seen >= staged.total, staged.seen, staged.total, values)
     unreadable = len(staged.unreadable)
     most = max(limits.rejected * staged.seen, min(limits.few, staged.seen - unreadable))
+    most = most if staged.seen >= limits.enough else staged.seen
     values = {"value": Count("unreadable_records", unreadable), "seen": staged.seen}
     yield Verdict("source_shape", unreadable <= most, unreadable, most, values)
 
@@ -74,7 +75,8 @@ def of_changes(kind: Kind, counted: dict[str, int], ours: int, known: Known | No
         yield Verdict(DRIFTED, not number or gone <= most, gone, most, values)
 
 
-def of_duplicates(numbers: list[int]) -> Verdict:
+def of_duplicates(kind: Kind, numbers: list[int]) -> Verdict:
     """Whether records, of these numbers, contradict each other under one key."""
     values: dict[str, Value] = {"value": Count("records", len(numbers)), "first": Several(tuple(numbers[:10]))}
-    return Verdict("duplicate_keys", not numbers, len(numbers), 0, values)
+    most = 0 if kind.limits.alike else len(numbers)
+    return Verdict("duplicate_keys", len(numbers) <= most, len(numbers), most, values)

@@ -55,6 +55,10 @@ class Limits:
     changed: float | None = None
     """Largest share of our records in force that one plan may change."""
     few: int = 5
+    enough: int = 1
+    """Of fewer records a share says nothing about their shape: each that is unreadable speaks for itself."""
+    alike: bool = True
+    """Whether records that contradict each other under one key stop all; else only they wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ def compare(
     verdicts = [
         *guards.of_source(kind, staged, ours, before),
         guards.of_text(connection, source, staged, stage),
-        guards.of_duplicates(numbers),
+        guards.of_duplicates(kind, numbers),
         *of_changes,
         undone.verdict(connection, plan_id, repeating),
     ]

@@ -35,9 +35,10 @@ def term(domain: str, expression: str) -> str:
 
 def kept(reason: Reason) -> str:
     """``reason`` as a text column holds it."""
-    if not reason.values:
+    if not reason.values and reason.count == 1:
         return reason.code
-    return json.dumps({"code": reason.code, "values": to_json(reason.values)}, ensure_ascii=False)
+    counted = {} if reason.count == 1 else {"count": reason.count}
+    return json.dumps({"code": reason.code, "values": to_json(reason.values)} | counted, ensure_ascii=False)
 
 
 def read(text: str | None) -> Reason | None:
@@ -46,5 +47,5 @@ def read(text: str | None) -> Reason | None:
         return None
     if text.startswith('{"'):
         found = json.loads(text)
-        return Reason(found["code"], mapping_from_json(found["values"]))
+        return Reason(found["code"], mapping_from_json(found["values"]), count=found.get("count", 1))
     return Reason(text) if _CODE.fullmatch(text) else Reason("as_written", {SAID: text})

@@ -76,7 +76,7 @@ def import_(
             _answer(Report.skipped("service_busy", {"service": ServiceKey(importing.SERVICE)}), None, json=json)
         with installation.engine.begin() as connection:
             found = importing.plan(
-                connection, book, as_of=as_of, origin=f"{name[:16]}:{as_of.isoformat()}", snapshot=name
+                connection, book, as_of=as_of, origin=f"{name[:16]}:{as_of.isoformat()}", snapshot=name, file=file.name
             )
             report = importing.shown(connection, found)
         if preview or not found.does:

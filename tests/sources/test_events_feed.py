@@ -160,6 +160,37 @@ def test_the_cursor_stands_on_an_event_that_cannot_be_read_too(bo: Lab) -> None:
     assert cursor(bo) == 4
 
 
+def test_the_last_event_gone_from_between_others_stops_the_clinic(bo: Lab) -> None:
+    """Restored from before it and grown past it since, and its number was not given again."""
+    bo.publish(*people(3), booking("X"))
+    bo.sync()
+    feed = bo.simulator.feed(CODE)
+    del feed.events[-1]
+    bo.publish(booking("Y", "10:00"))
+    stopped = bo.sync()
+    assert stopped.outcome is Outcome.REFUSED
+    assert "L'evento numero 4, l'ultimo letto, non c'è più" in teller().reason(stopped.reasons[0])
+    assert (cursor(bo), bo.appointment("Y")) == (4, None)
+    again = bo.sync(reconcile=True)
+    assert "numbers_restarted" in {reason.code for reason in again.reasons}
+    assert (bo.appointment("X").seats, bo.appointment("Y").seats) == (1, 1)
+    assert bo.sync().outcome is Outcome.NOTHING_TO_DO
+
+
+@pytest.mark.parametrize("oldest", [4, 5])
+def test_a_feed_that_keeps_only_the_newest_is_read_on_without_a_word(bo: Lab, oldest: int) -> None:
+    """Whether it answers 410 for what is older, or with what it has."""
+    bo.publish(*people(3), booking("X"))
+    bo.sync()
+    feed = bo.simulator.feed(CODE)
+    feed.forget(5)
+    feed.oldest = oldest
+    assert bo.sync().outcome is Outcome.NOTHING_TO_DO
+    bo.publish(booking("Y", "10:00"))
+    read = bo.sync()
+    assert (read.outcome, read.reasons, bo.appointment("Y").seats) == (Outcome.OK, (), 1)
+
+
 def test_a_first_meeting_with_a_source_that_is_no_longer_young_loses_nothing(bo: Lab) -> None:
     bo.publish(*people(5), booking("X"))
     bo.simulator.feed(CODE).forget(5)
@@ -176,7 +207,9 @@ def test_gone_events_stop_the_clinic_until_a_person_reconciles(bo: Lab) -> None:
     bo.simulator.feed(CODE).forget(5)
     stopped = bo.sync()
     assert stopped.outcome is Outcome.REFUSED
-    assert "polydesk run sync_events --clinic BO01 --reconcile" in teller().reason(stopped.reasons[0])
+    told = teller().reason(stopped.reasons[0])
+    assert "polydesk run sync_events --clinic BO01 --reconcile" in told
+    assert "3 eventi dopo il numero 1 non ci sono più e non sono stati letti, il più vecchio rimasto è il 5" in told
     assert cursor(bo) == 1
     asked = len(bo.simulator.requests)
     assert bo.sync().reasons[0].code == "events_stopped"

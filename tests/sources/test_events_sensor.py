@@ -156,6 +156,7 @@ def test_a_gap_is_looked_into_and_a_stopped_clinic_is_not_asked(engine: sa.Engin
         bo.publish(booking("X"), booking("Y", "10:00") | {"sequence": 3})
         bo.sync()
         assert chain.look(NOW)["BO01"].news is None
+        assert chain.look(NOW + 11 * MINUTE)["BO01"].why.code == "gap_overdue"
         bo.publish(booking("Z", "11:00") | {"sequence": 2})
         assert chain.look(NOW)["BO01"].news == 2
         bo.sync()
@@ -166,6 +167,23 @@ def test_a_gap_is_looked_into_and_a_stopped_clinic_is_not_asked(engine: sa.Engin
         asked = len(bo.simulator.requests)
         assert chain.look(NOW)["BO01"].why.code == "feed_stopped"
         assert len(bo.simulator.requests) == asked
+
+
+def test_a_history_that_went_back_or_is_another_one_is_a_reason_to_run(engine: sa.Engine) -> None:
+    """A studiolab that was restored and has nothing new yet: nobody else would notice."""
+    with lab(engine) as bo:
+        chain = Round(engine, bo.simulator)
+        bo.simulator.feed("BO01").history = "a"
+        bo.publish(booking("X"), booking("Y", "10:00"))
+        bo.sync()
+        assert chain.look(NOW)["BO01"].news is None
+        bo.simulator.feed("BO01").history = "b"
+        assert chain.look(NOW)["BO01"].why.code == "history_to_judge"
+        bo.simulator.feed("BO01").history = None
+        bo.simulator.feed("BO01").last = 1
+        del bo.simulator.feed("BO01").events[1:]
+        assert (chain.look(NOW)["BO01"].news, bo.sync().reasons[0].code) == (2, "events_stopped")
+        assert chain.look(NOW)["BO01"].why.code == "feed_stopped"
 
 
 def test_what_is_parked_and_due_is_a_reason_to_run(engine: sa.Engine) -> None:

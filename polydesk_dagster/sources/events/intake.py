@@ -33,6 +33,7 @@ PAGES = 100
 FAR = 1000
 """A feed's first number may be late too, but one that starts beyond this has never had the numbers before it; and an
 event whose number lies this far beyond the last that studiolab declares has a wrong one."""
+OTHER_HISTORY = frozenset({"events_other_history", "events_other_epoch", "events_anchor_gone"})
 GAP_PATIENCE = timedelta(minutes=10)
 """How long a missing sequence number is waited for. Studiolab may be up to 5 minutes late with one."""
 
@@ -44,6 +45,10 @@ class Feed(Protocol):
     def epoch(self) -> str: ...
 
     def events(self, after: int, limit: int) -> News: ...
+
+    def oldest(self) -> int | None:
+        """The oldest number that it still has. None: it has none, does not say, or its numbers are not its own, so that
+        one which is missing says nothing."""
 
 
 @dataclass(slots=True)
@@ -99,8 +104,8 @@ def sync(
 
 
 class _OtherHistoryError(PermanentError):
-    """Studiolab counts from an earlier number than it already had, or has another event under one that we know: it was
-    restored from a copy, or is another system."""
+    """Studiolab counts from an earlier number than it already had, or no longer has the event under one that we know:
+    it was restored from a copy, or is another system."""
 
 
 def _pages(feed: Feed, after: int, limit: int, pages: int) -> Iterator[News]:
@@ -174,12 +179,16 @@ class _Round:
         """Page through the news; returns how many numbers are left for the next run where ``pages`` were not enough."""
         with self.engine.begin() as connection:
             sequence, anchor, after, history = self.run(connection, cursors.START).one()
-        left = 0
+        left, met = 0, anchor is None
         for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
             if None not in {news.history, history} and news.history != history:
                 raise _OtherHistoryError("events_other_epoch")
             if news.last_sequence < sequence:
                 raise _OtherHistoryError("events_went_back", last=news.last_sequence, known=sequence)
+            if not met and not (met := bool(staging.ids_at(news, sequence))):
+                met = _highest(news) > sequence or news.size < self.page
+                if met and (oldest := self.feed.oldest()) is not None and oldest < sequence:
+                    raise _OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
             self.take(_without_anchor(news, sequence, anchor))
             ahead = max(0, news.last_sequence - _highest(news))
             left = ahead if number == pages and news.size >= self.page else 0
@@ -247,9 +256,9 @@ class _Round:
             self.run(connection, cursors.STOP, reason=reason)
 
     def is_other_history(self) -> bool:
-        """Whether the feed was stopped because another event stood where the cursor is."""
+        """Whether the feed was stopped because the event on which the cursor stands is none of its any more."""
         stopped = read(self.cursor.stopped)
-        return stopped is not None and stopped.code in {"events_other_history", "events_other_epoch"}
+        return stopped is not None and stopped.code in OTHER_HISTORY
 
     def reconcile(self) -> list[Reason]:
         """Find where the feed can be taken up again, note what is lost, and ask for what must be compared whole."""
@@ -336,6 +345,9 @@ class _Overlap:
     def epoch(self) -> str:
         return self.round_.feed.epoch
 
+    def oldest(self) -> int | None:
+        return self.round_.feed.oldest()
+
     def events(self, after: int, limit: int) -> News:
         try:
             return self.round_.feed.events(after, limit)
@@ -345,10 +357,18 @@ class _Overlap:
                     self.round_.run(connection, cursors.GO_ON, sequence=error.oldest - 1)
                 return self.round_.feed.events(error.oldest - 1, limit)
             if after >= self.sequence or (error.oldest or 0) > self.sequence + 1:
+                error.reason = _with_loss(error, max(after, self.sequence))
                 raise
             with self.round_.engine.begin() as connection:
                 self.round_.lose_gaps(connection, below=error.oldest or self.sequence)
             return self.round_.feed.events(self.sequence if error.oldest is None else error.oldest - 1, limit)
+
+
+def _with_loss(error: GoneError, read: int) -> Reason:
+    """Why the feed cannot be followed, with how many events after the number ``read`` are lost where that is known."""
+    if error.oldest is None or error.oldest <= read + 1:
+        return error.reason
+    return Reason("events_gone_lost", {**error.reason.values, "after": read}, None, error.oldest - read - 1)
 
 
 def _without_anchor(news: News, sequence: int, anchor: str | None) -> News:

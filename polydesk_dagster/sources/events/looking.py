@@ -24,7 +24,7 @@ from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
-from polydesk_dagster.sources.events.intake import trusted_numbers
+from polydesk_dagster.sources.events.intake import GAP_PATIENCE, trusted_numbers
 from polydesk_dagster.sources.events.intervals import LONGEST, interval, is_due, slowed
 from polydesk_dagster.sources.events.rounds import Bounds, Lag, ask_all, beginning_at
 from polydesk_dagster.sources.integrations import SETTINGS
@@ -70,6 +70,10 @@ class Clinic:
     """When its news was read last, or its integration changed."""
     slowed: int = 1
     """See ``intervals.slowed``."""
+    overdue: bool = False
+    """Whether a missing number has been waited for long enough."""
+    history: str | None = None
+    """What its source called its history when it was read last."""
 
     def every(self, as_of: datetime) -> int:
         """Minutes between two looks at it. Who failed has a pause of its own; what is missing or due is not quiet."""
@@ -109,7 +113,8 @@ CLINICS = f"""
 SELECT c.id, c.code, i.vendor, {SETTINGS} AS settings, i.source, coalesce(e.sequence, 0) AS sequence,
        least(coalesce(e.sequence, 0), coalesce(min(lower(g.span)) - 1, e.sequence, 0)) AS after,
        coalesce(array_agg(ARRAY[lower(g.span), upper(g.span)]) FILTER (WHERE g.span IS NOT NULL), '{{}}') AS missing,
-       e.stopped_reason AS stopped, coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since,
+       coalesce(bool_or(g.noticed_at <= CAST(:as_of AS timestamptz) - CAST(:patience AS interval)), false) AS overdue,
+       e.history, e.stopped_reason AS stopped, coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since,
        EXISTS (SELECT FROM event_inbox p
                WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due,
        (SELECT f.token FROM feed_number f WHERE f.clinic_id = c.id AND f.token IS NOT NULL
@@ -124,7 +129,7 @@ GROUP BY c.id, i.clinic_id, e.clinic_id ORDER BY c.code"""
 
 def clinics(connection: sa.Connection, as_of: datetime) -> list[Clinic]:
     """Clinics with an active integration, by code."""
-    rows = connection.execute(sa.text(CLINICS), {"as_of": as_of}).mappings()
+    rows = connection.execute(sa.text(CLINICS), {"as_of": as_of, "patience": GAP_PATIENCE}).mappings()
     return [Clinic(**{**row, "missing": tuple((first, last) for first, last in row["missing"])}) for row in rows]
 
 
@@ -239,7 +244,7 @@ async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads:
     limit = GLANCE if clinic.missing else 1
     if vendor.news is Numbers.DENSE and isinstance(vendor, Glancing):
         found = await vendor.glance(pool, clinic.code, asked.settings, asked.secret, clinic.after, limit, policy)
-        return _judge(clinic, trusted_numbers(found))
+        return _judge(clinic, found)
     token = str(clinic.after) if vendor.news is Numbers.DENSE else clinic.token
 
     def news() -> News:
@@ -248,13 +253,16 @@ async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads:
 
     # A thread cannot be ended: left behind, it ends by the policy's own bounds while the look goes on without it.
     found = await anyio.to_thread.run_sync(news, abandon_on_cancel=True, limiter=threads)
-    if vendor.news is Numbers.DENSE:
-        return _judge(clinic, trusted_numbers(found))
-    return _judge(clinic, [clinic.sequence + 1] if found.size else [])
+    return _judge(clinic, found, dense=vendor.news is Numbers.DENSE)
 
 
-def _judge(clinic: Clinic, numbers: Sequence[int]) -> Seen:
-    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it."""
+def _judge(clinic: Clinic, found: News, *, dense: bool = True) -> Seen:
+    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it. So is a history that is
+    not the one we know: the run says so."""
+    numbers = trusted_numbers(found) if dense else [clinic.sequence + 1] if found.size else []
+    renamed = None not in {found.history, clinic.history} and found.history != clinic.history
+    if renamed or (dense and found.last_sequence < clinic.sequence):
+        return Seen(clinic, clinic.sequence, Reason("history_to_judge"), answered=True)
     fresh = [
         number
         for number in numbers
@@ -262,8 +270,9 @@ def _judge(clinic: Clinic, numbers: Sequence[int]) -> Seen:
     ]
     if fresh or len(numbers) >= GLANCE:
         return Seen(clinic, max(fresh, default=clinic.sequence), Reason("news_to_read"), answered=True)
-    if clinic.due:
-        return Seen(clinic, clinic.sequence, Reason("parked_due"), answered=True)
+    if clinic.due or clinic.overdue:
+        why = Reason("parked_due" if clinic.due else "gap_overdue")
+        return Seen(clinic, clinic.sequence, why, answered=True)
     return Seen(clinic, None, Reason("no_news_reachable_again") if clinic.failures else NOTHING, answered=True)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.sources.events.intake import Feed
-from polydesk_dagster.sources.port import News, Numbers, Source
+from polydesk_dagster.sources.events.intake import Feed, trusted_numbers
+from polydesk_dagster.sources.port import GoneError, News, Numbers, Source
 from polydesk_dagster.wire import Rejected
 
 KEPT = 10_000
@@ -79,6 +79,12 @@ class Counted:
     def events(self, after: int, limit: int) -> News:
         return self.source.news(str(after), limit)
 
+    def oldest(self) -> int | None:
+        try:
+            return min(trusted_numbers(self.source.news(None, 1)), default=None)
+        except GoneError as gone:
+            return gone.oldest
+
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
@@ -103,6 +109,10 @@ class Numbered:
             if numbered.events or numbered.rejected or not full:
                 return numbered
             token = news.token
+
+    def oldest(self) -> int | None:
+        """A source may leave out what it told before: a resource that changed again has only its last version."""
+        return None
 
     def _numbered(self, news: News, after: int) -> News:
         ids = [str(uuid.UUID(event.id)) for event in news.events]

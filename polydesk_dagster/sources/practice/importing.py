@@ -26,7 +26,7 @@ from polydesk_dagster.sources.practice.kinds import BLOCKED
 from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, unreadable
 from polydesk_dagster.sources.practice.reading import Read, Record, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
-from polydesk_dagster.values import Count, Term
+from polydesk_dagster.values import Count, Term, Value
 
 SERVICE = "practice_workbook"
 
@@ -41,6 +41,8 @@ class Import:
     notes: int = 0
     rows: int | None = None
     """What the file holds, readable or not; None where the file itself is no longer known."""
+    file: str | None = None
+    """Its name, as long as it is known."""
 
     @property
     def number(self) -> int | None:
@@ -53,9 +55,17 @@ class Import:
         return any(plan.writes or BY_HAND & {guard.name for guard in plan.holding_guards} for plan in self.plans)
 
 
-def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: str, snapshot: str) -> Import:
+def plan(
+    connection: sa.Connection,
+    book: Workbook,
+    *,
+    as_of: datetime,
+    origin: str,
+    snapshot: str,
+    file: str | None = None,
+) -> Import:
     """The plans that bring us in step with ``book``; nothing else is written. ``origin`` ties them together,
-    ``snapshot`` names the file's content."""
+    ``snapshot`` names the file's content, ``file`` is what people call it."""
     made: list[Plan] = []
     given = {read.sheet.key: read for read in book.sheets}
     problems: list[Problem] = []
@@ -69,17 +79,16 @@ def plan(connection: sa.Connection, book: Workbook, *, as_of: datetime, origin: 
             found = compare(connection, kind, scope, _pages(read, snapshot), as_of=as_of)
             problems += [unreadable(sheet, each.key, each.why) for each in read.unreadable]
             problems += conflicts(connection, sheet, found)
-            if found.rows_kept or found.failed_guards:
-                made.append(found)
+            made.append(found)
             made += [
                 _members(connection, each, found, scope, as_of) for each in sheet.members if each.column in read.present
             ]
         if sheet.known:
             _make_known(connection, sheet, found)
-    kept = tuple(each for each in made if each.rows_kept or each.failed_guards)
+    kept = tuple(each for each in made if each.rows_kept or each.failed_guards or each.tally.get("set_aside"))
     problems.sort(key=follows)
     rows = sum(len(read.records) + len(read.unreadable) for read in book.sheets)
-    return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets), rows)
+    return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets), rows, file)
 
 
 def load(connection: sa.Connection, number: int) -> Import:
@@ -109,7 +118,7 @@ def load(connection: sa.Connection, number: int) -> Import:
 
 def shown(connection: sa.Connection, found: Import) -> Report:
     """What applying would do, sheet by sheet."""
-    parts = [changes.preview(connection, each, registry.kind(each.kind)) for each in found.plans]
+    parts = [_placed(found, each, changes.preview(connection, each, registry.kind(each.kind))) for each in found.plans]
     nothing = Report(Outcome.NOTHING_TO_DO, reasons=_why_nothing(found))
     return _told(combine(parts) if parts else nothing, found, parts, preview=True)
 
@@ -140,6 +149,7 @@ def apply(
         passing = {*past_guards, *(BY_HAND & {guard.name for guard in (*each.failed_guards, *each.holding_guards)})}
         why = reason or (SERVICE if passing else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
+        part = _placed(found, each, part)
         if part.outcome is Outcome.REFUSED and each.writes:
             attempt.rollback()
             return _told(Report(Outcome.REFUSED, Counts(), part.reasons), found, [part], preview=False)
@@ -196,6 +206,20 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
         plan_id=found.number,
         preview=preview,
     )
+
+
+def _placed(found: Import, each: Plan, report: Report) -> Report:
+    """``report`` of one plan, with the sheet of which a guard speaks."""
+    sheet = _BY_KIND.get(each.kind)
+    if sheet is None:
+        return report
+    place: dict[str, Value] = {"sheet": Term("sheet", sheet.key)} | ({"file": found.file} if found.file else {})
+    code = "sheet_of_file_stopped" if found.file else "sheet_stopped"
+    placed = (
+        Reason(code, place | {"why": why}, why.clinic, why.count) if why.code.startswith("guard") else why
+        for why in report.reasons
+    )
+    return replace(report, reasons=tuple(placed))
 
 
 def _pages(read: Read, snapshot: str) -> list[Page]:

@@ -12,8 +12,9 @@ from polydesk_dagster.clinic.calendar.desk_closures import DESK_CLOSURE
 from polydesk_dagster.clinic.calendar.touched import derive_touched
 from polydesk_dagster.outcome import Report
 
-LIMITS = Limits(minimum=0, shrink=1.0, retired=None, changed=0.5)
-"""A workbook may hold a part of what there is; a column that slipped changes more than half."""
+LIMITS = Limits(minimum=0, shrink=1.0, rejected=0.25, retired=None, changed=0.5, enough=20, alike=False)
+"""A workbook may hold a part of what there is, and is written by hand: a wrong row is that row's matter. A column that
+slipped makes more than a quarter of many rows unreadable, or changes more than half of what there is."""
 
 EXPIRES = timedelta(days=7)
 """How long a person may take to look at a workbook's plans."""

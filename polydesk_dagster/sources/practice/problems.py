@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import undone
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.why import read as read_reason
+from polydesk_dagster.sources.practice.reading import at
 from polydesk_dagster.sources.practice.sheets import Sheet
 from polydesk_dagster.values import Reason, Term
 
@@ -43,16 +45,23 @@ def conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Prob
         return []
     rows = connection.execute(
         sa.text(f"""
-            SELECT r.line, r.reason, r.finding FROM {found.rows} r
+            SELECT r.line, r.reason, r.finding,
+                   (SELECT min(o.line) FROM {found.rows} o
+                    WHERE r.finding = 'duplicate' AND o.finding = 'duplicate' AND o.thing = r.thing
+                      AND o.line <> r.line) AS other
+            FROM {found.rows} r
             WHERE r.action = 'conflict'
               AND NOT EXISTS (SELECT FROM plan_hold h WHERE h.plan_id = :plan AND h.ordinal = r.ordinal
                                 AND h.guards <> '{{}}' AND h.guards <@ CAST(:by_hand AS text[]))
             ORDER BY r.line, r.ordinal"""),
         {"plan": found.id, "by_hand": list(BY_HAND)},
     )
-    return [
-        Problem(
-            sheet.key, row.line, read_reason(row.reason) or Reason("finding", {"what": Term("finding", row.finding)})
-        )
-        for row in rows
-    ]
+    return [Problem(sheet.key, row.line, _why(sheet, row)) for row in rows]
+
+
+def _why(sheet: Sheet, row: sa.Row[Any]) -> Reason:
+    """Why the row waits, and where it stands."""
+    if row.other is not None:
+        return at(sheet.key, row.line, Reason("sheet_twice_told", {"other": row.other}))
+    said = read_reason(row.reason) or Reason("finding", {"what": Term("finding", row.finding)})
+    return said if said.code in {"sheet_row", "sheet_cell"} else at(sheet.key, row.line, said)

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.practice.cells import Terms, UnfitError, folded
 from polydesk_dagster.sources.practice.sheets import SHEETS, Sheet
-from polydesk_dagster.values import Reason, Term, Value
+from polydesk_dagster.values import Reason, Several, Term, Value
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
@@ -96,9 +97,11 @@ def read(data: bytes, words: Words) -> Workbook:
 
     A sheet is known by its title, or by its headings where they are those of one sheet alone.
 
+    A sheet that cannot be taken (it lacks a column, is there twice, is too long) is one unreadable record, and stops no
+    other; one without a word in it is as if it were not there.
+
     Raises:
-        PermanentError: if it is no workbook, too large, or has no sheet of ours; or a sheet lacks a column that it
-            cannot do without.
+        PermanentError: if it is no workbook, too large, or has no sheet of ours.
     """
     book = _open(data)
     found: dict[str, Read] = {}
@@ -107,24 +110,37 @@ def read(data: bytes, words: Words) -> Workbook:
         if page.sheet_state != "visible":
             continue
         cells = _cells(page)
+        if not any(value is not None for row in cells for value in row):
+            continue
         sheet, heading = _recognised(page.title, cells, words)
         if sheet is None:
             if words.titles.get(folded(page.title)) != "guide":
                 passed.append(Reason("sheet_unknown_title", {"title": page.title}))
             continue
-        if sheet.key in found:
-            raise PermanentError("sheet_twice", sheet=Term("sheet", sheet.key))
+        said = Term("sheet", sheet.key)
         places, strangers = _places(sheet, cells[heading] if heading is not None else [], words)
-        if missing := sorted(sheet.required - places.keys()):
-            raise PermanentError("sheet_lacks_column", sheet=Term("sheet", sheet.key), column=heading_of(missing[0]))
-        passed += [
-            Reason("sheet_unknown_column", {"sheet": Term("sheet", sheet.key), "title": title}) for title in strangers
-        ]
-        assert heading is not None
-        found[sheet.key] = _rows(sheet, cells[heading + 1 :], heading + 2, places, words.terms)
+        if sheet.key in found:
+            found[sheet.key] = _untaken(sheet, None, Reason("sheet_twice", {"sheet": said}))
+        elif missing := [column.key for column in sheet.columns if column.required and column.key not in places]:
+            columns = Several(tuple(heading_of(key) for key in missing))
+            why = Reason("sheet_lacks_column", {"columns": columns}, count=len(missing))
+            found[sheet.key] = _untaken(sheet, (heading or 0) + 1, at(sheet.key, (heading or 0) + 1, why))
+        elif len(cells) > MOST_ROWS:
+            why = Reason("sheet_too_long", {"sheet": said, "most": MOST_ROWS})
+            found[sheet.key] = _untaken(sheet, None, why)
+        else:
+            passed += [Reason("sheet_unknown_column", {"sheet": said, "title": title}) for title in strangers]
+            assert heading is not None
+            found[sheet.key] = _rows(sheet, cells[heading + 1 :], heading + 2, places, words.terms)
     if not found:
         raise PermanentError("workbook_of_another_kind")
     return Workbook(tuple(found[sheet.key] for sheet in SHEETS if sheet.key in found), tuple(passed))
+
+
+def _untaken(sheet: Sheet, line: int | None, why: Reason) -> Read:
+    """The sheet as the one thing that is wrong with it."""
+    key = sheet.key if line is None else f"{sheet.key}/{line}"
+    return Read(sheet, frozenset(), unreadable=[Unreadable(key, "invalid", why, None)])
 
 
 def heading_of(column: str) -> Term:
@@ -158,12 +174,10 @@ def _open(data: bytes) -> Any:
 
 
 def _cells(page: Worksheet) -> list[list[Any]]:
-    """The values of a sheet, row by row; a merged range holds its value in all of its cells."""
-    rows = []
-    for number, row in enumerate(page.iter_rows(values_only=True, max_col=_WIDEST)):
-        if number >= MOST_ROWS:
-            raise PermanentError("workbook_too_long", title=page.title, most=MOST_ROWS)
-        rows.append([_bare(value) for value in row])
+    """The values of a sheet, row by row, and of one that is too long one row too many; a merged range holds its value
+    in all of its cells."""
+    found = islice(page.iter_rows(values_only=True, max_col=_WIDEST), MOST_ROWS + 1)
+    rows = [[_bare(value) for value in row] for row in found]
     for merged in page.merged_cells.ranges:
         value = page.cell(merged.min_row, merged.min_col).value
         for row in rows[merged.min_row - 1 : merged.max_row]:

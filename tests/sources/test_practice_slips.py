@@ -1,0 +1,110 @@
+"""What is wrong with one row or one sheet of a practice's workbook is that row's or that sheet's matter."""
+
+from __future__ import annotations
+
+from datetime import time
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.sources.practice import importing, reading
+from polydesk_dagster.told import teller, workbook
+from tests.sources.test_practice_workbook import (
+    AGENDAS,
+    DOCTORS,
+    LOCATIONS,
+    SERVICES,
+    TURNS,
+    WHOLE,
+    Rows,
+    all_of,
+    applied,
+    book,
+    planned,
+    said,
+)
+from tests.world import AS_OF
+
+
+@pytest.mark.parametrize("wrong", [1, 8])
+def test_wrong_rows_of_a_small_sheet_wait_and_the_rest_goes_on(engine: sa.Engine, wrong: int) -> None:
+    turns = [TURNS[0], *(["BO01", "Cardiologia", "lunedì", "di mattina", time(12)] for _ in range(wrong))]
+    found, report = applied(engine, book(WHOLE | {"Turni": turns}))
+    assert report.outcome is Outcome.PARTIAL
+    assert report.counts.waiting == wrong
+    assert [each.code for each in report.reasons] == []
+    assert said(found) == [
+        f"foglio Turni, riga {line}, «Dalle»: «di mattina» non è un'ora: scriverla come 09:30"
+        for line in range(2, wrong + 2)
+    ]
+    assert all_of(engine, "SELECT count(*) FROM agenda") == [(1,)]
+    _, again = applied(engine, book(WHOLE))
+    assert (again.outcome, again.counts.created) == (Outcome.OK, 2)
+
+
+def test_a_file_of_wrong_rows_alone_is_refused_and_is_not_in_step(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    with engine.begin() as connection:
+        found = planned(engine, book({"Turni": [TURNS[0], ["BO01", "Cardiologia", "mai", time(9), time(12)]]}))
+        shown = importing.shown(connection, found)
+        report = importing.apply(connection, found, as_of=AS_OF, actor="desk:test")
+    assert [each.outcome for each in (shown, report)] == [Outcome.PARTIAL, Outcome.REFUSED]
+    assert report.counts.waiting == shown.counts.waiting == 1
+    assert len(report.tables) == 1
+
+
+def test_a_shape_that_changed_is_told_with_sheet_and_file(engine: sa.Engine) -> None:
+    applied(engine, book(WHOLE))
+    turns = [["BO01", "Cardiologia", "martedì", f"{n}:00", time(23)] for n in range(22)]
+    turns[4:10] = [[*turn[:3], "di mattina", "di sera"] for turn in turns[4:10]]
+    data = book({"Turni": [TURNS[0], *turns], "Sedi": [*LOCATIONS, ["BO01", "Nuova"]]})
+    found, report = applied(engine, data, file="turni.xlsx")
+    assert report.outcome is Outcome.REFUSED
+    (why,) = (teller("it").reason(each) for each in report.reasons)
+    assert why.startswith("file turni.xlsx, foglio Turni: Il piano")
+    assert "6 record illeggibili su 22: la forma dei dati è cambiata?" in why
+    with engine.begin() as connection:
+        (told,) = importing.shown(connection, found).reasons[:1]
+        assert teller("it").reason(told).startswith("file turni.xlsx, foglio Turni: 6 record")
+        (told,) = importing.shown(connection, importing.load(connection, found.number or 0)).reasons[:1]
+        assert teller("it").reason(told).startswith("foglio Turni: 6 record")
+
+
+def test_a_doctor_twice_with_a_slip_waits_and_nobody_else(engine: sa.Engine) -> None:
+    doctors = [*DOCTORS, ["BO01", "Dr.", "Verdi", "Ugo"], ["BO01", "Prof.", "Verdi", "Ugo"]]
+    found, report = applied(engine, book(WHOLE | {"Medici": doctors}))
+    assert report.outcome is Outcome.PARTIAL
+    assert said(found) == [
+        "foglio Medici, riga 3: è la stessa voce della riga 4, con altri dati: lasciarne una sola",
+        "foglio Medici, riga 4: è la stessa voce della riga 3, con altri dati: lasciarne una sola",
+    ]
+    assert all_of(engine, "SELECT last_name FROM specialist") == [("Bianchi",)]
+    assert all_of(engine, "SELECT count(*) FROM agenda_rule") == [(2,)]
+
+
+def test_a_sheet_that_lacks_a_column_waits_with_what_refers_to_it(engine: sa.Engine) -> None:
+    lacking = [[*row[:2], *row[3:]] for row in AGENDAS]
+    found, report = applied(engine, book(WHOLE | {"Agende": lacking, "Turni": TURNS, "Note": [[]], "Chiusure": []}))
+    remedy = "aggiungerla come nel modello di `polydesk practice template` e importare di nuovo il file"
+    assert said(found)[0] == (f"foglio Agende, riga 1: manca la colonna «Nome», e il foglio è stato saltato: {remedy}")
+    unknown = "«Cardiologia» non è in Polydesk, e in questo file la sua riga manca o va corretta"
+    assert said(found)[1:] == [f"foglio Turni, riga {line}, «Agenda»: {unknown}" for line in (2, 3)]
+    assert (report.outcome, report.counts.waiting) == (Outcome.PARTIAL, 3)
+    assert all_of(engine, "SELECT count(*) FROM service") == [(len(SERVICES) - 1,)]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"Turni": [row[:3] for row in TURNS]}, "foglio Turni, riga 1: mancano 2 colonne (Dalle e Alle), e il foglio"),
+        ({"Turni": [["* orari da rivedere"]]}, "foglio Turni, riga 1: mancano 5 colonne (Clinica, Agenda, Giorno, "),
+        ({"Turns": TURNS}, "il foglio Turni c'è due volte ed è stato saltato: lasciarne uno e importare di nuovo"),
+    ],
+)
+def test_a_sheet_that_cannot_be_taken_is_one_thing_that_is_wrong(more: dict[str, Rows], told: str) -> None:
+    found = reading.read(book(WHOLE | more | {"Foglio9": []}), workbook.words())
+    (turns,) = (each for each in found.sheets if each.sheet.key == "turns")
+    ((why,), others) = (turns.unreadable, [len(each.records) for each in found.sheets if each is not turns])
+    assert teller("it").reason(why.why).startswith(told)
+    assert (turns.records, others, found.passed) == ([], [1, 1, 1, 2, 1], ())
