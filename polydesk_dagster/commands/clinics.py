@@ -55,6 +55,7 @@ def as_object(state: IntegrationState, as_of: datetime) -> dict[str, Any]:
         "since": state.since and state.since.isoformat(),
         "asked_again_at": state.asked_again_at and state.asked_again_at.isoformat(),
         "read_at": state.read_at and state.read_at.isoformat(),
+        "listed_at": state.listed_at and state.listed_at.isoformat(),
         "asked_every_minutes": asked_every(state, as_of),
     }
 
@@ -110,9 +111,9 @@ def integration(
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """What a vendor's file of settings (TOML) says, as JSON can hold it: days and times as text."""
+    """What a vendor's file of settings (TOML) says, as JSON can hold it: days, times and decimals as text."""
     try:
-        said = loads(file.read_text("utf-8"))
+        said = loads(file.read_text("utf-8"), parse_float=str)
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(say("command.integration.not_toml", file=file.name, why=str(error))) from None
     as_json: dict[str, Any] = json.loads(json.dumps(said, default=str))

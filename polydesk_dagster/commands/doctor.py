@@ -24,7 +24,7 @@ from polydesk_dagster.runtime.state import probing
 from polydesk_dagster.runtime.state.integrations import integration_states
 from polydesk_dagster.runtime.state.model import BROKEN, Answer, Finding, Link
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.told.state import state_of_system, told_of_finding, values_of_link
+from polydesk_dagster.told.state import state_of_system, told_as, told_of_finding, values_of_link
 from polydesk_dagster.values import Duration, Value
 
 
@@ -101,7 +101,7 @@ def _clinics(installation: Installation, now: datetime, *, ask: bool) -> Iterato
     for state in states:
         if state.link not in {Link.ABSENT, Link.OFF} and state.clinic not in answered:  # what was just asked is newer
             ok, values = state.link not in BROKEN, values_of_link(state)
-            yield Finding("studiolab", ok=ok, subject=state.clinic, how=state.link, values=values)
+            yield Finding("studiolab", ok=ok, subject=state.clinic, how=told_as(state), values=values)
     for answer in asked:
         how, values = state_of_system(answer)
         yield Finding("studiolab_asked", ok=answer.answer is Answer.WELL, subject=answer.clinic, how=how, values=values)

@@ -33,13 +33,19 @@ def stands_still(teller: Teller, service: str, activity: Activity) -> str:
 
 def linked(teller: Teller, state: IntegrationState) -> str:
     """How a clinic's studiolab is, with its address, and what belongs to that state."""
-    return teller.text(f"state.link.{state.link}", **values_of_link(state))
+    return teller.text(f"state.link.{told_as(state)}", **values_of_link(state))
+
+
+def told_as(state: IntegrationState) -> str:
+    """As what its state is told: of who tells no news, when it was read instead."""
+    return "listed" if state.link == "well" and not state.tells else state.link
 
 
 def values_of_link(state: IntegrationState) -> dict[str, Value]:
     since = Instant(state.since, state.time_zone) if state.since else None
     again = Instant(state.asked_again_at, state.time_zone) if state.asked_again_at else None
-    return {"url": state.base_url, "variable": state.token_env, "since": since, "again": again}
+    listed = Instant(state.listed_at, state.time_zone) if state.listed_at else None
+    return {"url": state.base_url, "variable": state.token_env, "since": since, "again": again, "listed": listed}
 
 
 def state_of_system(state: SystemState) -> tuple[str, dict[str, Value]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -19,13 +18,6 @@ from polydesk_dagster.web.routes import Pages, clinic_of
 
 pages = Pages()
 
-LISTS = sa.text("""
-    SELECT c.code, max(r.started_at) FROM service_run r JOIN clinic c ON c.id = r.clinic_id
-    WHERE r.service = ANY(ARRAY['sync_prices', 'import_patients', 'sync_services', 'sync_collaborators'])
-      AND NOT r.preview AND r.outcome IN ('ok', 'nothing_to_do', 'partial')
-    GROUP BY c.code""")
-"""When a list of each clinic's studiolab was last read well."""
-
 
 @pages.get("/cliniche", May.SEE)
 def clinics(request: Request) -> Response:
@@ -33,11 +25,10 @@ def clinics(request: Request) -> Response:
     person: Person = request.state.person
     with door.reader.connect() as connection:
         states = integration_states(connection, lambda name: secret(name) is not None)
-        lists = {row[0]: row[1] for row in connection.execute(LISTS)}
     hers = [state for state in states if person.clinics is None or state.clinic in person.clinics]
     now = door.now()
     every = {state.clinic: asked_every(state, now) or 1 for state in hers}
-    return door.page(request, "clinics.html", clinics=hers, lists=lists, broken=BROKEN, every=every)
+    return door.page(request, "clinics.html", clinics=hers, broken=BROKEN, every=every)
 
 
 @pages.post("/cliniche/{clinic}/studiolab", May.APPLY)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,23 @@ def test_what_is_the_same_in_every_row_is_written_as_in_a_cell_or_as_toml_has_it
     assert (service.active, service.duration_minutes) == (True, 30)
     (price,) = only(source, "prices").records
     assert (str(price.amount), str(price.valid_from), str(price.valid_to)) == ("1234.50", "2026-01-01", "2026-12-31")
+
+
+def test_numbers_that_stand_fixed_are_decimals(tmp_path: Path) -> None:
+    """From TOML through the integration's JSON, also from a row that was written as a number."""
+    (tmp_path / "a.csv").write_text("Codice;Fascia\n007;A\n008;B\n")
+    (tmp_path / "bo01.toml").write_text("amount = 33.30\nvat_rate = 22.0\nfascia = 10.10\nvalid_from = 2026-01-01\n")
+    said = read_settings(tmp_path / "bo01.toml")
+    band = {"heading": "Fascia", "values": {"A": said.pop("fascia"), "B": 12}}
+    columns = {"service_id": "Codice", "patient_share": band}
+    for amount in (said["amount"], 33.3, 33):
+        fixed = {"currency": "EUR", **said, "amount": amount}
+        source = files(tmp_path, prices={"file": "a.csv", "columns": columns, "fixed": json.loads(json.dumps(fixed))})
+        page = only(source, "prices")
+        assert not page.rejected, page.rejected
+        exact = [[*map(Decimal, (it.amount, it.vat_rate, it.patient_share))] for it in page.records]
+        shares = ("10.10", "12")
+        assert exact == [[Decimal(str(amount)), Decimal(22), Decimal(share)] for share in shares]
 
 
 def workbook(file: Path) -> None:

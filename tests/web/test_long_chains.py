@@ -9,6 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.catalog import SERVICES, Place
+from polydesk_dagster.runtime.state.integrations import asked_every, integration_state
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.state import linked
 from polydesk_dagster.web.wellness import SHOWN
 from polydesk_dagster.web.words import CHOICES, NAMED
 from tests import world
@@ -69,6 +72,30 @@ def test_who_is_behind_and_what_is_not_well_is_told_of_so_many(served: Served) -
         health = unescape(browser.get("/salute").text)
         assert health.count("<code>service_failed</code>") <= SHOWN
         assert "… e altre" in health
+
+
+def test_a_source_of_lists_alone_says_when_it_was_read_and_is_not_asked(served: Served) -> None:
+    """One clinic's files, read yesterday and, as a preview, since."""
+    at = datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
+    with served.door.engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                WITH c AS (UPDATE integration SET vendor = 'files', base_url = NULL, token_env = NULL
+                           WHERE clinic_id = (SELECT id FROM clinic WHERE code = 'C002') RETURNING clinic_id)
+                INSERT INTO service_run
+                       (service, clinic_id, outcome, preview, counts, reasons, as_of, started_at, seconds)
+                SELECT 'sync_prices', clinic_id, 'nothing_to_do', preview, '{}', '[]', at, at, 1
+                FROM c, (VALUES (false, CAST(:at AS timestamptz)), (true, now())) AS t(preview, at)"""),
+            {"at": at},
+        )
+        state = integration_state(connection, "C002", lambda _: True)
+        assert state is not None
+        assert (state.link, state.listed_at, asked_every(state, datetime.now(UTC))) == ("well", at, None)
+        assert linked(teller("it"), state) == "attivo, elenchi letti l'ultima volta 10/03/2026 09:30 (files)"
+    with served.signed_in("superuser") as browser:
+        page = unescape(browser.get("/cliniche").text)
+    assert page.count("10/03/2026 09:30") == 1
+    assert page.count("non ancora interrogato") == MANY - 1
 
 
 def test_the_page_says_who_is_asked_less_often_and_why(served: Served) -> None:

@@ -17,6 +17,10 @@ from polydesk_dagster.sources import vendors
 from polydesk_dagster.sources.events.intervals import interval
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Link as SourceLink
+from polydesk_dagster.sources.port import Numbers
+
+LISTS = ("import_municipalities", "import_patients", "sync_collaborators", "sync_prices", "sync_services")
+"""Services that read lists."""
 
 CLINICS = f"""
     SELECT c.code AS clinic, c.name, c.time_zone, c.language, c.active,
@@ -25,7 +29,10 @@ CLINICS = f"""
            {SETTINGS} AS settings, e.stopped_at, e.stopped_reason, coalesce(e.failures, 0) AS failures,
            e.down_since, e.quiet_until, e.read_at,
            coalesce(e.read_at, i.updated_at) AS quiet_since, coalesce(e.slowed, 1) AS slowed,
-           EXISTS (SELECT FROM service_run r WHERE r.clinic_id = c.id AND r.service = 'sync_events') AS asked
+           EXISTS (SELECT FROM service_run r WHERE r.clinic_id = c.id AND r.service = 'sync_events') AS asked,
+           (SELECT max(r.started_at) FROM service_run r
+            WHERE r.clinic_id = c.id AND r.service = ANY(:lists) AND NOT r.preview
+              AND r.outcome IN ('ok', 'nothing_to_do', 'partial')) AS listed_at
     FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id LEFT JOIN event_cursor e ON e.clinic_id = c.id
     WHERE CAST(:clinic AS text) IS NULL OR c.code = :clinic ORDER BY c.code"""
 
@@ -34,7 +41,7 @@ def integration_states(
     connection: sa.Connection, has_token: Callable[[str], bool], clinic: str | None = None
 ) -> tuple[IntegrationState, ...]:
     """Every clinic, by code, or only one; ``has_token`` says whether a variable that an integration names is set."""
-    rows = connection.execute(sa.text(CLINICS), {"clinic": clinic})
+    rows = connection.execute(sa.text(CLINICS), {"clinic": clinic, "lists": list(LISTS)})
     return tuple(_state(row, has_token) for row in rows)
 
 
@@ -47,7 +54,7 @@ def integration_state(
 
 def asked_every(state: IntegrationState, as_of: datetime) -> int | None:
     """Minutes between two looks at a clinic whose studiolab is well; None where it is asked otherwise or not."""
-    if state.link not in {Link.WELL, Link.NOT_ASKED}:
+    if state.link not in {Link.WELL, Link.NOT_ASKED} or not state.tells:
         return None
     return interval(state.quiet_since, state.slowed, as_of)
 
@@ -71,6 +78,8 @@ def _state(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) ->
         row.read_at,
         row.quiet_since,
         row.slowed,
+        row.listed_at,
+        _tells(row),
     )
 
 
@@ -89,7 +98,16 @@ def _link(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> 
         return Link.STOPPED
     if row.failures:
         return Link.UNREACHABLE
-    return Link.WELL if row.read_at is not None or row.asked else Link.NOT_ASKED
+    seen = row.read_at is not None or row.asked or row.listed_at is not None
+    return Link.WELL if seen else Link.NOT_ASKED
+
+
+def _tells(row: sa.Row[tuple[object, ...]]) -> bool:
+    """Whether the source tells news, as far as its vendor is known."""
+    try:
+        return row.vendor is None or vendors.vendor(row.vendor).news is not Numbers.NONE
+    except ConfigurationError:
+        return True
 
 
 def _leads_to(row: sa.Row[tuple[object, ...]]) -> str:

@@ -217,6 +217,10 @@ class IntegrationState:
     """When its news was read last, or its integration changed."""
     slowed: int = 1
     """Minutes that are left between two looks because it answers slowly, or said that it is asked too often."""
+    listed_at: datetime | None = None
+    """When a list of its was read well last."""
+    tells: bool = True
+    """Whether it tells news; else only its lists are read."""
 
 
 class Answer(StrEnum):

@@ -257,8 +257,8 @@ async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads:
 
 
 def _judge(clinic: Clinic, found: News, *, dense: bool = True) -> Seen:
-    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it. So is a history that is
-    not the one we know: the run says so."""
+    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it. So is a history that
+    is not the one we know: the run says so."""
     numbers = trusted_numbers(found) if dense else [clinic.sequence + 1] if found.size else []
     renamed = None not in {found.history, clinic.history} and found.history != clinic.history
     if renamed or (dense and found.last_sequence < clinic.sequence):

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from polydesk_dagster.sources.files.maps import Column
-from polydesk_dagster.wire import clean, comparable
+from polydesk_dagster.wire import clean, comparable, is_number
 
 ERRORS = frozenset({"#N/A", "#N/D", "#REF!", "#RIF!", "#VALUE!", "#VALORE!", "#NAME?", "#NOME?", "#DIV/0!", "#NUM!"})
 """What a spreadsheet shows where a formula failed, in English and Italian: no value of anybody's."""
@@ -74,7 +74,8 @@ def value(field: str, column: Column, cell: str) -> Any:
     """What ``cell`` says of ``field``; None where it is blank."""
     text = clean(cell)
     if text in column.values:
-        return column.values[text]
+        said = column.values[text]
+        return READ[field](str(said)) if is_number(said) and field in READ else said
     if column.digits is not None and text.removesuffix(".0").isdigit():
         text = text.removesuffix(".0").zfill(column.digits)
     if field in SEVERAL:

@@ -25,13 +25,21 @@ def _sftp(value: str) -> str:
     return value.rstrip("/")
 
 
+def _exact(said: dict[str, Any]) -> dict[str, Any]:
+    """Numbers with decimals as they are written: what JSON hands on is a binary fraction."""
+    return {name: str(each) if isinstance(each, float) else each for name, each in said.items()}
+
+
+Said = Annotated[dict[str, Any], AfterValidator(_exact)]
+
+
 class Column(Settings):
     """Where a field's value stands."""
 
     heading: str = Field(min_length=1)
     digits: int | None = Field(None, ge=1, le=20)
     """Leading zeros that a spreadsheet has dropped are put back up to this many digits."""
-    values: dict[str, Any] = Field(default_factory=dict)
+    values: Said = Field(default_factory=dict)
     """What a cell says, and what that means: ``{"Assicurazione" = "insurance"}``."""
     split: str | None = None
     """What parts several values in one cell."""
@@ -51,7 +59,7 @@ class Table(Settings):
     encoding: Literal["utf-8", "cp1252", "cp850", "utf-16"] | None = None
     """Found where it is not said; cp850 is never guessed."""
     columns: dict[str, Column]
-    fixed: dict[str, Any] = Field(default_factory=dict)
+    fixed: Said = Field(default_factory=dict)
     """Fields that are the same in every row."""
 
     @model_validator(mode="before")

@@ -17,7 +17,7 @@ from polydesk_dagster.sources.files.maps import Column, FilesSettings, Table
 from polydesk_dagster.sources.files.tables import Row, Sheet
 from polydesk_dagster.sources.port import RECORDS, Capabilities, Merged, News, Page, Unchanged
 from polydesk_dagster.values import Reason, Several, Value
-from polydesk_dagster.wire import Rejected, sort_records
+from polydesk_dagster.wire import Rejected, is_number, sort_records
 
 PAGE = 5000
 """Records of a page."""
@@ -92,10 +92,11 @@ class Files:
 
 
 def _fixed(table: Table) -> dict[str, Any]:
-    """What is the same in every row; a text is read as a cell would be."""
-    said = table.fixed.items()
+    """What is the same in every row; a text or a number is read as a cell would be."""
+    read = Column(heading="-")
     return {
-        field: value(field, Column(heading=field), given) if isinstance(given, str) else given for field, given in said
+        field: value(field, read, str(given)) if isinstance(given, str) or is_number(given) else given
+        for field, given in table.fixed.items()
     }
 
 
