@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, don
 from polydesk_dagster.sources.events import cursor as cursors
 from polydesk_dagster.sources.events import effects, inbox, staging, types
 from polydesk_dagster.sources.events.cursor import Cursor
+from polydesk_dagster.sources.events.history import OTHER_HISTORY, OtherHistoryError, with_loss, without_anchor
 from polydesk_dagster.sources.events.staging import Batch
 from polydesk_dagster.sources.port import GoneError, News
 from polydesk_dagster.sources.records import Event
@@ -33,7 +34,6 @@ PAGES = 100
 FAR = 1000
 """A feed's first number may be late too, but one that starts beyond this has never had the numbers before it; and an
 event whose number lies this far beyond the last that studiolab declares has a wrong one."""
-OTHER_HISTORY = frozenset({"events_other_history", "events_other_epoch", "events_anchor_gone"})
 GAP_PATIENCE = timedelta(minutes=10)
 """How long a missing sequence number is waited for. Studiolab may be up to 5 minutes late with one."""
 
@@ -97,15 +97,10 @@ def sync(
     try:
         reasons = round_.reconcile() if reconcile else []
         left = round_.read(pages, progress)
-    except (GoneError, _OtherHistoryError) as error:
+    except (GoneError, OtherHistoryError) as error:
         round_.stop(kept(error.reason))
         return Report.refused("events_stopped", {"why": error.reason}, clinic)
     return round_.report(reasons, left)
-
-
-class _OtherHistoryError(PermanentError):
-    """Studiolab counts from an earlier number than it already had, or no longer has the event under one that we know:
-    it was restored from a copy, or is another system."""
 
 
 def _pages(feed: Feed, after: int, limit: int, pages: int) -> Iterator[News]:
@@ -182,14 +177,14 @@ class _Round:
         left, met = 0, anchor is None
         for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
             if None not in {news.history, history} and news.history != history:
-                raise _OtherHistoryError("events_other_epoch")
+                raise OtherHistoryError("events_other_epoch")
             if news.last_sequence < sequence:
-                raise _OtherHistoryError("events_went_back", last=news.last_sequence, known=sequence)
+                raise OtherHistoryError("events_went_back", last=news.last_sequence, known=sequence)
             if not met and not (met := bool(staging.ids_at(news, sequence))):
                 met = _highest(news) > sequence or news.size < self.page
                 if met and (oldest := self.feed.oldest()) is not None and oldest < sequence:
-                    raise _OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
-            self.take(_without_anchor(news, sequence, anchor))
+                    raise OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
+            self.take(without_anchor(news, sequence, anchor))
             ahead = max(0, news.last_sequence - _highest(news))
             left = ahead if number == pages and news.size >= self.page else 0
             if progress:
@@ -357,34 +352,11 @@ class _Overlap:
                     self.round_.run(connection, cursors.GO_ON, sequence=error.oldest - 1)
                 return self.round_.feed.events(error.oldest - 1, limit)
             if after >= self.sequence or (error.oldest or 0) > self.sequence + 1:
-                error.reason = _with_loss(error, max(after, self.sequence))
+                error.reason = with_loss(error, max(after, self.sequence))
                 raise
             with self.round_.engine.begin() as connection:
                 self.round_.lose_gaps(connection, below=error.oldest or self.sequence)
             return self.round_.feed.events(self.sequence if error.oldest is None else error.oldest - 1, limit)
-
-
-def _with_loss(error: GoneError, read: int) -> Reason:
-    """Why the feed cannot be followed, with how many events after the number ``read`` are lost where that is known."""
-    if error.oldest is None or error.oldest <= read + 1:
-        return error.reason
-    return Reason("events_gone_lost", {**error.reason.values, "after": read}, None, error.oldest - read - 1)
-
-
-def _without_anchor(news: News, sequence: int, anchor: str | None) -> News:
-    """``news`` without the event that the cursor stands on, which was read again to see that it still is that one.
-
-    Raises:
-        _OtherHistoryError: under its number stands another event.
-    """
-    there = staging.ids_at(news, sequence)
-    if anchor is None or not there:
-        return news
-    if anchor not in there:
-        raise _OtherHistoryError("events_other_history", sequence=sequence)
-    events = tuple(event for event in news.events if event.sequence != sequence)
-    rejected = tuple(each for each in news.rejected if staging.readable_sequence(each.raw) != sequence)
-    return replace(news, events=events, rejected=rejected)
 
 
 def _reread(due: Sequence[Any]) -> Batch:
