@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
@@ -22,6 +24,7 @@ from xdist.scheduler import LoadScopeScheduling
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from tests import postgres, world
+from tests.waiting import PATIENCE
 
 DATA = Path(__file__).parent / "data"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
@@ -33,6 +36,10 @@ _server = pytest.StashKey[str]()
 # How long a machine takes that others keep busy says nothing of what is tested.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+# Whoever asks over HTTP without a word on time has said nothing either; what we ship always says it.
+unsaid = inspect.signature(httpx.Client).parameters["timeout"].default
+unsaid.connect = unsaid.read = unsaid.write = unsaid.pool = PATIENCE
 
 gc.set_threshold(50_000)  # what is imported stays: looking through it again and again is a good part of the start
 

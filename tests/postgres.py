@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.database.migrate import create_database, migrate
+from tests.waiting import PATIENCE
 from tests.world import AS_OF
 
 EMPTY = "template_empty"
@@ -43,7 +44,7 @@ def started() -> Iterator[URL]:
         yield url
     finally:
         _keeper(url.set(database="postgres")).dispose()
-        embedded.stop(home, patience=5)
+        embedded.stop(home, patience=PATIENCE)
         shutil.rmtree(home, ignore_errors=True)
 
 

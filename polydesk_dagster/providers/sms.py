@@ -36,7 +36,7 @@ class SmsGateway:
         limits = httpx.Limits(max_connections=self._at_once, max_keepalive_connections=self._at_once)
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._token}", "User-Agent": "polydesk"},
-            timeout=httpx.Timeout(self._patience, connect=5.0),
+            timeout=self._patience,
             transport=network.async_transport(limits=limits),
             trust_env=False,
         )

@@ -17,6 +17,7 @@ from polydesk_dagster.clinic.bookings.unverified import Answer
 from polydesk_dagster.told import teller
 from tests import world
 from tests.bookings.world import HOUR, START, count, held_by_another, status, unverified
+from tests.waiting import PATIENCE
 from tests.world import AS_OF
 
 
@@ -193,7 +194,7 @@ def test_who_takes_a_service_away_is_waited_for_before_a_booking_comes_back_to_i
             time.sleep(0.01)
         connection.execute(sa.text("UPDATE service SET active = false"))
         connection.commit()
-        assert verifying.result(30) is Answer.CLOSED
+        assert verifying.result(PATIENCE) is Answer.CLOSED
 
 
 def test_only_what_can_be_booked_online_is_an_alternative(engine: sa.Engine) -> None:

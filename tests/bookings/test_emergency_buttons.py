@@ -19,6 +19,7 @@ from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Duration
 from tests import world
+from tests.waiting import PATIENCE
 from tests.world import AS_OF, rome
 
 MINUTE = timedelta(minutes=1)
@@ -241,7 +242,7 @@ def test_two_presses_in_one_instant_are_one_after_the_other(engine: sa.Engine, p
             with pytest.raises(TimeoutError):
                 second.result(timeout=1)
         assert first.outcome is Outcome.OK
-        assert second.result(timeout=30).reasons[0].code == "too_soon"
+        assert second.result(timeout=PATIENCE).reasons[0].code == "too_soon"
 
 
 def test_the_pause_goes_by_the_clock_and_not_by_the_instant_of_the_press(

@@ -19,6 +19,7 @@ from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.told import teller
 from tests import world
 from tests.bookings.world import HOUR, START, count, held_by_another, status, unverified
+from tests.waiting import PATIENCE
 from tests.world import AS_OF
 
 
@@ -170,7 +171,7 @@ def test_undoing_an_expiry_waits_for_who_verifies_and_never_deadlocks(engine: sa
             time.sleep(0.01)
         reply = bookings.verify(connection, appointment_id=booking, patient_id=practice.patient, as_of=AS_OF)
         connection.commit()
-        assert undoing.result(30) is not Outcome.OK
+        assert undoing.result(PATIENCE) is not Outcome.OK
     assert reply.answer is Answer.BOOKED
     assert status(engine, booking) == ("booked", True)
 

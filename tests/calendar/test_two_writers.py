@@ -14,9 +14,8 @@ from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.sources.events_world import booking, lab
+from tests.waiting import PATIENCE, until
 from tests.world import AS_OF, rome
-
-LONG = 120
 
 
 def _until(engine: sa.Engine, waiting: Future[object]) -> None:
@@ -25,11 +24,7 @@ def _until(engine: sa.Engine, waiting: Future[object]) -> None:
         blocked = sa.text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        for _ in range(LONG * 20):
-            if waiting.done() or connection.scalar(blocked):
-                return
-            connection.execute(sa.text("SELECT pg_sleep(0.05)"))
-    raise AssertionError("nobody waits")
+        until(lambda: waiting.done() or connection.scalar(blocked), "nobody waits")
 
 
 def _beside(engine: sa.Engine, first: sa.Connection, second: Callable[[], object]) -> Future[object]:
@@ -38,7 +33,7 @@ def _beside(engine: sa.Engine, first: sa.Connection, second: Callable[[], object
         running = pool.submit(second)
         _until(engine, running)
         first.commit()
-        running.exception(timeout=LONG)
+        running.exception(timeout=PATIENCE)
         return running
 
 

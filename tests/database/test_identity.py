@@ -14,6 +14,7 @@ import pytest
 
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="polydesk-id-", dir="/tmp"))
     folder.chmod(0o755)
     yield folder
-    embedded.stop(folder, patience=5)
+    embedded.stop(folder, patience=PATIENCE)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -48,7 +49,7 @@ def test_a_reused_number_is_neither_taken_for_the_server_nor_stopped(
     file = home / "postgres" / "postmaster.pid"
     left = file.read_text().splitlines()
     assert embedded.running(home)
-    assert embedded.stop(home, patience=5)
+    assert embedded.stop(home, patience=PATIENCE)
     as_left(file, "\n".join([str(stranger.pid), *left[1:]]) + "\n")  # as a power cut leaves it
     assert not embedded.running(home)
     assert embedded.stop(home)
@@ -62,7 +63,7 @@ def test_a_reused_number_is_neither_taken_for_the_server_nor_stopped(
 @pytest.mark.slow
 def test_half_a_file_is_no_server(home: Path) -> None:
     embedded.start(home)
-    assert embedded.stop(home, patience=5)
+    assert embedded.stop(home, patience=PATIENCE)
     as_left(home / "postgres" / "postmaster.pid", "123\n")
     assert not embedded.running(home)
     embedded.start(home)
@@ -71,7 +72,7 @@ def test_half_a_file_is_no_server(home: Path) -> None:
 
 def test_a_server_that_does_not_start_is_a_sentence_that_names_its_log(home: Path) -> None:
     embedded.start(home)
-    assert embedded.stop(home, patience=5)
+    assert embedded.stop(home, patience=PATIENCE)
     with (home / "postgres" / "postgresql.auto.conf").open("a") as settings:
         settings.write("shared_buffers = 'nonsense'\n")
     with pytest.raises(PermanentError) as said:

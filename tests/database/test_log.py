@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import create_engine
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 SECRET = "Segretissimi"
 
@@ -34,7 +34,7 @@ def home() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="polydesk-log-", dir="/tmp"))
     home.chmod(0o755)
     yield home
-    embedded.stop(home, patience=5)
+    embedded.stop(home, patience=PATIENCE)
     shutil.rmtree(home, ignore_errors=True)
 
 
@@ -67,7 +67,7 @@ def test_the_log_tells_of_the_server_and_never_of_a_row(home: Path) -> None:
             connection.execute(sa.text(f"SELECT '{SECRET}'"))
     _until_it_answers(engine)
     engine.dispose()
-    assert embedded.stop(home, patience=5)
+    assert embedded.stop(home, patience=PATIENCE)
     log = (home / "postgres" / "log").read_text()
     for told in ("ready to accept connections", "was terminated by signal 9", "database system is shut down"):
         assert told in log
@@ -78,7 +78,7 @@ def test_the_log_tells_of_the_server_and_never_of_a_row(home: Path) -> None:
 @pytest.mark.slow
 def test_a_start_brings_the_settings_of_this_version(home: Path) -> None:
     _started(home).dispose()
-    assert embedded.stop(home, patience=5)
+    assert embedded.stop(home, patience=PATIENCE)
     (home / "postgres" / "polydesk.conf").write_text("log_min_messages = warning\n")
     engine = _started(home)
     with engine.connect() as connection:

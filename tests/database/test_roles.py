@@ -38,6 +38,7 @@ from polydesk_dagster.web.__main__ import programs as programs_outside
 from polydesk_dagster.web.application import application
 from polydesk_dagster.web.door import Door
 from tests import world
+from tests.waiting import PATIENCE
 from tests.web.world import person
 
 
@@ -54,7 +55,7 @@ def settings() -> Iterator[Settings]:
     with old.begin() as connection:
         connection.execute(sa.text("CREATE TABLE plan_rows.p1 (ordinal bigint)"))
     old.dispose()
-    assert embedded.stop(home, patience=5)
+    assert embedded.stop(home, patience=PATIENCE)
     (home / "postgres" / "pg_hba.conf").write_text("local all all trust\n")
     embedded.start(home)
     settings = Settings(home=home)
@@ -65,7 +66,7 @@ def settings() -> Iterator[Settings]:
         connection.execute(sa.text("CREATE TABLE plan_rows.made_later (ordinal bigint)"))
     app.dispose()
     yield settings
-    embedded.stop(home, patience=5)
+    embedded.stop(home, patience=PATIENCE)
     shutil.rmtree(folder)
 
 

@@ -26,6 +26,7 @@ from polydesk_dagster.front.booking.access import Front
 from polydesk_dagster.front.tokens import Scope
 from polydesk_dagster.knowledge.library import Library
 from tests import postgres, world
+from tests.waiting import PATIENCE
 from tests.web.world import Served, served
 from tests.world import AS_OF
 
@@ -106,11 +107,11 @@ class Program:
             "end": (AS_OF + timedelta(days=15)).isoformat(),
             **narrower,
         }
-        return httpx.get(f"{self.base}/Appointment/$find", params=query, headers=self.headers(), timeout=60)
+        return httpx.get(f"{self.base}/Appointment/$find", params=query, headers=self.headers(), timeout=PATIENCE)
 
     def do(self, deed: str, body: object, key: str | None = None) -> httpx.Response:
         headers = self.headers(**{"Idempotency-Key": key or f"richiesta-{next(_serial)}"})
-        return httpx.post(f"{self.base}/Appointment/${deed}", json=body, headers=headers, timeout=60)
+        return httpx.post(f"{self.base}/Appointment/${deed}", json=body, headers=headers, timeout=PATIENCE)
 
     def hold(self, time: dict[str, Any], key: str | None = None) -> httpx.Response:
         return self.do("hold", wanted(time), key)

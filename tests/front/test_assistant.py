@@ -21,6 +21,7 @@ from polydesk_dagster.knowledge import unanswered
 from polydesk_dagster.pace import Buckets
 from tests import world
 from tests.knowledge.world import AS_OF, Shelf
+from tests.waiting import PATIENCE
 from tests.web.world import free_port, listening
 
 WHO = {"who": "desk:anna", "why": "prova di integrazione", "as_of": AS_OF}
@@ -43,7 +44,7 @@ class Assistant:
 
     def post(self, path: str, body: object, token: str | None, **headers: str) -> httpx.Response:
         given = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.post(f"{self.origin}/{path}", json=body, headers={**given, **headers}, timeout=60)
+        return httpx.post(f"{self.origin}/{path}", json=body, headers={**given, **headers}, timeout=PATIENCE)
 
     def kept(self) -> list[tuple[str, str, int]]:
         with self.shelf.engine.connect() as connection:
@@ -185,7 +186,7 @@ def test_the_same_over_mcp_by_its_own_client(assistant: Assistant) -> None:
 
 
 def test_it_describes_itself(assistant: Assistant) -> None:
-    described = httpx.get(f"{assistant.origin}/openapi.json", timeout=60).json()
+    described = httpx.get(f"{assistant.origin}/openapi.json", timeout=PATIENCE).json()
     assert described["openapi"].startswith("3.1")
     assert set(described["paths"]) == {"/ask", "/judge"}
     assert "Problem" in described["components"]["schemas"]

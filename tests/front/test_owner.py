@@ -23,6 +23,7 @@ from polydesk_dagster.front.assistant import owner
 from polydesk_dagster.knowledge.library import Library
 from polydesk_dagster.resources.meaning import search
 from tests.knowledge.world import Shelf
+from tests.waiting import PATIENCE
 
 PROGRAM = """
 import sys
@@ -60,7 +61,7 @@ def path() -> Path:
 def asked(*words: str) -> str:
     """What the command prints in a process of its own."""
     command = [sys.executable, "-c", PROGRAM, "ask", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -97,7 +98,7 @@ def test_what_is_no_question_harms_nobody(shelf: Shelf) -> None:
     with owner.answering(path(), shelf.engine, lambda: shelf.library, "s"):
         for sent in NO_QUESTIONS:
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(20)
+                client.settimeout(PATIENCE)
                 client.connect(str(path()))
                 with suppress(BrokenPipeError):  # it went after the longest that a request may be
                     client.sendall(sent)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.waiting import PATIENCE
 
 LOCK = "requirements.lock"
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,3 +72,21 @@ def test_the_lock_of_a_deployment_is_a_part_of_the_other_without_what_only_devel
 def _normal(name: str) -> str:
     """A package's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _bounds(call: ast.Call) -> Iterator[float]:
+    """The seconds that a call says by itself how long it waits."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    first = call.args[:1] if name in {"communicate", "join", "result", "settimeout", "wait"} else []
+    for value in [*first, *(each.value for each in call.keywords if each.arg in {"patience", "timeout"})]:
+        if isinstance(value, ast.Constant) and isinstance(value.value, int | float):
+            yield float(value.value)
+
+
+def test_no_test_knows_how_fast_a_machine_is() -> None:
+    """What is to come is waited for as long as all tests do; a moment is for what must not come, or is given up."""
+    read = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("*.py"))}
+    calls = ((path, node) for path, tree in read.items() for node in ast.walk(tree) if isinstance(node, ast.Call))
+    assert [
+        f"{path}:{call.lineno}" for path, call in calls if any(5 <= bound < PATIENCE for bound in _bounds(call))
+    ] == []

@@ -12,6 +12,7 @@ import pytest
 
 from polydesk_dagster import home
 from polydesk_dagster.errors import ConfigurationError
+from tests.waiting import PATIENCE
 
 
 def _mode(path: Path) -> int:
@@ -46,5 +47,6 @@ finally:
     open(os.environ["WRITTEN"], "w").close()
 """
     written = tmp_path / "written"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "WRITTEN": str(written)}, check=True, timeout=60)
+    environment = {**os.environ, "WRITTEN": str(written)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=PATIENCE)
     assert _mode(written) == 0o600

@@ -16,6 +16,7 @@ from polydesk_dagster.database import embedded
 from polydesk_dagster.database.engine import create_engine, dagster_url, plain_url
 from polydesk_dagster.settings import Settings
 from tests import postgres
+from tests.waiting import PATIENCE
 
 TABLES = """
     SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -86,5 +87,5 @@ def home() -> Iterator[Path]:
     try:
         yield folder / "home"
     finally:
-        embedded.stop(folder / "home", patience=5)
+        embedded.stop(folder / "home", patience=PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)

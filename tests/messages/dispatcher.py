@@ -15,12 +15,13 @@ from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.providers.sms import SmsGateway
 from polydesk_dagster.providers.smtp import MailRelay
+from tests.waiting import PATIENCE
 
 
 def main(database: str, carrier: str, instant: str) -> None:
     as_of = datetime.fromisoformat(instant)
     providers: dict[Channel, Provider] = (
-        {"email": MailRelay(carrier, "Polydesk <no-reply@polydesk.example>", patience=2)}
+        {"email": MailRelay(carrier, "Polydesk <no-reply@polydesk.example>", patience=PATIENCE)}
         if carrier.startswith("smtp")
         else {"sms": SmsGateway(carrier, DEMO_TOKEN, "Polydesk", patience=3)}
     )

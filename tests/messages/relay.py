@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.waiting import PATIENCE
+
 
 @dataclass
 class Relay:
@@ -71,4 +73,4 @@ class Relay:
             thread.start()
             yield f"smtp://127.0.0.1:{server.server_address[1]}?starttls=never"
             server.shutdown()
-            thread.join(10)
+            thread.join(PATIENCE)

@@ -15,12 +15,13 @@ from polydesk_dagster.demo import mailbox
 from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
 from tests.messages.world import AS_OF
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
 def mail(tmp_path: Path) -> Iterator[tuple[Path, dict[Channel, Provider]]]:
     with mailbox.in_thread(tmp_path / "mail") as url:
-        yield tmp_path / "mail", {"email": MailRelay(url, "no-reply@clinica.example", patience=2)}
+        yield tmp_path / "mail", {"email": MailRelay(url, "no-reply@clinica.example", patience=PATIENCE)}
 
 
 def tokens(folder: Path, address: str) -> list[str]:

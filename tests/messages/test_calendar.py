@@ -15,6 +15,7 @@ from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
 from tests.messages.relay import Relay
 from tests.messages.world import AS_OF, booked
+from tests.waiting import PATIENCE
 
 WHEN = ["2026-03-18", "2026-03-19"]
 
@@ -42,7 +43,7 @@ def test_it_is_entered_moved_and_taken_out(engine: sa.Engine) -> None:
         later = world.slot(connection, practice.agenda, world.rome(WHEN[1], "11:00"))
     relay = Relay()
     with relay.listening() as url:
-        carriers: Any = {"email": MailRelay(url, "Segreteria <desk@clinica.example>", patience=5)}
+        carriers: Any = {"email": MailRelay(url, "Segreteria <desk@clinica.example>", patience=PATIENCE)}
 
         def letters(minutes: int) -> list[bytes]:
             at = AS_OF + timedelta(minutes=minutes)

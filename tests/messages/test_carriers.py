@@ -16,13 +16,15 @@ from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.providers.sms import SmsGateway
 from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
-from tests.messages.world import AS_OF, booked, gateway, states
+from tests.messages.relay import Relay
+from tests.messages.world import AS_OF, SENDER, booked, by_mail, gateway, states
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
 def mail(tmp_path: Path) -> Iterator[tuple[Path, Provider]]:
     with mailbox.in_thread(tmp_path / "mail") as url:
-        yield tmp_path / "mail", MailRelay(url, "no-reply@clinica.example", patience=1)
+        yield tmp_path / "mail", MailRelay(url, SENDER, patience=PATIENCE)
 
 
 def addressed(folder: Path) -> list[str]:
@@ -150,8 +152,8 @@ def test_a_doubt_is_settled_by_asking_in_the_same_run(engine: sa.Engine) -> None
         practice = world.practice(connection)
         booked(connection, practice, "09:00")
         booked(connection, practice, "10:00")
-    with gateway(patience=0.5) as (simulator, providers):
-        simulator.fail("timeout", "/messages", seconds=1.5)
+    with gateway() as (simulator, providers):
+        simulator.fail("cut", "/messages")
         simulator.fail("status", "/messages", status=503, after=1)
         report = service.send(engine, AS_OF, "reminder", providers)
         assert report.figures["messages_unknown"] == 0
@@ -175,19 +177,20 @@ def test_a_gateway_that_is_down_costs_nobody_an_attempt(engine: sa.Engine) -> No
         assert set(connection.scalars(sa.text("SELECT attempts FROM message"))) == {1}
 
 
-def test_silence_over_smtp_stays_a_doubt_for_a_person(engine: sa.Engine, mail: tuple[Path, Provider]) -> None:
+def test_silence_over_smtp_stays_a_doubt_for_a_person(engine: sa.Engine) -> None:
     from polydesk_dagster.clinic.messages import health, ledger
 
-    folder, relay = mail
+    relay = Relay(leaves_after_data=True)
     with engine.begin() as connection:
         practice = world.practice(connection)
-        mute = world.patient(connection, mobile=None, email="muta@example.org")
+        mute = world.patient(connection, mobile=None, email="anna@example.org")
         booked(connection, practice, patient_id=mute)
-    report = service.send(engine, AS_OF, "reminder", {"email": relay})
-    assert (report.counts.waiting, report.figures["messages_unknown"]) == (1, 1)
-    assert report.outcome is Outcome.REFUSED
-    service.send(engine, AS_OF + timedelta(hours=1), "reminder", {"email": relay})
-    assert addressed(folder) == ["muta@example.org"]
+    with relay.listening() as url:
+        report = service.send(engine, AS_OF, "reminder", by_mail(url))
+        assert (report.counts.waiting, report.figures["messages_unknown"]) == (1, 1)
+        assert report.outcome is Outcome.REFUSED
+        service.send(engine, AS_OF + timedelta(hours=1), "reminder", by_mail(url))
+    assert len(relay.got) == 1
     with engine.begin() as connection:
         (doubt,) = health.unknown(connection)
         assert ledger.settle(connection, doubt.id, arrived=True, who="desk", at=AS_OF)
@@ -206,12 +209,12 @@ def test_two_planners_at_once_plan_each_appointment_once(engine: sa.Engine) -> N
     def plan(clinic: str | None) -> None:
         with engine.begin() as connection:
             clinics = hours.load(connection, AS_OF, clinic)
-            start.wait(10)
+            start.wait(PATIENCE)
             planned.append(planning.plan(connection, "reminder", AS_OF, clinics).messages)
 
     threads = [threading.Thread(target=plan, args=(clinic,)) for clinic in (None, "BO01", None)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert sorted(planned) == [0, 0, 4]

@@ -14,6 +14,7 @@ import pytest
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.providers.smtp import MailRelay
 from tests.messages.relay import Relay
+from tests.waiting import PATIENCE
 
 SENDER = "Poliambulatorio Città <no-reply@poliambulatorio-della-citta.example>"
 BODY = "Gentile Anna,\n\nle ricordiamo:\n\n- ore 09:00: è <domani>\n- ore 10:00\n\nhttps://clinica.example/a?b=1&c=2\n"
@@ -21,7 +22,7 @@ BODY = "Gentile Anna,\n\nle ricordiamo:\n\n- ore 09:00: è <domani>\n- ore 10:00
 
 def send(relay: Relay, *addresses: str, url: str = "", **fields: object) -> list[Answer]:
     async def run(url: str) -> list[Answer]:
-        async with MailRelay(url, SENDER, patience=5) as carrier:
+        async with MailRelay(url, SENDER, patience=PATIENCE) as carrier:
             return [
                 await carrier.send(Outgoing(str(uuid.uuid4()), address, "È domani", BODY, **fields))  # type: ignore[arg-type]
                 for address in addresses
@@ -64,7 +65,7 @@ def test_a_line_that_begins_with_a_dot_ends_nothing() -> None:
     relay = Relay()
 
     async def run(url: str) -> Answer:
-        async with MailRelay(url, SENDER, patience=5) as carrier:
+        async with MailRelay(url, SENDER, patience=PATIENCE) as carrier:
             return await carrier.send(Outgoing("k", "anna@example.org", "Oggetto", ".\n.due\n\nfine\n"))
 
     with relay.listening() as url:
@@ -123,7 +124,7 @@ def test_a_relay_without_the_tls_that_is_required_wants_a_person() -> None:
     relay = Relay()
 
     async def run(url: str) -> Answer:
-        async with MailRelay(url.replace("starttls=never", "starttls=require"), SENDER, patience=5) as carrier:
+        async with MailRelay(url.replace("starttls=never", "starttls=require"), SENDER, patience=PATIENCE) as carrier:
             return await carrier.send(Outgoing("k", "anna@example.org", "Oggetto", BODY))
 
     with relay.listening() as url:

@@ -16,6 +16,7 @@ from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
 from tests.messages.relay import Relay
 from tests.messages.world import AS_OF, booked, states
+from tests.waiting import PATIENCE
 from tests.web.world import served
 
 
@@ -29,7 +30,7 @@ def path(engine: sa.Engine) -> str:
         booked(connection, practice, "12:00", day="2026-03-12", patient_id=patient)
     relay = Relay()
     with relay.listening() as url:
-        carriers = {"email": MailRelay(url, "no-reply@clinica.example", patience=5)}
+        carriers = {"email": MailRelay(url, "no-reply@clinica.example", patience=PATIENCE)}
         service.send(engine, AS_OF, "reminder", carriers, reach=Reach("https://polydesk.example"))  # type: ignore[arg-type]
     raw = b"".join(relay.got[0].splitlines(keepends=True)).decode()
     found = re.search(r"List-Unsubscribe: <(https://polydesk\.example/basta/[\w-]+)>, <mailto:", raw)
@@ -55,7 +56,7 @@ def test_looking_shows_and_pressing_acts(engine: sa.Engine, path: str, tmp_path:
         assert httpx.post(door.origin + "/lingua", trust_env=False).status_code == 403
     relay = Relay()
     with relay.listening() as url:
-        carriers = {"email": MailRelay(url, "no-reply@clinica.example", patience=5)}
+        carriers = {"email": MailRelay(url, "no-reply@clinica.example", patience=PATIENCE)}
         service.send(engine, world.rome("2026-03-11", "10:00"), "reminder", carriers)  # type: ignore[arg-type]
     assert (relay.got, states(engine)[-1]) == ([], ("withheld", "opted_out"))
 

@@ -14,6 +14,7 @@ from polydesk_dagster.clinic.messages.provider import Event, Fate, Outgoing
 from polydesk_dagster.providers.smtp import MailRelay
 from tests.messages import postfix
 from tests.messages.world import AS_OF
+from tests.waiting import PATIENCE
 
 LINK = "https://polydesk.example/basta/" + "x" * 32
 SENDER = "Poliambulatorio Città Studî e Qualità <no-reply@clinica.example>"
@@ -32,7 +33,7 @@ LETTER = Outgoing(
 @pytest.mark.parametrize("without", ["", "8bitmime,smtputf8,chunking"], ids=["modern", "old"])
 def test_what_lies_in_the_mailbox_is_well_formed(tmp_path: Path, without: str) -> None:
     with postfix.running(tmp_path / "postfix", without=without) as relay:
-        carrier = MailRelay(relay.url, SENDER, patience=20)
+        carrier = MailRelay(relay.url, SENDER, patience=PATIENCE)
 
         async def send() -> Fate:
             async with carrier:

@@ -16,6 +16,7 @@ from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.providers.sms import SmsGateway
 from polydesk_dagster.providers.smtp import MailRelay
 from tests.messages.provider_contract import ProviderContract
+from tests.waiting import PATIENCE
 
 
 def closed_port() -> int:
@@ -31,7 +32,13 @@ class TestSms(ProviderContract):
     def carrier(self) -> Iterator[Provider]:
         self.simulator = SmsSimulator()
         with in_thread(self.simulator) as self.url:
-            yield SmsGateway(self.url, DEMO_TOKEN, "Polydesk", patience=0.5)
+            yield self.gateway(PATIENCE)
+
+    def gateway(self, patience: float) -> Provider:
+        return SmsGateway(self.url, DEMO_TOKEN, "Polydesk", patience=patience)
+
+    def hasty(self) -> Provider:
+        return self.gateway(0.5)
 
     def arrived(self) -> list[str]:
         return [message.to for message in self.simulator.sent]
@@ -43,7 +50,7 @@ class TestSms(ProviderContract):
         return SmsGateway(self.url, "sbagliato", "Polydesk")
 
     def test_silence_after_handing_over_is_a_doubt(self, carrier: Provider) -> None:
-        self.simulator.fail("timeout", seconds=1.5)
+        self.simulator.fail("timeout")
         super().test_silence_after_handing_over_is_a_doubt(carrier)
 
     @pytest.mark.parametrize(
@@ -56,14 +63,15 @@ class TestSms(ProviderContract):
             ("status", {"status": 302}, Fate.CLOSED),
             ("html", {}, Fate.DOUBTFUL),
             ("cut", {}, Fate.DOUBTFUL),
-            ("deaf", {"seconds": 1.5}, Fate.DOUBTFUL),
+            ("deaf", {}, Fate.DOUBTFUL),
         ],
     )
     def test_every_answer_is_sorted(
         self, carrier: Provider, fault: str, options: dict[str, object], fate: Fate
     ) -> None:
         self.simulator.fail(fault, **options)
-        (answer,) = self.ask(carrier, ("send", self.outgoing(self.good)))
+        asked = self.hasty() if fault == "deaf" else carrier
+        (answer,) = self.ask(asked, ("send", self.outgoing(self.good)))
         assert answer.fate is fate
         if fate is Fate.SLOWER:
             assert answer.retry_after == 7
@@ -99,16 +107,22 @@ class TestMail(ProviderContract):
     def carrier(self, tmp_path: Path) -> Iterator[Provider]:
         self.folder = tmp_path / "mail"
         with mailbox.in_thread(self.folder) as self.url:
-            yield MailRelay(self.url, "Polydesk <no-reply@clinica.example>", patience=1)
+            yield self.relay(PATIENCE)
+
+    def relay(self, patience: float) -> Provider:
+        return MailRelay(self.url, "Polydesk <no-reply@clinica.example>", patience=patience)
+
+    def hasty(self) -> Provider:
+        return self.relay(0.5)
 
     def arrived(self) -> list[str]:
         return [str(message["To"]) for message in mailbox.received(self.folder)]
 
     def unreachable(self) -> Provider:
-        return MailRelay(f"smtp://127.0.0.1:{closed_port()}", "no-reply@clinica.example", patience=1)
+        return MailRelay(f"smtp://127.0.0.1:{closed_port()}", "no-reply@clinica.example", patience=PATIENCE)
 
     def intruder(self) -> Provider:
-        return MailRelay(self.url.replace(":demo@", ":sbagliata@"), "no-reply@clinica.example", patience=1)
+        return MailRelay(self.url.replace(":demo@", ":sbagliata@"), "no-reply@clinica.example", patience=PATIENCE)
 
     def test_a_full_mailbox_is_for_later(self, carrier: Provider) -> None:
         (answer,) = self.ask(carrier, ("send", self.outgoing("piena@example.org")))
@@ -135,7 +149,7 @@ class TestMail(ProviderContract):
     def test_who_trusts_another_certificate_leaves_no_trace_in_the_demo_s_mail_server(
         self, carrier: Provider, caplog: pytest.LogCaptureFixture
     ) -> None:
-        untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=1)
+        untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=PATIENCE)
         self.ask(untrusted, ("send", self.outgoing(self.good)))
         for _ in range(3):  # by the last answer the server has long seen the other one leave
             self.ask(carrier, ("send", self.outgoing(self.good)))
@@ -143,7 +157,7 @@ class TestMail(ProviderContract):
 
     @pytest.mark.usefixtures("carrier")
     def test_encryption_is_not_negotiable(self, tmp_path: Path) -> None:
-        untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=1)
+        untrusted = MailRelay(self.url.partition("&ca=")[0], "no-reply@clinica.example", patience=PATIENCE)
         (answer,) = self.ask(untrusted, ("send", self.outgoing(self.good)))
         assert (answer.fate, self.arrived()) == (Fate.CLOSED, [])
         for wrong in ("smtp://h?starttls=forse", "smtp://h?tls=1", "smtp://h?key=a%0Ab"):

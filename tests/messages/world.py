@@ -19,6 +19,7 @@ from polydesk_dagster.demo.simulators.sms import SmsSimulator
 from polydesk_dagster.providers.sms import SmsGateway
 from polydesk_dagster.providers.smtp import MailRelay
 from tests import world
+from tests.waiting import PATIENCE
 
 AS_OF = world.AS_OF
 TOMORROW = "2026-03-11"
@@ -57,10 +58,11 @@ def texted(connection: sa.Connection, number: str, text: str, at: datetime) -> s
 
 @contextmanager
 def gateway(**options: Any) -> Iterator[tuple[SmsSimulator, dict[Channel, Provider]]]:
-    """The SMS simulator behind a real socket, and the carriers that a service is given."""
+    """The SMS simulator behind a real socket, and the carriers that a service is given: as patient as a busy machine
+    needs, unless told otherwise."""
     simulator = SmsSimulator()
     with in_thread(simulator) as url:
-        yield simulator, {"sms": SmsGateway(url, DEMO_TOKEN, "Polydesk", **options)}
+        yield simulator, {"sms": SmsGateway(url, DEMO_TOKEN, "Polydesk", **{"patience": PATIENCE, **options})}
 
 
 def states(engine: sa.Engine) -> list[tuple[str, str | None]]:
@@ -76,7 +78,7 @@ SENDER = "no-reply@clinica.example"
 
 
 def by_mail(url: str) -> dict[Channel, Provider]:
-    return {"email": MailRelay(url, SENDER, patience=5)}
+    return {"email": MailRelay(url, SENDER, patience=PATIENCE)}
 
 
 def mailed(connection: sa.Connection, address: str) -> int:

@@ -19,6 +19,7 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.outcome import Outcome, Report
 from tests import world
 from tests.patients.world import MARIO, OMOCODIA, Import, person
+from tests.waiting import PATIENCE
 
 WHO: dict[str, Any] = {"as_of": world.AS_OF, "actor": "desk:anna"}
 WHY = "lo ha detto il paziente allo sportello"
@@ -179,7 +180,7 @@ def test_two_desks_create_nobody_twice(milan: Import) -> None:
     for desk in desks:
         desk.start()
     for desk in desks:
-        desk.join(30)
+        desk.join(PATIENCE)
     assert sorted(codes) == ["already_decided", "already_decided", "already_decided", "review_created"]
     assert milan.rows("SELECT count(*) FROM patient") == [(2,)]
 

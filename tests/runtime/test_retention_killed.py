@@ -24,6 +24,7 @@ from polydesk_dagster.runtime.retention import prune
 from polydesk_dagster.settings import Settings
 from tests.postgres import dagster_storage
 from tests.runtime.jobs import tiny
+from tests.waiting import PATIENCE
 
 RUNS = 4
 LATER = datetime.now(UTC) + timedelta(days=100)
@@ -108,7 +109,7 @@ def test_a_killed_clean_up_leaves_nothing_that_the_next_does_not_find(
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_run_and_die, args=(settings, database, clean, step, 2))
     process.start()
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
     between = _left(dagster, settings)
     assert between["logs"] <= between["event_logs"] <= between["runs"], "nothing without the run that leads to it"

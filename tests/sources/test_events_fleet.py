@@ -15,7 +15,7 @@ from polydesk_dagster.sources.events.rounds import Bounds
 from polydesk_dagster.told import teller
 from tests.sources.events_world import NOW
 from tests.sources.test_events_sensor import PATIENT
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 HURRIED = Bounds(quick=8, slow_after=0.05, open=100, longest=300)
 """Far fewer at once than hang; who answers has all the time that a busy machine needs."""
@@ -64,7 +64,7 @@ def test_names_that_nobody_resolves_keep_no_other_name(monkeypatch: pytest.Monke
 
     def hang(host: str, port: int) -> list[str]:
         if host != "localhost":
-            over.wait(300)
+            over.wait(PATIENCE)
             raise OSError(-3, "Temporary failure in name resolution")
         return resolve(host, port)
 

@@ -31,6 +31,7 @@ from polydesk_dagster.sources.events import intake
 from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from tests.sources.events_world import CODE, FAST, records
+from tests.waiting import PATIENCE
 
 EVENTS = int(os.environ.get("POLYDESK_SOAK_EVENTS", "3000"))
 AGENDAS, PATIENTS = 20, 200
@@ -116,7 +117,7 @@ def own_server() -> Iterator[tuple[Path, URL]]:
         migrate(engine)
         engine.dispose()
         yield home, url
-        embedded.stop(home, patience=5)
+        embedded.stop(home, patience=PATIENCE)
 
 
 def history(dice: random.Random) -> list[dict[str, Any]]:
@@ -286,5 +287,5 @@ def restart(home: Path) -> None:
     """Without a goodbye to anybody: what was not committed is gone."""
     postmaster = psutil.Process(int(next(home.rglob("postmaster.pid")).read_text().split()[0]))
     postmaster.send_signal(signal.SIGQUIT)
-    postmaster.wait(30)
+    postmaster.wait(PATIENCE)
     embedded.start(home)

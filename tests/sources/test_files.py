@@ -28,6 +28,7 @@ from polydesk_dagster.sources.port import Link, Page
 from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.test_remote_policy import FAST
+from tests.waiting import PATIENCE
 
 VARIABLE = "POLYDESK_FILES_TOKEN_BO01"
 SERVICES = {
@@ -286,12 +287,12 @@ def sftp(folder: Path, client_key: Any) -> Iterator[tuple[int, str]]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE)
     try:
         yield port[0], host.export_public_key().decode().strip()
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def test_a_folder_behind_sftp(tmp_path: Path) -> None:

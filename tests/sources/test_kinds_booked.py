@@ -13,6 +13,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.lab import COLLABORATORS, SERVICES, Lab, lab, synced
+from tests.waiting import PATIENCE
 
 __all__ = ["lab", "synced"]  # fixtures
 
@@ -82,7 +83,7 @@ def test_a_booking_under_way_is_waited_for(synced: Lab) -> None:
         with pytest.raises(TimeoutError):
             applied.result(timeout=0.5)
         desk.commit()
-        assert [reason.code for reason in applied.result(timeout=30).reasons] == ["barred"]
+        assert [reason.code for reason in applied.result(timeout=PATIENCE).reasons] == ["barred"]
 
 
 def test_undo_leaves_alone_what_would_go_out_of_service_with_bookings(synced: Lab) -> None:

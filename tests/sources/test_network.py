@@ -25,6 +25,7 @@ from polydesk_dagster.knowledge.embedding import Endpoint
 from polydesk_dagster.providers.sms import SmsGateway
 from polydesk_dagster.remote import Policy, Remote
 from polydesk_dagster.sources.fhir.tokens import SmartTokens
+from tests.waiting import PATIENCE
 
 QUICK = Policy(attempts=1, connect=2.0, total=5.0)
 
@@ -152,7 +153,7 @@ def test_a_clinics_own_network_may_hold_its_practice_system(leads: dict[str, lis
 
 def sms(url: str) -> Answer:
     async def once() -> Answer:
-        async with SmsGateway(url, "segreto", "Polydesk", patience=2.0) as gateway:
+        async with SmsGateway(url, "segreto", "Polydesk", patience=PATIENCE) as gateway:
             return await gateway.send(Outgoing("chiave", "+393331234567", None, "domani"))
 
     return asyncio.run(once())

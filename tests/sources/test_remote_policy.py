@@ -25,7 +25,7 @@ from polydesk_dagster.wire import storable
 
 FAST = Policy(connect=60, read=60, write=60, request=60, attempts=3, total=300, wait_first=0.01, wait_longest=5)
 """Asks again at once, and gives a system on a busy machine all the time that it needs to answer."""
-IMPATIENT = replace(FAST, read=1, request=2)
+IMPATIENT = replace(FAST, read=1, request=2, attempts=30)
 """For what says nothing or not enough."""
 ITEMS = [{"id": str(n), "name": f"Forlì {n}"} for n in range(50)]
 
@@ -140,7 +140,7 @@ def test_a_meaningless_retry_after_is_none(value: str) -> None:
         {"kind": "cut", "share": 0},
         {"kind": "cut_encoding", "encoding": "gzip"},
         {"kind": "cut_encoding", "encoding": "zstd"},
-        {"kind": "timeout", "seconds": 4},
+        {"kind": "timeout", "seconds": 30},
         {"kind": "trickle", "seconds": 8},
     ],
     ids=lambda fault: "-".join(str(value) for value in fault.values()),

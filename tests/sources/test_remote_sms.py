@@ -15,6 +15,7 @@ from polydesk_dagster.demo.simulators.sms import SmsSimulator
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.remote import Remote
 from tests.sources.test_remote_policy import FAST, IMPATIENT
+from tests.waiting import PATIENCE
 
 BODY = {"to": "+393331234567", "from": "Polydesk", "text": "Promemoria"}
 
@@ -56,10 +57,10 @@ def test_numbers_that_end_badly(sms: tuple[SmsSimulator, Remote]) -> None:
 def test_accepted_and_silent_differs_from_deaf_only_in_the_look_up(sms: tuple[SmsSimulator, Remote]) -> None:
     simulator, client = sms
     with Remote("SMS", client.url, DEMO_TOKEN, IMPATIENT) as impatient:
-        simulator.fail("timeout", seconds=4)
+        simulator.fail("timeout")
         with pytest.raises(UncertainError):
             send(impatient, "accepted")
-        simulator.fail("deaf", seconds=4)
+        simulator.fail("deaf")
         with pytest.raises(UncertainError):
             send(impatient, "lost")
     assert client.get("/messages", {"idempotency_key": "accepted"}).body["status"] == "delivered"
@@ -79,5 +80,5 @@ def test_as_a_process_it_keeps_its_keys_across_a_kill(tmp_path: Path) -> None:
             sent = httpx.get(url.replace("/api/v1", "/admin/messages"), trust_env=False).json()
         finally:
             process.send_signal(last)
-            process.communicate(timeout=120)
+            process.communicate(timeout=PATIENCE)
     assert len(ids) == len(sent) == 1

@@ -10,9 +10,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+
+from tests.waiting import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = [
@@ -57,7 +60,15 @@ def chromium(*more: str) -> Iterator[Browser]:
         pytest.skip(message)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *more])
+        expect.set_options(timeout=1000 * PATIENCE)
         try:
             yield browser
         finally:
             browser.close()
+
+
+def opened(browser: Browser, **more: Any) -> BrowserContext:
+    """A new session in ``browser``, which waits for its pages as long as a busy machine may need."""
+    made = browser.new_context(**more)
+    made.set_default_timeout(1000 * PATIENCE)
+    return made

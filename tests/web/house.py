@@ -23,6 +23,7 @@ from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web.door import Door
 from tests.runtime.world import ROOT
+from tests.waiting import PATIENCE
 from tests.web.world import Served, free_port
 
 LOCATIONS = tuple(instance.Location(place.value, "tests.web.jobs") for place in Place)
@@ -79,7 +80,7 @@ def up(database: URL) -> Iterator[House]:
         yield House(Door(settings, engine), settings.address)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
         engine.dispose()
 
 

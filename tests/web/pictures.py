@@ -16,7 +16,7 @@ from playwright.sync_api import Page
 
 from polydesk_dagster.told import LANGUAGES
 from polydesk_dagster.web.words import PLACES
-from tests.web.browser import chromium
+from tests.web.browser import chromium, opened
 
 WIDTHS = (1280, 390)
 TALLEST = 2600
@@ -45,7 +45,7 @@ def main(link: str, folder: Path) -> None:
     origin = f"{parts.scheme}://{parts.netloc}"
     folder.mkdir(exist_ok=True)
     with chromium() as browser:
-        first = browser.new_context(locale="it")
+        first = opened(browser, locale="it")
         page = first.new_page()
         page.goto(link)
         cookies = first.cookies()
@@ -53,7 +53,7 @@ def main(link: str, folder: Path) -> None:
         addresses |= {name: _pressed(page, origin + path, button) for path, button, name in PRESSED}
         for language in LANGUAGES:
             for width in WIDTHS:
-                context = browser.new_context(locale=language, viewport={"width": width, "height": 900})
+                context = opened(browser, locale=language, viewport={"width": width, "height": 900})
                 context.add_cookies(cookies)  # type: ignore[arg-type]
                 page = context.new_page()
                 for name, path in addresses.items():
@@ -80,7 +80,7 @@ def _pressed(page: Page, address: str, button: str) -> str:
     page.goto(address)
     page.locator(button).first.click()
     page.wait_for_url("**/premute/**")
-    page.wait_for_selector("#press .outcome:not(.running), #press .stage.seen, #press .stage.stopped", timeout=120_000)
+    page.wait_for_selector("#press .outcome:not(.running), #press .stage.seen, #press .stage.stopped")
     return urlsplit(page.url).path
 
 

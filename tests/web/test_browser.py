@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 from polydesk_dagster.web.words import PLACES
 from tests import world
-from tests.web.browser import chromium
+from tests.web.browser import chromium, opened
 from tests.web.test_services import ran
 from tests.web.world import PASSWORD, Served, person, session
 
@@ -51,7 +51,7 @@ def served(door: Served) -> Served:
 def _signed_in(browser: Browser, served: Served, role: str, **more: Any) -> BrowserContext:
     with served.door.engine.begin() as connection:
         token = session(connection, person(connection, role))
-    context = browser.new_context(base_url=served.origin, **more)
+    context = opened(browser, base_url=served.origin, **more)
     context.add_cookies([{"name": served.door.cookie, "value": token, "url": served.origin}])
     return context
 
@@ -79,7 +79,7 @@ def test_every_page_meets_the_rules_of_accessibility(browser: Browser, served: S
 def test_she_logs_in_and_pauses_a_service_with_the_keyboard_alone(browser: Browser, served: Served) -> None:
     with served.door.engine.begin() as connection:
         person(connection, "manager", password=True, email="direzione@example.org")
-    context = browser.new_context(base_url=served.origin, locale="it-IT")
+    context = opened(browser, base_url=served.origin, locale="it-IT")
     page = context.new_page()
     page.goto("/")
     assert page.url.startswith(f"{served.origin}/entra")
@@ -164,7 +164,7 @@ def test_a_page_of_another_origin_changes_and_reads_nothing(browser: Browser, se
     page = context.new_page()
     with _evil(served.origin) as evil:
         page.goto(evil)
-        page.wait_for_function("document.title === 'done'", timeout=60_000)
+        page.wait_for_function("document.title === 'done'")
         tried = dict(page.evaluate("window.tried"))
     assert "read" not in tried
     assert "socket" not in tried
@@ -183,7 +183,7 @@ def test_a_name_that_another_page_had_pointed_here_gets_nothing(browser: Browser
     elsewhere = f"http://{REBOUND}:{served.door.settings.web_port}"
     with served.door.engine.begin() as connection:
         token = session(connection, person(connection, "superuser"))
-    context = browser.new_context()
+    context = opened(browser)
     context.add_cookies([{"name": served.door.cookie, "value": token, "url": elsewhere}])
     page = context.new_page()
     answer = page.goto(f"{elsewhere}/")

@@ -21,12 +21,11 @@ from polydesk_dagster.database.engine import business_url, create_engine, dagste
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import instance
 from tests import postgres, world
-from tests.web.browser import chromium
+from tests.web.browser import chromium, opened
 from tests.web.world import PASSWORD, Served, person, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
-PATIENCE = 120_000
 """Milliseconds for a run: the machine may be busy with something else."""
 
 
@@ -37,7 +36,7 @@ class Practice:
 
     def page(self, role: str) -> Page:
         """The page of somebody of a role, who logs in as people do."""
-        context = self.browser.new_context(base_url=self.door.origin, locale="it-IT")
+        context = opened(self.browser, base_url=self.door.origin, locale="it-IT")
         page = context.new_page()
         page.goto("/")
         page.fill("#email", f"{role}@example.org")
@@ -102,7 +101,7 @@ def _furnish(connection: sa.Connection) -> None:
 def _ended(page: Page) -> str:
     """How the press that the page shows ended."""
     page.wait_for_url("**/premute/**")
-    expect(page.locator("#press .outcome:not(.running)").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#press .outcome:not(.running)").first).to_be_visible()
     return page.inner_text("#press")
 
 

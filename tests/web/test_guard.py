@@ -13,6 +13,7 @@ from polydesk_dagster.pace import Buckets
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.web import guard
 from polydesk_dagster.web.guard import Address
+from tests.waiting import PATIENCE
 from tests.web.world import Served, served
 
 
@@ -23,7 +24,7 @@ def raw(door: Served, text: str, body: bytes = b"") -> tuple[int, dict[str, str]
     lines = text.strip().replace("ORIGIN", f"http://{host}").replace("HOST", host).splitlines()
     last = "Connection: Upgrade" if "Upgrade: websocket" in text else "Connection: close"
     head = "\r\n".join([*(line.strip() for line in lines), last, "", ""])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(head.encode() + body)
         answer = b""
         while chunk := connection.recv(65536):

@@ -21,6 +21,7 @@ from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.web.roles import Role
 from tests import world
 from tests.changes import world as w
+from tests.waiting import PATIENCE
 from tests.web.world import Served
 
 
@@ -195,7 +196,7 @@ def test_a_plan_is_applied_exactly_and_taken_back(door: Served, monkeypatch: pyt
         ):
             answer = browser.post(address, data=door.form(browser, **fields))
             assert answer.status_code == 303, answer.text
-            with browser.stream("GET", f"{answer.headers['location']}/stato", timeout=240) as events:
+            with browser.stream("GET", f"{answer.headers['location']}/stato", timeout=PATIENCE) as events:
                 told = unescape("".join(events.iter_text()))
             assert said in told, told
         page = browser.get(f"/piani/{plan}").text

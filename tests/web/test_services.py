@@ -21,6 +21,7 @@ from polydesk_dagster.runtime.pressing import Told
 from polydesk_dagster.runtime.state import activity, restored
 from polydesk_dagster.told import teller
 from tests import world
+from tests.waiting import PATIENCE
 from tests.web.world import Served
 
 
@@ -171,13 +172,13 @@ def test_a_second_press_is_told_whose_the_first_is_and_starts_nothing(served: Se
     def work(*, told: Told) -> list[tuple[str | None, Report]]:
         times.append("begun")
         begun.set()
-        assert free.wait(60)
+        assert free.wait(PATIENCE)
         return [(None, Report(Outcome.OK))]
 
     given = {"preview": False, "by": "Anna Bianchi", "at": datetime(2026, 3, 29, 8, tzinfo=UTC)}
     first, _ = served.door.presses.start("clear_caches", None, work, **given)
     try:
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE)
         with served.signed_in("superuser") as browser:
             for clinic in ("", "BO01"):
                 form = served.form(browser, clinic=clinic)
@@ -209,7 +210,7 @@ def test_a_press_runs_the_service_and_tells_how_it_ended(served: Served, monkeyp
         answer = browser.post("/servizi/refresh_sort_names/esegui", data=served.form(browser))
         assert answer.status_code == 303
         address = answer.headers["location"]
-        with browser.stream("GET", f"{address}/stato", timeout=240) as events:
+        with browser.stream("GET", f"{address}/stato", timeout=PATIENCE) as events:
             told = "".join(events.iter_text())
         assert "event: end" in told
         assert "niente da fare" in told

@@ -21,6 +21,7 @@ from polydesk_dagster.web import sessions, tokens, users
 from polydesk_dagster.web.application import application
 from polydesk_dagster.web.door import Door
 from tests import world
+from tests.waiting import PATIENCE
 
 PASSWORD = "quattro parole messe in fila"
 
@@ -60,7 +61,7 @@ class Served:
         """A browser on our own page, with a session or without."""
         cookies = {self.door.cookie: token} if token else {}
         given = {"origin": self.origin, **headers}
-        return httpx.Client(base_url=self.origin, cookies=cookies, headers=given, timeout=60)
+        return httpx.Client(base_url=self.origin, cookies=cookies, headers=given, timeout=PATIENCE)
 
     def signed_in(self, role: str, **more: Any) -> httpx.Client:
         """The browser of somebody of a role."""
@@ -87,7 +88,7 @@ def listening(app: Any, port: int) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 @contextmanager
