@@ -21,9 +21,10 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PolydeskError, in_brief, where
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
-from polydesk_dagster.runtime import canceling, unrecorded
+from polydesk_dagster.runtime import canceling
+from polydesk_dagster.runtime.following import Progress, follower
 from polydesk_dagster.runtime.names import PERSON_TAG
-from polydesk_dagster.runtime.progress import Progress, reporter
+from polydesk_dagster.runtime.progress import reporter
 from polydesk_dagster.runtime.state import restored
 from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.settings import Settings, person
@@ -124,7 +125,7 @@ def failure(name: str, report: Report) -> dg.Failure:
 
 def lost(name: str, report: Report) -> dg.Failure:
     """How a step ends by ``report`` which is not recorded: whoever waits for the run is told why besides Dagster."""
-    unrecorded.tell(report.reasons)
+    follower().unrecorded(report.reasons)
     return failure(name, report)
 
 

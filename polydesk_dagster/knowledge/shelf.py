@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import audit
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge.library import Library
+from polydesk_dagster.knowledge.shelving import FOLDER
 from polydesk_dagster.knowledge.store import Hit, Store
 from polydesk_dagster.knowledge.text import words
 from polydesk_dagster.knowledge.work import why
@@ -157,14 +158,10 @@ def scope(
     return 1 + len(copies)
 
 
-_WITHIN = "path LIKE '%/%' AND lower(trim(split_part(path, '/', 1))) = :name"
-"""Documents in the first folder called ``name``, however people write it."""
-
-
 def is_folder(connection: sa.Connection, path: str) -> bool:
     """Whether this is no document, but the first folder of some."""
     found: bool | None = connection.scalar(
-        sa.text(f"SELECT bool_and(path <> :path) FROM document WHERE path = :path OR {_WITHIN}"),
+        sa.text(f"SELECT bool_and(path <> :path) FROM document WHERE path = :path OR {FOLDER} = :name"),
         {"path": _composed(path), "name": _composed(path).strip().lower()},
     )
     return bool(found)
@@ -191,7 +188,7 @@ def scope_folder(
     moved = connection.execute(
         sa.text(f"""
             UPDATE document SET clinic_id = :clinic, scoped_by = 'folder'
-            WHERE scoped_by <> 'person' AND {_WITHIN} RETURNING id"""),
+            WHERE scoped_by <> 'person' AND {FOLDER} = :name RETURNING id"""),
         {"clinic": number, "name": name},
     ).all()
     _audit(connection, "knowledge_scope_folder", name, clinic, actor, reason, as_of, {"documents": len(moved)})

@@ -16,6 +16,9 @@ import sqlalchemy as sa
 
 from polydesk_dagster.knowledge.library import File
 
+FOLDER = "(CASE WHEN document.path LIKE '%/%' THEN lower(trim(split_part(document.path, '/', 1))) END)"
+"""The first folder that a document lies in, however people write its name; none of one that lies in none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shelved:
@@ -64,11 +67,10 @@ def anything_to_place(connection: sa.Connection) -> bool:
     """Whether a document that is nobody's lies in a folder that has come to be somebody's."""
     return bool(
         connection.scalar(
-            sa.text("""
+            sa.text(f"""
                 SELECT EXISTS (
-                    SELECT FROM document d
-                    JOIN clinic c ON lower(trim(c.code)) = lower(trim(split_part(d.path, '/', 1)))
-                    WHERE d.scoped_by = 'nobody' AND d.state <> 'gone')""")
+                    SELECT FROM document JOIN clinic c ON lower(trim(c.code)) = {FOLDER}
+                    WHERE document.scoped_by = 'nobody' AND document.state <> 'gone')""")
         )
     )
 
@@ -147,16 +149,17 @@ def _narrow(connection: sa.Connection, path: str, twins: Sequence[int]) -> None:
 def _resolve(connection: sa.Connection, paths: Sequence[str]) -> tuple[str, ...]:
     """Whose each document is that no person has set, anew at every run: clinics come, folders are spoken for."""
     rows = connection.execute(
-        sa.text("""
-            WITH placed AS (
+        sa.text(f"""
+            WITH lying AS (
+                SELECT id, scoped_by, {FOLDER} AS folder FROM document
+                WHERE scoped_by <> 'person' AND path = ANY(:paths)),
+            placed AS (
                 SELECT d.id, coalesce(f.clinic_id, c.id) AS clinic_id, d.scoped_by AS before,
-                       CASE WHEN d.path LIKE '%/%' AND f.name IS NULL AND c.id IS NULL THEN 'nobody'
+                       CASE WHEN d.folder IS NOT NULL AND f.name IS NULL AND c.id IS NULL THEN 'nobody'
                             ELSE 'folder' END AS scoped_by
-                FROM document d
-                LEFT JOIN knowledge_folder f ON d.path LIKE '%/%' AND f.name = lower(trim(split_part(d.path, '/', 1)))
-                LEFT JOIN clinic c ON f.name IS NULL AND d.path LIKE '%/%'
-                                  AND lower(trim(c.code)) = lower(trim(split_part(d.path, '/', 1)))
-                WHERE d.scoped_by <> 'person' AND d.path = ANY(:paths))
+                FROM lying d
+                LEFT JOIN knowledge_folder f ON f.name = d.folder
+                LEFT JOIN clinic c ON f.name IS NULL AND lower(trim(c.code)) = d.folder)
             UPDATE document d SET clinic_id = p.clinic_id, scoped_by = p.scoped_by
             FROM placed p
             WHERE d.id = p.id AND (d.clinic_id, d.scoped_by) IS DISTINCT FROM (p.clinic_id, p.scoped_by)

@@ -47,8 +47,8 @@ def carry_out(
     """
     from dagster import DagsterInvalidConfigError, DagsterInvariantViolationError
 
-    from polydesk_dagster.runtime import progress, unrecorded
     from polydesk_dagster.runtime.dagster_inside import runs
+    from polydesk_dagster.runtime.following import Follower, followed
 
     tags = dict(order.tags)
     if order.partition is not None:
@@ -78,7 +78,7 @@ def carry_out(
     def on_unrecorded(reasons: Sequence[Reason]) -> None:
         tell({"kind": "unrecorded", "reasons": [reason.as_dict() for reason in reasons]})
 
-    with progress.shown(on_progress), unrecorded.heard(on_unrecorded):
+    with followed(Follower(on_progress, on_unrecorded)):
         succeeded = runs.execute(instance, run.run_id, on_event)
     recorded = instance.get_run_by_id(run.run_id)
     tell({"kind": "end", "status": recorded.status.value if recorded else "FAILURE"})

@@ -19,6 +19,7 @@ from polydesk_dagster.catalog import SERVICES, Every, OnDemand
 from polydesk_dagster.database.engine import dagster_url, plain_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import health, progress
+from polydesk_dagster.runtime.following import Follower, followed
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.told.state import told_of_finding
@@ -259,7 +260,7 @@ def test_every_finding_has_its_sentence(settings: Settings, language: str) -> No
 def test_progress_is_told_to_the_log_and_to_who_watches(caplog: pytest.LogCaptureFixture) -> None:
     shown: list[tuple[int, int, str]] = []
     log = logging.getLogger("progress")
-    with caplog.at_level("INFO", "progress"), progress.shown(lambda *what: shown.append(what)):
+    with caplog.at_level("INFO", "progress"), followed(Follower(lambda *what: shown.append(what))):
         report = progress.reporter(log)
         for done in range(1, 1001):
             report(done, 1000, "progress.clinics")
