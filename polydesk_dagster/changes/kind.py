@@ -104,7 +104,8 @@ class Source:
     A kind that only ever adds (a million rows, perhaps) gives ``judge`` instead of ``desired`` and ``current``: its
     records are copied straight into the plan's rows ``{rows}`` as creations, those with a problem as conflicts, and
     the statements of ``judge`` take out or mark the few that are something else. It says by ``version``, a query for
-    one text, whether our side has moved.
+    one text, whether our side has moved. Columns that are neither the table's nor ``carried`` are there for the kind's
+    own statements: nobody is shown them, and they make no difference between two records.
     """
 
     columns: Mapping[str, str]

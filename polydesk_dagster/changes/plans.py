@@ -233,8 +233,10 @@ def create_rows(
 
 def create_empty_rows(connection: sa.Connection, kind: Kind, plan_id: int) -> None:
     """The table of a plan's rows for records that are copied straight into it, as creations with their ids."""
-    types = {**column_types(connection, kind.table), **kind.carried}
-    columns = ", ".join(f"{name} {types[name]}" for name in (*kind.written, *kind.carried))
+    staged = {} if kind.source is None else kind.source.columns
+    types = {**staged, **column_types(connection, kind.table), **kind.carried}
+    named = dict.fromkeys((*kind.written, *kind.carried, *staged))
+    columns = ", ".join(f"{name} {types[name]}" for name in named)
     connection.execute(
         sa.text(f"""
             CREATE TABLE {rows_table(plan_id)} (

@@ -259,9 +259,8 @@ def _judge(
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
     connection.execute(sa.text(f"ANALYZE {rows} ({source.indexed or ', '.join(source.columns)}, finding)"))
-    numbers, repeated = _mark_duplicates(
-        connection, source, rows, list(source.columns), number="ordinal", problem="finding"
-    )
+    said = [name for name in source.columns if name in kind.written or name in kind.carried]
+    numbers, repeated = _mark_duplicates(connection, source, rows, said, number="ordinal", problem="finding")
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))
     connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))  # a million codes are hashed in memory
     for statement in source.judge:

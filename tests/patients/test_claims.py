@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from polydesk_dagster.changes.stage import Page, Unreadable
 from polydesk_dagster.clinic.patients import claims, differences, identity, reviews
-from polydesk_dagster.clinic.patients.claims import fingerprint
+from polydesk_dagster.clinic.patients.cleaning import fingerprint
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 from tests import world
@@ -109,6 +111,53 @@ def test_the_hash_is_of_who_somebody_is_however_it_is_written() -> None:
     assert fingerprint(MARIO) == fingerprint(MARIO | {"last_name": " ROSSI", "updated_at": "2026-02-02T00:00:00Z"})
     assert fingerprint(person("P1", last_name="Nicolò")) == fingerprint(person("P9", last_name="Nicolo'"))
     assert fingerprint(MARIO) != fingerprint(MARIO | {"birth_date": "1980-01-02"})
+
+
+NAMES = st.sampled_from(
+    ("Rossi", " ROSSI", "De  Luca", "D'Angelo", "Nicolò", "Nicolo'", "Anna-Maria", "Öz", "Li.", "|")
+)
+CODES_DRAWN = st.sampled_from((None, "", MARIO["fiscal_code"], "rss mra 80a01 h501u", "STP1234567890123", "PIPPO"))
+PEOPLE = st.lists(
+    st.fixed_dictionaries(
+        {
+            "last_name": NAMES,
+            "first_name": NAMES,
+            "fiscal_code": CODES_DRAWN,
+            "sex": st.sampled_from(("M", "F", "", None)),
+        },
+        optional={"birth_date": st.sampled_from((None, " 1980-01-01", "1999-05-02", "2000-02-30"))},
+    ),
+    min_size=8,
+    max_size=24,
+)
+
+
+@given(PEOPLE)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whom_an_import_links_needs_no_second_look(run: Import, people: list[dict[str, Any]]) -> None:
+    with run.engine.begin() as connection:
+        world.clear(connection, "patient", "patient_review")
+    said = {f"P{number}": person(f"P{number}", **fields) for number, fields in enumerate(people)}
+    run(*said.values())
+    noted = dict(run.rows("SELECT external_id, identity FROM patient_link"))
+    assert noted == {name: fingerprint(said[name]) for name in noted}
+    with run.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient_link SET identity = NULL"))
+    assert look(run, *said.values()) == 0
+    assert dict(run.rows("SELECT external_id, identity FROM patient_link")) == noted
+
+
+def test_whom_a_person_has_linked_is_not_contradicted_by_what_she_saw(engine: sa.Engine) -> None:
+    run = Import(engine)
+    run(person("P1"))
+    hers = person("P2", **{**ANNA, "fiscal_code": MARIO["fiscal_code"]})
+    run(hers)
+    ((patient,),) = run.rows("SELECT id FROM patient")
+    with run.engine.begin() as connection:
+        assert reviews.link(connection, _review(run), patient, **WHO, reason="è la stessa").counts.updated == 1
+    assert look(run, hers) == 0
+    assert suspended(run) == []
+    assert look(run, hers | {"last_name": "Neri"}) == 1, "what she has not seen is compared"
 
 
 def test_a_code_that_the_source_learns_later_is_filled_in(engine: sa.Engine) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
@@ -18,29 +17,10 @@ import sqlalchemy as sa
 from polydesk_dagster.changes.kind import Reject
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
-from polydesk_dagster.wire import clean, comparable
+from polydesk_dagster.wire import clean
 
 AT_ONCE = 5000
 """Records compared by one statement."""
-
-_FIELDS = ("fiscal_code", "last_name", "first_name", "birth_date", "sex")
-
-
-def fingerprint(item: Mapping[str, Any]) -> int:
-    """A hash of who ``item``, a patient as the source writes one, is: code, folded names, date of birth, sex."""
-    said = "|".join([_folded(item.get(field)) for field in _FIELDS])
-    return int.from_bytes(blake2b(said.encode("utf-8", "replace"), digest_size=8).digest(), "big", signed=True)
-
-
-def _folded(value: object) -> str:
-    if not isinstance(value, str):
-        return ""
-    return (
-        " ".join(value.casefold().split())
-        if value.isascii() and value.replace(" ", "").isalnum()
-        else comparable(value)
-    )
-
 
 # Both sides say something, and it is not the same.
 _DIFFERENT = {
@@ -111,7 +91,7 @@ CHECK = f"""
         SET suspended_at = :as_of, suspended_reason = {why("identity_contradicts", wrong=_NAMED)}
         FROM compared c JOIN said s USING (external_id, identity)
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) >= 2
-        RETURNING l.external_id, l.patient_id, l.suspended_reason, to_jsonb(s) - 'identity' - 'sound' AS record
+        RETURNING l.external_id, l.patient_id, l.suspended_reason, to_jsonb(s) - 'sound' AS record
     ), asked AS (
         INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
         SELECT :clinic_id, external_id, suspended_reason, ARRAY[patient_id], record, :as_of FROM suspended
@@ -148,9 +128,8 @@ def _said(item: Mapping[str, Any]) -> dict[str, Any] | None:
         values = prepare(item)
     except Reject:
         return None
-    known = ("external_id", *COLUMNS)
-    sound = len(values) == len(known) or values[len(known)] is None
-    return dict(zip(known, values, strict=False)) | {"identity": fingerprint(item), "sound": sound}
+    known = ("external_id", *COLUMNS, "identity")
+    return dict(zip(known, values, strict=False)) | {"sound": values[len(known)] is None}
 
 
 MERGED = f"""

@@ -1,4 +1,5 @@
-"""A patient as studiolab writes one, made fit to be staged: text, dates, telephones, and whether the code is hers."""
+"""A patient as studiolab writes one, made fit to be staged: text, dates, telephones, whether the code is hers, and a
+hash of who it is."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cache, lru_cache
+from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
 
@@ -18,7 +20,7 @@ from polydesk_dagster.clinic.patients.fiscal_codes import (
     last_name_part,
 )
 from polydesk_dagster.values import Reason
-from polydesk_dagster.wire import LONGEST, clean
+from polydesk_dagster.wire import LONGEST, clean, comparable
 
 _CADASTRAL = re.compile(r"[A-Z][0-9]{3}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -126,11 +128,36 @@ _TEXT_FIELDS = (
 )
 _OTHER_FIELDS = ("sex", "birth_date", "deceased_on", "updated_at")
 _TEXTS, _OTHERS = itemgetter(*_TEXT_FIELDS), itemgetter(*_OTHER_FIELDS)
+_IDENTITY = ("fiscal_code", "last_name", "first_name", "birth_date", "sex")
 _ABSENT = dict.fromkeys((*_TEXT_FIELDS, *_OTHER_FIELDS))
 
 
+_WHO = itemgetter(*_IDENTITY)
+
+
+def fingerprint(item: Mapping[str, Any]) -> int:
+    """A hash of who ``item``, a patient as the source writes one, is: code, folded names, date of birth, sex."""
+    said = _plainly(item)
+    if said is None:
+        said = "|".join([comparable(value) if isinstance(value := item.get(f), str) else "" for f in _IDENTITY])
+    return int.from_bytes(blake2b(said.encode("utf-8", "replace"), digest_size=8).digest(), "big", signed=True)
+
+
+def _plainly(item: Mapping[str, Any]) -> str | None:
+    """What ``comparable`` makes of all that is hashed, where it has next to nothing to do, as for nearly all."""
+    try:
+        said = "|".join(_WHO(item))
+    except (KeyError, TypeError):
+        return None
+    if not (said.isascii() and said.isprintable()) or "'" in said or "." in said or "`" in said:
+        return None
+    said = said.casefold().replace("-", " ")
+    spaced = "  " in said or " |" in said or "| " in said or said[0] == " " or said[-1] == " "
+    return None if spaced else said
+
+
 def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """One patient of studiolab as staged values, problem and reason last.
+    """One patient of studiolab as staged values, the hash of who it is after them, problem and reason last.
 
     A record whose code is wrong or disagrees with the person is a problem for the review; a telephone or an address
     that cannot be one is left empty. Raises Reject when the record cannot be read at all.
@@ -201,6 +228,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         e164(phone) if phone else None,
         e164(mobile) if mobile else None,
         deceased_on,
+        str(fingerprint(item)),
         problem,
         reason,
     )

@@ -18,8 +18,7 @@ from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients import fiscal_codes
-from polydesk_dagster.clinic.patients.claims import fingerprint
-from polydesk_dagster.clinic.patients.cleaning import COLUMNS, prepare
+from polydesk_dagster.clinic.patients.cleaning import COLUMNS, fingerprint, prepare
 
 SERVICE = "import_patients"
 
@@ -202,10 +201,13 @@ PATIENT = Kind(
         "LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",
     ),
     after=(
-        """INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, plan_id, made_at)
+        # The rows of a plan from before an upgrade do not say who they are: then it is the first one's, null.
+        """INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, plan_id, made_at, identity)
            SELECT :clinic_id, external_id, id, CASE action WHEN 'create' THEN 'created' ELSE 'code' END,
-                  :plan_id, :as_of
-           FROM {rows} r WHERE action IN ('create', 'link')""",
+                  :plan_id, :as_of, r.identity
+           FROM (SELECT CAST(NULL AS bigint) AS identity) unsaid
+           CROSS JOIN LATERAL (SELECT external_id, id, action, identity FROM {rows} p) r
+           WHERE action IN ('create', 'link')""",
         """INSERT INTO patient_review AS q (clinic_id, external_id, cause, candidates, record, found_at)
            SELECT :clinic_id, external_id, reason, coalesce(candidates, '{{}}'),
                   to_jsonb(r) - 'ordinal' - 'action' - 'finding' - 'reason' - 'candidates' - 'id', :as_of
@@ -231,7 +233,7 @@ PATIENT = Kind(
            FROM ended""",
     ),
     source=Source(
-        columns={"external_id": "text", **COLUMNS},
+        columns={"external_id": "text", **COLUMNS, "identity": "bigint"},
         prepare=prepare,
         label=lambda item: str(item.get("id") or "?") if isinstance(item, Mapping) else "?",
         text=("last_name", "first_name"),

@@ -147,7 +147,7 @@ REGISTRY: tuple[Personal, ...] = (
                 AND EXISTS (SELECT FROM patient_review d WHERE d.clinic_id = t.clinic_id
                             AND d.external_id = t.external_id AND d.state = 'dismissed')""",
         ),
-        hidden=("decided_by", "candidates"),
+        hidden=("decided_by", "candidates"), beside={"record": "t.record - 'identity'"},
     ),
     Personal("discrepancies", "patient_discrepancy", ("ours", "theirs"), "t.patient_id = :patient", Deed.DELETE),
     Personal(

@@ -274,8 +274,9 @@ def _linked(connection: sa.Connection, review: Review, patient_id: int, made_by:
     connection.execute(sa.text(END_SUSPENDED), {"id": review.id, "as_of": as_of})
     made = connection.execute(
         sa.text("""
-            INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
-            SELECT clinic_id, external_id, :patient, :made_by, :as_of FROM patient_review WHERE id = :id
+            INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at, identity)
+            SELECT clinic_id, external_id, :patient, :made_by, :as_of, CAST(record ->> 'identity' AS bigint)
+            FROM patient_review WHERE id = :id
             ON CONFLICT DO NOTHING"""),
         {"id": review.id, "patient": patient_id, "made_by": made_by, "as_of": as_of},
     )
@@ -332,5 +333,6 @@ def _done(counts: Counts, code: str, review: Review, **values: Value) -> Report:
 
 def _review(row: sa.Row[Any]) -> Review:
     values = row._mapping
-    told = {"candidates": tuple(values["candidates"]), "cause": read(values["cause"])}
+    record = {name: value for name, value in values["record"].items() if name != "identity"}
+    told = {"candidates": tuple(values["candidates"]), "cause": read(values["cause"]), "record": record}
     return Review(**{name: values[name] for name in Review.__slots__} | told)
