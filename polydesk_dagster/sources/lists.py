@@ -18,6 +18,7 @@ from polydesk_dagster.changes.stage import Page, Unreadable
 from polydesk_dagster.clinic.patients import claims, differences
 from polydesk_dagster.clinic.patients import identity as patients
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.events import inbox
 from polydesk_dagster.sources.kinds.agreements import AGREEMENT
 from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
 from polydesk_dagster.sources.kinds.municipalities import MUNICIPALITY
@@ -93,6 +94,9 @@ def synchronise(
     report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview)
     if is_stale(report):
         report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview)
+    if report.counts.changed and not preview and scope.clinic_id is not None:
+        with engine.begin() as connection:
+            connection.execute(sa.text(inbox.NAMED_NOW), {"clinic": scope.clinic_id, "as_of": as_of})
     return report
 
 

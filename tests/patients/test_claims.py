@@ -264,3 +264,21 @@ def test_who_is_gone_at_the_source_is_a_finding_after_two_readings(engine: sa.En
     assert read(*everybody, minutes=4) == 0
     with engine.connect() as connection:
         assert not differences.listed(connection, limit=9)
+
+
+def test_two_places_that_have_become_one_differ_no_more(run: Import) -> None:
+    def differ() -> list[str]:
+        with run.engine.connect() as connection:
+            return [each.what for each in differences.listed(connection, limit=9)]
+
+    with run.engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO patient_discrepancy (clinic_id, patient_id, field, ours, theirs, noticed_at)
+                       SELECT clinic_id, patient_id, 'birth_place', 'A771', 'M320', now() FROM patient_link""")
+        )
+    assert differ() == ["birth_place"]
+    place = {"cadastral_code": "A771", "name": "Prima", "valid_from": "1900-01-01", "valid_to": "2014-01-01",
+             "successor": "M320", "istat_code": "058091", "province": "BO", "region": "Emilia-Romagna"}  # fmt: skip
+    with run.engine.begin() as connection:
+        world.insert(connection, "municipality", [place])
+    assert differ() == []

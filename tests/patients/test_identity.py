@@ -94,6 +94,43 @@ def test_an_open_case_says_what_is_doubtful_now(run: Import) -> None:
         assert run.reviews() == [("P1", mended)]
 
 
+CLEAR = "ora senza dubbi: i dati con cui si confronta sono cambiati (prima: {})"
+
+
+def test_a_case_is_clear_once_what_it_was_compared_with_has_changed(run: Import) -> None:
+    """The record is the same: its place of birth has become valid, the one who was alike is told apart now."""
+    nameless = {"fiscal_code": None, "last_name": "Neri"}
+    waiting = (MARIO | {"birth_place": "M320"}, person("P2", **nameless))
+    run(person("P3", **nameless))
+    run(*waiting)
+    doubts = [
+        "il codice fiscale non concorda con il luogo di nascita",
+        "stesso nome e data di nascita di un paziente noto",
+    ]
+    assert run.reviews() == [("P1", doubts[0]), ("P2", doubts[1])]
+    place = {"cadastral_code": "H501", "name": "Prima", "valid_from": "1900-01-01", "valid_to": "2014-01-01",
+             "successor": "M320", "istat_code": "058091", "province": "RM", "region": "Lazio"}  # fmt: skip
+    with run.engine.begin() as connection:
+        world.insert(connection, "municipality", [place])
+        connection.execute(sa.text("UPDATE patient SET birth_date = '1980-01-02'"))
+    for _ in range(2):
+        assert run(*waiting).counts.changed == 0, "a person decides"
+        assert run.reviews() == [("P1", CLEAR.format(doubts[0])), ("P2", CLEAR.format(doubts[1]))]
+    with run.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE patient SET birth_date = '1980-01-01'"))
+    run(*waiting)
+    assert run.reviews() == [("P1", CLEAR.format(doubts[0])), ("P2", doubts[1])], "and doubtful again"
+
+
+def test_a_link_that_a_person_has_dissolved_is_not_called_clear(run: Import) -> None:
+    run(MARIO)
+    with run.engine.begin() as connection:
+        reviews.unlink(connection, "BO01", "P1", as_of=world.AS_OF, actor="desk:anna", reason="è un altro")
+    for _ in range(2):
+        run(MARIO)
+        assert run.reviews() == [("P1", "collegamento sciolto")]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -347,6 +384,7 @@ def test_a_place_that_became_part_of_another_is_the_same_place(run: Import) -> N
 def test_a_provisional_code_is_a_code_that_is_given_up_for_the_real_one(run: Import, code: str, taken: bool) -> None:
     report = run(MARIO | {"fiscal_code": code})
     assert (report.counts.created, report.counts.waiting) == ((1, 0) if taken else (0, 1))
+    assert run.reviews() == ([] if taken else [("P1", "l'ultima cifra del codice fiscale provvisorio non torna")])
     if taken:
         assert run.rows("SELECT fiscal_code, fiscal_code_kind FROM patient") == [(code, "PRV")]
         again = run(MARIO | {"fiscal_code": code}, MARIO | {"id": "P7"})

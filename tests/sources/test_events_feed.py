@@ -367,6 +367,32 @@ def test_retries_come_at_1_5_30_minutes_and_6_hours_then_a_person_decides(bo: La
     assert (again.outcome, again.counts.waiting) == (Outcome.NOTHING_TO_DO, 2)
 
 
+@pytest.mark.parametrize(
+    ("event", "arrival"),
+    [
+        (booking("X", agenda_id="A9"), "UPDATE agenda SET external_id = 'A9' WHERE external_id = 'A1'"),
+        (booking("X", service_id="S9"), "UPDATE service SET external_id = 'S9'"),
+        (booking("X", collaborator_id="D9"), "UPDATE specialist SET external_id = 'D9'"),
+        (booking("X", patient_id="P9"), "UPDATE patient_link SET external_id = 'P9' WHERE external_id = 'P1'"),
+        (person("P9"), "UPDATE patient_link SET external_id = 'P9' WHERE external_id = 'P1'"),
+    ],
+    ids=["agenda", "service", "doctor", "patient", "herself"],
+)
+def test_what_was_given_up_for_a_missing_record_is_taken_up_when_it_has_come(
+    bo: Lab, event: dict[str, Any], arrival: str
+) -> None:
+    bo.publish(event)
+    bo.sync()
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE event_inbox SET state = 'dead', attempts = 5, next_try_at = NULL"))
+    bo.sync(HOURS)
+    assert bo.states() == {"dead": 1}
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text(arrival))
+    bo.sync(MINUTE)
+    assert bo.states() == {"applied": 1}
+
+
 def test_a_person_retries_or_skips_a_dead_letter(bo: Lab) -> None:
     bo.publish(booking("X", agenda_id="A9"), booking("X", "10:00", "rescheduled"), booking("Y", agenda_id="A9"))
     bo.sync()

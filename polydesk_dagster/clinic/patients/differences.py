@@ -48,7 +48,7 @@ class Difference:
 
 
 def listed(connection: sa.Connection, *, clinic: str | None = None, limit: int) -> list[Difference]:
-    """What differs, the longest first."""
+    """What differs, the longest first; two names of one place no more, once the municipalities say that they are."""
     found = connection.execute(
         sa.text("""
             SELECT c.code AS clinic, d.external_id, d.patient_id AS patient, d.what, d.since
@@ -57,7 +57,8 @@ def listed(connection: sa.Connection, *, clinic: str | None = None, limit: int) 
                   UNION ALL
                   SELECT d.clinic_id, l.external_id, d.patient_id, d.field, d.noticed_at
                   FROM patient_discrepancy d
-                  LEFT JOIN patient_link l ON l.clinic_id = d.clinic_id AND l.patient_id = d.patient_id) d
+                  LEFT JOIN patient_link l ON l.clinic_id = d.clinic_id AND l.patient_id = d.patient_id
+                  WHERE d.field <> 'birth_place' OR place_now(d.ours) IS DISTINCT FROM place_now(d.theirs)) d
             JOIN clinic c ON c.id = d.clinic_id
             WHERE CAST(:clinic AS text) IS NULL OR c.code = :clinic
             ORDER BY d.since, c.code, d.patient_id, d.what LIMIT :limit"""),

@@ -102,7 +102,7 @@ def examine(
         return code[:3], code, None
     if _PROVISIONAL.fullmatch(code):
         if not _sums_up(code):
-            raise ValueError("code_check_letter")
+            raise ValueError("code_check_digit")
         return PROVISIONAL, code, None
     if not _FISCAL_CODE.fullmatch(code):
         raise ValueError("code_shape")

@@ -90,6 +90,9 @@ _CAUSE = """CASE WHEN r.cause LIKE '_"code"%' THEN jsonb_build_object('reason', 
                  THEN jsonb_build_object('reason', jsonb_build_object('code', r.cause, 'values', jsonb_build_object()))
                  ELSE to_jsonb(r.cause) END"""
 
+# Found by comparing, with places and people who may have changed since: whoever dissolved a link has another reason.
+_OURS = """(r.cause LIKE '_"code"%' OR r.cause ~ '^[a-z]+(_[a-z0-9]+)+$') AND r.cause <> 'link_dissolved'"""
+
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
 # where the date of birth agrees, hence IS TRUE: their keys are not worked out for everybody else.
 _DOUBTS = f"""
@@ -125,7 +128,7 @@ _DOUBTS = f"""
     _namesakes("s.ordinal", "{rows}", f"{NO_CODE.format(p='s')} AND s.finding IS NULL AND o.ordinal <> s.ordinal")
 }) same
     ), waiting AS MATERIALIZED (
-        SELECT s.ordinal, q.cause, q.record, s.fiscal_code, s.last_name, s.first_name, s.birth_date
+        SELECT s.ordinal, s.finding, q.cause, q.record, s.fiscal_code, s.last_name, s.first_name, s.birth_date
         FROM patient_review q JOIN {{rows}} s USING (external_id)
         WHERE q.clinic_id = :clinic_id AND q.state = 'open'
     )
@@ -138,12 +141,13 @@ _DOUBTS = f"""
                 THEN 'namesake_of_patient'
                 WHEN w.ordinal IS NOT NULL
                 THEN 'namesake_of_record'
-                WHEN (r.cause LIKE '%"clear_now"%' OR r.cause LIKE 'ora senza dubbi%') THEN r.cause
+                WHEN r.cause LIKE ANY (ARRAY['%"clear_now"%', '%"clear_by_others"%', 'ora senza dubbi%']) THEN r.cause
                 WHEN r.record ->> 'last_name' IS NOT NULL
                  AND (r.record ->> 'fiscal_code', r.record ->> 'last_name', r.record ->> 'first_name',
                       r.record ->> 'birth_date')
                      IS DISTINCT FROM (r.fiscal_code, r.last_name, r.first_name, CAST(r.birth_date AS text))
                 THEN {why("clear_now", before=_CAUSE)}
+                WHEN r.finding IS NULL AND {_OURS} THEN {why("clear_by_others", before=_CAUSE)}
                 WHEN r.ordinal IS NOT NULL THEN r.cause
            END AS doubt
     FROM (SELECT ordinal FROM sharing UNION SELECT ordinal FROM by_code UNION SELECT ordinal FROM by_name
@@ -220,7 +224,7 @@ PATIENT = Kind(
            ON CONFLICT (clinic_id, external_id) WHERE state = 'open' DO UPDATE
            SET record = excluded.record, cause = excluded.cause,
                candidates = CASE WHEN excluded.candidates = '{{}}' THEN q.candidates ELSE excluded.candidates END
-           WHERE q.record <> excluded.record""",
+           WHERE q.record <> excluded.record OR q.cause <> excluded.cause AND q.cause <> 'link_dissolved'""",
     ),
     undo_before=(
         f"""WITH ended AS (

@@ -43,6 +43,29 @@ SET state = excluded.state, reason = excluded.reason, attempts = excluded.attemp
 RETURNING state, (xmax = 0) AS fresh"""
 
 
+# Given up because somebody or something was not known here, and it is now: a list, a workbook or a person has named it.
+NAMED_NOW = """
+UPDATE event_inbox i SET state = 'parked', attempts = 0, next_try_at = :as_of, changed_at = :as_of
+FROM (SELECT event_id, payload -> 'data' AS said, payload -> 'entity' ->> 'id' AS about FROM event_inbox
+      WHERE clinic_id = :clinic AND state = 'dead') d
+WHERE i.clinic_id = :clinic AND i.event_id = d.event_id AND CASE i.reason
+      WHEN 'patient_not_imported'
+      THEN EXISTS (SELECT FROM patient_link l WHERE l.clinic_id = :clinic
+                   AND l.external_id = coalesce(d.said ->> 'patient_id', d.about))
+      WHEN 'identity_suspended'
+      THEN EXISTS (SELECT FROM patient_link l WHERE l.clinic_id = :clinic AND l.suspended_at IS NULL
+                   AND l.external_id = coalesce(d.said ->> 'patient_id', d.about))
+      WHEN 'service_unknown'
+      THEN EXISTS (SELECT FROM service s WHERE s.clinic_id = :clinic AND s.external_id = d.said ->> 'service_id')
+      WHEN 'collaborator_unknown'
+      THEN EXISTS (SELECT FROM specialist s
+                   WHERE s.clinic_id = :clinic AND s.external_id = d.said ->> 'collaborator_id')
+      WHEN 'agenda_unknown'
+      THEN EXISTS (SELECT FROM agenda a WHERE a.clinic_id = :clinic AND a.external_id = d.said ->> 'agenda_id')
+      WHEN 'appointment_unknown'
+      THEN EXISTS (SELECT FROM appointment a
+                   WHERE a.clinic_id = :clinic AND a.external_id = d.said ->> 'appointment_id') END"""
+
 # The unsettled events of every entity whose first one is due. A first one that only waits has nobody before it any
 # more: what it waited for was settled by a person.
 DUE = """

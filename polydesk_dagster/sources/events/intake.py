@@ -230,9 +230,10 @@ class _Round:
                 self.tally.set_aside += count
 
     def retry(self) -> None:
-        """Try again the parked events that are due, each followed by what waits behind it."""
+        """Try again the events that are due, or that name what is known meanwhile, each with what waits behind it."""
         with self.engine.begin() as connection:
             self.run(connection, types.KNOWN_NOW, types=sorted(staging.TYPES))
+            self.run(connection, inbox.NAMED_NOW)
         while True:
             with self.engine.begin() as connection:
                 self.run(connection, cursors.LOCK)
