@@ -13,6 +13,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.conformance import read
 from polydesk_dagster.sources.fhir import records
 from polydesk_dagster.sources.fhir.records import Options
+from polydesk_dagster.sources.port import Merged
 from polydesk_dagster.told import teller
 from tests.sources.fhir_server import FhirServer, meta
 from tests.sources.test_fhir import PRICE, served
@@ -39,6 +40,16 @@ def test_people_and_plans() -> None:
     assert (doctor["last_name"], doctor["title"], doctor["email"]) == ("van den broek", None, "E.M.vandenbroek@bmc.nl")
     assert doctor["specialties"] == ()
     assert (plan["name"], plan["kind"], plan["valid_to"]) == ("foo", "insurance", None)
+
+
+def test_of_two_records_that_were_merged_only_the_one_that_stays_says_so() -> None:
+    gone = example("patient-example-merge-subsumed") | {"id": "example-merge-subsumed"}
+    with served() as (server, source):
+        server.held["Patient"] = [gone, example("patient-example-merge-survivor")]
+        assert list(source.merged()) == [Merged("example-merge-subsumed", "merge-survivor")]
+        link = {"other": {"reference": "Patient/merge-survivor"}, "type": "replaced-by"}
+        server.held["Patient"][0] = gone | {"link": [link]}
+        assert list(source.merged()) == [Merged("example-merge-subsumed", "merge-survivor")]
 
 
 def test_prices_that_depend_on_expressions_are_set_aside_each_by_its_name() -> None:

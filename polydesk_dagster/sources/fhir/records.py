@@ -47,9 +47,18 @@ def referred(reference: Mapping[str, Any] | None, resource: str) -> str | None:
 
 def replaced_by(patient: Mapping[str, Any]) -> str | None:
     """The patient whose record this one was merged into."""
+    return next(iter(_linked(patient, "replaced-by")), None)
+
+
+def replaces(patient: Mapping[str, Any]) -> list[str]:
+    """The patients whose records were merged into this one, as it says itself."""
+    return _linked(patient, "replaces")
+
+
+def _linked(patient: Mapping[str, Any], kind: str) -> list[str]:
     links = patient.get("link") or []
-    found = (referred(link.get("other"), "Patient") for link in links if link.get("type") == "replaced-by")
-    return next(filter(None, found), None)
+    found = (referred(link.get("other"), "Patient") for link in links if link.get("type") == kind)
+    return [name for name in found if name]
 
 
 def patient(it: Mapping[str, Any], options: Options) -> dict[str, Any]:

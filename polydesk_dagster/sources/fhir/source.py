@@ -15,7 +15,7 @@ from polydesk_dagster.errors import PermanentError, TransientError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import restarts
 from polydesk_dagster.sources.fhir import records
-from polydesk_dagster.sources.fhir.records import MAKE, Options, Unfit, referred, replaced_by
+from polydesk_dagster.sources.fhir.records import MAKE, Options, Unfit, referred, replaced_by, replaces
 from polydesk_dagster.sources.fhir.server import Server
 from polydesk_dagster.sources.fhir.tokens import SmartTokens
 from polydesk_dagster.sources.port import RECORDS, Capabilities, Merged, News, Numbers, Page, Unchanged
@@ -149,11 +149,16 @@ class Fhir:
         return Page(number, valid, tuple(rejected), None, state, mark if number == 1 else None)
 
     def merged(self) -> Iterator[Merged]:
-        """Patients with a link ``replaced-by``."""
+        """Patients with a link ``replaced-by``, and those that another's link ``replaces``: of the two records a server
+        may mark only the one that stays."""
+        pairs: dict[Merged, None] = {}
         for bundle in self.server.search("Patient", {"_count": PAGE}):
             for it in bundle.matches:
-                if isinstance(it, dict) and isinstance(it.get("id"), str) and (into := replaced_by(it)) is not None:
-                    yield Merged(it["id"], into)
+                if isinstance(it, dict) and isinstance(name := it.get("id"), str):
+                    into = replaced_by(it)
+                    pairs |= {Merged(name, into): None} if into is not None else {}
+                    pairs |= {Merged(gone, name): None for gone in replaces(it)}
+        yield from pairs
 
     def deleted(self, kind: str) -> tuple[str, ...]:  # noqa: ARG002
         """A server may delete for good and tell nobody: what is gone is found by its absence."""
