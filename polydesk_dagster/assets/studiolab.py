@@ -149,6 +149,16 @@ def _steps(context: Context) -> set[str]:
     return set(context.run.step_keys_to_execute or [node.name for node in context.job_def.nodes])
 
 
+def _is_missing(report: Report) -> bool:
+    """Whether the source has no such list: what names records of it is read all the same."""
+    return any(reason.code == "list_not_offered" for reason in report.reasons)
+
+
+def _is_needed(context: Context, listing: Listing) -> bool:
+    steps = _steps(context)
+    return any(listing.feed in each.needs and each.step in steps for each in LISTINGS)
+
+
 Told = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetMaterialization
 """What a step says."""
 
@@ -264,10 +274,14 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
         passed = config.passed
         only_look = SyncConfig(as_of=config.as_of, preview=True)
         report = perform(context, polydesk, service, only_look, lambda run: look(run, listing, named, passed))
-        if report.outcome in {Outcome.REFUSED, Outcome.FAILED, Outcome.SKIPPED} and not config.preview and not alone:
+        goes_on = _is_missing(report) and not config.preview and _is_needed(context, listing)
+        ended = report.outcome in {Outcome.REFUSED, Outcome.FAILED, Outcome.SKIPPED} and not goes_on
+        if ended and not config.preview and not alone:
             perform(context, polydesk, service, config, lambda _: _stopped(report))  # the service itself ends here
         if report.outcome is Outcome.FAILED:
             raise failure(teller().service(service), report)
+        if goes_on:
+            yield told_already(key, _results(None, listing, passed))
         if report.outcome is Outcome.SKIPPED:
             return
         plan = load(polydesk, report.plan_id) if report.plan_id is not None else None
@@ -320,6 +334,8 @@ def _real_asset(listing: Listing) -> dg.AssetsDefinition:
         report = serve(context, polydesk, listing.service, config, lambda run: apply(run, listing, config))
         if report.outcome is not Outcome.SKIPPED:
             yield dg.MaterializeResult(metadata=metadata(report))
+        elif _is_missing(report) and _is_needed(context, listing):
+            yield told_already(listing.key)
 
     return real
 

@@ -137,6 +137,8 @@ class Source:
     version: str | None = None
     text: tuple[str, ...] = ()
     """Staged columns of free text, looked through for a broken encoding."""
+    untold: tuple[str, ...] = ()
+    """Columns of ours of which this source says nothing, which is not that they are empty: what we hold stays."""
 
 
 Effect = Callable[[sa.Connection, str, datetime], Report | None]

@@ -202,6 +202,8 @@ def _steady(
         staged = staging.stage(connection, source, pages)
         values["snapshot"] = staged.snapshot
         _want(connection, kind, source, values)
+        if source.untold:
+            _keep_untold(connection, source, values)
         numbers, repeated = _mark_duplicates(connection, source, "wanted", columns, number="n", problem="problem")
         proves = evidence is not None and source.retire is not None
         moved = _on_two_pages(connection, staged) if proves and (numbers or repeated) else set()
@@ -289,6 +291,17 @@ def _want(connection: sa.Connection, kind: Kind, source: Source, values: dict[st
     connection.execute(sa.text(f"CREATE INDEX ON wanted ({source.indexed})" if source.indexed else "ANALYZE wanted"))
 
 
+def _keep_untold(connection: sa.Connection, source: Source, values: dict[str, Any]) -> None:
+    """What the source says nothing of is wanted as we hold it."""
+    kept = ", ".join(f"{name} = c.{name}" for name in source.untold)
+    query = f"UPDATE wanted d SET {kept} FROM ({source.current}) c WHERE {_same(source)}"
+    connection.execute(sa.text(query), values)
+
+
+def _same(source: Source) -> str:
+    return source.join or " AND ".join(f"{part.format('d')} = {part.format('c')}" for part in source.key)
+
+
 def _mark_duplicates(
     connection: sa.Connection, source: Source, table: str, columns: list[str], *, number: str, problem: str
 ) -> tuple[list[int], int]:
@@ -330,7 +343,7 @@ def _mark_duplicates(
 
 def _difference(kind: Kind, source: Source, staged: Staged) -> str:
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
-    on = source.join or " AND ".join(f"{part.format('d')} = {part.format('c')}" for part in source.key)
+    on = _same(source)
     differs = ", ".join(f"d.{name}" for name in kind.compared), ", ".join(f"c.{name}" for name in kind.compared)
     retire = source.retire or {}
     values = []

@@ -18,6 +18,11 @@ def why(code: str, /, **values: str) -> str:
     return f"CAST(jsonb_build_object('code', '{code}', 'values', jsonb_build_object({given})) AS text)"
 
 
+def nested(code: str, /, **values: str) -> str:
+    """SQL for a reason among the values of ``why``."""
+    return f"jsonb_build_object('reason', CAST({why(code, **values)} AS jsonb))"
+
+
 def money(amount: str, currency: str = "'EUR'") -> str:
     """SQL for an amount among the values of ``why``."""
     return f"jsonb_build_object('money', CAST({amount} AS text), 'currency', {currency})"

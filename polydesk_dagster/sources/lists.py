@@ -45,6 +45,13 @@ KINDS: Mapping[str, Kind] = {
 }
 """The record kind that each list becomes."""
 
+KEPT: Mapping[str, tuple[str, ...]] = {
+    "services": ("preparation",),
+    "collaborators": ("title", "fiscal_code", "specialties", "email", "ends_on"),
+    "municipalities": ("other_name", "postal_codes"),
+}
+"""Fields that stay as we hold them where a source has no word for them."""
+
 IDENTIFY: Mapping[str, Callable[[Any], str | None]] = {"prices": _service_of}
 """How an unreadable item of a list still says which record it is, where its own key does not."""
 
@@ -110,7 +117,7 @@ def _once(
     actor: str,
     preview: bool,
 ) -> Report:
-    kind = KINDS[feed]
+    kind = _kind(feed, source)
     with engine.connect() as connection:
         etag = step.known_etag(connection, kind, scope, as_of=as_of, source=source.epoch)
         known = _known(connection, feed, scope)
@@ -176,6 +183,12 @@ def _with_claims(
         return replace(report, counts=counts)
     said = Reason("links_suspended", {}, scope.clinic, new)
     return replace(report, outcome=Outcome.PARTIAL, counts=counts, reasons=(*report.reasons, said))
+
+
+def _kind(feed: str, source: Source) -> Kind:
+    kind, silent = KINDS[feed], source.capabilities.untold.get(feed, frozenset())
+    untold = tuple(name for name in KEPT.get(feed, ()) if name in silent)
+    return replace(kind, source=replace(kind.source, untold=untold)) if untold and kind.source is not None else kind
 
 
 def _known(connection: sa.Connection, feed: str, scope: Scope) -> dict[str, int | None]:

@@ -63,6 +63,8 @@ class Capabilities:
     merged: bool = False
     deleted: frozenset[str] = frozenset()
     """Lists of which it says by itself what was deleted."""
+    untold: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By list, fields that it has no word for, in no record: what a clinic holds there stays."""
 
 
 class Unchanged(Exception):  # noqa: N818

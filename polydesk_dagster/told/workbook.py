@@ -25,5 +25,6 @@ def words() -> Words:
         domain: {folded(said): code for code in codes for said in (code, *(t.term(domain, code) for t in tellers))}
         for domain, codes in DOMAINS.items()
     }
+    terms["yes_no"] |= {"x": "yes"}
     terms["weekday"] |= {said[:3]: code for said, code in terms["weekday"].items()}
     return Words(titles, headings, terms)

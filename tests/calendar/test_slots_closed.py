@@ -75,7 +75,7 @@ def test_regions_and_municipalities_reach_their_clinics(engine: sa.Engine) -> No
             {"id": milan.clinic},
         )
     _closed(engine, "2026-03-12", layer="municipality", municipality_code="F205")
-    _closed(engine, "2026-03-13", layer="region", region="emilia-romagna")
+    _closed(engine, "2026-03-13", layer="region", region="emilia romagna")
     slots.generate(engine, AS_OF)
     days = {
         clinic: {start[8:10] for start, _ in w.slots(engine, f"c.code = '{clinic}' AND s.local_date < '2026-03-14'")}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -173,3 +176,29 @@ def test_what_belongs_to_no_clinic_is_first_asked_of_one_after_the_other_and_the
         last = connection.execute(sa.text("SELECT outcome, reasons::text FROM service_run ORDER BY id DESC")).first()
     assert last is not None
     assert (last.outcome, "BO01" in last.reasons, "BZ01" in last.reasons) == ("failed", False, True)
+
+
+def test_prices_are_read_where_their_source_has_no_agreements(house: House, tmp_path: Path, monkeypatch: Any) -> None:
+    """A price list in a folder, and nothing else of that source."""
+    tick(house)
+    assert house.run("sync_services").success
+    (tmp_path / "listino.csv").write_text("Codice;Prezzo\nS1;45,50\n")
+    monkeypatch.setenv("POLYDESK_FILES_TOKEN_BO01", str(tmp_path))
+    prices = {"columns": {"service_id": "Codice", "amount": "Prezzo"}, "file": "listino.csv"}
+    settings = {"lists": {"prices": prices | {"fixed": {"currency": "EUR", "valid_from": "2026-01-01"}}}}
+    settings |= {"token": "POLYDESK_FILES_TOKEN_BO01"}
+    with house.engine.begin() as connection:
+        connection.execute(
+            sa.text("""UPDATE integration SET vendor = 'files', base_url = NULL, token_env = NULL, source = NULL,
+                              settings = CAST(:settings AS jsonb)"""),
+            {"settings": json.dumps(settings)},
+        )
+    assert house.run("sync_prices").success
+    with house.engine.connect() as connection:
+        assert connection.scalars(sa.text("SELECT amount FROM price")).all() == [Decimal("45.50")]
+        ended = connection.execute(
+            sa.text(
+                "SELECT outcome, reasons->0->>'code' FROM service_run WHERE service = 'sync_prices' AND NOT preview"
+            )
+        ).all()
+    assert sorted(map(tuple, ended)) == [("ok", None), ("skipped", "list_not_offered")]

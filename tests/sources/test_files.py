@@ -142,6 +142,23 @@ def test_what_is_the_same_in_every_row_is_written_as_in_a_cell_or_as_toml_has_it
     assert (str(price.amount), str(price.valid_from), str(price.valid_to)) == ("1234.50", "2026-01-01", "2026-12-31")
 
 
+def test_what_a_file_has_no_column_for_stays_as_it_is_held(tmp_path: Path, engine: sa.Engine) -> None:
+    (tmp_path / "a.csv").write_text("Codice;Visita;Note\n007;ORL;\n")
+    columns = {"id": "Codice", "code": "Codice", "name": "Visita"}
+    table = {"file": "a.csv", "columns": columns, "fixed": {"active": "sì", "duration_minutes": 30}}
+    with engine.begin() as connection:
+        clinic = world.clinic(connection, "BO01")
+        world.service(connection, clinic, code="007", name="Visita", preparation="A digiuno", duration_minutes=30)
+    held = []
+    for more in ({}, {"preparation": "Note"}):
+        source = files(tmp_path, services=table | {"columns": columns | more})
+        scope = Scope("sync_services", "BO01", clinic)
+        assert lists.synchronise(engine, source, "services", scope, as_of=world.AS_OF).counts.updated == 1
+        with engine.connect() as connection:
+            held.append(tuple(connection.execute(sa.text("SELECT name, preparation FROM service")).one()))
+    assert held == [("ORL", "A digiuno"), ("ORL", None)]
+
+
 def test_numbers_that_stand_fixed_are_decimals(tmp_path: Path) -> None:
     """From TOML through the integration's JSON, also from a row that was written as a number."""
     (tmp_path / "a.csv").write_text("Codice;Fascia\n007;A\n008;B\n")

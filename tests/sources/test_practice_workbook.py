@@ -169,7 +169,11 @@ WRONG = [
     ("Agende", ["BO01", "Centro", "Due", "Rossi Ugo", None, None, None, 20], "«Medico»: «Rossi Ugo» non è in Polydesk"),
     ("Agende", ["BO01", "Centro", "Due", "dott.ssa bianchi anna", None, None, None, 20], None),
     ("Agende", ["BO01", "Centro", "Due", None, None, None, None, 20], "una sola delle tre celle"),
-    ("Agende", ["BO01", "Centro", "Due", None, "ECG", None, "ECG; NO", 20], "va corretta: ECG; NO"),
+    (
+        "Agende",
+        ["BO01", "Centro", "Due", None, "ECG", None, "ECG; NO", 20],
+        "in quella clinica non c'è «NO»",
+    ),
 ]
 
 

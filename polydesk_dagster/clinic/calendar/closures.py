@@ -108,9 +108,9 @@ CLOSURE = Kind(
                    CASE WHEN s.scope = 'region' AND known.region IS NULL THEN 'region_unknown'
                         ELSE s.reason END AS reason
             FROM {stage} s
-            LEFT JOIN (SELECT DISTINCT ON (lower(region)) region FROM (
+            LEFT JOIN (SELECT DISTINCT ON (name_key(region)) region FROM (
                            SELECT region FROM municipality UNION SELECT region FROM clinic) named
-                       ORDER BY lower(region), region) known ON lower(known.region) = lower(s.region)
+                       ORDER BY name_key(region), region) known ON name_key(known.region) = name_key(s.region)
         """,
         current="""SELECT t.*, t.source_id AS source_key FROM closure t
                    WHERE t.source = 'central' AND t.source_year = :year""",

@@ -33,7 +33,7 @@ CLOSURE_IN_FORCE = """
 
 REACHES = """
     (c.layer IN ('national', 'chain')
-     OR c.layer = 'region' AND lower(c.region) = lower(k.region)
+     OR c.layer = 'region' AND name_key(c.region) = name_key(k.region)
      OR c.layer = 'municipality' AND c.municipality_code = k.municipality_code
      OR c.layer = 'clinic' AND c.clinic_id = k.id
      OR c.layer = 'agenda' AND c.agenda_id = a.id)

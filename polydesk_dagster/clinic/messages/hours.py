@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from polydesk_dagster.wire import comparable
+
 _BEFORE_QUIET = timedelta(minutes=30)
 """What is brought forward goes out this long before quiet hours begin, so that there is time to send it."""
 _LOOK_BACK = 10
@@ -157,10 +159,8 @@ def _holidays(
     for clinic in clinics:
         closed: set[date] = set()
         for closure, days_of in touched:
-            if closure.region in (None, clinic.region) and closure.municipality_code in (
-                None,
-                clinic.municipality_code,
-            ):
+            here = closure.region is None or comparable(closure.region) == comparable(clinic.region)
+            if here and closure.municipality_code in (None, clinic.municipality_code):
                 if closure.effect == "closed":
                     closed.update(days_of)
                 else:

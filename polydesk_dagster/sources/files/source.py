@@ -30,7 +30,11 @@ class Files:
 
     def __init__(self, settings: FilesSettings, epoch: str, folder: Folder, system: Reason) -> None:
         self.settings, self.epoch, self.folder, self.system = settings, epoch, folder, system
-        self.capabilities = Capabilities(frozenset(settings.lists))
+        untold = {
+            name: frozenset(RECORDS[name].__struct_fields__) - {*table.columns, *table.fixed}
+            for name, table in settings.lists.items()
+        }
+        self.capabilities = Capabilities(frozenset(settings.lists), untold=untold)
 
     def close(self) -> None:
         """Nothing stays open between two lists."""

@@ -69,6 +69,8 @@ class Cell:
     """Of its column, in characters."""
     style: str | None = None
     """How a spreadsheet shows it."""
+    spread: bool = False
+    """Whether ``read`` gives several values, each of which makes a row of its own."""
 
 
 def text(value: object) -> str:
@@ -92,9 +94,12 @@ def text(value: object) -> str:
     return said
 
 
+_MINUTES = re.compile(r"(?<=[0-9])\s*(?:min|minuti|minutes|minuten|')\.?$", re.IGNORECASE)
+
+
 def _whole(least: int, most: int) -> Callable[[Any, Terms], int]:
     def read(value: object, _: Terms) -> int:
-        said = text(value)
+        said = _MINUTES.sub("", text(value))
         if not re.fullmatch(r"[0-9]{1,9}", said) or not least <= int(said) <= most:
             raise UnfitError("cell_whole", value=said, least=least, most=most)
         return int(said)
@@ -124,7 +129,7 @@ def _money(value: object, _: Terms) -> Decimal:
     return Decimal(f"{(whole or other).replace('.', '')}.{cents_ or others or '00'}").quantize(Decimal("0.01"))
 
 
-_DAY = re.compile(r"([0-9]{1,2})[/.\-]([0-9]{1,2})[/.\-]([0-9]{4})|([0-9]{4})-([0-9]{2})-([0-9]{2})")
+_DAY = re.compile(r"([0-9]{1,2})[/.\-]([0-9]{1,2})[/.\-]([0-9]{4}|[0-9]{2})|([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _WRITTEN = re.compile(r"([0-9]{1,2})[°º.]?\s+([^\W\d_]+)\.?\s+([0-9]{4})")
 _SPOKEN = ("it", "en", "de")
 _EXCEL_EPOCH = date(1899, 12, 30)
@@ -151,7 +156,9 @@ def _day(value: object, _: Terms) -> date:
     try:
         if found is not None:
             day, month, year, *iso = found.groups()
-            return date(*(int(part) for part in iso)) if year is None else date(int(year), int(month), int(day))
+            if year is None:
+                return date(*(int(part) for part in iso))
+            return date(int(year) + (2000 if len(year) == 2 else 0), int(month), int(day))
         if (written := _WRITTEN.fullmatch(said)) is not None:
             return date(int(written[3]), _months().get(folded(written[2]), 0), int(written[1]))
     except ValueError:
@@ -160,10 +167,12 @@ def _day(value: object, _: Terms) -> date:
 
 
 def _clock(value: object, _: Terms) -> time:
-    if isinstance(value, datetime):
+    if isinstance(value, datetime) and value.year > 1900:
         value = value.time()
+    if isinstance(value, datetime):  # 8.30 in a cell of hours: what the spreadsheet keeps as the eighth day of 1900
+        value -= datetime(1899, 12, 31)  # noqa: DTZ001
     if isinstance(value, timedelta):
-        value = value / timedelta(days=1)
+        value = round(value / timedelta(days=1), 6)
     if isinstance(value, float) and 0 <= value < 1:
         hours, minutes = divmod(round(value * 1440), 60)
         return time(hours % 24, minutes)
@@ -171,8 +180,9 @@ def _clock(value: object, _: Terms) -> time:
         if value.second or value.microsecond:
             raise UnfitError("cell_time", value=value.isoformat())
         return value
-    said = text(value)
-    found = re.fullmatch(r"(?:ore\s+)?([0-9]{1,2})(?:[:.h]([0-9]{2}))?(?::00)?", said, re.IGNORECASE)
+    # 8.30 as a number has lost its nought; 8.50 would be half past eight to some.
+    said = f"{value}0" if isinstance(value, float) and re.fullmatch(r"[0-9]+\.[1-4]", str(value)) else text(value)
+    found = re.fullmatch(r"(?:ore\s+)?([0-9]{1,2})(?:[:.,h]([0-9]{2}))?(?::00)?", said, re.IGNORECASE)
     if found is None or int(found[1]) > 24 or int(found[2] or 0) > 59 or (int(found[1]) == 24 and int(found[2] or 0)):
         raise UnfitError("cell_time", value=said)
     return time(int(found[1]) % 24, int(found[2] or 0))
@@ -188,6 +198,22 @@ def _one_of(domain: str) -> Callable[[Any, Terms], str]:
         return code
 
     return read
+
+
+_AND = re.compile(r"[;,/+&\n]|\s(?:e|ed|and|und)\s", re.IGNORECASE)
+_TO = re.compile(r"\s*(?:[-\u2013\u2014]|\b(?:a|al|to|bis)\b)\s*", re.IGNORECASE)
+_FROM = re.compile(r"^(?:da|dal|from|von)\s+", re.IGNORECASE)
+
+
+def _days(value: object, terms: Terms) -> tuple[str, ...]:
+    """«lunedì», «lun-ven», «mar e gio»: the days that are meant, each once, in the order in which they are said."""
+    one, found = _one_of("weekday"), list[str]()
+    for part in filter(None, map(str.strip, _AND.split(text(value)))):
+        ends = [WEEKDAYS.index(one(said, terms)) for said in _TO.split(_FROM.sub("", part))]
+        if len(ends) > 2 or ends[0] > ends[-1]:
+            raise UnfitError("cell_days", value=text(value))
+        found += WEEKDAYS[ends[0] : ends[-1] + 1]
+    return tuple(dict.fromkeys(found)) or (one(value, terms),)
 
 
 def _yes(value: object, terms: Terms) -> bool:
@@ -228,6 +254,7 @@ CODE = Cell("text", lambda value, _: text(value), width=14)
 MONEY = Cell("numeric", _money, width=12, style="#,##0.00 €")
 DAY = Cell("date", _day, width=12, style="DD/MM/YYYY")
 CLOCK = Cell("time", _clock, width=8, style="HH:MM")
+DAYS = Cell("text", _days, "weekday", spread=True)
 YES_NO = Cell("boolean", _yes, "yes_no", 8)
 CODES = Cell("text[]", _listed, width=32)
 CADASTRAL = Cell("text", _fitting(r"[A-Z][0-9]{3}", "cell_cadastral"), width=12)

@@ -6,25 +6,22 @@ what only the workbook holds; nothing of ours is written until the plans are app
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import aside, plans, registry
-from polydesk_dagster.changes.kind import Kind, Source
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import compare
 from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table, combine, done
 from polydesk_dagster.sources.practice import places
-from polydesk_dagster.sources.practice.kinds import BLOCKED
+from polydesk_dagster.sources.practice.comparing import kind_of
 from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, unreadable
-from polydesk_dagster.sources.practice.reading import Read, Record, Workbook
+from polydesk_dagster.sources.practice.reading import Read, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
 from polydesk_dagster.values import Count, Term, Value
 
@@ -75,7 +72,7 @@ def plan(
         read = given.get(sheet.key)
         if read is not None and (read.records or read.unreadable):
             scope = Scope(SERVICE, parameters={"sheet": sheet.key}, origin=origin)
-            kind = _kind(sheet, read.present)
+            kind = kind_of(sheet, read.present)
             found = compare(connection, kind, scope, _pages(read, snapshot), as_of=as_of)
             problems += [unreadable(sheet, each.key, each.why) for each in read.unreadable]
             problems += conflicts(connection, sheet, found)
@@ -85,8 +82,8 @@ def plan(
             ]
         if sheet.known:
             _make_known(connection, sheet, found)
-    kept = tuple(each for each in made if each.rows_kept or each.failed_guards or each.tally.get("set_aside"))
-    problems.sort(key=follows)
+    kept = tuple(filter(_says_something, made))
+    problems = sorted(dict.fromkeys(problems), key=follows)  # a row may be several records
     rows = sum(len(read.records) + len(read.unreadable) for read in book.sheets)
     return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets), rows, file)
 
@@ -106,14 +103,18 @@ def load(connection: sa.Connection, number: int) -> Import:
             WHERE p.service = :service AND p.undoes IS NULL ORDER BY p.id"""),
         {"number": number, "service": SERVICE},
     ).all()
-    found = plans.several(connection, ids)
+    found = tuple(filter(_says_something, plans.several(connection, ids)))
     problems = [
         problem
         for each in found
         if each.rows_kept and (sheet := _BY_KIND.get(each.kind)) is not None
         for problem in conflicts(connection, sheet, each)
     ]
-    return Import(found, tuple(sorted(problems, key=follows)))
+    return Import(found, tuple(sorted(dict.fromkeys(problems), key=follows)))
+
+
+def _says_something(plan: Plan) -> bool:
+    return bool(plan.rows_kept or plan.failed_guards or plan.tally.get("set_aside"))
 
 
 def shown(connection: sa.Connection, found: Import) -> Report:
@@ -165,7 +166,7 @@ def apply(
 def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: str, reason: str | None) -> Report:
     """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named."""
     now = plans.several(connection, [each.id for each in found.plans])
-    applied = [each.id for each in now if each.state == "applied"]
+    applied = [each.id for each in now if each.state == "applied" and each.writes]
     parts = [changes.undo(connection, each, as_of=as_of, actor=actor, reason=reason) for each in reversed(applied)]
     return (
         combine(parts)
@@ -224,104 +225,6 @@ def _placed(found: Import, each: Plan, report: Report) -> Report:
 
 def _pages(read: Read, snapshot: str) -> list[Page]:
     return [Page(1, read.records, read.unreadable, snapshot)]
-
-
-def _kind(sheet: Sheet, present: frozenset[str]) -> Kind:
-    """The sheet's record kind, with how its rows become comparable."""
-    keys = [column.key for column in sheet.columns]
-
-    def prepare(record: Record) -> tuple[Any, ...]:
-        return (record.line, *(record.values.get(key) for key in keys))
-
-    columns = {"line": "integer", **{column.key: column.cell.sql for column in sheet.columns}}
-    source = Source(
-        columns=columns,
-        prepare=prepare,
-        label=lambda record: f"{sheet.key}/{record.line}",
-        key=("{}.thing",),
-        join="d.target = c.id",
-        desired=_desired(sheet, present).replace("{", "{{").replace("}", "}}").replace("{{stage}}", "{stage}"),
-        current=f"SELECT t.*, CAST(t.id AS text) AS source_key FROM {sheet.kind.table} t WHERE {sheet.living}",
-        blocked=BLOCKED.get(sheet.kind.name, "CAST(NULL AS text)"),
-        reconsider=_reconsider(sheet.kind),
-        text=tuple(column.key for column in sheet.columns if column.cell.sql == "text"),
-    )
-    return replace(sheet.kind, source=source)
-
-
-def _desired(sheet: Sheet, present: frozenset[str]) -> str:
-    """What the sheet says, in our columns: a cell, what it refers to, or where its column is missing what we hold."""
-    kind = sheet.kind
-    by_target = {column.target or column.key: column for column in sheet.columns}
-    written = []
-    for name in (*kind.fixed, *kind.owned):
-        column = by_target.get(name)
-        said = sheet.written.get(name)
-        if said is None and column is not None:
-            said = f"s.{column.key}" if column.default is None else f"coalesce(s.{column.key}, {column.default})"
-        if said is None:
-            said = "k.id"  # the clinic, which every sheet of a clinic's names
-        if column is not None and column.key not in present:
-            said = f"CASE WHEN m.id IS NULL THEN {said} ELSE m.{name} END"
-        written.append(f"{said} AS {name}")
-    number = "s.number" if sheet.numbered else "CAST(NULL AS integer)"
-    problems, reasons = _problems(sheet, present)
-    return f"""
-        SELECT s.n, s.line, {", ".join(written)}, hit.id AS target, {sheet.name} AS name_of_row,
-               coalesce('#' || hit.id, {sheet.natural}) AS thing,
-               CASE WHEN s.problem IS NOT NULL THEN s.problem {problems} END AS problem,
-               CASE WHEN s.problem IS NOT NULL THEN s.reason {reasons} END AS reason
-        FROM {{stage}} s {sheet.joins}
-        LEFT JOIN LATERAL (
-            SELECT min(t.id) AS id FROM {kind.table} t
-            WHERE {sheet.living}
-              AND ({number} IS NOT NULL AND t.id = {number} OR {number} IS NULL AND ({sheet.match}))) hit ON true
-        LEFT JOIN {kind.table} m ON m.id = hit.id
-    """
-
-
-def _problems(sheet: Sheet, present: frozenset[str]) -> tuple[str, str]:
-    flags = {column.key: "true" if column.key in present else "false" for column in sheet.columns}
-    tests = []
-    if sheet.numbered:
-        tests.append(("number", "s.number IS NOT NULL AND hit.id IS NULL", "sheet_no_such_number"))
-    tests += [(each.column, _filled(each.missing, flags), each.code) for each in sheet.references]
-    if sheet.numbered:
-        for name in sheet.kind.fixed:
-            said = sheet.written.get(name, "k.id")
-            tests.append(("number", f"m.id IS NOT NULL AND m.{name} IS DISTINCT FROM {said}", "sheet_number_elsewhere"))
-    problems = " ".join(f"WHEN {test} THEN 'unmapped'" for _, test, _ in tests)
-    reasons = " ".join(f"WHEN {test} THEN {_said(sheet, column, code)}" for column, test, code in tests)
-    return problems, reasons
-
-
-def _filled(sql: str, flags: Mapping[str, str]) -> str:
-    """``sql`` with each ``{column}`` replaced by whether the sheet has it."""
-    return re.sub(r"\{([a-z_]+)\}", lambda found: flags[found[1]], sql)
-
-
-def _said(sheet: Sheet, column: str, code: str) -> str:
-    """SQL for the reason ``code`` about the cell ``column`` of the row ``s``."""
-    several = any(each.key == column and each.cell.sql.endswith("[]") for each in sheet.columns)
-    written = f"array_to_string(s.{column}, '; ')" if several else f"CAST(s.{column} AS text)"
-    return f"""CAST(jsonb_build_object('code', 'sheet_cell', 'values', jsonb_build_object(
-        'sheet', jsonb_build_object('term', '{sheet.key}', 'domain', 'sheet'), 'row', s.line,
-        'column', jsonb_build_object('term', '{column}', 'domain', 'sheet_column'),
-        'why', jsonb_build_object('reason', jsonb_build_object('code', '{code}', 'values',
-            jsonb_build_object('value', left({written}, 100)))))) AS text)"""
-
-
-def _reconsider(kind: Kind) -> tuple[str, ...]:
-    """A row that would take the name of another one, which keeps it, is a conflict."""
-    if kind.taken is None:
-        return ()
-    return (
-        f"""UPDATE {{rows}} r SET action = 'conflict', finding = 'duplicate', reason = 'sheet_name_of_another',
-                id = CASE r.action WHEN 'create' THEN NULL ELSE r.id END
-            WHERE r.action IN ('create', 'update') AND EXISTS (
-                SELECT FROM {kind.table} t WHERE {kind.taken} AND t.id IS DISTINCT FROM r.id
-                  AND t.id NOT IN (SELECT x.id FROM {{rows}} x WHERE x.action = 'update'))""",
-    )
 
 
 def _make_known(connection: sa.Connection, sheet: Sheet, found: Plan | None) -> None:

@@ -45,10 +45,7 @@ def conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Prob
         return []
     rows = connection.execute(
         sa.text(f"""
-            SELECT r.line, r.reason, r.finding,
-                   (SELECT min(o.line) FROM {found.rows} o
-                    WHERE r.finding = 'duplicate' AND o.finding = 'duplicate' AND o.thing = r.thing
-                      AND o.line <> r.line) AS other
+            SELECT r.line, r.reason, r.finding
             FROM {found.rows} r
             WHERE r.action = 'conflict'
               AND NOT EXISTS (SELECT FROM plan_hold h WHERE h.plan_id = :plan AND h.ordinal = r.ordinal
@@ -61,7 +58,5 @@ def conflicts(connection: sa.Connection, sheet: Sheet, found: Plan) -> list[Prob
 
 def _why(sheet: Sheet, row: sa.Row[Any]) -> Reason:
     """Why the row waits, and where it stands."""
-    if row.other is not None:
-        return at(sheet.key, row.line, Reason("sheet_twice_told", {"other": row.other}))
     said = read_reason(row.reason) or Reason("finding", {"what": Term("finding", row.finding)})
     return said if said.code in {"sheet_row", "sheet_cell"} else at(sheet.key, row.line, said)

@@ -243,7 +243,7 @@ def _rows(sheet: Sheet, rows: Sequence[Sequence[Any]], first: int, places: Mappi
             found.notes += 1
             continue
         try:
-            found.records.append(Record(line, _read_row(sheet, line, held, terms)))
+            found.records += (Record(line, values) for values in _read_row(sheet, line, held, terms))
         except _UnfitRowError as unfit:
             shown = {key: str(value)[:200] for key, value in held.items()}
             found.unreadable.append(Unreadable(f"{sheet.key}/{line}", "invalid", unfit.reason, shown))
@@ -262,7 +262,8 @@ class _UnfitRowError(Exception):
         self.reason = reason
 
 
-def _read_row(sheet: Sheet, line: int, held: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
+def _read_row(sheet: Sheet, line: int, held: Mapping[str, Any], terms: Terms) -> list[dict[str, Any]]:
+    """What a row says: one record, or as many as its cell of days names."""
     values: dict[str, Any] = {}
     for column in sheet.columns:
         if column.key not in held:
@@ -275,4 +276,9 @@ def _read_row(sheet: Sheet, line: int, held: Mapping[str, Any], terms: Terms) ->
             raise _UnfitRowError(at(sheet.key, line, unfit.reason, column.key)) from None
     if sheet.check is not None and (reason := sheet.check(values)) is not None:
         raise _UnfitRowError(at(sheet.key, line, reason))
-    return values
+    found = [values]
+    for column in (each for each in sheet.columns if each.cell.spread and each.key in values):
+        if len(values[column.key]) > 1 and values.get("number") is not None:
+            raise _UnfitRowError(at(sheet.key, line, Reason("sheet_number_of_several"), column.key))
+        found = [{**each, column.key: one} for each in found for one in each[column.key]]
+    return found

@@ -29,6 +29,8 @@ def _text(row: Mapping[str, Any]) -> Reason | None:
     return next((finding.reason for finding in found if finding.error), None)
 
 
+_UNKNOWN = "WHERE code NOT IN (SELECT code FROM known_clinic)"
+
 SHEETS: tuple[Sheet, ...] = (
     Sheet(
         "users",
@@ -55,7 +57,8 @@ SHEETS: tuple[Sheet, ...] = (
             Reference("email", "m.role = 'patient'", "sheet_user_is_patient"),
             Reference(
                 "clinics",
-                "EXISTS (SELECT FROM unnest(s.clinics) AS code WHERE code NOT IN (SELECT code FROM known_clinic))",
+                f"EXISTS (SELECT FROM unnest(s.clinics) AS code {_UNKNOWN})",
+                which=f"(SELECT string_agg(code, '; ') FROM unnest(s.clinics) AS code {_UNKNOWN})",
             ),
             Reference(
                 "clinics",

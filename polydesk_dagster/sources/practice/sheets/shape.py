@@ -27,11 +27,12 @@ class Column:
 @dataclass(frozen=True, slots=True)
 class Reference:
     """What a row names that must be known: ``missing`` is SQL that holds where it is not, for the cell ``column``;
-    ``{column}`` in it is whether the sheet has that column."""
+    ``{column}`` in it is whether the sheet has that column. ``which`` is SQL for what of a list in that cell it is."""
 
     column: str
     missing: str
     code: str = "sheet_unknown"
+    which: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,12 @@ OF_AGENDA = """
 WEEKDAY = "array_position(ARRAY['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'], s.weekday)"
 NO_CLINIC = Reference("clinic", "k.id IS NULL")
 NO_LOCATION = Reference("location", "l.id IS NULL")
+_UNKNOWN = "WHERE code NOT IN (SELECT v.code FROM known_service v WHERE v.clinic_id = k.id)"
 NO_SERVICE = Reference(
     "services",
-    """EXISTS (SELECT FROM unnest(s.services) AS code
-               WHERE code NOT IN (SELECT v.code FROM known_service v WHERE v.clinic_id = k.id))""",
+    f"EXISTS (SELECT FROM unnest(s.services) AS code {_UNKNOWN})",
     "sheet_unknown_service",
+    f"(SELECT string_agg(code, '; ') FROM unnest(s.services) AS code {_UNKNOWN})",
 )
 SERVICE_OF_CLINIC = "known_service", "v.clinic_id = w.clinic_id AND v.code = w.name"
 

@@ -114,7 +114,7 @@ SHEETS: tuple[Sheet, ...] = (
             CLINIC,
             Column("location", cells.TEXT),
             Column("agenda", cells.TEXT, required=True),
-            Column("weekday", choice("weekday"), required=True),
+            Column("weekday", cells.DAYS, required=True),
             Column("starts_at", cells.CLOCK, required=True),
             Column("ends_at", cells.CLOCK, required=True),
             Column("every_weeks", cells.whole(1, 52), default="1"),
