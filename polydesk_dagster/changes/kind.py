@@ -103,9 +103,12 @@ class Source:
 
     A kind that only ever adds (a million rows, perhaps) gives ``judge`` instead of ``desired`` and ``current``: its
     records are copied straight into the plan's rows ``{rows}`` as creations, those with a problem as conflicts, and
-    the statements of ``judge`` take out or mark the few that are something else. It says by ``version``, a query for
-    one text, whether our side has moved. Columns that are neither the table's nor ``carried`` are there for the kind's
-    own statements: nobody is shown them, and they make no difference between two records.
+    the statements of ``judge`` take out or mark the few that are something else. Columns that are neither the table's
+    nor ``carried`` are there for the kind's own statements: nobody is shown them, and they make no difference between
+    two records.
+
+    ``compared`` are the tables that a list which was read as it is now could not be compared with again without reading
+    it: whatever is written to them is counted (``list_change``), and while nothing is, an unchanged list stays unread.
     """
 
     columns: Mapping[str, str]
@@ -134,7 +137,7 @@ class Source:
     noted: Mapping[str, str] = field(default_factory=dict)
     """What is told though nothing is written for it: by the code of its reason a query for how many."""
     judge: tuple[str, ...] = ()
-    version: str | None = None
+    compared: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
     """Staged columns of free text, looked through for a broken encoding."""
     untold: tuple[str, ...] = ()

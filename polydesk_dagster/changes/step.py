@@ -21,18 +21,47 @@ def source_name(kind: Kind, scope: Scope) -> str:
     return f"{scope.service}:{kind.name}"
 
 
-def _local_version(connection: sa.Connection, kind: Kind, values: dict[str, Any]) -> str:
-    """Changes with any write to our rows in scope."""
+FEW = 20
+"""So many rows of a clinic's ``list_change`` are added up each time before they are folded."""
+
+_FOLD = """
+    WITH past AS (
+        SELECT c.ctid AS at FROM list_change c
+        WHERE c.clinic_id IN (:clinic, 0) AND c.record = ANY(:tables)
+          AND c.written IS DISTINCT FROM pg_current_xact_id()
+          AND :few < (SELECT count(*) FROM list_change m WHERE m.clinic_id IN (:clinic, 0) AND m.record = ANY(:tables))
+        FOR UPDATE SKIP LOCKED
+    ), gone AS (DELETE FROM list_change c USING past WHERE c.ctid = past.at RETURNING c.*)
+    INSERT INTO list_change (record, clinic_id, times, written)
+    SELECT record, clinic_id, sum(times), NULL FROM gone GROUP BY record, clinic_id
+"""
+
+
+def written(connection: sa.Connection, kind: Kind, scope: Scope) -> int:
+    """How often whatever the list is compared with has been written: to be asked before anything of it is looked at,
+    for what is committed meanwhile counts as later."""
+    return int(connection.execute(_CHANGES, _compared(kind, scope)).one().times)
+
+
+_CHANGES = sa.text("SELECT times, own FROM list_changes(:clinic, :tables)")
+
+
+def _compared(kind: Kind, scope: Scope) -> dict[str, Any]:
     assert kind.source is not None
-    if kind.source.version is not None:
-        return str(connection.scalar(sa.text(kind.source.version), values))
-    # The system column of a row is its last writer; it survives vacuum, and a restored backup only costs one reading.
-    # Who writes a row takes it from its last writer's: how many rows each has left is enough to know.
-    where = "WHERE t.clinic_id = :clinic_id" if "clinic_id" in kind.fixed else ""
-    written = f"SELECT t.xmin AS by, count(*) AS rows FROM {kind.table} t {where} GROUP BY t.xmin"
-    whole = "coalesce(sum(w.rows), 0) || ':' || coalesce(bit_xor(hash_record_extended(ROW(w.by, w.rows), 0)), 0)"
-    version = sa.text(f"SELECT {whole} FROM ({written}) w")
-    return str(connection.scalar(version, values))
+    return {"clinic": scope.clinic_id or 0, "tables": list(kind.source.compared)}
+
+
+def absorb(connection: sa.Connection, kind: Kind, scope: Scope, etag: str | None) -> None:
+    """What this transaction has written comes of reading the list ``etag``: where that is the one that we are in step
+    with, it is no reason to read it again."""
+    own = int(connection.execute(_CHANGES, _compared(kind, scope)).one().own)
+    connection.execute(
+        sa.text("""
+            UPDATE source_state SET local_version = CAST(local_version AS bigint) + :own
+            WHERE service = :service AND scope = :scope AND etag = :etag AND :own > 0
+              AND local_version ~ '^[0-9]+$'"""),
+        {"service": source_name(kind, scope), "scope": scope.name, "etag": etag, "own": own},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +118,12 @@ def remember(
     *,
     as_of: datetime,
     etag: str | None,
+    ours: int | None = None,
     source: str | None = None,
     confirmed_by: str | None = None,
 ) -> None:
-    """Note what ``source`` looked like now that we are in step; its ETag only if nothing of it was left out.
+    """Note what ``source`` looked like now that we are in step; its ETag only if nothing of it was left out, and if it
+    is known what of ours it was compared with: what had been ``written`` before, and what this transaction has.
 
     ``confirmed_by`` is the person who has decided it, if one has; the first state of a source counts as confirmed.
     """
@@ -102,15 +133,20 @@ def remember(
     values = plans.parameters(scope, as_of, plan.id)
     at = {"service": source_name(kind, scope), "scope": scope.name}
     counted = "SELECT confirmed_ours IS NOT NULL FROM source_state WHERE service = :service AND scope = :scope"
-    ours = None
+    in_force = None
     if confirmed_by is not None or not connection.scalar(sa.text(counted), at):
-        ours = count_ours(connection, kind, values)
+        in_force = count_ours(connection, kind, values)
+    version = None
+    if ours is not None and kind.source is not None:
+        compared = _compared(kind, scope)
+        version = ours + int(connection.execute(_CHANGES, compared).one().own)
+        connection.execute(sa.text(_FOLD), {**compared, "few": FEW})
     connection.execute(
         sa.text("""
             INSERT INTO source_state AS s (service, scope, records, snapshot, etag, local_version, plan_id, seen_at,
                                            source, confirmed_records, confirmed_ours, confirmed_at, confirmed_by)
             VALUES (:service, :scope, :records, :snapshot, :etag, :version, :plan_id, now(), :source, :records,
-                    CAST(:ours AS bigint), now(), :by)
+                    CAST(:in_force AS bigint), now(), :by)
             ON CONFLICT (service, scope) DO UPDATE SET records = excluded.records, snapshot = excluded.snapshot,
                 etag = excluded.etag, local_version = excluded.local_version, plan_id = excluded.plan_id,
                 seen_at = excluded.seen_at, source = coalesce(excluded.source, s.source),
@@ -125,29 +161,26 @@ def remember(
             **at,
             "records": plan.tally.get("seen", 0),
             "snapshot": plan.snapshot,
-            "etag": None if left_out else etag,
+            "etag": None if left_out or version is None else etag,
             "source": source,
-            "version": _local_version(connection, kind, values),
+            "version": "" if version is None else str(version),
             "plan_id": plan.id,
-            "ours": ours,
+            "in_force": in_force,
             "by": confirmed_by,
         },
     )
 
 
-def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, as_of: datetime, source: str) -> str | None:
-    """The ETag of the source's state that our rows are in step with; None when they, or what we know, have moved, or
-    when it is the word of another source."""
+def known_etag(connection: sa.Connection, kind: Kind, scope: Scope, *, ours: int, source: str) -> str | None:
+    """The ETag of the source's state that our rows are in step with; None where what it was compared with has been
+    written since, going by ``ours`` (``written``), or when it is the word of another source."""
     found = connection.execute(
         sa.text("""
             SELECT etag, local_version FROM source_state
             WHERE service = :service AND scope = :scope AND source = :source"""),
         {"service": source_name(kind, scope), "scope": scope.name, "source": source},
     ).one_or_none()
-    if found is None or found.etag is None:
-        return None
-    version = _local_version(connection, kind, plans.parameters(scope, as_of, 0))
-    return str(found.etag) if version == found.local_version else None
+    return found.etag if found is not None and found.local_version == str(ours) else None
 
 
 def in_step(kind: Kind, scope: Scope) -> Report:

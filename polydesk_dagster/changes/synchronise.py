@@ -38,22 +38,24 @@ def synchronise(
     actor: str = "dagster",
     preview: bool = False,
     etag: Callable[[], str | None] = lambda: None,
+    ours: int | None = None,
     source: str | None = None,
     evidence: Evidence | None = None,
 ) -> Report:
     """Plan from ``pages`` and apply the plan at once; the plan stays where a guard or a moved row stops it.
 
-    ``etag`` is asked once the pages are read, and kept as a word of ``source`` when we are in step with it.
+    ``etag`` is asked once the pages are read, and kept as a word of ``source`` when we are in step with it; ``ours`` is
+    what of ours had been written by then (``step.written``).
     """
     pages = _begun(pages)
     with engine.begin() as connection:
         plan = compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
         seen = show.preview(connection, plan, kind) if preview else None
         if not plan.writes:
-            step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), source=source)
+            step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), ours=ours, source=source)
     if seen is not None:
         return seen
-    return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag(), source=source)
+    return settle(engine, kind, scope, plan, as_of=as_of, actor=actor, etag=etag(), ours=ours, source=source)
 
 
 def _begun(pages: Iterable[Page]) -> Iterable[Page]:
@@ -71,6 +73,7 @@ def settle(
     as_of: datetime,
     actor: str,
     etag: str | None = None,
+    ours: int | None = None,
     source: str | None = None,
     reason: str | None = None,
     past_guards: Collection[str] = (),
@@ -89,7 +92,9 @@ def settle(
         if done_now and past_guards:
             plan = plans.load(connection, plan.id)
         if done_now and kind.source is not None and (plan.writes or by is not None):
-            step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag, source=source, confirmed_by=by)
+            step.remember(
+                connection, kind, scope, plan, as_of=as_of, etag=etag, ours=ours, source=source, confirmed_by=by
+            )
         if done_now:
             aside.told(connection, kind, plan)
         seen = show.preview(connection, plan, kind)

@@ -119,7 +119,8 @@ def _once(
 ) -> Report:
     kind = _kind(feed, source)
     with engine.connect() as connection:
-        etag = step.known_etag(connection, kind, scope, as_of=as_of, source=source.epoch)
+        ours = step.written(connection, kind, scope)
+        etag = step.known_etag(connection, kind, scope, ours=ours, source=source.epoch)
         known = _known(connection, feed, scope)
     reading = _Reading(feed, source.list(feed, etag=etag))
 
@@ -143,6 +144,7 @@ def _once(
             actor=actor,
             preview=preview,
             etag=lambda: reading.etag,
+            ours=ours,
             source=source.epoch,
             evidence=evidence,
         )
@@ -150,7 +152,8 @@ def _once(
         report, unseen.unchanged = step.in_step(kind, scope), True
     if feed != "patients":
         return report
-    return _with_claims(engine, source, report, scope, differing, unseen, as_of, preview=preview)
+    etag = etag if unseen.unchanged else reading.etag
+    return _with_claims(engine, source, report, scope, differing, unseen, as_of, etag, preview=preview)
 
 
 def _with_claims(
@@ -161,6 +164,7 @@ def _with_claims(
     differing: Sequence[Mapping[str, Any]],
     unseen: patients.Unseen,
     as_of: datetime,
+    etag: str | None,
     *,
     preview: bool,
 ) -> Report:
@@ -175,6 +179,7 @@ def _with_claims(
         if unseen.names is not None and not unseen.unchanged:
             differences.missing(connection, scope.clinic_id, unseen.names, as_of)
         gone = differences.gone(connection, scope.clinic_id, as_of)
+        step.absorb(connection, KINDS["patients"], scope, etag)
     counts = replace(report.counts, waiting=report.counts.waiting + waiting)
     if gone:
         said_gone = Reason("patients_gone_at_source", {}, scope.clinic, gone)

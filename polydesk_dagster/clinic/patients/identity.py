@@ -244,9 +244,7 @@ PATIENT = Kind(
         key=("{}.external_id",),
         indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
         judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _SAME_PLACE, _OUT_OF_TIME, _DOUBTS, _MARK),
-        version="""SELECT concat_ws('/', count(*), max(made_at), (
-                       SELECT count(*) FROM patient_review WHERE clinic_id = :clinic_id AND state = 'dismissed'))
-                   FROM patient_link WHERE clinic_id = :clinic_id""",
+        compared=("patient_link", "patient_review"),
     ),
 )
 

@@ -22,6 +22,7 @@ AGREEMENT = Kind(
     called="t.name",
     source=Source(
         columns={"external_id": "text", "name": "text", "kind": "text", "valid_from": "date", "valid_to": "date"},
+        compared=("agreement",),
         prepare=lambda record: (record.id, record.name, record.kind, record.valid_from, record.valid_to),
         label=lambda record: str(record.id),
         text=("name",),

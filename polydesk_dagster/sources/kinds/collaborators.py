@@ -51,6 +51,7 @@ COLLABORATOR = Kind(
             "active": "boolean",
             "ends_on": "date",
         },
+        compared=("specialist",),
         prepare=lambda record: (
             record.id,
             record.title,

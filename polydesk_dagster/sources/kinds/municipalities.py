@@ -96,6 +96,7 @@ MUNICIPALITY = Kind(
             "postal_codes": "text[]",
             "successor": "text",
         },
+        compared=("municipality",),
         prepare=_municipality,
         label=lambda record: str(record.cadastral_code),
         text=("name", "other_name"),

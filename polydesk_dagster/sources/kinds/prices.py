@@ -124,6 +124,7 @@ PRICE = Kind(
             "valid_from": "date",
             "valid_to": "date",
         },
+        compared=("price", "service", "agreement", "specialist"),
         prepare=_price,
         label=lambda record: str(record.service_id),
         key=(

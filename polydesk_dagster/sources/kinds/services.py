@@ -65,6 +65,7 @@ SERVICE = Kind(
             "preparation": "text",
             "active": "boolean",
         },
+        compared=("service",),
         prepare=lambda record: (
             record.id,
             record.code,
