@@ -1,4 +1,5 @@
-"""What it costs to start a run: ours and Dagster's default launcher on the same job, and what 100 runs leave behind."""
+"""What it costs to start a run: ours and Dagster's default launcher on the same job, what 100 runs leave behind, and
+what a run costs that waits in the queue."""
 
 from __future__ import annotations
 
@@ -15,17 +16,18 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import sqlalchemy as sa
-from dagster import DagsterEventType, DagsterInstance, DefaultRunLauncher
+from dagster import DagsterEventType, DagsterInstance, DefaultRunLauncher, RunsFilter
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import TickData, TickStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import ExternalScheduleExecutionArgs
 from dagster._serdes import deserialize_value
 from pydantic import SecretStr
 
-from benchmarks.harness import Bench, Figure
+from benchmarks.harness import Bench, Figure, server_of, settle, spent
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import instance
@@ -41,6 +43,11 @@ TICKS_A_DAY = 1440 + 96 + 144 + 72 + 58
 """Events, statistics, caches, reminders, preparation notices."""
 DUE = 0.05
 """The share of ticks that find something to do."""
+QUEUED = 100
+CALM = 20.0
+"""Seconds in which what the daemon takes with nothing to do is looked at."""
+A_RUN_MAY_KEEP = 5e9 / 30 / 3000
+"""Bytes: of 3,000 runs a night for thirty nights the storage passes the 5 GB at which health complains."""
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
@@ -49,18 +56,18 @@ def figures(bench: Bench) -> Iterator[Figure]:
         _timed(dagster, settings, ours.launch)
         _timed(dagster, settings, default.launch)
         lags: dict[_Launcher, list[float]] = {ours: [], default: []}
-        spent = {launcher: -launcher.cpu_seconds() for launcher in lags}
+        took = {launcher: -launcher.cpu_seconds() for launcher in lags}
         count = bench.size(RUNS)
         for _ in range(count):
             for launcher, lag in lags.items():
                 lag.append(_timed(dagster, settings, launcher.launch))
         for launcher in lags:
             launcher.settle()
-            spent[launcher] += launcher.cpu_seconds()
+            took[launcher] += launcher.cpu_seconds()
         yield Figure("runtime", "start lag, median", median(lags[ours]), median(lags[default]), "s", 1 / 6)
         yield Figure("runtime", "start lag, worst", max(lags[ours]), max(lags[default]), "s", 1 / 3)
-        yield Figure("runtime", "CPU a run", spent[ours] / count, spent[default] / count, "s", 1 / 4)
-        yield from _day(bench, dagster, settings, engine, (ours, default), spent[ours] / count, spent[default] / count)
+        yield Figure("runtime", "CPU a run", took[ours] / count, took[default] / count, "s", 1 / 4)
+        yield from _day(bench, dagster, settings, engine, (ours, default), took[ours] / count, took[default] / count)
         before, many = _held(ours, engine), bench.size(MANY)
         for _ in range(many):
             _timed(dagster, settings, ours.launch)
@@ -69,7 +76,74 @@ def figures(bench: Bench) -> Iterator[Figure]:
         for what, held in after.items():
             yield Figure("runtime", f"{what} left by {many} runs", max(0, held - before[what]), many, "", 0.0)
         yield Figure("runtime", f"memory grown in {many} runs", ours.grown(), ours.size, "B", 0.1)
+        yield from _queue(bench, dagster, settings, engine, (ours, default))
         engine.dispose()
+
+
+def _queue(
+    bench: Bench,
+    dagster: DagsterInstance,
+    settings: Settings,
+    storage: sa.Engine,
+    launchers: tuple[_Launcher, _Launcher],
+) -> Iterator[Figure]:
+    """Runs that wait for the daemon as those of schedules and of Dagster's page do: what each costs the daemon, whoever
+    starts it, itself and the database, less what all of them take while nothing waits. The reference is a run that
+    Dagster's launcher starts without a queue, the database included."""
+    count, database = bench.size(QUEUED), server_of(storage)
+    ours, default = launchers
+    cold = max(1, count // 10)
+    before = default.cpu_seconds() + spent(database)
+    for _ in range(cold):
+        _timed(dagster, settings, default.launch)
+    default.settle()
+    reference = (default.cpu_seconds() + spent(database) - before) / cold
+    workspace = instance.workspace_file(settings.home)
+    words = [sys.executable, "-m", "polydesk_dagster.runtime.dagster_inside.daemon", str(workspace), "colored"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet)
+    try:
+        daemon = _Launcher(psutil.Process(process.pid), ours.launch, ours.client)
+        parts = {"daemon": daemon, "fork server and runs": ours, "code server": default}
+
+        def used() -> dict[str, float]:
+            return {"database": spent(database)} | {name: part.cpu_seconds() for name, part in parts.items()}
+
+        _queued(dagster, settings, 1)
+        idle, began = used(), time.monotonic()
+        time.sleep(max(2.0, CALM * bench.scale))
+        a_second = {name: (now - idle[name]) / (time.monotonic() - began) for name, now in used().items()}
+        settle(storage)
+        kept, start, began = _storage_bytes(storage), used(), time.monotonic()
+        _queued(dagster, settings, count)
+        ours.settle()
+        lasted = time.monotonic() - began
+        cost = {name: (now - start[name] - a_second[name] * lasted) / count for name, now in used().items()}
+        settle(storage)
+        kept = _storage_bytes(storage) - kept
+    finally:
+        process.terminate()
+        process.wait(30)
+    for name, seconds in cost.items():
+        yield Figure("runtime", f"CPU a run through the queue: {name}", seconds, reference, "s", 1 / 4)
+    yield Figure("runtime", "CPU a run through the queue", sum(cost.values()), reference, "s", 1 / 4)
+    yield Figure("runtime", "storage a run through the queue", kept / count, A_RUN_MAY_KEEP, "B", 1.0)
+
+
+def _queued(dagster: DagsterInstance, settings: Settings, count: int) -> None:
+    """So many runs, put into the queue one after the other; returns once all have ended well."""
+    waiting = {_recorded(dagster, settings) for _ in range(count)}
+    for run_id in waiting:
+        dagster.submit_run(run_id, None)  # type: ignore[arg-type]
+    deadline = time.monotonic() + 60 + 10 * count
+    while waiting:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(waiting)} runs have not left the queue")
+        time.sleep(0.5)
+        for record in dagster.get_run_records(RunsFilter(run_ids=list(waiting), statuses=FINISHED_STATUSES)):
+            if not record.dagster_run.is_success:
+                raise RuntimeError(f"the run {record.dagster_run.run_id} has failed")
+            waiting.discard(record.dagster_run.run_id)
 
 
 def _day(
@@ -143,8 +217,8 @@ class _Launcher:
 
     def cpu_seconds(self) -> float:
         """Of the server and of the children that it has waited for."""
-        spent = self.process.cpu_times()
-        return float(spent.user + spent.system + spent.children_user + spent.children_system)
+        used = self.process.cpu_times()
+        return float(used.user + used.system + used.children_user + used.children_system)
 
     def settle(self) -> None:
         deadline = time.monotonic() + 20
@@ -155,8 +229,8 @@ class _Launcher:
         return max(0, int(self.process.memory_info().rss) - self.size)
 
 
-def _timed(dagster: DagsterInstance, settings: Settings, launch: Callable[[str], object]) -> float:
-    """Seconds from a run's creation to its first step; returns once it has ended."""
+def _recorded(dagster: DagsterInstance, settings: Settings) -> str:
+    """The id of a new run, which nobody has started."""
     location = instance.LOCATIONS[0]
     run = runs.create(
         dagster,
@@ -167,13 +241,19 @@ def _timed(dagster: DagsterInstance, settings: Settings, launch: Callable[[str],
         location=runs.origin(instance.code_socket(settings.home, location.name), location.name),
         run_id=None,
     )
+    return run.run_id
+
+
+def _timed(dagster: DagsterInstance, settings: Settings, launch: Callable[[str], object]) -> float:
+    """Seconds from a run's creation to its first step; returns once it has ended."""
+    run_id = _recorded(dagster, settings)
     created = time.time()
-    launch(run.run_id)
-    while (current := dagster.get_run_by_id(run.run_id)) is None or not current.is_finished:
+    launch(run_id)
+    while (current := dagster.get_run_by_id(run_id)) is None or not current.is_finished:
         time.sleep(0.05)
-    steps = dagster.all_logs(run.run_id, of_type=DagsterEventType.STEP_START)
+    steps = dagster.all_logs(run_id, of_type=DagsterEventType.STEP_START)
     if not steps:
-        raise RuntimeError(f"the run {run.run_id} ended as {current.status.value} before its first step")
+        raise RuntimeError(f"the run {run_id} ended as {current.status.value} before its first step")
     return steps[0].timestamp - created
 
 
@@ -201,7 +281,7 @@ def _installation(bench: Bench) -> Iterator[tuple[DagsterInstance, Settings, _La
         before = dict(os.environ)
         os.environ.update(instance.environment(settings))
         os.environ["POLYDESK_DATABASE_URL"] = url
-        instance.prepare(settings)
+        instance.prepare(settings, instance.LOCATIONS[:1])
         servers: list[subprocess.Popen[bytes]] = []
         try:
             with DagsterInstance.get() as dagster:

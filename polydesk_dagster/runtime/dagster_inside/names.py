@@ -13,8 +13,13 @@ NEEDED_BY_RUNS = (
     "dagster._core.execution.plan.execute_plan",
     "dagster._core.executor.in_process",
     "dagster._core.execution.plan.active",
+    "dagster._core.instance.factory",
+    "dagster._core.storage.root",
+    "dagster._core.system_config.composite_descent",
+    "upath.implementations.local",
 )
-"""What executing a run imports of Dagster besides ``dagster``: a fork server has it ready. Nothing public loads it."""
+"""What opening an instance and executing a run imports besides ``dagster``: a fork server has it ready. Nothing public
+loads it."""
 
 
 def pointer(module: str) -> str:

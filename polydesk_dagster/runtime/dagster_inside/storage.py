@@ -10,8 +10,9 @@ put into its classes from here, and the tables are asked for by the names that t
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +33,10 @@ from dagster_postgres.utils import pg_url_from_config, set_pg_statement_timeout
 
 from polydesk_dagster.runtime.dagster_inside import planned
 
+_REST = 1.0
+"""Seconds for which a connection that has just worked is not asked whether it still does: no server has restarted in
+less. A run asks for one some forty times, and was answered as often before it could ask."""
+
 
 @cache
 def _pool(url: str) -> sa.Engine:
@@ -41,11 +46,23 @@ def _pool(url: str) -> sa.Engine:
         isolation_level="AUTOCOMMIT",
         pool_size=2,
         max_overflow=40,
-        pool_pre_ping=True,
         pool_recycle=3600,
         pool_use_lifo=True,
+        use_native_hstore=False,
     )
+    sa.event.listen(engine, "checkin", lambda _, record: record.info.update(rests_since=time.monotonic()))
+    sa.event.listen(engine, "checkout", partial(_works, engine))
     return engine
+
+
+def _works(engine: sa.Engine, connection: Any, record: Any, _proxy: object) -> None:
+    """What ``pool_pre_ping`` does, of a connection that has rested."""
+    if time.monotonic() - record.info.get("rests_since", time.monotonic()) <= _REST:
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error:
+        raise sa.exc.DisconnectionError from None
 
 
 # A forked run must never speak on its parent's connections.
@@ -81,9 +98,20 @@ class _Pooled:
             self._engine, "connect", lambda connection, _: set_pg_statement_timeout(connection, statement_timeout)
         )
 
+    @cached_property
+    def _columns(self) -> set[tuple[str, ...]]:
+        return set()
+
     def _has(self, table: sa.Table, *columns: str) -> bool:
-        with self._engine.connect() as connection:
-            return all(connection.scalar(_HAS_COLUMN, {"table": table.name, "column": column}) for column in columns)
+        """A column that was there once is there."""
+        asked = (table.name, *columns)
+        if asked not in self._columns:
+            with self._engine.connect() as connection:
+                for column in columns:
+                    if not connection.scalar(_HAS_COLUMN, {"table": table.name, "column": column}):
+                        return False
+            self._columns.add(asked)
+        return True
 
 
 class PooledRunStorage(_Pooled, PostgresRunStorage):

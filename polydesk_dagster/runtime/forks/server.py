@@ -44,11 +44,12 @@ _GROWTH = 1.3
 _MODULES = (
     *NEEDED_BY_RUNS,
     "polydesk_dagster.runtime.dagster_inside.compute_logs",
+    "polydesk_dagster.runtime.dagster_inside.coordinator",
     "polydesk_dagster.runtime.dagster_inside.launcher",
     "polydesk_dagster.runtime.dagster_inside.runs",
     "polydesk_dagster.runtime.dagster_inside.storage",
     "polydesk_dagster.runtime.orders",
-    "psycopg2.extensions",
+    "psycopg2.extras",
     "psycopg",
     "sqlalchemy.dialects.postgresql",
 )

@@ -1,0 +1,56 @@
+"""Dagster's storage on one pool: what a server's restart costs, and what is asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from dagster import DagsterInstance
+from pydantic import SecretStr
+from sqlalchemy.engine import URL
+
+from polydesk_dagster.runtime.dagster_inside import storage
+from polydesk_dagster.settings import Settings
+from tests.postgres import left
+from tests.runtime import written
+
+
+@pytest.fixture(scope="module")
+def kept(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DagsterInstance, URL]]:
+    home: Path = tmp_path_factory.mktemp("home")
+    url = server.set(database="pooled").render_as_string(hide_password=False)
+    with written.storage(Settings(home=home, database_url=SecretStr(url))) as (dagster, engine):
+        yield dagster, engine.url
+
+
+def _asked(dagster: DagsterInstance) -> list[str]:
+    """What the storage is asked for a look at two runs."""
+    asked: list[str] = []
+    engine = dagster.run_storage._engine  # type: ignore[attr-defined]
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    for run in ("a", "b"):
+        assert dagster.get_run_by_id(run) is None
+    sa.event.remove(engine, "before_cursor_execute", note)
+    return asked
+
+
+def test_a_connection_that_ended_while_it_rested_is_nobodys_error(
+    kept: tuple[DagsterInstance, URL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dagster, url = kept
+    monkeypatch.setattr(storage, "_REST", 0.0)
+    assert dagster.get_run_by_id("a") is None
+    left(url)
+    assert dagster.get_run_by_id("a") is None
+
+
+def test_which_columns_there_are_is_asked_once(kept: tuple[DagsterInstance, URL]) -> None:
+    dagster, _ = kept
+    _asked(dagster)
+    assert [statement for statement in _asked(dagster) if "pg_attribute" in statement] == []
