@@ -227,5 +227,6 @@ def _serve(told: Connection, program: Any) -> None:
     import uvicorn
 
     listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     told.send(listening.getsockname()[1])
     uvicorn.Server(uvicorn.Config(program, log_level="warning", access_log=False)).run([listening])
