@@ -20,7 +20,7 @@ from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 from tests import world
 from tests.patients.world import MARIO, Import, person
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 ANNA = {
     "last_name": "Verdi",
@@ -203,6 +203,37 @@ def test_two_clinics_that_learn_of_the_same_people_in_opposite_order_wait_for_ea
         [(c,) for c in CODES.values()]
     )
     assert clinics[0].rows("SELECT count(*) FROM patient_link WHERE identity IS NOT NULL") == [(4,)]
+
+
+def test_a_code_that_two_clinics_learn_at_once_is_given_to_one(engine: sa.Engine) -> None:
+    here, there = Import(engine), Import(engine, "MI01")
+    with engine.begin() as connection:
+        for run in (here, there):
+            connection.execute(
+                sa.text("""
+                    WITH one AS (
+                        INSERT INTO patient (last_name, first_name, sex, birth_date, birth_place)
+                        VALUES ('Rossi', 'Mario', 'M', '1980-01-01', 'H501') RETURNING id)
+                    INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
+                    SELECT :clinic, 'P1', id, 'person', now() FROM one"""),
+                {"clinic": run.clinic},
+            )
+
+    def learn() -> None:
+        with engine.begin() as connection:
+            claims.check(connection, there.clinic, [MARIO], world.AS_OF)
+
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as connection:
+            claims.check(connection, here.clinic, [MARIO], world.AS_OF)
+            late = pool.submit(learn)
+            until(lambda: late.done() or here.rows(waits), "the other clinic comes")
+        late.result()
+    assert here.rows(
+        "SELECT clinic_id FROM patient_link JOIN patient p ON p.id = patient_id WHERE fiscal_code <> ''"
+    ) == [(here.clinic,)]
+    assert here.rows("SELECT clinic_id, field FROM patient_discrepancy") == [(there.clinic, "fiscal_code")]
 
 
 def test_who_is_compared_waits_for_no_import_of_another_clinic(run: Import) -> None:

@@ -60,6 +60,9 @@ WITHOUT_CODE = """
     ORDER BY p.id FOR NO KEY UPDATE OF p
 """
 
+# One after the other: whether a code is somebody else's is not seen of a transaction that is under way.
+ONE_BY_ONE = "SELECT pg_advisory_xact_lock(hashtextextended('learn_codes', 0))"
+
 # A code that the source has learnt since: ours where we have none, noted where it is somebody else's.
 LEARN = f"""
     WITH {_SAID}, later AS (
@@ -106,6 +109,8 @@ def check(connection: sa.Connection, clinic_id: int, items: Iterable[Mapping[str
     everybody = list(items)
     named = {"clinic_id": clinic_id, "coded": _coded(everybody)}
     learning = named["coded"] and connection.execute(sa.text(WITHOUT_CODE), named).rowcount
+    if learning:
+        connection.execute(sa.text(ONE_BY_ONE))
     found = 0
     rest = iter(everybody)
     while part := list(islice(rest, AT_ONCE)):
