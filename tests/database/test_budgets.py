@@ -29,6 +29,8 @@ from polydesk_dagster.changes.synchronise import settle, synchronise
 from polydesk_dagster.clinic.bookings import confirming, holds
 from polydesk_dagster.clinic.bookings.answers import Answer
 from polydesk_dagster.clinic.calendar import closures, slots
+from polydesk_dagster.clinic.patients import claims
+from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.clinic.patients.identity import PATIENT
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.sources.kinds.agreements import AGREEMENT
@@ -81,6 +83,15 @@ INSERT INTO agenda_rule (agenda_id, weekday, starts_at, ends_at, valid_from)
     SELECT id, weekday, '08:00', '11:40', '2020-01-01' FROM agenda, generate_series(1, 7) weekday;
 INSERT INTO agenda_service (clinic_id, agenda_id, service_id)
     SELECT clinic_id, id, (SELECT min(s.id) FROM service s WHERE s.clinic_id = agenda.clinic_id) FROM agenda"""
+
+PEOPLE = """
+WITH people AS (
+    INSERT INTO patient (last_name, first_name, sex, birth_date, birth_place)
+    SELECT 'Rossi', 'Anna', 'F', make_date(CAST(1930 + n / 336 AS integer), CAST(1 + n / 28 % 12 AS integer),
+                                          CAST(1 + n % 28 AS integer)), 'H501'
+    FROM generate_series(0, :rows - 1) n ORDER BY n RETURNING id)
+INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
+    SELECT 2, 'P' || row_number() OVER (ORDER BY id) - 1, id, 'created', now() FROM people"""
 
 # Statistics come when the server finds time for them. What is measured here does without.
 ALONE = """
@@ -199,6 +210,24 @@ def patients(engine: sa.Engine, rows: int) -> Run:
     return _list(PATIENT, "import_patients", records, preview=False)
 
 
+def linked(engine: sa.Engine, rows: int) -> Run:
+    """Who was linked when nothing was noted of who they are, each tenth with a code that is news."""
+    _made(engine, rows, PEOPLE)
+    said = []
+    for n in range(rows):
+        day = f"{1930 + n // 336}-{1 + n // 28 % 12:02}-{1 + n % 28:02}"
+        code = "RSSNNA" + birth_part(day, "F") + "H501"
+        who = {"last_name": "Rossi", "first_name": "Anna", "sex": "F", "birth_date": day, "birth_place": "H501"}
+        code = None if n % 10 else code + check_letter(code)
+        said.append({**who, "id": f"P{n}", "fiscal_code": code, "updated_at": "2026-01-01T00:00:00Z"})
+
+    def work(engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            assert claims.check(connection, 2, said, AS_OF) == 0
+
+    return work
+
+
 def generated(engine: sa.Engine, rows: int) -> Run:
     _made(engine, rows, AGENDAS)
     return lambda engine: slots.generate(engine, AS_OF)
@@ -262,6 +291,7 @@ PATHS: dict[str, tuple[Callable[[sa.Engine, int], Run], float]] = {
     "agreements previewed": (agreements, 1),
     "services under other numbers": (renumbered, 1),
     "patients imported": (patients, 1),
+    "links looked at": (linked, 1),
     "slots generated": (generated, 11 * 20 / 100),
     "slots generated again": (generated_again, 11 * 20 / 100),
     "days closed": (closed, 11 * 2 / 100),

@@ -40,23 +40,26 @@ _NAMED = "(SELECT jsonb_agg(jsonb_build_object('term', field, 'domain', 'identit
 
 _COLUMNS = ", ".join(f"{name} {type_}" for name, type_ in COLUMNS.items())
 
-_SAID = f"""
-    said AS (
-        SELECT * FROM jsonb_to_recordset(CAST(:said AS jsonb))
+# Link and patient are looked up by their keys, whatever is known of how many there are: right after a first import
+# nothing is, and every record was compared with every link.
+_COMPARED = f"""
+    compared AS MATERIALIZED (
+        SELECT s.*, l.patient_id, p.fiscal_code IS NULL AS without_code, {_WRONG} AS wrong
+        FROM jsonb_to_recordset(CAST(:said AS jsonb))
             AS s(external_id text, identity bigint, sound boolean, {_COLUMNS})
-    ), compared AS MATERIALIZED (
-        SELECT s.external_id, s.identity, l.patient_id, {_WRONG} AS wrong
-        FROM said s JOIN patient_link l ON l.clinic_id = :clinic_id AND l.external_id = s.external_id
-        JOIN patient p ON p.id = l.patient_id
-        WHERE l.suspended_at IS NULL AND p.erased_at IS NULL
+        CROSS JOIN LATERAL (SELECT k.patient_id FROM patient_link k
+                            WHERE k.clinic_id = :clinic_id AND k.external_id = s.external_id AND k.suspended_at IS NULL
+                            LIMIT 1) l
+        CROSS JOIN LATERAL (SELECT * FROM patient q WHERE q.id = l.patient_id AND q.erased_at IS NULL LIMIT 1) p
     )
 """
 
 # Of whom two clinics know both may hear a code at once: everybody takes them in one order, before any is written.
 WITHOUT_CODE = """
     SELECT FROM patient p
-    WHERE p.fiscal_code IS NULL AND p.id IN (SELECT l.patient_id FROM patient_link l
-                                             WHERE l.clinic_id = :clinic_id AND l.external_id = ANY(:coded))
+    WHERE p.fiscal_code IS NULL
+      AND p.id = ANY (ARRAY(SELECT l.patient_id FROM patient_link l
+                            WHERE l.clinic_id = :clinic_id AND l.external_id = ANY(:coded)))
     ORDER BY p.id FOR NO KEY UPDATE OF p
 """
 
@@ -65,11 +68,11 @@ ONE_BY_ONE = "SELECT pg_advisory_xact_lock(hashtextextended('learn_codes', 0))"
 
 # A code that the source has learnt since: ours where we have none, noted where it is somebody else's.
 LEARN = f"""
-    WITH {_SAID}, later AS (
-        SELECT c.patient_id, s.fiscal_code, s.fiscal_code_canonical, s.fiscal_code_kind,
-               EXISTS (SELECT FROM patient o WHERE o.fiscal_code_canonical = s.fiscal_code_canonical) AS taken
-        FROM compared c JOIN said s USING (external_id) JOIN patient p ON p.id = c.patient_id
-        WHERE p.fiscal_code IS NULL AND s.fiscal_code_canonical IS NOT NULL AND s.sound AND cardinality(c.wrong) = 0
+    WITH {_COMPARED}, later AS (
+        SELECT c.patient_id, c.fiscal_code, c.fiscal_code_canonical, c.fiscal_code_kind,
+               EXISTS (SELECT FROM patient o WHERE o.fiscal_code_canonical = c.fiscal_code_canonical) AS taken
+        FROM compared c
+        WHERE c.without_code AND c.fiscal_code_canonical IS NOT NULL AND c.sound AND cardinality(c.wrong) = 0
     ), filled AS (
         UPDATE patient p SET fiscal_code = l.fiscal_code, fiscal_code_canonical = l.fiscal_code_canonical,
                              fiscal_code_kind = l.fiscal_code_kind, updated_at = :as_of
@@ -86,15 +89,16 @@ LEARN = f"""
 # Two of them together are another person; one alone is a correction. Nothing but the clinic's own is written: nobody
 # who adds a patient elsewhere is waited for.
 CHECK = f"""
-    WITH {_SAID}, agreeing AS (
+    WITH {_COMPARED}, agreeing AS (
         UPDATE patient_link l SET identity = c.identity FROM compared c
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) < 2
     ), suspended AS (
         UPDATE patient_link l
         SET suspended_at = :as_of, suspended_reason = {why("identity_contradicts", wrong=_NAMED)}
-        FROM compared c JOIN said s USING (external_id, identity)
+        FROM compared c
         WHERE l.clinic_id = :clinic_id AND l.external_id = c.external_id AND cardinality(c.wrong) >= 2
-        RETURNING l.external_id, l.patient_id, l.suspended_reason, to_jsonb(s) - 'sound' AS record
+        RETURNING l.external_id, l.patient_id, l.suspended_reason,
+                  to_jsonb(c) - CAST(ARRAY['sound', 'patient_id', 'without_code', 'wrong'] AS text[]) AS record
     ), asked AS (
         INSERT INTO patient_review (clinic_id, external_id, cause, candidates, record, found_at)
         SELECT :clinic_id, external_id, suspended_reason, ARRAY[patient_id], record, :as_of FROM suspended
