@@ -21,10 +21,20 @@ def words() -> Words:
         sheet.key: {folded(heading(t, sheet, column)): column.key for t in tellers for column in sheet.columns}
         for sheet in SHEETS
     }
+    also = {
+        sheet.key: {
+            folded(said): column.key
+            for column in sheet.columns
+            for t in tellers
+            if t.knows(name := f"sheet_also.{sheet.key}.{column.key}")
+            for said in t.text(name).split(";")
+        }
+        for sheet in SHEETS
+    }
     terms = {
         domain: {folded(said): code for code in codes for said in (code, *(t.term(domain, code) for t in tellers))}
         for domain, codes in DOMAINS.items()
     }
     terms["yes_no"] |= {"x": "yes"}
     terms["weekday"] |= {said[:3]: code for said, code in terms["weekday"].items()}
-    return Words(titles, headings, terms)
+    return Words(titles, headings, terms, also)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import time
+import io
+from datetime import date, time
+from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
@@ -23,6 +25,7 @@ from tests.sources.test_practice_workbook import (
     book,
     planned,
     said,
+    spreadsheets,
 )
 from tests.world import AS_OF
 
@@ -108,3 +111,30 @@ def test_a_sheet_that_cannot_be_taken_is_one_thing_that_is_wrong(more: dict[str,
     ((why,), others) = (turns.unreadable, [len(each.records) for each in found.sheets if each is not turns])
     assert teller("it").reason(why.why).startswith(told)
     assert (turns.records, others, found.passed) == ([], [1, 1, 1, 2, 1], ())
+
+
+def test_a_price_list_and_a_list_of_holidays_are_read_as_they_are_kept(engine: sa.Engine) -> None:
+    """Without our titles, with headings of their own, merged ones, and notes below."""
+    applied(engine, book(WHOLE))
+    made = spreadsheets().load_workbook(io.BytesIO(book({"Listino": [], "Festivi 2027": []})))
+    prices, holidays = made["Listino"], made["Festivi 2027"]
+    prices["A1"] = "Listino in vigore dal 1° gennaio"
+    prices.merge_cells("A1:D1")
+    for row in (["Clinica", "Codice", "Descrizione", "Tariffa"], ["BO01", "CARD", "Prima visita", "135,00 €"]):
+        prices.append(row)
+    prices.append(["BO01", "HOLTER", "Holter delle 24 ore", 90])
+    prices.append(["I prezzi sono esenti IVA"])
+    for line in (["Data", "Festività"], [date(2027, 1, 6), "Epifania"], ["24/6/27", "San Giovanni"]):
+        holidays.append(line)
+    held = io.BytesIO()
+    made.save(held)
+    found, report = applied(engine, held.getvalue())
+    why = "la voce è nuova e nel foglio manca questa colonna: aggiungerla, o togliere la riga"
+    assert said(found) == [f"foglio Prestazioni, riga 4, «Durata (minuti)»: {why}"]
+    assert (report.counts.created, report.counts.updated, found.passed) == (2, 1, ())
+    prices_now = all_of(engine, "SELECT name, price, duration_minutes FROM service WHERE code = 'CARD'")
+    assert prices_now == [("Prima visita", Decimal("135.00"), 20)]
+    assert all_of(engine, "SELECT name, date_from FROM closure ORDER BY 2") == [
+        ("Epifania", date(2027, 1, 6)),
+        ("San Giovanni", date(2027, 6, 24)),
+    ]

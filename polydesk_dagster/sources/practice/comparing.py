@@ -74,6 +74,8 @@ def _problems(sheet: Sheet, present: frozenset[str]) -> tuple[str, str]:
     tests = []
     if sheet.numbered:
         tests.append(Reference("number", "s.number IS NOT NULL AND hit.id IS NULL", "sheet_no_such_number"))
+    lacking = (column.key for column in sheet.columns if column.new and column.key not in present)
+    tests += [Reference(key, "hit.id IS NULL", "sheet_new_lacks") for key in lacking]
     tests += [replace(each, missing=_filled(each.missing, flags)) for each in sheet.references]
     if sheet.numbered:
         for name in sheet.kind.fixed:

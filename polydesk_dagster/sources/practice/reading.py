@@ -39,6 +39,11 @@ class Words:
     titles: Mapping[str, str]
     headings: Mapping[str, Mapping[str, str]]
     terms: Terms
+    also: Mapping[str, Mapping[str, str]]
+    """What people call columns besides, where no heading of ours is meant."""
+
+    def column(self, sheet: str, said: str) -> str | None:
+        return self.headings[sheet].get(said) or self.also[sheet].get(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def read(data: bytes, words: Words) -> Workbook:
         places, strangers = _places(sheet, cells[heading] if heading is not None else [], words)
         if sheet.key in found:
             found[sheet.key] = _untaken(sheet, None, Reason("sheet_twice", {"sheet": said}))
-        elif missing := [column.key for column in sheet.columns if column.required and column.key not in places]:
+        elif missing := [column.key for column in sheet.columns if column.key in sheet.identifying - places.keys()]:
             columns = Several(tuple(heading_of(key) for key in missing))
             why = Reason("sheet_lacks_column", {"columns": columns}, count=len(missing))
             found[sheet.key] = _untaken(sheet, (heading or 0) + 1, at(sheet.key, (heading or 0) + 1, why))
@@ -195,14 +200,10 @@ def _recognised(title: str, cells: Sequence[Sequence[Any]], words: Words) -> tup
     candidates = [sheet for sheet in SHEETS if sheet.key == named] or ([] if named else list(SHEETS))
     best: list[tuple[int, int, Sheet]] = []
     for sheet in candidates:
-        headings = words.headings[sheet.key]
-        scored = [
-            (len({headings[said] for said in _said(row) if said in headings}), -number)
-            for number, row in enumerate(cells[:HEADING_WITHIN])
-        ]
-        score, place = max(scored, default=(0, 0))
-        keys = {headings[said] for said in _said(cells[-place]) if said in headings} if cells else set()
-        if score and (named or sheet.required <= keys):
+        meant = [{words.column(sheet.key, said) for said in _said(row)} - {None} for row in cells[:HEADING_WITHIN]]
+        score, place = max(((len(keys), -number) for number, keys in enumerate(meant)), default=(0, 0))
+        keys = meant[-place] if meant else set()
+        if score and (named or sheet.required <= keys or sheet.identifying < keys):
             best.append((score, -place, sheet))
     if not best:
         return (candidates[0], None) if named and candidates else (None, None)
@@ -218,17 +219,19 @@ def _said(row: Sequence[Any]) -> Iterator[str]:
 
 def _places(sheet: Sheet, row: Sequence[Any], words: Words) -> tuple[dict[str, int], list[str]]:
     """Where each column stands, and the headings that are none of ours."""
-    headings = words.headings[sheet.key]
+    said = [
+        (number, value, folded(value.replace("*", " "))) for number, value in enumerate(row) if isinstance(value, str)
+    ]
     places: dict[str, int] = {}
-    strangers = []
-    for number, value in enumerate(row):
-        if not isinstance(value, str):
-            continue
-        key = headings.get(folded(value.replace("*", " ")))
-        if key is None:
-            strangers.append(value.strip())
-        else:
-            places.setdefault(key, number)
+    for known in (words.headings[sheet.key], words.also[sheet.key]):
+        for number, _, name in said:
+            if name in known and number not in places.values():
+                places.setdefault(known[name], number)
+    strangers = [
+        value.strip()
+        for number, value, name in said
+        if name not in words.headings[sheet.key] and number not in places.values()
+    ]
     return places, strangers
 
 
@@ -243,7 +246,7 @@ def _rows(sheet: Sheet, rows: Sequence[Sequence[Any]], first: int, places: Mappi
             found.notes += 1
             continue
         try:
-            found.records += (Record(line, values) for values in _read_row(sheet, line, held, terms))
+            found.records += (Record(line, values) for values in _read_row(found, line, held, terms))
         except _UnfitRowError as unfit:
             shown = {key: str(value)[:200] for key, value in held.items()}
             found.unreadable.append(Unreadable(f"{sheet.key}/{line}", "invalid", unfit.reason, shown))
@@ -262,12 +265,13 @@ class _UnfitRowError(Exception):
         self.reason = reason
 
 
-def _read_row(sheet: Sheet, line: int, held: Mapping[str, Any], terms: Terms) -> list[dict[str, Any]]:
+def _read_row(of: Read, line: int, held: Mapping[str, Any], terms: Terms) -> list[dict[str, Any]]:
     """What a row says: one record, or as many as its cell of days names."""
+    sheet = of.sheet
     values: dict[str, Any] = {}
     for column in sheet.columns:
         if column.key not in held:
-            if column.required:
+            if column.required and column.key in of.present:
                 raise _UnfitRowError(at(sheet.key, line, Reason("cell_blank"), column.key))
             continue
         try:

@@ -15,13 +15,15 @@ from polydesk_dagster.values import Reason
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a sheet. ``sql`` over ``s`` (the row), its references and ``m`` (what we hold) is what is written,
-    where that is not the cell itself; ``default`` stands where the cell is blank; ``target`` is the column of ours."""
+    where that is not the cell itself; ``default`` stands where the cell is blank; ``target`` is the column of ours.
+    One that is ``required`` of what is ``new`` alone may be missing from a list of what is known."""
 
     key: str
     cell: Cell
     required: bool = False
     default: str | None = None
     target: str | None = None
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ class Sheet:
     @property
     def required(self) -> frozenset[str]:
         return frozenset(column.key for column in self.columns if column.required)
+
+    @property
+    def identifying(self) -> frozenset[str]:
+        """Columns without which no row of it says anything."""
+        return frozenset(column.key for column in self.columns if column.required and not column.new)
 
 
 NUMBER = Column("number", cells.whole(1, 999_999_999))
