@@ -12,9 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources.practice import exporting, importing, reading
+from polydesk_dagster.sources.practice.cells import DOMAINS
 from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.sources.practice.sheets import SHEETS
 from polydesk_dagster.told import teller, workbook
@@ -307,6 +309,7 @@ def test_a_closure_and_a_user_and_a_text(engine: sa.Engine) -> None:
     assert report.counts.created == 2
     versions = all_of(engine, "SELECT layer, kind, channel FROM message_template_version")
     assert versions == [("chain", "reminder", "sms")]
+    assert set(DOMAINS["message_kind"]) == {each.kind for each in FACTORY}, "a text of any kind comes back from a file"
 
 
 def test_a_closed_day_has_no_free_slot_as_soon_as_its_closure_is_in(engine: sa.Engine) -> None:

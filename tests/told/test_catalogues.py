@@ -13,6 +13,9 @@ from babel.messages.pofile import read_po
 
 import polydesk_dagster
 from polydesk_dagster.catalog import SERVICES
+from polydesk_dagster.changes.registry import WHERE
+from polydesk_dagster.clinic.messages.kinds import KINDS as MESSAGES
+from polydesk_dagster.clinic.statistics.views import VIEWS
 from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.told.catalogue import FOLDER
 
@@ -47,11 +50,17 @@ def test_the_languages_say_the_same_things() -> None:
         assert not differing
 
 
-def test_every_service_has_its_name_and_its_sentence() -> None:
-    for language in LANGUAGES:
-        for service in SERVICES:
-            assert teller(language).knows(f"service.{service.key}.name")
-            assert teller(language).knows(f"service.{service.key}.summary")
+DECLARED = (
+    *(f"service.{service.key}.{part}" for service in SERVICES for part in ("name", "summary")),
+    *(f"statistic.{view}.{part}" for view in VIEWS for part in ("name", "summary")),
+    *(f"term.kind.{kind}" for kind in WHERE),
+    *(f"term.message_kind.{kind}" for kind in MESSAGES),
+)
+"""What whoever declares something new has to call by a name."""
+
+
+def test_what_is_declared_has_its_name() -> None:
+    assert [name for language in LANGUAGES for name in DECLARED if not teller(language).knows(name)] == []
 
 
 MAKERS = {"Reason": 1, "refused": 1, "skipped": 1, "failed": 1, "PermanentError": None, "TransientError": None}

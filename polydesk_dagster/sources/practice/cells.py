@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from polydesk_dagster.changes.fields import RESOURCE_KINDS, WEEKDAYS
+from polydesk_dagster.clinic.messages.kinds import KINDS
 from polydesk_dagster.values import Reason, Several, Term, Value
 
 DOMAINS: Mapping[str, tuple[str, ...]] = {
@@ -21,15 +22,7 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     "resource_kind": RESOURCE_KINDS,
     "closure_effect": ("closed", "open"),
     "role": ("desk", "specialist", "manager", "superuser"),
-    "message_kind": (
-        "reminder",
-        "preparation",
-        "confirmation",
-        "activation",
-        "verification_nudge",
-        "report_ready",
-        "service_notice",
-    ),
+    "message_kind": tuple(KINDS),
     "text_variant": ("plain", "neutral"),
     "channel": ("sms", "email"),
 }
