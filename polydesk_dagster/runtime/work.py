@@ -78,6 +78,18 @@ def held_up(pid: int) -> bool:
     return bool(fields) and fields[0] in "RD"
 
 
+class Effort:
+    """Whether process ``pid`` works, from look to look: one that waits for ever uses nothing of the processor."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self._worked = pid, processor_seconds(pid)
+
+    def goes_on(self) -> bool:
+        """Whether it has worked since it was looked at last, or would if the machine let it."""
+        before, self._worked = self._worked, processor_seconds(self.pid)
+        return self._worked > before or held_up(self.pid)
+
+
 def _stat(pid: int) -> list[str]:
     """What the kernel says of a process from its state on; nothing where there is no such process."""
     try:

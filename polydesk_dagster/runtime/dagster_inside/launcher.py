@@ -27,11 +27,13 @@ from dagster._serdes import ConfigurableClassData, serialize_value
 
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.runtime.instance import runs_socket
-from polydesk_dagster.runtime.work import Worker
+from polydesk_dagster.runtime.work import Effort, Worker
 
 _START_SECONDS = 20.0
-"""How long a run waits for a warm start: a cold one, with Dagster's own launcher, must still fit into the time that run
-monitoring gives a run to begin."""
+"""How long a run waits for a server that is not there, and does not work towards being there."""
+_LONGEST_SECONDS = 150.0
+"""And for one that does: a cold start, with Dagster's own launcher, must still fit into the time that run monitoring
+gives a run to begin."""
 _IDLE_SECONDS = 900.0
 _KILL_SECONDS = 45.0
 """A run that was asked to end and did not is killed after so long; below the cancel timeout of run monitoring."""
@@ -80,34 +82,39 @@ class WarmRunLauncher(DefaultRunLauncher):
 
     def _ask_started(self, path: Path, location: str, pointer: str, request: Mapping[str, object]) -> Mapping[str, Any]:
         """Ask the fork server, starting it if there is none; asked again when it goes before it has answered."""
-        deadline = time.monotonic() + _START_SECONDS
+        begun = time.monotonic()
+        deadline, effort, ours = begun + _START_SECONDS, Effort(0), None
         while True:
             try:
                 return forks.ask(path, request)
             except TimeoutError:
                 raise ColdStartError("il processo di avvio non risponde") from None
             except OSError:
-                if time.monotonic() > deadline:
-                    raise ColdStartError("il processo di avvio non parte") from None
-            if not forks.being_served(path):
-                self._start_server(path, location, pointer)
+                now = time.monotonic()
+                dead = ours is not None and ours.poll() is not None
+                if not forks.being_served(path) and (ours is None or (dead and now < begun + _START_SECONDS)):
+                    ours, dead = self._start_server(path, location, pointer), False
+                if now > deadline:
+                    pid = forks.holder(path) or (ours.pid if ours is not None and not dead else 0)
+                    working = effort.goes_on() if effort.pid == pid else pid != 0
+                    effort = effort if effort.pid == pid else Effort(pid)
+                    if not working or now > begun + _LONGEST_SECONDS:
+                        raise ColdStartError("il processo di avvio non parte") from None
+                    deadline = now + forks.MUTE_SECONDS
             time.sleep(0.05)
 
-    def _start_server(self, path: Path, location: str, pointer: str) -> None:
+    def _start_server(self, path: Path, location: str, pointer: str) -> subprocess.Popen[bytes]:
         log.info("starting the fork server of %s", location)
         output = Path(self._instance.root_directory) / "logs"
         output.mkdir(exist_ok=True)
         with (output / f"launcher-{location}.log").open("ab") as messages:
-            subprocess.Popen(
+            return subprocess.Popen(
                 forks.command(path, location, pointer, output / f"runs-{location}.log", _IDLE_SECONDS),
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        until = time.monotonic() + 5.0
-        while not forks.being_served(path) and time.monotonic() < until:
-            time.sleep(0.05)
 
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id) if self.has_instance else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import select
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from polydesk_dagster import nearby
-from polydesk_dagster.runtime.work import held_up, processor_seconds
+from polydesk_dagster.runtime.work import Effort
 
 MUTE_SECONDS = 4.0
 """A server that has not answered for so long, and has not worked either, will not answer."""
@@ -40,11 +41,9 @@ def await_answer(client: socket.socket) -> None:
         TimeoutError: it is mute.
     """
     pid, _, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    deadline, worked = time.monotonic() + _LONGEST_SECONDS, processor_seconds(pid)
+    deadline, effort = time.monotonic() + _LONGEST_SECONDS, Effort(pid)
     while not select.select([client], [], [], MUTE_SECONDS)[0]:
-        before, worked = worked, processor_seconds(pid)
-        mute = worked <= before and not held_up(pid)
-        if mute or time.monotonic() > deadline:
+        if not effort.goes_on() or time.monotonic() > deadline:
             raise TimeoutError
 
 
@@ -58,6 +57,13 @@ def being_served(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def holder(path: Path) -> int:
+    """The process that holds this socket's lock, be it still loading; 0 where none does."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.with_suffix(".lock").read_text()) if being_served(path) else 0
+    return 0
 
 
 def command(path: Path, location: str, pointer: str, output: Path, idle_seconds: float | None = None) -> list[str]:

@@ -97,11 +97,11 @@ class ForkServer:
         self._size = 0
 
     # Birth, and birth again.
-
     def _begin(self) -> int:
         """Take the location for ourselves; a second server of the same one waits here in reserve."""
         lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
         return lock
 
     def _listen(self) -> socket.socket:
