@@ -31,12 +31,15 @@ _FORKING.set_forkserver_preload(
         "polydesk_dagster.clinic.statistics.refresh",
         "polydesk_dagster.providers.sms",
         "polydesk_dagster.providers.smtp",
+        "lance_namespace",
+        "pandas",
         "psycopg",
         "pyarrow",
+        "pyarrow.dataset",
         "tests.changes.worker",
         "tests.messages.dispatcher",
     ]
-)  # not LanceDB, whose threads do not live through a fork
+)  # not LanceDB itself, whose threads do not live through a fork: most of what it imports
 
 POLYDESK = "from polydesk_dagster.cli import main; main()"
 """The program that is the command."""

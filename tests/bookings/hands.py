@@ -25,7 +25,7 @@ from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.world import AS_OF
 
-REQUESTS = 750
+REQUESTS = 715
 """Requests of each worker; each is a transaction that meets the others' on the same slots."""
 TICK = timedelta(seconds=1)
 """The clock of all processes moves by this at every look at it, however fast the machine: holds expire while they are
@@ -87,6 +87,8 @@ class Worker:
     tokens: list[str] = field(default_factory=list)
     service_of: dict[str, int] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
+    last: dict[str, Answer] = field(default_factory=dict)
+    """What each token was answered last."""
     asked_at: datetime = AS_OF
     counted: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
@@ -104,9 +106,9 @@ class Worker:
             (self.renew, 12),
             (self.pay, 6),
             (self.give_back, 6),
-            (self.sweep, 8),
+            (self.sweep, 5),
             (self.release_all, 0.8),
-            (self.regenerate, 0.7),
+            (self.regenerate, 0.4),
             (self.close_or_open, 6),
             (self.cancel, 3),
             (self.move, 6),
@@ -146,7 +148,9 @@ class Worker:
         self.counted[f"{request}:{reply.answer}"] += 1
         if token != "nessuno":
             self.told.append((token, f"{request}:{reply.answer}", reply.appointment_id, self.asked_at.isoformat()))
-        return reply.done
+        said_again = self.last.get(token) is reply.answer is not Answer.RENEWED
+        self.last[token] = reply.answer
+        return reply.done and not said_again
 
     def wanted(self) -> dict[str, int]:
         """A slot and a service that is offered there."""

@@ -24,7 +24,6 @@ from polydesk_dagster.clinic.bookings import appointments, holds, offers, places
 from polydesk_dagster.clinic.bookings.answers import Answer
 from polydesk_dagster.clinic.bookings.offers import Taken
 from polydesk_dagster.clinic.calendar import slots
-from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.outcome import Outcome
 from tests import world
 from tests.bookings.hands import DAY, REQUESTS, TICK, Told, Worker
@@ -43,7 +42,7 @@ HOT_SLOTS = 6
 def _worker(
     url: URL, seed: int, clock: Synchronized[int], ids: dict[str, Any], hot: list[list[int]], result: Path
 ) -> None:
-    engine = create_engine(url, pool_size=1)
+    engine = sa.create_engine(url, pool_size=1)  # which asks no server, before each request, whether it is still there
     worker = Worker(engine, random.Random(seed), clock, ids["services"], ids["patients"], ids["agenda"], hot)
     worker.work()
     engine.dispose()
