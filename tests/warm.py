@@ -31,6 +31,7 @@ _FORKING.set_forkserver_preload(
         "polydesk_dagster.clinic.statistics.refresh",
         "polydesk_dagster.providers.sms",
         "polydesk_dagster.providers.smtp",
+        "polydesk_dagster.runtime.supervisor",
         "lance_namespace",
         "pandas",
         "psycopg",
@@ -38,6 +39,7 @@ _FORKING.set_forkserver_preload(
         "pyarrow.dataset",
         "tests.changes.worker",
         "tests.messages.dispatcher",
+        "tests.runtime.world",
     ]
 )  # not LanceDB itself, whose threads do not live through a fork: most of what it imports
 

@@ -22,6 +22,7 @@ import pytest
 from polydesk_dagster.catalog import SERVICES
 from polydesk_dagster.database import embedded
 from tests import warm
+from tests.knowledge.world import short_documents
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
@@ -259,6 +260,7 @@ def test_up_runs_its_first_night_serves_alone_survives_sigkill_and_leaves_nothin
     fresh: Installation, tmp_path: Path
 ) -> None:
     installation = fresh
+    short_documents(installation.home / "documents")
     first = _start(installation, tmp_path / "first.log")
     night = (tmp_path / "first.log").read_text()
     assert "generate_slots" in night

@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from polydesk_dagster.demo.simulators.sms import SmsSimulator
 from tests import world
 from tests.keeping import debian
 from tests.keeping import world as kept
+from tests.keeping.wheel import Started, Wheel, clean, installed
 from tests.sources.test_practice_workbook import WHOLE, book
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENTS = 12
 """Who have an appointment tomorrow."""
 WHY = "provato con la direzione"
@@ -42,34 +42,27 @@ pytestmark = [
 ]
 
 
-def _clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("POLYDESK_", "PYTHON"))}
-
-
 class Place:
     """A home, and the wheel's command in it."""
 
-    def __init__(self, polydesk: Path, home: Path) -> None:
-        self.polydesk = polydesk
+    def __init__(self, wheel: Wheel, home: Path) -> None:
+        self._wheel = wheel
         self.home = home
-        self.environment = {**_clean(), "POLYDESK_HOME": str(home)}
+        self._environment = {**clean(), "POLYDESK_HOME": str(home)}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(self.polydesk), *arguments],
-            env=self.environment,
-            cwd="/",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *arguments: str) -> Started:
+        return self._wheel.start(*arguments, environment=self._environment)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         running = self.start(*arguments)
-        out, err = running.communicate(timeout=600)
-        assert running.returncode == status, (arguments, out, err)
+        out, err = running.said()
+        assert running.status == status, (arguments, out, err)
         return out
+
+    def run_as_installed(self, *arguments: str) -> None:
+        """By a process of its own, as a person starts it."""
+        command = [str(self._wheel.command), *arguments]
+        subprocess.run(command, env=self._environment, cwd="/", check=True, timeout=PATIENCE)
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", status=status))
@@ -82,39 +75,20 @@ class Place:
         assert all(each["why"] is None for each in self.json("setup", "--file", str(file))["tried"])
 
 
-@pytest.fixture(scope="module")
-def polydesk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of a wheel that was just built, in an environment that has of ours nothing but the wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "clean"], check=True)
-    python = folder / "clean" / "bin" / "python"
-    wheel = next(folder.glob("*.whl"))
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--python", str(python)]
-    subprocess.run([*uv, str(wheel)], check=True)
-    (site,) = (folder / "clean" / "lib").glob("python3*/site-packages")
-    others = next(path for path in sys.path if path.endswith("site-packages"))
-    (site / "others.pth").write_text(f"{others}\n")  # what it needs, as the lock has it; not our own source
-    said = subprocess.run(
-        [python, "-c", "import polydesk_dagster; print(polydesk_dagster.__file__)"],
-        cwd="/",
-        env=_clean(),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert said.stdout.startswith(str(folder))
-    return folder / "clean" / "bin" / "polydesk"
+@pytest.fixture
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wheel]:
+    with installed(tmp_path_factory.mktemp("wheel")) as wheel:
+        yield wheel
 
 
-def test_from_the_wheel_to_a_second_home_nothing_is_lost_and_nothing_sent_twice(polydesk: Path, tmp_path: Path) -> None:
+def test_from_the_wheel_to_a_second_home_nothing_is_lost_and_nothing_sent_twice(wheel: Wheel, tmp_path: Path) -> None:
     gateway = SmsSimulator()
     with debian.cluster() as server, in_thread(gateway) as sms:
-        first = Place(polydesk, tmp_path / "first")
+        first = Place(wheel, tmp_path / "first")
         engine = create_engine(make_url(server.url("polydesk")).set(drivername="postgresql+psycopg"))
         _at_the_schema_before(engine)
         first.set_up(server.url("polydesk"), sms)
-        first.run("db", "migrate")
+        first.run_as_installed("db", "migrate")
         workbook = tmp_path / "practice.xlsx"
         workbook.write_bytes(book(WHOLE))
         first.json("practice", "import", str(workbook), "--no-slots", "--reason", WHY)
@@ -131,7 +105,7 @@ def test_from_the_wheel_to_a_second_home_nothing_is_lost_and_nothing_sent_twice(
         copy = Path(first.json("backup", str(tmp_path / "copies"))["folder"])
         before = kept.rows(engine.url)
         _sent_once_each(first, gateway, engine)  # of which the copy knows a part
-        second = Place(polydesk, tmp_path / "second")
+        second = Place(wheel, tmp_path / "second")
         elsewhere = server.url("elsewhere")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("CREATE DATABASE elsewhere TEMPLATE template0 ENCODING 'UTF8'"))
@@ -186,11 +160,11 @@ def _appointments(connection: sa.Connection) -> None:
 def _power_cut_in_the_middle(place: Place, gateway: SmsSimulator, server: debian.Cluster) -> None:
     gateway.faults.append(Fault(kind="slow", path="/messages", times=None, seconds=0.5))
     running = place.start("run", "send_reminders")
-    until(lambda: gateway.sent or running.poll() is not None, "nothing was sent")
-    assert running.poll() is None, running.communicate()
+    until(lambda: gateway.sent or running.ended(), "nothing was sent")
+    assert not running.ended(), running.said()
     server.cut()
     os.killpg(running.pid, signal.SIGKILL)
-    running.communicate()
+    running.said()
     gateway.faults.clear()
     server.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -28,6 +29,15 @@ TOPICS = {
     "referto": "Il referto si ritira allo sportello con un documento oppure si scarica dal portale.",
     "ortopedia": "In ortopedia portare le radiografie precedenti e calzature comode per la prova del passo.",
 }
+
+
+def short_documents(folder: Path) -> None:
+    """The demo's documents, none longer than a sentence or two: a vector costs by the word, where what a night does is
+    the point and not what it reads."""
+    folder.mkdir(mode=0o700)
+    for document in (resources.files("polydesk_dagster.demo") / "knowledge").iterdir():
+        (folder / document.name).touch(0o600)
+        (folder / document.name).write_text(document.read_text()[:200])
 
 
 @dataclass

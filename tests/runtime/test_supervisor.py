@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import textwrap
 import threading
@@ -24,6 +23,7 @@ from polydesk_dagster.runtime.child import Child, Running
 from polydesk_dagster.runtime.supervisor import Supervisor, running
 from tests.runtime.world import ROOT, gone, kill
 from tests.waiting import PATIENCE, until
+from tests.warm import Program
 
 LASTING = "import time; print('ci sono', flush=True); time.sleep(600)"
 
@@ -52,13 +52,7 @@ class Up:
         print("token", supervisor.token, flush=True)
         sys.exit(3 if supervisor.run(lambda: print("ready", flush=True)) else 0)
         """
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert self.process.stdout is not None
+        self.process = Program(textwrap.dedent(code), environment={**os.environ, "PYTHONPATH": str(ROOT)})
         self.token = self.process.stdout.readline().split()[1]
         assert self.process.stdout.readline() == "ready\n"
 
@@ -90,8 +84,8 @@ def test_being_stopped_leaves_nothing_running(brought_up: Callable[[str], Up], n
     up = brought_up(TWO)
     children = up.children()
     assert len(children) == 2
-    up.process.send_signal(number)
-    assert up.process.wait(PATIENCE) == 0
+    os.kill(up.process.pid, number)
+    assert up.process.wait() == 0
     assert all(gone(pid) for pid in children)
     assert running(up.home) is None
 
@@ -306,7 +300,7 @@ def test_systemd_is_told_when_all_answers_that_it_lives_and_when_it_ends(
         up = brought_up("_child('one', LASTING)")
         heard = {ear.recv(100) for _ in range(4)}
         assert heard == {b"READY=1", b"WATCHDOG=1"}
-        up.process.terminate()
+        os.kill(up.process.pid, signal.SIGTERM)
         while b"STOPPING=1" not in heard:
             heard.add(ear.recv(100))
 
