@@ -25,13 +25,14 @@ from polydesk_dagster.commands.run import run_service
 from polydesk_dagster.database import embedded, programs, refusals
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import migrate, serving
-from polydesk_dagster.demo import chain, documents
+from polydesk_dagster.demo import chain
 from polydesk_dagster.errors import PolydeskError, in_brief
 from polydesk_dagster.outcome import Report, combine
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.values import Reason
 from tests import postgres
+from tests.knowledge.world import short_documents
 from tests.waiting import PATIENCE
 from tests.world import AS_OF
 
@@ -131,7 +132,7 @@ def demo_chain(server: Path) -> Iterator[Chain]:
         migrate(engine)
         chain.load(engine, "small", as_of=AS_OF)
         simulators.mark_demo(engine, home)
-        documents.write(settings.documents_folder)
+        short_documents(settings.documents_folder)
         played, environment = simulators.unconfigured(settings)
         held.enter_context(simulators.playing(played, environment))
         simulators.point_studiolab(engine, played)
