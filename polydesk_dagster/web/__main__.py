@@ -29,6 +29,8 @@ from polydesk_dagster.web.opened import Opened
 from polydesk_dagster.web.serving import Server
 
 _LARGEST_FRAME = 1_000_000
+_IDLE = 75
+"""Seconds that an idle connection is kept, longer than a proxy in front keeps it: who ends first must be who asks."""
 _PATIENCE = 3
 """Seconds that open requests and websockets have to end when the process is asked to."""
 
@@ -57,6 +59,7 @@ def serve(settings: Settings, headers: Sequence[tuple[str, str]] = ()) -> None:
             headers=list(headers),
             proxy_headers=door.address.secure,  # only whoever ends TLS before us says where a request comes from
             ws_max_size=_LARGEST_FRAME,
+            timeout_keep_alive=_IDLE,
             timeout_graceful_shutdown=_PATIENCE,
         )
         with suppress(KeyboardInterrupt):

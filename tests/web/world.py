@@ -78,7 +78,13 @@ class Served:
 def listening(app: Any, port: int) -> Iterator[str]:
     """An ASGI application on a port of the loopback; its origin."""
     server = uvicorn.Server(
-        uvicorn.Config(app, "127.0.0.1", port, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Config(
+            *(app, "127.0.0.1", port),
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=int(PATIENCE),
+            timeout_graceful_shutdown=2,
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()

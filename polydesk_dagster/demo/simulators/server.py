@@ -147,6 +147,7 @@ def _config(app: Starlette, port: int) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="off",
+        timeout_keep_alive=75,  # as web servers do, so that none goes away while who asks is kept waiting by others
         timeout_graceful_shutdown=1,
     )
 
