@@ -108,6 +108,9 @@ _IN_SEVERAL = [
     (_BITS[name], re.compile(pattern if name == "marks" else rf"(?<!\w)(?:{pattern})(?!\w)"))
     for name, pattern in _PHRASES.items()
 ]
+_WHOLE = "|".join(pattern for name, pattern in _PHRASES.items() if name != "marks")
+_ANY = re.compile(rf"(?<!\w)(?:{_WHOLE})(?!\w)|{_PHRASES['marks']}")
+"""Any of them, looked for at once: nearly every sentence has none."""
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _STRETCH = re.compile(rf"\S(?:.{{0,{LONGEST - 2}}}\S)?(?=\s|$)|\S{{{LONGEST}}}")
 
@@ -124,20 +127,25 @@ def sentences(text: str) -> Iterator[str]:
 def features(sentence: str) -> list[float]:
     """What the weights take: the subjects that a sentence touches alone, two by two, how many they are, and how many
     words it has; a long sentence touches some by chance."""
+    return _features(*_seen(sentence))
+
+
+def _features(touched: int, words: int) -> list[float]:
+    return [*_of_subjects(touched), words / 20]
+
+
+def _seen(sentence: str) -> tuple[int, int]:
+    """Which ``SUBJECTS`` a sentence touches, a bit each, and how many words it has."""
     folded = fold(sentence).replace("’", "'")
     found = _WORD.findall(folded)
-    return [*_of_subjects(_touched(folded, found)), min(len(found), MANY) / 20]
-
-
-def _touched(folded: str, found: Sequence[str]) -> int:
-    """Which ``SUBJECTS``, a bit each."""
     touched = 0
     for word in found:
         touched |= _of_word(word)
-    for bit, pattern in _IN_SEVERAL:
-        if not touched & bit and pattern.search(folded):
-            touched |= bit
-    return touched
+    if _ANY.search(folded):
+        for bit, pattern in _IN_SEVERAL:
+            if not touched & bit and pattern.search(folded):
+                touched |= bit
+    return touched, min(len(found), MANY)
 
 
 @lru_cache(maxsize=65_536)
@@ -180,15 +188,20 @@ def fitted() -> Weights:
     return Weights(json.loads(packed))
 
 
+@lru_cache(maxsize=65_536)
+def _alone(touched: int, words: int) -> float:
+    return fitted().alone(_features(touched, words))
+
+
 def addressed(texts: Sequence[str], meaning: Meaning | None) -> list[bool]:
     """Of each text, whether one of its sentences speaks to a machine; ``meaning`` None: by what it speaks of alone."""
     weights = fitted()
     bound = weights.enough_alone if meaning is None else weights.look
     suspect = [
-        (alone, place, sentence, given)
+        (alone, place, sentence, _features(*seen))
         for place, text in enumerate(texts)
         for sentence in sentences(text)
-        if (alone := weights.alone(given := features(sentence))) >= bound
+        if (alone := _alone(*(seen := _seen(sentence)))) >= bound
     ]
     if meaning is None:
         found = {place for _, place, _, _ in suspect}

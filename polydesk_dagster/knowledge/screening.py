@@ -9,6 +9,7 @@ import base64
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import filterfalse
 
 from polydesk_dagster.knowledge.orders import Meaning, addressed
 
@@ -37,6 +38,9 @@ _MOBILE = re.compile(
     r"(?<![\d+])(?:\+39[ .]?)?3\d{2}[ .\-/]?(?:\d[ .\-]?){5,6}\d(?!\d)"
     r"|(?<!\d)(?<!\d[ .\-/_|])(?:\+ ?3 ?9 ?)?3([ .\-/_|]{1,3})\d(?:\1\d){7,8}(?!\1?\d)"
 )
+DIGITS_OF_BIRTH, DIGITS_OF_MOBILE, DIGITS_OF_CARD = 5, 9, 20
+"""That the shortest of each has: in most passages there are not so many."""
+_DIGIT = re.compile(r"\d")
 _PERSON = re.compile(
     r"\b(?:assistit[oa]|sig\.(?:ra)?|signora?|nat[oa]\s+(?:il|a)|residente\s+(?:in|a))\b",
     re.IGNORECASE,
@@ -285,6 +289,10 @@ _TRIGGERS = (
     ),
 )
 """Without one of these nothing weighs enough: most passages are done with after looking for them."""
+_AT_A_WORD = [p.pattern[2:] for _, p in _SIGNALS if p.pattern.startswith(r"\b") and r"|\b" not in p.pattern]
+_ELSEWHERE = [p.pattern for _, p in _SIGNALS if p.pattern[2:] not in _AT_A_WORD]
+_ANY_SIGNAL = re.compile(rf"\b{_any(*map(_any, _AT_A_WORD))}|{_any(*map(_any, _ELSEWHERE))}")
+"""All of them, looked for at once: nearly every passage has none."""
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 _FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007f]+")
 """Flags of regions are written with tags."""
@@ -329,14 +337,20 @@ def _hidden(text: str) -> bool:
 
 
 def _of_persons(text: str) -> int:
-    example = bool(_EXAMPLE.search(text))
+    digits = len(_DIGIT.findall(text))
+    if digits < LEAST_DIGITS:
+        return 0  # whatever is looked for has more
     codes = {_together(found.group()) for found in _CODE.finditer(text)} - SAMPLES
     codes = {code for code in codes if sum(c.isdigit() for c in code) >= LEAST_DIGITS}
     real = sum(map(_has_check_letter, codes))
-    weight = (1 if example and real == 1 else 3) * real
-    weight += 3 * len(_HEALTH_CARD.findall(text)) + 3 * len(_BORN.findall(text))
+    weight = (1 if real == 1 and _EXAMPLE.search(text) else 3) * real
     weight += 2 * sum(_is_iban(found.group()) for found in _IBAN.finditer(text))
-    weight += min(2, sum(1 for _ in _MOBILE.finditer(text)))
+    if digits >= DIGITS_OF_BIRTH:
+        weight += 3 * len(_BORN.findall(text))
+    if digits >= DIGITS_OF_MOBILE:
+        weight += min(2, sum(1 for _ in _MOBILE.finditer(text)))
+    if digits >= DIGITS_OF_CARD:
+        weight += 3 * len(_HEALTH_CARD.findall(text))
     return weight + bool(weight and _PERSON.search(text))
 
 
@@ -358,7 +372,7 @@ def _is_iban(text: str) -> bool:
 
 def _of_orders(text: str) -> int:
     """The weight of a text as it stands, or as it reads without what was put in to hide it."""
-    folded = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    folded = "".join(filterfalse(unicodedata.combining, unicodedata.normalize("NFKD", text.lower())))
     open_text = _INVISIBLE.sub("", folded)
     readings = {open_text, _SPACED.sub(lambda found: re.sub(r"[ .\-_*]", "", found.group()), open_text)}
     if _DISGUISED.search(open_text):
@@ -381,6 +395,6 @@ def _decoded(text: str) -> str:
 
 
 def _weight(text: str) -> int:
-    if not any(trigger in text for trigger in _TRIGGERS):
+    if not any(trigger in text for trigger in _TRIGGERS) or not _ANY_SIGNAL.search(text):
         return 0
     return sum(weight for weight, pattern in _SIGNALS if pattern.search(text))

@@ -29,6 +29,8 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 """Marks and the tags of HTML; what only looks like a tag («<soglia e >») is text."""
+_SIGN = re.compile(r"[\[<*_`\\]")
+"""Without one of these a line has no marks; most have none."""
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|<>~])")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 
@@ -108,7 +110,9 @@ def bare(markdown: str) -> str:
 
 def plain(line: str) -> str:
     """A line of Markdown without its marks: emphasis, links' addresses, tags, escapes."""
-    return _ESCAPED.sub(r"\1", _MARKUP.sub(lambda found: found.group(1) or "", line)).strip()
+    if _SIGN.search(line):
+        line = _ESCAPED.sub(r"\1", _MARKUP.sub(lambda found: found.group(1) or "", line))
+    return line.strip()
 
 
 def _blocks(pages: Sequence[Page]) -> Iterator[_Block]:
