@@ -1,14 +1,13 @@
 """A chain of a thousand clinics and of ten thousand: the look that goes out every minute, the night that generates
-slots, the night of clinics with lists. Bounds are seconds, megabytes and bytes, whatever the reference takes."""
+slots. Bounds are seconds, megabytes and bytes, whatever the reference takes."""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
 import os
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -20,7 +19,6 @@ import sqlalchemy as sa
 from benchmarks import night, wire
 from benchmarks import slots as world
 from benchmarks.harness import Bench, Figure, peak_mb, settle
-from polydesk_dagster import many
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.demo.simulators.fleet import Fleet, address
 from polydesk_dagster.sources.events import looking
@@ -35,8 +33,6 @@ NIGHTS = (20, 40, 80)
 AGENDAS = 10
 AN_HOUR = 2 * 3600.0
 """What two cores have until a nightly run is ended."""
-WITH_LISTS = (20, 50, 100)
-"""Clinics from whose nights that of a thousand is worked out."""
 BARE = (
     "CREATE TABLE reference (LIKE slot INCLUDING ALL)",
     "ALTER TABLE reference ADD FOREIGN KEY (agenda_id) REFERENCES agenda",
@@ -53,13 +49,12 @@ def figures(bench: Bench) -> Iterator[Figure]:
             with bench.engine() as engine:
                 make(engine, count, port)
                 cpu, took = _look(engine)
-            asked, waited = _plainly([address(port, n) for n in range(count)])
+            asked, waited = plainly([address(port, n) for n in range(count)])
             name = f"a look at {count} clinics, CPU, beside httpx asking them"
             yield Figure("chain", name, cpu, asked, "s", count * MOST / asked, peak_mb=peak_mb())
             longest = 10.0 if count <= CLINICS else 1.1 * looking.BOUNDS.longest
             yield Figure("chain", f"the same with {LATENCY} s latency", took, waited, "s", longest / waited)
     yield from _generation(bench)
-    yield from _lists(bench)
 
 
 def _generation(bench: Bench) -> Iterator[Figure]:
@@ -71,38 +66,9 @@ def _generation(bench: Bench) -> Iterator[Figure]:
         for each, seconds, reference in zip(sizes, spent, plain, strict=True):
             most = each * AN_HOUR / 10 / CLINICS / reference
             yield Figure("chain", f"{what}, {each} clinics, CPU", seconds, reference, "s", most)
-        ours, reference = _line(sizes, spent, 10 * CLINICS), _line(sizes, plain, 10 * CLINICS)
+        ours, reference = night.fit(sizes, spent, 10 * CLINICS), night.fit(sizes, plain, 10 * CLINICS)
         name = f"{what}, 10,000 clinics by the fit, CPU"
         yield Figure("chain", name, ours, reference, "s", AN_HOUR / reference, peak_mb=peak_mb())
-
-
-def _line(sizes: Sequence[int], values: Sequence[float], at: int) -> float:
-    """The least squares' line through the values, at another size."""
-    slope, start = statistics.linear_regression(sizes, values) if len(set(sizes)) > 1 else (0.0, values[0])
-    return start + slope * at
-
-
-def _lists(bench: Bench) -> Iterator[Figure]:
-    """A night of clinics with fifty agendas, two thousand prices and five thousand patients each, of which one in a
-    hundred has changed, beside reading the same lists plainly."""
-    sizes = [bench.size(each) for each in WITH_LISTS]
-    nights = [night.night(bench, each) for each in sizes]
-    took = [sum(each.cpu.values()) for each in nights]
-    plain = [each.plain for each in nights]
-    for each, seconds, reference in zip(sizes, took, plain, strict=True):
-        most = AN_HOUR * each / CLINICS / reference
-        yield Figure("chain", f"a night of {each} clinics with lists, CPU", seconds, reference, "s", most)
-    ours, reference = _line(sizes, took, CLINICS), _line(sizes, plain, CLINICS)
-    name = f"a night of {CLINICS} clinics with lists by the fit, CPU"
-    yield Figure("chain", name, ours, reference, "s", AN_HOUR / reference)
-    off = max(abs(1 - seconds / _line(sizes, took, each)) for each, seconds in zip(sizes, took, strict=True))
-    yield Figure("chain", "how far those are from their line, beside all of it", off, 1.0, "", 0.1)
-    kept = [each.stored / 1e6 for each in nights]
-    a_run = _line(sizes, kept, 0) / nights[0].runs  # so much is left whatever its clinics
-    stored = _line(sizes, kept, CLINICS) + (CLINICS // many.A_RUN - 1) * 2 * a_run
-    yield Figure("chain", "Dagster's storage of that night, beside 20 MB", stored, 20.0, "MB", 1.0)
-    peak = max(each.peak_mb for each in nights)
-    yield Figure("chain", "the largest process of that night, beside 500 MB", peak, 500.0, "MB", 1.0, peak_mb=peak)
 
 
 def _night(bench: Bench, clinics: int, *, whole: bool) -> tuple[float, float]:
@@ -112,21 +78,21 @@ def _night(bench: Bench, clinics: int, *, whole: bool) -> tuple[float, float]:
         slots.generate(engine, world.AS_OF)
         slots.generate(engine, world.AS_OF + timedelta(days=1))
         settle(engine)
-        before = _processor(engine) + time.process_time()
+        before = processor(engine) + time.process_time()
         report = slots.generate(engine, world.AS_OF + timedelta(days=2), whole=whole)
         if report.counts.created != clinics * AGENDAS * 22:
             raise AssertionError("the night has added more, or less, than a day")
-        took = _processor(engine) + time.process_time() - before
+        took = processor(engine) + time.process_time() - before
         with engine.begin() as connection:
             for statement in BARE:
                 connection.execute(sa.text(statement))
-        before = _processor(engine) + time.process_time()
+        before = processor(engine) + time.process_time()
         with engine.begin() as connection:
             connection.execute(sa.text(NEW_DAY))
-        return took, _processor(engine) + time.process_time() - before
+        return took, processor(engine) + time.process_time() - before
 
 
-def _plainly(urls: Sequence[str]) -> tuple[float, float]:
+def plainly(urls: Sequence[str]) -> tuple[float, float]:
     """CPU and seconds of httpx asking as many at once as a look does, and keeping no connection."""
 
     async def ask() -> None:
@@ -146,7 +112,7 @@ def _plainly(urls: Sequence[str]) -> tuple[float, float]:
     return time.process_time() - processor, time.perf_counter() - started
 
 
-def _processor(engine: sa.Engine) -> float:
+def processor(engine: sa.Engine) -> float:
     """Seconds that the server's processes have been busy, those that have ended too."""
     with engine.connect() as connection:
         backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
@@ -194,18 +160,18 @@ def make(engine: sa.Engine, count: int, port: int) -> None:
         )
 
 
+def _without_news(told: Connection) -> None:
+    asyncio.run(Fleet(LATENCY).serve(told.send))
+
+
 @contextmanager
-def fleet() -> Iterator[int]:
-    """The studiolabs in a process of their own, so that only who asks is measured."""
+def fleet(serve: Callable[[Connection], None] = _without_news) -> Iterator[int]:
+    """The studiolabs in a process of their own, so that only who asks is measured; the port that ``serve`` tells."""
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=[there], daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=[there], daemon=True)
     process.start()
     try:
         yield here.recv()
     finally:
         process.kill()
         process.join()
-
-
-def _serve(told: Connection) -> None:
-    asyncio.run(Fleet(LATENCY).serve(told.send))

@@ -1,7 +1,9 @@
 """A night of a chain whose clinics have lists: what it costs, remembers, and leaves in Dagster's storage.
 
-Each service's runs are those that its schedule asks for, executed one after the other, each in a process of its own, on
-Dagster's storage as an installation has it. Studiolab's lists are bytes on the wire, from a process of their own.
+One chain grows from size to size: only who joins is filled by a night of her own, and the next one is measured. What is
+known so far is told on standard error: all of it takes a while. Each service's runs are those that its schedule asks
+for, executed one after the other, each in a process of its own, on Dagster's storage as an installation has it.
+Studiolab's lists are bytes on the wire, from a process of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -27,12 +31,18 @@ import psutil
 import sqlalchemy as sa
 
 from benchmarks import patients, slots, wire
-from benchmarks.harness import Bench, server_of, settle, spent
+from benchmarks.harness import Bench, Figure, server_of, settle, spent
+from polydesk_dagster import many
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import create_engine, dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.runtime import instance
 
+WITH_LISTS = (50, 100, 200)
+"""Clinics from whose nights that of a thousand is worked out."""
+CLINICS = 1000
+TWO_CORES = 2 * 3600.0
+"""Seconds of CPU in the hour that a night may take."""
 AGENDAS, PRICES, PATIENTS = 50, 2000, 5000
 HORIZON = 90
 AGREEMENTS = 49
@@ -41,11 +51,25 @@ CHANGED = 100
 """One in so many records of each list is another than the night before."""
 SERVICES = ("nightly_cleanup", "generate_slots", "sync_prices", "import_patients")
 TOKEN = "POLYDESK_STUDIOLAB_TOKEN_BENCH"
-LISTS = """
+
+# Each agenda works two turns of eleven twenty-minute slots on all seven days.
+JOIN = """
+    CREATE TEMP TABLE joining ON COMMIT DROP AS SELECT generate_series(CAST(:first AS bigint), :last) AS n;
+    INSERT INTO clinic (id, code, name, region, municipality_code, horizon_days)
+    SELECT n, 'C' || n, 'Clinica ' || n, 'Lazio', 'H501', :horizon FROM joining;
+    INSERT INTO location (id, clinic_id, name) SELECT n, n, 'Sede' FROM joining;
+    INSERT INTO resource (id, clinic_id, location_id, kind, name) SELECT n, n, n, 'room', 'Sala' FROM joining;
+    INSERT INTO agenda (clinic_id, location_id, resource_id, name, auto_generate, slot_minutes)
+    SELECT n, n, n, 'Agenda ' || a, true, 20 FROM joining, generate_series(1, CAST(:agendas AS integer)) a;
+    INSERT INTO agenda_rule (agenda_id, weekday, starts_at, ends_at, valid_from)
+    SELECT a.id, weekday, turn.starts_at, turn.ends_at, '2020-01-01'
+    FROM agenda a JOIN joining ON n = a.clinic_id, generate_series(1, 7) weekday,
+         (VALUES (time '08:00', time '11:40'), ('14:00', '17:40')) turn(starts_at, ends_at);
     INSERT INTO integration (clinic_id, base_url, token_env, active)
-    SELECT id, CAST(:url AS text) || '/' || code || '/api/v1', :token, true FROM clinic;
+    SELECT n, CAST(:url AS text) || '/C' || n || '/api/v1', :token, true FROM joining;
     INSERT INTO service (clinic_id, external_id, code, name, duration_minutes)
-    SELECT c.id, 'S' || n, 'C' || n, 'Visita', 20 FROM clinic c, generate_series(0, :prices / (:agreements + 1)) n"""
+    SELECT n, 'S' || s, 'C' || s, 'Visita', 20
+    FROM joining, generate_series(0, CAST(:prices AS integer) / (:agreements + 1)) s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +83,73 @@ class Night:
     stored: int
     """Bytes that Dagster's storage has grown by."""
     runs: int
+    wall: float
+    """Seconds by the clock."""
     plain: float
     """Seconds of CPU in which the same lists are read plainly, and nothing is done with them."""
 
 
-def night(bench: Bench, clinics: int) -> Night:
-    """The second night of so many clinics: the first has filled everything, since then one record in a hundred of each
-    list has changed."""
+def figures(bench: Bench) -> Iterator[Figure]:
+    """Beside reading the same lists plainly; bounds are seconds, megabytes and bytes, whatever that takes."""
+    sizes = [bench.size(each) for each in WITH_LISTS]
+    measured = nights(bench, sizes)
+    took, plain = [sum(each.cpu.values()) for each in measured], [each.plain for each in measured]
+    for each, seconds, reference in zip(sizes, took, plain, strict=True):
+        most = TWO_CORES * each / CLINICS / reference
+        yield Figure("night", f"{each} clinics with lists, CPU", seconds, reference, "s", most)
+    ours, reference = fit(sizes, took, CLINICS), fit(sizes, plain, CLINICS)
+    yield Figure("night", f"{CLINICS} by the fit, CPU", ours, reference, "s", TWO_CORES / reference)
+    off = max(abs(1 - seconds / fit(sizes, took, each)) for each, seconds in zip(sizes, took, strict=True))
+    yield Figure("night", "how far those are from their line, beside all of it", off, 1.0, "", 0.1)
+    hour, known = [each.wall for each in measured], 3600.0
+    yield Figure(
+        "night", f"{CLINICS} by the fit, by the clock, beside an hour", fit(sizes, hour, CLINICS), known, "s", 1
+    )
+    a_run, a_clinic = _shares([(each.runs, size) for each, size in zip(measured, sizes, strict=True)], measured)
+    stored = (2 + 2 * CLINICS // many.A_RUN) * a_run + CLINICS * a_clinic
+    yield Figure("night", "Dagster's storage of that night, beside 20 MB", stored, 20.0, "MB", 1.0)
+    peak = max(each.peak_mb for each in measured)
+    yield Figure("night", "the largest process of those nights, beside 500 MB", peak, 500.0, "MB", 1.0, peak_mb=peak)
+
+
+def fit(sizes: Sequence[int], values: Sequence[float], at: int) -> float:
+    """The least squares' line through the values, at another size."""
+    slope, start = statistics.linear_regression(sizes, values) if len(set(sizes)) > 1 else (0.0, values[0])
+    return start + slope * at
+
+
+def _shares(of: Sequence[tuple[int, int]], measured: Sequence[Night]) -> tuple[float, float]:
+    """Megabytes that a run and a clinic leave in Dagster's storage, so that they fit best."""
+    import numpy as np
+
+    found = np.linalg.lstsq(np.array(of, float), np.array([each.stored / 1e6 for each in measured]), rcond=None)[0]
+    return float(found[0]), float(found[1])
+
+
+def nights(bench: Bench, sizes: Sequence[int]) -> list[Night]:
+    """A night of each size, in which one record in a hundred of each list is another than the night before."""
+    found, most = [], 2 * len(sizes)
     with bench.engine() as engine, TemporaryDirectory(prefix="polydesk-night-") as folder:
         lists = Path(folder) / "lists"
-        _write(lists, clinics, 0)
-        slots.load(engine, clinics * AGENDAS, HORIZON, clinics)
-        with wire.serving(lists) as url, _installation(engine, Path(folder) / "home") as theirs:
-            with engine.begin() as connection:
-                values = {"url": url.removesuffix(wire.ROOT), "token": TOKEN, "prices": PRICES,
-                          "agreements": AGREEMENTS}  # fmt: skip
-                for statement in LISTS.split(";"):
-                    connection.execute(sa.text(statement), values)
-            _once(engine, theirs, 0, 0)
-            _write(lists, clinics, 1)
-            return _once(engine, theirs, 1, _plainly(url, clinics))
+        _write(lists, 1, 0, most)
+        with wire.serving(lists) as url, installation(engine, Path(folder) / "home") as theirs:
+            there = 0
+            for number, clinics in enumerate(sizes):
+                started = time.perf_counter()
+                _write(lists, clinics, 2 * number, most)
+                with engine.begin() as connection:
+                    values = {"url": url.removesuffix(wire.ROOT), "token": TOKEN, "prices": PRICES, "agendas": AGENDAS,
+                              "agreements": AGREEMENTS, "horizon": HORIZON, "first": there + 1,
+                              "last": clinics}  # fmt: skip
+                    for statement in JOIN.split(";"):
+                        connection.execute(sa.text(statement), values)
+                _once(engine, theirs, 2 * number, 0)
+                built, there = time.perf_counter() - started, clinics
+                _write(lists, clinics, 2 * number + 1, most)
+                measured = _once(engine, theirs, 2 * number + 1, _plainly(url, clinics))
+                print(f"{clinics} clinics, made in {built:.0f} s by the clock: {measured}", file=sys.stderr, flush=True)
+                found.append(measured)
+    return found
 
 
 def _plainly(url: str, clinics: int) -> float:
@@ -90,11 +161,12 @@ def _plainly(url: str, clinics: int) -> float:
     return time.process_time() - before
 
 
-def _write(folder: Path, clinics: int, night: int) -> None:
-    """The lists of each clinic as its studiolab has them on the evening before ``night``."""
+def _write(folder: Path, clinics: int, night: int, most: int) -> None:
+    """The lists of each clinic as its studiolab has them on the evening before ``night``, of ``most``."""
     folder.mkdir(exist_ok=True)
     (folder / wire.VERSION).write_text(str(night))
-    people = patients.records(clinics * (PATIENTS + PATIENTS // CHANGED))
+    each = PATIENTS + most * (PATIENTS // CHANGED)
+    people = patients.records(clinics * each)
     for number in range(1, clinics + 1):
         there = folder / f"C{number}"
         there.mkdir(exist_ok=True)
@@ -102,8 +174,7 @@ def _write(folder: Path, clinics: int, night: int) -> None:
                        "valid_to": None, "active": True} for n in range(1, AGREEMENTS + 1)]  # fmt: skip
         wire.write(there, "agreements", iter(agreements), len(agreements))
         wire.write(there, "prices", map(_price, range(PRICES), [night] * PRICES), PRICES)
-        hers = list(islice(people, PATIENTS + PATIENTS // CHANGED))
-        shown = hers[: PATIENTS + night * PATIENTS // CHANGED]
+        shown = list(islice(people, each))[: PATIENTS + night * (PATIENTS // CHANGED)]
         wire.write(there, "patients", iter(shown), len(shown))
 
 
@@ -123,7 +194,7 @@ def _price(number: int, night: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _installation(engine: sa.Engine, home: Path) -> Iterator[sa.Engine]:
+def installation(engine: sa.Engine, home: Path) -> Iterator[sa.Engine]:
     """The environment of an installation over this database, until the end; yields Dagster's own database."""
     before = dict(os.environ)
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -147,15 +218,16 @@ def _once(engine: sa.Engine, theirs: sa.Engine, number: int, plain: float) -> Ni
     database, cpu, peak, runs = server_of(engine), {}, 0.0, 0
     settle(engine)
     settle(theirs)
-    stored = _bytes(theirs)
+    stored, started = _bytes(theirs), time.perf_counter()
     for service in SERVICES:
         before = spent(database)
         with _watched(database) as most:
-            used = _apart(service, as_of.isoformat())
+            used = apart(service, as_of.isoformat())
         cpu[service] = spent(database) - before + used.seconds
         peak, runs = max(peak, used.peak_mb, most[0]), runs + used.runs
+    wall = time.perf_counter() - started
     settle(theirs)  # what is dead is used again by the next night
-    return Night(cpu, peak, _bytes(theirs) - stored, runs, plain)
+    return Night(cpu, peak, _bytes(theirs) - stored, runs, wall, plain)
 
 
 def _bytes(storage: sa.Engine) -> int:
@@ -191,10 +263,11 @@ class _Used:
     runs: int
 
 
-def _apart(service: str, as_of: str) -> _Used:
-    """The runs of one service, in a process that is forked from this one as a run is from the fork server."""
+def apart(service: str, as_of: str, asked: Sequence[Any] | None = None) -> _Used:
+    """The runs of one service, those that are ``asked`` for or that its schedule asks for, in a process that is forked
+    from this one as a run is from the fork server."""
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(there, service, as_of))
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(there, service, as_of, asked))
     process.start()
     there.close()
     try:
@@ -206,20 +279,21 @@ def _apart(service: str, as_of: str) -> _Used:
     return found
 
 
-def _run(told: Connection, service: str, as_of: str) -> None:
+def _run(told: Connection, service: str, as_of: str, asked: Sequence[Any] | None) -> None:
     import dagster as dg
     from dagster._core.definitions.job_base import InMemoryJob
     from dagster._core.execution.api import execute_run
 
-    from polydesk_dagster import build, many
+    from polydesk_dagster import build
     from polydesk_dagster.catalog import BY_KEY, Place
 
     before = _seconds()
     found = BY_KEY[service]
     job = build.definitions(Place.ORDINARY).resolve_job_def(service)
     with instance.open_instance(configuration.load()) as dagster:
-        asked: Sequence[dg.RunRequest] = [dg.RunRequest(tags={"polydesk/service": service})]
-        if found.per_clinic:
+        if asked is None and not found.per_clinic:
+            asked = [dg.RunRequest(tags={"polydesk/service": service})]
+        elif asked is None:
             engine = create_engine(sa.make_url(os.environ["POLYDESK_DATABASE_URL"]))
             with engine.connect() as connection:
                 codes = list(connection.scalars(sa.text("SELECT code FROM clinic")))

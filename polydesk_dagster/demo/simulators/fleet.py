@@ -1,4 +1,4 @@
-"""Studiolabs without news, as many as there are clinics, which cost next to nothing: one answer, written by hand.
+"""Studiolabs, as many as there are clinics, which cost next to nothing: one answer, written by hand.
 
 ``studiolab`` plays one that has a mind of its own; this plays a thousand beside which only who asks is measured.
 """
@@ -12,16 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 BODY = b'{"items": [], "last_sequence": 0}'
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 BACKLOG = 1024
 
 
 class Fleet:
     """Answers each question after ``latency`` seconds, except those of which ``hangs`` (which question it is, from 1)
-    says that they get none before ``release``, and then a closed connection."""
+    says that they get none before ``release``, and then a closed connection. ``tells`` gives the body by the path that
+    is asked."""
 
-    def __init__(self, latency: float = 0.0, hangs: Callable[[int], bool] = lambda _: False) -> None:
-        self.latency, self.hangs = latency, hangs
+    def __init__(
+        self,
+        latency: float = 0.0,
+        hangs: Callable[[int], bool] = lambda _: False,
+        tells: Callable[[str], bytes] = lambda _: BODY,
+    ) -> None:
+        self.latency, self.hangs, self.tells = latency, hangs, tells
         self.asked: list[str] = []
         """Paths, as they came."""
         self.answered = 0
@@ -52,12 +58,13 @@ class Fleet:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            self.asked.append(head.split(b" ", 2)[1].decode())
+            self.asked.append(path := head.split(b" ", 2)[1].decode())
             if self.hangs(len(self.asked)):
                 await self._released.wait()
                 return
             await asyncio.sleep(self.latency)
-            writer.write(ANSWER)
+            body = self.tells(path)
+            writer.write(HEAD % len(body) + body)
             await writer.drain()
             self.answered += 1
         except (asyncio.IncompleteReadError, ConnectionError):
