@@ -24,6 +24,7 @@ from xdist.scheduler import LoadScopeScheduling
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from tests import postgres, world
+from tests.lent import lent
 from tests.waiting import PATIENCE
 
 DATA = Path(__file__).parent / "data"
@@ -132,17 +133,21 @@ def server(request: pytest.FixtureRequest) -> Iterator[URL]:
 
 
 @pytest.fixture
-def database(server: URL) -> Iterator[URL]:
-    """A migrated, empty database of this test."""
-    with postgres.copied(server, postgres.EMPTY) as url:
-        yield url
+def _lent(request: pytest.FixtureRequest, server: URL) -> Iterator[tuple[sa.Engine, Any]]:
+    fill = _practice if "_practised" in request.fixturenames else None
+    with lent(server, postgres.EMPTY, fill) as found:
+        yield found
 
 
 @pytest.fixture
-def engine(database: URL) -> Iterator[sa.Engine]:
-    engine = create_engine(database)
-    yield engine
-    engine.dispose()
+def engine(_lent: tuple[sa.Engine, Any]) -> sa.Engine:
+    """A migrated, empty database of this test."""
+    return _lent[0]
+
+
+@pytest.fixture
+def database(engine: sa.Engine) -> URL:
+    return engine.url
 
 
 @pytest.fixture
@@ -171,19 +176,28 @@ def _refuse(_connection: sa.Connection) -> None:
 @pytest.fixture
 def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
     """A connection in a transaction that is rolled back at the end; to the test's own database if it has one."""
-    own = "database" in request.fixturenames
+    own = "engine" in request.fixturenames
     engine: sa.Engine = request.getfixturevalue("engine" if own else "unwritten")
     with engine.connect() as connection:
         yield connection
 
 
-@pytest.fixture
-def practice(engine: sa.Engine) -> world.Practice:
-    """A practice with two weeks of slots, in the test's own database; a module that wants another has its own."""
+def _practice(engine: sa.Engine) -> world.Practice:
     with engine.begin() as connection:
         practice = world.practice(connection, horizon_days=14)
     slots.generate(engine, world.AS_OF)
     return practice
+
+
+@pytest.fixture
+def _practised(_lent: tuple[sa.Engine, Any]) -> Any:
+    return _lent[1]
+
+
+@pytest.fixture
+def practice(_practised: world.Practice) -> world.Practice:
+    """A practice with two weeks of slots, in the test's own database; a module that wants another has its own."""
+    return _practised
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def started() -> Iterator[URL]:
     home.chmod(0o755)
     url = make_url(embedded.start(home)).set(drivername="postgresql+psycopg")
     with _administered(url) as connection:
-        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off"):
             connection.execute(sa.text(f"ALTER SYSTEM SET {setting}"))
         connection.execute(sa.text("SELECT pg_reload_conf()"))
     try:
@@ -65,19 +65,30 @@ _finished: list[str] = []
 have."""
 
 
-@contextmanager
-def copied(server: URL, template: str) -> Iterator[URL]:
-    """A database of its own; the template is made by whoever first wants it."""
+def copy(server: URL, template: str) -> URL:
+    """A new database; the template is made by whoever first wants it."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with _administered(server) as connection:
         while _finished:
             connection.execute(sa.text(f"DROP DATABASE {_finished.pop()} WITH (FORCE)"))
         _make(connection, server, template)
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
+    return server.set(database=name)
+
+
+def over(url: URL) -> None:
+    """Nobody wants the database that ``url`` names any more."""
+    _finished.append(str(url.database))
+
+
+@contextmanager
+def copied(server: URL, template: str) -> Iterator[URL]:
+    """A database of its own."""
+    url = copy(server, template)
     try:
-        yield server.set(database=name)
+        yield url
     finally:
-        _finished.append(name)
+        over(url)
 
 
 def left(url: URL) -> None:
