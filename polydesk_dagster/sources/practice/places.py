@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import sqlalchemy as sa
 
 
@@ -15,19 +17,20 @@ def make_known(connection: sa.Connection) -> None:
             SELECT cadastral_code AS code, name, region FROM municipality WHERE valid_to IS NULL""")
     )
     if not connection.scalar(sa.text("SELECT count(*) FROM known_place")):
-        codes, names = zip(*_of_library(), strict=True)
+        codes, names = _of_library()
         connection.execute(
             sa.text("""
                 INSERT INTO known_place (code, name)
-                SELECT * FROM unnest(CAST(:codes AS text[]), CAST(:names AS text[]))"""),
-            {"codes": list(codes), "names": list(names)},
+                SELECT * FROM unnest(string_to_array(:codes, chr(10)), string_to_array(:names, chr(10)))"""),
+            {"codes": codes, "names": names},
         )
 
 
-def _of_library() -> set[tuple[str, str]]:
-    """Those in force: in South Tyrol and the Aosta valley under each of their names."""
+@cache
+def _of_library() -> tuple[str, str]:
+    """Codes and names of those in force, each a line: in South Tyrol and the Aosta valley under each of their names."""
     from codicefiscale.data import get_municipalities_data
 
     living = [each for each in get_municipalities_data() if each["active"]]
-    named = {(each["code"], each[name]) for each in living for name in ("name", "name_alt", "name_trans")}
-    return {(code, name) for code, name in named if name}
+    named = {(each["code"], each[name]) for each in living for name in ("name", "name_alt", "name_trans") if each[name]}
+    return "\n".join(code for code, _ in named), "\n".join(name for _, name in named)

@@ -181,7 +181,7 @@ def _open(data: bytes) -> Any:
 def _cells(page: Worksheet) -> list[list[Any]]:
     """The values of a sheet, row by row, and of one that is too long one row too many; a merged range holds its value
     in all of its cells."""
-    found = islice(page.iter_rows(values_only=True, max_col=_WIDEST), MOST_ROWS + 1)
+    found = islice(page.iter_rows(values_only=True, max_col=min(page.max_column, _WIDEST)), MOST_ROWS + 1)
     rows = [[_bare(value) for value in row] for row in found]
     for merged in page.merged_cells.ranges:
         value = page.cell(merged.min_row, merged.min_col).value
