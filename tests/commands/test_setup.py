@@ -155,6 +155,7 @@ def test_a_database_that_is_not_there_is_made_or_told_how(setup: Said, server: U
     assert "CREATE DATABASE" in tried["why"]["values"]["sql"]
 
 
+@pytest.mark.slow
 def test_it_asks_on_a_terminal_and_enter_keeps_what_is_known(setup: Said, tmp_path: Path) -> None:
     setup({"POLYDESK_WEB_PORT": "4321"})
     answers = {"operator_mail": "turno@polydesk.example"}

@@ -233,6 +233,7 @@ def test_meaning_is_searched_by_default_where_the_model_runs(tmp_path: Path, mon
 ALONE = {"it": "solo per parole, non per significato", "en": "by words only", "de": "nur nach Wörtern gesucht"}
 
 
+@pytest.mark.slow
 def test_where_the_model_is_not_installed_the_run_the_list_the_answer_and_the_doctor_say_so(
     engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

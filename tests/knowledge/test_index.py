@@ -117,6 +117,7 @@ def test_yellow_builds_beside_swaps_and_can_be_rolled_back_one_step(shelf: Shelf
     assert sorted(tables) == sorted(f"passages_{row.id}" for row in states)
 
 
+@pytest.mark.slow
 def test_another_pipeline_rebuilds_unless_a_person_went_back(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
     assert shelf.ask("a digiuno per il prelievo?") == []

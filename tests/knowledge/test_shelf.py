@@ -51,6 +51,7 @@ def _command(*arguments: str, status: int = 0) -> Any:
     return json.loads(ended.stdout) if status == 0 else ended.output
 
 
+@pytest.mark.slow
 def test_what_waits_is_listed_shown_and_decided(shelf: Shelf) -> None:
     waiting = {document["path"]: document for document in _command("list", "--waiting")}
     assert waiting.keys() == {"direzione/compensi.md", "scintigrafia.pdf"}

@@ -228,6 +228,7 @@ def test_few_passages_stand_beside_the_indexes_of_many_and_are_found(
     assert shelf.blue().outcome is Outcome.NOTHING_TO_DO
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_opened_to_be_written_is_made_anew(shelf: Shelf) -> None:
     shelf.blue()
     for manifest in Path(shelf.library.uri).glob("*.lance/_versions/*.manifest"):

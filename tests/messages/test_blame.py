@@ -191,6 +191,7 @@ def test_an_outage_of_hours_is_nobody_s_last_attempt(engine: sa.Engine, count: i
     assert (len(relay.got), set(states(engine))) == (count, {("sent", None)})
 
 
+@pytest.mark.slow
 def test_texts_that_a_gateway_with_a_fault_never_took_have_no_last_attempt(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         crowd(connection, 6, mail=False)

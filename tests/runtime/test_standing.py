@@ -159,6 +159,7 @@ def test_a_pause_of_a_clinic_keeps_only_its_runs_from_starting(instance: dg.Dags
     assert json.loads(data.cursor or "")["attempts"] == json.loads(cursor)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paused")
 @pytest.mark.parametrize(("tags", "skips"), [({"dagster/schedule_name": "sync_prices"}, True), ({}, False)])
 def test_a_run_that_waited_in_the_queue_is_skipped_and_one_by_hand_is_not(

@@ -289,6 +289,7 @@ def test_a_long_log_line_and_colours_do_not_disturb(home: Path) -> None:
     assert text.endswith("| fine\n")
 
 
+@pytest.mark.slow
 def test_systemd_is_told_when_all_answers_that_it_lives_and_when_it_ends(
     home: Path, brought_up: Callable[[str], Up], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

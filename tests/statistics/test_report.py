@@ -78,6 +78,7 @@ def test_a_spreadsheet_with_numbers_as_numbers(installation: Path) -> None:
     assert (weeks[1], weeks[-1]) == (["23/02/2026", 1, 1], ["Totale", 20, 20])
 
 
+@pytest.mark.slow
 def test_a_period_without_data_is_a_report_all_the_same(installation: Path) -> None:
     target = installation / "vuoto.xlsx"
     quiet = ("--from", "2025-03-01", "--to", "2025-03-31", "-o")

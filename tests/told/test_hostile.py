@@ -171,6 +171,7 @@ def test_no_template_switches_its_escaping_off() -> None:
         assert not {"|safe", "| safe", "autoescape", "Markup"} & set(path.read_text().replace("}", " ").split()), path
 
 
+@pytest.mark.slow
 @MANY
 @given(HOSTILE)
 def test_no_cell_of_a_plan_s_file_is_a_formula(text: str) -> None:

@@ -36,6 +36,7 @@ def booked(door: Served) -> tuple[world.Practice, datetime, int]:
     return practice, start, practice.patient
 
 
+@pytest.mark.slow
 def test_whom_a_closure_touches_is_shown_and_the_place_is_kept_by_a_plan(
     door: Served, booked: tuple[world.Practice, datetime, int]
 ) -> None:

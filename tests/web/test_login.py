@@ -175,6 +175,7 @@ def test_a_patients_link_is_good_at_the_portal_only_and_stays_so(door: Served) -
         assert connection.scalar(sa.text("SELECT state FROM app_user")) == "invited"
 
 
+@pytest.mark.slow
 def test_a_reset_ends_everything_and_lets_choose_anew(door: Served) -> None:
     with door.door.engine.begin() as connection:
         user = person(connection, "manager", password=True, email="x@example.org")
