@@ -6,6 +6,7 @@ import gc
 import inspect
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,16 @@ gc.set_threshold(50_000)  # what is imported stays: looking through it again and
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where nothing slow is asked for, a file that has nothing else is not imported: in every process it would be, and
+    the libraries of some are asked for by nobody else."""
+    nothing_slow = config.getoption("markexpr") == "not slow" and collection_path.name.startswith("test_")
+    return True if nothing_slow and _WHOLLY_SLOW.search(collection_path.read_text()) else None
+
+
+_WHOLLY_SLOW = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

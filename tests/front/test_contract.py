@@ -18,6 +18,8 @@ from polydesk_dagster.pace import Buckets
 from tests import postgres
 from tests.front.desk import EVERY, Desk, open_desk
 
+pytestmark = pytest.mark.slow
+
 load_all_checks()
 
 # What fits may be refused all the same: there is nothing under a key that was made up. The guard answers some methods
@@ -46,7 +48,6 @@ schema = schemathesis.openapi.from_dict(booking.application(Front(create_engine(
 """What the API publishes; no database is asked for it."""
 
 
-@pytest.mark.slow
 @schema.parametrize()
 @settings(
     max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
