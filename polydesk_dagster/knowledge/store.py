@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.knowledge import lance
 from polydesk_dagster.knowledge.splitting import Passage
 from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_sentences, marked_words
 
@@ -110,9 +111,7 @@ class Store:
 
     def _open(self) -> Any:
         if self._database is None:
-            import lancedb
-
-            self._database = lancedb.connect(self.uri)
+            self._database = lance.lancedb().connect(self.uri)
         return self._database
 
     def table(self, generation: int, revision: int | None = None) -> Any:
@@ -217,9 +216,9 @@ class Store:
 
     def index(self, generation: int) -> None:
         """Build what searches need, once a new generation's passages are all there."""
+        table = self.table(generation)
         from lancedb.index import FTS, Bitmap
 
-        table = self.table(generation)
         with _disk():
             table.optimize()  # put the batches together first: done later it would be every index's work again
             table.create_index(
@@ -291,11 +290,11 @@ class Store:
         self, generation: int, revision: int, column: str, query: str, *, where: str | None, limit: int
     ) -> list[Hit]:
         """The best passages of one full-text channel, ``marked`` or ``grams``."""
-        from lancedb.query import MatchQuery
-
-        match = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are pydantic's
         with _found():
             table = self.table(generation, revision)
+            from lancedb.query import MatchQuery
+
+            match = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are pydantic's
             return _hits(table, table.search(match, query_type="fts"), where, limit, "_score")
 
     def near(self, generation: int, revision: int, vector: list[float], *, where: str | None, limit: int) -> list[Hit]:

@@ -72,6 +72,7 @@ def test_a_touched_file_with_the_same_content_is_not_written_again(shelf: Shelf)
 
 @pytest.mark.slow
 def test_a_blue_run_with_nothing_new_never_loads_lancedb(shelf: Shelf) -> None:
+    """And a process that needs it loads no client of catalogues with it."""
     shelf.topics()
     shelf.blue()
     script = (
@@ -82,6 +83,10 @@ def test_a_blue_run_with_nothing_new_never_loads_lancedb(shelf: Shelf) -> None:
         " Library(Path(sys.argv[2]), sys.argv[3]))\n"
         "assert report.outcome == 'nothing_to_do', report\n"
         "assert not {'lancedb', 'pyarrow', 'kreuzberg', 'httpx', 'pandas'} & set(sys.modules)\n"
+        "from polydesk_dagster.knowledge.store import Store\n"
+        "assert Store(sys.argv[3]).match(1, 1, 'marked', 'digiuno', where=None, limit=1)\n"
+        "assert 'lancedb' in sys.modules\n"
+        "assert not [name for name in sys.modules if name.startswith('lance_namespace_urllib3_client.api')]\n"
     )
     url = shelf.engine.url.render_as_string(hide_password=False)
     subprocess.run(
