@@ -26,10 +26,8 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import checking
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import LANGUAGES, teller
-from tests import postgres
+from tests import debian, postgres
 from tests.waiting import PATIENCE, until
-
-PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 assert psycopg2.__libpq_version__, "the other libpq is in this process too, as wherever Dagster is"
 
@@ -131,10 +129,11 @@ def test_a_schema_that_is_another_s_and_a_replica_are_told_while_working(own: UR
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this machine")
 def test_a_pooler_in_front_is_known_and_told_how_to_be(
     own: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if debian.program("pgbouncer", package="pgbouncer") is None:
+        pytest.skip("needs Debian's package pgbouncer, or root to install it")
     migrated = create_engine(own, pool_size=1)
     migrate(migrated)
     migrated.dispose()
@@ -228,7 +227,8 @@ def _pooler(url: URL, folder: Path, more: str) -> Iterator[URL]:
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
     place.chmod(0o777)
-    process = subprocess.Popen([str(PGBOUNCER), *account, str(folder / "pgbouncer.ini")], stderr=subprocess.DEVNULL)
+    program = str(debian.program("pgbouncer", package="pgbouncer"))
+    process = subprocess.Popen([program, *account, str(folder / "pgbouncer.ini")], stderr=subprocess.DEVNULL)
     try:
         until(lambda: _listens(place / ".s.PGSQL.6543"))
         yield url.set(port=6543, query={"host": str(place)})

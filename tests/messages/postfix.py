@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import debian
 from tests.waiting import PATIENCE, until
 from tests.web.world import free_port
 
@@ -78,22 +78,11 @@ class Postfix:
         return self.mailbox.read_bytes()
 
 
-def _there() -> bool:
-    """Whether there is one that we may start; installed now where that can be."""
-    if os.geteuid() != 0:
-        return False
-    if shutil.which("postfix") is None and shutil.which("apt-get"):
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "postfix"]):
-            subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=600, env=quiet)
-    return shutil.which("postfix") is not None
-
-
 @contextmanager
 def running(root: Path, *, without: str = "") -> Iterator[Postfix]:
     """``without``: what its greeting does not offer. Skips the test where there is no Postfix, or nobody who may start
     one."""
-    if not _there():
+    if os.geteuid() != 0 or debian.program("postfix", package="postfix") is None:
         warnings.warn("NO POSTFIX HERE, OR NO ROOT: letters are not read after a real relay", stacklevel=1)
         pytest.skip("needs Debian's package postfix, and root to start it")
     nobody = Path("/var/lib/postfix").stat()

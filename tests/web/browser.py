@@ -4,7 +4,6 @@ the tests are skipped with one loud line, and fail in CI."""
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
+from tests import debian
 from tests.waiting import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -29,17 +29,8 @@ ARGUMENTS = [
 ]
 
 
-def _on_path() -> str | None:
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
-
-
-def _installed() -> str | None:
-    """The browser that one of the known ways installs; None where neither works here."""
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
-            subprocess.run(command, check=False, capture_output=True, timeout=600)
-        if (found := _on_path()) is not None:
-            return found
+def _brought() -> str | None:
+    """The browser that its driver brings; None where it cannot."""
     command = [sys.executable, "-m", "playwright", "install", "chromium"]
     done = subprocess.run(command, check=False, capture_output=True, timeout=600)
     if done.returncode:
@@ -51,7 +42,7 @@ def _installed() -> str | None:
 @contextmanager
 def chromium(*more: str) -> Iterator[Browser]:
     """A browser, given ``more`` arguments."""
-    path = _on_path() or _installed()
+    path = debian.program(*NAMES, package="chromium") or _brought()
     if path is None:
         message = "NO BROWSER: the pages were not opened in one; install Chromium to test them"
         if os.environ.get("CI") == "true":
