@@ -98,8 +98,9 @@ def stage(
                     page = next(coming, None)
                     if page is not None and page.number == 1:
                         break
-    with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
-        copy.write(bulk.lines([(record.key,) for record in staged.unreadable]))
+    if staged.unreadable:
+        with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
+            copy.write(bulk.lines([(record.key,) for record in staged.unreadable]))
     return staged
 
 

@@ -265,11 +265,14 @@ def _judge(
     plans.create_empty_rows(connection, kind, plan_id)
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
+    # A million codes are hashed in memory; that they are all different a small sample shows.
+    connection.execute(
+        sa.text("SELECT set_config('work_mem', '128MB', true), set_config('default_statistics_target', '20', true)")
+    )
     connection.execute(sa.text(f"ANALYZE {rows} ({source.indexed or ', '.join(source.columns)}, finding)"))
     said = [name for name in source.columns if name in kind.written or name in kind.carried]
     numbers, repeated = _mark_duplicates(connection, source, rows, said, number="ordinal", problem="finding")
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))
-    connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))  # a million codes are hashed in memory
     for statement in source.judge:
         connection.execute(sa.text(statement.format(rows=rows)), values)
     return staged, numbers, repeated

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import phonenumbers
 import pytest
 from codicefiscale import codicefiscale
 from hypothesis import given, settings
@@ -95,6 +96,27 @@ def test_codes_of_foreigners_and_spellings() -> None:
 )
 def test_telephones_in_one_form(typed: str, known: str | None) -> None:
     assert e164(typed) == known
+
+
+@given(st.from_regex(r"3[2-9][0-9]{8}", fullmatch=True))
+@settings(max_examples=50, deadline=None)
+def test_what_looks_like_a_mobile_is_one_for_the_library(typed: str) -> None:
+    assert phonenumbers.is_valid_number(number := phonenumbers.parse(typed, "IT"))
+    assert e164(typed) == phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+@given(st.from_regex(r"(19|20|00)[0-9]{2}-[01][0-9]-[0-3][0-9]", fullmatch=True))
+@settings(max_examples=200, deadline=None)
+def test_a_day_is_one_of_the_calendar(said: str) -> None:
+    try:
+        known: str | None = date.fromisoformat(said).isoformat()
+    except ValueError:
+        known = None
+    if known is None:
+        with pytest.raises(Reject):
+            prepare(person("P1", birth_date=said))
+    else:
+        assert prepare(person("P1", birth_date=said))[7] == known
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ _FISCAL_CODE = re.compile(
 _REGIONAL = re.compile(r"(STP|ENI)[0-9]{13}")
 _PROVISIONAL = re.compile(r"[0-9]{11}")
 
-_NO_VOWELS = str.maketrans("", "", "aeiou")
-_NO_CONSONANTS = str.maketrans("", "", "bcdfghjklmnpqrstvwxyz")
+_VOWELS, _CONSONANTS = b"aeiou", b"bcdfghjklmnpqrstvwxyz"
 
 
 def _letters(name: str) -> tuple[str, str] | None:
@@ -34,7 +33,8 @@ def _letters(name: str) -> tuple[str, str] | None:
     takes eight times as long."""
     if not (name.isascii() and name.isalpha()):
         return None
-    return (low := name.lower()).translate(_NO_VOWELS), low.translate(_NO_CONSONANTS)
+    low = name.lower().encode()
+    return low.translate(None, _VOWELS).decode(), low.translate(None, _CONSONANTS).decode()
 
 
 @lru_cache(65_536)
@@ -56,10 +56,14 @@ def first_name_part(name: str) -> str:
     return (consonants[:3] + vowels).ljust(3, "x")[:3].upper()
 
 
-@lru_cache(131_072)
 def birth_part(day: str, sex: str) -> str:
     """The five characters of a fiscal code that an ISO date of birth and the sex make; women's days count from 41."""
-    return f"{day[2:4]}{_MONTHS[int(day[5:7])]}{int(day[8:10]) + (40 if sex == 'F' else 0):02d}"
+    return day[2:4] + _of_the_year(day[5:], sex)
+
+
+@lru_cache(1024)
+def _of_the_year(day: str, sex: str) -> str:
+    return f"{_MONTHS[int(day[:2])]}{int(day[3:]) + (40 if sex == 'F' else 0):02d}"
 
 
 @cache

@@ -50,14 +50,11 @@ _DISMISSED = """
 _OUT_OF_TIME = """
     UPDATE {rows} s
     SET action = 'conflict', id = NULL, finding = 'invalid',
-        reason = CASE WHEN greatest(s.birth_date, s.deceased_on) > c.today
-                      THEN 'date_in_future'
-                      ELSE 'born_before_1900' END
-    FROM (SELECT CAST(CAST(:as_of AS timestamptz) AT TIME ZONE time_zone AS date) AS today
-          FROM clinic WHERE id = :clinic_id) c
+        reason = CASE WHEN s.birth_date < '1900-01-01' THEN 'born_before_1900' ELSE 'date_in_future' END
     WHERE s.finding IS NULL
-      AND (greatest(s.birth_date, s.deceased_on) > c.today
-           OR s.birth_date < '1900-01-01')
+      AND (s.birth_date < '1900-01-01' OR greatest(s.birth_date, s.deceased_on) > (
+              SELECT CAST(CAST(:as_of AS timestamptz) AT TIME ZONE time_zone AS date)
+              FROM clinic WHERE id = :clinic_id))
 """
 
 # A place that has become part of another is the same place, whichever of the two a source still writes.
