@@ -50,19 +50,20 @@ ROWS = ("true", "false", "clinic_id = :ours", "clinic_id = :other", "clinic_id <
 
 @pytest.fixture(scope="module")
 def chain(unwritten: sa.Engine) -> Iterator[sa.Connection]:
-    """Two clinics with a record of everything, in a transaction that is never committed."""
+    """Two clinics with a record of everything, each of which could be the other's, in a transaction that is never
+    committed."""
     town = {"cadastral_code": "A944", "valid_from": "1900-01-01", "istat_code": "037006", "name": "Bologna",
             "province": "BO", "region": "Emilia-Romagna"}  # fmt: skip
     with unwritten.connect() as connection:
         world.insert(connection, "municipality", [town])
         for code in ("BO01", "MI01"):
             clinic = world.clinic(connection, code)
-            service = world.service(connection, clinic, external_id="S1")
-            world.specialist(connection, clinic, external_id="D1")
+            service = world.service(connection, clinic, external_id=f"S1{code}")
+            world.specialist(connection, clinic, external_id=f"D1{code}")
             since = {"clinic_id": clinic, "valid_from": "2020-01-01"}
-            world.insert(connection, "agreement", [since | {"external_id": "C1", "name": "F", "kind": "fund"}])
+            world.insert(connection, "agreement", [since | {"external_id": f"C1{code}", "name": "F", "kind": "fund"}])
             world.insert(connection, "price", [since | {"service_id": service, "amount": 5}])
-            about = {"clinic_id": clinic, "external_id": "P1"}
+            about = {"clinic_id": clinic, "external_id": f"P1{code}"}
             world.insert(connection, "patient_review", [about | {"cause": "x", "record": {}, "found_at": world.AS_OF}])
             connection.execute(
                 sa.text("INSERT INTO patient_link VALUES (:clinic_id, :external_id, :patient, 'code', NULL, now())"),
