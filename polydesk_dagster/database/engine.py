@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, cast
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
@@ -92,16 +95,45 @@ def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.En
 
 
 def _without_rows(failed: sa.engine.ExceptionContext) -> None:
+    _hide_rows(failed.original_exception, failed.sqlalchemy_exception)
+
+
+def _hide_rows(error: BaseException, said: sa.exc.StatementError | None) -> None:
     """Leave of PostgreSQL's words only those that quote nothing: its detail and context quote rows, and what it says of
     values that it cannot read (class 22) quotes them."""
-    error = failed.original_exception
     diagnosis = getattr(error, "diag", None)
     sqlstate = getattr(diagnosis, "sqlstate", None)
     if diagnosis is None or sqlstate is None:  # none of PostgreSQL's, or of a connection that was not to be had
         return
     error.args = (in_brief(error) if sqlstate.startswith("22") else diagnosis.message_primary,)
-    if failed.sqlalchemy_exception is not None:
-        failed.sqlalchemy_exception.args = (f"({type(error).__name__}) {error}",)
+    if said is not None:
+        said.args = (f"({type(error).__name__}) {error}",)
+
+
+def ask(connection: sa.Connection, statement: str, values: Sequence[object]) -> Any:
+    """The first row that a statement answers, asked of the driver itself, in the connection's transaction.
+
+    For what runs so often that SQLAlchemy's part of it counts: that costs a client more than the driver's.
+
+    Args:
+        statement: with psycopg's placeholders.
+
+    Raises:
+        sa.exc.DBAPIError: what SQLAlchemy would raise; like its own it quotes neither rows nor values.
+    """
+    if not connection.in_transaction():
+        connection.begin()  # as SQLAlchemy's own statements do, or nobody would commit
+    driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)
+    try:
+        return driver.execute(statement.encode(), values).fetchone()
+    except psycopg.Error as error:
+        if driver.closed:
+            connection.invalidate(error)
+        said = sa.exc.DBAPIError.instance(
+            statement, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=driver.closed
+        )
+        _hide_rows(error, said)
+        raise said from error
 
 
 def psql_path() -> Path:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.database import migrate
-from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.engine import ask, create_engine
 from polydesk_dagster.database.locks import exclusive
 from tests.waiting import PATIENCE
 
@@ -116,11 +116,26 @@ def test_an_error_of_the_database_quotes_none_of_the_values_that_it_was_given(co
         "INSERT INTO clinic (name) VALUES (upper('rossi'))",
     ],
 )
-def test_an_error_of_the_database_quotes_no_row(connection: sa.Connection, statement: str) -> None:
+@pytest.mark.parametrize("driver", [False, True])
+def test_an_error_of_the_database_quotes_no_row(connection: sa.Connection, statement: str, driver: bool) -> None:
     """PostgreSQL's own detail quotes whole rows; what is left says which rule was broken."""
     with pytest.raises(sa.exc.DBAPIError) as failed, connection.begin_nested():
-        connection.execute(sa.text(statement))
+        ask(connection, statement, ()) if driver else connection.execute(sa.text(statement))
     told = "".join(traceback.format_exception(failed.value))
     assert "ROSSI" not in told
     assert "12345" not in told.replace(statement, "")
     assert failed.value.orig.diag.sqlstate  # type: ignore[union-attr]
+
+
+def test_what_the_driver_is_asked_begins_a_transaction_like_all_else(unwritten: sa.Engine) -> None:
+    with unwritten.connect() as connection:
+        assert ask(connection, "SELECT %s + 1", (1,)) == (2,)
+        assert connection.in_transaction()
+
+
+def test_a_connection_that_is_lost_under_the_driver_is_replaced(unwritten: sa.Engine) -> None:
+    with pytest.raises(sa.exc.OperationalError) as failed, unwritten.begin() as connection:
+        ask(connection, "SELECT pg_terminate_backend(pg_backend_pid())", ())
+    assert failed.value.connection_invalidated
+    with unwritten.connect() as connection:
+        assert ask(connection, "SELECT 1", ()) == (1,)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from polydesk_dagster.clinic.bookings import payments
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
 from polydesk_dagster.clinic.bookings.holds import LOCKED, TERMS, Booking, Terms, ask, end_of, hashed
+from polydesk_dagster.database import engine
 
 # A payment that is under way keeps its slots for a while of its own; none starts where the booking would be refused.
 _BEGIN = sa.text(f"""
@@ -60,11 +61,9 @@ def begin_confirming(
     return lost if hold.open else Reply(Answer.SLOT_CLOSED, hold.id)
 
 
-_CONFIRM = sa.text("""
+_CONFIRM = """
     SELECT answer, hold, booking
-    FROM confirm_hold(:token, :service, :patient, :agreement, :price, :email, :phone, :paid, :as_of, :verification,
-                      :before_start, :shortest)""").columns(*map(sa.column, ("answer", "hold", "booking")))
-
+    FROM confirm_hold(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 _OVER = {Answer.EXPIRED, Answer.REVOKED, Answer.RELEASED, Answer.SLOT_CLOSED}
 """What a visitor who has paid is not simply told."""
@@ -96,16 +95,21 @@ def confirm(connection: sa.Connection, *, token: str, booking: Booking, as_of: d
 
 
 def _confirm(connection: sa.Connection, token: str, booking: Booking, as_of: datetime, terms: Terms) -> Reply:
-    given = {
-        **booking.bound,
-        "token": hashed(token),
-        "paid": booking.paid,
-        "as_of": as_of,
-        "verification": terms.verification,
-        "before_start": terms.verification_before_start,
-        "shortest": terms.shortest_verification,
-    }
-    row = connection.execute(_CONFIRM, given).one()
-    if row.answer == "over":
-        return end_of(connection, row.hold, as_of)
-    return Reply(Answer(row.answer), row.hold, appointment_id=row.booking)
+    given = (
+        hashed(token),
+        booking.service_id,
+        booking.patient_id,
+        booking.agreement_id,
+        booking.quoted_price,
+        booking.contact_email,
+        booking.contact_phone,
+        booking.paid,
+        as_of,
+        terms.verification,
+        terms.verification_before_start,
+        terms.shortest_verification,
+    )
+    answer, hold, appointment = engine.ask(connection, _CONFIRM, given)
+    if answer == "over":
+        return end_of(connection, hold, as_of)
+    return Reply(Answer(answer), hold, appointment_id=appointment)

@@ -34,6 +34,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.bookings.answers import Answer, Reply
+from polydesk_dagster.database import engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +131,8 @@ OFFERS = """(v.id = a.service_id
 
 # One statement a request, and what a booking costs most a function of the schema, which keeps its plans; so a hold
 # costs little more than the bare insert. A statement's snapshot is older than the locks that it waits for, a volatile
-# function's is not. The two that every booking runs name their columns, so that SQLAlchemy works out how to read a row
-# once and not at every request.
-_PLACE = sa.text("""
-    SELECT answer, hold, expires
-    FROM place_hold(:slot, :service, :token, :visitor, :as_of, :lifetime, :per_visitor)""").columns(
-    *map(sa.column, ("answer", "hold", "expires"))
-)
+# function's is not. The two that every booking runs are asked of the driver itself.
+_PLACE = "SELECT answer, hold, expires FROM place_hold(%s, %s, %s, %s, %s, %s, %s)"
 
 _KNOWN = sa.text("""
     SELECT h.state, h.expires_at, h.appointment_id,
@@ -164,21 +160,13 @@ def place(
     Answers: PLACED, FULL, TOO_MANY, TOO_SOON, NOT_OFFERED, SERVICE_NOT_OFFERED; for a known token its hold's state,
     SLOT_CLOSED or NO_LONGER_BOOKED.
     """
-    wanted = {
-        "slot": slot_id,
-        "service": service_id,
-        "token": hashed(token),
-        "visitor": hashed(visitor),
-        "as_of": as_of,
-        "lifetime": terms.lifetime,
-        "per_visitor": terms.per_visitor,
-    }
-    row = connection.execute(_PLACE, wanted).one()
-    if row.answer != "known":
-        return Reply(Answer(row.answer), row.hold, row.expires)
-    hold = connection.execute(_KNOWN, {"hold": row.hold}).one()
+    wanted = (slot_id, service_id, hashed(token), hashed(visitor), as_of, terms.lifetime, terms.per_visitor)
+    answer, number, expires = engine.ask(connection, _PLACE, wanted)
+    if answer != "known":
+        return Reply(Answer(answer), number, expires)
+    hold = connection.execute(_KNOWN, {"hold": number}).one()
     over = _over(connection, hold, as_of) or (Answer.SLOT_CLOSED if hold.closed and hold.state == "live" else None)
-    return Reply(over or Answer.PLACED, row.hold, None if over else hold.expires_at, hold.appointment_id)
+    return Reply(over or Answer.PLACED, number, None if over else hold.expires_at, hold.appointment_id)
 
 
 # The hold and its slots, locked, so that nobody ends the one or gives the others' seats away meanwhile; ``kept`` is the
