@@ -34,8 +34,12 @@ def apply(
     actor: str,
     reason: str | None = None,
     past_guards: Collection[str] = (),
+    unseen: bool = False,
 ) -> Report:
     """Write the plan's rows, its undo record and its audit line in the caller's transaction.
+
+    A plan that was made in this very transaction is ``unseen``: nobody can have altered its rows, and they are not gone
+    through for that.
 
     Refused, with nothing written, when the plan is unknown, used up, expired, altered, made for an instant after
     ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan
@@ -46,7 +50,7 @@ def apply(
         plan = plans.load(connection, plan_id, lock=True)
     except LookupError:
         return Report.refused("unknown_plan", {"plan": plan_id})
-    refusal = _unfit(connection, plan, as_of, reason, past_guards)
+    refusal = _unfit(connection, plan, as_of, reason, past_guards, unseen=unseen)
     if refusal is not None:
         return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
     kind = registry.kind(plan.kind)
@@ -112,7 +116,13 @@ def named(
 
 
 def _unfit(
-    connection: sa.Connection, plan: Plan, as_of: datetime, reason: str | None, past_guards: Collection[str]
+    connection: sa.Connection,
+    plan: Plan,
+    as_of: datetime,
+    reason: str | None,
+    past_guards: Collection[str],
+    *,
+    unseen: bool,
 ) -> Reason | None:
     if plan.state != "ready":
         return Reason("plan_applied", {"plan": plan.id}, plan.clinic)
@@ -127,7 +137,7 @@ def _unfit(
     past = {guard.name for guard in plan.holding_guards} & set(past_guards)
     if (plan.failed_guards or past) and not audit.is_reason(reason):
         return Reason("reason_missing", {"least": audit.LEAST_REASON}, plan.clinic)
-    if is_altered(connection, plan):
+    if not unseen and is_altered(connection, plan):
         return Reason("altered", {"plan": plan.id}, plan.clinic)
     if plan.undoes is not None and plans.load(connection, plan.undoes, lock=True).state != "applied":
         return Reason("not_undoable", {"plan": plan.undoes, "why": Reason("undone_already")}, plan.clinic)

@@ -49,7 +49,7 @@ from polydesk_dagster.clinic.calendar.orphans import SAID, SEATED, WORK, orphan_
 from polydesk_dagster.clinic.calendar.slot_plan import DUE_ROWS, HELD_ROWS, SERVICE, SLOT
 from polydesk_dagster.database import refusals
 from polydesk_dagster.errors import in_brief
-from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, combine, done
+from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, Table, combine, done
 from polydesk_dagster.values import Value
 
 __all__ = ["RETIREMENT_GUARD", "TAKEN_BACK_GUARD", "generate"]
@@ -174,23 +174,26 @@ def _plan(
     scope = Scope(SERVICE, clinic.code, clinic.id)
     plan = changes.propose(connection, SLOT, scope, DUE_ROWS, as_of=as_of, unchanged=decided.unchanged + kept[1])
     held, newly_held = _plans_of_held(connection, clinic, values)
-    shown = changes.preview(connection, plan, SLOT)
-    counts = plan.counts
-    if not preview:
-        applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
+    counts, figures = plan.counts, decided.figures
+    tables: tuple[Table, ...] = ()
+    if preview:
+        shown = changes.preview(connection, plan, SLOT)
+        figures, tables = {**figures, WHAT_TO_DO: shown.figures[WHAT_TO_DO]}, shown.tables
+    else:
+        applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor, unseen=True)
         if applied.outcome in {Outcome.REFUSED, Outcome.FAILED}:
             raise Refused(applied)
         connection.execute(sa.text(REMEMBER), values)
         settled.settle(connection, values)
+        tables = orphan_tables(connection, [clinic]) if decided.orphaned else ()
     waiting = _orphans(connection, as_of) + (decided.orphaned if preview else 0)
     counts += Counts(waiting=waiting + sum(reason.count for reason in held), failed=decided.failed)
-    figures = {**decided.figures, WHAT_TO_DO: shown.figures[WHAT_TO_DO]} if preview else decided.figures
     return Report(
         done(counts, set_aside=decided.orphaned + newly_held),
         counts,
         (*held, *decided.reasons, *tell_gaps_and_ends(connection, clinic, values)),
         figures,
-        shown.tables if preview else orphan_tables(connection, [clinic]) if decided.orphaned else (),
+        tables,
         plan.id if plan.writes or preview or not held else None,
         preview=preview,
     )
