@@ -3,8 +3,8 @@
 Bare means without any rule: first the rows that a pair leaves, in tables with the same columns, indexes and
 constraints, in two transactions of one statement each: a hold, its seat, where its doctor is; the appointment, where
 its patient is; and with each what statistics and messages are told. What a pair writes a second time (the seat and the
-hold pass to the appointment, the doctor is there for good) the reference is spared. Then rows of a table that has
-nothing but a key.
+hold pass to the appointment, the doctor is there for good) the reference is spared. They are sent by SQLAlchemy, as
+nearly all here is, and by the driver alone, as a pair is. Then rows of a table that has nothing but a key.
 
 Measured is the CPU, user and system, of the server and of the clients: that is what bounds so many on a small machine,
 and it does not depend on who else is at work there.
@@ -13,15 +13,18 @@ and it does not depend on who else is at work there.
 from __future__ import annotations
 
 import multiprocessing
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
 
 import psutil
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
@@ -60,7 +63,7 @@ def _place_and_confirm(engine: sa.Engine, first: int, share: int) -> None:
             raise RuntimeError(f"slot {slot}: {placed.answer}, then {confirmed.answer}")
 
 
-_BARE_HOLD = sa.text("""
+_BARE_HOLD = """
     WITH written AS (
         INSERT INTO bare_hold (clinic_id, slot_id, service_id, ends_at, token_hash, visitor_hash, created_at,
                                expires_at, last_activity_at)
@@ -72,9 +75,9 @@ _BARE_HOLD = sa.text("""
         INSERT INTO bare_statistic_change (topic, clinic_id, day) VALUES ('funnel', :clinic, CAST(:at AS date))
     )
     INSERT INTO bare_occupancy (kind, subject, during, within, hold_id, until)
-    SELECT 'doctor', :specialist, tstzrange(:starts, :ends), 4 * :agenda, id, expires_at FROM written""")
+    SELECT 'doctor', :specialist, tstzrange(:starts, :ends), 4 * :agenda, id, expires_at FROM written"""
 
-_BARE_APPOINTMENT = sa.text("""
+_BARE_APPOINTMENT = """
     WITH written AS (
         INSERT INTO bare_appointment (clinic_id, agenda_id, slot_id, service_id, specialist_id, patient_id, starts_at,
                                       ends_at, status, channel, created_at, updated_at)
@@ -88,15 +91,30 @@ _BARE_APPOINTMENT = sa.text("""
         SELECT k, id FROM written, unnest(ARRAY['reminder', 'preparation']) k
     )
     INSERT INTO bare_occupancy (kind, subject, during, within, hold_id)
-    SELECT 'patient', :patient, tstzrange(:starts, :ends), 4 * id + 2, :slot FROM written""")
+    SELECT 'patient', :patient, tstzrange(:starts, :ends), 4 * id + 2, :slot FROM written"""
+
+_BY_SQLALCHEMY = {each: sa.text(each) for each in (_BARE_HOLD, _BARE_APPOINTMENT)}
+_BY_DRIVER = {each: re.sub(r":(\w+)", r"%(\1)s", each).encode() for each in (_BARE_HOLD, _BARE_APPOINTMENT)}
 
 
-def _same_rows(engine: sa.Engine, first: int, share: int) -> None:
+def _by_sqlalchemy(connection: sa.Connection, statement: str, values: dict[str, object]) -> None:
+    connection.execute(_BY_SQLALCHEMY[statement], values)
+
+
+def _by_driver(connection: sa.Connection, statement: str, values: dict[str, object]) -> None:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    driver.execute(_BY_DRIVER[statement], values)
+
+
+def _same_rows(
+    send: Callable[[sa.Connection, str, dict[str, object]], None], engine: sa.Engine, first: int, share: int
+) -> None:
     for slot in range(first, first + share):
         turn = slot - 1_000_000
         agenda, starts = turn % 50 + 1, AS_OF + timedelta(days=1 + turn // 50)
         clinic = 1 + agenda % 5
-        place = {
+        place: dict[str, object] = {
             "clinic": clinic,
             "agenda": agenda,
             "slot": slot,
@@ -113,9 +131,9 @@ def _same_rows(engine: sa.Engine, first: int, share: int) -> None:
             "until": AS_OF + timedelta(minutes=10),
         }
         with engine.begin() as connection:
-            connection.execute(_BARE_HOLD, hold)
+            send(connection, _BARE_HOLD, hold)
         with engine.begin() as connection:
-            connection.execute(_BARE_APPOINTMENT, {**place, "patient": 1 + slot % 2000})
+            send(connection, _BARE_APPOINTMENT, {**place, "patient": 1 + slot % 2000})
 
 
 def _bare(engine: sa.Engine, first: int, share: int) -> None:
@@ -261,12 +279,14 @@ def figures(bench: Bench) -> Iterator[Figure]:
     with bench.engine() as engine:
         prepare(engine, numbers * ROUNDS)
         server = server_of(engine)
-        ways: dict[Work, list[float]] = {_place_and_confirm: [], _same_rows: [], _bare: []}
+        same_rows = partial(_same_rows, _by_sqlalchemy), partial(_same_rows, _by_driver)
+        ways: dict[Work, list[float]] = {work: [] for work in (_place_and_confirm, *same_rows, _bare)}
         for turn in range(ROUNDS):
             for work, reached in ways.items():
                 reached.append(_throughput(server, engine.url, work, 1_000_001 + turn * numbers, pairs))
-        ours, same, bare = (sorted(reached)[ROUNDS // 2] for reached in ways.values())
-        for name, reference in (("the same rows inserted", same), ("rows of a table with a key alone", bare)):
+        ours, *references = (sorted(reached)[ROUNDS // 2] for reached in ways.values())
+        names = ("the same rows inserted", "the same rows sent by the driver", "rows of a table with a key alone")
+        for name, reference in zip(names, references, strict=True):
             yield Figure(
                 "holds",
                 f"place and confirm, 16 clients, beside {name}",
