@@ -1,12 +1,12 @@
 """What follows from a hold that is placed is one trigger's work: each has its price before it does anything.
 
-Revision ID: 0070
+Revision ID: 0071
 """
 
 from alembic import op
 
-revision = "0070"
-down_revision = "0069"
+revision = "0071"
+down_revision = "0070"
 branch_labels = None
 depends_on = None
 
