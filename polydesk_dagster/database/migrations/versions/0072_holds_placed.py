@@ -1,12 +1,12 @@
 """What follows from a hold that is placed is one trigger's work: each has its price before it does anything.
 
-Revision ID: 0071
+Revision ID: 0072
 """
 
 from alembic import op
 
-revision = "0071"
-down_revision = "0070"
+revision = "0072"
+down_revision = "0071"
 branch_labels = None
 depends_on = None
 
