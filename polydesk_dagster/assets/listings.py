@@ -107,14 +107,14 @@ def _switched_off(run: Run, listing: Listing) -> Report | None:
     return Report.skipped("integration_off", None, run.clinic)
 
 
-def _read(run: Run, listing: Listing, *, preview: bool) -> Report:
+def _read(run: Run, listing: Listing, *, preview: bool, first: bool = False) -> Report:
     off = _switched_off(run, listing)
     if off is not None:
         return off
 
     def ask(source: Source) -> Report:
         return lists.synchronise(
-            run.engine, source, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview
+            run.engine, source, listing.feed, _scope(run, listing), as_of=run.as_of, preview=preview, first=first
         )
 
     if listing.per_clinic:
@@ -148,9 +148,9 @@ def load(polydesk: PolydeskResource, plan_id: int) -> Plan:
         return plans.load(connection, plan_id)
 
 
-def look(run: Run, listing: Listing, named: Plan | None, passed: set[str]) -> Report:
-    """What would change; refused where a guard stops it that nobody has passed."""
-    report = _read(run, listing, preview=True) if named is None else _show(run, listing, named.id)
+def look(run: Run, listing: Listing, named: Plan | None, passed: set[str], *, first: bool) -> Report:
+    """What would change; refused where a guard stops it that nobody has passed. ``first``: the run then does it."""
+    report = _read(run, listing, preview=True, first=first) if named is None else _show(run, listing, named.id)
     if report.plan_id is None:
         return report
     plan = load(run.polydesk, report.plan_id)
@@ -160,8 +160,8 @@ def look(run: Run, listing: Listing, named: Plan | None, passed: set[str]) -> Re
         what = Reason("what_to_do", {"next": report.figures[WHAT_TO_DO]}, plan.clinic)
         others = [reason for reason in report.reasons if not reason.code.startswith("guard_")]
         report = replace(report, outcome=Outcome.REFUSED, reasons=(*said, what, *others))
-    first = _needed_first(run, listing, plan)
-    return report if first is None else replace(report, reasons=(*report.reasons, first))
+    before = _needed_first(run, listing, plan)
+    return report if before is None else replace(report, reasons=(*report.reasons, before))
 
 
 def _needed_first(run: Run, listing: Listing, plan: Plan) -> Reason | None:
@@ -200,9 +200,10 @@ def apply(run: Run, listing: Listing, config: SyncConfig) -> Report:
         reason=config.reason,
         past_guards=config.passed,
     )
-    if config.plan is None:
-        return _read(run, listing, preview=False) if is_stale(report) else report
-    return _not_again(report)
+    if config.plan is None and is_stale(report):
+        return _read(run, listing, preview=False)
+    report = lists.applied(run.engine, report, listing.feed, scope, as_of=run.as_of, read=plan.as_of)
+    return report if config.plan is None else _not_again(report)
 
 
 def _not_again(report: Report) -> Report:

@@ -181,7 +181,8 @@ def _look_at_each(
     if listing.step in _steps(context) and not context.has_partition_key_range:
         raise failure(teller().service(service), Report.refused("no_partitions"))
     only_look = SyncConfig(as_of=config.as_of, preview=True)
-    rule = partial(look, listing=listing, named=None, passed=set())
+    first = not config.preview and listing.step in _steps(context)
+    rule = partial(look, listing=listing, named=None, passed=set(), first=first)
     stopped: dict[str, Report] = {}
     stopping: list[tuple[str, Reason]] = []
     for clinic, report in perform_each(context, polydesk, service, only_look, rule, clinics):
@@ -273,7 +274,10 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
             return
         passed = config.passed
         only_look = SyncConfig(as_of=config.as_of, preview=True)
-        report = perform(context, polydesk, service, only_look, lambda run: look(run, listing, named, passed))
+        first = not config.preview and listing.step in _steps(context)
+        report = perform(
+            context, polydesk, service, only_look, lambda run: look(run, listing, named, passed, first=first)
+        )
         goes_on = _is_missing(report) and not config.preview and _is_needed(context, listing)
         ended = report.outcome in {Outcome.REFUSED, Outcome.FAILED, Outcome.SKIPPED} and not goes_on
         if ended and not config.preview and not alone:

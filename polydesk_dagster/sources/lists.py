@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import step
+from polydesk_dagster.changes import plans, step
 from polydesk_dagster.changes import synchronise as engine_of_plans
 from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
@@ -89,22 +89,37 @@ def synchronise(
     as_of: datetime,
     actor: str = "dagster",
     preview: bool = False,
+    first: bool = False,
 ) -> Report:
     """Read the list ``feed`` of ``source``, plan, and without ``preview`` apply.
 
     A list that has not changed since we were last in step with it is not read again. Where somebody else has written
     between comparing and applying (another clinic's import the same new patient), all of it is done once more.
 
+    A preview that is the ``first`` half of a run, whose plan the other one applies, notes whom the source no longer
+    means as applying does; ``applied`` tells of it. One that only looks notes nothing.
+
     Raises:
         TransientError, PermanentError: when it cannot be read whole; nothing has changed then.
     """
-    report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview)
+    noting = first or not preview
+    report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview, noting=noting)
     if is_stale(report):
-        report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview)
-    if report.counts.changed and not preview and scope.clinic_id is not None:
-        with engine.begin() as connection:
+        report = _once(engine, source, feed, scope, as_of=as_of, actor=actor, preview=preview, noting=noting)
+    return report if preview else applied(engine, report, feed, scope, as_of=as_of, read=as_of)
+
+
+def applied(engine: sa.Engine, report: Report, feed: str, scope: Scope, *, as_of: datetime, read: datetime) -> Report:
+    """What follows where a list that was ``read`` then has been applied with this ``report``: events that waited for
+    what it names are due, and it is told whom the source no longer means."""
+    if scope.clinic_id is None:
+        return report
+    with engine.begin() as connection:
+        if report.counts.changed:
             connection.execute(sa.text(inbox.NAMED_NOW), {"clinic": scope.clinic_id, "as_of": as_of})
-    return report
+        if feed != "patients" or report.outcome is Outcome.REFUSED:
+            return report
+        return _with_claims(connection, report, scope.clinic, scope.clinic_id, read)
 
 
 def _once(
@@ -116,6 +131,7 @@ def _once(
     as_of: datetime,
     actor: str,
     preview: bool,
+    noting: bool,
 ) -> Report:
     kind = _kind(feed, source)
     with engine.connect() as connection:
@@ -143,50 +159,56 @@ def _once(
             as_of=as_of,
             actor=actor,
             preview=preview,
-            etag=lambda: reading.etag,
+            etag=lambda: reading.etag if noting or feed != "patients" else None,  # who they are was not compared
             ours=ours,
             source=source.epoch,
             evidence=evidence,
         )
     except Unchanged:
         report, unseen.unchanged = step.in_step(kind, scope), True
-    if feed != "patients":
-        return report
-    etag = etag if unseen.unchanged else reading.etag
-    return _with_claims(engine, source, report, scope, differing, unseen, as_of, etag, preview=preview)
+    if feed == "patients" and noting and scope.clinic_id is not None:
+        etag = etag if unseen.unchanged else reading.etag
+        _note(engine, source, report, scope, scope.clinic_id, differing, unseen, as_of, etag)
+    return report
 
 
-def _with_claims(
+def _note(
     engine: sa.Engine,
     source: Source,
     report: Report,
     scope: Scope,
+    clinic_id: int,
     differing: Sequence[Mapping[str, Any]],
     unseen: patients.Unseen,
     as_of: datetime,
     etag: str | None,
-    *,
-    preview: bool,
-) -> Report:
-    """``report`` with the links whose people the source no longer means: suspended now, or waiting from before."""
-    if scope.clinic_id is None or preview or report.outcome is Outcome.REFUSED:
-        return report
+) -> None:
+    """Suspend the links of those whom the source no longer means, and note who is gone from it; not by a list that a
+    guard has stopped."""
     merged = [(pair.gone, pair.into) for pair in source.merged()] if source.capabilities.merged else []
     with engine.begin() as connection:
-        new = claims.check(connection, scope.clinic_id, differing, as_of)
-        new += claims.merged(connection, scope.clinic_id, merged, as_of)
-        waiting = claims.suspended(connection, scope.clinic_id)
+        if report.plan_id is not None and plans.load(connection, report.plan_id).failed_guards:
+            return
+        claims.check(connection, clinic_id, differing, as_of)
+        claims.merged(connection, clinic_id, merged, as_of)
         if unseen.names is not None and not unseen.unchanged:
-            differences.missing(connection, scope.clinic_id, unseen.names, as_of)
-        gone = differences.gone(connection, scope.clinic_id, as_of)
+            differences.missing(connection, clinic_id, unseen.names, as_of)
         step.absorb(connection, KINDS["patients"], scope, etag)
+
+
+def _with_claims(
+    connection: sa.Connection, report: Report, clinic: str | None, clinic_id: int, read: datetime
+) -> Report:
+    """``report`` with the links whose people the source no longer means: suspended by the list that was ``read`` then,
+    or waiting from before."""
+    waiting, new = claims.suspended(connection, clinic_id, read)
     counts = replace(report.counts, waiting=report.counts.waiting + waiting)
-    if gone:
-        said_gone = Reason("patients_gone_at_source", {}, scope.clinic, gone)
+    if gone := differences.gone(connection, clinic_id, read):
+        said_gone = Reason("patients_gone_at_source", {}, clinic, gone)
         report = replace(report, reasons=(*report.reasons, said_gone))
     if not new:
         return replace(report, counts=counts)
-    said = Reason("links_suspended", {}, scope.clinic, new)
+    said = Reason("links_suspended", {}, clinic, new)
     return replace(report, outcome=Outcome.PARTIAL, counts=counts, reasons=(*report.reasons, said))
 
 

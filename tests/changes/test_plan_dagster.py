@@ -230,6 +230,31 @@ def test_a_night_compares_again_when_another_clinic_was_first(house: House, asse
 
 
 @pytest.mark.slow
+def test_whom_the_source_no_longer_means_is_found_by_the_run_itself_and_not_by_a_look(house: House) -> None:
+    people = PATIENTS[5:]
+    house.simulator.hold("BO01", BASE | {"patients": people})
+    assert house.run("import_patients").success
+    another = people[0] | {"last_name": "Verdi", "first_name": "Anna", "sex": "F", "birth_date": "1999-05-02"}
+    house.simulator.hold("BO01", BASE | {"patients": [another, people[1] | {"merged_into": "P7"}, *people[2:-1]]})
+    noted = (
+        "SELECT array_agg(external_id) FROM patient_link WHERE suspended_at IS NOT NULL OR missing_since IS NOT NULL"
+    )
+    told = "SELECT reasons FROM service_run ORDER BY id DESC LIMIT 1"
+    said: list[tuple[Any, Any]] = []
+    for preview in (True, False):
+        assert house.run("import_patients", preview=preview).success
+        with house.engine.connect() as connection:
+            said.append((connection.scalar(sa.text(noted)), connection.scalar(sa.text(told))))
+    (looked, (found, reasons)) = said
+    assert looked == (None, [])
+    assert sorted(found) == sorted([people[0]["id"], people[1]["id"], people[-1]["id"]])
+    assert [(each["code"], each["count"]) for each in reasons] == [("links_suspended", 2)]
+    assert house.recorded()[-1] == ("import_patients", "partial", False)
+    assert house.run("import_patients").success
+    assert house.recorded()[-1] == ("import_patients", "nothing_to_do", False)
+
+
+@pytest.mark.slow
 def test_nobody_reads_of_a_patient_in_dagster(house: House, tmp_path: Path) -> None:
     result = house.run("import_patients")
     assert result.success, house.recorded()

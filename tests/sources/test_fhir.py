@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -204,7 +205,7 @@ def test_a_link_to_a_record_that_was_merged_away_waits_for_a_person(engine: sa.E
         server.held["Patient"] = [PATIENT | {"id": "P1", "link": link}, *living]
         scope = Scope("import_patients", CODE, clinic)
         found = lists.synchronise(engine, source, "patients", scope, as_of=NOW)
-        again = lists.synchronise(engine, source, "patients", scope, as_of=NOW)
+        again = lists.synchronise(engine, source, "patients", scope, as_of=NOW + timedelta(hours=1))
     assert "links_suspended" in {reason.code for reason in found.reasons}
     assert "links_suspended" not in {reason.code for reason in again.reasons}
     with engine.connect() as connection:

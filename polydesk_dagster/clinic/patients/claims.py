@@ -174,10 +174,13 @@ def merged(connection: sa.Connection, clinic_id: int, pairs: Iterable[tuple[str,
     return found
 
 
-def suspended(connection: sa.Connection, clinic_id: int) -> int:
-    """How many links of the clinic wait for a person."""
-    query = "SELECT count(*) FROM patient_link WHERE clinic_id = :clinic_id AND suspended_at IS NOT NULL"
-    return int(connection.scalar(sa.text(query), {"clinic_id": clinic_id}) or 0)
+def suspended(connection: sa.Connection, clinic_id: int, at: datetime) -> tuple[int, int]:
+    """How many links of the clinic wait for a person, and how many of them since what was compared ``at`` that
+    instant."""
+    query = """SELECT count(*) AS waiting, count(*) FILTER (WHERE suspended_at = :at) AS new
+               FROM patient_link WHERE clinic_id = :clinic_id AND suspended_at IS NOT NULL"""
+    found = connection.execute(sa.text(query), {"clinic_id": clinic_id, "at": at}).one()
+    return found.waiting, found.new
 
 
 END_SUSPENDED = """
