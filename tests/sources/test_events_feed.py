@@ -241,16 +241,28 @@ def test_only_a_gap_out_of_reach_is_given_up_without_a_stop(bo: Lab) -> None:
     assert gaps(bo, lost=True) == ["[2,4)"]
 
 
-def test_numbers_that_start_again_stop_the_clinic(bo: Lab) -> None:
+@pytest.mark.parametrize("since", [0, 9])
+def test_numbers_that_start_again_stop_the_clinic(bo: Lab, since: int) -> None:
+    """Also where they have grown past ours until somebody reads on."""
     bo.publish(booking("X"), *people(5))
     bo.sync()
     bo.simulator.feeds.clear()
     bo.publish(booking("X", kind="cancelled"))
     assert bo.sync().reasons[0].code == "events_stopped"
+    bo.publish(*people(since))
     again = bo.sync(reconcile=True)
     assert "numbers_restarted" in {reason.code for reason in again.reasons}
     assert bo.appointment("X").status == "cancelled"
-    assert cursor(bo) == 1
+    assert cursor(bo) == 1 + since
+
+
+def test_who_reads_on_where_nothing_stands_still_loses_nothing(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    bo.sync()
+    bo.publish(booking("Y", "10:00"))
+    again = bo.sync(reconcile=True)
+    assert [(reason.code, reason.count) for reason in again.reasons] == [("reconciled", 1)]
+    assert (bo.appointment("Y").seats, gaps(bo, lost=True)) == (1, [])
 
 
 POISON = (

@@ -91,7 +91,7 @@ WHERE clinic_id = :clinic"""
 
 LOST = """
 INSERT INTO event_gap (clinic_id, span, noticed_at, lost_at)
-SELECT :clinic, int8range(:first, :last, '[]'), :as_of, :as_of WHERE CAST(:first AS bigint) <= :last"""
+SELECT :clinic, int8range(:first, :last, '[]'), :as_of, :as_of"""
 
 # Numbers that start again say nothing about what came before them.
 FORGET_NUMBERS = """

@@ -9,8 +9,8 @@ from polydesk_dagster.sources.events import staging
 from polydesk_dagster.sources.port import GoneError, News
 from polydesk_dagster.values import Reason
 
-OTHER_HISTORY = frozenset({"events_other_history", "events_other_epoch", "events_anchor_gone"})
-"""Why a feed is stopped whose cursor stands on none of its events any more."""
+OTHER_HISTORY = frozenset({"events_other_history", "events_other_epoch", "events_anchor_gone", "events_went_back"})
+"""Why a feed is stopped whose cursor stands on none of its events any more, however far it has come since."""
 
 
 class OtherHistoryError(PermanentError):

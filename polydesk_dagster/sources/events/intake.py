@@ -267,11 +267,11 @@ class _Round:
         except GoneError as error:
             if error.oldest is None:
                 raise PermanentError("events_no_oldest", clinic=self.cursor.code) from error
-            sequence = error.oldest - 1
+            sequence = max(sequence, error.oldest - 1)
         with self.engine.begin() as connection:
             if restored:
                 self.run(connection, cursors.FORGET_NUMBERS)
-            else:
+            elif sequence > self.cursor.sequence:
                 self.run(connection, cursors.LOST, first=self.cursor.sequence + 1, last=sequence)
             self.run(connection, cursors.GO_ON, sequence=sequence)
             self.run(connection, TO_COMPARE, services=[effects.IMPORT_PATIENTS, effects.PREVIEW_PRICES])
