@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,21 +81,22 @@ class Postfix:
 
 
 @contextmanager
-def running(root: Path, *, without: str = "") -> Iterator[Postfix]:
+def running(*, without: str = "") -> Iterator[Postfix]:
     """``without``: what its greeting does not offer. Skips the test where there is no Postfix, or nobody who may start
-    one."""
+    one.
+
+    Its folder is none of pytest's: another session of that closes them to every account but its own."""
     if os.geteuid() != 0 or debian.program("postfix", package="postfix") is None:
         warnings.warn("NO POSTFIX HERE, OR NO ROOT: letters are not read after a real relay", stacklevel=1)
         pytest.skip("needs Debian's package postfix, and root to start it")
     nobody = Path("/var/lib/postfix").stat()
+    root = Path(tempfile.mkdtemp(prefix="polydesk-postfix-", dir="/tmp"))
+    root.chmod(0o755)
     config = root / "config"
     for folder in (config, root / "queue", root / "data", root / "mail"):
-        folder.mkdir(parents=True)
+        folder.mkdir()
     for folder in (root / "data", root / "mail"):
         os.chown(folder, nobody.st_uid, nobody.st_gid)
-    for folder in (root, *root.parents):
-        if folder.stat().st_uid == 0 and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
     (config / "main.cf").write_text(_MAIN.format(root=root, user=nobody.st_uid, group=nobody.st_gid, without=without))
     relay, port = _listening(config)
     try:
@@ -101,6 +104,7 @@ def running(root: Path, *, without: str = "") -> Iterator[Postfix]:
     finally:
         subprocess.run([*_COMMAND, str(config), "stop"], check=False, capture_output=True, timeout=PATIENCE)
         relay.wait(PATIENCE)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _listening(config: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -115,7 +119,8 @@ def _listening(config: Path) -> tuple[subprocess.Popen[bytes], int]:
         until(lambda: relay.poll() is not None or _answers(port))  # noqa: B023  asked at once
         if relay.poll() is None:
             return relay, port
-    raise AssertionError(f"postfix does not start: {config.parent / 'log'} says why")
+    log = config.parent / "log"
+    raise AssertionError(f"postfix does not start: {log.read_text() if log.exists() else 'it says nothing'}")
 
 
 def _answers(port: int) -> bool:

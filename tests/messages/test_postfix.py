@@ -6,7 +6,6 @@ import asyncio
 import re
 from email import message_from_bytes, policy
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 import pytest
 
@@ -31,8 +30,8 @@ LETTER = Outgoing(
 
 
 @pytest.mark.parametrize("without", ["", "8bitmime,smtputf8,chunking"], ids=["modern", "old"])
-def test_what_lies_in_the_mailbox_is_well_formed(tmp_path: Path, without: str) -> None:
-    with postfix.running(tmp_path / "postfix", without=without) as relay:
+def test_what_lies_in_the_mailbox_is_well_formed(without: str) -> None:
+    with postfix.running(without=without) as relay:
         carrier = MailRelay(relay.url, SENDER, patience=PATIENCE)
 
         async def send() -> Fate:
