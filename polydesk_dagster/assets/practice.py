@@ -5,7 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, serve
 from polydesk_dagster.sources.practice import importing, reading
@@ -36,8 +37,11 @@ def _look(run: Run, name: str) -> Report:
     path = folder / Path(name).name
     if not name or path.name != name or not path.is_file():
         return Report.refused("workbook_missing", {"file": name, "folder": str(folder)})
-    data = reading.content(path)
-    book = reading.read(data, workbook.words())
+    try:
+        data = reading.content(path)
+        book = reading.read(data, workbook.words())
+    except PermanentError as error:  # what somebody dropped, and nothing of ours
+        return Report(Outcome.REFUSED, reasons=(error.reason,))
     snapshot = hashlib.sha256(data).hexdigest()
     with run.engine.begin() as connection:
         found = importing.plan(connection, book, as_of=run.as_of, origin=run.dagster_run, snapshot=snapshot, file=name)

@@ -133,6 +133,7 @@ def test_what_is_no_workbook_is_passed_over_or_told(folder: Folder) -> None:
     assert [folder.run(config) for config in configs] == [True, False, False, False]
     assert folder.said() == ("il file non si apre: non è una cartella di lavoro Excel (.xlsx), o è rovinato")
     assert (folder.count("plan"), folder.count("clinic")) == (1, 0)
+    assert folder.count("service_run WHERE outcome = 'refused'") == 3, "a person's mistake is no failure of ours"
 
 
 def test_files_that_are_dropped_together_are_all_looked_at(folder: Folder) -> None:

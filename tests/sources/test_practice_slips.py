@@ -113,6 +113,17 @@ def test_a_sheet_that_cannot_be_taken_is_one_thing_that_is_wrong(more: dict[str,
     assert (turns.records, others, found.passed) == ([], [1, 1, 1, 2, 1], ())
 
 
+def test_a_sheet_that_is_too_long_waits_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_ROWS", len(TURNS))
+    found = {each.sheet.key: each for each in reading.read(book(WHOLE), workbook.words()).sheets}
+    assert (len(found["turns"].records), found["turns"].unreadable) == (2, []), "as long as may be"
+    longer = book(WHOLE | {"Turni": [*TURNS, TURNS[1]]})
+    found = {each.sheet.key: each for each in reading.read(longer, workbook.words()).sheets}
+    ((why,), others) = (found.pop("turns").unreadable, [len(each.records) for each in found.values()])
+    assert teller("it").reason(why.why).startswith("il foglio Turni ha più di 3 righe")
+    assert others == [1, 1, 1, 2, 1]
+
+
 def test_a_price_list_and_a_list_of_holidays_are_read_as_they_are_kept(engine: sa.Engine) -> None:
     """Without our titles, with headings of their own, merged ones, and notes below."""
     applied(engine, book(WHOLE))
