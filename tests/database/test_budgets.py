@@ -1,8 +1,9 @@
 """Paths that go through many rows at once cost so many blocks and so much log a row, at any size and in any company.
 
 Each is tried at five sizes, so that one whose plan turns quadratic shows: every doubling costs a row no more than the
-others. What a row takes of the processor is compared as well, in units of a work that is the same for ever and is done
-meanwhile: roughly, for who else is at work can make a row three times as dear and the unit not.
+others. Several share a world, one after the other. What a row takes of the processor is compared too, in units of work
+that is the same for ever and is done meanwhile: roughly, for who else is at work can make a row three times as dear and
+the unit not.
 
 ``budgets.json`` is the history: a path that costs more than its last entry fails here. Who makes one dearer on purpose
 adds an entry, and says why in the commit; who makes one cheaper adds one so that it stays so.
@@ -11,11 +12,13 @@ adds an entry, and says why in the commit; who makes one cheaper adds one so tha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -26,27 +29,41 @@ from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import settle, synchronise
-from polydesk_dagster.clinic.bookings import confirming, holds
+from polydesk_dagster.clinic.bookings import confirming, holds, releasing, sweeping
 from polydesk_dagster.clinic.bookings.answers import Answer
+from polydesk_dagster.clinic.bookings.emergency import Press
+from polydesk_dagster.clinic.caches import documents as caches
 from polydesk_dagster.clinic.calendar import closures, slots
+from polydesk_dagster.clinic.messages import hours, planning
 from polydesk_dagster.clinic.patients import claims
 from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter
 from polydesk_dagster.clinic.patients.identity import PATIENT
+from polydesk_dagster.clinic.statistics.refresh import refresh
+from polydesk_dagster.clinic.upkeep import retention
 from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.sources.events import intake
 from polydesk_dagster.sources.kinds.agreements import AGREEMENT
 from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.sources.kinds.services import SERVICE
-from polydesk_dagster.sources.records import Agreement, Price, Service
-from tests import postgres
+from polydesk_dagster.sources.port import News
+from polydesk_dagster.sources.practice import importing, reading, sheets
+from polydesk_dagster.sources.records import Agreement, Event, Price, Service
+from tests import postgres, world
 from tests.budgets import Spent, spent
 
 AS_OF = datetime(2026, 3, 10, 2, 0, tzinfo=UTC)
+MORNING, TOMORROW = AS_OF.replace(hour=9, minute=30), datetime(2026, 3, 11, 6, 0, tzinfo=UTC)
+"""When reminders are planned, and the first of the visits that they are of."""
 FILE = Path(__file__).with_name("budgets.json")
 HISTORY: dict[str, list[dict[str, Any]]] = json.loads(FILE.read_text())
 CLINICS = 3
 SIZES = (300, 500, 1000, 2000, 4000)
 AGREEMENTS = 20
 BOOKED = 1 / 50
+"""Of rows, so many places are held and confirmed, as many held until they expire, as many until all are released."""
+DOCTORS = 1 / 4
+"""Of rows, so many that a workbook brings, and that caches show."""
 ROOM = 1.25
 LITTLE = {"blocks": 1.0, "log": 10.0}
 """How much more than the budget is still the same: where rows lie on their blocks is not the same twice."""
@@ -64,6 +81,35 @@ INSERT INTO service (clinic_id, external_id, code, name, duration_minutes, booka
     SELECT c.id, 'S' || n, 'C' || n, 'Visita', 20, true FROM clinic c, generate_series(0, :rows / :agreements) n;
 INSERT INTO agreement (clinic_id, external_id, name, kind, valid_from)
     SELECT c.id, 'A' || n, 'Fondo ' || n, 'fund', '2026-01-01' FROM clinic c, generate_series(1, :agreements - 1) n"""
+
+LINKED = """
+WITH people AS (
+    INSERT INTO patient (last_name, first_name, sex, birth_date, birth_place)
+    SELECT 'Rossi', 'Anna', 'F', make_date(CAST(1930 + n / 336 AS integer), CAST(1 + n / 28 % 12 AS integer),
+                                          CAST(1 + n % 28 AS integer)), 'H501'
+    FROM generate_series(0, :rows - 1) n ORDER BY n RETURNING id)
+INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
+    SELECT 2, 'P' || row_number() OVER (ORDER BY id) - 1, id, 'created', now() FROM people"""
+
+PEOPLE = """
+INSERT INTO patient (id, last_name, first_name, mobile)
+    SELECT n, 'Rossi', 'Anna ' || n, '+39347' || lpad(CAST(n AS text), 7, '0') FROM generate_series(1, :rows) n;
+INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
+    SELECT 2, 'P' || id, id, 'created', now() FROM patient;
+INSERT INTO location (id, clinic_id, name) SELECT id, id, 'Sede' FROM clinic;
+INSERT INTO specialist (id, clinic_id, external_id, last_name, first_name)
+    SELECT n, 2, 'D' || n, 'Bianchi', 'Elena' FROM generate_series(1, 1 + :rows / 100) n;
+INSERT INTO agenda (id, clinic_id, location_id, specialist_id, external_id, name, slot_minutes)
+    SELECT id, 2, 2, id, 'A' || id, 'Agenda ' || id, 5 FROM specialist"""
+
+# Of visitors long gone; a slot of theirs is still there.
+OLD_HOLDS = """
+INSERT INTO hold (clinic_id, slot_id, token_hash, visitor_hash, state, created_at, expires_at, last_activity_at,
+                  ended_at)
+    SELECT 2, (SELECT min(id) FROM slot), sha256(CAST('t' || n AS bytea)), sha256(CAST('v' || n AS bytea)), 'expired',
+           at, at + interval '10 minutes', at, at + interval '10 minutes'
+    FROM generate_series(1, :rows) n,
+         LATERAL (SELECT timestamptz '2026-01-01' + n * interval '1 second' AS at) t"""
 
 PRICES = """
 INSERT INTO price (clinic_id, service_id, agreement_id, amount, currency, valid_from)
@@ -84,15 +130,6 @@ INSERT INTO agenda_rule (agenda_id, weekday, starts_at, ends_at, valid_from)
 INSERT INTO agenda_service (clinic_id, agenda_id, service_id)
     SELECT clinic_id, id, (SELECT min(s.id) FROM service s WHERE s.clinic_id = agenda.clinic_id) FROM agenda"""
 
-PEOPLE = """
-WITH people AS (
-    INSERT INTO patient (last_name, first_name, sex, birth_date, birth_place)
-    SELECT 'Rossi', 'Anna', 'F', make_date(CAST(1930 + n / 336 AS integer), CAST(1 + n / 28 % 12 AS integer),
-                                          CAST(1 + n % 28 AS integer)), 'H501'
-    FROM generate_series(0, :rows - 1) n ORDER BY n RETURNING id)
-INSERT INTO patient_link (clinic_id, external_id, patient_id, made_by, made_at)
-    SELECT 2, 'P' || row_number() OVER (ORDER BY id) - 1, id, 'created', now() FROM people"""
-
 # Statistics come when the server finds time for them. What is measured here does without.
 ALONE = """
 DO $$ DECLARE t regclass; BEGIN
@@ -101,14 +138,20 @@ DO $$ DECLARE t regclass; BEGIN
     END LOOP; END $$"""
 
 Run = Callable[[sa.Engine], Any]
+World = Iterator[tuple[str, Run]]
+"""Paths in the order in which they are tried, each with its work."""
 
 
 def _made(engine: sa.Engine, rows: int, *more: str) -> None:
+    _filled(engine, rows, ALONE, CHAIN, *more)
+
+
+def _filled(engine: sa.Engine, rows: int, *statements: str) -> None:
     values = {"clinics": CLINICS, "rows": rows, "agreements": AGREEMENTS}
     with engine.begin() as connection:
-        connection.exec_driver_sql(ALONE)
-        for statement in ";".join((CHAIN, *more)).split(";"):
-            connection.execute(sa.text(statement), values)
+        for script in statements:
+            for statement in [script] if script is ALONE else script.split(";"):
+                connection.execute(sa.text(statement), values)
 
 
 def _scope(service: str) -> Scope:
@@ -137,66 +180,43 @@ def _prices(count: int, changed: int) -> list[Price]:
     ]
 
 
-def prices(engine: sa.Engine, rows: int) -> Run:
+def prices(engine: sa.Engine, rows: int) -> World:
     _made(engine, rows, PRICES)
-    return _list(PRICE, "sync_prices", _prices(rows, rows // 100))
-
-
-def applied_prices(engine: sa.Engine, rows: int) -> Run:
-    _made(engine, rows, PRICES)
+    yield "prices previewed", _list(PRICE, "sync_prices", _prices(rows, rows // 100))
     _list(PRICE, "sync_prices", _prices(rows, rows // 20))(engine)
     with engine.connect() as connection:
         plan = plans.load(connection, connection.scalar(sa.text("SELECT max(id) FROM plan")) or 0)
 
-    def work(engine: sa.Engine) -> None:
+    def apply(engine: sa.Engine) -> None:
         report = settle(engine, PRICE, _scope("sync_prices"), plan, as_of=AS_OF, actor="prova", reason="misura")
         assert report.counts.updated == rows // 20, report
 
-    return work
+    yield "prices applied", apply
 
 
-def services(engine: sa.Engine, rows: int) -> Run:
+def lists(engine: sa.Engine, rows: int) -> World:
     _made(engine, rows * AGREEMENTS)
-    records = [
-        Service(
-            id=f"S{n}",
-            code=f"C{n}",
-            name=f"Visita {n % 100}",
-            duration_minutes=20,
-            preparation=None,
-            active=True,
-        )
+    changed = [
+        Service(id=f"S{n}", code=f"C{n}", name=f"Visita {n % 100}", duration_minutes=20, preparation=None, active=True)
         for n in range(rows)
     ]
-    return _list(SERVICE, "sync_services", records)
-
-
-def agreements(engine: sa.Engine, rows: int) -> Run:
-    _made(engine, 100)
-    records = [
-        Agreement(id=f"N{n}", name=f"Cassa {n}", kind="fund", valid_from=date(2026, 1, 1), valid_to=None)
-        for n in range(rows)
-    ]
-    return _list(AGREEMENT, "sync_prices", records)
-
-
-def renumbered(engine: sa.Engine, rows: int) -> Run:
-    _made(engine, rows * AGREEMENTS)
-    records = [
+    yield "services previewed", _list(SERVICE, "sync_services", changed)
+    renumbered = [
         Service(id=f"N{n}", code=f"C{n}", name="Visita", duration_minutes=20, preparation=None, active=True)
         for n in range(rows)
     ]
 
-    def work(engine: sa.Engine) -> None:
-        report = _list(SERVICE, "sync_services", records)(engine)
+    def renumber(engine: sa.Engine) -> None:
+        report = _list(SERVICE, "sync_services", renumbered)(engine)
         assert report.counts.waiting >= rows, report
 
-    return work
-
-
-def patients(engine: sa.Engine, rows: int) -> Run:
-    _made(engine, 100)
-    records: list[Any] = [
+    yield "services under other numbers", renumber
+    funds = [
+        Agreement(id=f"N{n}", name=f"Cassa {n}", kind="fund", valid_from=date(2026, 1, 1), valid_to=None)
+        for n in range(rows)
+    ]
+    yield "agreements previewed", _list(AGREEMENT, "sync_prices", funds)
+    people: list[Any] = [
         {
             "id": f"P{n}",
             "fiscal_code": None,
@@ -207,12 +227,19 @@ def patients(engine: sa.Engine, rows: int) -> Run:
         }
         for n in range(rows)
     ]
-    return _list(PATIENT, "import_patients", records, preview=False)
+    yield "patients imported", _list(PATIENT, "import_patients", people, preview=False)
+    yield "workbook applied", _workbook(int(rows * DOCTORS))
+
+    def written(engine: sa.Engine) -> None:
+        assert caches.refresh(engine, AS_OF).outcome is Outcome.OK
+
+    yield "caches written", written
+    yield "caches looked at, nothing changed", lambda engine: caches.refresh(engine, AS_OF)
 
 
-def linked(engine: sa.Engine, rows: int) -> Run:
+def linked(engine: sa.Engine, rows: int) -> World:
     """Who was linked when nothing was noted of who they are, each tenth with a code that is news."""
-    _made(engine, rows, PEOPLE)
+    _made(engine, rows, LINKED)
     said = []
     for n in range(rows):
         day = f"{1930 + n // 336}-{1 + n // 28 % 12:02}-{1 + n % 28:02}"
@@ -225,23 +252,32 @@ def linked(engine: sa.Engine, rows: int) -> Run:
         with engine.begin() as connection:
             assert claims.check(connection, 2, said, AS_OF) == 0
 
+    yield "links looked at", work
+
+
+def _workbook(count: int) -> Run:
+    sheet = sheets.BY_KEY["doctors"]
+    blank = dict.fromkeys(column.key for column in sheet.columns)
+    doctors = [
+        reading.Record(n + 2, blank | {"clinic": f"B{1 + n % CLINICS}", "last_name": f"Neri {n}", "first_name": "Ugo"})
+        for n in range(count)
+    ]
+    book = reading.Workbook((reading.Read(sheet, frozenset({"clinic", "last_name", "first_name"}), doctors),), ())
+
+    def work(engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            found = importing.plan(connection, book, as_of=AS_OF, origin="misura", snapshot="s")
+        with engine.begin() as connection:
+            report = importing.apply(connection, found, as_of=AS_OF, actor="desk:prova")
+        assert report.counts.created == count, report
+
     return work
 
 
-def generated(engine: sa.Engine, rows: int) -> Run:
+def calendar(engine: sa.Engine, rows: int) -> World:
     _made(engine, rows, AGENDAS)
-    return lambda engine: slots.generate(engine, AS_OF)
-
-
-def generated_again(engine: sa.Engine, rows: int) -> Run:
-    work = generated(engine, rows)
-    work(engine)
-    return work
-
-
-def closed(engine: sa.Engine, rows: int) -> Run:
-    """Two working days more, of the year in which one was closed."""
-    generated_again(engine, rows)
+    yield "slots generated", lambda engine: slots.generate(engine, AS_OF)
+    yield "slots generated again", lambda engine: slots.generate(engine, AS_OF)
 
     def year(*days: str) -> Run:
         known = [{"id": day, "name": "Prova", "date_from": day, "date_to": day, "scope": "national"} for day in days]
@@ -249,62 +285,174 @@ def closed(engine: sa.Engine, rows: int) -> Run:
         return lambda engine: closures.import_year(engine, 2026, "v", asked, (), as_of=AS_OF)
 
     year("2026-01-20")(engine)
-    return year("2026-01-20", "2026-03-17", "2026-03-18")
+    yield "days closed", year("2026-01-20", "2026-03-17", "2026-03-18")
+    yield from _booked(engine, int(rows * BOOKED))
 
 
-def booked(engine: sa.Engine, rows: int) -> Run:
-    generated_again(engine, rows)
+def _booked(engine: sa.Engine, count: int) -> World:
+    """Places of free slots, by turns."""
     with engine.begin() as connection:
         connection.execute(
             sa.text(
                 "INSERT INTO patient (id, last_name, first_name) SELECT n, 'Rossi', 'Anna ' || n FROM "
                 "generate_series(1, :rows) n"
             ),
-            {"rows": rows},
+            {"rows": count},
         )
         free = connection.execute(
             sa.text("""SELECT s.id, x.service_id FROM slot s JOIN agenda_service x USING (agenda_id)
-                       WHERE s.starts_at > :as_of ORDER BY hashint8(s.id) LIMIT :some"""),
-            {"as_of": AS_OF, "some": rows * BOOKED},
+                       WHERE s.starts_at > :as_of AND s.state = 'free' ORDER BY hashint8(s.id) LIMIT :some"""),
+            {"as_of": AS_OF, "some": 3 * count},
         ).all()
 
-    def work(engine: sa.Engine) -> None:
-        for number, (slot, service) in enumerate(free, 1):
-            token = holds.new_token()
-            booking = holds.Booking(service_id=service, patient_id=number)
+    def hold(connection: sa.Connection, slot: int, service: int) -> str:
+        token = holds.new_token()
+        placed = holds.place(connection, slot_id=slot, service_id=service, token=token, visitor=f"v{slot}", as_of=AS_OF)
+        assert placed.answer is Answer.PLACED, placed
+        return token
+
+    def book(engine: sa.Engine) -> None:
+        for number, (slot, service) in enumerate(free[:count], 1):
             with engine.begin() as connection:
-                placed = holds.place(
-                    connection, slot_id=slot, service_id=service, token=token, visitor=f"v{number}", as_of=AS_OF
-                )
-            assert placed.answer is Answer.PLACED, placed
+                token = hold(connection, slot, service)
+            booking = holds.Booking(service_id=service, patient_id=number)
             with engine.begin() as connection:
                 reply = confirming.confirm(connection, token=token, booking=booking, as_of=AS_OF)
             assert reply.answer is Answer.CONFIRMED, reply
 
-    return work
+    yield "places held and confirmed", book
+    with engine.begin() as connection:
+        for slot, service in free[count : 2 * count]:
+            hold(connection, slot, service)
+
+    def expire(engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            report = sweeping.release_expired(connection, AS_OF + timedelta(hours=1))
+        assert report.counts.updated == count, report
+
+    yield "holds expired", expire
+    with engine.begin() as connection:
+        for slot, service in free[2 * count :]:
+            hold(connection, slot, service)
+        shown = releasing.release_all(connection, AS_OF, Press(), preview=True)
+        press = Press("prova di misura", f"LIBERA {shown.counts.updated}", "desk:prova", shown.plan_id)
+        typed = world.typed(connection, press)
+
+    def release(engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            report = releasing.release_all(connection, AS_OF, typed)
+        assert report.counts.updated == count, report
+
+    yield "holds released", release
 
 
-PATHS: dict[str, tuple[Callable[[sa.Engine, int], Run], float]] = {
-    "prices previewed": (prices, 1),
-    "prices applied": (applied_prices, 1 / 20),
-    "services previewed": (services, 1),
-    "agreements previewed": (agreements, 1),
-    "services under other numbers": (renumbered, 1),
-    "patients imported": (patients, 1),
-    "links looked at": (linked, 1),
-    "slots generated": (generated, 11 * 20 / 100),
-    "slots generated again": (generated_again, 11 * 20 / 100),
-    "days closed": (closed, 11 * 2 / 100),
-    "places held and confirmed": (booked, BOOKED),
+@dataclass(frozen=True)
+class _Feed:
+    """A studiolab's news, as its client reads it."""
+
+    news: Sequence[Event]
+    epoch: str = "s"
+
+    def events(self, after: int, limit: int) -> News:
+        found = tuple(self.news[after : after + limit])
+        return News(found, (), len(self.news), len(found))
+
+    def oldest(self) -> int | None:
+        return 1
+
+
+def _booking(number: int, agendas: int) -> Event:
+    starts = TOMORROW + timedelta(minutes=5 * (number // agendas))
+    agenda = 1 + number % agendas
+    return Event(
+        id=str(UUID(int=number + 1)),
+        sequence=number + 1,
+        type="appointment.created",
+        version=1,
+        occurred_at=AS_OF.isoformat(),
+        entity={"type": "appointment", "id": f"E{number}"},
+        data={
+            "patient_id": f"P{number + 1}",
+            "collaborator_id": f"D{agenda}",
+            "service_id": "S0",
+            "agenda_id": f"A{agenda}",
+            "starts_at": starts.isoformat(),
+            "ends_at": (starts + timedelta(minutes=5)).isoformat(),
+            "status": "booked",
+        },
+    )
+
+
+def day(engine: sa.Engine, rows: int) -> World:
+    """What events bring is counted, and told to patients; then it is old."""
+    _made(engine, rows, PEOPLE)
+    feed = _Feed([_booking(number, 1 + rows // 100) for number in range(rows)])
+
+    def take(engine: sa.Engine) -> None:
+        report = intake.sync(engine, AS_OF, "B2", feed)
+        assert report.counts.updated + report.counts.created == rows, report
+
+    yield "events applied", take
+    yield "statistics counted", lambda engine: refresh(engine, AS_OF)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE appointment SET quoted_price = 50 WHERE id % 100 = 0"))
+    yield "statistics of a day that changed", lambda engine: refresh(engine, AS_OF)
+    yield "statistics, nothing changed", lambda engine: refresh(engine, AS_OF)
+
+    def plan(engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            planned = planning.plan(connection, "reminder", MORNING, hours.load(connection, MORNING))
+        assert planned.messages == rows, planned
+
+    yield "reminders planned", plan
+    _filled(engine, rows, OLD_HOLDS)
+
+    def clean(engine: sa.Engine) -> None:
+        report = retention.clean(engine, AS_OF)
+        assert report.counts.retired == rows, report
+
+    yield "old rows cleaned up", clean
+
+
+WORLDS: dict[Callable[[sa.Engine, int], World], dict[str, float]] = {
+    prices: {"prices previewed": 1, "prices applied": 1 / 20},
+    lists: {
+        "services previewed": 1,
+        "services under other numbers": 1,
+        "agreements previewed": 1,
+        "patients imported": 1,
+        "workbook applied": DOCTORS,
+        "caches written": DOCTORS,
+        "caches looked at, nothing changed": DOCTORS,
+    },
+    linked: {"links looked at": 1},
+    calendar: {
+        "slots generated": 11 * 20 / 100,
+        "slots generated again": 11 * 20 / 100,
+        "days closed": 11 * 2 / 100,
+        "places held and confirmed": BOOKED,
+        "holds expired": BOOKED,
+        "holds released": BOOKED,
+    },
+    day: {
+        "events applied": 1,
+        "statistics counted": 1,
+        "statistics of a day that changed": 1,
+        "statistics, nothing changed": 1,
+        "reminders planned": 1,
+        "old rows cleaned up": 1,
+    },
 }
-"""What makes a world of so many rows and gives the work, and how many of its rows the work is about."""
+"""What makes a world of so many rows and tries its paths in it, and of how many of the rows each is."""
+
+PATHS = {path: share for paths in WORLDS.values() for path, share in paths.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
     budget = HISTORY[path][-1]
-    found = tried(server, path)
+    found = tried(server, next(made for made, paths in WORLDS.items() if path in paths))[path]
     whole, last = between(path, found, SIZES[0], SIZES[-1]), between(path, found, SIZES[-2], SIZES[-1])
     before = between(path, found, SIZES[0], SIZES[-2])
     for what, little in LITTLE.items():
@@ -316,27 +464,28 @@ def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
     assert now <= ROUGHLY * then, f"{path}: a row takes {now:.6f} units of the processor, {then:.6f} before"
 
 
-def tried(server: sa.URL, path: str) -> dict[int, Spent]:
-    """What the path costs at each size, in a database of its own."""
-    costs: dict[int, Spent] = {}
+@cache
+def tried(server: sa.URL, made: Callable[[sa.Engine, int], World]) -> dict[str, dict[int, Spent]]:
+    """What each path of a world costs at each size, in a database of its own."""
+    costs: dict[str, dict[int, Spent]] = {}
     for rows in SIZES:
         with postgres.copied(server, postgres.EMPTY) as url:
             engine = create_engine(url)
-            work = PATHS[path][0](engine, rows)
+            for path, work in made(engine, rows):
+                costs.setdefault(path, {})[rows] = spent(url, work)
             engine.dispose()
-            costs[rows] = spent(url, work)
     return costs
 
 
 def between(path: str, costs: dict[int, Spent], small: int, large: int) -> dict[str, float]:
     """Blocks and bytes of log for each row more: what a path costs without any is no row's."""
-    less, more, rows = costs[small], costs[large], (large - small) * PATHS[path][1]
+    less, more, rows = costs[small], costs[large], (large - small) * PATHS[path]
     return {"blocks": (more.blocks - less.blocks) / rows, "log": (more.log - less.log) / rows}
 
 
 def a_row(path: str, costs: dict[int, Spent]) -> float:
     """Microseconds of the processor for each row of the largest size, all that it took divided by them."""
-    return 1e6 * costs[SIZES[-1]].cpu / SIZES[-1] / PATHS[path][1]
+    return 1e6 * costs[SIZES[-1]].cpu / SIZES[-1] / PATHS[path]
 
 
 @cache
@@ -358,8 +507,7 @@ def write() -> None:
     today = datetime.now(UTC).date().isoformat()
     with postgres.started() as server:
         measure = unit(server)
-        for path in PATHS:
-            costs = tried(server, path)
+        for path, costs in ((path, costs) for made in WORLDS for path, costs in tried(server, made).items()):
             found = between(path, costs, SIZES[0], SIZES[-1])
             found |= {"cpu": a_row(path, costs), "unit": measure}
             found = {what: round(value, 1) for what, value in found.items()}
