@@ -20,6 +20,7 @@ from polydesk_dagster.clinic.messages.kinds import (
     REMINDER,
     VERIFICATION,
 )
+from polydesk_dagster.clinic.messages.wanted import LEADS, SPAN, WANTED
 from polydesk_dagster.database.locks import in_turn
 
 
@@ -51,25 +52,6 @@ class Span:
     send_after: datetime
 
 
-_STEPS = {
-    REMINDER.key: "SELECT * FROM service_reminder WHERE clinic_id = ANY (:clinics)",
-    PREPARATION.key: """
-        SELECT s.clinic_id, s.id AS service_id, coalesce(s.preparation_lead_days, c.preparation_lead_days) AS lead_days,
-               0 AS lead_minutes, 0 AS step, CAST(NULL AS integer) AS next_minutes
-        FROM service s JOIN clinic_message_policy c ON c.clinic_id = s.clinic_id
-        WHERE s.preparation IS NOT NULL AND s.clinic_id = ANY (:clinics)""",
-}
-"""When each service's patients are told."""
-_LEADS = {
-    REMINDER.key: """
-        SELECT c.id AS clinic_id, 1 AS lead_days, 0 AS lead_minutes FROM clinic c WHERE c.id = ANY (:clinics)
-        UNION ALL
-        SELECT c.id, t.lead_days, t.lead_minutes FROM clinic c
-        JOIN reminder_plan p ON p.clinic_id = c.id OR p.clinic_id IS NULL
-        JOIN reminder_step t ON t.plan_id = p.id WHERE c.id = ANY (:clinics)""",
-    PREPARATION.key: _STEPS[PREPARATION.key],
-}
-"""The leads of each clinic that may be wanted, without asking every service where that can be helped."""
 # A step is of use until the next one takes over; the last of minutes for half of them.
 _USEFUL_UNTIL = {
     REMINDER.key: """a.starts_at - make_interval(mins => CASE
@@ -97,16 +79,7 @@ _KNOWN_ALREADY = {
 
 def _plan_sql(kind: str) -> str:
     return f"""
-WITH span AS (
-    SELECT * FROM unnest(CAST(:clinics AS bigint[]), CAST(:days AS integer[]), CAST(:minutes AS integer[]),
-                         CAST(:starts_from AS timestamptz[]), CAST(:starts_until AS timestamptz[]),
-                         CAST(:send_after AS timestamptz[]))
-             AS span (clinic_id, lead_days, lead_minutes, starts_from, starts_until, send_after)
-), wanted AS MATERIALIZED (
-    -- on their own first: the planner then knows how many appointments a service has
-    SELECT w.*, span.starts_until, span.send_after
-    FROM ({_STEPS[kind]}) w
-    JOIN span ON span.clinic_id = w.clinic_id AND span.lead_days = w.lead_days AND span.lead_minutes = w.lead_minutes
+WITH span AS ({SPAN}
 ), recheck AS (
     DELETE FROM message_recheck r
     WHERE r.kind = :kind
@@ -129,7 +102,7 @@ WITH span AS (
            {_USEFUL_UNTIL[kind]} AS useful_until,
            {_KNOWN_ALREADY[kind]} AS known_already
     FROM candidate
-    JOIN appointment a ON a.id = candidate.id
+    CROSS JOIN LATERAL (SELECT * FROM appointment x WHERE x.id = candidate.id OFFSET 0) a
     JOIN service s ON s.id = a.service_id
     JOIN clinic_message_policy c ON c.clinic_id = a.clinic_id
     JOIN patient p ON p.id = a.patient_id
@@ -163,7 +136,7 @@ WITH span AS (
     SELECT 'appointment', j.id, j.start_version, :kind, j.step, 'patient', j.recipient_id, j.clinic_id,
            e.id, j.withheld, j.starts_at, j.useful_until, :as_of
     FROM judged j
-    LEFT JOIN envelope e ON j.withheld IS NULL AND e.clinic_id = j.clinic_id AND e.recipient_id = j.recipient_id
+    FULL JOIN envelope e ON j.withheld IS NULL AND e.clinic_id = j.clinic_id AND e.recipient_id = j.recipient_id
                         AND e.about_day = j.day AND e.step = j.step
 ), to_call AS (
     INSERT INTO call_list (clinic_id, appointment_id, start_version, kind, reason, starts_at, created_at)
@@ -189,7 +162,7 @@ PLANNED = {kind: sa.text(_plan_sql(kind)) for kind in (REMINDER.key, PREPARATION
 
 
 def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequence[Hours]) -> Planned:
-    """Put into the ledger what of ``kind`` is due by ``as_of`` and not there yet, in one statement.
+    """Put into the ledger what of ``kind`` is due by ``as_of`` and not there yet.
 
     Cheap when nothing is: each appointment is looked at when its day comes within reach, and again when it changes.
     """
@@ -207,6 +180,8 @@ def plan(connection: sa.Connection, kind: str, as_of: datetime, clinics: Sequenc
         "starts_until": [span.starts_until for span in spans],
         "send_after": [span.send_after for span in spans],
     }
+    for statement in WANTED[kind]:
+        connection.execute(statement, columns)
     rows = connection.execute(PLANNED[kind], {"kind": kind, "as_of": as_of, **columns}).all()
     withheld = Counter({(row.code, row.withheld): row.appointments for row in rows if row.withheld})
     return Planned(
@@ -225,7 +200,7 @@ def due_spans(connection: sa.Connection, kind: str, as_of: datetime, clinics: Se
                                                        extract(epoch FROM looked_until)))
                     FROM message_horizon WHERE kind = :kind) AS looked,
                    (SELECT jsonb_agg(DISTINCT jsonb_build_array(clinic_id, lead_days, lead_minutes))
-                    FROM ({_LEADS[kind]}) w) AS leads,
+                    FROM ({LEADS[kind]}) w) AS leads,
                    EXISTS (SELECT FROM message_recheck r JOIN appointment a ON a.id = r.appointment_id
                            WHERE r.kind = :kind AND a.clinic_id = ANY (:clinics)) AS changed"""),
         {"kind": kind, "clinics": [clinic.clinic_id for clinic in clinics]},
