@@ -55,25 +55,33 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
 def _failures(
     instance: dg.DagsterInstance, polydesk: PolydeskResource, state: alerts.State
 ) -> Sequence[alerts.Failure]:
-    records = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=state.since()),
-        limit=_MOST_RUNS,
-        order_by="update_timestamp",
-        ascending=True,
-    )
-    reasons = _reasons(polydesk, [record.dagster_run.run_id for record in records]) if records else {}
-    found = (
-        alerts.failure(
-            record.dagster_run.run_id,
-            record.dagster_run.job_name,
-            record.dagster_run.tags,
-            record.update_timestamp,
-            reason,
+    """The oldest that have not been told, as many as one message takes at least where there are more. Runs that are
+    tried again are read over, however many stand between."""
+    found: list[alerts.Failure] = []
+    since = state.since()
+    while True:
+        records = instance.get_run_records(
+            dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since),
+            limit=_MOST_RUNS,
+            order_by="update_timestamp",
+            ascending=True,
         )
-        for record in records
-        for reason in reasons.get(record.dagster_run.run_id, {None: None}).values()
-    )
-    return [failure for failure in found if failure is not None]
+        reasons = _reasons(polydesk, [record.dagster_run.run_id for record in records]) if records else {}
+        told = (
+            alerts.failure(
+                record.dagster_run.run_id,
+                record.dagster_run.job_name,
+                record.dagster_run.tags,
+                record.update_timestamp,
+                reason,
+            )
+            for record in records
+            for reason in reasons.get(record.dagster_run.run_id, {None: None}).values()
+        )
+        found += [failure for failure in told if failure is not None]
+        if len(records) < _MOST_RUNS or len(found) >= _MOST_RUNS:
+            return found
+        since = records[-1].update_timestamp
 
 
 def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts.Failure]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from polydesk_dagster.runtime import alerts
 from polydesk_dagster.sensors.run_failure import tell_operator
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
+from tests.runtime.copied import copied
 from tests.runtime.jobs import tiny
 
 NOW = datetime(2026, 3, 28, 3, 0, tzinfo=UTC)
@@ -175,6 +176,47 @@ def test_the_operator_is_told_of_what_a_guard_stopped_in_part(
     assert all(part in body for part in ("BO01", "forse il gateway SMS", "/runs/run-1"))
     said, _ = _tick(instance, cursor)
     assert "Nessuna" in said
+
+
+def _told_of(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, ticks: int) -> list[str]:
+    """The runs that so many ticks tell of, no pause between them."""
+    told: list[str] = []
+    compose = alerts.compose
+
+    def noted(failures: Sequence[alerts.Failure], web: str) -> alerts.Mail:
+        told.extend(failure.run_id for failure in failures)
+        return compose(failures, web)
+
+    monkeypatch.setattr(alerts, "compose", noted)
+    cursor = LONG_AGO
+    for _ in range(ticks):
+        _, cursor = _tick(instance, cursor)
+        cursor = json.dumps({**json.loads(cursor), "mailed_at": None})
+    return told
+
+
+def test_of_more_failures_than_a_tick_reads_each_is_told_once(
+    instance: dg.DagsterInstance, configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _failed(instance)
+    failed = [first, *copied(instance, first, 699)]
+    assert _told_of(instance, monkeypatch, 3) == failed
+    assert len(mailbox.received(configured)) == 2
+
+
+def test_a_failure_behind_more_that_are_tried_again_than_a_tick_reads_is_told(
+    instance: dg.DagsterInstance, configured: Path, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine
+) -> None:
+    copied(instance, _failed(instance, **{"dagster/will_retry": "true"}), 600)
+    failed = _failed(instance)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, dagster_run, outcome, counts, reasons, as_of, started_at, seconds)
+                VALUES ('send_reminders', 'stopped', 'partial', '{}', '[{"code": "guard", "values": {}}]', now(), now(),
+                        60)""")
+        )
+    assert _told_of(instance, monkeypatch, 2) == [failed, "stopped"]
 
 
 def test_what_fails_soon_after_waits_for_the_next_message(instance: dg.DagsterInstance, configured: Path) -> None:

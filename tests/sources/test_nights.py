@@ -21,6 +21,7 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors import nights
 from tests import world
+from tests.runtime.copied import copied
 
 TICK = datetime(2026, 3, 27, 2, 30, tzinfo=UTC)
 """03:30 in Rome."""
@@ -96,6 +97,19 @@ def test_a_night_is_few_runs_and_leaves_out_who_is_busy(chain: sa.Engine, instan
     assert [_whom(instance, each) for each in _night(instance)] == [{"C1", "C2", "C6"}]
     # C6 comes with C1 and C2: who stands between them in the range is named by none
     assert many.under_way(instance) == {"C0", "C3", "C4", "C5"}
+
+
+@pytest.mark.slow
+def test_a_clinic_is_busy_however_many_runs_wait_before_its_own(chain: sa.Engine, instance: dg.DagsterInstance) -> None:
+    job = definitions.defs.resolve_job_def(SERVICE)
+    instance.create_run_for_job(job, tags={"dagster/partition": "C0"})
+    of_another = instance.create_run_for_job(job, tags={"dagster/partition": "C1"})
+    copied(instance, of_another.run_id, 699)
+    instance.create_run_for_job(job, tags={"dagster/partition": "C2"})
+    assert instance.get_runs_count(dg.RunsFilter(statuses=many.UNFINISHED)) == 702
+    assert many.under_way(instance, SERVICE) == {"C0", "C1", "C2"}
+    asked = [_whom(instance, each) for each in _night(instance)]
+    assert set[str]().union(*asked) == {"C3", "C4", "C5", "C6"}
 
 
 @pytest.mark.slow
