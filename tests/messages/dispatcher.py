@@ -28,7 +28,13 @@ def main(database: str, carrier: str, instant: str) -> None:
     engine = create_engine(make_url(database))
     with engine.connect() as connection:
         clinics = hours.load(connection, as_of)
-    limits = Limits(run_cap=100_000, hourly_cap=100_000, sms_per_second=1e6, mail_per_second=1e6)
+    limits = Limits(
+        run_cap=100_000,
+        hourly_cap=100_000,
+        sms_per_second=1e6,
+        mail_per_second=1e6,
+        claimed_at_once=40,  # each that is claimed when we are killed has to be looked up by the next
+    )
     print("working", flush=True)
     tally = dispatch(engine, as_of, providers=providers, clinics=clinics, kinds=list(KINDS), limits=limits)
     print("done", dict(tally.closed), flush=True)

@@ -31,7 +31,6 @@ from polydesk_dagster.clinic.messages.pace import Limits, Pace, Tally
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Provider, unexpected
 from polydesk_dagster.clinic.messages.writing import LINK_LIFE, Job, Writer
 
-_CLAIM_AT_ONCE = 300
 _CLAIM_SECONDS = 1.0
 """Texts are claimed for about so long: what is claimed and then has no time left has to be looked up."""
 _FLUSH_EVERY = 0.25
@@ -132,7 +131,8 @@ class _Dispatch:
         self.results: list[Result] = []
         self.again = False
         self.taken = self.budget = self.wanted = 0
-        self.batch = max(limits.sms_at_once, min(_CLAIM_AT_ONCE, int(limits.sms_per_second * _CLAIM_SECONDS)))
+        quick = int(limits.sms_per_second * _CLAIM_SECONDS)
+        self.batch = max(limits.sms_at_once, min(limits.claimed_at_once, quick))
 
     def now(self) -> datetime:
         return self.as_of + timedelta(seconds=time.monotonic() - self.started)

@@ -20,6 +20,8 @@ class Limits:
     mail_per_second: float
     sms_at_once: int = 16
     mail_connections: int = 3
+    claimed_at_once: int = 300
+    """Messages at most that are written down together as about to be sent."""
     most_segments: int = 6
     """Of one text; a longer one goes by e-mail, or in its short form."""
     segment_cost: Decimal | None = None
