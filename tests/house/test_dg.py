@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from polydesk_dagster import catalog
 from polydesk_dagster.catalog import Place
+from tests import warm
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+DG = f"import os; os.chdir({str(ROOT)!r}); from dagster_dg_cli.cli import main; main()"
 
 
 def dg(*arguments: str) -> str:
     """What ``dg`` prints at the root of the repository; fails the test with its words if it fails."""
     clean = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    program = Path(sys.executable).with_name("dg")
-    done = subprocess.run([program, *arguments], cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
+    done = warm.completed(DG, *arguments, environment=clean)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
