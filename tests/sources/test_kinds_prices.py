@@ -15,7 +15,7 @@ from polydesk_dagster.sources.kinds.prices import PRICE
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
 from tests import world
-from tests.sources.lab import PRICES, Lab, lab, synced
+from tests.sources.lab import AGREEMENTS, COLLABORATORS, PRICES, SERVICES, Lab, lab, synced
 
 __all__ = ["lab", "synced"]  # fixtures
 
@@ -270,3 +270,36 @@ def test_one_true_jump_holds_back_nothing_else_and_is_let_through_by_name(synced
     with synced.engine.begin() as connection:
         assert changes.undo(connection, plan.id, as_of=world.AS_OF, actor="desk:anna").counts.updated == 1
     assert synced.sync("prices").counts.changed == 0
+
+
+DOCTORS = [*PRICES, PRICES[2] | {"collaborator_id": "D1", "amount": "80.00"}]
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["waits to be linked", "not read yet"])
+@pytest.mark.parametrize(
+    ("feed", "records", "field"),
+    [("services", SERVICES, "service_id"), ("collaborators", COLLABORATORS, "collaborator_id"),
+     ("agreements", AGREEMENTS, "agreement_id")],
+)  # fmt: skip
+def test_a_price_of_what_got_a_new_number_waits_and_is_never_closed(
+    synced: Lab, feed: str, records: list[dict[str, Any]], field: str, asked: bool
+) -> None:
+    synced.hold(prices=DOCTORS)
+    assert synced.sync("prices").counts.created == 1
+    before = synced.rows("SELECT id, amount, valid_to FROM price ORDER BY id")
+    old = records[0]["id"]
+    prices = [price | {field: "NEW"} if price.get(field) == old else price for price in DOCTORS]
+    if asked:  # then it is known, whatever it costs now
+        prices = [price | {"amount": "41.00"} if price.get(field) == "NEW" else price for price in prices]
+    synced.hold(prices=prices, **{feed: [records[0] | {"id": "NEW"}, *records[1:]]})
+    if asked:
+        assert synced.sync(feed).counts.waiting == 1
+    report = synced.sync("prices")
+    assert (report.counts.changed, report.counts.waiting) == (0, 2), report
+    rows = synced.plan(report).rows
+    ((item, reason),) = synced.rows(f"SELECT item, reason FROM {rows} WHERE id IS NOT NULL")
+    assert (reason, "Visita" in item) == ("perhaps_renumbered", True)
+    assert synced.rows("SELECT id, amount, valid_to FROM price ORDER BY id") == before
+    gone = [price for price in prices if price.get(field) != "NEW"]
+    synced.hold(prices=gone)  # nothing stands for it: it is gone
+    assert synced.sync("prices").counts.retired == 1

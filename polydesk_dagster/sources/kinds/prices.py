@@ -6,6 +6,7 @@ from typing import Any
 
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
 from polydesk_dagster.changes.why import day, money, why
+from polydesk_dagster.sources.kinds.names import waits_for_its_name
 from polydesk_dagster.sources.kinds.validity import OTHERS, OVERLAPS
 
 _SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
@@ -211,8 +212,10 @@ PRICE = Kind(
         retirable=f"""(c.valid_to IS NULL OR c.valid_to > c.valid_from
                        AND (c.valid_to > :today AND {_NEXT} IS DISTINCT FROM c.valid_to OR c.id IN {_REWRITTEN}))""",
         in_force="(c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))",
-        blocked=f"""CASE WHEN d.n IS NULL THEN (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
-                                                   AND {_SAME_ITEM.format(w="w", c="c")}) END""",
+        blocked=f"""CASE WHEN d.n IS NULL THEN coalesce(
+                        (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
+                                                              AND {_SAME_ITEM.format(w="w", c="c")}),
+                        CASE WHEN {waits_for_its_name("amount", "patient_share")} THEN 'perhaps_renumbered' END) END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
