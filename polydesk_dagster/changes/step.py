@@ -64,6 +64,21 @@ def absorb(connection: sa.Connection, kind: Kind, scope: Scope, etag: str | None
     )
 
 
+def keep(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int | None, etag: str | None) -> None:
+    """With what this transaction has written, which comes of the same reading, all of the list ``etag`` is done that we
+    were noted to be in step with by ``plan_id``, unless something of it was left out."""
+    own = int(connection.execute(_CHANGES, _compared(kind, scope)).one().own)
+    connection.execute(
+        sa.text("""
+            UPDATE source_state s SET etag = :etag, local_version = CAST(s.local_version AS bigint) + :own
+            FROM plan p
+            WHERE s.service = :service AND s.scope = :scope AND s.plan_id = :plan_id AND p.id = s.plan_id
+              AND coalesce(p.tally ->> 'conflict', '0') = '0' AND coalesce(p.tally ->> 'rejected', '0') = '0'
+              AND s.local_version ~ '^[0-9]+$'"""),
+        {"service": source_name(kind, scope), "scope": scope.name, "plan_id": plan_id, "etag": etag, "own": own},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known of a source from before."""

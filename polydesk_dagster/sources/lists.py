@@ -159,7 +159,7 @@ def _once(
             as_of=as_of,
             actor=actor,
             preview=preview,
-            etag=lambda: reading.etag if noting or feed != "patients" else None,  # who they are was not compared
+            etag=lambda: None if feed == "patients" else reading.etag,  # kept with what is noted of who they are
             ours=ours,
             source=source.epoch,
             evidence=evidence,
@@ -193,7 +193,10 @@ def _note(
         claims.merged(connection, clinic_id, merged, as_of)
         if unseen.names is not None and not unseen.unchanged:
             differences.missing(connection, clinic_id, unseen.names, as_of)
-        step.absorb(connection, KINDS["patients"], scope, etag)
+        if unseen.unchanged:
+            step.absorb(connection, KINDS["patients"], scope, etag)
+        else:
+            step.keep(connection, KINDS["patients"], scope, report.plan_id, etag)
 
 
 def _with_claims(

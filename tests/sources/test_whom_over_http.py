@@ -62,6 +62,23 @@ def test_a_man_who_becomes_a_woman_holds_her_events_until_a_person_has_said_who_
     assert (whose(bo, "appointment"), whose(bo, "report")) == ([("Verdi",)], [("Verdi",)])
 
 
+@pytest.mark.parametrize("more", [(), (person("N1", last_name="Bruni", fiscal_code=None),)], ids=["same", "more"])
+def test_a_list_is_not_done_with_before_it_is_noted_whom_it_no_longer_means(bo: Lab, more: tuple[Any, ...]) -> None:
+    """Killed between the two, nobody but the next change of the list would have brought it up again."""
+    imported(bo, MAN, *OTHERS)
+    barred = "ALTER TABLE patient_link {} CONSTRAINT killed"
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text(barred.format("ADD") + " CHECK (suspended_at IS NULL)"))
+    with pytest.raises(sa.exc.IntegrityError):
+        imported(bo, WOMAN, *OTHERS, *more)
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text(barred.format("DROP")))
+    assert (imported(bo, WOMAN, *OTHERS, *more).outcome, suspended(bo)) == (Outcome.PARTIAL, ["P2"])
+    imported(bo, WOMAN, *OTHERS, *more)
+    kept = bo.rows("SELECT count(*) FROM source_state WHERE service LIKE 'import_patients%' AND etag IS NOT NULL")
+    assert kept == [(1,)], "what is done wholly is not read again"
+
+
 def test_a_record_that_is_merged_away_suspends_and_one_that_is_gone_is_named(bo: Lab) -> None:
     imported(bo, UNCODED, *OTHERS)
     merged = OTHERS[0] | {"merged_into": "Q2"}
