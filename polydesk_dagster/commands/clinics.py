@@ -94,6 +94,8 @@ def integration(
         clinic_id = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": code})
         if clinic_id is None:
             known = ", ".join(connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")))
+            if not known:
+                raise typer.BadParameter(say("reason.no_clinics", given=code))
             raise typer.BadParameter(say("reason.unknown_clinic", given=code, known=known))
         _change(connection, clinic_id, wanted)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +54,7 @@ FIELDS = (
     "mobile",
     "deceased_on",
 )
+DAYS = {"birth_date", "deceased_on"}
 
 
 @app.command()
@@ -108,7 +109,9 @@ def show_(review_id: Id, json: Json = False) -> None:
         console.print(f"{found.decided_by}: {found.reason or '—'}")
     for name in FIELDS:
         if found.record.get(name) is not None:
-            console.print(f"  {t.term('field', name)}: {t.value(found.record[name])}")
+            said = found.record[name]
+            value = date.fromisoformat(said) if name in DAYS else said
+            console.print(f"  {t.term('field', name)}: {t.value(value)}")
     if alike:
         _tell_alike(alike)
     if found.state == "open":

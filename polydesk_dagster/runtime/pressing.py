@@ -52,6 +52,8 @@ def press(
         known = set(connection.scalars(sa.text("SELECT code FROM clinic")))
         active = list(connection.scalars(ACTIVE_CLINICS))
         if clinic is not None and clinic not in known:
+            if not known:
+                raise UnknownError("no_clinics", given=clinic)
             raise UnknownError("unknown_clinic", given=clinic, known=Several(tuple(sorted(known))))
         if service.per_clinic and clinic is None and (plan := config.get("plan")):
             clinic = _clinic_of(connection, plan)

@@ -209,10 +209,9 @@ def _with_claims(
     if gone := differences.gone(connection, clinic_id, read):
         said_gone = Reason("patients_gone_at_source", {}, clinic, gone)
         report = replace(report, reasons=(*report.reasons, said_gone))
-    if not new:
-        return replace(report, counts=counts)
-    said = Reason("links_suspended", {}, clinic, new)
-    return replace(report, outcome=Outcome.PARTIAL, counts=counts, reasons=(*report.reasons, said))
+    said = tuple(Reason(code, {}, clinic, many) for code, many in new.items() if many)
+    outcome = Outcome.PARTIAL if said else report.outcome
+    return replace(report, outcome=outcome, counts=counts, reasons=(*report.reasons, *said))
 
 
 def _kind(feed: str, source: Source) -> Kind:

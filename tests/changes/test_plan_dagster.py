@@ -248,7 +248,7 @@ def test_whom_the_source_no_longer_means_is_found_by_the_run_itself_and_not_by_a
     (looked, (found, reasons)) = said
     assert looked == (None, [])
     assert sorted(found) == sorted([people[0]["id"], people[1]["id"], people[-1]["id"]])
-    assert [(each["code"], each["count"]) for each in reasons] == [("links_suspended", 2)]
+    assert [(each["code"], each["count"]) for each in reasons] == [("links_suspended", 1), ("links_merged", 1)]
     assert house.recorded()[-1] == ("import_patients", "partial", False)
     assert house.run("import_patients").success
     assert house.recorded()[-1] == ("import_patients", "nothing_to_do", False)

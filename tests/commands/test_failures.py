@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import cli
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import PLAYED_TOKEN, Installation
+from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PolydeskError
@@ -152,3 +153,18 @@ def test_the_token_that_a_simulator_takes_is_not_called_missing(home: Path, unwr
     )
     real = Installation(Settings(home=home, database_url=SecretStr("postgresql://db/x")), unwritten)
     assert not real.has_token(PLAYED_TOKEN)
+
+
+@pytest.mark.parametrize("command", [["integration", "BO01", "--on"], ["run", "generate_slots", "--clinic", "BO01"]])
+def test_where_there_is_no_clinic_it_is_said_how_one_gets_in(
+    unwritten: sa.Engine,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(unwritten.url))
+    monkeypatch.setattr(sys, "argv", ["polydesk", *command])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert (ended.value.code, "polydesk practice import FILE" in said, "ci sono" in said) == (2, True, False), said

@@ -205,7 +205,8 @@ def test_from_the_terminal(milan: Import, database: URL, tmp_path: Path, monkeyp
     status, whole = polydesk("show", review)
     assert (status, whole["record"]["fiscal_code"]) == (0, OMOCODIA)
     assert whole["candidates"][0]["fiscal_code"] == MARIO["fiscal_code"]
-    assert "codice fiscale: RSSMRA80A01H50MM" in said("show", review)
+    page = said("show", review)
+    assert ("codice fiscale: RSSMRA80A01H50MM" in page, ": 01/01/1980" in page, "1980-" in page) == (True, True, False)
     status, refused = polydesk("create", review)
     assert (status, refused["reasons"][0]["code"]) == (3, "code_taken")
     assert polydesk("dismiss", review, "--reason", "record di prova")[0] == 0

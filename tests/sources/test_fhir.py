@@ -206,8 +206,8 @@ def test_a_link_to_a_record_that_was_merged_away_waits_for_a_person(engine: sa.E
         scope = Scope("import_patients", CODE, clinic)
         found = lists.synchronise(engine, source, "patients", scope, as_of=NOW)
         again = lists.synchronise(engine, source, "patients", scope, as_of=NOW + timedelta(hours=1))
-    assert "links_suspended" in {reason.code for reason in found.reasons}
-    assert "links_suspended" not in {reason.code for reason in again.reasons}
+    assert "links_merged" in {reason.code for reason in found.reasons}
+    assert "links_merged" not in {reason.code for reason in again.reasons}
     with engine.connect() as connection:
         waiting = connection.execute(
             sa.text("SELECT external_id FROM patient_link WHERE suspended_reason LIKE '%merged_at_source%'")

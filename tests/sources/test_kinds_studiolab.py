@@ -308,7 +308,7 @@ def test_a_patient_that_studiolab_merged_into_another_is_asked_about_and_not_imp
     lab.hold(patients=[people[0], merged, *people[2:], people[2] | {"id": "P99", "merged_into": "P2"}])
     report = lab.sync("patients")
     assert (report.outcome, report.counts.created) == (Outcome.PARTIAL, 0)
-    assert [reason.code for reason in report.reasons] == ["links_suspended"]
+    assert [reason.code for reason in report.reasons] == ["links_merged"]
     asked = "SELECT external_id FROM patient_link WHERE suspended_reason LIKE '%merged_at_source%'"
     assert lab.rows(asked) == [("P1",)]
     later = world.AS_OF + timedelta(hours=1)

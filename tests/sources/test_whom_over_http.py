@@ -87,7 +87,7 @@ def test_a_record_that_is_merged_away_suspends_and_one_that_is_gone_is_named(bo:
         "SELECT p.fiscal_code FROM patient p JOIN patient_link l ON l.patient_id = p.id WHERE l.external_id = 'M1'"
     ) == [(MARIO["fiscal_code"],)], "a code that comes later is filled in"
     assert (found.outcome, suspended(bo)) == (Outcome.PARTIAL, ["Q1"])
-    assert "links_suspended" in {reason.code for reason in found.reasons}
+    assert "links_merged" in {reason.code for reason in found.reasons}
     found = imported(bo, *OTHERS[1:])
     found = imported(bo, *OTHERS[1:], person("N1", last_name="Bruni", fiscal_code=None))
     (gone,) = (reason for reason in found.reasons if reason.code == "patients_gone_at_source")

@@ -174,13 +174,16 @@ def merged(connection: sa.Connection, clinic_id: int, pairs: Iterable[tuple[str,
     return found
 
 
-def suspended(connection: sa.Connection, clinic_id: int, at: datetime) -> tuple[int, int]:
+def suspended(connection: sa.Connection, clinic_id: int, at: datetime) -> tuple[int, dict[str, int]]:
     """How many links of the clinic wait for a person, and how many of them since what was compared ``at`` that
-    instant."""
-    query = """SELECT count(*) AS waiting, count(*) FILTER (WHERE suspended_at = :at) AS new
-               FROM patient_link WHERE clinic_id = :clinic_id AND suspended_at IS NOT NULL"""
+    instant, by the reason of the report: another person, or a record that was merged into another."""
+    query = """SELECT count(*) AS waiting, count(*) FILTER (WHERE new AND NOT merged) AS links_suspended,
+                      count(*) FILTER (WHERE new AND merged) AS links_merged
+               FROM (SELECT suspended_at = :at AS new,
+                            starts_with(suspended_reason, '{"code": "merged_at_source"') AS merged
+                     FROM patient_link WHERE clinic_id = :clinic_id AND suspended_at IS NOT NULL) l"""
     found = connection.execute(sa.text(query), {"clinic_id": clinic_id, "at": at}).one()
-    return found.waiting, found.new
+    return found.waiting, {code: found._mapping[code] for code in ("links_suspended", "links_merged")}
 
 
 END_SUSPENDED = """
