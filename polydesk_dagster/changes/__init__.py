@@ -32,7 +32,8 @@ Kinds that come from an outside source declare a :class:`Source` and go through 
 from polydesk_dagster.changes import audit
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Reject, Source
-from polydesk_dagster.changes.plans import Plan, Scope, latest, load
+from polydesk_dagster.changes.listed import latest
+from polydesk_dagster.changes.plans import Plan, Scope, load
 from polydesk_dagster.changes.propose import propose
 from polydesk_dagster.changes.reverse import undo
 from polydesk_dagster.changes.show import preview

@@ -78,6 +78,15 @@ class Plan:
     reason: str | None
     rows_kept: bool
     expired: bool
+    superseded: bool
+    """Whether the same list has been compared again since, which tells what is to do now."""
+
+    @property
+    def standing(self) -> str:
+        """Its state, as people are told: one that waits may be over, or another stand for it."""
+        if self.state != "ready":
+            return self.state
+        return "expired" if self.expired else "superseded" if self.superseded else "ready"
 
     @property
     def rows(self) -> str:
@@ -299,7 +308,12 @@ def next_id(connection: sa.Connection) -> int:
 
 
 LOAD = """
-    SELECT plan.*, clinic.code AS clinic, now() > plan.expires_at AS expired
+    SELECT plan.*, clinic.code AS clinic, now() > plan.expires_at AS expired,
+           plan.state = 'ready' AND plan.undoes IS NULL AND jsonb_exists(plan.tally, 'seen')
+               AND EXISTS (SELECT FROM plan n
+                           WHERE n.service = plan.service AND n.clinic_id IS NOT DISTINCT FROM plan.clinic_id
+                             AND n.id > plan.id AND n.kind = plan.kind AND n.scope = plan.scope AND n.undoes IS NULL
+                             AND jsonb_exists(n.tally, 'seen')) AS superseded
     FROM plan LEFT JOIN clinic ON clinic.id = plan.clinic_id
 """
 
@@ -329,32 +343,6 @@ def made_by(connection: sa.Connection, origin: str, kind: str, clinic: str | Non
         {"origin": origin, "kind": kind, "clinic": clinic},
     ).one_or_none()
     return None if found is None else _plan(found)
-
-
-ROUTINE = """
-    CASE WHEN plan.state = 'ready' THEN
-        now() > plan.expires_at
-        OR NOT EXISTS (SELECT FROM jsonb_each_text(plan.tally)
-                       WHERE value <> '0'
-                         AND key IN ('create', 'update', 'retire', 'delete', 'link', 'conflict', 'rejected'))
-           AND NOT plan.guards @> '[{"passed": false}]'
-    ELSE plan.state = 'applied' AND plan.undoes IS NULL AND plan.applied_by NOT LIKE '%:%' END
-"""
-"""Whether a plan wants nobody: a look that has expired or found nothing, and what a machine has applied."""
-
-
-def latest(
-    connection: sa.Connection, *, service: str | None = None, limit: int = 20, routine: bool = True
-) -> list[Plan]:
-    """The newest plans first; without ``routine`` only those that want somebody, or that somebody has decided."""
-    found = connection.execute(
-        sa.text(f"""{LOAD} WHERE (:service IS NULL OR plan.service = :service) AND (:routine OR NOT ({ROUTINE}))
-                    ORDER BY plan.id DESC LIMIT :limit""").bindparams(
-            sa.bindparam("service", type_=sa.Text), sa.bindparam("routine", type_=sa.Boolean)
-        ),
-        {"service": service, "limit": limit, "routine": routine},
-    )
-    return [_plan(row) for row in found]
 
 
 def _plan(row: sa.Row[Any]) -> Plan:

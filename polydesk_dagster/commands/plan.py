@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes import listed, plans, registry
 from polydesk_dagster.changes import show as rows_of
 from polydesk_dagster.changes.assign import assign
 from polydesk_dagster.changes.hold import hold as take_out
@@ -57,7 +57,7 @@ def list_(
 ) -> None:
     """I piani che aspettano qualcuno o che qualcuno ha deciso, dal più recente; con --all anche gli altri."""
     with opened() as installation, installation.engine.connect() as connection:
-        found = plans.latest(connection, service=service, limit=limit, routine=everything)
+        found = listed.latest(connection, service=service, limit=limit, routine=everything)
     if json:
         show.as_json([_as_object(plan) for plan in found])
         return
@@ -72,7 +72,7 @@ def list_(
                 t.term("kind", plan.kind),
                 plan.clinic,
                 t.value(Instant(plan.created_at)),
-                t.term("plan_state", _state(plan)),
+                t.term("plan_state", plan.standing),
                 t.counts(plan.counts, preview=plan.state == "ready"),
                 ", ".join(guard.name for guard in (*plan.failed_guards, *plan.holding_guards)),
             )
@@ -333,17 +333,13 @@ def _alone(installation: Installation, plan: Plan) -> Iterator[bool]:
         yield free
 
 
-def _state(plan: Plan) -> str:
-    return "expired" if plan.state == "ready" and plan.expired else plan.state
-
-
 def _as_object(plan: Plan) -> dict[str, Any]:
     return {
         "plan_id": plan.id,
         "service": plan.service,
         "kind": plan.kind,
         "clinic": plan.clinic,
-        "state": _state(plan),
+        "state": plan.standing,
         "undoes": plan.undoes,
         "counts": plan.counts.as_dict(),
         "findings": {name: plan.tally[name] for name in FINDINGS if plan.tally.get(name)},
@@ -362,7 +358,7 @@ def _tell(plan: Plan) -> None:
     console = show.out()
     t = show.told()
     head = (say("command.plan.head", plan=plan.id), "bold")
-    where = (t.service(plan.service), plan.clinic or say("all_clinics"), t.term("plan_state", _state(plan)))
+    where = (t.service(plan.service), plan.clinic or say("all_clinics"), t.term("plan_state", plan.standing))
     console.print(Text.assemble(head, "".join(f" · {each}" for each in where)))
     console.print(t.counts(plan.counts, preview=plan.state == "ready"))
     for finding in FINDINGS:

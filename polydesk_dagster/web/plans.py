@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from polydesk_dagster.catalog import BY_KEY
-from polydesk_dagster.changes import assign, hold, plans, registry, show
+from polydesk_dagster.changes import assign, hold, listed, plans, registry, show
 from polydesk_dagster.changes.hold import may_hold
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
@@ -43,7 +43,7 @@ def plans_(request: Request) -> Response:
     person: Person = request.state.person
     whole = request.query_params.get("tutti") == "1"
     with door.reader.connect() as connection:
-        found = [plan for plan in plans.latest(connection, limit=LISTED) if _hers(person, plan)]
+        found = [plan for plan in listed.latest(connection, limit=LISTED) if _hers(person, plan)]
     shown = [plan for plan in found if whole or plan.writes or plan.failed_guards or plan.tally.get("conflict")]
     return door.page(request, "plans.html", plans=shown, whole=whole)
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg.types.json import Json
 
-from polydesk_dagster.changes import plans
+from polydesk_dagster.changes import listed
 from tests import world
 
 NOW = datetime.now(UTC)
@@ -56,5 +56,30 @@ def test_what_wants_nobody_is_shown_only_when_asked_for(
     connection: sa.Connection, fields: dict[str, Any], shown: bool
 ) -> None:
     number = _plan(connection, **fields)
-    assert [plan.id for plan in plans.latest(connection, routine=False)] == ([number] if shown else [])
-    assert [plan.id for plan in plans.latest(connection)] == [number]
+    assert [plan.id for plan in listed.latest(connection, routine=False)] == ([number] if shown else [])
+    assert [plan.id for plan in listed.latest(connection)] == [number]
+
+
+READ = Json({"seen": 3, "create": 2})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "standing"),
+    [
+        ({}, {}, "superseded"),
+        ({}, {"state": "applied", "applied_at": NOW, "applied_by": "dagster"}, "superseded"),
+        ({"expires_at": NOW - timedelta(hours=1)}, {}, "expired"),
+        ({"state": "applied", "applied_at": NOW, "applied_by": "dagster"}, {}, "applied"),
+        ({}, {"kind": "agreement"}, "ready"),
+        ({}, {"service": "import_practice"}, "ready"),
+        ({}, {"scope": Json({"sheet": "turns"})}, "ready"),
+        ({"tally": Json({"create": 2})}, {"tally": Json({"create": 1})}, "ready"),
+    ],
+    ids=["again", "done", "over", "applied", "kind", "service", "scope", "not a list"],
+)
+def test_a_plan_of_a_list_that_was_compared_again_is_called_superseded(
+    connection: sa.Connection, first: dict[str, Any], second: dict[str, Any], standing: str
+) -> None:
+    old, new = _plan(connection, **{"tally": READ, **first}), _plan(connection, **{"tally": READ, **second})
+    found = {plan.id: plan.standing for plan in listed.latest(connection)}
+    assert (found[old], found[new]) == (standing, second.get("state", "ready"))
