@@ -34,6 +34,10 @@ _NAMED = (
 """What a price names: our table, the record kind, the column of the list, and what makes it one of ours in force."""
 
 
+MANY = 1000
+"""Where more prices than this name something unknown, none is told from the others: all that seem to be gone wait."""
+
+
 def waits_for_its_name(*content: str) -> str:
     """SQL over a price ``c`` that the list no longer has: one of those that name something unknown may be it,
     for what it is about is in force, and the list no longer has its name. Either the new name waits to be passed by a
@@ -58,5 +62,6 @@ def waits_for_its_name(*content: str) -> str:
     told = ", ".join(f"coalesce(CAST(s.{name} AS text), '')" for name in fields)
     held = ", ".join(f"coalesce(CAST(c.{name} AS text), '')" for name in fields)
     what = ", ".join(ours)
-    return f"""(({what}) IN (SELECT {", ".join(theirs)} {unknown} AND {" AND ".join(passed)})
+    return f"""((SELECT count(*) > {MANY} FROM wanted w WHERE w.problem = 'unmapped')
+                OR ({what}) IN (SELECT {", ".join(theirs)} {unknown} AND {" AND ".join(passed)})
                 OR ({what}, {held}) IN (SELECT {", ".join(theirs)}, {told} {unknown}))"""
