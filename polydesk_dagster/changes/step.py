@@ -21,6 +21,8 @@ def source_name(kind: Kind, scope: Scope) -> str:
     return f"{scope.service}:{kind.name}"
 
 
+_CHANGES = sa.text("SELECT times, own FROM list_changes(:clinic, :tables)")
+
 FEW = 20
 """So many rows of a clinic's ``list_change`` are added up each time before they are folded."""
 
@@ -43,7 +45,9 @@ def written(connection: sa.Connection, kind: Kind, scope: Scope) -> int:
     return int(connection.execute(_CHANGES, _compared(kind, scope)).one().times)
 
 
-_CHANGES = sa.text("SELECT times, own FROM list_changes(:clinic, :tables)")
+def _own(connection: sa.Connection, kind: Kind, scope: Scope) -> int:
+    """How often this transaction has."""
+    return int(connection.execute(_CHANGES, _compared(kind, scope)).one().own)
 
 
 def _compared(kind: Kind, scope: Scope) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def _compared(kind: Kind, scope: Scope) -> dict[str, Any]:
 def absorb(connection: sa.Connection, kind: Kind, scope: Scope, etag: str | None) -> None:
     """What this transaction has written comes of reading the list ``etag``: where that is the one that we are in step
     with, it is no reason to read it again."""
-    own = int(connection.execute(_CHANGES, _compared(kind, scope)).one().own)
+    own = _own(connection, kind, scope)
     connection.execute(
         sa.text("""
             UPDATE source_state SET local_version = CAST(local_version AS bigint) + :own
@@ -67,7 +71,7 @@ def absorb(connection: sa.Connection, kind: Kind, scope: Scope, etag: str | None
 def keep(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int | None, etag: str | None) -> None:
     """With what this transaction has written, which comes of the same reading, all of the list ``etag`` is done that we
     were noted to be in step with by ``plan_id``, unless something of it was left out."""
-    own = int(connection.execute(_CHANGES, _compared(kind, scope)).one().own)
+    own = _own(connection, kind, scope)
     connection.execute(
         sa.text("""
             UPDATE source_state s SET etag = :etag, local_version = CAST(s.local_version AS bigint) + :own
@@ -153,9 +157,8 @@ def remember(
         in_force = count_ours(connection, kind, values)
     version = None
     if ours is not None and kind.source is not None:
-        compared = _compared(kind, scope)
-        version = ours + int(connection.execute(_CHANGES, compared).one().own)
-        connection.execute(sa.text(_FOLD), {**compared, "few": FEW})
+        version = ours + _own(connection, kind, scope)
+        connection.execute(sa.text(_FOLD), {**_compared(kind, scope), "few": FEW})
     connection.execute(
         sa.text("""
             INSERT INTO source_state AS s (service, scope, records, snapshot, etag, local_version, plan_id, seen_at,

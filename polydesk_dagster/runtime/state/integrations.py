@@ -10,6 +10,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.catalog import SERVICES
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.runtime.state.model import IntegrationState, Link
@@ -19,7 +20,7 @@ from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Link as SourceLink
 from polydesk_dagster.sources.port import Numbers
 
-LISTS = ("import_municipalities", "import_patients", "sync_collaborators", "sync_prices", "sync_services")
+LISTS = tuple(each.key for each in SERVICES if each.group == "studiolab" and each.reaches_out and each.sensor is None)
 """Services that read lists."""
 
 CLINICS = f"""
