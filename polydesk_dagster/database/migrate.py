@@ -126,6 +126,8 @@ def create_database(url: URL) -> bool:
         engine.connect().close()
     except sa.exc.OperationalError as error:
         why = refusals.known(error, url, Phase.CONNECT)
+        if why is not None and why.code == "database_broke":
+            return False  # it lets us in now: somebody made it between the two questions
         if why is None or why.code != "refused_missing":
             raise refusals.refused(error, url, Phase.CONNECT) from None
     else:

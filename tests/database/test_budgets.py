@@ -38,6 +38,9 @@ GROWTH = 2.0
 
 ROUGHLY = 10.0
 """How many times as much of the processor a row may take as it did; blind plans took 17 and 66 times as much."""
+MOMENTS = 50_000
+"""Microseconds that any piece of work may take besides: the system counts a process's time in hundredths of a second,
+and whoever is interrupted pays for it."""
 UNIT = "SELECT sum(hashint8(n)), count(DISTINCT n % 1000) FROM generate_series(1, 200000) n"
 
 
@@ -53,8 +56,10 @@ def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
         assert whole[what] <= most, f"{path}: {whole[what]:.2f} {what} a row, {budget[what]} before"
         most = GROWTH * max(before[what], budget[what]) + little
         assert last[what] <= most, f"{path}: {last[what]:.2f} {what} a row at {SIZES[-1]}, {before[what]:.2f} below"
-    now, then = a_row(path, found) / unit(server), budget["cpu"] / budget["unit"]
-    assert now <= ROUGHLY * then, f"{path}: a row takes {now:.6f} units of the processor, {then:.6f} before"
+    measure = unit(server)
+    now, then = a_row(path, found) / measure, budget["cpu"] / budget["unit"]
+    most = ROUGHLY * then + MOMENTS / measure / SIZES[-1] / PATHS[path]
+    assert now <= most, f"{path}: a row takes {now:.6f} units of the processor, {then:.6f} before"
 
 
 @cache

@@ -3,14 +3,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from polydesk_dagster.database import migrate
+from polydesk_dagster.database import migrate, refusals
 from polydesk_dagster.database.engine import ask, create_engine
 from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.values import Reason
 from tests.waiting import PATIENCE
 
 
@@ -29,6 +31,21 @@ def test_two_processes_migrate_one_empty_database(server: URL) -> None:
     engine = create_engine(url)
     with engine.connect() as connection:
         assert migrate.current(connection) == migrate.head()
+    engine.dispose()
+
+
+def test_a_database_that_somebody_makes_meanwhile_is_there(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, known = server.set(database="made_meanwhile"), refusals.known
+
+    def late(*given: Any, **named: Any) -> Reason | None:
+        assert migrate._made(url)
+        return known(*given, **named)
+
+    monkeypatch.setattr(refusals, "known", late)
+    assert not migrate.create_database(url)
+    engine = create_engine(server)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("DROP DATABASE made_meanwhile WITH (FORCE)")
     engine.dispose()
 
 
