@@ -236,8 +236,22 @@ def create_rows(
         values,
     )
     if created.rowcount > FEW:  # a sample of 3,000 tells enough; 30,000 are most plans whole
-        connection.execute(sa.text(f"SET LOCAL default_statistics_target = 10; ANALYZE {rows_table(plan_id)}"))
+        analyze(connection, rows_table(plan_id), target=10)
     return created.rowcount
+
+
+def analyze(connection: sa.Connection, what: str, *, target: int) -> None:
+    """ANALYZE ``what`` (a table, or some of its columns) by a sample of 300 × ``target`` rows; what the transaction
+    analyzes after it is sampled as before."""
+    connection.execute(
+        sa.text(f"""
+            DO $$ DECLARE former text := current_setting('default_statistics_target');
+            BEGIN
+                PERFORM set_config('default_statistics_target', '{target}', true);
+                ANALYZE {what};
+                PERFORM set_config('default_statistics_target', former, true);
+            END $$""")
+    )
 
 
 def create_empty_rows(connection: sa.Connection, kind: Kind, plan_id: int) -> None:

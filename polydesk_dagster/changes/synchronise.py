@@ -266,10 +266,8 @@ def _judge(
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
     # A million codes are hashed in memory; that they are all different a small sample shows.
-    connection.execute(
-        sa.text("SELECT set_config('work_mem', '128MB', true), set_config('default_statistics_target', '20', true)")
-    )
-    connection.execute(sa.text(f"ANALYZE {rows} ({source.indexed or ', '.join(source.columns)}, finding)"))
+    connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))
+    plans.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=20)
     said = [name for name in source.columns if name in kind.written or name in kind.carried]
     numbers, repeated = _mark_duplicates(connection, source, rows, said, number="ordinal", problem="finding")
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))

@@ -303,3 +303,10 @@ def test_a_price_of_what_got_a_new_number_waits_and_is_never_closed(
     gone = [price for price in prices if price.get(field) != "NEW"]
     synced.hold(prices=gone)  # nothing stands for it: it is gone
     assert synced.sync("prices").counts.retired == 1
+
+
+def test_what_is_gone_is_told_from_what_is_renumbered_however_many_prices_name_something_unknown(synced: Lab) -> None:
+    others = [PRICES[0] | {"service_id": f"X{n}", "amount": f"{900 + n}.00"} for n in range(1100)]
+    synced.hold(prices=[*others, *PRICES[1:]])
+    report = synced.sync("prices")
+    assert (report.counts.retired, report.counts.waiting) == (1, 1100)

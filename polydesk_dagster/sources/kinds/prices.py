@@ -6,7 +6,10 @@ from typing import Any
 
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Source
 from polydesk_dagster.changes.why import day, money, why
+from polydesk_dagster.sources.kinds.agreements import AGREEMENT
+from polydesk_dagster.sources.kinds.collaborators import COLLABORATOR
 from polydesk_dagster.sources.kinds.names import waits_for_its_name
+from polydesk_dagster.sources.kinds.services import SERVICE
 from polydesk_dagster.sources.kinds.validity import OTHERS, OVERLAPS
 
 _SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
@@ -61,6 +64,7 @@ _PAST = f"""(SELECT t.{{column}} FROM price t
              WHERE m.mapped AND {_SAME_ITEM.format(w="t", c="m")}
                AND t.valid_from < t.valid_to AND t.valid_to <= m.effective
              ORDER BY t.valid_to DESC LIMIT 1)"""
+_RENUMBERED = waits_for_its_name((SERVICE, AGREEMENT, COLLABORATOR), "amount", "patient_share")
 
 
 def _price(record: Any) -> tuple[str | None, ...]:
@@ -215,7 +219,7 @@ PRICE = Kind(
         blocked=f"""CASE WHEN d.n IS NULL THEN coalesce(
                         (SELECT min(w.reason) FROM wanted w WHERE w.problem IS NOT NULL
                                                               AND {_SAME_ITEM.format(w="w", c="c")}),
-                        CASE WHEN {waits_for_its_name("amount", "patient_share")} THEN 'perhaps_renumbered' END) END""",
+                        CASE WHEN {_RENUMBERED} THEN 'perhaps_renumbered' END) END""",
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
