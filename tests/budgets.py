@@ -37,8 +37,8 @@ def spent(url: sa.URL, work: Callable[[sa.Engine], Any]) -> Spent:
     """What ``work`` costs with an engine of its own, in all the connections that it takes.
 
     Counters are a backend's own (PostgreSQL 18), so that it does not matter who else works on the server. A connection
-    that is closed before ``work`` ends is not counted. Nor is what this process has gathered before: looking through all
-    of it for garbage takes longer than many a piece of work.
+    that is closed before ``work`` ends is not counted. Nor is what this process has gathered before: looking through
+    all of it for garbage takes longer than many a piece of work.
     """
     engine = create_engine(url)
     opened: list[Any] = []
