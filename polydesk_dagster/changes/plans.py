@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.verdict import Verdict
+from polydesk_dagster.database import bulk
 from polydesk_dagster.outcome import Counts, Report
 from polydesk_dagster.values import ServiceKey
 
@@ -236,22 +237,8 @@ def create_rows(
         values,
     )
     if created.rowcount > FEW:  # a sample of 3,000 tells enough; 30,000 are most plans whole
-        analyze(connection, rows_table(plan_id), target=10)
+        bulk.analyze(connection, rows_table(plan_id), target=10)
     return created.rowcount
-
-
-def analyze(connection: sa.Connection, what: str, *, target: int) -> None:
-    """ANALYZE ``what`` (a table, or some of its columns) by a sample of 300 × ``target`` rows; what the transaction
-    analyzes after it is sampled as before."""
-    connection.execute(
-        sa.text(f"""
-            DO $$ DECLARE former text := current_setting('default_statistics_target');
-            BEGIN
-                PERFORM set_config('default_statistics_target', '{target}', true);
-                ANALYZE {what};
-                PERFORM set_config('default_statistics_target', former, true);
-            END $$""")
-    )
 
 
 def create_empty_rows(connection: sa.Connection, kind: Kind, plan_id: int) -> None:

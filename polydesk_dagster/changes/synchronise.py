@@ -20,6 +20,7 @@ from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.propose import finish
 from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
 from polydesk_dagster.changes.why import why
+from polydesk_dagster.database import bulk
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Reason, Report, done
 from polydesk_dagster.values import Term
@@ -267,7 +268,7 @@ def _judge(
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
     # A million codes are hashed in memory; that they are all different a small sample shows.
     connection.execute(sa.text("SET LOCAL work_mem = '128MB'"))
-    plans.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=20)
+    bulk.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=20)
     said = [name for name in source.columns if name in kind.written or name in kind.carried]
     numbers, repeated = _mark_duplicates(connection, source, rows, said, number="ordinal", problem="finding")
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import date, time
 from decimal import Decimal
 
+import sqlalchemy as sa
+
 Cell = str | int | Decimal | date | time | bytes | Sequence[str | None] | None
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -50,3 +52,17 @@ def _joined(rows: Sequence[Sequence[Cell]]) -> str | None:
         and joined.count("\\") == sum([row.count(None) for row in rows])
     )
     return joined if plain else None
+
+
+def analyze(connection: sa.Connection, what: str, *, target: int) -> None:
+    """ANALYZE ``what`` (a table, or some of its columns) by a sample of 300 × ``target`` rows; what the transaction
+    analyzes after it is sampled as before."""
+    connection.execute(
+        sa.text(f"""
+            DO $$ DECLARE former text := current_setting('default_statistics_target');
+            BEGIN
+                PERFORM set_config('default_statistics_target', '{target}', true);
+                ANALYZE {what};
+                PERFORM set_config('default_statistics_target', former, true);
+            END $$""")
+    )
