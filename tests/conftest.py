@@ -43,6 +43,9 @@ settings.load_profile("shared machine")
 unsaid = inspect.signature(httpx.Client).parameters["timeout"].default
 unsaid.connect = unsaid.read = unsaid.write = unsaid.pool = PATIENCE
 
+# The certificates that are believed are read at every client, 20 ms; no test that does not bring its own changes them.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
+
 gc.set_threshold(50_000)  # what is imported stays: looking through it again and again is a good part of the start
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,9 @@ class Door:
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", Address.of(self.settings))
 
-    @cached_property
+    @property
     def templates(self) -> Jinja2Templates:
-        templates = Jinja2Templates(HERE / "templates", context_processors=[known])
-        templates.env.trim_blocks = templates.env.lstrip_blocks = True
-        templates.env.globals |= words.GLOBALS
-        return templates
+        return _templates()
 
     @cached_property
     def reader(self) -> sa.Engine:
@@ -145,6 +142,15 @@ def known(connection: HTTPConnection) -> dict[str, object]:
         "here": connection.url.path,
         "form_token": tokens.of_form(token) if token and person else "",
     }
+
+
+@cache
+def _templates() -> Jinja2Templates:
+    """Compiled once a process, however many doors it opens."""
+    templates = Jinja2Templates(HERE / "templates", context_processors=[known])
+    templates.env.trim_blocks = templates.env.lstrip_blocks = True
+    templates.env.globals |= words.GLOBALS
+    return templates
 
 
 class Recognise:

@@ -90,6 +90,7 @@ def listening(app: Any, port: int) -> Iterator[str]:
     thread.start()
     try:
         while not server.started:
+            thread.join(0.002)  # a wait that turns would take from the thread what it needs to start
             assert thread.is_alive()
         yield f"http://127.0.0.1:{port}"
     finally:
