@@ -241,9 +241,7 @@ def test_a_long_bad_day_ends_in_the_state_that_the_events_tell(own_server: tuple
     state, fate = expected(published)
     with engine.connect() as connection:
         ours = held(connection)
-        inbox = dict(
-            connection.execute(sa.text("SELECT CAST(event_id AS text), state FROM event_inbox")).tuples().all()
-        )
+        inbox = dict(connection.execute(sa.text("SELECT CAST(event_id AS text), state FROM event_inbox")).all())
         unseated = connection.scalar(
             sa.text("""SELECT count(*) FROM appointment a WHERE (status IN ('booked', 'accepted')) <>
                        (1 = (SELECT count(*) FROM seat WHERE appointment_id = a.id))""")

@@ -98,7 +98,7 @@ def _rows(connection: sa.Connection) -> dict[str, object]:
             WHERE {"true" if table == "municipality" else "clinic_id = (SELECT id FROM clinic WHERE code = 'BO01')"}"""
         for table in TABLES
     ]
-    return dict(connection.execute(sa.text(" UNION ALL ".join(parts))).tuples().all())
+    return dict(connection.execute(sa.text(" UNION ALL ".join(parts))).all())
 
 
 @given(

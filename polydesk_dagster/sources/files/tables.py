@@ -122,7 +122,7 @@ def _workbook(name: str, data: bytes, table: Table) -> Iterator[tuple[str | None
             if table.sheet is not None and table.sheet not in book.sheet_names:
                 raise PermanentError("sheet_missing", file=name, sheet=table.sheet)
             for sheet in [table.sheet] if table.sheet is not None else book.sheet_names:
-                frame = book.parse(sheet, header=None, dtype=str, keep_default_na=False)
+                frame = pd.read_excel(book, sheet_name=sheet, header=None, dtype=str, keep_default_na=False)
                 yield str(sheet), frame
     except ArchiveTooLargeError:
         raise PermanentError("file_too_large", file=name, mib=LARGEST_UNPACKED // 2**20) from None
