@@ -55,18 +55,23 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
 def _failures(
     instance: dg.DagsterInstance, polydesk: PolydeskResource, state: alerts.State
 ) -> Sequence[alerts.Failure]:
-    """The oldest that have not been told, as many as one message takes at least where there are more. Runs that are
-    tried again are read over, however many stand between."""
+    """The oldest that have not been told, as many as one message takes at least where there are more; of a moment at
+    which many failed, all. Runs that are tried again are read over, however many stand between."""
     found: list[alerts.Failure] = []
-    since = state.since()
+    since, most = state.since(), _MOST_RUNS + 1
     while True:
         records = instance.get_run_records(
             dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since),
-            limit=_MOST_RUNS,
+            limit=most,
             order_by="update_timestamp",
             ascending=True,
         )
-        reasons = _reasons(polydesk, [record.dagster_run.run_id for record in records]) if records else {}
+        more = len(records) == most
+        whole = [each for each in records if not more or each.update_timestamp < records[-1].update_timestamp]
+        if more and not whole:
+            most *= 2
+            continue
+        reasons = _reasons(polydesk, [record.dagster_run.run_id for record in whole]) if whole else {}
         told = (
             alerts.failure(
                 record.dagster_run.run_id,
@@ -75,13 +80,13 @@ def _failures(
                 record.update_timestamp,
                 reason,
             )
-            for record in records
+            for record in whole
             for reason in reasons.get(record.dagster_run.run_id, {None: None}).values()
         )
         found += [failure for failure in told if failure is not None]
-        if len(records) < _MOST_RUNS or len(found) >= _MOST_RUNS:
+        if not more or len(found) >= _MOST_RUNS:
             return found
-        since = records[-1].update_timestamp
+        since = whole[-1].update_timestamp
 
 
 def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts.Failure]:
@@ -97,7 +102,7 @@ def _stopped(polydesk: PolydeskResource, state: alerts.State) -> Sequence[alerts
                                         WHERE reason ->> 'code' = 'guard' LIMIT 1) g
                     WHERE r.outcome = 'partial' AND NOT r.preview AND r.reasons @> '[{"code": "guard"}]'
                       AND r.started_at > :since - interval '1 day' AND r.ended > :since
-                    ORDER BY r.ended LIMIT :most"""),
+                    ORDER BY r.ended FETCH FIRST :most ROWS WITH TIES"""),
                 {"since": state.since(), "most": _MOST_RUNS},
             ).all()
     except (sa.exc.SQLAlchemyError, PolydeskError):

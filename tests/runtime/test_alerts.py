@@ -15,10 +15,11 @@ from sqlalchemy.engine import URL
 from polydesk_dagster.demo import mailbox
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime import alerts
+from polydesk_dagster.sensors import run_failure
 from polydesk_dagster.sensors.run_failure import tell_operator
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Reason
-from tests.runtime.copied import copied
+from tests.runtime.copied import copied, ended
 from tests.runtime.jobs import tiny
 
 NOW = datetime(2026, 3, 28, 3, 0, tzinfo=UTC)
@@ -202,6 +203,28 @@ def test_of_more_failures_than_a_tick_reads_each_is_told_once(
     failed = [first, *copied(instance, first, 699)]
     assert _told_of(instance, monkeypatch, 3) == failed
     assert len(mailbox.received(configured)) == 2
+
+
+def test_of_many_that_fail_in_one_moment_none_is_left_out(
+    instance: dg.DagsterInstance, configured: Path, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine
+) -> None:
+    """Runs of Dagster's, and services that a guard stopped: a message ends with a whole moment of either."""
+    monkeypatch.setattr(run_failure, "_MOST_RUNS", 3)
+    first = _failed(instance)
+    failed = [first, *copied(instance, first, 9)]
+    moment = {2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 2}
+    ended(instance, {run: NOW + timedelta(seconds=moment.get(n, n)) for n, run in enumerate(failed)})
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, dagster_run, outcome, counts, reasons, as_of, started_at, seconds)
+                SELECT 'send_reminders', 'stopped-' || n, 'partial', '{}', '[{"code": "guard", "values": {}}]', :at,
+                       :at, CASE n WHEN 0 THEN 0 ELSE 9 END
+                FROM generate_series(0, 7) n"""),
+            {"at": NOW},
+        )
+    told = _told_of(instance, monkeypatch, 9)
+    assert sorted(told) == sorted([*failed, *(f"stopped-{n}" for n in range(8))])
 
 
 def test_a_failure_behind_more_that_are_tried_again_than_a_tick_reads_is_told(

@@ -197,6 +197,19 @@ def test_merged_patients_are_no_patients_and_say_whose_they_are() -> None:
         assert list(source.merged()) == [Merged("old", "example")]
 
 
+@pytest.mark.parametrize("first", ["old", "example"])
+def test_who_is_merged_into_one_that_alone_says_so_is_no_patient(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """On whichever page either stands, and also where the record that is gone says nothing."""
+    monkeypatch.setattr("polydesk_dagster.sources.fhir.source.PAGE", 1)
+    with served() as (server, source):
+        link = [{"other": {"reference": "Patient/old"}, "type": "replaces"}]
+        both = [PATIENT | {"link": link}, PATIENT | {"id": "old", "meta": meta(2)}]
+        server.held["Patient"] = sorted(both, key=lambda each: each["id"] != first)
+        found, _ = read(source, "patients")
+        assert [patient["id"] for patient in found] == ["example"]
+        assert list(source.merged()) == [Merged("old", "example")]
+
+
 def test_a_link_to_a_record_that_was_merged_away_waits_for_a_person(engine: sa.Engine) -> None:
     clinic = records(engine)
     with served() as (server, source):

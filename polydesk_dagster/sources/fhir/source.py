@@ -51,6 +51,7 @@ class Fhir:
         self.epoch, self.options, self.system = epoch, options, system
         self.auth = auth
         self.server = Server(system, url, auth, policy)
+        self._merged: tuple[Merged, ...] | None = None
 
     def close(self) -> None:
         self.server.close()
@@ -84,6 +85,9 @@ class Fhir:
         if etag is not None and etag == mark:
             raise Unchanged
         options = self._options(kind)
+        if kind == "patients":
+            self._merged = tuple(self._marked())
+        gone = {pair.gone for pair in self._merged or ()} if kind == "patients" else set()
         seen: set[str] = set()
         held: Page[Any] | None = None
         read = left_out = 0
@@ -94,7 +98,7 @@ class Fhir:
             seen.update(ids)
             if held is not None:
                 yield held
-            live = [it for it in bundle.matches if not (kind == "patients" and _is_gone(it))]
+            live = [it for it in bundle.matches if not (isinstance(it, dict) and it.get("id") in gone)]
             left_out += len(bundle.matches) - len(live)
             held = self._page(kind, number, live, read, state, mark, options)
             read += len(live)
@@ -148,9 +152,13 @@ class Fhir:
             valid = tuple(it for place, it in enumerate(made) if place not in wrong)
         return Page(number, valid, tuple(rejected), None, state, mark if number == 1 else None)
 
-    def merged(self) -> Iterator[Merged]:
+    def merged(self) -> tuple[Merged, ...]:
         """Patients with a link ``replaced-by``, and those that another's link ``replaces``: of the two records a server
-        may mark only the one that stays."""
+        may mark only the one that stays. As the list was last read: before its first page, for who is gone may stand
+        before who says so."""
+        return tuple(self._marked()) if self._merged is None else self._merged
+
+    def _marked(self) -> Iterator[Merged]:
         pairs: dict[Merged, None] = {}
         for bundle in self.server.search("Patient", {"_count": PAGE}):
             for it in bundle.matches:
@@ -255,10 +263,6 @@ def _actor(appointment: dict[str, Any], resource: str) -> str | None:
 def _type(appointment: dict[str, Any]) -> str | None:
     """The code of what is done."""
     return next(filter(None, map(records.code, appointment.get("serviceType") or [])), None)
-
-
-def _is_gone(it: Any) -> bool:
-    return isinstance(it, dict) and replaced_by(it) is not None
 
 
 def _id(it: Any) -> str | None:
