@@ -34,3 +34,18 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
 def test_it_conforms(check: Any, stage: Any) -> None:
     check(stage)
+
+
+class OneSaysSo(FhirStage):
+    """Of two records that became one, the one that stays alone says so, as some servers do it."""
+
+    def merge(self, gone: str, into: str) -> None:
+        (it,) = (each for each in self.server.held["Patient"] if each["id"] == into)
+        it["link"] = [{"other": {"reference": f"Patient/{gone}"}, "type": "replaces"}]
+
+
+@pytest.mark.slow
+def test_who_was_merged_is_listed_no_more_where_only_the_one_that_stays_says_so() -> None:
+    server = FhirServer()
+    with in_thread(server) as url:
+        conformance.who_was_merged_is_told_and_listed_no_more(OneSaysSo(server, url.replace("/api/v1", "/fhir")))
