@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -47,24 +48,55 @@ UNIT = "SELECT sum(hashint8(n)), count(DISTINCT n % 1000) FROM generate_series(1
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_a_row_costs_no_more_than_it_did(server: sa.URL, path: str) -> None:
-    budget = HISTORY[path][-1]
-    found = tried(server, next(made for made, paths in WORLDS.items() if path in paths))[path]
+    """Too dear is what is so twice: others' work on the server can only add. Where they define so much meanwhile that a
+    session must read its whole catalogue anew, that alone is a thousand blocks."""
+    made = next(made for made, paths in WORLDS.items() if path in paths)
+    dear = too_dear(server, path, tried(server, made)[path])
+    again = too_dear(server, path, tried(server, made, again=True)[path]) if dear else []
+    assert not (dear and again), (dear, again)
+
+
+def too_dear(server: sa.URL, path: str, found: dict[int, Spent]) -> list[str]:
+    """What of a path costs more than its budget allows, in words."""
+    budget, dear = HISTORY[path][-1], []
     whole, last = between(path, found, SIZES[0], SIZES[-1]), between(path, found, SIZES[-2], SIZES[-1])
     before = between(path, found, SIZES[0], SIZES[-2])
     for what, little in LITTLE.items():
-        most = ROOM * budget[what] + little
-        assert whole[what] <= most, f"{path}: {whole[what]:.2f} {what} a row, {budget[what]} before"
-        most = GROWTH * max(before[what], budget[what]) + little
-        assert last[what] <= most, f"{path}: {last[what]:.2f} {what} a row at {SIZES[-1]}, {before[what]:.2f} below"
+        if whole[what] > ROOM * budget[what] + little:
+            dear.append(f"{path}: {whole[what]:.2f} {what} a row, {budget[what]} before")
+        if last[what] > GROWTH * max(before[what], budget[what]) + little:
+            dear.append(f"{path}: {last[what]:.2f} {what} a row at {SIZES[-1]}, {before[what]:.2f} below")
     measure = unit(server)
     now, then = a_row(path, found) / measure, budget["cpu"] / budget["unit"]
-    most = ROUGHLY * then + MOMENTS / measure / SIZES[-1] / PATHS[path]
-    assert now <= most, f"{path}: a row takes {now:.6f} units of the processor, {then:.6f} before"
+    if now > ROUGHLY * then + MOMENTS / measure / SIZES[-1] / PATHS[path]:
+        dear.append(f"{path}: a row takes {now:.6f} units of the processor, {then:.6f} before")
+    return dear
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["blocks", "log", "cpu", "growth"])
+def test_what_costs_more_is_found(server: sa.URL, wrong: str) -> None:
+    """Of a path that costs what its budget says, and of one of which one thing costs more."""
+    path = "patients imported"
+    budget = HISTORY[path][-1]
+    seconds = {size: size * PATHS[path] * budget["cpu"] / budget["unit"] * unit(server) / 1e6 for size in SIZES}
+    rows = {size: size * PATHS[path] for size in SIZES}
+    well = {n: Spent(int(rows[n] * budget["blocks"]), int(rows[n] * budget["log"]), seconds[n]) for n in SIZES}
+    assert too_dear(server, path, well) == []
+    ill = {
+        "blocks": {n: replace(each, blocks=2 * each.blocks) for n, each in well.items()},
+        "log": {n: replace(each, log=2 * each.log) for n, each in well.items()},
+        "cpu": {n: replace(each, cpu=17 * each.cpu) for n, each in well.items()},
+        "growth": well | {SIZES[-1]: replace(well[SIZES[-1]], blocks=3 * well[SIZES[-1]].blocks)},
+    }
+    assert too_dear(server, path, ill[wrong])
 
 
 @cache
-def tried(server: sa.URL, made: Callable[[sa.Engine, int], World]) -> dict[str, dict[int, Spent]]:
-    """What each path of a world costs at each size, in a database of its own."""
+def tried(
+    server: sa.URL, made: Callable[[sa.Engine, int], World], *, again: bool = False
+) -> dict[str, dict[int, Spent]]:
+    """What each path of a world costs at each size, in a database of its own; ``again`` is kept beside the first."""
     costs: dict[str, dict[int, Spent]] = {}
     for rows in SIZES:
         with postgres.copied(server, postgres.EMPTY) as url:
