@@ -185,4 +185,4 @@ def combine(reports: Iterable[Report], *, steps: bool = False) -> Report:
 
 
 def _other_plans(plans: list[int]) -> Reason:
-    return Reason("other_plans", {"plans": Several(tuple(plans))}, count=len(plans))
+    return Reason("other_plans", {"plans": Several(tuple(sorted(plans)))}, count=len(plans))

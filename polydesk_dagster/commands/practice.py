@@ -233,7 +233,8 @@ def _answer(report: Report, found: Import | None, slots: Report | None = None, *
             told = t.outcome(slots.outcome)
             console.print(say("command.practice.slots", outcome=told, counts=t.counts(slots.counts)))
             for each in slots.reasons:
-                console.print(f"  · {t.reason(each)}")
+                where = f"{each.clinic}: " if each.clinic else ""
+                console.print(f"  · {where}{t.reason(each)}")
         if report.plan_id is not None and plans:
             step = "next" if report.preview else "undo"
             if report.counts.changed:

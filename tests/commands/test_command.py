@@ -343,7 +343,7 @@ class TestActivity:
             "TO01": ("absent", None),
         }
         _, out, _ = say("clinics")
-        assert "non risponde dal 10/03/2026 09:00" in out
+        assert "nessuna lettura riuscita dal 10/03/2026 09:00" in out
         status, out, _ = say("doctor", "--json")
         findings = {each["subject"]: each["ok"] for each in json.loads(out)["findings"] if each["code"] == "studiolab"}
         assert (status, findings) == (1, {"MI01": False, "RM01": False})

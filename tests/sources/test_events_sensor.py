@@ -118,7 +118,7 @@ def test_who_does_not_answer_is_left_in_peace_for_longer_each_time(engine: sa.En
         chain.simulator.fail("status", "/events", status=500, times=3)
         chain.look(NOW)
         asked = len(chain.simulator.requests)
-        assert "non risponde dal" in teller().reason(chain.look(NOW + MINUTE / 2)["C01"].why)
+        assert "nessuna lettura riuscita dal" in teller().reason(chain.look(NOW + MINUTE / 2)["C01"].why)
         assert len(chain.simulator.requests) == asked
         chain.look(NOW + MINUTE)
         chain.look(NOW + 2 * MINUTE)
