@@ -233,8 +233,7 @@ def _answer(report: Report, found: Import | None, slots: Report | None = None, *
             told = t.outcome(slots.outcome)
             console.print(say("command.practice.slots", outcome=told, counts=t.counts(slots.counts)))
             for each in slots.reasons:
-                where = f"{each.clinic}: " if each.clinic else ""
-                console.print(f"  · {where}{t.reason(each)}")
+                console.print(f"  · {show.why(each)}")
         if report.plan_id is not None and plans:
             step = "next" if report.preview else "undo"
             if report.counts.changed:

@@ -162,8 +162,7 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
     for reason in report.reasons:
         if reason.code == "other_plans":
             continue
-        where = f"{reason.clinic}: " if reason.clinic else ""
-        console.print(f"  · {where}{t.reason(reason)} {t.times(reason)}".rstrip())
+        console.print(f"  · {show.why(reason)} {t.times(reason)}".rstrip())
     for table in report.tables if looked else ():
         columns = [t.label("column", column) for column in table.columns]
         rows = ([t.value(cell) for cell in row] for row in table.rows)

@@ -13,7 +13,7 @@ from rich.text import Text
 from polydesk_dagster.inert import as_json as written
 from polydesk_dagster.inert import plain
 from polydesk_dagster.told import Teller, teller
-from polydesk_dagster.values import Value
+from polydesk_dagster.values import Reason, Value
 
 _language = "it"
 
@@ -32,6 +32,11 @@ def say(name: str, /, **values: Value) -> str:
 def told() -> Teller:
     """Who speaks the chosen language."""
     return teller(_language)
+
+
+def why(reason: Reason) -> str:
+    """A reason in words, after the clinic that it is about, where there is one."""
+    return (f"{reason.clinic}: " if reason.clinic else "") + told().reason(reason)
 
 
 def columns(*keys: str) -> tuple[str, ...]:

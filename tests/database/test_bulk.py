@@ -1,4 +1,4 @@
-"""Rows as COPY takes them: whatever the values, PostgreSQL reads back what was written."""
+"""Rows as COPY takes them: whatever the values, PostgreSQL reads back what was written; samples of what was filled."""
 
 from __future__ import annotations
 
@@ -44,3 +44,13 @@ def test_other_values_and_text_share_a_row(connection: sa.Connection) -> None:
 @pytest.mark.parametrize("rows", [[], [()]])
 def test_no_values_are_no_text(rows: list[tuple[bulk.Cell, ...]]) -> None:
     assert bulk.lines(rows).strip() == ""
+
+
+def test_what_is_analyzed_after_a_plan_is_sampled_as_before(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("SET LOCAL default_statistics_target = 77"))
+        connection.execute(sa.text("CREATE TEMP TABLE many ON COMMIT DROP AS SELECT n FROM generate_series(1, 2000) n"))
+        bulk.analyze(connection, "many", target=10)
+        assert connection.scalar(sa.text("SHOW default_statistics_target")) == "77"
+        bounds = connection.scalar(sa.text("SELECT cardinality(histogram_bounds) FROM pg_stats WHERE tablename='many'"))
+    assert bounds == 11

@@ -85,9 +85,10 @@ class Fhir:
         if etag is not None and etag == mark:
             raise Unchanged
         options = self._options(kind)
+        gone: set[str] = set()
         if kind == "patients":
             self._merged = tuple(self._marked())
-        gone = {pair.gone for pair in self._merged or ()} if kind == "patients" else set()
+            gone = {pair.gone for pair in self._merged}
         seen: set[str] = set()
         held: Page[Any] | None = None
         read = left_out = 0
