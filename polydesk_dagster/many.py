@@ -5,7 +5,7 @@ What needs no other asset can also be made in a run of no partition.
 No ``from __future__ import annotations``: Dagster reads the annotations.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
@@ -162,10 +162,10 @@ def perform_each(
     service: str,
     config: ServiceConfig,
     rule: Callable[[Run], Report],
-    clinics: Sequence[str],
+    clinics: Iterable[str],
 ) -> Iterator[tuple[str, Report]]:
     """``perform`` for each of these clinics in one run, ``SIDE_BY_SIDE`` at a time: each with its report, as it comes.
-    What one comes to is nothing to the others.
+    What one comes to is nothing to the others. ``clinics`` is asked for the next one when there is a place for it.
 
     Raises:
         dagster.Failure: where the database's schema does not suit this program.

@@ -123,8 +123,8 @@ class Merged:
     into: str
 
 
-class Source(Protocol):
-    """One system as one clinic uses it. Whatever fails is a TransientError or a PermanentError."""
+class Telling(Protocol):
+    """One system as far as it tells what happens. Whatever fails is a TransientError or a PermanentError."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -134,13 +134,17 @@ class Source(Protocol):
         """Which system this is: equal for the same one, never equal for two. Cursor, ETags, counters and links are its
         own."""
 
+    def news(self, token: str | None, limit: int) -> News:
+        """What happened after ``token`` (None: from the oldest that is kept), at most ``limit`` events. The same token
+        gives the same events, and newer ones: reading takes nothing away. Raises GoneError."""
+
+
+class Source(Telling, Protocol):
+    """One system as one clinic uses it."""
+
     def list(self, kind: str, *, etag: str | None = None) -> Iterator[Page[Any]]:
         """A whole list of ``RECORDS``, one page in memory at a time. Raises Unchanged before the first page where
         ``etag`` still holds."""
-
-    def news(self, token: str | None, limit: int) -> News:
-        """What happened after ``token`` (None: from the oldest that is kept), at most ``limit`` events. The same token
-        gives the same events, and newer ones. Raises GoneError."""
 
     def merged(self) -> Iterable[Merged]:
         """Patients that are now another record."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.backfill import execute_backfill_iteration
 from sqlalchemy.engine import URL
 
-from polydesk_dagster import build, many
+from polydesk_dagster import build, many, settings
+from polydesk_dagster.assets.studiolab_events import EventsConfig, _in_turn
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.runtime.state import activity, restored
+from polydesk_dagster.sources.events.ahead import Ahead
 from tests import world
 from tests.changes.test_plan_dagster import BASE, PATIENTS
 
@@ -258,6 +263,42 @@ def test_events_of_a_range_are_each_clinics_own(chain: Chain) -> None:
     run = chain.run("sync_events", *CLINICS[:3])
     assert run.is_failure
     assert chain.made("events") == {"AA01", "CC01"}
+    assert chain.outcomes("sync_events", run)[ILL] == ["failed"]
+    # each asked once, ahead of its turn
+    assert sorted(each["path"][1:5] for each in chain.simulator.requests) == ["AA01", "BB01", "CC01"]
+
+
+def _held(connection: sa.Connection) -> None:
+    restored.hold(connection, datetime.now(UTC))
+
+
+def _paused(connection: sa.Connection) -> None:
+    now = datetime.now(UTC)
+    until = now + timedelta(hours=1)
+    activity.pause(
+        connection, "sync_events", until=until, actor="anna", reason="linea in prova", as_of=now, clinic="AA01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "made", "waits"),
+    [
+        ({}, None, []),
+        ({"preview": True}, None, CLINICS),
+        ({"reconcile": True}, None, CLINICS),
+        ({}, _held, CLINICS),
+        ({}, _paused, ["AA01"]),
+    ],
+)
+def test_nobody_is_asked_ahead_who_may_not_be_asked(
+    chain: Chain, asked: dict[str, bool], made: Callable[[sa.Connection], None] | None, waits: Sequence[str]
+) -> None:
+    if made is not None:
+        with chain.engine.begin() as connection:
+            made(connection)
+    coming = _in_turn(PolydeskResource(), EventsConfig(**asked), CLINICS, Ahead(settings.secret))
+    assert sorted(coming) == [*CLINICS]
+    assert {each["path"][1:5] for each in chain.simulator.requests} == {*CLINICS} - {*waits}
 
 
 def test_a_plan_is_applied_for_its_clinic_alone(chain: Chain) -> None:

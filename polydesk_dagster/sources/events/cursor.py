@@ -40,14 +40,14 @@ def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
     return Cursor(row.clinic_id, clinic, *row[1:4])
 
 
-START = """
-SELECT e.sequence, CAST(e.anchor AS text),
-       least(e.sequence - CAST(e.anchor IS NOT NULL AS integer),
-             (SELECT min(lower(span)) - 1 FROM event_gap g WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL)),
-       e.history
-FROM event_cursor e WHERE e.clinic_id = :clinic"""
-"""Where the cursor stands, on which event, and after which number to read: before the oldest open gap, and before that
-event, which is seen again; and what the source called its history then."""
+AFTER = """least(e.sequence - CAST(e.anchor IS NOT NULL AS integer),
+             (SELECT min(lower(span)) - 1 FROM event_gap g WHERE g.clinic_id = e.clinic_id AND g.lost_at IS NULL))"""
+"""SQL over a cursor ``e``: after which number to read. Before the oldest open gap, and before the event on which it
+stands, which is seen again."""
+
+START = f"""
+SELECT e.sequence, CAST(e.anchor AS text), {AFTER}, e.history FROM event_cursor e WHERE e.clinic_id = :clinic"""
+"""Where the cursor stands, on which event, after which number to read, and what the source called its history then."""
 
 
 LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"

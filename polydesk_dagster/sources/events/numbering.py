@@ -15,15 +15,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from polydesk_dagster.sources.events.intake import Feed, trusted_numbers
-from polydesk_dagster.sources.port import GoneError, News, Numbers, Source
+from polydesk_dagster.sources.port import GoneError, News, Numbers, Telling
 from polydesk_dagster.wire import Rejected
 
 KEPT = 10_000
 """Numbers that are remembered behind the cursor."""
 
-_ASK_WITH = """
-    SELECT token FROM feed_number WHERE clinic_id = :clinic AND sequence <= :after AND token IS NOT NULL
+ASK_WITH = """
+    SELECT token FROM feed_number WHERE clinic_id = {clinic} AND sequence <= {after} AND token IS NOT NULL
     ORDER BY sequence DESC LIMIT 1"""
+"""SQL for the token to ask with; ``clinic`` is its id, ``after`` the number, each a parameter or a column."""
+_ASK_WITH = ASK_WITH.format(clinic=":clinic", after=":after")
 
 _FORGET = """
     DELETE FROM feed_number f USING event_cursor e
@@ -57,7 +59,7 @@ _GO_ON = """
 _LAST = "SELECT max(sequence) FROM feed_number WHERE clinic_id = :clinic"
 
 
-def feed_of(engine: sa.Engine, clinic: str, source: Source) -> Feed:
+def feed_of(engine: sa.Engine, clinic: str, source: Telling) -> Feed:
     """The news of ``source`` for ``clinic`` (a code) by number."""
     if source.capabilities.news is Numbers.DENSE:
         return Counted(source)
@@ -70,7 +72,7 @@ def feed_of(engine: sa.Engine, clinic: str, source: Source) -> Feed:
 class Counted:
     """The feed of a source that counts its events."""
 
-    source: Source
+    source: Telling
 
     @property
     def epoch(self) -> str:
@@ -93,7 +95,7 @@ class Numbered:
 
     engine: sa.Engine
     clinic_id: int
-    source: Source
+    source: Telling
 
     @property
     def epoch(self) -> str:
