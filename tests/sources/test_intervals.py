@@ -90,6 +90,40 @@ def test_what_the_loop_was_late_for_is_no_answer_s_time() -> None:
     assert asyncio.run(late()) >= 0.35
 
 
+class Hurried(asyncio.SelectorEventLoop):
+    """A loop for which time passes only while it waits, and at once."""
+
+    def __init__(self) -> None:
+        self.now, self.waited = 0.0, 0
+        loop = self
+
+        class Selector(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+                loop.now += timeout or 0.0
+                loop.waited += bool(timeout)
+                return super().select(0)
+
+        super().__init__(Selector())
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_while_others_hang_the_loop_is_watched_at_few_moments_and_what_it_is_late_for_is_still_seen() -> None:
+    async def look(loop: Hurried) -> tuple[int, float]:
+        async with Lag() as lag:
+            await asyncio.sleep(15)
+            waited = loop.waited
+            loop.now += 3.0
+            await asyncio.sleep(1)
+        return waited, lag.seconds
+
+    with asyncio.Runner(loop_factory=Hurried) as runner:
+        waited, late = runner.run(look(runner.get_loop()))  # type: ignore[arg-type]
+    assert waited <= 40
+    assert 2.0 <= late <= 3.0
+
+
 def test_an_answer_that_asks_to_wait_is_remembered_and_forgotten(engine: sa.Engine) -> None:
     with round_of(engine, 1) as chain:
         chain.simulator.fail("status", "/events", status=429)

@@ -68,9 +68,10 @@ class _Turn:
 
 class Lag:
     """How much later than it should the loop has come to what it had to do: time that is ours and nobody's who is
-    asked. Measured inside ``async with``."""
+    asked. Measured inside ``async with``, less often the longer the loop has been on time: to an eighth of what those
+    have waited who still do."""
 
-    EVERY = 0.1
+    EVERY, RARELY = 0.1, 1.0
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -84,10 +85,14 @@ class Lag:
 
     async def _watched(self) -> None:
         clock = asyncio.get_running_loop().time
+        on_time_since = clock()
         while True:
-            due = clock() + self.EVERY
-            await asyncio.sleep(self.EVERY)
-            self.seconds += max(clock() - due, 0.0)
+            due = clock() + min(max(self.EVERY, (clock() - on_time_since) / 8), self.RARELY)
+            await asyncio.sleep(due - clock())
+            late = clock() - due
+            self.seconds += max(late, 0.0)
+            if late > self.EVERY:
+                on_time_since = clock()
 
 
 def beginning_at(of: Sequence[T], first: str | None, name: Callable[[T], str]) -> list[T]:
