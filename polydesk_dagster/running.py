@@ -148,14 +148,14 @@ def perform(
     """
     name = title or teller().service(service)
     with unrecorded_told(name, polydesk):
-        engine = polydesk.engine()
+        settings, engine = polydesk.settings(), polydesk.engine()
         with canceling.fenced(context.instance, context.run.run_id, engine):
             clinic = config.clinic if isinstance(config, ClinicConfig) else None
             if context.has_partition_key:
                 clinic = context.partition_key
                 if (unknown := unknown_partition(engine, clinic)) is not None:
                     raise lost(name, unknown)
-            return performed(context, polydesk, engine, service, config, rule, name, clinic, alone=alone)
+            return performed(context, polydesk, settings, engine, service, config, rule, name, clinic, alone=alone)
 
 
 @contextmanager
@@ -178,6 +178,7 @@ def unrecorded_told(name: str, polydesk: PolydeskResource) -> Iterator[None]:
 def performed(
     context: Context,
     polydesk: PolydeskResource,
+    settings: Settings,
     engine: sa.Engine,
     service: str,
     config: ServiceConfig,
@@ -194,7 +195,7 @@ def performed(
     as_of = _instant(config.as_of, started)
     run = Run(
         engine,
-        polydesk.settings(),
+        settings,
         as_of,
         clinic,
         config.preview,

@@ -6,6 +6,7 @@ from contextlib import closing
 import dagster as dg
 
 from polydesk_dagster import settings
+from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.many import ALL_AT_ONCE, NOT_WELL, ManyConfig, brief, clinics_of, left, perform_each, shown_of
 from polydesk_dagster.outcome import Outcome, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -15,7 +16,7 @@ from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.runtime.state.restored import noticed_restore
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.sources.epochs import SourceChangedError
-from polydesk_dagster.sources.events import intake, looking
+from polydesk_dagster.sources.events import intake
 from polydesk_dagster.sources.events.ahead import Ahead, questions
 from polydesk_dagster.sources.events.numbering import feed_of
 from polydesk_dagster.sources.port import Numbers
@@ -35,11 +36,8 @@ class EventsConfig(ManyConfig):
 
 def _take(run: Run, reconcile: bool, ahead: Ahead | None = None) -> Report:
     clinic = run.clinic or ""
-    with run.engine.connect() as connection:
-        if not looking.active(connection, clinic):
-            return Report.skipped("integration_off", None, clinic)
     try:
-        with closing(run.polydesk.source(clinic)) as source:
+        with closing(run.polydesk.source(clinic, run.engine)) as source:
             if source.capabilities.news is Numbers.NONE:
                 return Report.skipped("news_not_offered", None, clinic)
             feed = feed_of(run.engine, clinic, source if ahead is None else ahead.of(clinic, source))
@@ -48,6 +46,10 @@ def _take(run: Run, reconcile: bool, ahead: Ahead | None = None) -> Report:
             return intake.sync(run.engine, run.as_of, clinic, feed, reconcile=reconcile, progress=run.progress)
     except SourceChangedError as error:
         return Report(Outcome.REFUSED, reasons=(error.reason,))
+    except ConfigurationError as error:
+        if error.reason.code != "integration_off":
+            raise
+        return Report.skipped("integration_off", None, clinic)
 
 
 def _in_turn(polydesk: PolydeskResource, config: EventsConfig, clinics: Sequence[str], ahead: Ahead) -> Generator[str]:

@@ -74,13 +74,13 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise ConfigurationError("no_central")
         return Central(known.central_url, known.central_token.get_secret_value())
 
-    def source(self, clinic: str) -> Source:
-        """The source of a clinic; close it.
+    def source(self, clinic: str, engine: sa.Engine | None = None) -> Source:
+        """The source of a clinic; close it. Whoever has the ``engine`` already spares the settings being read anew.
 
         Raises ConfigurationError where there is none, its settings are wrong or a token is not in the environment, and
         SourceChangedError where a person must first say whether it is still the same system.
         """
-        with self.engine().begin() as connection:
+        with (engine or self.engine()).begin() as connection:
             link = integrations.configured(connection, clinic, on=True)
             epochs.meet(connection, clinic, vendors.epoch(link))
         return vendors.open_source(link, settings.secret)

@@ -22,14 +22,16 @@ class SourceChangedError(PermanentError):
         super().__init__("source_changed", clinic=clinic)
 
 
+_KNOWN = "SELECT i.source FROM integration i JOIN clinic c ON c.id = i.clinic_id WHERE c.code = :clinic"
+_MET = """
+    UPDATE integration i SET source = coalesce(i.source, :epoch) FROM clinic c
+    WHERE c.id = i.clinic_id AND c.code = :clinic RETURNING i.source"""
+
+
 def meet(connection: sa.Connection, clinic: str, epoch: str) -> None:
     """Take ``epoch`` for the clinic's source where there was none yet. Raises SourceChangedError where it is not it."""
-    known = connection.scalar(
-        sa.text("""
-            UPDATE integration i SET source = coalesce(i.source, :epoch) FROM clinic c
-            WHERE c.id = i.clinic_id AND c.code = :clinic RETURNING i.source"""),
-        {"clinic": clinic, "epoch": epoch},
-    )
+    values = {"clinic": clinic, "epoch": epoch}
+    known = connection.scalar(sa.text(_KNOWN), values) or connection.scalar(sa.text(_MET), values)
     if known is not None and known != epoch:
         raise SourceChangedError(clinic)
 

@@ -15,7 +15,10 @@ CREATE TEMP TABLE IF NOT EXISTS booking (
     appointment_id bigint, old_slot bigint, seated boolean
 ) ON COMMIT DELETE ROWS"""
 
-FOLD = """
+WANTS_SEAT = "b.status = 'booked' AND b.seated IS NOT TRUE"
+
+FOLD = f"""
+WITH b AS (
 INSERT INTO booking
 SELECT DISTINCT ON (t.target) t.target, t.event_id, t.sequence, t.patient_id, t.service_id, t.specialist_id,
        t.agenda_id, t.starts_at, t.ends_at, t.status, t.occurred_at,
@@ -28,9 +31,8 @@ FROM (SELECT n.*, a.id AS appointment_id, a.slot_id, a.agenda_id AS old_agenda, 
                  AS before
       FROM news n LEFT JOIN appointment a ON a.clinic_id = :clinic AND a.external_id = n.target
       WHERE n.verdict = 'apply' AND n.facet = 'appointment') t
-ORDER BY t.target, t.sequence DESC"""
-
-WANTS_SEAT = "b.status = 'booked' AND b.seated IS NOT TRUE"
+ORDER BY t.target, t.sequence DESC RETURNING *)
+SELECT count(b.appointment_id) AS known, count(*) FILTER (WHERE {WANTS_SEAT}) AS wanting FROM b"""
 
 RELEASE = f"""
 DELETE FROM seat s USING booking b
@@ -55,13 +57,13 @@ UPDATE slot s SET state = 'retired' FROM booking b
 WHERE {OVERLAPPING} AND s.starts_at <> b.starts_at AND s.state <> 'retired'
   AND NOT EXISTS (SELECT FROM seat WHERE seat.slot_id = s.id)"""
 
+# Of two bookings over each other the earlier event has its place; one whose rival falls here is looked at again, as all
+# are where somebody's time is taken by another slot.
 TAKEN = f"""
-SELECT DISTINCT b.event_id FROM booking b JOIN slot s
-    ON {OVERLAPPING} AND s.starts_at <> b.starts_at AND s.state <> 'retired'"""
-
-# Of two bookings over each other the earlier event has its place; one whose rival falls here is looked at again.
-RIVALS = f"""
-WITH clash AS MATERIALIZED (
+WITH taken AS MATERIALIZED (
+    SELECT DISTINCT b.event_id FROM booking b JOIN slot s
+        ON {OVERLAPPING} AND s.starts_at <> b.starts_at AND s.state <> 'retired'),
+clash AS MATERIALIZED (
     SELECT DISTINCT agenda_id
     FROM (SELECT b.agenda_id, b.starts_at, max(b.ends_at) OVER (
                      PARTITION BY b.agenda_id ORDER BY b.starts_at GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
@@ -73,7 +75,10 @@ rival AS (
         ON o.agenda_id = b.agenda_id AND o.status = 'booked' AND o.seated IS NOT TRUE AND o.sequence < b.sequence
        AND o.starts_at <> b.starts_at AND o.starts_at < b.ends_at AND o.ends_at > b.starts_at
     WHERE {WANTS_SEAT})
-SELECT DISTINCT event_id FROM rival WHERE first NOT IN (SELECT event_id FROM rival)"""
+SELECT event_id FROM taken
+UNION ALL
+SELECT DISTINCT event_id FROM rival
+WHERE NOT EXISTS (SELECT FROM taken) AND first NOT IN (SELECT event_id FROM rival)"""
 
 MAKE_SLOTS = f"""
 WITH made AS (
@@ -105,7 +110,9 @@ SET agenda_id = excluded.agenda_id, slot_id = excluded.slot_id, service_id = exc
                   ELSE excluded.status END,
     cancelled_at = excluded.cancelled_at, updated_at = excluded.updated_at"""
 
+# Who is left standing is said.
 SEAT = f"""
+WITH seated AS (
 INSERT INTO seat (slot_id, unit, appointment_id)
 SELECT w.slot_id, f.unit, w.appointment_id
 FROM (SELECT a.slot_id, a.id AS appointment_id, row_number() OVER (PARTITION BY a.slot_id ORDER BY b.sequence) AS turn
@@ -115,13 +122,14 @@ JOIN slot s ON s.id = w.slot_id
 CROSS JOIN LATERAL (
     SELECT u.unit, row_number() OVER (ORDER BY u.unit) AS turn FROM generate_series(1, s.capacity) u(unit)
     WHERE NOT EXISTS (SELECT FROM seat WHERE seat.slot_id = s.id AND seat.unit = u.unit)) f
-WHERE f.turn = w.turn"""
-
-STANDING = f"""
+WHERE f.turn = w.turn RETURNING appointment_id)
 SELECT b.event_id FROM booking b JOIN appointment a ON a.clinic_id = :clinic AND a.external_id = b.target
-WHERE {WANTS_SEAT} AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = a.id)"""
+WHERE {WANTS_SEAT} AND NOT EXISTS (SELECT FROM seat WHERE seat.appointment_id = a.id)
+  AND NOT EXISTS (SELECT FROM seated WHERE seated.appointment_id = a.id)"""
 
+# Whose appointment is nobody's is said.
 ACCEPT = f"""
+WITH accepted AS (
 UPDATE appointment a
 SET accepted_at = CASE n.status WHEN 'accepted' THEN n.moment END,
     accepted_desk = CASE n.status WHEN 'accepted' THEN n.desk END,
@@ -129,9 +137,7 @@ SET accepted_at = CASE n.status WHEN 'accepted' THEN n.moment END,
                   WHEN n.status = 'cancelled' AND a.status = 'accepted' THEN 'booked' ELSE a.status END,
     updated_at = :as_of
 FROM {NEWEST.format(facet="acceptance")} n
-WHERE a.clinic_id = :clinic AND a.external_id = n.target"""
-
-ACCEPTED_NOBODY = """
+WHERE a.clinic_id = :clinic AND a.external_id = n.target)
 SELECT n.event_id FROM news n
 WHERE n.verdict = 'apply' AND n.facet = 'acceptance'
   AND NOT EXISTS (SELECT FROM appointment a WHERE a.clinic_id = :clinic AND a.external_id = n.target)"""
@@ -140,22 +146,20 @@ WHERE n.verdict = 'apply' AND n.facet = 'acceptance'
 def book(run: Run) -> dict[str, list[object]]:
     """Carry out the appointments that apply; returns the events that cannot be, by problem."""
     run("DELETE FROM booking")
-    run(FOLD)
-    run(RELEASE)
-    run(RETIRE_LEFT)
-    run(EXPIRED_HOLDS)
-    run(RETIRE_IN_THE_WAY)
-    for statement in (TAKEN, RIVALS):
-        taken = found("time_taken", run(statement))
-        if taken:
+    folded = run(FOLD).one()
+    if folded.known:
+        run(RELEASE)
+        run(RETIRE_LEFT)
+    if folded.wanting:
+        run(EXPIRED_HOLDS)
+        run(RETIRE_IN_THE_WAY)
+        if taken := found("time_taken", run(TAKEN)):
             return taken
-    run(MAKE_SLOTS)
+        run(MAKE_SLOTS)
     run(BOOK)
-    run(SEAT)
-    return found("time_full", run(STANDING))
+    return found("time_full", run(SEAT)) if folded.wanting else {}
 
 
 def accept(run: Run) -> dict[str, list[object]]:
     """The same for acceptances."""
-    run(ACCEPT)
-    return found("appointment_unknown", run(ACCEPTED_NOBODY))
+    return found("appointment_unknown", run(ACCEPT))

@@ -18,26 +18,14 @@ class Cursor:
     sequence: int
     stopped: str | None
     down_since: datetime | None
-
-
-def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
-    """Where ``source`` was read to; a cursor that belonged to none yet is its from now on.
-
-    Raises:
-        PermanentError: there is no such clinic, or the cursor is of another source.
-    """
-    row = connection.execute(
-        sa.text("""
-            INSERT INTO event_cursor AS e (clinic_id, source) SELECT id, :source FROM clinic WHERE code = :clinic
-            ON CONFLICT (clinic_id) DO UPDATE SET source = coalesce(e.source, excluded.source)
-            RETURNING clinic_id, sequence, stopped_reason, down_since, source"""),
-        {"clinic": clinic, "source": source},
-    ).one_or_none()
-    if row is None:
-        raise PermanentError("clinic_missing", clinic=clinic)
-    if row.source != source:
-        raise PermanentError("source_changed", clinic=clinic)
-    return Cursor(row.clinic_id, clinic, *row[1:4])
+    anchor: str | None
+    """The event on which it stands."""
+    history: str | None
+    """What the source called its history then."""
+    after: int
+    """The number after which to read; see ``AFTER``."""
+    waits: bool
+    """Whether an event that has come before waits for anything."""
 
 
 AFTER = """least(e.sequence - CAST(e.anchor IS NOT NULL AS integer),
@@ -45,33 +33,50 @@ AFTER = """least(e.sequence - CAST(e.anchor IS NOT NULL AS integer),
 """SQL over a cursor ``e``: after which number to read. Before the oldest open gap, and before the event on which it
 stands, which is seen again."""
 
-START = f"""
-SELECT e.sequence, CAST(e.anchor AS text), {AFTER}, e.history FROM event_cursor e WHERE e.clinic_id = :clinic"""
-"""Where the cursor stands, on which event, after which number to read, and what the source called its history then."""
+
+def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
+    """Where ``source`` was read to; a cursor that belonged to none yet is its from now on, and nobody else's to move
+    before the end of the transaction.
+
+    Raises:
+        PermanentError: there is no such clinic, or the cursor is of another source.
+    """
+    row = connection.execute(
+        sa.text(f"""
+            INSERT INTO event_cursor AS e (clinic_id, source) SELECT id, :source FROM clinic WHERE code = :clinic
+            ON CONFLICT (clinic_id) DO UPDATE SET source = coalesce(e.source, excluded.source)
+            RETURNING e.clinic_id, e.sequence, e.stopped_reason, e.down_since, CAST(e.anchor AS text), e.history,
+                      {AFTER} AS after,
+                      EXISTS (SELECT FROM event_inbox i
+                              WHERE i.clinic_id = e.clinic_id AND i.state IN ('parked', 'waiting', 'dead'))
+                      OR EXISTS (SELECT FROM event_inbox i
+                                 WHERE i.clinic_id = e.clinic_id AND i.state = 'unknown') AS waits, e.source"""),
+        {"clinic": clinic, "source": source},
+    ).one_or_none()
+    if row is None:
+        raise PermanentError("clinic_missing", clinic=clinic)
+    if row.source != source:
+        raise PermanentError("source_changed", clinic=clinic)
+    return Cursor(row.clinic_id, clinic, *row[1:8])
 
 
 LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"
 
-FILL_GAPS = """
+# What of open gaps has come is taken out of them; what lies between the cursor and the page's last number and did not
+# come is a gap from now on.
+MOVE = """
 WITH seen AS (SELECT range_agg(int8range(s, s, '[]')) AS numbers FROM unnest(CAST(:sequences AS bigint[])) s),
 filled AS (DELETE FROM event_gap g USING seen
-           WHERE g.clinic_id = :clinic AND g.lost_at IS NULL AND g.span && seen.numbers RETURNING g.span, g.noticed_at)
-INSERT INTO event_gap (clinic_id, span, noticed_at)
-SELECT :clinic, left_over, f.noticed_at
-FROM filled f, seen, unnest(int8multirange(f.span) - seen.numbers) left_over"""
-
-# What lies between the cursor and the page's last number and did not come.
-NOTE_GAPS = """
-INSERT INTO event_gap (clinic_id, span, noticed_at)
-SELECT :clinic, missing, :as_of
-FROM event_cursor e,
-     (SELECT range_agg(int8range(s, s, '[]')) AS numbers FROM unnest(CAST(:sequences AS bigint[])) s) seen,
-     unnest(int8multirange(int8range(
-         CASE WHEN e.sequence = 0 AND lower(numbers) > :far THEN lower(numbers) ELSE e.sequence + 1 END,
-         greatest(e.sequence, :highest) + 1)) - numbers) missing
-WHERE e.clinic_id = :clinic"""
-
-MOVE = """
+           WHERE g.clinic_id = :clinic AND g.lost_at IS NULL AND g.span && seen.numbers RETURNING g.span, g.noticed_at),
+open AS (
+    SELECT left_over AS span, f.noticed_at FROM filled f, seen, unnest(int8multirange(f.span) - seen.numbers) left_over
+    UNION ALL
+    SELECT missing, CAST(:as_of AS timestamptz)
+    FROM event_cursor e, seen, unnest(int8multirange(int8range(
+             CASE WHEN e.sequence = 0 AND lower(numbers) > :far THEN lower(numbers) ELSE e.sequence + 1 END,
+             greatest(e.sequence, :highest) + 1)) - numbers) missing
+    WHERE e.clinic_id = :clinic),
+noted AS (INSERT INTO event_gap (clinic_id, span, noticed_at) SELECT :clinic, span, noticed_at FROM open)
 UPDATE event_cursor SET anchor = CASE WHEN :highest > sequence THEN CAST(:anchor AS uuid) ELSE anchor END,
                         sequence = greatest(sequence, :highest), read_at = :as_of, failures = 0, quiet_until = NULL,
                         down_since = NULL, history = coalesce(:history, history)

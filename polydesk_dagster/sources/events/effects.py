@@ -19,6 +19,7 @@ from polydesk_dagster.clinic.patients import claims
 from polydesk_dagster.database import refusals
 from polydesk_dagster.errors import TransientError
 from polydesk_dagster.sources.events import bookings, people, types
+from polydesk_dagster.sources.events.staging import Batch
 from polydesk_dagster.values import Reason
 
 IMPORT_PATIENTS, PREVIEW_PRICES = "import_patients", "preview_prices"
@@ -44,19 +45,19 @@ UPDATE news n SET verdict = 'superseded', reason = 'newer_known'
 FROM event_state e
 WHERE e.clinic_id = :clinic AND e.facet = n.facet AND e.external_id = n.target AND e.sequence >= n.sequence"""
 
-# An event waits behind the first of its entity that is not settled, here or in the inbox.
+# An event waits behind the first of its entity that is not settled, here or in the inbox; one of no entity for itself.
 HOLD_BACK = """
-UPDATE news n SET verdict = CASE WHEN n.sequence = b.first AND n.problem IS NOT NULL THEN 'parked' ELSE 'waiting' END
-FROM (SELECT entity, min(sequence) AS first
+UPDATE news n SET verdict = CASE WHEN n.problem IS NOT NULL AND (b.entity IS NULL OR n.sequence = b.first)
+                                 THEN 'parked' ELSE 'waiting' END
+FROM news m LEFT JOIN (
+      SELECT entity, min(sequence) AS first
       FROM (SELECT entity, sequence FROM news WHERE verdict IS NULL AND problem IS NOT NULL
             UNION ALL
             SELECT i.entity, i.sequence FROM event_inbox i
             WHERE i.clinic_id = :clinic AND i.state IN ('parked', 'waiting', 'dead')
               AND NOT EXISTS (SELECT FROM news o WHERE o.event_id = i.event_id)) u
-      WHERE entity IS NOT NULL GROUP BY entity) b
-WHERE n.entity = b.entity AND n.sequence >= b.first AND n.verdict IS NULL"""
-
-HOLD_BACK_ALONE = "UPDATE news SET verdict = 'parked' WHERE verdict IS NULL AND problem IS NOT NULL"
+      WHERE entity IS NOT NULL GROUP BY entity) b ON b.entity = m.entity AND m.sequence >= b.first
+WHERE m.event_id = n.event_id AND n.verdict IS NULL AND (n.problem IS NOT NULL OR b.entity IS NOT NULL)"""
 
 REPORTS = """
 INSERT INTO report AS r (clinic_id, external_id, patient_id, appointment_id, title, url, published_at, withdrawn_at,
@@ -98,57 +99,61 @@ WHERE l.subject = 'report' AND m.id = l.message_id AND m.state IN ('planned', 'r
   AND r.clinic_id = :clinic AND r.withdrawn_at IS NOT NULL
   AND r.external_id IN (SELECT target FROM news WHERE verdict = 'apply' AND facet = 'report')"""
 
-REQUEST = """
+ASK_FOR = f"""
 INSERT INTO service_request (clinic_id, service, asked_at)
-SELECT :clinic, :service, :as_of
-WHERE EXISTS (SELECT FROM news WHERE {condition}) ON CONFLICT DO NOTHING"""
-ASK_PRICES = REQUEST.format(condition="facet = 'price_list' AND verdict = 'applied'")
-ASK_PATIENTS = REQUEST.format(
-    condition="patient IS NOT NULL AND patient_id IS NULL AND verdict IN ('parked', 'waiting')"
-)
+SELECT DISTINCT :clinic, wanted.service, CAST(:as_of AS timestamptz)
+FROM news, LATERAL (VALUES
+    ('{PREVIEW_PRICES}', facet = 'price_list' AND verdict = 'applied'),
+    ('{IMPORT_PATIENTS}', patient IS NOT NULL AND patient_id IS NULL AND verdict IN ('parked', 'waiting'))
+) wanted(service, due) WHERE wanted.due ON CONFLICT DO NOTHING"""
 
 MARK = "UPDATE news SET problem = :problem WHERE event_id = ANY(:events)"
 
 REMEMBER = """
-INSERT INTO event_state AS e (clinic_id, facet, external_id, sequence)
-SELECT :clinic, facet, target, max(sequence) FROM news WHERE verdict = 'apply' GROUP BY facet, target
-ON CONFLICT (clinic_id, facet, external_id) DO UPDATE SET sequence = excluded.sequence"""
+WITH known AS (
+    INSERT INTO event_state AS e (clinic_id, facet, external_id, sequence)
+    SELECT :clinic, facet, target, max(sequence) FROM news WHERE verdict = 'apply' GROUP BY facet, target
+    ON CONFLICT (clinic_id, facet, external_id) DO UPDATE SET sequence = excluded.sequence)
+UPDATE news SET verdict = 'applied' WHERE verdict = 'apply'"""
 
 
-def settle(connection: sa.Connection, clinic_id: int, as_of: datetime) -> None:
-    """Give every event in ``news`` its verdict and carry out those that apply.
+def settle(connection: sa.Connection, clinic_id: int, as_of: datetime, staged: Batch) -> None:
+    """Give every event in ``news`` its verdict and carry out those that apply; ``staged`` is what was put there.
 
     Raises:
         TransientError: the database asks to try again (a deadlock, a lock that was waited for too long).
     """
-    _Settling(connection, clinic_id, as_of).all()
+    _Settling(connection, clinic_id, as_of, staged).all()
 
 
 class _Settling:
-    def __init__(self, connection: sa.Connection, clinic_id: int, as_of: datetime) -> None:
+    def __init__(self, connection: sa.Connection, clinic_id: int, as_of: datetime, staged: Batch) -> None:
         self.connection = connection
         self.as_of = as_of
+        self.staged = staged
+        self.facets = staged.column("facet")
         self.parameters = {"clinic": clinic_id, "as_of": as_of}
 
     def run(self, statement: str, **more: object) -> sa.CursorResult[object]:
         return self.connection.execute(sa.text(statement), self.parameters | more)
 
     def all(self) -> None:
-        self.run(types.ASK)
-        self.run(types.JUDGE)
-        self.run(bookings.BOOKINGS)
+        if any(types.UNKNOWN in problem for problem in self.staged.column("problem")):
+            self.run(types.ASK)
+            self.run(types.JUDGE)
+        if "appointment" in self.facets:
+            self.run(bookings.BOOKINGS)
         self.run(SUPERSEDE)
-        self.check_claims()
+        if "patient" in self.facets:
+            self.check_claims()
         self.run(RESOLVE)
         self.group(None)
-        self.run(ASK_PRICES, service=PREVIEW_PRICES)
-        self.run(ASK_PATIENTS, service=IMPORT_PATIENTS)
+        self.run(ASK_FOR)
 
     def group(self, entities: Sequence[str] | None) -> None:
         """Settle the entities named, or all. What fails is found out inside a savepoint and tried again without it."""
         while True:
             self.run(HOLD_BACK)
-            self.run(HOLD_BACK_ALONE)
             savepoint = self.connection.begin_nested()
             try:
                 chosen = self.choose(entities)
@@ -197,22 +202,21 @@ class _Settling:
 
     def carry_out(self) -> dict[str, list[object]]:
         """Effects of what is to ``apply``; returns the events that cannot be, by problem, and has then to be undone."""
-        facets = set(self.run("SELECT DISTINCT facet FROM news WHERE verdict = 'apply'").scalars())
         problems: dict[str, list[object]] = {}
-        if "appointment" in facets:
+        if "appointment" in self.facets:
             problems |= bookings.book(self.run)
-        if "acceptance" in facets and not problems:
+        if "acceptance" in self.facets and not problems:
             problems |= bookings.accept(self.run)
         if problems:
             return problems
-        if "report" in facets:
+        if "report" in self.facets:
             self.run(REPORTS)
             enqueue(self.connection, REPORT_READY.key, ANNOUNCE, self.parameters, self.as_of)
-            self.run(HUSH)
-        if "patient" in facets:
+            if "withdrawn" in self.staged.column("status"):
+                self.run(HUSH)
+        if "patient" in self.facets:
             people.take(self.run)
         self.run(REMEMBER)
-        self.run("UPDATE news SET verdict = 'applied' WHERE verdict = 'apply'")
         return {}
 
     def check_claims(self) -> None:

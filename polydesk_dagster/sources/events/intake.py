@@ -90,10 +90,14 @@ def sync(
     """
     with engine.begin() as connection:
         cursor = cursors.load(connection, clinic, feed.epoch)
-    if cursor.stopped and not reconcile:
-        return Report.refused("events_stopped", {"why": read(cursor.stopped)}, clinic)
-    round_ = _Round(engine, as_of, cursor, feed, page)
-    round_.retry()
+        if cursor.stopped and not reconcile:
+            return Report.refused("events_stopped", {"why": read(cursor.stopped)}, clinic)
+        round_ = _Round(engine, as_of, cursor, feed, page)
+        more = cursor.waits and round_.retry(connection, first=True)
+    while more:
+        with engine.begin() as connection:
+            round_.run(connection, cursors.LOCK)
+            more = round_.retry(connection)
     try:
         reasons = round_.reconcile() if reconcile else []
         left = round_.read(pages, progress)
@@ -145,14 +149,13 @@ WHERE clinic_id = :clinic AND changed_at = :as_of AND state IN ('parked', 'dead'
 GROUP BY state, reason ORDER BY count(*) DESC, reason LIMIT 20"""
 
 STANDING = """
-SELECT (SELECT count(*) FROM event_inbox WHERE clinic_id = :clinic AND state = 'dead') AS dead,
-       (SELECT count(*) FROM event_inbox
-        WHERE clinic_id = :clinic AND state IN ('parked', 'waiting', 'dead')) AS waiting,
+SELECT count(*) FILTER (WHERE state = 'dead') AS dead, count(*) AS waiting,
+       EXISTS (SELECT FROM event_inbox WHERE clinic_id = :clinic AND state = 'unknown') AS unknown,
        (SELECT coalesce(sum(upper(span) - lower(span)), 0) FROM event_gap
         WHERE clinic_id = :clinic AND lost_at = :as_of) AS lost,
        (SELECT coalesce(sum(upper(span) - lower(span)), 0) FROM event_gap
-        WHERE clinic_id = :clinic AND lost_at IS NULL) AS missing,
-       (SELECT sequence FROM event_cursor WHERE clinic_id = :clinic) AS sequence"""
+        WHERE clinic_id = :clinic AND lost_at IS NULL) AS missing
+FROM event_inbox WHERE clinic_id = :clinic AND state IN ('parked', 'waiting', 'dead')"""
 
 
 @dataclass(slots=True)
@@ -172,10 +175,9 @@ class _Round:
 
     def read(self, pages: int, progress: Callable[[int, int, str], None] | None) -> int:
         """Page through the news; returns how many numbers are left for the next run where ``pages`` were not enough."""
-        with self.engine.begin() as connection:
-            sequence, anchor, after, history = self.run(connection, cursors.START).one()
+        sequence, anchor, history = self.cursor.sequence, self.cursor.anchor, self.cursor.history
         left, met = 0, anchor is None
-        for number, news in enumerate(_pages(_Overlap(self, sequence), after, self.page, pages), 1):
+        for number, news in enumerate(_pages(_Overlap(self, sequence), self.cursor.after, self.page, pages), 1):
             if None not in {news.history, history} and news.history != history:
                 raise OtherHistoryError("events_other_epoch")
             if news.last_sequence < sequence:
@@ -189,17 +191,12 @@ class _Round:
             left = ahead if number == pages and news.size >= self.page else 0
             if progress:
                 progress(self.tally.read, self.tally.read + ahead, "progress.events_read")
-        if not left:
-            # Only now: what was late may have come while nobody looked.
-            with self.engine.begin() as connection:
-                self.lose_gaps(connection)
         return left
 
     def take(self, news: News) -> None:
         """One page, whole: effects, inbox, gaps and cursor."""
         staged = staging.batch(news.events, news.rejected, news.last_sequence + FAR)
-        sequences = trusted_numbers(news)
-        highest = max(sequences, default=0)
+        highest = _highest(news)
         with self.engine.begin() as connection:
             self.run(connection, cursors.LOCK)
             if staged.rows:
@@ -207,41 +204,39 @@ class _Round:
                 known = self.run(connection, inbox.KNOWN).scalar_one()
                 self.tally.repeated += staged.repeated + known
                 if known < len(staged.rows):
-                    self.settle(connection)
-            if sequences:
-                self.run(connection, cursors.FILL_GAPS, sequences=sequences)
-                self.run(connection, cursors.NOTE_GAPS, sequences=sequences, highest=highest, far=FAR)
+                    self.settle(connection, staged)
             at = staging.ids_at(news, highest)
             self.run(
                 connection,
                 cursors.MOVE,
+                sequences=trusted_numbers(news),
                 highest=highest,
+                far=FAR,
                 anchor=at.pop() if len(at) == 1 else None,
                 history=news.history,
             )
         self.tally.read += len(news.events) + len(news.rejected)
 
-    def settle(self, connection: sa.Connection) -> None:
-        effects.settle(connection, self.cursor.clinic_id, self.as_of)
+    def settle(self, connection: sa.Connection, staged: Batch) -> None:
+        effects.settle(connection, self.cursor.clinic_id, self.as_of, staged)
         counted = "SELECT state, fresh, count(*) FROM kept GROUP BY state, fresh"
         for state, fresh, count in self.run(connection, f"WITH kept AS ({inbox.INBOX}) {counted}"):
             setattr(self.tally, state, getattr(self.tally, state) + count)
             if state == "dead" or (fresh and state in {"parked", "waiting"}):
                 self.tally.set_aside += count
 
-    def retry(self) -> None:
-        """Try again the events that are due, or that name what is known meanwhile, each with what waits behind it."""
-        with self.engine.begin() as connection:
+    def retry(self, connection: sa.Connection, *, first: bool = False) -> bool:
+        """Try again a lot of the events that are due, or at ``first`` that name what is known meanwhile, each with what
+        waits behind it; whether there were any."""
+        if first:
             self.run(connection, types.KNOWN_NOW, types=sorted(staging.TYPES))
             self.run(connection, inbox.NAMED_NOW)
-        while True:
-            with self.engine.begin() as connection:
-                self.run(connection, cursors.LOCK)
-                due = self.run(connection, inbox.DUE, limit=self.page).all()
-                if not due:
-                    return
-                staging.copy(connection, _reread(due))
-                self.settle(connection)
+        due = self.run(connection, inbox.DUE, limit=self.page).all()
+        if due:
+            staged = _reread(due)
+            staging.copy(connection, staged)
+            self.settle(connection, staged)
+        return bool(due)
 
     def lose_gaps(self, connection: sa.Connection, below: int = 0) -> None:
         """Wait no longer for numbers that are overdue, or that studiolab no longer has."""
@@ -276,7 +271,8 @@ class _Round:
             self.run(connection, cursors.GO_ON, sequence=sequence)
             self.run(connection, TO_COMPARE, services=[effects.IMPORT_PATIENTS, effects.PREVIEW_PRICES])
             uncertain = self.run(connection, UNCERTAIN).scalar_one()
-        lost = 0 if restored else sequence - self.cursor.sequence
+            before, self.cursor = self.cursor, cursors.load(connection, self.cursor.code, self.feed.epoch)
+        lost = 0 if restored else sequence - before.sequence
         reasons = [Reason("reconciled", {"sequence": sequence + 1}, self.cursor.code)]
         if restored:
             reasons.append(Reason("numbers_restarted", {}, self.cursor.code))
@@ -288,10 +284,12 @@ class _Round:
 
     def report(self, reasons: Sequence[Reason], left: int) -> Report:
         tally = self.tally
-        with self.engine.connect() as connection:
-            failed = self.run(connection, FAILED_NOW).all()
+        with self.engine.begin() as connection:
+            if not left:  # only now: what was late may have come while nobody looked
+                self.lose_gaps(connection)
             standing = self.run(connection, STANDING).one()
-            asked = self.run(connection, types.OPEN).all()
+            failed = self.run(connection, FAILED_NOW).all() if standing.waiting else []
+            asked = self.run(connection, types.OPEN).all() if standing.unknown else []
         said = list(reasons)
         if self.cursor.down_since:
             said.append(Reason("reachable_again", {"since": Instant(self.cursor.down_since)}, self.cursor.code))

@@ -133,13 +133,6 @@ def clinics(connection: sa.Connection, as_of: datetime) -> list[Clinic]:
     return [Clinic(**{**row, "missing": tuple((first, last) for first, last in row["missing"])}) for row in rows]
 
 
-def active(connection: sa.Connection, clinic: str) -> bool:
-    """Whether the clinic (a code) has an active integration."""
-    query = """SELECT EXISTS (SELECT FROM clinic c JOIN integration i ON i.clinic_id = c.id
-                              WHERE c.code = :clinic AND c.active AND i.active)"""
-    return bool(connection.scalar(sa.text(query), {"clinic": clinic}))
-
-
 def look(
     known: Sequence[Clinic],
     as_of: datetime,

@@ -117,6 +117,11 @@ class Batch:
     repeated: int
     """Deliveries beyond the first inside this batch."""
 
+    def column(self, name: str) -> set[str]:
+        """What stands in one of ``COLUMNS``, once each."""
+        place = COLUMNS.index(name)
+        return {value for row in self.rows.values() if (value := row[place]) is not None}
+
 
 def batch(events: Iterable[Event], rejected: Sequence[Rejected], largest: int = 2**62) -> Batch:
     """Stage what a page of news holds, readable or not. A sequence number above ``largest`` is taken for wrong."""

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import audit
 from polydesk_dagster.errors import PermanentError
 
-_UNKNOWN = """n.verdict IS NULL AND n.problem LIKE '%"event_type_unknown"%'"""
+UNKNOWN = '"event_type_unknown"'
+"""In the problem of an event whose type is not known."""
+_UNKNOWN = f"n.verdict IS NULL AND n.problem LIKE '%{UNKNOWN}%'"
 
 ASK = f"""
 INSERT INTO event_type (type, clinic_id, asked_at)
