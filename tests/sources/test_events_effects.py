@@ -271,3 +271,21 @@ def test_times_are_those_of_the_run(bo: Lab) -> None:
     bo.sync()
     ((updated,),) = bo.rows("SELECT updated_at FROM appointment")
     assert NOW < updated < NOW + MINUTE
+
+
+def test_a_page_asks_only_for_what_it_holds(bo: Lab) -> None:
+    """A thousand clinics with news are a thousand such turns: what is not there is not looked for."""
+    bo.publish(person(), booking("W", "12:00"))
+    assert bo.sync().counts.updated == 2
+    asked: list[str] = []
+    sa.event.listen(bo.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    bo.sync(MINUTE)
+    nothing = len(asked)
+    bo.publish(person(), booking("X"))
+    bo.sync(MINUTE)
+    assert (nothing, len(asked) - nothing) == (5, 30)
+    bo.publish(booking("Y") | {"type": "appointment.merged"})
+    bo.sync(MINUTE)
+    del asked[:]
+    bo.sync(MINUTE)
+    assert len(asked) == nothing + 4  # what waits is looked at again
