@@ -25,6 +25,7 @@ from xdist.scheduler import LoadScopeScheduling
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from tests import postgres, world
+from tests.forked import forked
 from tests.lent import lent
 from tests.waiting import PATIENCE
 
@@ -95,13 +96,23 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    python = _opened(config).enter_context(forked(config.invocation_params.args))
+    for spec in specs:
+        spec.python = python
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """The process that hands out the tests starts the server and tells each of its workers where it is."""
     stash = node.config.stash
     if _server not in stash:
-        stash[_open] = ExitStack()
-        stash[_server] = stash[_open].enter_context(postgres.started()).render_as_string(hide_password=False)
+        stash[_server] = _opened(node.config).enter_context(postgres.started()).render_as_string(hide_password=False)
     node.workerinput["server"] = stash[_server]
+
+
+def _opened(config: pytest.Config) -> ExitStack:
+    return config.stash.setdefault(_open, ExitStack())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
