@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import islice
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from tests import world
 from tests.sources.events_world import CODE, NOW, Lab, booking, lab, records
 from tests.sources.test_numbering import Unnumbered
 from tests.sources.test_remote_policy import FAST
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -103,6 +105,34 @@ def test_who_does_not_answer_keeps_nobody() -> None:
         coming = Ahead(lambda _: "t").in_turn([*wanted], wanted)
         assert sorted(islice(coming, 40)) == [*wanted][40:]
         coming.close()
+
+
+def test_where_those_in_turn_have_all_places_the_next_asks_in_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "AT_ONE", 1)
+    fleet = Fleet(hangs=lambda question: question == 2)
+    with in_thread(fleet) as port, ThreadPoolExecutor(1) as turn:
+        wanted = asked([f"http://127.9.9.9:{port}/C{number}/api/v1" for number in range(2)])
+        first = Ahead(lambda _: "t")
+        coming = first.in_turn([*wanted], wanted)
+        clinic = next(coming)
+        with Studiolab(clinic, wanted[clinic].link.settings["url"], "t", FAST) as source:
+            second_page = turn.submit(first.of(clinic, source).news, "7", PAGE)
+            until(lambda: len(fleet.asked) == 2)
+            assert sorted([clinic, next(coming)]) == [*wanted]
+            fleet.release()
+            second_page.result()
+        assert not any(path.startswith("/C1/") for path in fleet.asked)
+
+
+def test_what_nobody_takes_does_not_pile_up() -> None:
+    fleet = Fleet()
+    with in_thread(fleet) as port:
+        wanted = asked([address(port, number) for number in range(AT_ONCE + 8)])
+        first = Ahead(lambda _: "t")
+        for clinic in [*first.in_turn([*wanted], wanted)]:
+            with Studiolab(clinic, wanted[clinic].link.settings["url"], "t", FAST) as source:
+                first.of(clinic, source).news("0", PAGE)
+    assert len(fleet.asked) == AT_ONCE + 8 + 8
 
 
 def test_what_was_asked_ahead_is_not_asked_again(bo: Lab) -> None:
