@@ -294,7 +294,7 @@ def test_the_preview_of_people_masks_codes(synced: Lab) -> None:
     assert "RSSMRA80A01H501U" not in str(report)
     with synced.engine.connect() as connection:
         rows = list(show.rows(connection, synced.plan(report), COLLABORATOR))
-    assert rows[0].after["fiscal_code"] == "RSSMRA80A01H501U"
+    assert "RSSMRA80A01H501U" in {row.after["fiscal_code"] for row in rows}
 
 
 def test_a_patient_that_studiolab_merged_into_another_is_asked_about_and_not_imported_anew(lab: Lab) -> None:
