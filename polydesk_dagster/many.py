@@ -162,10 +162,11 @@ def perform_each(
     service: str,
     config: ServiceConfig,
     rule: Callable[[Run], Report],
-    clinics: Iterable[str],
+    clinics: Iterable[str | None],
 ) -> Iterator[tuple[str, Report]]:
     """``perform`` for each of these clinics in one run, ``SIDE_BY_SIDE`` at a time: each with its report, as it comes.
-    What one comes to is nothing to the others. ``clinics`` is asked for the next one when there is a place for it.
+    What one comes to is nothing to the others. ``clinics`` is asked for the next one when there is a place for it; None
+    says that it is nobody's turn yet.
 
     Raises:
         dagster.Failure: where the database's schema does not suit this program.
@@ -181,18 +182,23 @@ def perform_each(
                 unknown = None if clinic in ours else unknown_partition(engine, clinic)
                 return unknown or performed(context, polydesk, settings, engine, service, config, rule, name, clinic)
 
-            coming = iter(clinics)
-            first = islice(coming, SIDE_BY_SIDE)
-            under_way: dict[Future[Report], str] = {pool.submit(one, each): each for each in first}
+            under_way: dict[Future[Report], str] = {}
             try:
+                for clinic in clinics:
+                    if clinic is not None:
+                        under_way[pool.submit(one, clinic)] = clinic
+                    yield from _ended(under_way, None if len(under_way) == SIDE_BY_SIDE else 0)
                 while under_way:
-                    done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                    for each in done:
-                        clinic = under_way.pop(each)
-                        under_way |= {pool.submit(one, following): following for following in islice(coming, 1)}
-                        yield clinic, each.result()
+                    yield from _ended(under_way, None)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ended(under_way: dict[Future[Report], str], patience: float | None) -> Iterator[tuple[str, Report]]:
+    """Those that have ended, or the first that do within ``patience`` (seconds; None: however long)."""
+    done, _ = wait(under_way, patience, FIRST_COMPLETED)
+    for each in done:
+        yield under_way.pop(each), each.result()
 
 
 def shown_of(key: dg.AssetKey, clinic: str, report: Report) -> dg.AssetMaterialization | dg.AssetObservation:

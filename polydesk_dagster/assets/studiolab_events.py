@@ -52,7 +52,9 @@ def _take(run: Run, reconcile: bool, ahead: Ahead | None = None) -> Report:
         return Report.skipped("integration_off", None, clinic)
 
 
-def _in_turn(polydesk: PolydeskResource, config: EventsConfig, clinics: Sequence[str], ahead: Ahead) -> Generator[str]:
+def _in_turn(
+    polydesk: PolydeskResource, config: EventsConfig, clinics: Sequence[str], ahead: Ahead
+) -> Generator[str | None]:
     """The clinics as their turns come. Nobody is asked ahead who may not be asked, or not yet."""
     with polydesk.engine().begin() as connection:
         now = polydesk.now()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -28,11 +31,14 @@ from polydesk_dagster.catalog import Place
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.running import Run
 from polydesk_dagster.runtime.state import activity, restored
 from polydesk_dagster.sources.events.ahead import Ahead
 from tests import world
 from tests.changes.test_plan_dagster import BASE, PATIENTS
+from tests.waiting import PATIENCE
 
 CLINICS = ("AA01", "BB01", "CC01", "DD01")
 ILL, WELL = "BB01", [clinic for clinic in CLINICS if clinic != "BB01"]
@@ -268,6 +274,28 @@ def test_events_of_a_range_are_each_clinics_own(chain: Chain) -> None:
     assert sorted(each["path"][1:5] for each in chain.simulator.requests) == ["AA01", "BB01", "CC01"]
 
 
+def test_what_one_comes_to_is_told_while_it_is_nobodys_turn(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "performed", lambda *_: Report(Outcome.OK))
+    monkeypatch.setattr(many.canceling, "fenced", lambda *_: nullcontext())
+    told: list[str] = []
+
+    def turns() -> Iterator[str | None]:
+        yield "AA01"
+        deadline = time.monotonic() + PATIENCE
+        while not told and time.monotonic() < deadline:
+            yield None
+        yield "BB01" if told else "nobody was told"
+
+    context: Any = SimpleNamespace(instance=None, run=dg.DagsterRun(job_name="sync_events"))
+    for clinic, _ in many.perform_each(context, PolydeskResource(), "sync_events", EventsConfig(), _never, turns()):
+        told.append(clinic)
+    assert told == ["AA01", "BB01"]
+
+
+def _never(run: Run) -> Report:
+    raise AssertionError(run)
+
+
 def _held(connection: sa.Connection) -> None:
     restored.hold(connection, datetime.now(UTC))
 
@@ -297,7 +325,7 @@ def test_nobody_is_asked_ahead_who_may_not_be_asked(
         with chain.engine.begin() as connection:
             made(connection)
     coming = _in_turn(PolydeskResource(), EventsConfig(**asked), CLINICS, Ahead(settings.secret))
-    assert sorted(coming) == [*CLINICS]
+    assert sorted(filter(None, coming)) == [*CLINICS]
     assert {each["path"][1:5] for each in chain.simulator.requests} == {*CLINICS} - {*waits}
 
 

@@ -34,7 +34,7 @@ AT_ONE = 4
 FRESH = 60.0
 """Seconds for which a page may wait for its turn. What came late meanwhile is given up by so much sooner."""
 LOOK = 1.0
-"""Seconds after which it is seen that those in turn have left a place with a server."""
+"""Seconds after which who waits for the next turn may do something else, and it is seen which places are left."""
 
 QUESTIONS = f"""
 SELECT c.code, i.vendor, {SETTINGS} AS settings, i.source, e.stopped_reason AS stopped, t.after,
@@ -99,9 +99,10 @@ class Ahead:
         self._answers: dict[str, _Answer] = {}
         self._places: dict[str, Semaphore] = defaultdict(lambda: Semaphore(AT_ONE))
 
-    def in_turn(self, clinics: Sequence[str], asked: Mapping[str, Question]) -> Generator[str]:
+    def in_turn(self, clinics: Sequence[str], asked: Mapping[str, Question]) -> Generator[str | None]:
         """``clinics``, each when its turn may come: those who are not asked ahead at once, the others as their answers
-        come, so that nobody waits for who does not answer. What is not pulled is not asked."""
+        come, so that nobody waits for who does not answer; None where a second brings nobody's turn. What is not pulled
+        is not asked."""
         self._questions = asked
         waiting = {clinic: asked[clinic] for clinic in clinics if clinic in asked and asked[clinic].ahead}
         ready: deque[tuple[str, _Answer | None]] = deque((each, None) for each in clinics if each not in waiting)
@@ -115,10 +116,13 @@ class Ahead:
                     ready.append((waiting.popitem()[0], None))
                 done, _ = wait(under_way, 0 if ready else LOOK, FIRST_COMPLETED)
                 ready += [(under_way.pop(each), each.result()) for each in done]
-                if ready:
-                    clinic, answer = ready.popleft()
+                if not ready:
+                    yield None
+                    continue
+                clinic, answer = ready.popleft()
+                if answer is not None:
                     self._keep(clinic, answer)
-                    yield clinic
+                yield clinic
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -144,10 +148,9 @@ class Ahead:
         finally:
             self._places[question.server].release()
 
-    def _keep(self, clinic: str, answer: _Answer | None) -> None:
+    def _keep(self, clinic: str, answer: _Answer) -> None:
         """For its turn. What a turn that came to nothing has left here goes when there is too much."""
-        if answer is not None:
-            self._answers[clinic] = answer
+        self._answers[clinic] = answer
         if len(self._answers) > AT_ONCE:
             self._answers.pop(next(iter(self._answers)), None)
 
