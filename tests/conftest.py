@@ -26,7 +26,7 @@ from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from tests import postgres, world
 from tests.forked import forked
-from tests.lent import lent
+from tests.lent import FILLS, lent
 from tests.waiting import PATIENCE
 
 DATA = Path(__file__).parent / "data"
@@ -159,7 +159,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[URL]:
 
 @pytest.fixture
 def _lent(request: pytest.FixtureRequest, server: URL) -> Iterator[tuple[sa.Engine, Any]]:
-    fill = _practice if "_practised" in request.fixturenames else None
+    fill = next((FILLS[name] for name in request.fixturenames if name in FILLS), None)
     with lent(server, postgres.EMPTY, fill) as found:
         yield found
 
@@ -212,6 +212,9 @@ def _practice(engine: sa.Engine) -> world.Practice:
         practice = world.practice(connection, horizon_days=14)
     slots.generate(engine, world.AS_OF)
     return practice
+
+
+FILLS["_practised"] = _practice
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ from tests import postgres
 
 Fill = Callable[[sa.Engine], Any]
 
+FILLS: dict[str, Fill] = {}
+"""What a database is filled with, by the fixture that asks for it."""
+
 _OFTEN = 40
 """How many tests a database serves: what is deleted stays in its files."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources import lists
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from tests import world
+from tests.lent import FILLS
 from tests.sources.test_remote_policy import FAST
 
 SERVICES = [
@@ -83,19 +85,39 @@ class Lab(Statements):
             return plans.load(connection, report.plan_id)
 
 
-@pytest.fixture
-def lab(engine: sa.Engine) -> Iterator[Lab]:
+@contextmanager
+def _beside(engine: sa.Engine, clinic: int) -> Iterator[Lab]:
     simulator = StudiolabSimulator()
-    with engine.begin() as connection:
-        clinic = world.clinic(connection)
     with in_thread(simulator) as url:
         lab = Lab(engine, simulator, url.replace("/api/v1", "/BO01/api/v1"), clinic)
         lab.hold(services=SERVICES, agreements=AGREEMENTS, prices=PRICES, collaborators=COLLABORATORS)
         yield lab
 
 
+def _clinic(engine: sa.Engine) -> int:
+    with engine.begin() as connection:
+        return world.clinic(connection)
+
+
+def _in_step(engine: sa.Engine) -> int:
+    clinic = _clinic(engine)
+    with _beside(engine, clinic) as lab:
+        for feed in ("services", "collaborators", "agreements", "prices"):
+            assert lab.sync(feed).outcome is Outcome.OK
+    return clinic
+
+
+FILLS["synced"] = _in_step
+
+
 @pytest.fixture
-def synced(lab: Lab) -> Lab:
-    for feed in ("services", "collaborators", "agreements", "prices"):
-        assert lab.sync(feed).outcome is Outcome.OK
-    return lab
+def lab(engine: sa.Engine) -> Iterator[Lab]:
+    with _beside(engine, _clinic(engine)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def synced(_lent: tuple[sa.Engine, int]) -> Iterator[Lab]:
+    """What is held is in step with what is ours, by one run of each list."""
+    with _beside(*_lent) as lab:
+        yield lab

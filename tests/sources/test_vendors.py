@@ -84,3 +84,19 @@ def test_what_is_wrong_is_named_and_never_quoted(tiny: str, vendor: str, change:
 def test_a_token_that_is_not_set_is_named(tiny: str) -> None:
     with pytest.raises(ConfigurationError, match="token_missing"):
         vendors.open_source(Link("BO01", tiny, SETTINGS), {}.get)
+
+
+def test_what_is_installed_is_looked_for_once(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = vendors.vendor(tiny)
+    monkeypatch.setattr(vendors, "entry_points", None)
+    assert vendors.vendor(tiny) is first
+
+
+def test_a_vendor_that_is_installed_meanwhile_is_found(tiny: str) -> None:
+    told = Path(sys.path[0]) / "tiny_vendor-1.0.dist-info" / "entry_points.txt"
+    points = told.read_text()
+    told.write_text(f"[{vendors.GROUP}]\n")
+    with pytest.raises(ConfigurationError, match="vendor_unknown"):
+        vendors.vendor(tiny)
+    told.write_text(points)
+    assert vendors.vendor(tiny)
