@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.catalog import BY_KEY, SERVICES, OnDemand
 from polydesk_dagster.commands import night
-from polydesk_dagster.outcome import WHAT_TO_DO, Outcome
+from polydesk_dagster.outcome import WHAT_TO_DO, Outcome, Report
 from polydesk_dagster.values import Reason
 from tests import postgres
 from tests.faults.world import Chain, demo_chain
@@ -32,12 +32,19 @@ WELL = {Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.SKIPPED, Outcome.PARTIAL}
 def chain() -> Iterator[Chain]:
     before = os.environ.copy()
     with postgres.started() as url:
-        # What it tidies when it has time gives room back: which service finds any must not depend on that.
-        postgres.do(url, "ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
+        # What it tidies when it has time gives room back: which service finds any must not depend on that. And what
+        # it has said is kept is kept, though its power is cut.
+        settings = ("autovacuum = off", "synchronous_commit = on")
+        postgres.do(url, *(f"ALTER SYSTEM SET {each}" for each in settings), "SELECT pg_reload_conf()")
         with demo_chain(Path(str(url.query["host"])).parent) as made:
             yield made
     os.environ.clear()
     os.environ.update(before)
+
+
+def _unwell(night: dict[str, Report]) -> dict[str, tuple[Reason, ...]]:
+    """What went wrong, and why: a report's own text begins with its counts."""
+    return {key: report.reasons for key, report in night.items() if report.outcome not in WELL}
 
 
 def _reasons(chain: Chain) -> set[str]:
@@ -69,8 +76,7 @@ def test_a_full_disk_stops_each_service_by_its_name_and_the_next_night_is_well(c
     assert codes <= {"refused_disk", "no_report"}, {key: report.reasons for key, report in hit.items()}
     assert _reasons(chain) <= {"refused_disk"}
     assert chain.broken_invariants() == before
-    unwell = {key: report for key, report in chain.each(EVERY).items() if report.outcome not in WELL}
-    assert unwell == {}
+    assert _unwell(chain.each(EVERY)) == {}
     assert chain.broken_invariants() == []
 
 
@@ -103,6 +109,5 @@ def test_a_server_that_is_restarted_again_and_again_under_load_loses_nothing(cha
     finally:
         over.set()
         thread.join()
-    unwell = {key: report for key, report in chain.night().items() if report.outcome not in WELL}
-    assert unwell == {}
+    assert _unwell(chain.night()) == {}
     assert chain.broken_invariants() == []

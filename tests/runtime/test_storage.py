@@ -15,6 +15,7 @@ from polydesk_dagster.runtime.dagster_inside import storage
 from polydesk_dagster.settings import Settings
 from tests.postgres import left
 from tests.runtime import written
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,12 @@ def _asked(dagster: DagsterInstance) -> list[str]:
     return asked
 
 
+@pytest.mark.parametrize("rest", [0.0, PATIENCE], ids=["asked", "just worked"])
 def test_a_connection_that_ended_while_it_rested_is_nobodys_error(
-    kept: tuple[DagsterInstance, URL], monkeypatch: pytest.MonkeyPatch
+    kept: tuple[DagsterInstance, URL], rest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dagster, url = kept
-    monkeypatch.setattr(storage, "_REST", 0.0)
+    monkeypatch.setattr(storage, "_REST", rest)
     assert dagster.get_run_by_id("a") is None
     left(url)
     assert dagster.get_run_by_id("a") is None

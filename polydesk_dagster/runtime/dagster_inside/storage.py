@@ -10,6 +10,7 @@ put into its classes from here, and the tables are asked for by the names that t
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
@@ -34,8 +35,9 @@ from dagster_postgres.utils import pg_url_from_config, set_pg_statement_timeout
 from polydesk_dagster.runtime.dagster_inside import planned
 
 _REST = 1.0
-"""Seconds for which a connection that has just worked is not asked whether it still does: no server has restarted in
-less. A run asks for one some forty times, and was answered as often before it could ask."""
+"""Seconds for which a connection that has just worked, and on which nothing came meanwhile, is not asked whether it
+still does: a server that restarts says so, or closes it. A run asks for one some forty times, and was answered as often
+before it could ask."""
 
 
 @cache
@@ -57,12 +59,20 @@ def _pool(url: str) -> sa.Engine:
 
 def _works(engine: sa.Engine, connection: Any, record: Any, _proxy: object) -> None:
     """What ``pool_pre_ping`` does, of a connection that has rested."""
-    if time.monotonic() - record.info.get("rests_since", time.monotonic()) <= _REST:
+    rested = time.monotonic() - record.info.get("rests_since", time.monotonic())
+    if rested <= _REST and not _unasked(connection):
         return
     try:
         engine.dialect.do_ping(connection)
     except engine.dialect.loaded_dbapi.Error:
         raise sa.exc.DisconnectionError from None
+
+
+def _unasked(connection: Any) -> bool:
+    """Whether something came that nobody has asked for: the end of the connection, as a rule."""
+    came = select.poll()
+    came.register(connection.fileno(), select.POLLIN)
+    return bool(came.poll(0))
 
 
 # A forked run must never speak on its parent's connections.
