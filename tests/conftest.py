@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,25 @@ def _practised(_lent: tuple[sa.Engine, Any]) -> Any:
 def practice(_practised: world.Practice) -> world.Practice:
     """A practice with two weeks of slots, in the test's own database; a module that wants another has its own."""
     return _practised
+
+
+@pytest.fixture(scope="session")
+def _storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import dagster as dg
+
+    folder = tmp_path_factory.mktemp("dagster")
+    with dg.DagsterInstance.local_temp(str(folder)):
+        return folder
+
+
+@pytest.fixture
+def instance(_storage: Path, tmp_path: Path) -> Iterator[Any]:
+    """A Dagster with its storage in the test's folder, copied: to make its tables takes 0.2 s of processor time."""
+    import dagster as dg
+
+    shutil.copytree(_storage, tmp_path, dirs_exist_ok=True)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,11 @@ HOUR = timedelta(hours=1)
 START = rome("2026-03-12", "09:00")
 NIGHTS = {"forward": datetime(2026, 3, 29, 0, 55, tzinfo=UTC), "back": datetime(2026, 10, 25, 0, 55, tzinfo=UTC)}
 """Five minutes before the clocks of Rome change."""
+
+
+@pytest.fixture(autouse=True)
+def _cheap_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "WORK", 2)
 
 
 @pytest.fixture
@@ -102,6 +108,17 @@ def test_no_secret_is_stored_or_printed(engine: sa.Engine, practice: world.Pract
         assert each.secret not in repr(each)
         assert each.contact not in repr(each)
     assert holds.hashed(made[1].secret) not in {bytes(each) for each in hashes}, "a bare hash of six digits is no hash"
+
+
+def test_a_guess_at_a_stored_code_is_dear(
+    engine: sa.Engine, practice: world.Practice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    made = issue(engine, book(engine, practice), "phone")
+    with engine.connect() as connection:
+        kept = connection.execute(sa.text("SELECT secret_hash, salt FROM verification")).one()
+    guessed = hashlib.scrypt(made.secret.encode(), salt=bytes(kept.salt), n=2**14, r=8, p=1, dklen=32)
+    assert guessed == bytes(kept.secret_hash)
 
 
 @pytest.mark.parametrize("channel", ["email", "phone"])

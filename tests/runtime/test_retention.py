@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -30,12 +28,6 @@ def whole() -> dg.AssetCheckResult:
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["BO01", "RE01"]))
 def by_clinic() -> None: ...
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as local:
-        yield local
 
 
 def _prune(instance: dg.DagsterInstance, days: float, at_most: int = 100) -> int:

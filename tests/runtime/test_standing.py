@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,12 +26,6 @@ WHY = "messaggi provati con la direzione"
 def configured(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
     monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
-        yield opened
 
 
 def _tick(instance: dg.DagsterInstance, name: str, at: datetime = NOW) -> tuple[int, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,12 +25,6 @@ from tests.runtime.copied import copied
 TICK = datetime(2026, 3, 27, 2, 30, tzinfo=UTC)
 """03:30 in Rome."""
 SERVICE = "sync_prices"
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ TRIES = 5
 CODE_LIFE = timedelta(minutes=10)
 TOKEN_LIFE = timedelta(days=8)
 """Longer than an expired booking can be brought back."""
+WORK = 2**14
+"""scrypt's for a code: some hundredths of a second and 16 MB for each guess. A constant on purpose, no setting."""
 MOST = 5
 """Secrets of one channel for one booking: with their tries, one chance in 40,000 to guess a code."""
 
@@ -98,8 +100,8 @@ def _new_code() -> str:
 
 
 def _stretched(code: str, salt: bytes) -> bytes:
-    """A code as it is stored: scrypt, some hundredths of a second and 16 MB for each guess, 32 bytes."""
-    return hashlib.scrypt(code.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32)
+    """A code as it is stored: scrypt, 32 bytes."""
+    return hashlib.scrypt(code.encode(), salt=salt, n=WORK, r=8, p=1, dklen=32)
 
 
 _FOUND = """
