@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from polydesk_dagster.knowledge import unanswered
 from polydesk_dagster.pace import Buckets
 from tests import world
 from tests.knowledge.world import AS_OF, Shelf
+from tests.lent import FILLS
 from tests.waiting import PATIENCE
 from tests.web.world import free_port, listening
 
@@ -51,12 +53,21 @@ class Assistant:
             return [(each.question, each.kind, each.times) for each in unanswered.listed(connection)]
 
 
-@pytest.fixture
-def assistant(engine: sa.Engine, tmp_path: Path) -> Iterator[Assistant]:
+def _indexed(engine: sa.Engine) -> dict[str, bytes]:
+    """The documents and their index, by where in a shelf's home each file stands."""
     with engine.begin() as connection:
         world.clinic(connection, "MI01")
         world.clinic(connection, "RM01")
-    shelf = Shelf(engine, tmp_path)
+    with TemporaryDirectory() as home:
+        _written(Shelf(engine, Path(home)))
+        files = [each for each in Path(home).rglob("*") if each.is_file()]
+        return {str(file.relative_to(home)): file.read_bytes() for file in files}
+
+
+FILLS["assistant"] = _indexed
+
+
+def _written(shelf: Shelf) -> None:
     shelf.topics()
     shelf.write("mi01/tariffe.md", "# Tariffe\n\n## Risonanze\n\nLa risonanza del ginocchio costa 130 €.\n")
     shelf.write("rm01/tariffe.md", "# Tariffe\n\n## Risonanze\n\nLa risonanza del ginocchio costa 170 €.\n")
@@ -64,6 +75,16 @@ def assistant(engine: sa.Engine, tmp_path: Path) -> Iterator[Assistant]:
     shelf.blue()
     shelf.sql("UPDATE document SET audience = 'manager' WHERE path = 'stipendi.md'")
     shelf.blue()
+
+
+@pytest.fixture
+def assistant(_lent: tuple[sa.Engine, dict[str, bytes]], tmp_path: Path) -> Iterator[Assistant]:
+    engine, files = _lent
+    shelf = Shelf(engine, tmp_path)
+    for name, held in files.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(held)
     asked = Asked(engine, lambda: shelf.library, "https://polydesk.example", lambda: AS_OF)
     with listening(application(asked), free_port()) as origin:
         yield Assistant(shelf, origin, asked)

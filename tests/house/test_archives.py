@@ -34,6 +34,7 @@ def packed(method: int) -> bytes:
     return held.getvalue()
 
 
+@cache
 def archive(claimed: int, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Members of TRUE bytes that say that they have ``claimed``, with a checksum to match."""
     sizes = struct.pack("<L", TRUE), struct.pack("<L", claimed)

@@ -27,6 +27,7 @@ from polydesk_dagster.values import (
     from_json,
     to_json,
 )
+from tests.words import ANY
 
 SUMMER_NIGHT = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
 
@@ -88,7 +89,7 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
         st.none(),
         st.booleans(),
         st.integers(),
-        st.text(),
+        st.text(ANY),
         st.floats(allow_nan=False, allow_infinity=False),
         st.decimals(allow_nan=False, allow_infinity=False),
         st.dates(),
@@ -96,15 +97,15 @@ VALUES: st.SearchStrategy[Value] = st.recursive(
         st.builds(Instant, st.datetimes(timezones=st.just(UTC))),
         st.builds(Money, st.decimals(allow_nan=False, allow_infinity=False)),
         st.builds(Share, st.floats(0, 1)),
-        st.builds(Count, st.text(), st.integers(0)),
-        st.builds(Term, st.text(), st.text()),
-        st.builds(Named, st.text(), st.text()),
-        st.builds(ServiceKey, st.text()),
+        st.builds(Count, st.text(ANY), st.integers(0)),
+        st.builds(Term, st.text(ANY), st.text(ANY)),
+        st.builds(Named, st.text(ANY), st.text(ANY)),
+        st.builds(ServiceKey, st.text(ANY)),
         st.builds(Duration, st.floats(0, 1e6)),
     ),
     lambda inner: st.one_of(
         st.builds(lambda items: Several(tuple(items)), st.lists(inner, max_size=3)),
-        st.builds(Reason, st.text(), st.dictionaries(st.text(min_size=1), inner, max_size=3)),
+        st.builds(Reason, st.text(ANY), st.dictionaries(st.text(ANY, min_size=1), inner, max_size=3)),
     ),
     max_leaves=8,
 )
