@@ -73,16 +73,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class _Units(LoadScopeScheduling):
-    """Hands a process one test at a time, with all its parameters; a file at a time where its tests share a world."""
+    """Hands a process one test at a time, with all its parameters; a file at a time where its tests share a world or
+    what one of them has read."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if _shares_a_world(self.config.rootpath / file) else nodeid.partition("[")[0]
+        return file if _shared(self.config.rootpath / file) else nodeid.partition("[")[0]
 
 
 @cache
-def _shares_a_world(file: Path) -> bool:
-    return 'scope="module"' in file.read_text()
+def _shared(file: Path) -> bool:
+    return _KEPT.search(file.read_text()) is not None
+
+
+_KEPT = re.compile(r'scope="module"|^@cache$', re.MULTILINE)
 
 
 @pytest.hookimpl(optionalhook=True)
