@@ -62,7 +62,8 @@ _FROM_BEFORE = """
 _NEW = (
     cursor.FORGET_NUMBERS,
     """UPDATE event_cursor SET sequence = 0, anchor = NULL, history = NULL, source = NULL, stopped_at = NULL,
-                               stopped_reason = NULL, failures = 0, quiet_until = NULL, down_since = NULL
+                               stopped_reason = NULL, failures = 0, quiet_until = NULL, down_since = NULL,
+                               down_reason = NULL
        WHERE clinic_id = :clinic""",
     "DELETE FROM feed_number WHERE clinic_id = :clinic",
     "DELETE FROM source_state WHERE source = :known AND scope IN (:code, '')",

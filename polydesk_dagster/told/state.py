@@ -37,15 +37,19 @@ def linked(teller: Teller, state: IntegrationState) -> str:
 
 
 def told_as(state: IntegrationState) -> str:
-    """As what its state is told: of who tells no news, when it was read instead."""
-    return "listed" if state.link == "well" and not state.tells else state.link
+    """As what its state is told: of who tells no news, when it was read instead; of who is not read, why, if that is
+    known."""
+    if state.link == "well" and not state.tells:
+        return "listed"
+    return "unreachable_why" if state.link == "unreachable" and state.why else state.link
 
 
 def values_of_link(state: IntegrationState) -> dict[str, Value]:
     since = Instant(state.since, state.time_zone) if state.since else None
     again = Instant(state.asked_again_at, state.time_zone) if state.asked_again_at else None
     listed = Instant(state.listed_at, state.time_zone) if state.listed_at else None
-    return {"url": state.base_url, "variable": state.token_env, "since": since, "again": again, "listed": listed}
+    told = {"since": since, "again": again, "listed": listed, "why": state.why}
+    return {"url": state.base_url, "variable": state.token_env, **told}
 
 
 def state_of_system(state: SystemState) -> tuple[str, dict[str, Value]]:

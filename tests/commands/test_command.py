@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import cli
+from polydesk_dagster.changes.why import kept
 from polydesk_dagster.commands import show
 from polydesk_dagster.told import LANGUAGES, teller
+from polydesk_dagster.values import Reason
 from tests import world
 
 HEAVY = ("sqlalchemy", "alembic", "dagster", "psycopg", "pydantic", "httpx", "starlette", "pandas")
@@ -322,6 +324,7 @@ class TestActivity:
     ) -> None:
         monkeypatch.setenv("POLYDESK_STUDIOLAB_TOKEN_MI01", "x")
         since = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
+        why = Reason("remote_silent", {"system": Reason("system_source", {"of": "MI01"})})
         with engine.begin() as connection:
             for code in ("MI01", "RM01", "TO01"):
                 clinic = world.clinic(connection, code)
@@ -330,9 +333,9 @@ class TestActivity:
                 if code == "MI01":
                     connection.execute(
                         sa.text("""
-                            INSERT INTO event_cursor (clinic_id, failures, down_since, quiet_until)
-                            VALUES (:clinic, 3, :since, :since)"""),
-                        {"clinic": clinic, "since": since},
+                            INSERT INTO event_cursor (clinic_id, failures, down_since, quiet_until, down_reason)
+                            VALUES (:clinic, 3, :since, :since, :why)"""),
+                        {"clinic": clinic, "since": since, "why": kept(why)},
                     )
         status, out, _ = say("clinics", "--json")
         assert status == 0
@@ -344,6 +347,7 @@ class TestActivity:
         }
         _, out, _ = say("clinics")
         assert "nessuna lettura riuscita dal 10/03/2026 09:00" in out
+        assert "nessuna risposta entro il tempo massimo" in " ".join(out.split())
         status, out, _ = say("doctor", "--json")
         findings = {each["subject"]: each["ok"] for each in json.loads(out)["findings"] if each["code"] == "studiolab"}
         assert (status, findings) == (1, {"MI01": False, "RM01": False})

@@ -49,9 +49,11 @@ class Round:
                 looking.remember(connection, seen, as_of)
         return {each.clinic.code: each for each in seen}
 
-    def down_since(self) -> datetime | None:
+    def down(self) -> tuple[datetime | None, str | None]:
+        """Since when, and why."""
         with self.engine.connect() as connection:
-            return connection.scalar(sa.text("SELECT down_since FROM event_cursor"))
+            since, why = connection.execute(sa.text("SELECT down_since, down_reason FROM event_cursor")).one()
+        return since, why
 
 
 @contextmanager
@@ -118,17 +120,29 @@ def test_who_does_not_answer_is_left_in_peace_for_longer_each_time(engine: sa.En
         chain.simulator.fail("status", "/events", status=500, times=3)
         chain.look(NOW)
         asked = len(chain.simulator.requests)
-        assert "nessuna lettura riuscita dal" in teller().reason(chain.look(NOW + MINUTE / 2)["C01"].why)
+        told = teller().reason(chain.look(NOW + MINUTE / 2)["C01"].why)
+        assert told.startswith("nessuna lettura riuscita dal")
+        assert "/events ha risposto 500" in told
         assert len(chain.simulator.requests) == asked
         chain.look(NOW + MINUTE)
         chain.look(NOW + 2 * MINUTE)
         assert len(chain.simulator.requests) == asked + 1
         chain.look(NOW + 3 * MINUTE)
-        assert chain.down_since() == NOW
+        assert chain.down()[0] == NOW
         back = chain.look(NOW + 7 * MINUTE)["C01"]
         assert back.why.code == "no_news_reachable_again"
-        assert chain.down_since() is None
+        assert chain.down() == (None, None)
         assert chain.look(NOW + 8 * MINUTE)["C01"].why == looking.NOTHING
+
+
+def test_who_is_left_in_peace_and_nobody_knows_why_is_asked(engine: sa.Engine) -> None:
+    """A machine that does not note it yet, beside one that does."""
+    with round_of(engine, 1) as chain:
+        chain.simulator.fail("status", "/events", status=500, times=1)
+        chain.look(NOW)
+        with engine.begin() as connection:
+            connection.execute(sa.text("UPDATE event_cursor SET down_reason = NULL"))
+        assert chain.look(NOW + MINUTE / 2)["C01"].why.code == "no_news_reachable_again"
 
 
 def test_a_long_retry_after_is_respected(engine: sa.Engine) -> None:
@@ -147,7 +161,7 @@ def test_the_run_tells_that_a_studiolab_is_back(engine: sa.Engine) -> None:
         bo.publish(booking("X"))
         assert chain.look(NOW)["BO01"].news == 1
         assert bo.sync().reasons[0].code == "reachable_again"
-        assert chain.down_since() is None
+        assert chain.down() == (None, None)
 
 
 def test_a_gap_is_looked_into_and_a_stopped_clinic_is_not_asked(engine: sa.Engine) -> None:

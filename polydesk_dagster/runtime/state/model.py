@@ -210,7 +210,8 @@ class IntegrationState:
     """Until when it is left in peace."""
     failures: int
     """Looks that failed in a row."""
-    stopped_reason: Reason | None
+    why: Reason | None
+    """It is stopped, or does not answer; None: not known."""
     read_at: datetime | None
     """When its news was read last."""
     quiet_since: datetime | None = None

@@ -79,7 +79,7 @@ open AS (
 noted AS (INSERT INTO event_gap (clinic_id, span, noticed_at) SELECT :clinic, span, noticed_at FROM open)
 UPDATE event_cursor SET anchor = CASE WHEN :highest > sequence THEN CAST(:anchor AS uuid) ELSE anchor END,
                         sequence = greatest(sequence, :highest), read_at = :as_of, failures = 0, quiet_until = NULL,
-                        down_since = NULL, history = coalesce(:history, history)
+                        down_since = NULL, down_reason = NULL, history = coalesce(:history, history)
 WHERE clinic_id = :clinic"""
 
 LOSE_GAPS = """

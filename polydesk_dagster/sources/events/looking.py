@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from polydesk_dagster import remote
-from polydesk_dagster.changes.why import read
+from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
@@ -64,6 +64,8 @@ class Clinic:
     down_since: datetime | None
     due: bool
     """Whether something parked is to be tried again."""
+    down_reason: str | None = None
+    """Why the last reading failed; who says nothing of it is asked again, however long it was to be left in peace."""
     token: str | None = None
     """What a source that does not count its events is to be asked with."""
     quiet_since: datetime | None = None
@@ -115,6 +117,7 @@ SELECT c.id, c.code, i.vendor, {SETTINGS} AS settings, i.source, coalesce(e.sequ
        coalesce(array_agg(ARRAY[lower(g.span), upper(g.span)]) FILTER (WHERE g.span IS NOT NULL), '{{}}') AS missing,
        coalesce(bool_or(g.noticed_at <= CAST(:as_of AS timestamptz) - CAST(:patience AS interval)), false) AS overdue,
        e.history, e.stopped_reason AS stopped, coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since,
+       e.down_reason,
        EXISTS (SELECT FROM event_inbox p
                WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due,
        (SELECT f.token FROM feed_number f WHERE f.clinic_id = c.id AND f.token IS NOT NULL
@@ -187,10 +190,11 @@ def _ready(clinic: Clinic, as_of: datetime, token: Callable[[str], str | None]) 
     """What it takes to ask, or why the clinic is not asked."""
     if clinic.stopped is not None:
         return Seen(clinic, None, Reason("feed_stopped", {"why": read(clinic.stopped)}))
-    if clinic.quiet_until is not None and clinic.quiet_until > as_of:
+    why = read(clinic.down_reason)
+    if why is not None and clinic.quiet_until is not None and clinic.quiet_until > as_of:
         since = Instant(clinic.down_since or as_of)
         wait = Duration((clinic.quiet_until - as_of).total_seconds())
-        return Seen(clinic, None, Reason("left_in_peace", {"since": since, "wait": wait}))
+        return Seen(clinic, None, Reason("left_in_peace", {"why": why, "since": since, "wait": wait}))
     try:
         vendor = vendors.vendor(clinic.vendor, clinic.code)
         settings = vendors.settings(clinic.link)
@@ -270,15 +274,17 @@ def _judge(clinic: Clinic, found: News, *, dense: bool = True) -> Seen:
 
 
 FAILED = """
-INSERT INTO event_cursor AS e (clinic_id, failures, quiet_until, down_since)
-SELECT clinic_id, 1, quiet_until, :as_of
-FROM unnest(CAST(:clinics AS bigint[]), CAST(:until AS timestamptz[])) AS t(clinic_id, quiet_until)
+INSERT INTO event_cursor AS e (clinic_id, failures, quiet_until, down_reason, down_since)
+SELECT clinic_id, 1, quiet_until, why, :as_of
+FROM unnest(CAST(:clinics AS bigint[]), CAST(:until AS timestamptz[]), CAST(:why AS text[]))
+     AS t(clinic_id, quiet_until, why)
 ON CONFLICT (clinic_id) DO UPDATE SET failures = e.failures + 1, quiet_until = excluded.quiet_until,
+                                      down_reason = excluded.down_reason,
                                       down_since = coalesce(e.down_since, excluded.down_since)"""
 
 # Who answers with news keeps `down_since` for the run to tell; who answers without is told of here.
 ANSWERED = """
-UPDATE event_cursor SET failures = 0, quiet_until = NULL,
+UPDATE event_cursor SET failures = 0, quiet_until = NULL, down_reason = NULL,
                         down_since = CASE WHEN clinic_id = ANY(:with_news) THEN down_since END
 WHERE clinic_id = ANY(:clinics)"""
 
@@ -309,6 +315,7 @@ def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -
             {
                 "clinics": [look.clinic.id for look in failed],
                 "until": [as_of + pause(look.clinic.failures, look.error) for look in failed],
+                "why": [kept(look.why) for look in failed],
                 "as_of": as_of,
             },
         )
