@@ -78,7 +78,7 @@ def integration(
         if token_env is not None:
             check_token(token_env)
     except ConfigurationError as error:
-        raise typer.BadParameter(show.told().reason(error.reason)) from None
+        raise typer.BadParameter(f"{code}: {show.told().reason(error.reason)}") from None
     if same is not None and not is_reason(reason):
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
     given = None if settings is None else read_settings(settings)
@@ -106,7 +106,7 @@ def integration(
                 as_of = datetime.now(UTC)
                 epochs.decide(connection, code, epoch, same=same, actor=person(), reason=why, as_of=as_of)
         except ConfigurationError as error:
-            raise typer.BadParameter(show.told().reason(error.reason)) from None
+            raise typer.BadParameter(f"{code}: {show.told().reason(error.reason)}") from None
         state = integration_state(connection, code, installation.has_token)
     assert state is not None
     show.out().print(f"{code}: {linked(show.told(), state)}")
