@@ -104,7 +104,8 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
     python = _opened(config).enter_context(forked(config.invocation_params.args))
     for spec in specs:
-        spec.python = python
+        if spec.popen and not spec.python:
+            spec.python = python
 
 
 @pytest.hookimpl(optionalhook=True)

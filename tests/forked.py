@@ -11,15 +11,18 @@ import gc
 import os
 import random
 import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 
 @contextmanager
@@ -32,11 +35,11 @@ def forked(arguments: Sequence[str]) -> Iterator[str]:
         with subprocess.Popen(
             [*me, str(listener.fileno()), *arguments], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
         ):
-            yield " ".join([*me, address])
+            yield shlex.join([*me, address])
 
 
 def _hand_over(address: str) -> None:
-    """The other end is the fork's alone: it closes when that ends, however it does."""
+    """The other end is the fork's alone: it closes when that ends, however it does; and that ends when this does."""
     with socket.socket(socket.AF_UNIX) as fork:
         fork.connect(address)
         socket.send_fds(fork, [b"."], [0, 1, 2])
@@ -46,8 +49,11 @@ def _hand_over(address: str) -> None:
 def _serve(listener: socket.socket, arguments: Sequence[str]) -> None:
     import pytest
 
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        pytest.main([*arguments, "-n", "0", "--collect-only"])  # what fails here fails in the fork too, and is said
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+    ):  # what fails fails in the fork too, and is said
+        pytest.main([*arguments, "-n", "0", "--collect-only"], [_Collecting()])
     gc.collect()
     gc.freeze()
     while listener in select.select([listener, sys.stdin], [], [])[0]:
@@ -59,17 +65,27 @@ def _serve(listener: socket.socket, arguments: Sequence[str]) -> None:
         connection.close()
 
 
+class _Collecting:
+    def pytest_configure(self, config: Any) -> None:
+        config.option.update_snapshots = False  # where no test runs none is used, and all would be removed
+
+
 def _become(connection: socket.socket) -> None:
     """What ``python -c`` does with the line that execnet sends first; the connection stays open until the end."""
     for number, stream in enumerate(socket.recv_fds(connection, 1, 3)[1]):
         os.dup2(stream, number)
         os.close(stream)
-    connection.detach()
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     random.seed()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin, sys.argv = os.fdopen(0), ["-c"]
     sys.modules["__main__"] = main = types.ModuleType("__main__")  # spawned processes import that of their parent
     exec(eval(sys.stdin.readline()), vars(main))
+
+
+def _end_with(connection: socket.socket) -> None:
+    connection.recv(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":
