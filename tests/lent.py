@@ -69,6 +69,10 @@ _WRITTEN = sa.text("""
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND n.nspname IN ('public', 'plan_rows') AND pg_relation_size(c.oid) > 0""")
 """Tables that have held a row; of those that are ``heard`` other tables note what comes and goes, whoever does it."""
+_NOTED = sa.text("""
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND n.nspname IN ('public', 'plan_rows') AND pg_stat_get_xact_tuples_inserted(c.oid) > 0""")
+"""Tables that got a row in this transaction: a hundredth of the work of looking at every file again."""
 _SEQUENCES = sa.text("SELECT CAST(seqrelid AS bigint) AS id, pg_sequence_last_value(seqrelid) AS last FROM pg_sequence")
 _SET = sa.text("""
     SELECT setval(CAST(CAST(v.id AS oid) AS regclass), coalesce(v.last, s.seqstart), v.last IS NOT NULL)
@@ -127,8 +131,11 @@ class Lent:
         if connection.execute(_SCHEMA, {"mark": self._mark}).all() != self._schema:
             return False
         connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
-        self._put_back(connection, {table for table, heard in connection.execute(_WRITTEN) if heard})
-        self._put_back(connection, {table for table, heard in connection.execute(_WRITTEN) if not heard})
+        written = connection.execute(_WRITTEN).all()
+        first = {table for table, heard in written if heard}
+        self._put_back(connection, first)
+        noted = connection.scalars(_NOTED) if first else ()
+        self._put_back(connection, {table for table, _ in written}.union(noted) - first)
         moved = {
             key: self._sequences[key] for key, last in _sequences(connection).items() if last != self._sequences[key]
         }
