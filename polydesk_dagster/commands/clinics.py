@@ -74,11 +74,11 @@ def integration(
     """Configura, accende o spegne il collegamento di una clinica alla sua fonte; senza opzioni lo mostra."""
     try:
         if url is not None:
-            check_address(url, scheme="sftp" if url.startswith("sftp:") else "https")
+            check_address(url, code, "sftp" if url.startswith("sftp:") else "https")
         if token_env is not None:
-            check_token(token_env)
+            check_token(token_env, code)
     except ConfigurationError as error:
-        raise typer.BadParameter(f"{code}: {show.told().reason(error.reason)}") from None
+        raise typer.BadParameter(show.why(error.reason)) from None
     if same is not None and not is_reason(reason):
         raise typer.BadParameter(say("reason.reason_missing", least=LEAST_REASON))
     given = None if settings is None else read_settings(settings)
@@ -106,7 +106,7 @@ def integration(
                 as_of = datetime.now(UTC)
                 epochs.decide(connection, code, epoch, same=same, actor=person(), reason=why, as_of=as_of)
         except ConfigurationError as error:
-            raise typer.BadParameter(f"{code}: {show.told().reason(error.reason)}") from None
+            raise typer.BadParameter(show.why(error.reason)) from None
         state = integration_state(connection, code, installation.has_token)
     assert state is not None
     show.out().print(f"{code}: {linked(show.told(), state)}")

@@ -154,7 +154,7 @@ def test_wrong_usage_is_told_and_ends_with_two(installation: Installation) -> No
         (("run", "generate_slots", "--clinic", "XX99"), "BO01"),
         (("run", "generate_slots", "--everyone"), "--everyone"),
         (("integration", "XX99", "--on"), "BO01"),
-        (("integration", "BO01", "--token-env", "il mio token"), "nome"),
+        (("integration", "BO01", "--token-env", "il mio token"), "BO01: "),
         (("--lang", "fr", "services"), "it, en"),
     ):
         done = installation.run(*arguments)
