@@ -99,8 +99,8 @@ _SIGNALS = tuple(
         (2, _near(_SET_ASIDE, 4, _any(_near(_RULES, 3, _PAST), _near(_EVERYTHING, 6, _PAST)))),
         (3, _near(_RULES, 2, _PAST) + r"\W+ignoral[ei]\b"),
         (1, rf"\b(?:le tue|your) {_RULES}"),
-        (2, r"\bnuove istruzioni\s*:|\bnew instructions\s*:"),
-        (2, r"\bobbedisci\b|\bobey\b"),
+        (2, r"\b(?:nuove istruzioni|new instructions)\s*:"),
+        (2, r"\b(?:obbedisci|obey)\b"),
         (3, r"<\|im_(?:start|end)\|>|\[/?inst\]|<</?sys>>|</?system>|\bbegin system\b"),
         (3, r"#{2,}\s*instruction\s*:"),
         (2, r"(?:^|\n)\W*(?:system|sistema|assistant|assistente)\s*:"),
@@ -153,7 +153,7 @@ _SIGNALS = tuple(
         ),
         (3, r"\b(?:disattiva|disabilita|disable|turn off) (?:i tuoi|le tue|your)\b"),
         (2, r"\btuo (?:unico|solo|nuovo) (?:compito|scopo|obiettivo|ruolo)\b"),
-        (2, r"\bin questa (?:conversazione|chat)\b|\b(?:per|a) (?:questa|ogni|la prossima) domanda\b"),
+        (2, r"\b(?:in questa (?:conversazione|chat)|(?:per|a) (?:questa|ogni|la prossima) domanda)\b"),
         (1, rf"\b{_any('assistente', 'intelligenza artificiale', 'chatbot', 'modello linguistico')}\b"),
         (1, rf"\b{_any('language model', 'llm', 'gpt', 'unrestricted ai', 'bot')}\b"),
         (
@@ -300,7 +300,7 @@ _WRITTEN_UNSEEN = re.compile(
     "[\U000e0020-\U000e007e]{3,}|[\u200b-\u200d\u2060-\u2064\ufeff]{8,}|[\U000e0100-\U000e01ef]{4,}"
 )
 _SPACED = re.compile(r"\b(?:\w[ .\-_*]){4,}\w\b")
-_DISGUISED = re.compile(r"[a-z][013457@$][a-z]|\b[013457@$][a-z]{3}")
+_DISGUISED = re.compile(r"[013457@$](?:(?<=[a-z].)[a-z]|(?<=\b.)[a-z]{3})")
 _LEET = str.maketrans("013457@$", "oieastas")
 _FOREIGN = re.compile("[\u0131\u03b1-\u03c9\u0430-\u045f]")
 _LOOKALIKES = str.maketrans(
