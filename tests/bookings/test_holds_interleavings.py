@@ -42,7 +42,8 @@ HOT_SLOTS = 6
 def _worker(
     url: URL, seed: int, clock: Synchronized[int], ids: dict[str, Any], hot: list[list[int]], result: Path
 ) -> None:
-    engine = sa.create_engine(url, pool_size=1)  # which asks no server, before each request, whether it is still there
+    # Asks no server, before each request, whether it is still there, and keeps the second session that some want.
+    engine = sa.create_engine(url, pool_size=2)
     worker = Worker(engine, random.Random(seed), clock, ids["services"], ids["patients"], ids["agenda"], hot)
     worker.work()
     engine.dispose()
