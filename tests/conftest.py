@@ -96,8 +96,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two a core: half of its time a test waits for others, for PostgreSQL, for a process to start or to end."""
-    return 2 * (os.cpu_count() or 1)
+    """Two a core, and two more, as forks cost little: half of its time a test waits for others, for PostgreSQL, for a
+    process to start or to end."""
+    return 2 * (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(optionalhook=True)
