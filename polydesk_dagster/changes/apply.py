@@ -28,28 +28,30 @@ STALE = frozenset({"moved", "exists_already", "barred", "constraint", "undo_cons
 
 def apply(
     connection: sa.Connection,
-    plan_id: int,
+    made: int | Plan,
     *,
     as_of: datetime,
     actor: str,
     reason: str | None = None,
     past_guards: Collection[str] = (),
-    unseen: bool = False,
 ) -> Report:
     """Write the plan's rows, its undo record and its audit line in the caller's transaction.
 
-    A plan that was made in this very transaction is ``unseen``: nobody can have altered its rows, and they are not gone
-    through for that.
+    The plan is given by its number; one that was made in this very transaction by itself: nobody can have seen it, let
+    alone altered its rows, and neither is read again for that.
 
     Refused, with nothing written, when the plan is unknown, used up, expired, altered, made for an instant after
     ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan
     that is not volatile, when any row has moved since: the report names the rows. The rows of a volatile plan that have
     moved are skipped, each with its reason. What guards have set aside is written where ``past_guards`` names them.
     """
-    try:
-        plan = plans.load(connection, plan_id, lock=True)
-    except LookupError:
-        return Report.refused("unknown_plan", {"plan": plan_id})
+    if isinstance(made, Plan):
+        plan, unseen = made, True
+    else:
+        try:
+            plan, unseen = plans.load(connection, made, lock=True), False
+        except LookupError:
+            return Report.refused("unknown_plan", {"plan": made})
     refusal = _unfit(connection, plan, as_of, reason, past_guards, unseen=unseen)
     if refusal is not None:
         return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
@@ -150,12 +152,15 @@ def is_altered(connection: sa.Connection, plan: Plan) -> bool:
 
 
 def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, values: Mapping[str, Any]) -> Report:
-    types = plans.column_types(connection, plan.rows)
+    adds = plan.writes == plan.tally.get("create", 0)
+    types = plans.column_types(connection, plan.rows) if kind.volatile or not adds else {}
     was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
     if kind.volatile and plan.undoes is None:
         _skip_moved(connection, plan, kind, was, values)
     rows = f"(SELECT * FROM {plan.rows} WHERE {KEPT.format(plan=plan.id)})" if kind.volatile else plan.rows
-    before, after = (kind.before, kind.after) if plan.undoes is None else (kind.undo_before, kind.undo_after)
+    before, after = kind.undo_before, kind.undo_after
+    if plan.undoes is None:
+        before, after = kind.before, (*(() if adds else kind.after_updates), *kind.after)
     for statement in before:
         connection.execute(sa.text(statement.format(rows=rows)), values)
     _test_again(connection, plan, kind, rows, values)

@@ -215,6 +215,9 @@ class Kind:
     guards: tuple[Guard, ...] = ()
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    after_updates: tuple[str, ...] = ()
+    """Those to run before ``after`` that find something only where a plan's rows change what there is: of one that
+    only adds they are not asked."""
     undo_before: tuple[str, ...] = ()
     undo_after: tuple[str, ...] = ()
     effect: Effect | None = None

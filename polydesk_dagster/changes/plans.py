@@ -276,12 +276,15 @@ def store(
     rows: bool,
 ) -> Plan:
     """Write the plan's head over rows that stand already."""
-    connection.execute(
-        sa.text("""
+    stored = connection.execute(
+        sa.text(f"""
+            WITH plan AS (
             INSERT INTO plan (id, service, kind, volatile, clinic_id, scope, snapshot, fingerprint, tally, guards,
                               undoes, origin, as_of, expires_at, rows_kept)
             VALUES (:id, :service, :kind, :volatile, :clinic_id, CAST(:scope AS jsonb), :snapshot, :fingerprint,
                     CAST(:tally AS jsonb), CAST(:guards AS jsonb), :undoes, :origin, :as_of, now() + :expires, :rows)
+            RETURNING *)
+            {LOAD}
         """),
         {
             "id": plan_id,
@@ -301,7 +304,7 @@ def store(
             "rows": rows,
         },
     )
-    return load(connection, plan_id)
+    return _plan(stored.one())
 
 
 def next_id(connection: sa.Connection) -> int:

@@ -79,10 +79,12 @@ def finish(
 def ask(connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str, object]) -> list[Verdict]:
     """What the kind's own guards say of a plan's rows; ``values`` are ``plans.parameters``."""
     verdicts = []
-    for guard in kind.guards:
-        if guard.rows is None:
-            query = guard.query.format(rows=plans.rows_table(plan_id))
-            value = float(connection.scalar(sa.text(query), values) or 0)
+    whole = [guard for guard in kind.guards if guard.rows is None]
+    if whole:
+        queries = ", ".join(f"({guard.query.format(rows=plans.rows_table(plan_id))})" for guard in whole)
+        found = connection.execute(sa.text(f"SELECT {queries}"), values).one()
+        for guard, number in zip(whole, found, strict=True):
+            value = float(number or 0)
             verdicts.append(Verdict(guard.name, value <= guard.limit, value, guard.limit, _said(guard, value)))
     if kind.row_guards:
         verdicts += _of_rows(connection, kind, plan_id, values)

@@ -187,21 +187,20 @@ def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bo
     With ``lock`` the slots in question stay as they are seen until the transaction ends.
     """
     values = {**values, "layers": list(LAYERS)}
-    statements = [SLOT_CHANGE, FRESH_SLOTS]
-    if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM changed_cell)")):
-        statements += [LOCK_PRESENT] if lock else []
-        statements += [
-            PRESENT,
-            "ANALYZE present_slot",
-            WANTED_SLOTS,
-            "ANALYZE wanted_slot",
-            CHANGES,
-            *TOGETHER,
-            NEW_SLOTS,
-        ]
-    for statement in statements:
-        connection.execute(sa.text(statement), values)
+    connection.execute(sa.text(SLOT_CHANGE))
+    found = connection.execute(sa.text(FRESH_SLOTS), values).rowcount
+    changed = bool(connection.scalar(sa.text("SELECT EXISTS (SELECT FROM changed_cell)")))
+    if changed:
+        statements = (PRESENT, WANTED_SLOTS, "ANALYZE present_slot, wanted_slot", CHANGES)
+        for statement in (LOCK_PRESENT, *statements) if lock else statements:
+            connection.execute(sa.text(statement), values)
+        for statement in TOGETHER if connection.scalar(sa.text(ANY_LOST)) else ():
+            connection.execute(sa.text(statement), values)
+        connection.execute(sa.text(NEW_SLOTS), values)
+    if not found and not changed:
+        return
     for row in connection.execute(sa.text(TAKEN_BACK), values).all():
         rows = {"plan": plans.rows_table(row.plan), "undo": plans.rows_table(row.undo)}
         connection.execute(sa.text(HELD_AS_TAKEN_BACK.format(**rows)), {"since": row.applied_at})
-    connection.execute(sa.text(HELD), values)
+    if changed:
+        connection.execute(sa.text(HELD), values)

@@ -51,7 +51,7 @@ SEATS = (
 )
 
 AFTER = (*SEATS, LIST)
-"""What follows from applied rows ``{rows}``, whoever applies them."""
+"""What follows from applied rows ``{rows}`` that change slots, whoever applies them."""
 
 _STATE = """
     UPDATE agenda_state g
@@ -91,7 +91,8 @@ SLOT = Kind(
         Guard(TAKEN_BACK_GUARD, "SELECT count(*) FROM {rows} r WHERE r.repeats", 0, noun="rows"),
     ),
     before=_LOCK,
-    after=(*AFTER, _STATE),
+    after_updates=AFTER,
+    after=(_STATE,),
     undo_before=_LOCK,
     undo_after=AFTER,
 )

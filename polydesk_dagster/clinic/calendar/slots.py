@@ -180,7 +180,7 @@ def _plan(
         shown = changes.preview(connection, plan, SLOT)
         figures, tables = {**figures, WHAT_TO_DO: shown.figures[WHAT_TO_DO]}, shown.tables
     else:
-        applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor, unseen=True)
+        applied = changes.apply(connection, plan, as_of=as_of, actor=actor)
         if applied.outcome in {Outcome.REFUSED, Outcome.FAILED}:
             raise Refused(applied)
         connection.execute(sa.text(REMEMBER), values)

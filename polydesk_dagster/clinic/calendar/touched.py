@@ -141,7 +141,7 @@ def _write(connection: sa.Connection, clinics: Sequence[Clinic], as_of: datetime
             SELECT agenda_id, starts_at, ends_at, local_date, capacity FROM slot_change
             WHERE action = 'create' AND {due()}""")
     ).rowcount
-    for statement in AFTER:
+    for statement in AFTER if updated else ():
         connection.execute(sa.text(statement.format(rows=f"(SELECT * FROM slot_change WHERE {due()})")), values)
     counts = Counts(created=created, updated=updated, retired=retired, waiting=decided.orphaned, failed=decided.failed)
     counts += Counts(unchanged=decided.unchanged)
