@@ -389,3 +389,30 @@ def test_a_provisional_code_is_a_code_that_is_given_up_for_the_real_one(run: Imp
         assert run.rows("SELECT fiscal_code, fiscal_code_kind FROM patient") == [(code, "PRV")]
         again = run(MARIO | {"fiscal_code": code}, MARIO | {"id": "P7"})
         assert (again.counts.created, [name for name, _ in run.reviews()]) == (0, ["P7"])
+
+
+def test_a_clinic_s_import_does_not_read_through_all_patients_of_the_chain(run: Import, engine: sa.Engine) -> None:
+    """A thousand clinics would each read what a thousand have."""
+    others = 20_000
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            sa.text("""INSERT INTO patient (last_name, first_name, birth_date)
+                       SELECT 'Bianchi' || n, 'Elena', date '1930-01-01' + n % 20000 FROM generate_series(1, :n) n"""),
+            {"n": others},
+        )
+        connection.execute(sa.text("VACUUM ANALYZE patient"))
+    looked_at: list[int] = []
+
+    @sa.event.listens_for(engine, "commit")
+    def counted(connection: sa.Connection) -> None:
+        found = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'patient'"
+        looked_at.append(connection.exec_driver_sql(found).scalar() or 0)
+
+    coming = [
+        person(f"P{n}", fiscal_code=None, last_name=f"Verdi{n}", birth_date=f"1980-01-{n:02}") for n in range(1, 9)
+    ]
+    try:
+        assert run(*coming).counts.created == len(coming)
+    finally:
+        sa.event.remove(engine, "commit", counted)
+    assert sum(looked_at) < others

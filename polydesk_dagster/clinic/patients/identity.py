@@ -112,7 +112,9 @@ _DOUBTS = f"""
     ), crowd AS MATERIALIZED (
         SELECT birth_date FROM {{rows}} s WHERE {NO_CODE.format(p="s")} GROUP BY 1 HAVING count(*) > {_CROWD}
         UNION
-        SELECT birth_date FROM patient p WHERE {NO_CODE.format(p="p")} GROUP BY 1 HAVING count(*) > {_CROWD}
+        SELECT birth_date FROM patient p
+        WHERE {NO_CODE.format(p="p")} AND birth_date IN (SELECT s.birth_date FROM {{rows}} s)
+        GROUP BY 1 HAVING count(*) > {_CROWD}
     ), by_name AS MATERIALIZED (
         SELECT ordinal, array_agg(DISTINCT id ORDER BY id) AS candidates
         FROM ({_namesakes("s.ordinal, o.id", "patient", NO_CODE.format(p="s"))}
