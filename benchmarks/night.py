@@ -2,9 +2,9 @@
 
 One chain grows from size to size: who joins is filled as of the night before, by runs for her alone, so that the night
 that is measured is one day's work for everybody. What is known so far is told on standard error: all of it takes ten
-minutes. Each service's runs are those that its schedule asks
-for, executed one after the other, each in a process of its own, on Dagster's storage as an installation has it.
-Studiolab's lists are bytes on the wire, from a process of their own.
+minutes. Each service's runs are those that its schedule asks for, executed one after the other, each in a process of
+its own, on Dagster's storage as an installation has it. Studiolab's lists are bytes on the wire, from a process of
+their own.
 """
 
 from __future__ import annotations

@@ -49,10 +49,8 @@ def _hand_over(address: str) -> None:
 def _serve(listener: socket.socket, arguments: Sequence[str]) -> None:
     import pytest
 
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        redirect_stdout(nowhere),
-    ):  # what fails fails in the fork too, and is said
+    # What fails fails in the fork too, and is said there.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         pytest.main([*arguments, "-n", "0", "--collect-only"], [_Collecting()])
     gc.collect()
     gc.freeze()
