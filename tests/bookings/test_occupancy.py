@@ -332,6 +332,27 @@ def test_a_booking_moves_past_itself_and_never_loses_its_place_for_nothing(
                                    {"id": booked})) == grid[1:4]  # fmt: skip
 
 
+def test_what_was_not_verified_in_time_moves_nowhere(
+    connection: sa.Connection, practice: world.Practice, grid: list[int]
+) -> None:
+    """Swept or not: to another agenda of its doctor, at a time over its own, where it would stand in its own way."""
+    room = world.agenda(
+        connection, practice.clinic, practice.location, specialist_id=practice.specialist, services=[practice.service]
+    )
+    (elsewhere, *_) = slots(connection, room, 3, START + TWENTY)
+    place(connection, grid[0], practice.service, "ada")
+    booked = confirm(connection, practice.service, None, "ada").appointment_id
+    assert booked is not None
+    due = connection.scalar(sa.text("SELECT verification_expires_at FROM appointment"))
+    assert due is not None
+    asked = {"appointment_id": booked, "slot_id": elsewhere, "by_staff": True}
+    late = appointments.move(connection, **asked, as_of=due)
+    assert late.answer is appointments.Answer.NO_LONGER_BOOKED
+    connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+    assert appointments.move(connection, **asked, as_of=due - timedelta(seconds=1)).done, "a moment before it still may"
+    connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+
+
 def test_the_desk_books_what_is_not_online_but_not_what_is_taken_or_past(
     connection: sa.Connection, practice: world.Practice, grid: list[int]
 ) -> None:

@@ -54,10 +54,12 @@ class Reply:
 _BUSY = {"doctor": Answer.DOCTOR_BUSY, "patient": Answer.PATIENT_BUSY}
 """What stands in the way, by its kind; any other is a room, an instrument or a technician."""
 
+# What has not been verified in time has expired, whether or not that has been written down.
 _LOCK = sa.text("""
-    SELECT id, status, starts_at, ends_at, service_id, patient_id,
-           (SELECT h.id FROM hold h WHERE h.offered_to = appointment.id AND h.ended_at IS NULL) AS offer
-    FROM appointment WHERE id = ANY (:appointments) ORDER BY id FOR NO KEY UPDATE""")
+    SELECT id, CASE WHEN verify_by(a) <= :as_of THEN 'expired' ELSE status END AS status, starts_at, ends_at,
+           service_id, patient_id,
+           (SELECT h.id FROM hold h WHERE h.offered_to = a.id AND h.ended_at IS NULL) AS offer
+    FROM appointment a WHERE id = ANY (:appointments) ORDER BY id FOR NO KEY UPDATE""")
 
 _WITHDRAW = sa.text("SELECT withdraw_offers(:appointments, :as_of)")
 
@@ -79,7 +81,7 @@ def cancel_all(connection: sa.Connection, appointments: Collection[int], as_of: 
     """:func:`cancel` of many, each answered by itself."""
     replies = dict.fromkeys(appointments, Reply(Answer.UNKNOWN))
     going = []
-    for booking in connection.execute(_LOCK, {"appointments": list(appointments)}):
+    for booking in connection.execute(_LOCK, {"appointments": list(appointments), "as_of": as_of}):
         answer = Answer.CANCELLED
         if booking.status not in _MAY_CANCEL | {"cancelled"}:
             answer = Answer.UNDER_WAY
@@ -178,9 +180,9 @@ def move(
     own way, nor a place that is kept for it. Without ``by_staff`` only to what may be booked online, in time.
 
     Answers: MOVED (again, where it is there already); FULL, NOT_OFFERED, TOO_LATE, DOCTOR_BUSY, PATIENT_BUSY,
-    RESOURCE_BUSY; NO_LONGER_BOOKED, UNDER_WAY, UNKNOWN.
+    RESOURCE_BUSY; NO_LONGER_BOOKED (cancelled, or not verified in time), UNDER_WAY, UNKNOWN.
     """
-    booking = connection.execute(_LOCK, {"appointments": [appointment_id]}).one_or_none()
+    booking = connection.execute(_LOCK, {"appointments": [appointment_id], "as_of": as_of}).one_or_none()
     if booking is None:
         return Reply(Answer.UNKNOWN)
     if booking.status in {"cancelled", "expired"}:
