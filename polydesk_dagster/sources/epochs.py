@@ -63,7 +63,7 @@ _NEW = (
     cursor.FORGET_NUMBERS,
     """UPDATE event_cursor SET sequence = 0, anchor = NULL, history = NULL, source = NULL, stopped_at = NULL,
                                stopped_reason = NULL, failures = 0, quiet_until = NULL, down_since = NULL,
-                               down_reason = NULL
+                               down_reason = NULL, answered_at = NULL
        WHERE clinic_id = :clinic""",
     "DELETE FROM feed_number WHERE clinic_id = :clinic",
     "DELETE FROM source_state WHERE source = :known AND scope IN (:code, '')",

@@ -73,7 +73,7 @@ def test_how_often_who_is_asked(quiet: int | None, slowed: int, every: int) -> N
 def test_who_is_slow_or_says_that_it_is_asked_too_often_is_asked_less(
     before: int, seconds: float, error: PolydeskError | None, after: int
 ) -> None:
-    asked = replace(clinic(1, "http://127.0.0.1:9/api/v1"), slowed=before)
+    asked = replace(clinic(1, "http://127.0.0.1:9/api/v1"), slowed=before, answered=True)
     seen = Seen(asked, None, looking.NOTHING, error, error is None, seconds)
     assert seen.slowed == after
     assert looking.changed([seen]) is (error is not None or after != before)

@@ -28,7 +28,7 @@ CLINICS = f"""
            (SELECT count(*) FROM agenda a WHERE a.clinic_id = c.id AND a.active) AS agendas,
            coalesce(i.base_url, i.vendor) AS base_url, i.token_env, i.active AS on, i.vendor, i.source,
            {SETTINGS} AS settings, e.stopped_at, e.stopped_reason, coalesce(e.failures, 0) AS failures,
-           e.down_since, e.down_reason, e.quiet_until, e.read_at,
+           e.down_since, e.down_reason, e.quiet_until, e.read_at, e.answered_at,
            coalesce(e.read_at, i.updated_at) AS quiet_since, coalesce(e.slowed, 1) AS slowed,
            EXISTS (SELECT FROM service_run r WHERE r.clinic_id = c.id AND r.service = 'sync_events') AS asked,
            (SELECT max(r.started_at) FROM service_run r
@@ -100,6 +100,7 @@ def _link(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> 
     if row.failures:
         return Link.UNREACHABLE
     seen = row.read_at is not None or row.asked or row.listed_at is not None
+    seen = seen or (row.answered_at is not None and _tells(row))
     return Link.WELL if seen else Link.NOT_ASKED
 
 

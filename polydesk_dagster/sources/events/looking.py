@@ -1,6 +1,7 @@
 """The cheap look for news: one request for each clinic, many at once, and who is left in peace for a while.
 
-It writes only when something changes: that a studiolab stopped answering, that it answers again.
+It writes only when something changes: that a studiolab answers for the first time, that it stopped answering, that it
+answers again.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Clinic:
     """Whether a missing number has been waited for long enough."""
     history: str | None = None
     """What its source called its history when it was read last."""
+    answered: bool = False
+    """Whether its source is known to have answered, as its integration stands."""
 
     def every(self, as_of: datetime) -> int:
         """Minutes between two looks at it. Who failed has a pause of its own; what is missing or due is not quiet."""
@@ -116,8 +119,8 @@ SELECT c.id, c.code, i.vendor, {SETTINGS} AS settings, i.source, coalesce(e.sequ
        least(coalesce(e.sequence, 0), coalesce(min(lower(g.span)) - 1, e.sequence, 0)) AS after,
        coalesce(array_agg(ARRAY[lower(g.span), upper(g.span)]) FILTER (WHERE g.span IS NOT NULL), '{{}}') AS missing,
        coalesce(bool_or(g.noticed_at <= CAST(:as_of AS timestamptz) - CAST(:patience AS interval)), false) AS overdue,
-       e.history, e.stopped_reason AS stopped, coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since,
-       e.down_reason,
+       e.history, e.answered_at IS NOT NULL AS answered, e.stopped_reason AS stopped,
+       coalesce(e.failures, 0) AS failures, e.quiet_until, e.down_since, e.down_reason,
        EXISTS (SELECT FROM event_inbox p
                WHERE p.clinic_id = c.id AND p.state = 'parked' AND p.next_try_at <= :as_of) AS due,
        (SELECT f.token FROM feed_number f WHERE f.clinic_id = c.id AND f.token IS NOT NULL
@@ -284,9 +287,10 @@ ON CONFLICT (clinic_id) DO UPDATE SET failures = e.failures + 1, quiet_until = e
 
 # Who answers with news keeps `down_since` for the run to tell; who answers without is told of here.
 ANSWERED = """
-UPDATE event_cursor SET failures = 0, quiet_until = NULL, down_reason = NULL,
-                        down_since = CASE WHEN clinic_id = ANY(:with_news) THEN down_since END
-WHERE clinic_id = ANY(:clinics)"""
+INSERT INTO event_cursor AS e (clinic_id, answered_at) SELECT unnest(CAST(:clinics AS bigint[])), :as_of
+ON CONFLICT (clinic_id) DO UPDATE SET failures = 0, quiet_until = NULL, down_reason = NULL,
+                                      down_since = CASE WHEN e.clinic_id = ANY(:with_news) THEN e.down_since END,
+                                      answered_at = coalesce(e.answered_at, excluded.answered_at)"""
 
 
 SLOWED = """
@@ -297,17 +301,17 @@ ON CONFLICT (clinic_id) DO UPDATE SET slowed = excluded.slowed"""
 
 def changed(seen: Sequence[Seen]) -> bool:
     """Whether there is anything to ``remember``."""
-    return any(look.error is not None or _is_back(look) or look.slowed != look.clinic.slowed for look in seen)
+    return any(look.error is not None or _is_new(look) or look.slowed != look.clinic.slowed for look in seen)
 
 
-def _is_back(look: Seen) -> bool:
-    """Whether it answered after looks that failed."""
-    return look.answered and look.clinic.failures > 0
+def _is_new(look: Seen) -> bool:
+    """Whether it answered for the first time, or after looks that failed."""
+    return look.answered and (look.clinic.failures > 0 or not look.clinic.answered)
 
 
 def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -> None:
-    """Leave those that failed in peace for longer each time, take those that answer into the round again, and ask those
-    that are slow less often."""
+    """Leave those that failed in peace for longer each time, take those that answer into the round, for the first time
+    or again, and ask those that are slow less often."""
     failed = [look for look in seen if look.error is not None]
     if failed:
         connection.execute(
@@ -319,10 +323,14 @@ def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -
                 "as_of": as_of,
             },
         )
-    back = [look for look in seen if _is_back(look)]
-    if back:
-        with_news = [look.clinic.id for look in back if look.news is not None]
-        parameters: Mapping[str, object] = {"clinics": [look.clinic.id for look in back], "with_news": with_news}
+    answered = [look for look in seen if _is_new(look)]
+    if answered:
+        with_news = [look.clinic.id for look in answered if look.news is not None]
+        parameters: Mapping[str, object] = {
+            "clinics": [look.clinic.id for look in answered],
+            "with_news": with_news,
+            "as_of": as_of,
+        }
         connection.execute(sa.text(ANSWERED), parameters)
     paced = [look for look in seen if look.slowed != look.clinic.slowed]
     if paced:
