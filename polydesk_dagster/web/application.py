@@ -52,6 +52,7 @@ from polydesk_dagster.web.language import reads_pages, teller_of
 from polydesk_dagster.web.routes import LOGIN, Pages
 
 PAGES: tuple[Pages, ...] = (
+    gateway.pages,  # first: all the others are tried before the last, and nobody asks as often
     login.pages,
     oidc.pages,
     reader.pages,
@@ -73,7 +74,6 @@ PAGES: tuple[Pages, ...] = (
     wellness.pages,
     stopping.pages,
     visit.pages,
-    gateway.pages,
 )
 """Every module of views; a new one is named here."""
 DAGSTER = "/dagster"

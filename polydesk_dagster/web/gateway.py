@@ -69,14 +69,14 @@ async def _take(
         raise HTTPException(401, "door.unsigned") from None
     except news.UnreadableError:
         raise HTTPException(400, "door.unreadable") from None
-    together: _Together = door.kept.setdefault(f"gateway {request.url.path}", _Together(door, keep))
+    together: Together = door.kept.setdefault(f"gateway {request.url.path}", Together(door, keep))
     settling: _Settling = door.kept.setdefault("gateway", _Settling(door))
     await together.kept(told)
     return Response(status_code=204, background=BackgroundTask(settling.soon))
 
 
 @dataclass
-class _Together:
+class Together:
     """Keeps what comes while the database is busy in one transaction."""
 
     door: Door
@@ -89,8 +89,8 @@ class _Together:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append((told, mine))
         async with self.busy:
-            batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
-            if batch:
+            if not mine.done():  # else another has kept it, and what has come meanwhile is for whoever waits behind
+                batch, self.waiting = self.waiting[:_AT_ONCE], self.waiting[_AT_ONCE:]
                 await self._write(batch)
         await mine
 
@@ -133,7 +133,9 @@ class _Settling:
             self.running = False
 
     def _round(self) -> None:
-        if arrivals.settle(self.door.engine, self.door.now()).to_send:
+        done, more = arrivals.settle_some(self.door.engine, self.door.now())
+        self.again |= more
+        if done.to_send:
             send(self.door)
 
 

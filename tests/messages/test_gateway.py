@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.sms import DEMO_SECRET, SmsSimulator, Webhook
 from polydesk_dagster.providers.sms import SmsGateway
-from polydesk_dagster.web.gateway import RECEIPTS, REPLIES
+from polydesk_dagster.web.gateway import RECEIPTS, REPLIES, Together
 from tests import world
 from tests.messages.world import booked
 from tests.waiting import until
@@ -178,6 +179,28 @@ def test_nothing_is_answered_before_it_is_kept(house: House) -> None:
     with house.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE gone RENAME TO message_reply"))
     assert house.post(REPLIES, said) == 204
+
+
+def test_a_burst_is_kept_by_few_transactions(house: House) -> None:
+    """Whoever was kept beside others makes way at once: else each in her turn writes what little came since."""
+    crowd, times, sizes = 20, 10, list[int]()
+
+    def keep(_connection: sa.Connection, told: Sequence[int], _at: datetime) -> int:
+        sizes.append(len(told))
+        return len(told)
+
+    async def burst() -> None:
+        together = Together(house.door.door, keep)
+
+        async def connection() -> None:
+            for number in range(times):
+                await together.kept(number)
+
+        await asyncio.gather(*(connection() for _ in range(crowd)))
+
+    asyncio.run(burst())
+    assert sum(sizes) == crowd * times
+    assert len(sizes) <= 2 * times + 1, sizes
 
 
 def test_without_a_secret_nobody_is_heard(engine: sa.Engine, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ _UNSETTLED = sa.text("""
         OR EXISTS (SELECT FROM message_reply WHERE settled_at IS NULL)""")
 
 
+_ALL_BELOW = 500
+"""Fewer than so many were all that there was."""
+
+
 def waiting(connection: sa.Connection) -> bool:
     """Whether something is put by that nobody has looked at."""
     return bool(connection.scalar(_WAITING))
@@ -33,18 +37,24 @@ def settle(engine: sa.Engine, as_of: datetime, *, again: bool = False) -> Settle
     """
     total = Settled()
     with engine.connect() as connection:
-        if not connection.scalar(_UNSETTLED if again else _WAITING):
-            return total
-    while True:
-        with exclusive(engine, "message arrivals") as mine:
-            if not mine:
-                return total
-            while True:
-                with engine.begin() as connection:
-                    looked_at = receipts.settle(connection, as_of, again=again)
-                    looked_at += total.add(replies.settle(connection, as_of))
-                if not looked_at:
-                    break
-        with engine.connect() as connection:
-            if not waiting(connection):
-                return total
+        more = connection.scalar(_UNSETTLED if again else _WAITING)
+    while more:
+        done, more = settle_some(engine, as_of, again=again)
+        total.add(done)
+    return total
+
+
+def settle_some(engine: sa.Engine, as_of: datetime, *, again: bool = False) -> tuple[Settled, bool]:
+    """Do what is put by at this moment, and leave to the caller when to look again: in a burst each look finds a few.
+    Returns what it came to, and whether more has come meanwhile."""
+    done = Settled()
+    with exclusive(engine, "message arrivals") as mine:
+        if not mine:
+            return done, False
+        looked_at = _ALL_BELOW
+        while looked_at >= _ALL_BELOW:
+            with engine.begin() as connection:
+                looked_at = receipts.settle(connection, as_of, again=again)
+                looked_at += done.add(replies.settle(connection, as_of, limit=_ALL_BELOW))
+    with engine.connect() as connection:
+        return done, waiting(connection)

@@ -187,6 +187,8 @@ def settle(connection: sa.Connection, as_of: datetime, limit: int = 500) -> Sett
         Heard(row.id, row.address, row.reading, row.message, tuple(row.items), row.others, row.asked, row.later)
         for row in connection.execute(_HEARD, asked)
     ]
+    if not heard:
+        return Settled()
     decided = {each.id: decide(each) for each in heard}
 
     def of(outcome: Outcome) -> list[Heard]:
