@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from polydesk_dagster.demo.simulators import dataset, sms
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime import pythons
 from polydesk_dagster.runtime.processes import listening
 from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
@@ -41,7 +41,7 @@ class Played:
     @property
     def command(self) -> tuple[str, ...]:
         common = ("--port", str(self.port), "--state", str(self.state))
-        return (sys.executable, "-m", self.module, *common, *self.options)
+        return (*pythons.module(self.module), *common, *self.options)
 
     @property
     def where(self) -> str:

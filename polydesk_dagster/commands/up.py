@@ -7,7 +7,6 @@ everything answers, is done in processes that end with it (``preparing``, ``welc
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from polydesk_dagster.commands import show
 from polydesk_dagster.commands.prepared import FRESH, Playing, Prepared
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.runtime import guardian, processes, supervisor
+from polydesk_dagster.runtime import guardian, processes, pythons, supervisor
 from polydesk_dagster.runtime.apart import apart
 from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.settings import Settings
@@ -81,7 +80,7 @@ def _welcome(start: Prepared, token: str) -> None:
     """Say what there is to say, until it is said; when everything is stopped meanwhile it is ended with the rest."""
     words = (show.told().language, FRESH if start.fresh else "", *start.told)
     status = subprocess.run(
-        [sys.executable, "-m", "polydesk_dagster.commands.welcome", *words],
+        pythons.module("polydesk_dagster.commands.welcome", *words),
         check=False,
         env={**start.environment, guardian.MARK: token},
         stdin=subprocess.DEVNULL,

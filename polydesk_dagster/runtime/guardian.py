@@ -72,7 +72,7 @@ def main(token: str, home: str) -> None:
     if home:
         stop = "import sys, pathlib; from polydesk_dagster.database import embedded; "
         stop += "embedded.stop(pathlib.Path(sys.argv[1]), patience=10)"
-        os.execv(sys.executable, [sys.executable, "-c", stop, home])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-P", "-c", stop, home])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ import contextlib
 import json
 import secrets
 import socket
-import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime import instance, pythons
 from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.runtime.forks import client as forks
 from polydesk_dagster.settings import Settings
@@ -71,7 +70,6 @@ def dagster_children(
     The first location's fork server is among them, and the first of them, because the others are forked from it;
     another location's is started with its first run.
     """
-    python = (sys.executable, "-m")
     environment = {"MALLOC_ARENA_MAX": _ARENAS, **environment}
     home, main = settings.home, locations[0]
     logs = "json" if settings.log_format == "json" else "colored"
@@ -90,7 +88,7 @@ def dagster_children(
     children.append(
         Child(
             "code",
-            (*python, "polydesk_dagster.runtime.dagster_inside.code", logs, *code),
+            pythons.module("polydesk_dagster.runtime.dagster_inside.code", logs, *code),
             environment,
             ready=answers(*served.values()),
             after=("launcher",),
@@ -104,7 +102,7 @@ def dagster_children(
     children += [
         Child(
             "web",
-            (*python, "polydesk_dagster.web", sign),
+            pythons.module("polydesk_dagster.web", sign),
             {**environment, "POLYDESK_WEB_HOST": host, "POLYDESK_WEB_PORT": str(port)},
             ready=serves(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health/live", sign),
             after=("code",),
@@ -113,7 +111,7 @@ def dagster_children(
         ),
         Child(
             "daemon",
-            (*python, "polydesk_dagster.runtime.dagster_inside.daemon", str(instance.workspace_file(home)), logs),
+            pythons.module("polydesk_dagster.runtime.dagster_inside.daemon", str(instance.workspace_file(home)), logs),
             environment,
             after=("code",),
             fork_of=runs,
@@ -121,5 +119,5 @@ def dagster_children(
         ),
     ]
     if any(way is not None for way in (settings.alert_url, settings.alert_apprise, settings.ping_url)):
-        children.append(Child("watcher", (*python, "polydesk_dagster.runtime.watching"), environment))
+        children.append(Child("watcher", pythons.module("polydesk_dagster.runtime.watching"), environment))
     return children

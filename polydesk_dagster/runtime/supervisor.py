@@ -172,7 +172,7 @@ class Supervisor:
     def _watch(self) -> subprocess.Popen[bytes]:
         home = str(self.home) if self._database else ""
         return subprocess.Popen(
-            [sys.executable, "-S", guardian.__file__, self.token, home],
+            [sys.executable, "-P", "-S", guardian.__file__, self.token, home],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

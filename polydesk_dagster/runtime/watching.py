@@ -1,5 +1,5 @@
 """Tells by a webhook and by Apprise what went wrong and what is well again, and pings a dead-man's switch while all is
-well: ``python -m polydesk_dagster.runtime.watching``.
+well: ``python -P -m polydesk_dagster.runtime.watching``.
 
 It is a process of its own, which needs neither Dagster's daemon nor the door nor a database to speak.
 """

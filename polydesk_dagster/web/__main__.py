@@ -1,4 +1,4 @@
-"""Serve the door: ``python -m polydesk_dagster.web``. The home's Dagster instance must be prepared."""
+"""Serve the door: ``python -P -m polydesk_dagster.web``. The home's Dagster instance must be prepared."""
 
 from __future__ import annotations
 

@@ -103,6 +103,13 @@ def test_only_resources_and_settings_read_configuration(name: str, path: Path) -
         assert "os.environ" not in reads
 
 
+@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
+def test_no_python_of_ours_looks_for_modules_where_the_operator_stands(name: str, path: Path) -> None:
+    words = [node.elts for node in _nodes(path) if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > 1]
+    started = [ast.unparse(second) for first, second, *_ in words if ast.unparse(first) == "sys.executable"]
+    assert not [flag for flag in started if flag not in {"'-P'", "'-I'"}]
+
+
 @pytest.mark.parametrize(("name", "path"), _of(*DEFINING), ids=_ids(_of(*DEFINING)))
 def test_what_dagster_reads_keeps_its_annotations(name: str, path: Path) -> None:
     assert "__future__" not in _imports(path)

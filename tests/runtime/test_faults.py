@@ -49,10 +49,22 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+TAKEN = """
+import pathlib
+pathlib.Path(__file__).with_suffix(".taken").touch()
+raise ImportError("this one lies where the operator stands")
+"""
+
+
 class Installation:
-    """`polydesk up` of the tiny jobs, on an embedded PostgreSQL of its own."""
+    """`polydesk up` of the tiny jobs, on an embedded PostgreSQL of its own, from a folder where modules of others lie
+    that are called as some of the standard library's, of our libraries' and of our own are."""
 
     def __init__(self, home: Path) -> None:
+        self.stands = home / "stands"
+        self.stands.mkdir(exist_ok=True)
+        for name in ("json", "gql", "typing_extensions", "polydesk_dagster"):
+            (self.stands / f"{name}.py").write_text(TAKEN)
         self.settings = Settings(home=home, web_port=_free_port())
         code = f"""
         from pathlib import Path
@@ -71,7 +83,8 @@ class Installation:
         running.run(lambda: print("ready", flush=True))
         """
         self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
+            [sys.executable, "-P", "-c", textwrap.dedent(code)],
+            cwd=self.stands,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_IS_DEFS_VALIDATION_CLI": "", "NO_COLOR": "1"},
@@ -156,7 +169,7 @@ def test_all_are_forks_of_the_launcher_and_children_of_the_supervisor(up: Instal
     for name in ("code", "web", "daemon"):
         process = psutil.Process(up.child(name))
         assert process.name() == name, "one that was started is called python"
-        assert process.cmdline()[1:3] == ["-m", f"polydesk_dagster.{MODULES[name]}"]
+        assert process.cmdline()[1:4] == ["-P", "-m", f"polydesk_dagster.{MODULES[name]}"]
         assert process.ppid() == up.process.pid
 
 
@@ -246,3 +259,7 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(up: Installation, dagster:
     up.process.wait(PATIENCE)
     assert all(gone(pid) for pid in left)
     assert not embedded.running(up.settings.home)
+
+
+def test_nothing_of_the_folder_where_it_was_started_was_taken_for_ours(up: Installation) -> None:
+    assert sorted(path.suffix for path in up.stands.iterdir()) == [".py"] * 4

@@ -1,5 +1,5 @@
-"""The code locations of an installation served by one process: ``python -m polydesk_dagster.runtime.dagster_inside.code
-FORMAT LOCATION …``, a location as JSON ``[name, module, socket]``.
+"""The code locations of an installation served by one process: ``python -P -m … FORMAT LOCATION …``, a location as
+JSON ``[name, module, socket]``.
 
 Each has a server of its own, with its own socket and threads: for whoever asks it is as if each had a process. One that
 does not load says so to whoever asks for it, and leaves the others as they are. ``dagster api grpc`` serves but one
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polydesk_dagster.home import keep_to_ourselves
+from polydesk_dagster.runtime import pythons
 from polydesk_dagster.runtime.dagster_inside import quiet, signals
 
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     from dagster._utils.log import configure_loggers
 
     keep_to_ourselves()
+    pythons.spare_first()
     log_format, *locations = arguments
     quiet.code_server()
     signals.heed()

@@ -1,4 +1,4 @@
-"""Dagster's daemon, quiet while nothing happens: ``python -m … WORKSPACE FORMAT``.
+"""Dagster's daemon, quiet while nothing happens: ``python -P -m … WORKSPACE FORMAT``.
 
 It is what ``dagster-daemon run`` does. That is a script which takes no word on how often it looks.
 """

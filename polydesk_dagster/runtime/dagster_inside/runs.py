@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.runtime import pythons
 from polydesk_dagster.runtime.forks.fitness import why_not_loaded
 from polydesk_dagster.runtime.work import Worker
 
@@ -29,6 +30,7 @@ def code(pointer: str) -> Any:
     from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT
     from dagster._serdes import deserialize_value
 
+    pythons.spare_first()
     return ReconstructableRepository(
         cast("CodePointer", deserialize_value(pointer)),
         executable_path=sys.executable,

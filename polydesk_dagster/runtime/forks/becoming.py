@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from polydesk_dagster.runtime import pythons
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -100,15 +102,15 @@ class Forked:
 
 
 def forked(path: Path, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Forked:
-    """What ``command`` (this Python, ``-m``, a module, its arguments) would start, as a fork of the fork server at
+    """What ``command`` (of ``pythons.module``) would start, as a fork of the fork server at
     ``path``, with its output in a pipe.
 
     Raises:
         NoForkError: it has to be started as a process of its own.
     """
-    if list(command[:2]) != [sys.executable, "-m"]:
+    if (program := pythons.module_of(command)) is None:
         raise NoForkError("another program")
-    words = {"do": "become", "name": name, "command": list(command[2:]), "environment": dict(environment)}
+    words = {"do": "become", "name": name, "command": program, "environment": dict(environment)}
     reading, writing = os.pipe()
     try:
         pid = _asked(path, json.dumps(words).encode() + b"\n", writing)
@@ -166,7 +168,7 @@ class Become:
         """Be that program until its end. Returns whether it ended well; raises what it raises."""
         if not self._adopted():
             return False
-        _be_called(self.name, [sys.executable, "-m", *self.command])
+        _be_called(self.name, pythons.module(*self.command))
         os.environ.clear()
         os.environ.update(self.environment)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,13 +7,13 @@ import fcntl
 import select
 import socket
 import struct
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from polydesk_dagster import nearby
+from polydesk_dagster.runtime import pythons
 from polydesk_dagster.runtime.work import Effort
 
 MUTE_SECONDS = 4.0
@@ -68,7 +68,7 @@ def holder(path: Path) -> int:
 
 def command(path: Path, location: str, pointer: str, output: Path, idle_seconds: float | None = None) -> list[str]:
     """The command line of a fork server; ``pointer`` is the serialized code pointer of the location."""
-    words = [sys.executable, "-m", "polydesk_dagster.runtime.forks.server", "--socket", str(path)]
+    words = pythons.module("polydesk_dagster.runtime.forks.server", "--socket", str(path))
     words += ["--location", location, "--pointer", pointer, "--output", str(output)]
     if idle_seconds is not None:
         words += ["--idle-seconds", str(idle_seconds)]

@@ -132,7 +132,7 @@ class ForkServer:
             "children": {pid: asdict(child) for pid, child in self._children.items()},
         }
         os.environ[_STATE] = json.dumps(state)
-        os.execv(sys.executable, [sys.executable, "-m", "polydesk_dagster.runtime.forks.server", *sys.argv[1:]])  # noqa: S606
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
     def _load(self) -> None:
         """Import the code location; what went wrong is kept and told to whoever wants a run."""
