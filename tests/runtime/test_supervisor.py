@@ -9,7 +9,6 @@ import socket
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -280,13 +279,13 @@ def test_a_long_log_line_and_colours_do_not_disturb(home: Path) -> None:
     code = (
         "import time; print('\\x1b[32mverde\\x1b[0m'); print('x' * 200000); print('fine', flush=True); time.sleep(600)"
     )
-    supervisor = Supervisor(home, [_child("ciarliero", code)], say=lambda _: None)
-    threading.Thread(target=lambda: (time.sleep(1), supervisor.stop())).start()
-    assert supervisor.run() is None
-    text = (home / "logs" / "ciarliero.log").read_text()
+    log = home / "logs" / "ciarliero.log"
+    child = _child("ciarliero", code, ready=lambda: log.read_text().endswith("| fine\n"))
+    supervisor = Supervisor(home, [child], say=lambda _: None)
+    assert supervisor.run(supervisor.stop) is None
+    text = log.read_text()
     assert "| verde\n" in text
     assert "x" * 200000 in text
-    assert text.endswith("| fine\n")
 
 
 @pytest.mark.slow
