@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -142,9 +143,7 @@ class Settings(BaseSettings):
         problems.append(self._half(("alert_url",), ("alert_token",)))
         if self.embeddings_model is None:  # a model alone is a folder with the model in it
             problems.append(self._half(("embeddings_model", "embeddings_url"), ("embeddings_url", "embeddings_key")))
-        elif self.embeddings_url is None and not (
-            self.packaged_embeddings or self.embeddings_model == NO_MODEL or Path(self.embeddings_model).is_dir()
-        ):
+        elif not self.has_model:
             name, url = variable("embeddings_model"), variable("embeddings_url")
             problems.append(Reason("setting_model", {"name": name, "url": url}))
         if found := tuple(filter(None, problems)):
@@ -155,6 +154,13 @@ class Settings(BaseSettings):
     def packaged_embeddings(self) -> bool:
         """Whether vectors are made by the model that comes with a package of ours."""
         return self.embeddings_url is None and self.embeddings_model == PACKAGED_MODEL
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model that is named can be asked or is a folder that is there."""
+        model = self.embeddings_model
+        asked = self.embeddings_url is not None or self.packaged_embeddings
+        return asked or model is None or model == NO_MODEL or Path(model).is_dir()
 
     def _half(self, needed: tuple[str, ...], given: tuple[str, ...] = ()) -> Reason | None:
         """What is wrong if some of ``given`` (those needed, unless others are named) are there without all ``needed``;
@@ -206,13 +212,40 @@ def load() -> Settings:
             if others than its owner may read it.
     """
     where = home()
-    try:
-        settings = Settings(home=where, _env_file=_private(where / ".env"))
-    except ValidationError as error:
-        raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
+    dotenv = _private(where / ".env")
+    asked = (_whole_path(where), _written(dotenv), _said())
+    settings = _read(*asked)
+    if not settings.has_model:  # its folder is gone since
+        _read.cache_clear()
+        settings = _read(*asked)
     if settings.instance is None and (own := _deployments_own(settings.home)) is not None:
         return settings.model_copy(update={"instance": own})
     return settings
+
+
+@lru_cache(maxsize=4)
+def _read(where: Path, written: object, said: object) -> Settings:  # noqa: ARG001
+    """As long as neither the file nor the environment has changed they say the same: a run asks some dozen times, and
+    pydantic takes 5 ms to read them."""
+    try:
+        return Settings(home=where, _env_file=where / ".env")
+    except ValidationError as error:
+        raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
+
+
+def _written(file: Path) -> tuple[int, ...] | None:
+    """What is another once somebody has written the file, or put another in its place; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _said() -> frozenset[tuple[str, str]]:
+    """All of the environment that the settings read, and from where they take paths that are not whole."""
+    ours = {(name, value) for name, value in os.environ.items() if name.upper().startswith("POLYDESK_")}
+    return frozenset({*ours, ("", str(Path.cwd())), ("HOME", os.environ.get("HOME", ""))})
 
 
 def _deployments_own(home: Path) -> Path | None:

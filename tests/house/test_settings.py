@@ -107,6 +107,32 @@ def test_dotenv_of_the_home_is_read_and_the_environment_wins(given: Given, doten
     assert (found.web_host, found.web_port, found.home) == ("0.0.0.0", 5000, dotenv.parent)
 
 
+def test_what_is_said_anew_is_read_anew_and_only_then(
+    given: Given, dotenv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load() is load()
+    given(web_port="4000")
+    assert load().web_port == 4000
+    dotenv.write_text("POLYDESK_OPERATOR_MAIL=uno@example.org\n")
+    assert load().operator_mail == "uno@example.org"
+    dotenv.write_text("POLYDESK_OPERATOR_MAIL=due@example.org\n")  # as long as before
+    assert load().operator_mail == "due@example.org"
+    monkeypatch.setenv("polydesk_operator_mail", "tre@example.org")
+    assert load().operator_mail == "tre@example.org"
+    monkeypatch.chdir(tmp_path)
+    given(documents="docs")
+    assert load().documents == tmp_path / "docs"
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert load().documents == elsewhere / "docs"
+    given(embeddings_model=str(elsewhere))
+    assert load().embeddings_model == str(elsewhere)
+    monkeypatch.chdir(tmp_path)
+    elsewhere.rmdir()
+    with pytest.raises(ConfigurationError):
+        load()
+
+
 def test_a_token_of_a_clinic_stands_in_the_dotenv_beside_the_settings(given: Given, dotenv: Path) -> None:
     dotenv.write_text("POLYDESK_STUDIOLAB_TOKEN_GE01=s3cret\nOTHER=1\n")
     assert load().embedded
