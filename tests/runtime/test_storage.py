@@ -27,7 +27,7 @@ def kept(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 
 def _asked(dagster: DagsterInstance) -> list[str]:
-    """What the storage is asked for a look at two runs."""
+    """What the storage is asked for a look at two runs, and whether it knows of checks."""
     asked: list[str] = []
     engine = dagster.run_storage._engine  # type: ignore[attr-defined]
 
@@ -37,6 +37,7 @@ def _asked(dagster: DagsterInstance) -> list[str]:
     sa.event.listen(engine, "before_cursor_execute", note)
     for run in ("a", "b"):
         assert dagster.get_run_by_id(run) is None
+    assert dagster.event_log_storage.supports_asset_checks
     sa.event.remove(engine, "before_cursor_execute", note)
     return asked
 
@@ -52,7 +53,7 @@ def test_a_connection_that_ended_while_it_rested_is_nobodys_error(
     assert dagster.get_run_by_id("a") is None
 
 
-def test_which_columns_there_are_is_asked_once(kept: tuple[DagsterInstance, URL]) -> None:
+def test_which_tables_and_columns_there_are_is_asked_once(kept: tuple[DagsterInstance, URL]) -> None:
     dagster, _ = kept
     _asked(dagster)
-    assert [statement for statement in _asked(dagster) if "pg_attribute" in statement] == []
+    assert [statement for statement in _asked(dagster) if "pg_attribute" in statement or "pg_class" in statement] == []

@@ -112,6 +112,11 @@ class _Pooled:
     def _columns(self) -> set[tuple[str, ...]]:
         return set()
 
+    @cached_property
+    def _there(self) -> set[str]:
+        """What was there or built once is there."""
+        return set()
+
     def _has(self, table: sa.Table, *columns: str) -> bool:
         """A column that was there once is there."""
         asked = (table.name, *columns)
@@ -156,6 +161,11 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             known[column_name] = bool(conn.scalar(_HAS_COLUMN, {"table": AssetKeyTable.name, "column": column_name}))
         return known[column_name]
 
+    def has_table(self, table_name: str) -> bool:
+        if table_name not in self._there and super().has_table(table_name):
+            self._there.add(table_name)
+        return table_name in self._there
+
     @cached_property
     def has_default_pool_limit_col(self) -> bool:
         return self._has(ConcurrencyLimitsTable, ConcurrencyLimitsTable.c.using_default_limit.name)
@@ -189,11 +199,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
 
 
 class PooledScheduleStorage(_Pooled, PostgresScheduleStorage):
-    """The state and the ticks of schedules and sensors. What was there or built once is there."""
-
-    @cached_property
-    def _there(self) -> set[str]:
-        return set()
+    """The state and the ticks of schedules and sensors."""
 
     def _has_instigators_table(self, conn: sa.Connection) -> bool:
         if InstigatorsTable.name not in self._there and super()._has_instigators_table(conn):
