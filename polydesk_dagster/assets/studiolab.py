@@ -14,7 +14,7 @@ from polydesk_dagster.many import ALL_AT_ONCE, NOT_WELL, brief, clinics_of, ende
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Context, failure, perform, serve
-from polydesk_dagster.runtime.dagster_inside.outputs import told_already
+from polydesk_dagster.runtime.dagster_inside.outputs import together, told_already
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import brief as in_brief
@@ -201,7 +201,8 @@ def _look_at_each(
     failed = [report for report in stopped.values() if report.outcome is Outcome.FAILED]
     if failed and (config.preview or listing.step not in _steps(context)):
         raise failure(teller().service(service), combine(failed))
-    yield told_already(listing.preview, _results_of_many(listing, stopping))
+    yield told_already(listing.preview)
+    yield from together(_results_of_many(listing, stopping))
 
 
 def _apply_to_each(
@@ -266,7 +267,8 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
         config = _bound(context, polydesk, service, config)
         named = _asked(context, polydesk, service, listing, config)
         if named is not None and named.kind != listing.kind.name:
-            yield dg.MaterializeResult(metadata=_left_alone(named), check_results=_results(None, listing, set()))
+            yield dg.MaterializeResult(metadata=_left_alone(named))
+            yield from together(_results(None, listing, set()))
             return
         clinics = clinics_of(context, polydesk.engine(), config) if listing.per_clinic else None
         if clinics is not None:
@@ -285,7 +287,8 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
         if report.outcome is Outcome.FAILED:
             raise failure(teller().service(service), report)
         if goes_on:
-            yield told_already(key, _results(None, listing, passed))
+            yield told_already(key)
+            yield from together(_results(None, listing, passed))
         if report.outcome is Outcome.SKIPPED:
             return
         plan = load(polydesk, report.plan_id) if report.plan_id is not None else None
@@ -296,9 +299,8 @@ def _preview_asset(listing: Listing) -> dg.AssetsDefinition:
             if dg.AssetCheckKey(key, result.check_name or "") in asked
         ]
         if key in context.selected_asset_keys:
-            yield dg.MaterializeResult(metadata=metadata(report), check_results=results)
-        else:
-            yield from results
+            yield dg.MaterializeResult(metadata=metadata(report))
+        yield from together(results)
 
     return preview
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
@@ -130,6 +131,21 @@ def test_a_night_previews_checks_applies_and_a_failed_guard_stops_it(house: Hous
 
 def _checks(result: dg.ExecuteInProcessResult) -> list[dg.DagsterEvent]:
     return [event for event in result.all_events if event.event_type_value == "ASSET_CHECK_EVALUATION"]
+
+
+def test_checks_are_of_what_their_own_run_has_just_looked_at_and_that_is_looked_up_once(house: House) -> None:
+    with patch.object(
+        dg.DagsterInstance,
+        "fetch_materializations",
+        autospec=True,
+        side_effect=dg.DagsterInstance.fetch_materializations,
+    ) as looked_up:
+        runs = [house.run("preview_services") for _ in range(2)]
+    assert looked_up.call_count == len(runs)
+    for run in runs:
+        targets = [event.asset_check_evaluation_data.target_materialization_data for event in _checks(run)]
+        assert len(targets) > 1
+        assert {target.run_id if target else None for target in targets} == {run.run_id}
 
 
 def _passed(event: dg.DagsterEvent) -> bool:
