@@ -47,10 +47,11 @@ def doctor(
         findings.append(Finding("database", ok=False, how="refused", values={"why": error.reason}))
         watched = []
     # Where nothing is meant to be running, silent daemons and overdue services are no news.
-    findings += watched if up or not settings.embedded else [f for f in watched if f.code in RESTING]
+    watched = watched if up or not settings.embedded else [f for f in watched if f.code in RESTING]
+    findings += watched if probe else [f for f in watched if f.code != "studiolab_unread"]  # each clinic is told of
     well = all(finding.ok for finding in findings)
     if json:
-        show.as_json(health.as_object(findings, now, show.told()))
+        show.as_json(health.as_object(findings, now, show.told()) | {"ok": well})
     else:
         mark = {True: Text(say("doctor.well"), "green"), False: Text(say("doctor.look"), "red")}
         rows = [(mark[f.ok], f.code, f.subject, told_of_finding(show.told(), f)) for f in findings]

@@ -5,7 +5,7 @@ It asks both databases directly, so that it also speaks when Dagster does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,10 +20,10 @@ from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head, unsuited
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.runtime import instance
+from polydesk_dagster.runtime import instance, unread
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state.activity import starts_live
-from polydesk_dagster.runtime.state.model import Condition, Finding, ServiceState
+from polydesk_dagster.runtime.state.model import Condition, Finding, LastRun, ServiceState, few
 from polydesk_dagster.runtime.state.services import service_states
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import Teller
@@ -60,7 +60,8 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
         if begun is not None:
             findings += [*_daemons(begun, now), *_stuck_runs(begun, now), _storage(begun)]
         if ours is not None:
-            findings += [_schema(ours), _restored(ours), *_services(ours, begun, now, live=starts_live(settings))]
+            states = service_states(ours, begun, now, live=starts_live(settings))
+            findings += [_schema(ours), _restored(ours), *_services(states, now), *_unread(ours, states, now)]
     return findings
 
 
@@ -151,19 +152,32 @@ def _storage(connection: sa.Connection) -> Finding:
     return Finding("dagster_storage", ok=not large, how="grows" if monthly and not large else None, values=values)
 
 
-def _services(
-    connection: sa.Connection, dagster: sa.Connection | None, now: datetime, *, live: bool
-) -> Iterator[Finding]:
-    for state in service_states(connection, dagster, now, live=live):
-        key = state.service.key
-        for run in state.runs:
-            if run.bad:
-                whose = run.clinic or Term("whose", "chain")
-                values: dict[str, Value] = {"service": ServiceKey(key), "whose": whose, "at": Instant(run.at)}
-                how = "stopped" if run.stopped else run.outcome
-                yield Finding("service_failed", ok=False, subject=key, how=how, values=values)
+def _services(states: Sequence[ServiceState], now: datetime) -> Iterator[Finding]:
+    for state in states:
+        yield from _failed(state)
         if not isinstance(state.service.cadence, OnDemand):
             yield _punctual(state, now)
+
+
+def _failed(state: ServiceState) -> Iterator[Finding]:
+    """Whose last run ended badly: those that ended alike together, or a chain's clinics would be as many findings."""
+    key = state.service.key
+    alike: dict[str, list[LastRun]] = {}
+    for run in state.runs:
+        if run.bad:
+            alike.setdefault("stopped" if run.stopped else run.outcome, []).append(run)
+    for how, runs in alike.items():
+        whose = few([run.clinic or Term("whose", "chain") for run in runs], "other_clinics")
+        at = Instant(max(run.at for run in runs))
+        values: dict[str, Value] = {"service": ServiceKey(key), "whose": whose, "at": at}
+        yield Finding("service_failed", ok=False, subject=key, how=how, values=values)
+
+
+def _unread(connection: sa.Connection, states: Sequence[ServiceState], now: datetime) -> Iterator[Finding]:
+    """Clinics whose events cannot be read, while reading them is not meant to stand still."""
+    reading = next(state.activity for state in states if state.service.key == "sync_events")
+    if reading.works:
+        yield from unread.findings(connection, now, reading.paused)
 
 
 def _punctual(state: ServiceState, now: datetime) -> Finding:
@@ -199,14 +213,16 @@ def _since(then: datetime, now: datetime) -> Duration:
 
 
 def as_object(findings: list[Finding], now: datetime, t: Teller) -> dict[str, Any]:
-    """The JSON of the endpoint and of ``doctor --json``: codes and values, and beside them what they say."""
+    """The JSON of the endpoint and of ``doctor --json``: codes and values, and beside them what they say. With
+    warnings alone the installation is well."""
     return {
-        "ok": all(finding.ok for finding in findings),
+        "ok": all(finding.ok or finding.warning for finding in findings),
         "at": now.isoformat(),
         "findings": [
             {
                 "code": each.code,
                 "ok": each.ok,
+                "warning": each.warning,
                 "subject": each.subject,
                 "how": each.how,
                 "values": to_json(each.values),

@@ -42,19 +42,26 @@ def named(entry: Entry) -> str:
 
 
 def standing(told: Collection[str], found: Sequence[Entry]) -> set[str]:
-    """The names of what is wrong at a look, with what was told and cannot be seen now."""
+    """The names of what is wrong at a look, with what was told and cannot be seen now: while a database is down, or
+    while so many are unwell alike that they are told together."""
     known = {named(entry) for entry in found}
     wrong = {named(entry) for entry in found if not entry["ok"]}
     blind = any(entry["code"] in BLIND and not entry["ok"] for entry in found)
-    return wrong | {name for name in told if blind and name not in known}
+    together = {entry["code"] for entry in found if not entry["ok"] and entry["subject"] is None}
+    return wrong | {name for name in told if name not in known and (blind or name.split()[0] in together)}
 
 
 def changes(told: Mapping[str, Entry], before: Collection[str], found: Sequence[Entry]) -> tuple[list[Entry], set[str]]:
-    """What is wrong and was not told, and the names of what was told and is over. Only what the look before, at which
-    ``before`` was standing, agrees with."""
+    """What is wrong and was not told, or was as a warning and is none any more, and the names of what was told and is
+    over. Only what the look before, at which ``before`` was standing, agrees with."""
     now = standing(told, found)
-    begun = [entry for entry in found if not entry["ok"] and named(entry) in before and named(entry) not in told]
+    wrong = [entry for entry in found if not entry["ok"] and named(entry) in before]
+    begun = [entry for entry in wrong if named(entry) not in told or _graver(entry, told[named(entry)])]
     return begun, {name for name in told if name not in now and name not in before}
+
+
+def _graver(entry: Entry, told: Entry) -> bool:
+    return bool(told.get("warning")) and not entry["warning"]
 
 
 class Watcher:

@@ -10,7 +10,7 @@ from polydesk_dagster import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
-PLACES = ("runtime/health.py", "commands/doctor.py")
+PLACES = ("runtime/health.py", "runtime/unread.py", "commands/doctor.py")
 
 
 def _codes() -> set[str]:

@@ -179,6 +179,24 @@ def test_the_last_failure_of_a_service_is_seen_until_it_succeeds(
     assert _bad(settings) == []
 
 
+def test_a_service_that_failed_at_many_clinics_is_one_finding_that_names_the_first(
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        for number in range(1, 8):
+            chain.integration(connection, chain.clinic(connection, f"C{number:02}"), "http://127.0.0.1:9")
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, clinic_id, outcome, counts, reasons, as_of, started_at, seconds)
+                SELECT 'sync_prices', id, CASE code WHEN 'C07' THEN 'refused' ELSE 'failed' END, '{}', '[]', :at, :at, 1
+                FROM clinic"""),
+            {"at": NOW - timedelta(hours=2)},
+        )
+    failed, refused = (each for each in _said(settings) if "ultima esecuzione" in each and "per C" in each)
+    assert "per C01, C02, C03, C04, C05 e un'altra clinica (28/03/2026 11:00) è fallita." in failed
+    assert "per C07 (28/03/2026 11:00) è stata rifiutata." in refused
+
+
 def test_a_service_that_a_guard_stopped_in_part_is_seen(
     settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:
@@ -218,6 +236,7 @@ def test_what_was_found_is_an_object_of_codes_values_and_words(
     assert bad[0] == {
         "code": "daemon",
         "ok": False,
+        "warning": False,
         "subject": "SCHEDULER",
         "how": "never",
         "values": {"daemon": {"domain": "daemon", "term": "SCHEDULER"}},

@@ -91,7 +91,7 @@ def _link(row: sa.Row[tuple[object, ...]], has_token: Callable[[str], bool]) -> 
         return Link.OFF
     if not row.active:
         return Link.CLINIC_OFF
-    if row.source is not None and _leads_to(row) != row.source:
+    if row.source is not None and leads_to(row) != row.source:
         return Link.CHANGED
     if row.token_env is not None and not has_token(row.token_env):
         return Link.TOKEN_MISSING
@@ -112,7 +112,7 @@ def _tells(row: sa.Row[tuple[object, ...]]) -> bool:
         return True
 
 
-def _leads_to(row: sa.Row[tuple[object, ...]]) -> str:
+def leads_to(row: sa.Row[tuple[object, ...]]) -> str:
     """Which source the integration names now; the known one where its settings are wrong, which is told elsewhere."""
     try:
         return vendors.epoch(SourceLink(row.clinic, row.vendor, row.settings))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from polydesk_dagster.catalog import Service
-from polydesk_dagster.values import Reason, Value
+from polydesk_dagster.values import Count, Reason, Several, Value
 
 
 class Mode(StrEnum):
@@ -266,3 +266,17 @@ class Finding:
     """Which of the ways to be well or not; None where there is one of each."""
     values: Mapping[str, Value] = field(default_factory=dict)
     """What its sentence says; see ``told.state.told_of_finding``."""
+    warning: bool = False
+    """It is not well, but the installation is: somebody should look, and nobody has to be woken."""
+
+
+NAMED = 5
+"""Clinics that a finding names; of more it says how many."""
+
+
+def few(whose: Sequence[Value], others: str) -> Value:
+    """``whose`` as one value that is not long: the first few, and how many ``others`` (a noun) there are."""
+    if len(whose) == 1:
+        return whose[0]
+    rest = len(whose) - NAMED
+    return Several((*whose[:NAMED], *((Count(others, rest),) if rest > 0 else ())))
