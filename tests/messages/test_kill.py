@@ -73,7 +73,7 @@ def run_and_kill(engine: sa.Engine, carrier: str, as_of: datetime, more: int) ->
         stdout = run.stdout
         assert stdout.readline() == "working\n"
         wanted = watcher.scalar(handled) + more
-        until(lambda: watcher.scalar(handled) >= wanted or select.select([stdout], [], [], 0)[0])
+        until(lambda: watcher.scalar(handled) >= wanted or select.select([stdout], [], [], 0)[0], seldom=0.02)
         finished = bool(select.select([stdout], [], [], 0)[0])
         run.kill()
         run.wait()
