@@ -140,6 +140,7 @@ class Worker:
                 "long": self.services[1],
             }
             self.broken += connection.scalars(BROKEN, values)
+            connection.commit()  # at a rollback psycopg forgets what it has prepared
 
     def token(self) -> str:
         return self.random.choice(self.tokens[-12:]) if self.tokens else "nessuno"
@@ -178,7 +179,7 @@ class Worker:
         return self.note(token, reply, "confirm")
 
     def some_booking(self) -> int:
-        with self.engine.connect() as connection:
+        with self.engine.begin() as connection:
             found = connection.scalars(sa.text("SELECT id FROM appointment WHERE status IN ('booked', 'unverified')"))
             return self.random.choice(list(found) or [0])
 
@@ -219,7 +220,7 @@ class Worker:
     def sweep(self) -> bool:
         """As its schedule does: look first, and start only where something has expired."""
         as_of = self.now()
-        with self.engine.connect() as connection:
+        with self.engine.begin() as connection:
             if sweeping.nothing_expired(connection, as_of):
                 self.counted["sweep:skipped"] += 1
                 return False
