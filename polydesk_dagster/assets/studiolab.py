@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from polydesk_dagster import changes
 from polydesk_dagster.assets.listings import LISTINGS, Listing, SyncConfig, apply, load, look
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.many import ALL_AT_ONCE, NOT_WELL, brief, clinics_of, ended_badly, left, perform_each
@@ -59,7 +60,8 @@ def _named(
         return Report.refused("plan_in_run_for_many", {"plan": plan.id, "of": plan.clinic})
     if plan.clinic != (clinic if listing.per_clinic else None):
         return Report.refused("plan_of_another_clinic", {"plan": plan.id, "of": plan.clinic, "asked": clinic}, clinic)
-    return plan
+    strange = changes.unknown_guards([plan], config.passed)
+    return plan if strange is None else Report(Outcome.REFUSED, reasons=(strange,), plan_id=plan.id)
 
 
 def _clinic(context: Context) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,9 @@ from polydesk_dagster.changes import audit, flagged, held, plans, registry
 from polydesk_dagster.changes.kind import Kind, Moved
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.recount import recount
-from polydesk_dagster.changes.show import row_names
+from polydesk_dagster.changes.show import next_step, row_names
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
-from polydesk_dagster.values import Instant, Several
+from polydesk_dagster.values import Instant, Several, Value
 
 NAMED = 20
 """How many rows a refusal names; the rest are counted."""
@@ -41,9 +41,10 @@ def apply(
     alone altered its rows, and neither is read again for that.
 
     Refused, with nothing written, when the plan is unknown, used up, expired, altered, made for an instant after
-    ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``), or, for a plan
-    that is not volatile, when any row has moved since: the report names the rows. The rows of a volatile plan that have
-    moved are skipped, each with its reason. What guards have set aside is written where ``past_guards`` names them.
+    ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``, and that it is the
+    plan's), or, for a plan that is not volatile, when any row has moved since: the report names the rows. The rows of a
+    volatile plan that have moved are skipped, each with its reason. What guards have set aside is written where
+    ``past_guards`` names them.
     """
     if isinstance(made, Plan):
         plan, unseen = made, True
@@ -54,7 +55,8 @@ def apply(
             return Report.refused("unknown_plan", {"plan": made})
     refusal = _unfit(connection, plan, as_of, reason, past_guards, unseen=unseen)
     if refusal is not None:
-        return Report(Outcome.REFUSED, reasons=(refusal,), plan_id=plan.id)
+        way = (Reason("what_to_do", {"next": next_step(plan)}, plan.clinic),) if refusal.code == "guard" else ()
+        return Report(Outcome.REFUSED, reasons=(refusal, *way), plan_id=plan.id)
     kind = registry.kind(plan.kind)
     passed = sorted(set(past_guards) & {guard.name for guard in (*plan.failed_guards, *plan.holding_guards)})
     if freed := flagged.let_through(connection, plan.id, passed) if passed and plan.holding_guards else 0:
@@ -132,6 +134,8 @@ def _unfit(
         return Reason("plan_expired", {"plan": plan.id}, plan.clinic)
     if plan.as_of > as_of + plans.AHEAD:
         return Reason("plan_ahead", {"plan": plan.id, "at": Instant(plan.as_of)}, plan.clinic)
+    if (strange := unknown_guards([plan], past_guards)) is not None:
+        return strange
     stopping = [guard for guard in plan.failed_guards if guard.name not in past_guards]
     if stopping:
         said = Several(tuple(guard.reason for guard in stopping))
@@ -144,6 +148,21 @@ def _unfit(
     if plan.undoes is not None and plans.load(connection, plan.undoes, lock=True).state != "applied":
         return Reason("not_undoable", {"plan": plan.undoes, "why": Reason("undone_already")}, plan.clinic)
     return None
+
+
+def no_such_guard(strange: Collection[str], known: Collection[str], clinic: str | None = None) -> Reason | None:
+    """Why nobody goes past guards of ``strange`` names, where there are any; ``known`` are those that there are."""
+    names: dict[str, Value] = {"given": Several(tuple(sorted(strange))), "known": Several(tuple(sorted(known)))}
+    return Reason("guard_unknown", names, clinic) if strange else None
+
+
+def unknown_guards(made: Sequence[Plan], past_guards: Collection[str]) -> Reason | None:
+    """Why nobody goes past ``past_guards``: some are none of the plans ``made``. Passed over unsaid, a mistyped name
+    would leave whoever gave it in the belief that she has decided."""
+    asked = {guard.name for plan in made for guard in plan.guards}
+    stopping = {guard.name for plan in made for guard in (*plan.failed_guards, *plan.holding_guards)}
+    strange = set(past_guards) - asked
+    return no_such_guard(strange, stopping or asked, made[0].clinic if len(made) == 1 else None)
 
 
 def is_altered(connection: sa.Connection, plan: Plan) -> bool:

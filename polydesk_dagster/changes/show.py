@@ -245,14 +245,12 @@ def next_step(plan: Plan) -> Reason:
     if plan.state != "ready" or plan.expired:
         code = {"applied": "plan_applied", "undone": "plan_undone"}.get(plan.state, "plan_expired")
         return Reason(code, {"plan": plan.id})
-    stopping = plan.failed_guards if plan.writes else plan.holding_guards
-    if stopping:
+    if stopping := plan.failed_guards or (() if plan.writes else plan.holding_guards):
         names = " ".join(f"--past-guard {guard.name}" for guard in stopping)
-        return Reason("look_then_pass", {"plan": plan.id, "guards": names})
+        code = "look_then_pass" if plan.writes or plan.holding_guards else "look_at_source"
+        return Reason(code, {"plan": plan.id, "guards": names})
     if plan.writes:
         return Reason("look_then_apply", {"plan": plan.id})
-    if plan.failed_guards:
-        return Reason("look_at_source")
     if plan.tally.get("conflict"):
         return Reason("look_at_conflicts", {"plan": plan.id})
     return Reason("look_at_quarantine" if plan.tally.get("rejected") else "in_step")

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import aside, flagged, guards, held, plans, quarantine, show, step, undone
+from polydesk_dagster.changes import again, aside, flagged, guards, held, plans, quarantine, show, step, undone
 from polydesk_dagster.changes import stage as staging
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.audit import is_person
@@ -43,14 +43,17 @@ def synchronise(
     source: str | None = None,
     evidence: Evidence | None = None,
 ) -> Report:
-    """Plan from ``pages`` and apply the plan at once; the plan stays where a guard or a moved row stops it.
+    """Plan from ``pages`` and apply the plan at once; the plan stays where a guard or a moved row stops it,
+    and is the same at the next try where that finds the same.
 
     ``etag`` is asked once the pages are read, and kept as a word of ``source`` when we are in step with it; ``ours`` is
     what of ours had been written by then (``step.written``).
     """
     pages = _begun(pages)
     with engine.begin() as connection:
-        plan = compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
+        plan = again.standing(
+            connection, kind, scope, compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
+        )
         seen = show.preview(connection, plan, kind) if preview else None
         if not plan.writes:
             step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), ours=ours, source=source)

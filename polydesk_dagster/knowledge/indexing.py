@@ -9,6 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes.apply import no_such_guard
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge import carrying, contents, generations, intake, probing, shelving
@@ -22,6 +23,8 @@ from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 
 GUARD = "too_many_removals"
 PROBES = "probes"
+GUARDS = (GUARD, PROBES)
+"""What a person may let it go past."""
 """Names of the guards that a person who has looked may go past."""
 
 LOCK = "knowledge index"
@@ -43,6 +46,8 @@ def refresh(
 ) -> Report:
     """Blue: index what is new or changed, drop what is gone. Builds the first generation, and a new one when the
     pipeline is another than the current generation's."""
+    if (refusal := _mistyped(past_guard)) is not None:
+        return refusal
     run = _Run(Work(engine, as_of, library, patience, progress or _silent), preview=preview, past_guard=past_guard)
     return _alone(engine, run.blue)
 
@@ -58,8 +63,16 @@ def rebuild(
     patience: float = PATIENCE,
 ) -> Report:
     """Yellow: read every document again into a new generation, and answer from it once it is whole and as good."""
+    if (refusal := _mistyped(past_guard)) is not None:
+        return refusal
     run = _Run(Work(engine, as_of, library, patience, progress or _silent), preview=preview, past_guard=past_guard)
     return _alone(engine, run.yellow)
+
+
+def _mistyped(past_guard: str | None) -> Report | None:
+    strange = [] if past_guard is None or past_guard in GUARDS else [past_guard]
+    why = no_such_guard(strange, GUARDS)
+    return None if why is None else Report(Outcome.REFUSED, reasons=(why,))
 
 
 def roll_back(engine: sa.Engine, *, preview: bool = False) -> Report:

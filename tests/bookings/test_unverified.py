@@ -111,6 +111,14 @@ def test_a_full_disk_is_no_clinics_fault(engine: sa.Engine, state: str, told: bo
     assert status(engine, booking) == ("unverified", True)
 
 
+def test_a_guard_by_another_name_is_refused_whether_or_not_anything_is_due(engine: sa.Engine) -> None:
+    report = bookings.expire_unverified(engine, AS_OF, past_guard="many_unverifed", reason="gateway verificato oggi")
+    assert (report.outcome, teller().reason(report.reasons[0])) == (
+        Outcome.REFUSED,
+        "Nessun controllo si chiama così: many_unverifed. Oltre questi si può passare: many_unverified.",
+    )
+
+
 def test_what_was_let_go_past_the_guard_does_not_stop_the_next_hour(engine: sa.Engine) -> None:
     def online(practice: world.Practice, number: int, late: bool) -> None:
         stands = {} if late else {"status": "booked", "patient_id": practice.patient, "verified_at": AS_OF}

@@ -200,9 +200,13 @@ def test_a_guard_stops_until_a_person_names_it_and_says_why(connection: sa.Conne
     _specialists(connection, "Neri", "Verdi", "Bianchi")
     plan = _propose(connection)
     assert [guard.name for guard in plan.failed_guards] == ["many"]
-    assert _apply(connection, plan.id).reasons[0].code == "guard"
+    stopped = _apply(connection, plan.id)
+    assert [reason.code for reason in stopped.reasons] == ["guard", "what_to_do"]
+    assert f"polydesk plan apply {plan.id} --past-guard many --reason '…'" in teller().reason(stopped.reasons[1])
+    assert "scrivi qui sotto perché e applica" in teller(page=True).reason(stopped.reasons[1])
     assert _apply(connection, plan.id, past_guards=["many"]).reasons[0].code == "reason_missing"
-    assert _apply(connection, plan.id, past_guards=["other"], reason="visto con Anna").reasons[0].code == "guard"
+    (mistyped,) = _apply(connection, plan.id, past_guards=["many", "manny"], reason="visto con Anna").reasons
+    assert teller().reason(mistyped) == "Nessun controllo si chiama così: manny. Oltre questi si può passare: many."
     report = _apply(connection, plan.id, past_guards=["many"], reason="visto con Anna")
     assert report.outcome is Outcome.OK
     line = connection.execute(sa.text("SELECT actor, detail FROM audit")).one()

@@ -150,6 +150,7 @@ def test_many_documents_missing_stop_everything_until_a_person_says_so(shelf: Sh
         refused = run()
         assert (refused.outcome, refused.reasons[0].code) == (Outcome.REFUSED, indexing.GUARD)
         assert shelf.ask("a digiuno per il prelievo?")[0] == "prelievo.md"
+        assert run(past_guard="to_many_removals").reasons[0].code == "guard_unknown"
     report = shelf.blue(past_guard=indexing.GUARD)
     assert (report.counts.retired, report.counts.created) == (3, 1)
     assert report.reasons[0].code == "past_removals"

@@ -328,7 +328,7 @@ def test_a_plan_is_refused_without_a_word_and_where_something_came_since(run: Im
         shown = erasing.plan_erasure(connection, patient, world.AS_OF)
     assert shown.plan_id is not None
     unsaid = applied(run.engine, shown.plan_id, past=())
-    assert [reason.code for reason in unsaid.reasons] == ["guard"]
+    assert [reason.code for reason in unsaid.reasons] == ["guard", "what_to_do"]
     with run.engine.begin() as connection:
         connection.execute(
             sa.text(

@@ -64,9 +64,15 @@ def test_a_shape_that_changed_is_told_with_sheet_and_file(engine: sa.Engine) -> 
     data = book({"Turni": [TURNS[0], *turns], "Sedi": [*LOCATIONS, ["BO01", "Nuova"]]})
     found, report = applied(engine, data, file="turni.xlsx")
     assert report.outcome is Outcome.REFUSED
-    (why,) = (teller("it").reason(each) for each in report.reasons)
+    why, todo = (teller("it").reason(each) for each in report.reasons)
     assert why.startswith("file turni.xlsx, foglio Turni: Il piano")
     assert "6 record illeggibili su 22: la forma dei dati è cambiata?" in why
+    assert f"polydesk practice apply {found.number} --past-guard source_shape --reason '…'" in todo
+    with engine.begin() as connection:
+        past = {"past_guards": ["source_shap"], "reason": "turni letti con la direzione"}
+        mistyped = importing.apply(connection, found, as_of=AS_OF, actor="desk:anna", **past)
+    assert (mistyped.outcome, mistyped.reasons[0].code) == (Outcome.REFUSED, "guard_unknown")
+    assert "source_shape" in teller("it").reason(mistyped.reasons[0])
     with engine.begin() as connection:
         (told,) = importing.shown(connection, found).reasons[:1]
         assert teller("it").reason(told).startswith("file turni.xlsx, foglio Turni: 6 record")

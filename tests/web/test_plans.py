@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
 from html import unescape
 
@@ -50,6 +51,20 @@ def test_a_plan_shows_its_rows_before_and_after_and_reads_like_a_preview(
     assert "2 da modificare" in page
     assert "<b>Rossi" not in page
     assert (f"/piani/{plan}/applica" in page) is applies
+
+
+def test_a_plan_that_writes_nothing_and_is_stopped_is_confirmed_on_its_page(door: Served) -> None:
+    plan = _plan(door)
+    failed = [{"name": "source_short", "passed": False, "value": 8, "limit": 14, "values": {"seen": 8, "before": 21}}]
+    with door.door.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE plan SET guards = CAST(:guards AS jsonb), tally = '{\"seen\": 8}', rows_kept = false"),
+            {"guards": json.dumps(failed)},
+        )
+    with door.signed_in("manager") as browser:
+        page = unescape(browser.get(f"/piani/{plan}").text)
+    assert f'action="/piani/{plan}/applica"' in page
+    assert 'name="guard" value="source_short"' in page
 
 
 def test_a_preview_in_the_history_asks_only_for_a_plan_that_can_still_be_applied(door: Served) -> None:

@@ -163,6 +163,9 @@ def expire_unverified(
     Raises:
         PermanentError: for an unknown clinic.
     """
+    known = [guard.name for guard in UNVERIFIED_BOOKING.guards]
+    if past_guard and (strange := changes.no_such_guard({past_guard}.difference(known), known, clinic)) is not None:
+        return Report(Outcome.REFUSED, reasons=(strange,))
     with engine.connect() as connection:
         clinics = connection.execute(
             sa.text(f"""

@@ -144,10 +144,13 @@ def apply(
     waiting = [each for each in found.plans if each.state == "ready"]
     if not waiting:
         return Report(Outcome.NOTHING_TO_DO, plan_id=found.number)
+    if (strange := changes.unknown_guards(waiting, past_guards)) is not None:
+        return Report(Outcome.REFUSED, reasons=(strange,), plan_id=found.number)
     attempt = connection.begin_nested()
     parts: list[Report] = []
     for each in waiting:
-        passing = {*past_guards, *(BY_HAND & {guard.name for guard in (*each.failed_guards, *each.holding_guards)})}
+        stopping = {guard.name for guard in (*each.failed_guards, *each.holding_guards)}
+        passing = stopping & {*past_guards, *BY_HAND}
         why = reason or (SERVICE if passing else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
         part = _placed(found, each, part)
@@ -210,16 +213,20 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
 
 
 def _placed(found: Import, each: Plan, report: Report) -> Report:
-    """``report`` of one plan, with the sheet of which a guard speaks."""
+    """``report`` of one plan, with the sheet of which a guard speaks; past it goes the whole workbook."""
     sheet = _BY_KIND.get(each.kind)
     if sheet is None:
         return report
     place: dict[str, Value] = {"sheet": Term("sheet", sheet.key)} | ({"file": found.file} if found.file else {})
     code = "sheet_of_file_stopped" if found.file else "sheet_stopped"
-    placed = (
-        Reason(code, place | {"why": why}, why.clinic, why.count) if why.code.startswith("guard") else why
-        for why in report.reasons
-    )
+    guards = " ".join(f"--past-guard {guard.name}" for guard in each.failed_guards)
+    whole = Reason("workbook_then_pass", {"plan": each.id, "workbook": found.number, "guards": guards})
+    placed = []
+    for why in report.reasons:
+        if why.code.startswith("guard"):
+            placed.append(Reason(code, place | {"why": why}, why.clinic, why.count))
+        else:
+            placed.append(Reason("what_to_do", {"next": whole}) if why.code == "what_to_do" else why)
     return replace(report, reasons=tuple(placed))
 
 
