@@ -9,7 +9,6 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
 from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
 from dagster._core.storage.runs.schema import RunStorageSqlMetadata
 from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
@@ -54,65 +53,77 @@ def _of(*packages: str) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in ALL if name.split(".")[0] in packages]
 
 
-def _ids(modules: list[tuple[str, Path]]) -> list[str]:
-    return [name for name, _ in modules]
+def _knowing(modules: list[tuple[str, Path]], *forbidden: str) -> dict[str, set[str]]:
+    """What of that which none of ``modules`` may import those do that import it."""
+    assert modules
+    met = {name: {i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)} for name, path in modules}
+    return {name: known for name, known in met.items() if known}
 
 
-@pytest.mark.parametrize(("name", "path"), _of(*RULES, "database"), ids=_ids(_of(*RULES, "database")))
-def test_rules_and_database_never_know_dagster_or_who_calls_them(name: str, path: Path) -> None:
-    forbidden = ("dagster", *(f"polydesk_dagster.{part}" for part in (*FRONT, "resources", "running", "build", "cli")))
-    assert not [i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)]
+def _ours(*parts: str) -> Iterator[str]:
+    return (f"polydesk_dagster.{part}" for part in parts)
 
 
-@pytest.mark.parametrize(("name", "path"), _of(*RULES), ids=_ids(_of(*RULES)))
-def test_rules_never_read_the_clock_or_the_environment(name: str, path: Path) -> None:
-    calls = {ast.unparse(node.func) for node in _nodes(path) if isinstance(node, ast.Call)}
-    reads = {ast.unparse(node) for node in _nodes(path) if isinstance(node, ast.Attribute)}
-    assert not calls & {"datetime.now", "datetime.utcnow", "date.today", "time.time", "os.getenv", "datetime.today"}
-    assert "os.environ" not in reads
-    sql = path.read_text().lower()
-    for clock in ("current_timestamp", "current_date", "localtimestamp", "clock_timestamp()"):
-        assert clock not in sql, f"{name} asks the database for the time"
+def test_rules_and_database_never_know_dagster_or_who_calls_them() -> None:
+    assert _knowing(_of(*RULES, "database"), "dagster", *_ours(*FRONT, "resources", "running", "build", "cli")) == {}
 
 
-@pytest.mark.parametrize(("name", "path"), _of("front"), ids=_ids(_of("front")))
-def test_the_front_knows_neither_sessions_nor_pages_nor_dagster(name: str, path: Path) -> None:
-    forbidden = ("dagster", *(f"polydesk_dagster.{part}" for part in ("web", "runtime", *FRONT, "commands")))
-    assert not [i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)]
+CLOCKS = {"datetime.now", "datetime.utcnow", "date.today", "time.time", "os.getenv", "datetime.today"}
+SQL_CLOCKS = {"current_timestamp", "current_date", "localtimestamp", "clock_timestamp()"}
 
 
-@pytest.mark.parametrize(("name", "path"), _of("database"), ids=_ids(_of("database")))
-def test_the_database_knows_no_rule(name: str, path: Path) -> None:
-    forbidden = tuple(f"polydesk_dagster.{part}" for part in RULES)
-    assert not [i for i in _imports(path) if any(_within(i, wall) for wall in forbidden)]
+def test_rules_never_read_the_clock_or_the_environment() -> None:
+    asked: dict[str, set[str]] = {}
+    for name, path in _of(*RULES):
+        calls = {ast.unparse(node.func) for node in _nodes(path) if isinstance(node, ast.Call)}
+        sql = path.read_text().lower()
+        asked[name] = calls & CLOCKS | {clock for clock in SQL_CLOCKS if clock in sql}
+        if _reads_the_environment(path):
+            asked[name].add("os.environ")
+    assert asked
+    assert {name: found for name, found in asked.items() if found} == {}
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
-def test_only_the_command_knows_the_demo(name: str, path: Path) -> None:
-    if name.split(".", maxsplit=1)[0] not in {"demo", "cli", "commands"}:
-        assert not [i for i in _imports(path) if _within(i, "polydesk_dagster.demo")]
+def _reads_the_environment(path: Path) -> bool:
+    return "os.environ" in {ast.unparse(node) for node in _nodes(path) if isinstance(node, ast.Attribute)}
+
+
+def test_the_front_knows_neither_sessions_nor_pages_nor_dagster() -> None:
+    assert _knowing(_of("front"), "dagster", *_ours("web", "runtime", *FRONT, "commands")) == {}
+
+
+def test_the_database_knows_no_rule() -> None:
+    assert _knowing(_of("database"), *_ours(*RULES)) == {}
+
+
+def test_only_the_command_knows_the_demo() -> None:
+    others = [(name, path) for name, path in ALL if name.split(".")[0] not in {"demo", "cli", "commands"}]
+    assert _knowing(others, *_ours("demo")) == {}
 
 
 READS_THE_ENVIRONMENT = {"settings", "resources", "runtime", "commands", "cli", "demo"}
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
-def test_only_resources_and_settings_read_configuration(name: str, path: Path) -> None:
-    if name.split(".", maxsplit=1)[0] not in READS_THE_ENVIRONMENT:
-        reads = {ast.unparse(n) for n in _nodes(path) if isinstance(n, ast.Attribute)}
-        assert "os.environ" not in reads
+def test_only_resources_and_settings_read_configuration() -> None:
+    others = [(name, path) for name, path in ALL if name.split(".")[0] not in READS_THE_ENVIRONMENT]
+    assert others
+    assert [name for name, path in others if _reads_the_environment(path)] == []
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
-def test_no_python_of_ours_looks_for_modules_where_the_operator_stands(name: str, path: Path) -> None:
+def test_no_python_of_ours_looks_for_modules_where_the_operator_stands() -> None:
+    started = {name: list(_flags_of_pythons(path)) for name, path in ALL}
+    assert any(started.values())
+    assert {name: flags for name, flags in started.items() if not {"'-P'", "'-I'"}.issuperset(flags)} == {}
+
+
+def _flags_of_pythons(path: Path) -> Iterator[str]:
+    """What follows the interpreter in each list of words that begins with it."""
     words = [node.elts for node in _nodes(path) if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > 1]
-    started = [ast.unparse(second) for first, second, *_ in words if ast.unparse(first) == "sys.executable"]
-    assert not [flag for flag in started if flag not in {"'-P'", "'-I'"}]
+    return (ast.unparse(second) for first, second, *_ in words if ast.unparse(first) == "sys.executable")
 
 
-@pytest.mark.parametrize(("name", "path"), _of(*DEFINING), ids=_ids(_of(*DEFINING)))
-def test_what_dagster_reads_keeps_its_annotations(name: str, path: Path) -> None:
-    assert "__future__" not in _imports(path)
+def test_what_dagster_reads_keeps_its_annotations() -> None:
+    assert _knowing(_of(*DEFINING), "__future__") == {}
 
 
 def test_there_is_no_circle() -> None:
@@ -136,40 +147,52 @@ def _dagsters_tables() -> re.Pattern[str]:
 CONNECTS = re.compile(r"(Async)?(Client|HTTPTransport)|(get|post|put|patch|delete|head|options|request|stream)")
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
-def test_nobody_connects_but_to_addresses_that_were_looked_at(name: str, path: Path) -> None:
+ASKS_ITSELF = {"runtime.processes"}
+"""Whether our own processes are up, at addresses that it made itself."""
+OTHER_CLIENTS = ("requests", "urllib.request", "urllib3", "http.client", "aiohttp", "httpx2")
+SIGNS_IN = {"web.oidc", "web.oidc_client"}
+
+
+def test_nobody_connects_but_to_addresses_that_were_looked_at() -> None:
     """``network`` makes the transports; a simulator of the demo talks to this machine alone."""
-    if name == "network" or _within(name, "demo.simulators"):
-        return
-    calls = [node for node in _nodes(path) if isinstance(node, ast.Call)]
-    made = [
-        call
-        for call in calls
-        if (called := ast.unparse(call.func)).startswith("httpx.") and CONNECTS.fullmatch(called.removeprefix("httpx."))
-    ]
-    by = [{word.arg: ast.unparse(word.value) for word in call.keywords} for call in made]
-    assert all(re.match(r"network\.(async_)?transport\(", words.get("transport", "")) for words in by)
-    assert all(words.get("trust_env") == "False" for words in by), "a proxy of the environment looks names up itself"
-    if name == "runtime.processes":  # asks our own processes whether they are up, at addresses that it made itself
-        return
-    others = ("requests", "urllib.request", "urllib3", "http.client", "aiohttp", "httpx2")
-    assert not [i for i in _imports(path) if any(_within(i, other) for other in others)]
-    assert not [i for i in _imports(path) if i.startswith("httpx.")], "named as httpx. it can be found"
-    authlib = "authlib.integrations"
-    assert name in {"web.oidc", "web.oidc_client"} or not [i for i in _imports(path) if _within(i, authlib)]
+    others = [(name, path) for name, path in ALL if name != "network" and not _within(name, "demo.simulators")]
+    made = {name: list(_clients(path)) for name, path in others}
+    assert any(made.values())
+    looked_at = re.compile(r"network\.(async_)?transport\(")
+    straight = [n for n, by in made.items() if not all(looked_at.match(words.get("transport", "")) for words in by)]
+    assert straight == []
+    trusting = [n for n, by in made.items() if not all(words.get("trust_env") == "False" for words in by)]
+    assert trusting == [], "a proxy of the environment looks names up itself"
+    asking = [(name, path) for name, path in others if name not in ASKS_ITSELF]
+    assert _knowing(asking, *OTHER_CLIENTS) == {}
+    assert [n for n, path in asking if any(i.startswith("httpx.") for i in _imports(path))] == [], "named as httpx."
+    assert _knowing([(n, path) for n, path in asking if n not in SIGNS_IN], "authlib.integrations") == {}
+
+
+def _clients(path: Path) -> Iterator[dict[str | None, str]]:
+    """What each client of httpx that a module makes is given by name."""
+    for node in _nodes(path):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called.startswith("httpx.") and CONNECTS.fullmatch(called.removeprefix("httpx.")):
+                yield {word.arg: ast.unparse(word.value) for word in node.keywords}
 
 
 INSIDE = "runtime.dagster_inside"
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
-def test_only_one_room_touches_dagsters_inside(name: str, path: Path) -> None:
-    if _within(name, INSIDE):
-        return
-    assert not [i for i in _imports(path) if i.startswith("dagster._")]
-    texts = [n.value for n in _nodes(path) if isinstance(n, ast.Constant)]
-    said = [text for text in texts if isinstance(text, str)]
-    assert not [text for text in said if "dagster._" in text or _dagsters_tables().search(text)]
+def test_only_one_room_touches_dagsters_inside() -> None:
+    outside = [(name, path) for name, path in ALL if not _within(name, INSIDE)]
+    assert [name for name, path in outside if any(i.startswith("dagster._") for i in _imports(path))] == []
+    assert [name for name, path in outside if any(map(_names_the_inside, _texts(path)))] == []
+
+
+def _texts(path: Path) -> Iterator[str]:
+    return (n.value for n in _nodes(path) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+
+
+def _names_the_inside(text: str) -> bool:
+    return "dagster._" in text or _dagsters_tables().search(text) is not None
 
 
 DECLARED = re.compile(r'^(revision|down_revision) = (?:"(\d+)"|None)', re.MULTILINE)
@@ -186,11 +209,14 @@ def test_migrations_are_one_line_of_numbers() -> None:
 LONG = 400
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=_ids(ALL))
-def test_a_module_is_about_one_thing(name: str, path: Path) -> None:
+def test_a_module_is_about_one_thing() -> None:
     """A migration is a story of its own; whatever else passes 400 lines does two things."""
-    if not _within(name, "database.migrations.versions"):
-        assert len(path.read_text().splitlines()) <= LONG
+    lengths = {
+        name: len(path.read_text().splitlines())
+        for name, path in ALL
+        if not _within(name, "database.migrations.versions")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONG} == {}
 
 
 LONG_TESTS = 450
