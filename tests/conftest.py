@@ -139,9 +139,9 @@ def _as_it_was() -> Iterator[None]:
     level, receivers = root.level, root.handlers[:]
     yield
     os.umask(mask)
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update(environment)
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)
     os.chdir(folder)
     sys.path[:] = path
     for number, handler in handlers.items():
