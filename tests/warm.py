@@ -40,6 +40,7 @@ _FORKING.set_forkserver_preload(
         "tests.changes.worker",
         "tests.messages.dispatcher",
         "tests.runtime.world",
+        "tests.warmed",
     ]
 )  # not LanceDB itself, whose threads do not live through a fork: most of what it imports
 

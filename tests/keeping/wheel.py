@@ -20,6 +20,7 @@ from polydesk_dagster.cli import COMMANDS, main
 from importlib import import_module
 for place in COMMANDS.values():
     import_module("polydesk_dagster.commands." + place.partition(":")[0])
+import_module("polydesk_dagster.runtime.forks.ready").make()
 gc.freeze()
 print(polydesk_dagster.__file__, flush=True)
 for line in sys.stdin:

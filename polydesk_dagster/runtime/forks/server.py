@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from polydesk_dagster.home import keep_to_ourselves
-from polydesk_dagster.runtime.dagster_inside.names import NEEDED_BY_RUNS
 from polydesk_dagster.runtime.forks import child as life
+from polydesk_dagster.runtime.forks import ready
 from polydesk_dagster.runtime.forks.becoming import Become
 from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit, why_not_loaded
 
@@ -41,20 +41,6 @@ _TRY_AGAIN_SECONDS = 30.0
 _LAUNCHES_PER_LIFE = 2000
 _GROWTH = 1.3
 """Grown by this factor since it loaded the code, it executes itself anew at the next quiet moment."""
-_MODULES = (
-    *NEEDED_BY_RUNS,
-    "polydesk_dagster.runtime.dagster_inside.compute_logs",
-    "polydesk_dagster.runtime.dagster_inside.coordinator",
-    "polydesk_dagster.runtime.dagster_inside.launcher",
-    "polydesk_dagster.runtime.dagster_inside.runs",
-    "polydesk_dagster.runtime.dagster_inside.storage",
-    "polydesk_dagster.runtime.orders",
-    "psycopg2.extras",
-    "psycopg",
-    "sqlalchemy.dialects.postgresql",
-)
-"""What nearly every run imports besides the definitions."""
-
 log = logging.getLogger("polydesk.forks")
 
 
@@ -139,8 +125,7 @@ class ForkServer:
         import importlib
 
         try:
-            for module in _MODULES:
-                importlib.import_module(module)
+            ready.make()
             runs = importlib.import_module("polydesk_dagster.runtime.dagster_inside.runs")
             repository = runs.code(self._pointer).get_definition()
             repository.load_all_definitions()
