@@ -109,6 +109,30 @@ def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> No
         assert browser.post("/servizi/send_reminders/sospendi", data=form).status_code == 403
 
 
+def test_the_strip_counts_the_runs_that_she_sees(served: Served) -> None:
+    """The word beside it is of her clinics: «mai eseguito» beside «ultime 3 esecuzioni» speaks of others."""
+    with served.door.engine.begin() as connection:
+        hers, other = world.clinic(connection, code="MI01"), world.clinic(connection, code="NA01")
+    assert other
+    ran(served.door.engine, "refresh_sort_names", Report(Outcome.FAILED, Counts(failed=1)), "NA01")
+    with served.signed_in("manager", clinic=hers) as browser:
+        row = _row(browser, "refresh_sort_names")
+        assert "mai eseguito" in row
+        assert "esecuzion" not in row
+        ran(served.door.engine, "refresh_sort_names", Report(Outcome.OK, Counts(updated=1)), "MI01")
+        ran(served.door.engine, "refresh_sort_names", Report(Outcome.NOTHING_TO_DO, Counts()))
+        row = _row(browser, "refresh_sort_names")
+        assert "ultime 2 esecuzioni: riuscito 1, niente da fare 1" in row
+    with served.signed_in("superuser") as browser:
+        assert "ultime 3 esecuzioni" in _row(browser, "refresh_sort_names")
+
+
+def _row(browser: httpx.Client, service: str) -> str:
+    found = re.search(rf'<li class="service" id="{service}">.*?</li>', browser.get("/").text, re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
 def test_a_pause_says_who_why_and_until_when_and_ends_by_a_word(served: Served) -> None:
     with served.signed_in("superuser") as browser:
         assert "non ancora attivato" in browser.get("/servizi/send_reminders").text
