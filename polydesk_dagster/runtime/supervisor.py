@@ -192,7 +192,7 @@ class Supervisor:
             now = time.monotonic()
             if self._database:
                 self._keep_database(now)
-            self._look_at_clock(now)
+            self._look_at_clock()
             for each in self._children.values():
                 self._keep(each, now)
             if waiting and all(each.answering for each in self._children.values()):
@@ -212,9 +212,12 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - whatever it was, the operator must read it and everything must stop
             self.stop(teller().reason(error.reason) if isinstance(error, PolydeskError) else in_brief(error))
 
-    def _look_at_clock(self, now: float) -> None:
+    def _look_at_clock(self) -> None:
         """Have whoever waits by the time of day begin anew where somebody has set the clock back."""
-        before, self._clock = self._clock, time.time() - now
+        asked, told = time.monotonic(), time.time()
+        if time.monotonic() - asked > 1.0:  # held up on the way, so the two may be of two moments
+            return
+        before, self._clock = self._clock, told - asked
         if (back := before - self._clock) < _SET_BACK:
             return
         for name, each in self._children.items():

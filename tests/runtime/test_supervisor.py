@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import guardian, processes
+from polydesk_dagster.runtime import supervisor as supervisor_module
 from polydesk_dagster.runtime.child import Child, Running
 from polydesk_dagster.runtime.supervisor import Supervisor, running
 from tests.runtime.world import ROOT, gone, kill
@@ -273,6 +275,27 @@ def test_what_is_done_once_ready_may_fail_and_then_everything_stops(home: Path) 
     reason = Supervisor(home, [_child("uno", LASTING)], say=said.append).run(failing)
     assert reason is not None
     assert "XX99" in reason
+
+
+def test_a_database_that_takes_long_to_come_back_is_no_clock_set_back(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [0.0]
+
+    def started(_: Path) -> None:
+        held[0] += 60
+
+    told, passed = (lambda: time.time() + held[0]), (lambda: time.monotonic() + held[0])
+    clock = SimpleNamespace(time=told, monotonic=passed, sleep=time.sleep)
+    server = SimpleNamespace(running=lambda _: held[0] > 0, start=started, stop=lambda *_, **__: None)
+    monkeypatch.setattr(supervisor_module, "time", clock)
+    monkeypatch.setattr(supervisor_module, "embedded", server)
+    said: list[str] = []
+    supervisor = Supervisor(home, [_child("uno", LASTING, by_the_clock=True)], database=True, say=said.append)
+    looks = iter(range(3))
+    monkeypatch.setattr(supervisor, "_reap", lambda: None if next(looks, None) is not None else supervisor.stop())
+    assert supervisor.run() is None
+    assert not [each for each in said if "orologio" in each]
 
 
 def test_a_long_log_line_and_colours_do_not_disturb(home: Path) -> None:
