@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import web
+from polydesk_dagster.web import sessions
 from polydesk_dagster.web.application import PAGES
 from polydesk_dagster.web.roles import PERMISSIONS, May, Role
 from tests.waiting import until
@@ -60,6 +61,21 @@ def test_health_tells_a_stranger_only_whether_all_is_well(door: Served) -> None:
     assert door.client().get("/health/live").text == "ok"
     assert door.client().get("/health").json().keys() == {"ok", "at"}
     assert door.signed_in("desk").get("/health").json().keys() == {"ok", "at", "findings"}
+
+
+def test_what_strangers_are_told_is_told_where_the_database_does_not_say_who_asks(
+    door: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("away"))
+
+    with door.signed_in("superuser") as browser:
+        monkeypatch.setattr(sessions, "look", away)
+        assert browser.get("/health").json().keys() == {"ok", "at"}
+        assert browser.get("/static/polydesk.css").status_code == 200
+        page = browser.get("/")
+    assert page.status_code == 503
+    assert "Il database non risponde" in page.text
 
 
 @pytest.mark.parametrize(("language", "said"), [("it", "Lo schema"), ("en", "The database"), ("de", "Das Schema")])
