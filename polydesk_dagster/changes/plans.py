@@ -313,11 +313,12 @@ def next_id(connection: sa.Connection) -> int:
 
 LOAD = """
     SELECT plan.*, clinic.code AS clinic, now() > plan.expires_at AS expired,
-           plan.state = 'ready' AND plan.undoes IS NULL AND jsonb_exists(plan.tally, 'seen')
+           plan.state = 'ready' AND plan.undoes IS NULL
+               AND (jsonb_exists(plan.tally, 'seen') OR jsonb_exists(plan.scope, 'sheet'))
                AND EXISTS (SELECT FROM plan n
                            WHERE n.service = plan.service AND n.clinic_id IS NOT DISTINCT FROM plan.clinic_id
                              AND n.id > plan.id AND n.kind = plan.kind AND n.scope = plan.scope AND n.undoes IS NULL
-                             AND jsonb_exists(n.tally, 'seen')) AS superseded
+                             AND (jsonb_exists(n.tally, 'seen') OR jsonb_exists(n.scope, 'sheet'))) AS superseded
     FROM plan LEFT JOIN clinic ON clinic.id = plan.clinic_id
 """
 

@@ -61,6 +61,8 @@ def test_what_wants_nobody_is_shown_only_when_asked_for(
 
 
 READ = Json({"seen": 3, "create": 2})
+MEMBERS = {"tally": Json({"create": 2}), "scope": Json({"sheet": "practice_agenda_service"})}
+"""What a cell of a workbook's row lists: a plan of its own, whose rows are not counted as read."""
 
 
 @pytest.mark.parametrize(
@@ -74,8 +76,9 @@ READ = Json({"seen": 3, "create": 2})
         ({}, {"service": "import_practice"}, "ready"),
         ({}, {"scope": Json({"sheet": "turns"})}, "ready"),
         ({"tally": Json({"create": 2})}, {"tally": Json({"create": 1})}, "ready"),
+        (MEMBERS, MEMBERS, "superseded"),
     ],
-    ids=["again", "done", "over", "applied", "kind", "service", "scope", "not a list"],
+    ids=["again", "done", "over", "applied", "kind", "service", "scope", "not a list", "a list within a sheet"],
 )
 def test_a_plan_of_a_list_that_was_compared_again_is_called_superseded(
     connection: sa.Connection, first: dict[str, Any], second: dict[str, Any], standing: str
