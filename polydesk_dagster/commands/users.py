@@ -50,7 +50,7 @@ def list_(
             each.email,
             each.name,
             each.role,
-            each.state,
+            show.told().term("record_state", each.state),
             ", ".join(each.clinics) or everywhere,
             ", ".join(each.ways) or "—",
             show.told().value(Instant(each.seen_at) if each.seen_at else None),

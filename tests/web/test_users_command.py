@@ -40,6 +40,7 @@ def test_a_person_is_added_chooses_a_password_and_is_disabled(
     (anna,) = json.loads(users("list", "--json"))
     assert (anna["role"], anna["clinics"], anna["state"], anna["ways"]) == ("manager", ["BO01"], "active", ["password"])
     assert "tutte" not in users("list")
+    assert "attivo" in users("list")
     users("role", "anna@example.org", "manager")
     assert client.get("/").status_code == 303  # what she did as before is over
     (anna,) = json.loads(users("list", "--json"))
@@ -47,3 +48,4 @@ def test_a_person_is_added_chooses_a_password_and_is_disabled(
     users("disable", "anna@example.org")
     with door.door.engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT state FROM app_user")) == "disabled"
+    assert "disabilitato" in users("list")
