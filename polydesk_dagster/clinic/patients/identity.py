@@ -19,6 +19,7 @@ from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients import fiscal_codes
 from polydesk_dagster.clinic.patients.cleaning import COLUMNS, fingerprint, prepare
+from polydesk_dagster.database import bulk
 
 SERVICE = "import_patients"
 
@@ -200,7 +201,7 @@ PATIENT = Kind(
     before=(
         "SET LOCAL lock_timeout = '15min'",
         "SELECT pg_advisory_xact_lock(hashtextextended('import_patients', 0))",
-        "SET LOCAL lock_timeout TO DEFAULT",
+        f"SET LOCAL lock_timeout TO DEFAULT; {bulk.LOOKED_UP}",
         "LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",
     ),
     after=(
