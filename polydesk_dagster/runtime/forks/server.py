@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import gc
 import json
 import logging
 import os
@@ -31,7 +30,7 @@ from polydesk_dagster.home import keep_to_ourselves
 from polydesk_dagster.runtime.forks import child as life
 from polydesk_dagster.runtime.forks import ready
 from polydesk_dagster.runtime.forks.becoming import Become
-from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, unfit, why_not_loaded
+from polydesk_dagster.runtime.forks.fitness import own_files, resident, seen, staying, unfit, why_not_loaded
 
 _STATE = "POLYDESK_FORKS_STATE"
 _LOG_BYTES = 10_000_000
@@ -125,10 +124,11 @@ class ForkServer:
         import importlib
 
         try:
-            ready.make()
-            runs = importlib.import_module("polydesk_dagster.runtime.dagster_inside.runs")
-            repository = runs.code(self._pointer).get_definition()
-            repository.load_all_definitions()
+            with staying():
+                ready.make()
+                runs = importlib.import_module("polydesk_dagster.runtime.dagster_inside.runs")
+                repository = runs.code(self._pointer).get_definition()
+                repository.load_all_definitions()
         except Exception as error:
             log.exception("the code location does not load")
             self._unloadable = why_not_loaded(error)
@@ -138,8 +138,6 @@ class ForkServer:
         if self._problem:
             log.error("%s", self._problem)
         self._files = own_files(self._pointer)
-        gc.collect()
-        gc.freeze()
         self._size = resident()
         self._loaded_at = time.monotonic()
 
