@@ -10,6 +10,8 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from polydesk_dagster.sources.practice.places import REGION_OF
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -171,29 +173,15 @@ SEATS = (
 """In the order in which a chain of n clinics takes them; a larger chain begins again from the first."""
 
 
-_PROVINCES = {
-    "Piemonte": "TO001 VC002 NO003 CN004 AT005 AL006 BI096 VB103",
-    "Valle d'Aosta": "AO007",
-    "Liguria": "IM008 SV009 GE010 SP011",
-    "Lombardia": "VA012 CO013 SO014 MI015 BG016 BS017 PV018 CR019 MN020 LC097 LO098 MB108",
-    "Trentino-Alto Adige": "BZ021 TN022",
-    "Veneto": "VR023 VI024 BL025 TV026 VE027 PD028 RO029",
-    "Friuli-Venezia Giulia": "UD030 GO031 TS032 PN093",
-    "Emilia-Romagna": "PC033 PR034 RE035 MO036 BO037 FE038 RA039 FC040 RN099",
-    "Marche": "PU041 AN042 MC043 AP044 FM109",
-    "Toscana": "MS045 LU046 PT047 FI048 LI049 PI050 AR051 SI052 GR053 PO100",
-    "Umbria": "PG054 TR055",
-    "Lazio": "VT056 RI057 RM058 LT059 FR060",
-    "Campania": "CE061 BN062 NA063 AV064 SA065",
-    "Abruzzo": "AQ066 TE067 PE068 CH069",
-    "Molise": "CB070 IS094",
-    "Puglia": "FG071 BA072 TA073 BR074 LE075 BT110",
-    "Basilicata": "PZ076 MT077",
-    "Calabria": "CS078 CZ079 RC080 KR101 VV102",
-    "Sicilia": "TP081 PA082 ME083 AG084 CL085 EN086 CT087 RG088 SR089",
-    "Sardegna": "SS090 NU091 CA092 OR095 SU111",
-}
-"""Provinces by region, each with the first three digits of its ISTAT codes."""
+_ISTAT = (
+    "TO001 VC002 NO003 CN004 AT005 AL006 BI096 VB103 AO007 IM008 SV009 GE010 SP011 VA012 CO013 SO014 MI015 BG016 "
+    "BS017 PV018 CR019 MN020 LC097 LO098 MB108 BZ021 TN022 VR023 VI024 BL025 TV026 VE027 PD028 RO029 UD030 GO031 "
+    "TS032 PN093 PC033 PR034 RE035 MO036 BO037 FE038 RA039 FC040 RN099 PU041 AN042 MC043 AP044 FM109 MS045 LU046 "
+    "PT047 FI048 LI049 PI050 AR051 SI052 GR053 PO100 PG054 TR055 VT056 RI057 RM058 LT059 FR060 CE061 BN062 NA063 "
+    "AV064 SA065 AQ066 TE067 PE068 CH069 CB070 IS094 FG071 BA072 TA073 BR074 LE075 BT110 PZ076 MT077 CS078 CZ079 "
+    "RC080 KR101 VV102 TP081 PA082 ME083 AG084 CL085 EN086 CT087 RG088 SR089 SS090 NU091 CA092 OR095 SU111"
+)
+"""Provinces, each with the first three digits of its ISTAT codes."""
 
 _UNKNOWN_ISTAT = 401
 """Where the last three digits begin of towns whose ISTAT code is not told here; no province has so many."""
@@ -230,13 +218,13 @@ def municipalities() -> tuple[Municipality, ...]:
     It knows no ISTAT codes: those of the towns above are real, the others' last digits only look like one.
     """
     packaged = (resources.files("codicefiscale") / "data" / "municipalities.json").read_text(encoding="utf-8")
-    regions = {item[:2]: (region, item[2:]) for region, items in _PROVINCES.items() for item in items.split()}
+    digits_of = {item[:2]: item[2:] for item in _ISTAT.split()}
     told = {place.cadastral_code: place for seat in SEATS for place in seat.places}
     numbered: dict[str, int] = {}
     found = []
     for item in sorted((item for item in json.loads(packaged) if item["active"]), key=lambda item: str(item["code"])):
         province = item["province"]
-        region, digits = regions[province]
+        region, digits = REGION_OF[province], digits_of[province]
         place = told.get(item["code"])
         numbered[province] = numbered.get(province, _UNKNOWN_ISTAT - 1) + 1
         found.append(

@@ -108,17 +108,18 @@ def test_from_an_empty_installation_to_bookable_slots(engine: sa.Engine) -> None
 
 
 def test_a_practice_that_has_no_list_of_municipalities_yet_writes_their_names(engine: sa.Engine) -> None:
+    """And no region, unless it knows another name for it."""
     clinics = [
         ["Codice", "Nome", "Comune", "Regione"],
         ["BO01", "Reno", "bologna", "Emilia-Romagna"],
-        ["BZ01", "Talfer", "Bozen", "Trentino-Alto Adige"],
+        ["BZ01", "Talfer", "Bozen", None],
         ["XX01", "Castro", "Castro", "Puglia"],  # there are two
     ]
     found, report = applied(engine, book({"Cliniche": clinics, "Sedi": [["Clinica", "Nome"], ["XX01", "Centro"]]}))
     assert report.counts.created == 2
-    assert all_of(engine, "SELECT code, municipality_code FROM clinic ORDER BY 1") == [
-        ("BO01", "A944"),
-        ("BZ01", "A952"),
+    assert all_of(engine, "SELECT code, municipality_code, region FROM clinic ORDER BY 1") == [
+        ("BO01", "A944", "Emilia-Romagna"),
+        ("BZ01", "A952", "Trentino-Alto Adige"),
     ]
     assert "scrivere il codice catastale" in said(found)[0]
     assert said(found)[1].endswith("«XX01» non è in Polydesk, e in questo file la sua riga manca o va corretta")

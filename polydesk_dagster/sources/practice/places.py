@@ -6,10 +6,36 @@ from functools import cache
 
 import sqlalchemy as sa
 
+_REGIONS = {
+    "Piemonte": "TO VC NO CN AT AL BI VB",
+    "Valle d'Aosta": "AO",
+    "Liguria": "IM SV GE SP",
+    "Lombardia": "VA CO SO MI BG BS PV CR MN LC LO MB",
+    "Trentino-Alto Adige": "BZ TN",
+    "Veneto": "VR VI BL TV VE PD RO",
+    "Friuli-Venezia Giulia": "UD GO TS PN",
+    "Emilia-Romagna": "PC PR RE MO BO FE RA FC RN",
+    "Marche": "PU AN MC AP FM",
+    "Toscana": "MS LU PT FI LI PI AR SI GR PO",
+    "Umbria": "PG TR",
+    "Lazio": "VT RI RM LT FR",
+    "Campania": "CE BN NA AV SA",
+    "Abruzzo": "AQ TE PE CH",
+    "Molise": "CB IS",
+    "Puglia": "FG BA TA BR LE BT",
+    "Basilicata": "PZ MT",
+    "Calabria": "CS CZ RC KR VV",
+    "Sicilia": "TP PA ME AG CL EN CT RG SR",
+    "Sardegna": "SS NU CA OR SU",
+}
+
+REGION_OF = {province: region for region, provinces in _REGIONS.items() for province in provinces.split()}
+"""The region of each province."""
+
 
 def make_known(connection: sa.Connection) -> None:
     """The temporary table ``known_place`` (code, name, region): the chain's list, or while that is empty the one that
-    comes with the library of fiscal codes, which knows no regions."""
+    comes with the library of fiscal codes."""
     connection.execute(sa.text("DROP TABLE IF EXISTS known_place"))
     connection.execute(
         sa.text("""
@@ -17,20 +43,24 @@ def make_known(connection: sa.Connection) -> None:
             SELECT cadastral_code AS code, name, region FROM municipality WHERE valid_to IS NULL""")
     )
     if not connection.scalar(sa.text("SELECT count(*) FROM known_place")):
-        codes, names = _of_library()
+        codes, names, regions = _of_library()
         connection.execute(
             sa.text("""
-                INSERT INTO known_place (code, name)
-                SELECT * FROM unnest(string_to_array(:codes, chr(10)), string_to_array(:names, chr(10)))"""),
-            {"codes": codes, "names": names},
+                INSERT INTO known_place
+                SELECT * FROM unnest(string_to_array(:codes, chr(10)), string_to_array(:names, chr(10)),
+                                     string_to_array(:regions, chr(10)))"""),
+            {"codes": codes, "names": names, "regions": regions},
         )
 
 
 @cache
-def _of_library() -> tuple[str, str]:
-    """Codes and names of those in force, each a line: in South Tyrol and the Aosta valley under each of their names."""
+def _of_library() -> tuple[str, str, str]:
+    """Codes, names and regions of those in force, each a line: in South Tyrol and the Aosta valley under each of their
+    names."""
     from codicefiscale.data import get_municipalities_data
 
     living = [each for each in get_municipalities_data() if each["active"]]
-    named = {(each["code"], each[name]) for each in living for name in ("name", "name_alt", "name_trans") if each[name]}
-    return "\n".join(code for code, _ in named), "\n".join(name for _, name in named)
+    names = ("name", "name_alt", "name_trans")
+    named = {(each["code"], each[name], REGION_OF[each["province"]]) for each in living for name in names if each[name]}
+    codes, called, regions = zip(*named, strict=True)
+    return "\n".join(codes), "\n".join(called), "\n".join(regions)
