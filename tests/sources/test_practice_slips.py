@@ -9,11 +9,13 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
+from polydesk_dagster.changes import registry, show
 from polydesk_dagster.outcome import Outcome
 from polydesk_dagster.sources.practice import importing, reading
 from polydesk_dagster.told import teller, workbook
 from tests.sources.test_practice_workbook import (
     AGENDAS,
+    CLINICS,
     DOCTORS,
     LOCATIONS,
     SERVICES,
@@ -155,3 +157,41 @@ def test_a_price_list_and_a_list_of_holidays_are_read_as_they_are_kept(engine: s
         ("Epifania", date(2027, 1, 6)),
         ("San Giovanni", date(2027, 6, 24)),
     ]
+
+
+def test_what_belongs_to_clinics_that_wait_is_a_row_of_its_own(engine: sa.Engine) -> None:
+    """However alike it is: whose clinic, seat or agenda is not known is not what another's is."""
+    codes = ["CL01", "CL02", "CL03"]
+    slots = [["Clinica", "Agenda", "Giorno", "Dalle", "Alle"], ["", "Cardiologia", "lun-mer", time(9), time(12)]]
+    texts = [["Clinica", "Tipo", "Variante", "Canale", "Testo"], ["", "Promemoria", "completo", "SMS", "{{ clinica }}"]]
+    closures = [["Clinica", "Nome", "Dal"], ["", "Patrono", date(2027, 6, 24)]]
+    alike = {
+        "Sedi": LOCATIONS, "Medici": DOCTORS, "Prestazioni": SERVICES, "Agende": AGENDAS, "Turni": slots,
+        "Chiusure": closures, "Gruppi": [["Clinica", "Nome"], ["", "Cuore"]], "Testi": texts,
+    }  # fmt: skip
+    sheets: dict[str, Rows] = {
+        title: [rows[0], *([code, *row[1:]] for code in codes for row in rows[1:])] for title, rows in alike.items()
+    }
+    clinics = [CLINICS[0], *([code, "Reno", "Borgo che non c'è"] for code in codes)]
+    found = planned(engine, book({"Cliniche": clinics, **sheets}))
+    t = teller("it")
+    with engine.connect() as connection:
+        rows = {
+            plan.kind.removeprefix("practice_"): [
+                t.value(row.key) for row in show.rows(connection, plan, registry.kind(plan.kind))
+            ]
+            for plan in found.plans
+        }
+    of_each = {
+        "clinic": [""],
+        "location": [" · Centro"],
+        "doctor": [" · Bianchi Anna"],
+        "service": [" · CARD · Visita cardiologica", " · ECG · Elettrocardiogramma"],
+        "group": [" · Cuore"],
+        "agenda": [" · Centro · Cardiologia"],
+        "turn": [f" · Cardiologia · {day} 09:00" for day in ("lunedì", "martedì", "mercoledì")],
+        "closure": [" · Patrono"],
+    }
+    expected = {kind: sorted(code + rest for code in codes for rest in rests) for kind, rests in of_each.items()}
+    expected["text"] = [f"Promemoria, completo, SMS, italiano ({code})" for code in codes]
+    assert {kind: sorted(each) for kind, each in rows.items()} == expected

@@ -57,7 +57,7 @@ def _desired(sheet: Sheet, present: frozenset[str]) -> str:
     problems, reasons = _problems(sheet, present)
     return f"""
         SELECT s.n, s.line, {", ".join(written)}, hit.id AS target, {sheet.name} AS name_of_row,
-               coalesce('#' || hit.id, {sheet.natural}) AS thing,
+               coalesce('#' || hit.id, {sheet.natural}, 'record ' || s.n) AS thing,
                CASE WHEN s.problem IS NOT NULL THEN s.problem {problems} END AS problem,
                CASE WHEN s.problem IS NOT NULL THEN s.reason {reasons} END AS reason
         FROM {{stage}} s {sheet.joins}

@@ -79,7 +79,7 @@ SHEETS: tuple[Sheet, ...] = (
         ),
         match="t.clinic_id = k.id AND lower(t.name) = lower(s.name)",
         joins=OF_CLINIC,
-        natural="concat(k.id, '/', lower(s.name))",
+        natural="k.id || '/' || lower(s.name)",
         name="concat_ws(' · ', s.clinic, s.name)",
         references=(NO_CLINIC,),
         known=("clinic_id", "name"),
@@ -106,8 +106,7 @@ SHEETS: tuple[Sheet, ...] = (
             LEFT JOIN known_location other
                 ON other.clinic_id = there.id AND lower(other.name) = lower(s.to_location)""",
         written={"from_location": "least(l.id, other.id)", "to_location": "greatest(l.id, other.id)"},
-        natural="""CASE WHEN l.id <> other.id THEN concat(least(l.id, other.id), '/', greatest(l.id, other.id))
-                        ELSE 'line ' || s.line END""",
+        natural="CASE WHEN l.id <> other.id THEN concat(least(l.id, other.id), '/', greatest(l.id, other.id)) END",
         name="concat_ws(' · ', s.clinic, s.location, s.to_clinic, s.to_location)",
         references=(
             NO_CLINIC,
@@ -143,7 +142,7 @@ SHEETS: tuple[Sheet, ...] = (
                          AND name_key(t.last_name) = name_key(s.last_name)
                          AND name_key(t.first_name) = name_key(s.first_name))""",
         joins=OF_CLINIC,
-        natural="concat(k.id, '/', coalesce(s.fiscal_code, lower(s.last_name || '/' || s.first_name)))",
+        natural="k.id || '/' || coalesce(s.fiscal_code, lower(s.last_name || '/' || s.first_name))",
         name="concat_ws(' ', s.clinic, '·', s.last_name, s.first_name)",
         living="t.deleted_at IS NULL",
         references=(NO_CLINIC,),
@@ -174,7 +173,7 @@ SHEETS: tuple[Sheet, ...] = (
         ),
         match="t.clinic_id = k.id AND t.code = s.code AND t.deleted_at IS NULL",
         joins=OF_CLINIC,
-        natural="concat(k.id, '/', s.code)",
+        natural="k.id || '/' || s.code",
         name="concat_ws(' · ', s.clinic, s.code, s.name)",
         living="t.deleted_at IS NULL",
         references=(NO_CLINIC,),
@@ -196,7 +195,7 @@ SHEETS: tuple[Sheet, ...] = (
         ),
         match="t.clinic_id = k.id AND lower(t.name) = lower(s.name)",
         joins=OF_CLINIC,
-        natural="concat(k.id, '/', lower(s.name))",
+        natural="k.id || '/' || lower(s.name)",
         name="concat_ws(' · ', s.clinic, s.name)",
         references=(NO_CLINIC, NO_SERVICE),
         members=(
@@ -221,7 +220,7 @@ SHEETS: tuple[Sheet, ...] = (
         match="t.clinic_id = k.id AND t.location_id = l.id AND lower(t.name) = lower(s.name)",
         joins=OF_CLINIC + OF_LOCATION,
         written={"location_id": "l.id"},
-        natural="concat(l.id, '/', lower(s.name))",
+        natural="l.id || '/' || lower(s.name)",
         name="concat_ws(' · ', s.clinic, s.location, s.name)",
         references=(NO_CLINIC, NO_LOCATION, NO_SERVICE),
         members=(

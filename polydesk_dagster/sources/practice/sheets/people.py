@@ -105,7 +105,8 @@ SHEETS: tuple[Sheet, ...] = (
             "subject": "CASE WHEN s.channel = 'email' THEN s.subject END",
             "retired_at": "CAST(NULL AS timestamptz)",
         },
-        natural="concat_ws('/', k.id, s.kind, s.variant, s.channel, s.language)",
+        natural="""CASE WHEN s.clinic IS NULL OR k.id IS NOT NULL
+                        THEN concat_ws('/', k.id, s.kind, s.variant, s.channel, s.language) END""",
         name=named("s", "s.clinic"),
         references=(Reference("clinic", "s.clinic IS NOT NULL AND k.id IS NULL"),),
         check=_text,

@@ -58,6 +58,8 @@ class Sheet:
     """One sheet and the record kind of its rows.
 
     ``joins`` brings in what a row ``s`` refers to; ``match`` is SQL over ``t`` that finds the row without a number;
+    ``natural`` is SQL for what two rows about one new thing have in common, null where what tells things apart refers
+    to nothing known: the doctors of two clinics that could not be read are not one;
     ``written`` gives, by column of ours, the SQL of what is not simply a cell. ``known`` are the columns by which the
     sheets after it refer to a row. ``exported`` is the query behind an export, by column of the sheet.
     """

@@ -68,7 +68,7 @@ SHEETS: tuple[Sheet, ...] = (
             "service_id": "v.id",
             "resource_id": "c.id",
         },
-        natural="concat(l.id, '/', lower(s.name))",
+        natural="l.id || '/' || lower(s.name)",
         name="concat_ws(' · ', s.clinic, s.location, s.name)",
         references=(
             NO_CLINIC,
@@ -133,7 +133,7 @@ SHEETS: tuple[Sheet, ...] = (
             "crosses_midnight": "s.ends_at <= s.starts_at",
             "valid_from": "coalesce(s.valid_from, m.valid_from, :today)",
         },
-        natural=f"concat(a.ids[1], '/', {WEEKDAY}, '/', s.starts_at, '/', s.every_weeks, '/', s.valid_from)",
+        natural=f"a.ids[1] || concat('/', {WEEKDAY}, '/', s.starts_at, '/', s.every_weeks, '/', s.valid_from)",
         name=why(
             "row_of_turn",
             clinic="s.clinic",
@@ -181,7 +181,8 @@ SHEETS: tuple[Sheet, ...] = (
             "agenda_id": "a.ids[1]",
             "date_to": "coalesce(s.date_to, s.date_from)",
         },
-        natural="concat_ws('/', k.id, a.ids[1], lower(s.name), s.date_from)",
+        natural="""CASE WHEN (s.clinic IS NULL OR k.id IS NOT NULL) AND (s.agenda IS NULL OR a.ids IS NOT NULL)
+                        THEN concat_ws('/', k.id, a.ids[1], lower(s.name), s.date_from) END""",
         name="concat_ws(' · ', s.clinic, s.agenda, s.name)",
         living="t.source = 'desk' AND t.lifted_at IS NULL",
         references=(
