@@ -20,6 +20,7 @@ import msgspec
 import zstandard
 
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.values import Duration, Value
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429}) | frozenset(range(500, 600))
@@ -72,10 +73,10 @@ def sort_error(system: Value, error: httpx.HTTPError | httpx.InvalidURL) -> Tran
     if _caused_by(error, ssl.SSLCertVerificationError):
         return PermanentError("remote_certificate", system=system)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return TransientError("remote_unreachable", system=system, error=type(error).__name__)
+        return TransientError("remote_unreachable", system=system, error=failure(error, "unknown"))
     if isinstance(error, httpx.TimeoutException):
         return UncertainError("remote_silent", system=system)
-    return UncertainError("remote_cut", system=system, error=type(error).__name__)
+    return UncertainError("remote_cut", system=system, error=failure(error, "protocol"))
 
 
 def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -11,6 +11,7 @@ from typing import TextIO
 import typer
 
 from polydesk_dagster.commands.show import say
+from polydesk_dagster.failure import failure
 
 
 @contextmanager
@@ -21,5 +22,5 @@ def private_file(path: Path) -> Iterator[TextIO]:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
-        message = say("command.cannot_write", file=str(path), error=error.strerror)
+        message = say("command.cannot_write", file=str(path), error=failure(error, "unknown"))
         raise typer.BadParameter(message) from None

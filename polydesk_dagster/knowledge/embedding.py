@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.values import Several
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Endpoint:
         try:
             answer = client.post(self._address, json={"model": self.model, "input": list(texts)})
         except httpx.HTTPError as error:
-            raise TransientError("embeddings_silent", error=type(error).__name__) from error
+            raise TransientError("embeddings_silent", error=failure(error, "protocol")) from error
         if answer.status_code in {408, 425, 429} or answer.status_code >= 500:
             raise TransientError("embeddings_busy", status=answer.status_code)
         if answer.status_code != 200:

@@ -13,6 +13,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.knowledge.embedding import Embedder
 from polydesk_dagster.knowledge.reranking import Reranker
 from polydesk_dagster.values import Reason
@@ -98,7 +99,7 @@ def listing(folder: Path) -> Listing:
             raise PermanentError("folder_missing") from error
         return listing(folder)  # something was moved under our eyes
     except OSError as error:
-        raise PermanentError("folder_unreadable", error=error.strerror or type(error).__name__) from error
+        raise PermanentError("folder_unreadable", error=failure(error, "unknown")) from error
     return Listing(files, tuple(passed_over))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.knowledge import lance
 from polydesk_dagster.knowledge.splitting import Passage
 from polydesk_dagster.knowledge.text import STOP_WORDS, gram_text, marked_sentences, marked_words
@@ -89,7 +90,7 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise TransientError("index_unwritable", error=type(error).__name__) from error
+        raise TransientError("index_unwritable", error=failure(error, "unknown")) from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from polydesk_dagster import answers, network, remote
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.errors import PermanentError, TransientError
+from polydesk_dagster.failure import failure as how
 
 _SYSTEM = "gateway SMS"
 _LONGEST_ANSWER = 64 * 1024
@@ -121,7 +122,7 @@ def _from_status(response: httpx.Response) -> Answer:
 
 
 def _from_error(failure: TransientError | PermanentError, error: Exception) -> Answer:
-    code = type(error).__name__
+    code = "address" if failure.reason.code == "remote_address" else how(error, "protocol").code
     if isinstance(failure, PermanentError):
         return Answer(Fate.CLOSED, code=code)
     return Answer(Fate.DOUBTFUL if isinstance(failure, answers.UncertainError) else Fate.UNREACHABLE, code=code)

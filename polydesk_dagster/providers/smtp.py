@@ -14,6 +14,7 @@ import aiosmtplib
 from polydesk_dagster.clinic.messages.kinds import Channel
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.providers.letter import letter
 
 _REUSES = 100
@@ -134,19 +135,19 @@ class MailRelay:
         except aiosmtplib.SMTPResponseException as error:
             return _refusal(error, at_recipient=isinstance(error, aiosmtplib.SMTPRecipientRefused)), error.code != 421
         except (aiosmtplib.SMTPException, OSError) as error:
-            return Answer(Fate.UNREACHABLE, code=type(error).__name__), False
+            return Answer(Fate.UNREACHABLE, code=failure(error, "cut").code), False
         written = letter(outgoing, self._sender, self._sender_address, address, utf8=utf8, key_header=self._key_header)
         try:
             go_ahead = await client.execute_command(b"DATA")
         except (aiosmtplib.SMTPException, OSError) as error:
-            return Answer(Fate.UNREACHABLE, code=type(error).__name__), False
+            return Answer(Fate.UNREACHABLE, code=failure(error, "cut").code), False
         if go_ahead.code != aiosmtplib.SMTPStatus.start_input:
             refused = aiosmtplib.SMTPResponseException(go_ahead.code, go_ahead.message)
             return _refusal(refused, at_recipient=False), go_ahead.code != 421
         try:
             response = await _hand_over(client, written)
         except (aiosmtplib.SMTPException, OSError) as error:
-            return Answer(Fate.DOUBTFUL, code=type(error).__name__), False
+            return Answer(Fate.DOUBTFUL, code=failure(error, "cut").code), False
         if response.code != aiosmtplib.SMTPStatus.completed:
             refused = aiosmtplib.SMTPResponseException(response.code, response.message)
             return _refusal(refused, at_recipient=False), response.code != 421
@@ -200,10 +201,11 @@ def _not_connected(error: Exception) -> Answer:
     else is the network."""
     if isinstance(error, aiosmtplib.SMTPAuthenticationError):
         return Answer(Fate.CLOSED if error.code >= 500 else Fate.UNREACHABLE, code=str(error.code))
-    person = isinstance(error, aiosmtplib.SMTPNotSupported | ssl.SSLCertVerificationError)
-    person = person or type(error) is aiosmtplib.SMTPException  # what it raises where STARTTLS is not offered
-    person = person or isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    return Answer(Fate.CLOSED if person else Fate.UNREACHABLE, code=type(error).__name__)
+    # A plain one is what it raises where STARTTLS is not offered.
+    if isinstance(error, aiosmtplib.SMTPNotSupported) or type(error) is aiosmtplib.SMTPException:
+        return Answer(Fate.CLOSED, code="no_tls")
+    code = failure(error, "unknown").code
+    return Answer(Fate.CLOSED if code == "certificate" else Fate.UNREACHABLE, code=code)
 
 
 async def _goodbye(client: aiosmtplib.SMTP) -> None:

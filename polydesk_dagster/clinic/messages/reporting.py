@@ -71,7 +71,9 @@ def report_of(came: Came) -> Report:
     if outcome is Outcome.NOTHING_TO_DO and to_come:
         outcome = Outcome.OK
     for channel, code in tally.closed.items():
-        reasons.insert(0, Reason("message_carrier_closed", {"carrier": Term("carrier", channel), "code": code}))
+        reasons.insert(
+            0, Reason("message_carrier_closed", {"carrier": Term("carrier", channel), "code": Term("failure", code)})
+        )
         outcome = Outcome.PARTIAL if sent else Outcome.FAILED
     for channel, count in tally.missing.items():
         values: dict[str, Value] = {"carrier": Term("carrier", channel), "settings": Term("carrier_settings", channel)}

@@ -11,9 +11,10 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from polydesk_dagster.errors import PermanentError, PolydeskError, TransientError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources.files.tables import LARGEST
-from polydesk_dagster.values import Reason
+from polydesk_dagster.values import Reason, Term
 
 T = TypeVar("T")
 
@@ -42,6 +43,25 @@ def too_large(file: File) -> PermanentError:
     return PermanentError("file_too_large", file=file.name, mib=LARGEST // 2**20)
 
 
+def _how_refused(error: Exception) -> Term:
+    """Why a server behind SFTP and we do not come together."""
+    import asyncssh
+
+    kinds = {asyncssh.HostKeyNotVerifiable: "host_key", asyncssh.KeyImportError: "private_key"}
+    return Term("failure", kinds.get(type(error), "no_entry"))
+
+
+def _how_unreadable(error: BaseException) -> Term:
+    import asyncssh
+
+    match error:
+        case asyncssh.SFTPNoSuchFile():
+            return Term("errno", "ENOENT")
+        case asyncssh.SFTPPermissionDenied():
+            return Term("errno", "EACCES")
+    return failure(error, "unknown")
+
+
 @dataclass(frozen=True, slots=True)
 class LocalFolder:
     """A folder of this machine."""
@@ -55,7 +75,12 @@ class LocalFolder:
             inside = [path for path in root.glob(pattern) if path.resolve().is_relative_to(root) and path.is_file()]
             return None if not inside else self._file(max(inside), root)
         except OSError as error:
-            raise TransientError("source_folder_unreadable", system=self.system, error=type(error).__name__) from error
+            raise TransientError(
+                "source_folder_unreadable", system=self.system, error=failure(error, "unknown")
+            ) from error
+
+    def _unreadable(self, error: OSError) -> TransientError:
+        return TransientError("source_folder_unreadable", system=self.system, error=failure(error, "unknown"))
 
     def _file(self, path: Path, root: Path) -> File:
         about = path.stat()
@@ -69,7 +94,9 @@ class LocalFolder:
             with (self.path / file.name).open("rb") as opened:
                 return opened.read(LARGEST + 1)
         except OSError as error:
-            raise TransientError("source_folder_unreadable", system=self.system, error=type(error).__name__) from error
+            raise TransientError(
+                "source_folder_unreadable", system=self.system, error=failure(error, "unknown")
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +127,13 @@ class SftpFolder:
         try:
             yield
         except (asyncssh.HostKeyNotVerifiable, asyncssh.PermissionDenied, asyncssh.KeyImportError) as error:
-            raise PermanentError("sftp_refused", system=self.system, error=type(error).__name__) from error
+            raise PermanentError("sftp_refused", system=self.system, error=_how_refused(error)) from error
         except PolydeskError:
             raise
         except (asyncssh.Error, OSError, TimeoutError, EOFError) as error:
-            raise TransientError("source_folder_unreadable", system=self.system, error=type(error).__name__) from error
+            raise TransientError(
+                "source_folder_unreadable", system=self.system, error=_how_unreadable(error)
+            ) from error
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         import asyncio
