@@ -26,6 +26,10 @@ Message = Mapping[str, Any]
 """What a run tells on its way; see ``runtime.orders``."""
 
 
+PLANS = 10
+"""How many a run names of the plans that it has made."""
+
+
 def run(
     key: Annotated[str, typer.Argument(metavar="KEY")],
     clinic: Annotated[str | None, Option(metavar="CODE")] = None,
@@ -153,14 +157,16 @@ def _only_looks(service: Service, reason: str | None, confirm: str | None) -> bo
 
 
 def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked: bool) -> None:
-    """For people: the outcome, the reasons, the figures, and each of the plans ``heads`` with what to type next. After
-    a mere look also the tables of what would be done."""
+    """For people: the outcome, the reasons, the figures, and each of the plans ``heads`` with what to type next, and
+    how many more there are. After a mere look also the tables of what would be done."""
     console, t = show.out(), show.told()
     outcome = Text(t.outcome(report.outcome, preview=report.preview), show.COLOURS[report.outcome])
     counts = t.counts(report.counts, preview=report.preview)
     console.print(Text.assemble((t.service(service.key), "bold"), ": ", outcome, "  ", counts))
+    more = 0
     for reason in report.reasons:
         if reason.code == "other_plans":
+            more = reason.count + 1 - len(heads)
             continue
         console.print(f"  · {show.why(reason)} {t.times(reason)}".rstrip())
     for table in report.tables if looked else ():
@@ -178,15 +184,18 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
             filter(None, (t.term("kind", plan.kind), plan.clinic, t.counts(plan.counts, preview=report.preview)))
         )
         console.print("  " + say("command.run.plan", plan=plan.id, about=about))
+    if more > 0:
+        console.print("  " + say("command.run.more_plans", count=more))
 
 
 def _heads(installation: Installation, report: Report) -> dict[int, Plan]:
-    """The plans that ``report`` names, its own last."""
+    """The last of the plans that ``report`` names, its own the very last."""
     others = [
         int(plan)  # type: ignore[arg-type]
         for reason in report.reasons
         if reason.code == "other_plans" and isinstance(plans_named := reason.values["plans"], Several)
         for plan in plans_named.items
     ]
+    named = [plan for plan in (*others, report.plan_id) if plan is not None][-PLANS:]
     with installation.engine.connect() as connection:
-        return {plan: plans.load(connection, plan) for plan in (*others, report.plan_id) if plan is not None}
+        return {plan: plans.load(connection, plan) for plan in named}

@@ -95,7 +95,9 @@ def _cells(state: ServiceState) -> tuple[object, ...]:
         coming = Text(told.term("condition", state.condition), "red")
     outcome: object = show.outcome(last.outcome) if last else say("command.services.never")
     if last and last.clinic:
-        outcome = Text.assemble(f"{last.clinic}: ", show.outcome(last.outcome))
+        others = sum(run.outcome == last.outcome for run in state.runs if run.clinic) - 1
+        whose = say("command.services.worst_of", clinic=last.clinic, count=others) if others else last.clinic
+        outcome = Text.assemble(f"{whose}: ", show.outcome(last.outcome))
     return (
         name,
         state.service.key,

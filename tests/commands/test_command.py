@@ -17,9 +17,11 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import cli
 from polydesk_dagster.changes.why import kept
 from polydesk_dagster.commands import show
+from polydesk_dagster.outcome import Counts, Outcome, Report
 from polydesk_dagster.told import LANGUAGES, teller
 from polydesk_dagster.values import Reason
 from tests import world
+from tests.web.test_services import ran
 
 HEAVY = ("sqlalchemy", "alembic", "dagster", "psycopg", "pydantic", "httpx", "starlette", "pandas")
 WHY = "messaggi provati con la direzione"
@@ -251,6 +253,22 @@ class TestActivity:
         assert self._states(say)["send_reminders"]["activity"]["mode"] == "on"
         status, out, _ = say("resume", "send_reminders", "--reason", "manutenzione finita", "--json")
         assert (status, json.loads(out)["resumed"]) == (0, False)
+
+    def test_of_clinics_that_ended_alike_one_is_named_and_the_others_are_counted(
+        self, say: Any, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "250")
+        with engine.begin() as connection:
+            for code in ("BO01", "MI01", "NA01", "RM01"):
+                world.integration(connection, world.clinic(connection, code), "http://s")
+        failed = Report(Outcome.FAILED, Counts(failed=1))
+        for code in ("MI01", "NA01", "RM01"):
+            ran(engine, "sync_prices", failed, code)
+        ran(engine, "import_patients", failed, "NA01")
+        _, out, _ = say("services")
+        lines = {key: line for line in out.splitlines() for key in ("sync_prices", "import_patients") if key in line}
+        assert "MI01 e altre 2: fallito" in lines["sync_prices"]
+        assert "NA01: fallito" in lines["import_patients"]
 
     def test_one_clinic_is_paused_where_a_service_runs_clinic_by_clinic(self, say: Any, engine: sa.Engine) -> None:
         with engine.begin() as connection:
