@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -14,21 +16,47 @@ from polydesk_dagster.settings import secret
 from polydesk_dagster.sources import epochs, integrations, vendors
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of
+from polydesk_dagster.web.routes import Pages, clinic_of, number_in
 
 pages = Pages()
+
+SHOWN = 25
+"""Clinics on one page."""
 
 
 @pages.get("/cliniche", May.SEE)
 def clinics(request: Request) -> Response:
+    """Those first at which somebody must look; of more than a page shows, one is found by its code or name."""
     door: Door = request.state.door
     person: Person = request.state.person
     with door.reader.connect() as connection:
         states = integration_states(connection, lambda name: secret(name) is not None)
     hers = [state for state in states if person.clinics is None or state.clinic in person.clinics]
+    said = request.query_params.get("cerca", "").strip()
+    found = [state for state in hers if said.casefold() in f"{state.clinic} {state.name}".casefold()]
+    found.sort(key=lambda state: state.link not in BROKEN)
+    last = max(1, -(-len(found) // SHOWN))
+    page = min(max(1, number_in(request.query_params.get("pagina")) or 1), last)
+    shown = found[(page - 1) * SHOWN : page * SHOWN]
     now = door.now()
-    every = {state.clinic: asked_every(state, now) or 1 for state in hers}
-    return door.page(request, "clinics.html", clinics=hers, broken=BROKEN, every=every)
+    return door.page(
+        request,
+        "clinics.html",
+        clinics=shown,
+        troubled=sum(state.link in BROKEN for state in found),
+        broken=BROKEN,
+        every={state.clinic: asked_every(state, now) or 1 for state in shown},
+        searched=said or len(hers) > SHOWN,
+        said=said,
+        page=page,
+        last=last,
+    )
+
+
+def _back(request: Request) -> Response:
+    """To where in the list the button was."""
+    place = {name: str(request.state.form.get(name, "")) for name in ("cerca", "pagina")}
+    return RedirectResponse("/cliniche?" + urlencode(place), 303)
 
 
 @pages.post("/cliniche/{clinic}/studiolab", May.APPLY)
@@ -42,7 +70,7 @@ def switch(request: Request) -> Response:
     with door.engine.begin() as connection:
         if not integrations.switch(connection, clinic, on=on, actor=person.signature, as_of=door.now()):
             raise HTTPException(404)
-    return RedirectResponse("/cliniche", 303)
+    return _back(request)
 
 
 @pages.post("/cliniche/{clinic}/fonte", May.APPLY)
@@ -64,4 +92,4 @@ def source(request: Request) -> Response:
         epochs.decide(
             connection, clinic, epoch, same=answer == "1", actor=person.signature, reason=reason, as_of=door.now()
         )
-    return RedirectResponse("/cliniche", 303)
+    return _back(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
 
@@ -12,6 +14,8 @@ from polydesk_dagster.catalog import SERVICES, Place
 from polydesk_dagster.runtime.state.integrations import asked_every, integration_state
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.state import linked
+from polydesk_dagster.values import Reason
+from polydesk_dagster.web import clinics
 from polydesk_dagster.web.words import CHOICES, NAMED
 from tests import world
 from tests.web.world import Served
@@ -94,7 +98,7 @@ def test_a_source_of_lists_alone_says_when_it_was_read_and_is_not_asked(served: 
     with served.signed_in("superuser") as browser:
         page = unescape(browser.get("/cliniche").text)
     assert page.count("10/03/2026 09:30") == 1
-    assert page.count("non ancora interrogato") == MANY - 1
+    assert page.count("non ancora interrogato") == clinics.SHOWN - 1
 
 
 def test_the_page_says_who_is_asked_less_often_and_why(served: Served) -> None:
@@ -108,4 +112,35 @@ def test_the_page_says_who_is_asked_less_often_and_why(served: Served) -> None:
     with served.signed_in("superuser") as browser:
         page = unescape(browser.get("/cliniche").text)
     assert page.count("chiesta ogni 4 minuti: risponde lentamente") == 1
-    assert page.count("chiesta ogni 2 minuti: da tempo non ha novità") == MANY - 1
+    assert page.count("chiesta ogni 2 minuti: da tempo non ha novità") == clinics.SHOWN - 1
+
+
+def _listed(page: str) -> list[str]:
+    return re.findall(r"<p>(C\d{3}) · Europe/Rome", page)
+
+
+def test_clinics_that_somebody_must_look_at_come_first_and_each_is_found(served: Served) -> None:
+    why = Reason("remote_unreachable", {"system": "studiolab", "error": "refused"})
+    with served.door.engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO event_cursor (clinic_id, failures, down_since, down_reason, quiet_until)
+                       SELECT id, 3, now(), :why, now() + interval '5 minutes' FROM clinic
+                       WHERE code IN ('C111', 'C222')"""),
+            {"why": json.dumps(why.as_dict())},
+        )
+    with served.signed_in("superuser") as browser:
+        first = unescape(browser.get("/cliniche").text)
+        last = browser.get("/cliniche?pagina=99").text
+        found = browser.get("/cliniche?cerca=c22").text
+        nobody = browser.get("/cliniche?cerca=Ospedale").text
+        pressed = browser.post(
+            "/cliniche/C030/studiolab", data=served.form(browser, on="0", cerca="c", pagina="2"), follow_redirects=False
+        )
+    assert _listed(first) == ["C111", "C222", *(f"C{n:03}" for n in range(1, clinics.SHOWN - 1))]
+    assert "2 cliniche da guardare: stanno per prime." in first
+    assert first.count("Studiolab: collegamento non riuscito (") == 2
+    assert "pagina 1 di 10" in first
+    assert (_listed(last)[0], _listed(last)[-1]) == ("C226", "C250")
+    assert _listed(found) == ["C222", "C220", "C221", *(f"C{n}" for n in range(223, 230))]
+    assert "Nessuna clinica si chiama così." in nobody
+    assert (pressed.status_code, pressed.headers["location"]) == (303, "/cliniche?cerca=c&pagina=2")
