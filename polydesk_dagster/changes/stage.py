@@ -14,8 +14,8 @@ from polydesk_dagster.database import bulk
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import LONGEST, clean
 
-STAGE = "staged"
-UNREADABLE = "unreadable"
+STAGE, WANTED, DOUBLED = "staged", "wanted", "doubled"
+"""The tables of one reading, which are temporary: as it came, in our columns, and what of it is there twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,14 @@ class Staged:
 def stage(
     connection: sa.Connection, source: Source, pages: Iterable[Page], *, table: str = STAGE, columns: str | None = None
 ) -> Staged:
-    """Fill ``table`` of this transaction from ``pages``, and the temporary table ``unreadable``.
+    """Fill ``table`` of this transaction from ``pages``; the temporary tables of a reading before it go.
 
     The table ``staged`` is made here; another one is the caller's, who names its ``columns`` for record number, staged
     columns, problem and reason. Whatever the pages raise goes through; nothing of them then stays.
     """
-    connection.execute(sa.text(f"DROP TABLE IF EXISTS {UNREADABLE}"))
-    connection.execute(sa.text(f"CREATE TEMP TABLE {UNREADABLE} (key text) ON COMMIT DROP"))
+    connection.execute(sa.text(f"DROP TABLE IF EXISTS {STAGE}, {WANTED}, {DOUBLED}"))
     if columns is None:
         typed = ", ".join(f"{name} {type_}" for name, type_ in source.columns.items())
-        connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
         connection.execute(
             sa.text(f"CREATE TEMP TABLE {table} (n bigint, {typed}, problem text, reason text) ON COMMIT DROP")
         )
@@ -98,9 +96,6 @@ def stage(
                     page = next(coming, None)
                     if page is not None and page.number == 1:
                         break
-    if staged.unreadable:
-        with driver.cursor() as cursor, cursor.copy(f"COPY {UNREADABLE} FROM STDIN") as copy:
-            copy.write(bulk.lines([(record.key,) for record in staged.unreadable]))
     return staged
 
 

@@ -18,7 +18,7 @@ from polydesk_dagster.changes.audit import is_person
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.propose import finish
-from polydesk_dagster.changes.stage import STAGE, UNREADABLE, Page, Staged
+from polydesk_dagster.changes.stage import DOUBLED, STAGE, WANTED, Page, Staged
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.database import bulk
 from polydesk_dagster.errors import TransientError
@@ -210,10 +210,11 @@ def _steady(
             pages = evidence.again()
         staged = staging.stage(connection, source, pages)
         values["snapshot"] = staged.snapshot
+        values["unreadable"] = sorted({record.key for record in staged.unreadable if record.key is not None})
         _want(connection, kind, source, values)
         if source.untold:
             _keep_untold(connection, source, values)
-        numbers, repeated = _mark_duplicates(connection, source, "wanted", columns, number="n", problem="problem")
+        numbers, repeated = _mark_duplicates(connection, source, WANTED, columns, number="n", problem="problem")
         proves = evidence is not None and source.retire is not None
         moved = _on_two_pages(connection, staged) if proves and (numbers or repeated) else set()
         if moved <= doubled:
@@ -234,7 +235,7 @@ def _steady(
 def _on_two_pages(connection: sa.Connection, staged: Staged) -> set[int]:
     """Which keys (their hashes) stood on two pages: the list moved between them, or says them twice."""
     pages: dict[int, set[int]] = {}
-    for thing, number in connection.execute(sa.text("SELECT thing, n FROM doubled")):
+    for thing, number in connection.execute(sa.text(f"SELECT thing, n FROM {DOUBLED}")):
         pages.setdefault(thing, set()).add(bisect_right(staged.starts, number))
     return {thing for thing, on in pages.items() if len(on) > 1}
 
@@ -288,17 +289,18 @@ def _want(connection: sa.Connection, kind: Kind, source: Source, values: dict[st
     given = ", ".join(f"CAST(d.{name} AS {types[name]}) AS {name}" for name in columns)
     carried = "".join(f", CAST(d.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items())
     alone = ", d.alone" if source.alone else ""
-    connection.execute(sa.text("DROP TABLE IF EXISTS wanted"))
     connection.execute(
         sa.text(f"""
-            CREATE TEMP TABLE wanted ON COMMIT DROP AS
+            CREATE TEMP TABLE {WANTED} ON COMMIT DROP AS
             SELECT d.n, CAST(d.problem AS text) AS problem, CAST(d.reason AS text) AS reason, {given}{carried}{alone}
             FROM ({source.desired.format(stage=STAGE)}) d
         """),
         values,
     )
     # Building an index counts the rows, which is all that the comparison's plan needs.
-    connection.execute(sa.text(f"CREATE INDEX ON wanted ({source.indexed})" if source.indexed else "ANALYZE wanted"))
+    connection.execute(
+        sa.text(f"CREATE INDEX ON {WANTED} ({source.indexed})" if source.indexed else f"ANALYZE {WANTED}")
+    )
 
 
 def _keep_untold(connection: sa.Connection, source: Source, values: dict[str, Any]) -> None:
@@ -319,11 +321,12 @@ def _mark_duplicates(
     under one key. Returns the numbers of the latter, and how many repetitions were dropped."""
     key = ", ".join(part.format("d") for part in source.key)
     several = "NOT d.alone" if source.alone else "true"
+    if source.alone and not connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM {table} d WHERE {several})")):
+        return [], 0
     content = ", ".join(f"d.{name}" for name in columns)
-    connection.execute(sa.text("DROP TABLE IF EXISTS doubled"))
     found = connection.execute(
         sa.text(f"""
-            CREATE TEMP TABLE doubled ON COMMIT DROP AS
+            CREATE TEMP TABLE {DOUBLED} ON COMMIT DROP AS
             WITH repeated AS MATERIALIZED (
                 SELECT {key} FROM {table} d WHERE {several} GROUP BY {key} HAVING count(*) > 1)
             SELECT n, thing, same, turn FROM (
@@ -338,14 +341,14 @@ def _mark_duplicates(
     if not found.rowcount:
         return [], 0
     repeated = connection.execute(
-        sa.text(f"DELETE FROM {table} WHERE {number} IN (SELECT n FROM doubled WHERE same AND turn > 1)")
+        sa.text(f"DELETE FROM {table} WHERE {number} IN (SELECT n FROM {DOUBLED} WHERE same AND turn > 1)")
     ).rowcount
     contradicts = why("contradicts_another", record=number)
     contradicting = connection.scalars(
         sa.text(f"""
             UPDATE {table}
             SET {problem} = 'duplicate', reason = {contradicts}
-            WHERE {number} IN (SELECT n FROM doubled WHERE NOT same) RETURNING {number}
+            WHERE {number} IN (SELECT n FROM {DOUBLED} WHERE NOT same) RETURNING {number}
         """)
     )
     return sorted(contradicting), repeated
@@ -369,9 +372,10 @@ def _difference(kind: Kind, source: Source, staged: Staged) -> str:
     ours = f"c.{kind.identity[0]}"
     # An unreadable record that does not say which it is could be any of those that seem to be gone.
     hidden = any(record.key is None for record in staged.unreadable)
-    unread = f"c.source_key IN (SELECT key FROM {UNREADABLE} WHERE key IS NOT NULL)"
     kept = f"{source.finding} IS DISTINCT FROM 'replaced'"
-    gone = f"({source.retirable}) AND NOT ({unread} AND {kept})"
+    gone = f"({source.retirable})"
+    if any(record.key is not None for record in staged.unreadable):
+        gone += f" AND NOT (c.source_key = ANY(CAST(:unreadable AS text[])) AND {kept})"
     withheld = f"CASE WHEN {kept} THEN 'maybe_unreadable' END" if hidden else "NULL"
     if source.retire is None:
         gone = "false"

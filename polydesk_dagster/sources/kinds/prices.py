@@ -52,11 +52,13 @@ _CROWDED = f"""
     UPDATE {{rows}} r
     SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
         reason = '{{reason}}'
-    FROM (SELECT DISTINCT o.service_id, o.agreement_id, o.specialist_id
-          FROM {{rows}} o JOIN price t ON t.clinic_id = :clinic_id AND {_SAME_ITEM.format(w="t", c="o")}
-                                          AND {_MEET.format("t", "o")}
-          WHERE o.action IN ('create', 'update', 'retire')
-            AND t.id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
+    FROM (WITH o AS MATERIALIZED (SELECT * FROM {{rows}} WHERE action IN ('create', 'update', 'retire')),
+          met AS MATERIALIZED (
+              SELECT t.id, o.service_id, o.agreement_id, o.specialist_id
+              FROM o JOIN price t ON t.clinic_id = :clinic_id AND {_SAME_ITEM.format(w="t", c="o")}
+                                     AND {_MEET.format("t", "o")})
+          SELECT DISTINCT service_id, agreement_id, specialist_id FROM met
+          WHERE id NOT IN (SELECT id FROM {{rows}} WHERE action <> 'conflict')) crowded
     WHERE {_SAME_ITEM.format(w="crowded", c="r")} AND r.action <> 'conflict'
 """
 # The last price of an item that has none in force; worked out for those alone.
@@ -202,10 +204,11 @@ PRICE = Kind(
         current="""
             SELECT t.*, s.external_id AS source_key
             FROM price t JOIN service s ON s.id = t.service_id AND s.external_id IS NOT NULL
-            LEFT JOIN agreement a ON a.id = t.agreement_id
-            LEFT JOIN specialist p ON p.id = t.specialist_id
-            WHERE t.clinic_id = :clinic_id AND (a.id IS NULL OR a.external_id IS NOT NULL)
-              AND (p.id IS NULL OR p.external_id IS NOT NULL)
+            WHERE t.clinic_id = :clinic_id
+              AND (t.agreement_id IN (SELECT id FROM agreement
+                                      WHERE clinic_id = :clinic_id AND external_id IS NULL)) IS NOT TRUE
+              AND (t.specialist_id IN (SELECT id FROM specialist
+                                       WHERE clinic_id = :clinic_id AND external_id IS NULL)) IS NOT TRUE
         """,
         # What was announced and is no more has never been, whatever comes later.
         retire={
@@ -223,10 +226,12 @@ PRICE = Kind(
         finding=f"""CASE WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN 'replaced'
                          WHEN c.id IS NULL AND d.previous_amount IS DISTINCT FROM d.amount
                               AND d.previous_amount IS NOT NULL THEN 'differs' END""",
-        reason=f"""CASE WHEN d.n IS NULL AND ({_NEXT} <= c.valid_from OR c.valid_from > :today AND {_NEXT} IS NOT NULL)
-                        THEN 'period_corrected'
-                        WHEN d.n IS NULL AND {_NEXT} IS NOT NULL THEN {why("replaced_from", day=day(_NEXT))}
-                        WHEN d.n IS NULL THEN 'gone_at_source'
+        reason=f"""CASE WHEN d.n IS NULL THEN
+                        (SELECT CASE WHEN starts <= c.valid_from OR c.valid_from > :today AND starts IS NOT NULL
+                                     THEN 'period_corrected'
+                                     WHEN starts IS NOT NULL THEN {why("replaced_from", day=day("starts"))}
+                                     ELSE 'gone_at_source' END
+                         FROM (SELECT {_NEXT} AS starts OFFSET 0) once)  -- each time it is written it is planned
                         WHEN c.id IS NULL AND d.previous_amount IS NOT NULL
                         THEN {why("replaces_price", amount=money("d.previous_amount", "d.currency"))} END""",
         reconsider=(_CROWDED.format(rows="{rows}", reason="source_unclear"),),
