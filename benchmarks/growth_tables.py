@@ -1,7 +1,7 @@
 """The tables beside ``slot`` that grow, each kept whole and cut: appointments, ledger, inbox and change log by month,
-prices by clinic.
+prices by clinic; at three sizes, each four times the last, so that what grows with a table shows.
 
-Of both, by the processor time of the session and the blocks that it looks at: adding a day, each look-up that the
+Of both, by the processor time of the session and the blocks that it looks at: adding rows, each look-up that the
 product makes, and clearing away the oldest part: in batches and vacuumed where the table is whole, else by its drop.
 """
 
@@ -15,9 +15,10 @@ import sqlalchemy as sa
 
 from benchmarks.harness import Bench, Figure, peak_mb, settle
 
-ROWS, DAYS, PARTS = 200_000, 600, 20
-"""Rows of each table over so many days, thirty of them a part; or so many clinics."""
-LOOKS = 2_000
+SIZES = (25_000, 100_000, 400_000)
+DAYS, PARTS = 600, 20
+"""Rows of each table are over so many days, thirty of them a part; or of so many clinics."""
+LOOKS, ADDED = 2_000, 600
 
 AT = "timestamptz '2025-01-01' + (n * 600 / {rows}) * interval '1 day'"
 
@@ -106,21 +107,22 @@ COUNTED = """
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    rows = max(DAYS, bench.size(ROWS))
-    for table, kept in TABLES.items():
-        with bench.engine() as engine:
-            _make(engine, table, kept, rows)
-            whole, cut = (_measure(engine, each, kept, rows) for each in ("whole", "cut"))
-        for what, ours in whole.items():
-            for unit, mine, others in zip(("µs", "blocks"), ours, cut[what], strict=True):
-                yield Figure("growth_tables", f"{table}, {rows}: {what}, whole beside cut by {kept.cut}", mine, others,
-                             unit, 1.0, peak_mb=peak_mb())  # fmt: skip
+    with bench.engine() as engine:
+        for table, kept in TABLES.items():
+            for rows in (max(DAYS, bench.size(size)) for size in SIZES):
+                _make(engine, table, kept, rows)
+                whole, cut = (_measure(engine, each, kept, rows) for each in ("whole", "cut"))
+                for what, ours in whole.items():
+                    for unit, mine, others in zip(("µs", "blocks"), ours, cut[what], strict=True):
+                        yield Figure("growth_tables", f"{table}, {rows}: {what}, whole beside cut by {kept.cut}", mine,
+                                     others, unit, 1.0, peak_mb=peak_mb())  # fmt: skip
 
 
 def _make(engine: sa.Engine, table: str, kept: Kept, rows: int) -> None:
     by_clinic = kept.cut == "clinic_id"
     with engine.begin() as connection:
         run = connection.exec_driver_sql
+        run("DROP TABLE IF EXISTS whole, cut")
         run(f"CREATE TABLE whole (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)")
         run(f"CREATE TABLE cut (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) "
             f"PARTITION BY {'LIST' if by_clinic else 'RANGE'} ({kept.cut})")  # fmt: skip
@@ -171,7 +173,7 @@ def _measure(engine: sa.Engine, table: str, kept: Kept, rows: int) -> dict[str, 
         old = "clinic_id = 0" if kept.cut == "clinic_id" else f"{kept.cut} < timestamptz '2025-01-31'"
         count = connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {old}").scalar_one()
         clear = (CLEAR.format(table=table, old=old), "VACUUM (PARALLEL 0) whole")
-        added = rows // DAYS
+        added = min(ADDED, rows // PARTS)  # what comes after the last day stays in the last part
         measured = {}
         for what, action in looks.items():
             action()
