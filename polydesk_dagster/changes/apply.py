@@ -225,9 +225,16 @@ def _test_again(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, va
 
 
 def _some(connection: sa.Connection, rows: str, values: Mapping[str, Any] | None = None) -> bool:
-    """Counted: asked only whether there is one, the planner would take the way that finds the first soonest, and nearly
-    always there is none."""
-    return bool(connection.scalar(sa.text(f"SELECT count(*) FROM {rows}"), values))
+    return any(_counted(connection, [rows], values))
+
+
+def _counted(connection: sa.Connection, each: Sequence[str], values: Mapping[str, Any] | None = None) -> Sequence[int]:
+    """How many rows there are of each, by one question. Asked only whether there is one, the planner would take the way
+    that finds the first soonest, and nearly always there is none."""
+    if not each:
+        return ()
+    counts = ", ".join(f"(SELECT count(*) FROM {rows})" for rows in each)
+    return tuple(connection.execute(sa.text(f"SELECT {counts}"), values).one())
 
 
 def same(left: str, right: str, columns: Iterable[str], prefix: str = "") -> str:
@@ -282,10 +289,13 @@ def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: l
 def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int:
     if not plan.tally.get("create"):
         return 0
-    ways = () if kind.volatile else (kind.taken, *kind.alike)
-    for way in filter(None, ways):
-        where = f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way.format(rows=rows)})"
-        if _some(connection, f"{rows} r WHERE {where}"):
+    ways = [way for way in (kind.taken, *kind.alike) if way is not None and not kind.volatile]
+    taken = [
+        f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way.format(rows=rows)})" for way in ways
+    ]
+    counts = _counted(connection, [f"{rows} r WHERE {where}" for where in taken])
+    for where, found in zip(taken, counts, strict=True):
+        if found:
             raise Moved("exists_already", where, "'exists_here'")
     columns = ", ".join((*kind.identity, *kind.written))
     return connection.execute(

@@ -272,7 +272,7 @@ def _judge(
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
     # A million codes are hashed in memory; that they are all different a small sample shows.
     connection.execute(sa.text(f"SET LOCAL work_mem = '128MB'; {bulk.LOOKED_UP}"))
-    bulk.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=20)
+    bulk.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=10)
     said = [name for name in source.columns if name in kind.written or name in kind.carried]
     numbers, repeated = _mark_duplicates(connection, source, rows, said, number="ordinal", problem="finding")
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))

@@ -199,10 +199,10 @@ PATIENT = Kind(
     # Two imports that would create the same person wait for each other; the later one then finds them here.
     # In a line of their own, however long it is: whoever else writes a patient waits for one of them at most.
     before=(
-        "SET LOCAL lock_timeout = '15min'",
-        "SELECT pg_advisory_xact_lock(hashtextextended('import_patients', 0))",
-        f"SET LOCAL lock_timeout TO DEFAULT; {bulk.LOOKED_UP}",
-        "LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE",
+        f"""SET LOCAL lock_timeout = '15min';
+            SELECT pg_advisory_xact_lock(hashtextextended('import_patients', 0));
+            SET LOCAL lock_timeout TO DEFAULT; {bulk.LOOKED_UP};
+            LOCK TABLE patient IN SHARE ROW EXCLUSIVE MODE""",
     ),
     after=(
         # The rows of a plan from before an upgrade do not say who they are: then it is the first one's, null.
