@@ -59,7 +59,7 @@ def doctor(
     raise typer.Exit(0 if well else 1)
 
 
-RESTING = {"database", "dagster_database", "schema", "dagster_storage"}
+RESTING = {"database", "dagster_database", "schema", "restored", "dagster_storage"}
 """What can be wrong with an installation even when it is not up."""
 
 

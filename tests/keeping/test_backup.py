@@ -13,7 +13,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
+from typer.testing import CliRunner
 
+from polydesk_dagster.cli import app
 from polydesk_dagster.database.engine import Role, business_url, create_engine, plain_url
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PermanentError
@@ -75,7 +77,9 @@ INTEGRATED = """
 
 
 @pytest.mark.slow
-def test_a_copy_becomes_the_same_installation_in_a_new_home_and_on_another_server(house: House, server: URL) -> None:
+def test_a_copy_becomes_the_same_installation_in_a_new_home_and_on_another_server(
+    house: House, server: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = [world.rows(url) for url in backup.whole_urls(house.settings)]
     with world.nowhere(server) as elsewhere, world.home() as home:
         for settings in (world.configured(home.with_name("other"), elsewhere), Settings(home=home)):
@@ -92,6 +96,10 @@ def test_a_copy_becomes_the_same_installation_in_a_new_home_and_on_another_serve
             assert not indexing.refresh(engine, AS_OF, library(settings)).counts.created  # known by its contents
             engine.dispose()
         _has_its_roles(settings)
+        monkeypatch.setenv("POLYDESK_HOME", str(settings.home))
+        monkeypatch.delenv("POLYDESK_DATABASE_URL", raising=False)
+        said = CliRunner().invoke(app, ["doctor", "--json"]).output  # before anything is up, which is when one looks
+        assert [each["ok"] for each in json.loads(said)["findings"] if each["code"] == "restored"] == [False]
 
 
 def _has_its_roles(settings: Settings) -> None:
