@@ -218,7 +218,13 @@ def create_rows(
     columns += [f"CAST(r.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items()]
     columns += [f"r.was_{name}" if told else f"t.{name} AS was_{name}" for name in was]
     same = " AND ".join(f"t.{name} = CAST(r.{name} AS {types[name]})" for name in kind.identity)
-    target = f"LEFT JOIN {kind.table} t ON {same}" if (was and not told) or kind.barred is not None else ""
+    target = ""
+    if (was and not told) or kind.barred is not None:
+        target = f"LEFT JOIN {kind.table} t ON {same}"
+        if kind.identity == (
+            "id",
+        ):  # row by row: of one clinic's rows, most of them new, all clinics' table is too much
+            target = f"LEFT JOIN LATERAL (SELECT * FROM {kind.table} t WHERE {same} OFFSET 0) t ON true"
     verdict = ["r.action", "r.finding", "r.reason"]
     if kind.barred is not None:
         target += f" CROSS JOIN LATERAL (SELECT CASE WHEN r.action <> 'conflict' THEN {kind.barred} END AS why) barred"
