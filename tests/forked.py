@@ -52,6 +52,8 @@ def _serve(listener: socket.socket, arguments: Sequence[str]) -> None:
     # What fails fails in the fork too, and is said there.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         pytest.main([*arguments, "-n", "0", "--collect-only"], [_Collecting()])
+    if (warm := sys.modules.get("tests.warm")) is not None:
+        warm.share()
     gc.collect()
     gc.freeze()
     while listener in select.select([listener, sys.stdin], [], [])[0]:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from tests.waiting import PATIENCE
@@ -43,6 +44,15 @@ _FORKING.set_forkserver_preload(
         "tests.warmed",
     ]
 )  # not LanceDB itself, whose threads do not live through a fork: most of what it imports
+
+
+def share() -> None:
+    """Start the server for this process and all its forks, each of which would start one: it imports for seconds, and
+    keeps 250 MB."""
+    forkserver.ensure_running()
+    # Whether it lives is asked by waiting for it, which only its parent can.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+
 
 POLYDESK = "from polydesk_dagster.cli import main; main()"
 """The program that is the command."""

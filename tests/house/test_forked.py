@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +50,25 @@ def test_a_fork_ends_with_the_process_that_was_started_for_it(python: list[str])
         assert started.stdout.readline() == b"1\n"
         started.kill()
         assert select.select([started.stdout], [], [], PATIENCE)[0], "its fork still holds what it writes to"
+
+
+def test_forks_share_the_server_of_warm_programs() -> None:
+    """Which asks for none of what that imports."""
+    asked = """
+import os
+from tests import warm
+
+warm._FORKING.set_forkserver_preload([])
+warm.share()
+for fork in (False, True):
+    if not fork or not os.fork():
+        with warm.program("import os; print(os.getppid())") as program:
+            print(program.read(), flush=True)
+        if fork:
+            os._exit(0)
+os.wait()
+"""
+    command = [sys.executable, "-c", asked]
+    first, second = subprocess.check_output(command, timeout=PATIENCE, text=True).splitlines()
+    assert first == second
+    assert first.startswith("(0, ")
