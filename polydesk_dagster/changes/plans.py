@@ -221,9 +221,8 @@ def create_rows(
     target = ""
     if (was and not told) or kind.barred is not None:
         target = f"LEFT JOIN {kind.table} t ON {same}"
-        if kind.identity == (
-            "id",
-        ):  # row by row: of one clinic's rows, most of them new, all clinics' table is too much
+        if kind.identity == ("id",) and kind.source is None:
+            # Row by row: other than a source's list, most of it is new, and all clinics' rows are too many for that.
             target = f"LEFT JOIN LATERAL (SELECT * FROM {kind.table} t WHERE {same} OFFSET 0) t ON true"
     verdict = ["r.action", "r.finding", "r.reason"]
     if kind.barred is not None:
