@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
@@ -30,7 +28,6 @@ def standing(connection: sa.Connection, kind: Kind, scope: Scope, made: Plan) ->
     anew, and ``made`` is forgotten. ``made`` itself where there is none."""
     if not made.failed_guards:
         return made
-    within = json.dumps(dict(scope.parameters), default=str)
     found = connection.execute(
         sa.text(_WAITING).bindparams(sa.bindparam("clinic_id", type_=sa.BigInteger)),
         {
@@ -38,7 +35,7 @@ def standing(connection: sa.Connection, kind: Kind, scope: Scope, made: Plan) ->
             "clinic_id": made.clinic_id,
             "kind": made.kind,
             "id": made.id,
-            "scope": within,
+            "scope": scope.stored,
             "snapshot": made.snapshot,
         },
     ).one_or_none()
@@ -53,10 +50,8 @@ def standing(connection: sa.Connection, kind: Kind, scope: Scope, made: Plan) ->
 
 def _rows(connection: sa.Connection, plan_id: int) -> str:
     """What a plan's rows say, without the ids that what is new was given this time."""
-    rows = plans.rows_table(plan_id)
-    columns = plans.column_types(connection, rows)
+    columns = plans.column_types(connection, plans.rows_table(plan_id))
     said = [f"r.{name}" for name in columns if name not in {"id", "ordinal"}]
     if "id" in columns:
         said.append("CASE WHEN r.action <> 'create' THEN r.id END")
-    query = f"SELECT count(*) || ':' || sum(hash_record_extended(ROW({', '.join(said)}), 0)) FROM {rows} r"
-    return str(connection.scalar(sa.text(query)))
+    return plans.digest(connection, plan_id, f"ROW({', '.join(said)})")

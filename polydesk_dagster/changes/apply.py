@@ -150,8 +150,9 @@ def _unfit(
     return None
 
 
-def no_such_guard(strange: Collection[str], known: Collection[str], clinic: str | None = None) -> Reason | None:
-    """Why nobody goes past guards of ``strange`` names, where there are any; ``known`` are those that there are."""
+def no_such_guard(given: Collection[str], known: Collection[str], clinic: str | None = None) -> Reason | None:
+    """Why nobody goes past the guards ``given``, where some are none of the ``known``."""
+    strange = set(given).difference(known)
     names: dict[str, Value] = {"given": Several(tuple(sorted(strange))), "known": Several(tuple(sorted(known)))}
     return Reason("guard_unknown", names, clinic) if strange else None
 

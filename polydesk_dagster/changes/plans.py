@@ -53,6 +53,11 @@ class Scope:
         """Tells apart the sources of one service."""
         return "/".join([self.clinic or "", *(str(value) for value in self.parameters.values())]).strip("/")
 
+    @property
+    def stored(self) -> str:
+        """The parameters as JSON, as a plan's ``scope`` holds them."""
+        return json.dumps(dict(self.parameters), default=str)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -157,23 +162,20 @@ def parameters(scope: Scope, as_of: datetime, plan_id: int) -> dict[str, Any]:
 def fingerprint(
     connection: sa.Connection, plan_id: int, kind: str, scope: Scope, snapshot: str | None, *, rows: bool = True
 ) -> str:
-    """Over the rules' version, the scope, the source's snapshot and every row with its precondition.
-
-    The rows count as a set: their 64-bit hashes are added up, so that a million rows need no sort.
-    """
-    digest = ""
-    if rows:
-        digest = str(
-            connection.scalar(
-                sa.text(f"SELECT count(*) || ':' || sum(hash_record_extended(r, 0)) FROM {rows_table(plan_id)} r")
-            )
-        )
+    """Over the rules' version, the scope, the source's snapshot and every row with its precondition."""
+    said = digest(connection, plan_id) if rows else ""
     given = json.dumps(
-        [RULES, kind, scope.service, scope.clinic, dict(scope.parameters), snapshot, digest],
+        [RULES, kind, scope.service, scope.clinic, dict(scope.parameters), snapshot, said],
         default=str,
         sort_keys=True,  # the database keeps parameters in an order of its own
     )
     return hashlib.sha256(given.encode()).hexdigest()
+
+
+def digest(connection: sa.Connection, plan_id: int, row: str = "r") -> str:
+    """Of a plan's rows, or of ``row`` made of each: their hashes are added up, so that a million need no sort."""
+    query = f"SELECT count(*) || ':' || sum(hash_record_extended({row}, 0)) FROM {rows_table(plan_id)} r"
+    return str(connection.scalar(sa.text(query)))
 
 
 def tally(connection: sa.Connection, plan_id: int) -> dict[str, int]:
@@ -297,7 +299,7 @@ def store(
             "kind": kind.name,
             "volatile": kind.volatile,
             "clinic_id": scope.clinic_id,
-            "scope": json.dumps(dict(scope.parameters), default=str),
+            "scope": scope.stored,
             "snapshot": snapshot,
             "fingerprint": fingerprint(connection, plan_id, kind.name, scope, snapshot, rows=rows),
             "tally": json.dumps(dict(counted)),

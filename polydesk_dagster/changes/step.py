@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,7 +111,7 @@ def known(connection: sa.Connection, kind: Kind, scope: Scope) -> Known | None:
             "key": scope.service,
             "kind": kind.name,
             "clinic_id": scope.clinic_id,
-            "within": json.dumps(dict(scope.parameters), default=str),
+            "within": scope.stored,
             "service": source_name(kind, scope),
             "scope": scope.name,
         },

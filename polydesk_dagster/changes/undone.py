@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +60,7 @@ def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int)
             "service": scope.service,
             "kind": kind.name,
             "clinic_id": scope.clinic_id,
-            "scope": json.dumps(dict(scope.parameters), default=str),
+            "scope": scope.stored,
         },
     ).all()
     needed = {*kind.identity, *kind.written, *kind.carried}

@@ -24,7 +24,6 @@ from polydesk_dagster.outcome import Counts, Outcome, Reason, Report
 GUARD = "too_many_removals"
 PROBES = "probes"
 GUARDS = (GUARD, PROBES)
-"""What a person may let it go past."""
 """Names of the guards that a person who has looked may go past."""
 
 LOCK = "knowledge index"
@@ -70,8 +69,7 @@ def rebuild(
 
 
 def _mistyped(past_guard: str | None) -> Report | None:
-    strange = [] if past_guard is None or past_guard in GUARDS else [past_guard]
-    why = no_such_guard(strange, GUARDS)
+    why = no_such_guard(() if past_guard is None else (past_guard,), GUARDS)
     return None if why is None else Report(Outcome.REFUSED, reasons=(why,))
 
 

@@ -95,11 +95,17 @@ def test_the_last_outcome_is_told_in_words_with_its_reason(served: Served) -> No
     assert "&lt;script&gt;" in page
 
 
-def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> None:
+def _beside_one_that_failed(served: Served) -> int:
+    """A clinic, MI01, beside another, NA01, where a run failed."""
     with served.door.engine.begin() as connection:
         hers, other = world.clinic(connection, code="MI01"), world.clinic(connection, code="NA01")
     assert other
     ran(served.door.engine, "refresh_sort_names", Report(Outcome.FAILED, Counts(failed=1)), "NA01")
+    return hers
+
+
+def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> None:
+    hers = _beside_one_that_failed(served)
     with served.signed_in("manager", clinic=hers) as browser:
         assert "NA01" not in browser.get("/servizi/refresh_sort_names").text
         for clinic in ("NA01", ""):
@@ -111,10 +117,7 @@ def test_a_manager_of_one_clinic_acts_and_looks_only_there(served: Served) -> No
 
 def test_the_strip_counts_the_runs_that_she_sees(served: Served) -> None:
     """The word beside it is of her clinics: «mai eseguito» beside «ultime 3 esecuzioni» speaks of others."""
-    with served.door.engine.begin() as connection:
-        hers, other = world.clinic(connection, code="MI01"), world.clinic(connection, code="NA01")
-    assert other
-    ran(served.door.engine, "refresh_sort_names", Report(Outcome.FAILED, Counts(failed=1)), "NA01")
+    hers = _beside_one_that_failed(served)
     with served.signed_in("manager", clinic=hers) as browser:
         row = _row(browser, "refresh_sort_names")
         assert "mai eseguito" in row

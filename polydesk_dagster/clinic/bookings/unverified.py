@@ -164,7 +164,7 @@ def expire_unverified(
         PermanentError: for an unknown clinic.
     """
     known = [guard.name for guard in UNVERIFIED_BOOKING.guards]
-    if past_guard and (strange := changes.no_such_guard({past_guard}.difference(known), known, clinic)) is not None:
+    if (strange := changes.no_such_guard((past_guard,) if past_guard else (), known, clinic)) is not None:
         return Report(Outcome.REFUSED, reasons=(strange,))
     with engine.connect() as connection:
         clinics = connection.execute(

@@ -75,9 +75,7 @@ class LocalFolder:
             inside = [path for path in root.glob(pattern) if path.resolve().is_relative_to(root) and path.is_file()]
             return None if not inside else self._file(max(inside), root)
         except OSError as error:
-            raise TransientError(
-                "source_folder_unreadable", system=self.system, error=failure(error, "unknown")
-            ) from error
+            raise self._unreadable(error) from error
 
     def _unreadable(self, error: OSError) -> TransientError:
         return TransientError("source_folder_unreadable", system=self.system, error=failure(error, "unknown"))
@@ -94,9 +92,7 @@ class LocalFolder:
             with (self.path / file.name).open("rb") as opened:
                 return opened.read(LARGEST + 1)
         except OSError as error:
-            raise TransientError(
-                "source_folder_unreadable", system=self.system, error=failure(error, "unknown")
-            ) from error
+            raise self._unreadable(error) from error
 
 
 @dataclass(frozen=True, slots=True)
