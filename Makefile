@@ -21,9 +21,7 @@ $(READY): requirements.lock pyproject.toml
 up: setup
 	$(BIN)/polydesk up
 
-# Types are checked on one core, so the tests run beside them; what either finds fails the whole.
-test: setup
-	@$(MAKE) --no-print-directory -j 2 check tests
+test: check tests
 
 tests: setup
 	$(BIN)/python -m pytest -n auto
@@ -35,7 +33,7 @@ test-fast: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pyrefly check
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -158,7 +158,7 @@ def _book(connection: sa.Connection, free: Iterable[Sequence[int]]) -> None:
 
 def _cpu(connection: sa.Connection, action: Callable[[], object]) -> float:
     """CPU seconds of one action: of the process that serves the connection, and of this thread."""
-    process = Path(f"/proc/{connection.connection.driver_connection.info.backend_pid}/schedstat")  # type: ignore[union-attr]
+    process = Path(f"/proc/{connection.connection.driver_connection.info.backend_pid}/schedstat")  # pyrefly: ignore[missing-attribute]
     server, client = int(process.read_text().split()[0]), time.thread_time()
     action()
     return (int(process.read_text().split()[0]) - server) / 1e9 + time.thread_time() - client

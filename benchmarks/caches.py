@@ -133,7 +133,7 @@ def _serve_constant(_: URL, listener: socket.socket) -> None:
 def _serve(app: object, listener: socket.socket) -> None:
     import uvicorn
 
-    config = uvicorn.Config(app, access_log=False, log_level="error", server_header=False)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, access_log=False, log_level="error", server_header=False)  # pyrefly: ignore[bad-argument-type]
     uvicorn.Server(config).run(sockets=[listener])
 
 

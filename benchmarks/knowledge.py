@@ -155,11 +155,9 @@ def _questions(engine: sa.Engine, library: Library) -> Iterator[Figure]:
     ours: list[float] = []
     bare: list[float] = []
     for question in asked:  # turn by turn, so that whatever else the machine does weighs on both
-        ours.append(seconds(lambda q=question: searching.ask(engine, AS_OF, library, q)))  # type: ignore[misc]
+        ours.append(seconds(lambda q=question: searching.ask(engine, AS_OF, library, q)))
         bare.append(
-            seconds(
-                lambda q=question: table.search(q, query_type="fts", fts_columns="marked").limit(10).to_list()  # type: ignore[misc]
-            )
+            seconds(lambda q=question: table.search(q, query_type="fts", fts_columns="marked").limit(10).to_list())
         )
     yield Figure(
         "knowledge",
@@ -186,7 +184,7 @@ def _langchain(
     target = Store(str(folder / "langchain"))
     target.create(1, None)
 
-    class LanceStore(VectorStore):  # type: ignore[misc]  # untyped where it is not installed
+    class LanceStore(VectorStore):  # untyped where it is not installed
         """What ``index`` needs of a store, over the very tables that we write."""
 
         def add_documents(self, documents: list[Document], **named: Any) -> list[str]:

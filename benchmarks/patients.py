@@ -93,7 +93,8 @@ def _reference(engine: sa.Engine, clinic: int, url: str) -> tuple[float, float]:
     with psycopg.connect(plain_url(engine.url)) as connection:
 
         def patients_alone() -> None:
-            connection.execute(f"CREATE UNLOGGED TABLE incoming ({', '.join(f'{name} text' for name in COLUMNS)})")
+            made = f"CREATE UNLOGGED TABLE incoming ({', '.join(f'{name} text' for name in COLUMNS)})"
+            connection.execute(made.encode())
             with connection.cursor().copy(f"COPY incoming ({columns}) FROM STDIN") as copy:
                 for items in wire.pages(url, "patients"):
                     for item in items:
@@ -130,9 +131,9 @@ def _new_clinic(connection: sa.Connection) -> int:
 
 def _dlt(engine: sa.Engine, url: str) -> float:
     """CPU seconds of dlt's own client, page by page, and its merge into a schema of its own."""
-    import dlt  # type: ignore[import-not-found, unused-ignore]
-    from dlt.sources.helpers.rest_client.client import RESTClient  # type: ignore[import-not-found, unused-ignore]
-    from dlt.sources.helpers.rest_client.paginators import (  # type: ignore[import-not-found, unused-ignore]
+    import dlt
+    from dlt.sources.helpers.rest_client.client import RESTClient
+    from dlt.sources.helpers.rest_client.paginators import (
         JSONResponseCursorPaginator,
     )
 

@@ -134,7 +134,7 @@ def _queued(dagster: DagsterInstance, settings: Settings, count: int) -> None:
     """So many runs, put into the queue one after the other; returns once all have ended well."""
     waiting = {_recorded(dagster, settings) for _ in range(count)}
     for run_id in waiting:
-        dagster.submit_run(run_id, None)  # type: ignore[arg-type]
+        dagster.submit_run(run_id, None)  # pyrefly: ignore[bad-argument-type]
     deadline = time.monotonic() + 60 + 10 * count
     while waiting:
         if time.monotonic() > deadline:
@@ -324,7 +324,7 @@ def _launchers(
         DefaultRunLauncher.launch_run_from_grpc_client(dagster, run, client)
 
     def start_warm(run_id: str) -> None:
-        dagster.launch_run(run_id, None)  # type: ignore[arg-type]
+        dagster.launch_run(run_id, None)  # pyrefly: ignore[bad-argument-type]
 
     return (
         _Launcher(psutil.Process(servers[0].pid), start_warm, client),

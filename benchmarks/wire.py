@@ -91,7 +91,7 @@ def _serve(folder: Path, told: Connection) -> None:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - the parent's name
             """Nothing is told of requests."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:

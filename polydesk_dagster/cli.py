@@ -83,7 +83,7 @@ class _Commands(TyperGroup):
         from polydesk_dagster.commands import usage
 
         self.help = say("command")
-        self.format_help = super().format_help  # type: ignore[method-assign]
+        self.format_help = super().format_help  # pyrefly: ignore[method-assign]
         usage.explain(self, "polydesk")
         self.format_help(ctx, formatter)
 

@@ -93,7 +93,7 @@ class Pinned(httpcore.SyncBackend):
         raise failed or httpcore.ConnectError(host)
 
 
-class AsyncPinned(httpcore.AnyIOBackend):
+class AsyncPinned(httpcore.AnyIOBackend):  # pyrefly: ignore[invalid-inheritance] - a union, for where anyio is missing
     """The same, side by side."""
 
     def __init__(self, at_once: int) -> None:
@@ -125,6 +125,7 @@ def trust(*, environment: bool = False) -> ssl.SSLContext:
 def transport(verify: ssl.SSLContext | None = None) -> httpx.HTTPTransport:
     """What an ``httpx.Client`` connects by; httpx has no option for it."""
     made = httpx.HTTPTransport(trust_env=False, verify=verify or trust())
+    assert isinstance(made._pool, httpcore.ConnectionPool)
     made._pool._network_backend = Pinned()
     return made
 
@@ -132,5 +133,6 @@ def transport(verify: ssl.SSLContext | None = None) -> httpx.HTTPTransport:
 def async_transport(verify: ssl.SSLContext | None = None, limits: httpx.Limits = LIMITS) -> httpx.AsyncHTTPTransport:
     """What an ``httpx.AsyncClient`` connects by."""
     made = httpx.AsyncHTTPTransport(trust_env=False, verify=verify or trust(), limits=limits)
+    assert isinstance(made._pool, httpcore.AsyncConnectionPool)
     made._pool._network_backend = AsyncPinned(limits.max_connections or AT_ONCE)
     return made

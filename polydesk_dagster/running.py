@@ -246,7 +246,7 @@ def service_job(
     @dg.op(name=step, description=description)
     def operation(
         context: dg.OpExecutionContext,
-        config: config_type,  # type: ignore[valid-type]
+        config: config_type,
         polydesk: PolydeskResource,
     ) -> None:
         report = serve(context, polydesk, key, config, lambda run: rule(run, config))

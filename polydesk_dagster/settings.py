@@ -270,7 +270,7 @@ def of(where: Path, values: Mapping[str, str]) -> Settings:
     """
     fields = {name: values[variable(name)] for name in Settings.model_fields if variable(name) in values}
     try:
-        return Settings(**{**fields, "home": where})  # type: ignore[arg-type]
+        return Settings(**{**fields, "home": where})  # pyrefly: ignore[bad-argument-type]
     except ValidationError as error:
         raise ConfigurationError("configuration_wrong", problems=_explain(error)) from None
 

@@ -173,7 +173,7 @@ def from_json(kept: Any) -> Value:
     if isinstance(kept, list):
         return Several(tuple(map(from_json, kept)))
     if not isinstance(kept, dict):
-        return kept  # type: ignore[no-any-return]
+        return kept
     match kept:
         case {"instant": at, "zone": zone}:
             return Instant(datetime.fromisoformat(at), zone)

@@ -106,10 +106,10 @@ def carefully(row: type[Row]) -> type[BaseModel]:
     declared: dict[str, Any] = {
         field.name: (field.type, ... if field.required else field.default) for field in msgspec.structs.fields(row)
     }
-    return create_model(
+    return create_model(  # pyrefly: ignore[no-matching-overload] - a validator is no plain function
         row.__name__,
         __config__=Record.model_config,
-        __validators__={"check": model_validator(mode="after")(check)},  # type: ignore[dict-item]
+        __validators__={"check": model_validator(mode="after")(check)},
         **declared,
     )
 

@@ -77,7 +77,7 @@ def _import(run: Run, config: ImportConfig) -> Report:
 )
 def workbook_preview(
     context: dg.AssetExecutionContext, config: LookConfig, polydesk: PolydeskResource
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[object]:
     title = teller().service(importing.SERVICE)
     report = serve(
         context,
@@ -101,7 +101,7 @@ def workbook_preview(
 )
 def practice_workbook(
     context: dg.AssetExecutionContext, config: ImportConfig, polydesk: PolydeskResource
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[object]:
     title = teller().service(importing.SERVICE)
     report = serve(context, polydesk, importing.SERVICE, config, lambda run: _import(run, config), title=title)
     return dg.MaterializeResult(metadata=metadata(report))

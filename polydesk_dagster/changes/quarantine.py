@@ -169,7 +169,7 @@ def settle(
 
 
 def _set_aside(row: sa.Row[Any]) -> SetAside:
-    return SetAside(**{**row._mapping, "why": read(row.why)})
+    return SetAside(**row._asdict() | {"why": read(row.why)})
 
 
 def _plain(record: Any) -> Any:

@@ -24,7 +24,7 @@ def order() -> list[Service]:
     """The scheduled services as the night runs them: the nightly ones by the clock, then the frequent ones."""
     scheduled = [service for service in SERVICES if not isinstance(service.cadence, OnDemand)]
     nightly = [service for service in scheduled if isinstance(service.cadence, Daily)]
-    nightly.sort(key=lambda service: service.cadence.at if isinstance(service.cadence, Daily) else None)  # type: ignore[arg-type, return-value]
+    nightly.sort(key=lambda service: service.cadence.at if isinstance(service.cadence, Daily) else None)  # pyrefly: ignore[no-matching-overload]
     return nightly + [service for service in scheduled if not isinstance(service.cadence, Daily)]
 
 

@@ -191,7 +191,7 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
 def _heads(installation: Installation, report: Report) -> dict[int, Plan]:
     """The last of the plans that ``report`` names, its own the very last."""
     others = [
-        int(plan)  # type: ignore[arg-type]
+        int(plan)  # pyrefly: ignore[bad-argument-type]
         for reason in report.reasons
         if reason.code == "other_plans" and isinstance(plans_named := reason.values["plans"], Several)
         for plan in plans_named.items

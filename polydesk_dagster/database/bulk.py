@@ -46,7 +46,7 @@ def lines(rows: Sequence[Sequence[Cell]]) -> str:
 def _joined(rows: Sequence[Sequence[Cell]]) -> str | None:
     """The rows if nothing in them has to be escaped. Where all are text, as often, none is looked at by itself."""
     try:
-        joined = "".join(["\t".join([r"\N" if cell is None else cell for cell in row]) + "\n" for row in rows])  # type: ignore[misc]
+        joined = "".join(["\t".join([r"\N" if cell is None else cell for cell in row]) + "\n" for row in rows])  # pyrefly: ignore[no-matching-overload]
     except TypeError:
         cells = [[r"\N" if cell is None else cell if type(cell) is str else text(cell) for cell in row] for row in rows]
         joined = "".join(["\t".join(row) + "\n" for row in cells])

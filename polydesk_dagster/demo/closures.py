@@ -48,7 +48,7 @@ def central_closures(year: int) -> list[dict[str, object]]:
 def _italy(year: int, province: str | None = None) -> dict[date, list[str]]:
     from holidays.countries.italy import Italy  # the package's index of all countries costs a second
 
-    days = Italy(years=[year], subdiv=province, language="it_IT")  # type: ignore[no-untyped-call]
+    days = Italy(years=[year], subdiv=province, language="it_IT")
     return {day: days.get_list(day) for day in sorted(days)}
 
 

@@ -64,7 +64,7 @@ def made(title: str, description: str, **more: Any) -> FastAPI:
         **more,
     )
     app.add_middleware(Short)
-    app.openapi = lambda: described(app)  # type: ignore[method-assign]
+    app.openapi = lambda: described(app)  # pyrefly: ignore[method-assign]
     return app
 
 

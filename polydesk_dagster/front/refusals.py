@@ -71,7 +71,7 @@ async def on_status(request: Request, error: Exception) -> Response:
 
 async def on_invalid(request: Request, error: Exception) -> Response:
     """What does not fit the description: where and how, never the value, which may be a patient's."""
-    faults = [Fault(at=".".join(map(str, each["loc"])), code=each["type"]) for each in error.errors()]  # type: ignore[attr-defined]
+    faults = [Fault(at=".".join(map(str, each["loc"])), code=each["type"]) for each in error.errors()]  # pyrefly: ignore[missing-attribute]
     return refuse(request, RefusedError(422, Reason("front_request_wrong"), faults=faults))
 
 

@@ -113,7 +113,7 @@ def _tool(key: str, step: str, config_type: type[PlanConfig], rule: Callable[...
     @dg.op(name=step, description=described)
     def operation(
         context: dg.OpExecutionContext,
-        config: config_type,  # type: ignore[valid-type]
+        config: config_type,
         polydesk: PolydeskResource,
     ) -> None:
         asked: PlanConfig = config

@@ -89,7 +89,7 @@ def _take(settings: Settings, folder: Path, as_of: datetime, patience: float) ->
             server = dumps.server_version(connection)
         dumps.dump(theirs, folder / manifest.DAGSTER, server=server)
         with _index_to_ourselves(engine, patience) as still, _snapshot(engine) as (connection, snapshot):
-            figures = dict(connection.execute(sa.text(FIGURES)).one()._mapping)
+            figures = connection.execute(sa.text(FIGURES)).one()._asdict()
             revision = current(connection)
             generation = generations.find(connection, "current")
             tokens = tuple(connection.scalars(sa.text(TOKENS)))

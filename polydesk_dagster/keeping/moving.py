@@ -43,9 +43,7 @@ def move(settings: Settings, to: str) -> dict[str, int]:
     there = settings.model_copy(update={"database_url": SecretStr(to)})
     olds = backup.whole_urls(settings)
     news = (business_url(there), dagster_url(there).set(drivername="postgresql+psycopg"))
-    for url in news:
-        create_database(url)
-        server = restoring.free(url)[0]
+    _, server = map(_made, news)
     with _to_ourselves(olds), tempfile.TemporaryDirectory(prefix=".move-", dir=settings.home) as folder:
         ours, theirs = Path(folder) / manifest.BUSINESS, Path(folder) / manifest.DAGSTER
         for url, file in zip(olds, (ours, theirs), strict=True):
@@ -85,6 +83,12 @@ def _to_ourselves(urls: Sequence[URL]) -> Iterator[None]:
 def _nobody_in(connection: sa.Connection, names: Sequence[str]) -> None:
     if connection.scalar(sa.text(_OTHERS), {"names": list(names)}):
         raise PermanentError("embedded_in_use")
+
+
+def _made(url: URL) -> int:
+    """The version of the server of a database that is there now, and in which nothing lives."""
+    create_database(url)
+    return restoring.free(url)[0]
 
 
 def _version(url: URL) -> int:

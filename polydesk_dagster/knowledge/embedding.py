@@ -66,8 +66,7 @@ class Endpoint:
             for start in range(0, len(texts), BATCH):
                 for attempt in stamina.retry_context(on=TransientError, attempts=self.attempts, wait_max=5.0):
                     with attempt:
-                        part = self._ask(client, texts[start : start + BATCH])
-                vectors += part
+                        vectors += self._ask(client, texts[start : start + BATCH])
         _check(vectors, len(texts), self.name)
         return vectors
 

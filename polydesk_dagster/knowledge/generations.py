@@ -44,7 +44,7 @@ def find(connection: sa.Connection, state: str) -> Generation | None:
             SELECT id, pipeline, dimension, unmerged, passages FROM knowledge_generation WHERE state = :state"""),
         {"state": state},
     ).one_or_none()
-    return None if row is None else Generation(**row._mapping)
+    return None if row is None else Generation(**row._asdict())
 
 
 def rolled_back(connection: sa.Connection, library: Library) -> bool:

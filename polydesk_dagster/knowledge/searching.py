@@ -205,7 +205,7 @@ def ask(
                     break
         except PermanentError as error:  # its files are gone; the next blue run makes it anew
             return Answer(question, (), generation, {}, (error.reason,))
-    return answer
+    return answer  # pyrefly: ignore[unbound-name] - one attempt there is
 
 
 def _answer(

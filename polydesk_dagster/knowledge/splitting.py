@@ -231,7 +231,7 @@ def _placed(block: _Block, parts: Iterable[str]) -> Iterator[tuple[str, tuple[in
     exact = False
     for text in parts:
         wanted = _dense(text) - head
-        begin: int | None = None
+        begin, until = None, end
         while wanted > 0:
             if not size:
                 size, start, end = next(spans, (wanted, start, end))

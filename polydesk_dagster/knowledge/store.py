@@ -295,7 +295,7 @@ class Store:
             table = self.table(generation, revision)
             from lancedb.query import MatchQuery
 
-            match = MatchQuery(query, column)  # type: ignore[call-arg]  # its defaults are pydantic's
+            match = MatchQuery(query, column)  # its defaults are pydantic's
             return _hits(table, table.search(match, query_type="fts"), where, limit, "_score")
 
     def near(self, generation: int, revision: int, vector: list[float], *, where: str | None, limit: int) -> list[Hit]:

@@ -40,7 +40,7 @@ def _engine(url: URL) -> sa.Engine:
 os.register_at_fork(after_in_child=_engine.cache_clear)
 
 
-class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class PolydeskResource(dg.ConfigurableResource):  # pyrefly: ignore[implicit-any-type-argument]
     """Settings are read from the environment at each use, so a process never runs on stale ones."""
 
     def settings(self) -> Settings:
@@ -58,13 +58,14 @@ class PolydeskResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             dagster.Failure: the database cannot be looked at, in the words that a run would say it with.
         """
         try:
-            engine = self.engine()
-            with engine.connect() as connection:
+            with self.engine().connect() as connection:
                 yield connection
         except PolydeskError as error:
             raise dg.Failure(teller().reason(error.reason)) from None
         except sa.exc.DBAPIError as error:
-            why = refusals.known(error, engine.url) or Reason("unexpected", {"error": in_brief(error)})
+            why = refusals.known(error, business_url(self.settings())) or Reason(
+                "unexpected", {"error": in_brief(error)}
+            )
             raise dg.Failure(teller().reason(why)) from None
 
     def central(self) -> Central:

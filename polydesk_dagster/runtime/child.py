@@ -141,7 +141,7 @@ class Running:
     def copy(self, selector: selectors.BaseSelector, stream: object) -> bool:
         """Copy what it has written to its log; False once there is nothing more for now."""
         try:
-            data = os.read(stream.fileno(), 65536)  # type: ignore[attr-defined]
+            data = os.read(stream.fileno(), 65536)  # pyrefly: ignore[missing-attribute]
         except BlockingIOError:
             return False
         if not data:
@@ -157,7 +157,7 @@ class Running:
 
     def _forget(self, selector: selectors.BaseSelector, stream: object) -> None:
         with contextlib.suppress(KeyError, ValueError):
-            selector.unregister(stream)  # type: ignore[arg-type]
+            selector.unregister(stream)  # pyrefly: ignore[bad-argument-type]
         if self.unfinished and self.log is not None:
             self.log.info(self.unfinished.decode(errors="replace"))
             self.unfinished = b""

@@ -103,7 +103,8 @@ def _reached(code: str, url: Callable[[], URL], findings: list[Finding]) -> Iter
 
 
 def _unreachable(code: str, error: Exception, where: URL | None) -> Finding:
-    why = error.reason if isinstance(error, PolydeskError) else where and refusals.known(error, where)
+    known = refusals.known(error, where) if where else None
+    why = error.reason if isinstance(error, PolydeskError) else known
     if why is not None:
         return Finding(code, ok=False, how="refused", values={"why": why})
     return Finding(code, ok=False, values={"why": type(error).__name__})

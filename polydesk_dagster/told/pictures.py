@@ -18,11 +18,8 @@ def png(drawing: Drawing, t: Teller) -> bytes:
     """``drawing`` with its title, axis and series in the words of ``t``."""
     figure, axes = _canvas(t.text(f"picture.{drawing.key}"), t.text(f"axis.{drawing.unit}"))
     days = drawing.days
-    if drawing.stacked:
-        days = days.loc[:, (days != 0).any()]
-        below = days.cumsum(axis=1).shift(axis=1, fill_value=0.0)
-    else:
-        days = days.dropna(axis=1, how="all")
+    days = days.loc[:, (days != 0).any()] if drawing.stacked else days.dropna(axis=1, how="all")
+    below = days.cumsum(axis=1).shift(axis=1, fill_value=0.0)
     for n, series in enumerate(days):
         style = {"color": COLOURS[n % len(COLOURS)], "label": t.text(f"series.{series}")}
         if drawing.stacked:
@@ -58,8 +55,8 @@ def _finished(figure: Any, axes: Any, empty: str | None) -> bytes:
     from PIL import Image
 
     if empty is None:
-        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))
+        axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))
         # Below the plot: inside it the legend hid the bars of the first days.
         axes.legend(fontsize=6.5, frameon=False, ncols=7, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     else:

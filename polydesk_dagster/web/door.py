@@ -149,7 +149,7 @@ def _templates() -> Jinja2Templates:
     """Compiled once a process, however many doors it opens."""
     templates = Jinja2Templates(HERE / "templates", context_processors=[known])
     templates.env.trim_blocks = templates.env.lstrip_blocks = True
-    templates.env.globals |= words.GLOBALS
+    templates.env.globals |= words.GLOBALS  # pyrefly: ignore[unsupported-operation] - inferred from Jinja's own
     return templates
 
 

@@ -12,7 +12,7 @@ from authlib.integrations.starlette_client import StarletteOAuth2App
 from polydesk_dagster import network
 
 
-class Pinned(httpx2.AsyncBaseTransport):  # type: ignore[misc]
+class Pinned(httpx2.AsyncBaseTransport):  # pyrefly: ignore[invalid-inheritance]
     """Our connections for the client that Authlib chooses, which is httpx's successor wherever that is installed."""
 
     def __init__(self) -> None:
@@ -31,18 +31,19 @@ class Pinned(httpx2.AsyncBaseTransport):  # type: ignore[misc]
             content = b"".join([part async for part in answer.aiter_raw()])
         finally:
             await answer.aclose()
-        return httpx2.Response(answer.status_code, headers=answer.headers.raw, stream=httpx2.ByteStream(content))
+        stream: Any = httpx2.ByteStream(content)
+        return httpx2.Response(answer.status_code, headers=answer.headers.raw, stream=stream)
 
     async def aclose(self) -> None:
         await self._ours.aclose()
 
 
-class Client(AsyncOAuth2Client):  # type: ignore[misc]
+class Client(AsyncOAuth2Client):
     """One conversation; Authlib closes it, and the transport with it."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, transport=Pinned(), trust_env=False, **more)
 
 
-class App(StarletteOAuth2App):  # type: ignore[misc]
+class App(StarletteOAuth2App):
     client_cls = Client

@@ -187,7 +187,7 @@ def pause(request: Request) -> Response:
         raise HTTPException(400, request.state.door.say(request, "web.choose_until"))
 
     def said(connection: sa.Connection, key: str, now: datetime, given: Given) -> None:
-        activity.pause(connection, key, until=now + span, as_of=now, **given)
+        activity.pause(connection, key, until=now + span, as_of=now, **given)  # pyrefly: ignore[open-unpacking]
 
     return _say(request, said, clinic_of(request, form.get("clinic") or None))
 
@@ -195,7 +195,7 @@ def pause(request: Request) -> Response:
 @pages.post("/servizi/{key}/riprendi", May.RUN)
 def resume(request: Request) -> Response:
     def said(connection: sa.Connection, key: str, now: datetime, given: Given) -> None:
-        activity.resume(connection, key, as_of=now, **given)
+        activity.resume(connection, key, as_of=now, **given)  # pyrefly: ignore[open-unpacking]
 
     return _say(request, said, clinic_of(request, request.state.form.get("clinic") or None))
 

@@ -344,6 +344,6 @@ def _bring_back(
     elif connection.scalar(_ELSEWHERE, asked):
         refused = Answer.ELSEWHERE
     if refused is not None:
-        return Reply(refused, tuple(connection.scalars(_ALTERNATIVES, {**booking._mapping, "as_of": as_of})))
+        return Reply(refused, tuple(connection.scalars(_ALTERNATIVES, booking._asdict() | {"as_of": as_of})))
     connection.execute(_STAND, asked)
     return Reply(Answer.BOOKED)

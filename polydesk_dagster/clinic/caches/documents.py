@@ -279,7 +279,7 @@ def _store(connection: sa.Connection, kind: str, versions: list[dict[str, object
 
 def _table(kind: str, clinics: Mapping[int, sa.Row[tuple[object, ...]]], versions: list[dict[str, object]]) -> Table:
     rows = [
-        (clinics[v["clinic"]].code, v["version"], v["generation"], v["items"], len(v["body"]), v["etag"])  # type: ignore[index,arg-type]
+        (clinics[v["clinic"]].code, v["version"], v["generation"], v["items"], len(v["body"]), v["etag"])  # pyrefly: ignore[bad-argument-type, bad-index]
         for v in versions
     ]
     return Table(

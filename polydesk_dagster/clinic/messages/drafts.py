@@ -79,7 +79,7 @@ def in_force(connection: sa.Connection, clinic: str | None) -> list[InForce]:
         for row in connection.execute(_CURRENT, {"clinic": clinic})
     }
     shipped = {
-        Which(each.kind, each.variant, each.channel, each.language): ("factory", Text(each.subject, each.body))  # type: ignore[arg-type]
+        Which(each.kind, each.variant, each.channel, each.language): ("factory", Text(each.subject, each.body))  # pyrefly: ignore[bad-argument-type]
         for each in FACTORY
     }
     return [InForce(which, *place) for which, place in {**shipped, **written}.items()]

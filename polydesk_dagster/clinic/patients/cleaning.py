@@ -205,7 +205,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
             expected = (
                 last_name_part(last_name) + first_name_part(first_name) + birth_part(birth_date, sex) + birth_place
             )
-        if len(code) == 16 and expected == code[:15] and check_letter(expected) == code[15]:
+        if len(code) == 16 and expected and expected == code[:15] and check_letter(expected) == code[15]:
             canonical, kind = code, "CF"
         else:
             try:

@@ -117,8 +117,8 @@ def load(connection: sa.Connection, review_id: int, *, lock: bool = False) -> Re
 
 def candidates(connection: sa.Connection, review_id: int) -> list[Candidate]:
     """Whom the record may be as things stand now: also who has come since the review was found."""
-    found = connection.execute(sa.text(_CANDIDATES), {"id": review_id}).mappings()
-    return [Candidate(**{**row, "links": tuple(row["links"])}) for row in found]
+    found = connection.execute(sa.text(_CANDIDATES), {"id": review_id})
+    return [Candidate(**row._asdict() | {"links": tuple(row.links)}) for row in found]
 
 
 def link(
@@ -334,5 +334,6 @@ def _done(counts: Counts, code: str, review: Review, **values: Value) -> Report:
 def _review(row: sa.Row[Any]) -> Review:
     values = row._mapping
     record = {name: value for name, value in values["record"].items() if name != "identity"}
-    told = {"candidates": tuple(values["candidates"]), "cause": read(values["cause"]), "record": record}
-    return Review(**{name: values[name] for name in Review.__slots__} | told)
+    told: dict[str, Any] = {"candidates": tuple(values["candidates"]), "cause": read(values["cause"]), "record": record}
+    known: dict[str, Any] = {name: values[name] for name in Review.__slots__}
+    return Review(**known | told)

@@ -395,4 +395,4 @@ def _pivot(key: str, first: str, found: DataFrame, over: str) -> Table:
     sums = counted.sum()
     rows = [(index, *map(int, row)) for index, *row in counted.itertuples(name=None)]
     rows.append((TOTAL, *map(int, sums)))
-    return Table(key, (first, *counted), tuple(rows), len(rows))
+    return Table(key, (first, *map(str, counted)), tuple(rows), len(rows))

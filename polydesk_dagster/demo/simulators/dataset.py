@@ -59,7 +59,7 @@ def agreeing(connection: sa.Connection, clinic: str) -> dict[str, Rows]:
     clinic_id = connection.execute(sa.text("SELECT id FROM clinic WHERE code = :code"), {"code": clinic}).scalar_one()
     return {
         name: [
-            {key: _plain(value) for key, value in row._mapping.items()}
+            {key: _plain(value) for key, value in row._asdict().items()}
             for row in connection.execute(sa.text(query), {"clinic": clinic_id} if ":clinic" in query else {})
         ]
         for name, query in _QUERIES.items()

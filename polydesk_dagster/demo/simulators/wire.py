@@ -65,14 +65,14 @@ class Wire:
 class Protocol(HttpToolsProtocol):
     """Lets the application at the connection."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         wire, app = Wire(transport), self.app
 
         async def with_wire(scope: Any, receive: Any, send: Any) -> None:
-            await app({**scope, _SCOPE: wire}, receive, send)
+            await app(scope | {_SCOPE: wire}, receive, send)
 
         self.app = with_wire
-        super().connection_made(wire)  # type: ignore[arg-type]
+        super().connection_made(wire)  # pyrefly: ignore[bad-argument-type]
 
 
 class Twice:

@@ -87,7 +87,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class _Asked(socketserver.StreamRequestHandler):
-    server: _Server
+    server: _Server  # pyrefly: ignore[bad-override-mutable-attribute] - whose requests these are
     timeout = _PATIENCE
 
     def handle(self) -> None:

@@ -116,7 +116,7 @@ def _read_picture(document: PdfReader, number: int) -> ocr.Seen | None:
     try:
         if _pictured(document, number) < MOST_OF_IT:  # a logo, above words that are drawn
             return None
-        pictures = [each.image for each in page.images if each.image is not None]
+        pictures: list[Any] = [each.image for each in page.images if each.image is not None]
         return ocr.read([picture.rotate(-page.rotation, expand=True) for picture in pictures])
     except Exception:  # noqa: BLE001 - of whatever a picture is made: the page stays one that was not read
         return None

@@ -129,7 +129,7 @@ def _without_value(data: bytes, book: Workbook) -> int:
             return 0
     formulas = _open(data, values=False)
     return sum(
-        cell.data_type == "f" and book[sheet.title].cell(cell.row, cell.column).value is None
+        cell.data_type == "f" and book[sheet.title][cell.coordinate].value is None
         for sheet in formulas.worksheets
         if sheet.sheet_state == "visible"
         for row in sheet.iter_rows()

@@ -55,7 +55,7 @@ def kreuzberg(data: bytes, suffix: str, *, pages: bool = False) -> Any:
     config = library.ExtractionConfig(
         use_cache=False,
         output_format="markdown",
-        disable_ocr=True,  # type: ignore[call-arg]  # its type stub lacks it
+        disable_ocr=True,  # pyrefly: ignore[unexpected-keyword] - its type stub lacks it
         enable_quality_processing=False,
         html_options={"preprocessing": {"enabled": False, "remove_navigation": False, "remove_forms": False}},
         pages=library.PageConfig(extract_pages=True) if pages else None,

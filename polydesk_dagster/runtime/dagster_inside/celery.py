@@ -18,7 +18,7 @@ ANSWER_SECONDS = 3.0
 """A worker answers beside its work; one that says nothing so often, so long, is gone."""
 
 
-class WatchedCeleryRunLauncher(CeleryRunLauncher):  # type: ignore[misc]
+class WatchedCeleryRunLauncher(CeleryRunLauncher):
     """Celery's launcher, which also asks the worker of a run whether it still has it."""
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:

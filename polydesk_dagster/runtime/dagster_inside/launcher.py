@@ -121,7 +121,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         if run is None or run.is_finished:
             return False
         if GRPC_INFO_TAG in run.tags:
-            return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
+            return bool(super().terminate(run_id))
         self._instance.report_run_canceling(run)
         location = run.remote_job_origin.location_name if run.remote_job_origin else ""
         path = runs_socket(Path(self._instance.root_directory), location)

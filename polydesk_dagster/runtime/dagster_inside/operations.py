@@ -83,7 +83,7 @@ def operation(body: Any, *kinds: OperationType) -> str:
     """
     if not isinstance(body, dict) or not isinstance(body.get("query"), str):
         raise RefusedOperationError("serve un oggetto JSON con un'operazione")
-    if not isinstance(body.get("variables"), dict | None):
+    if not (body.get("variables") is None or isinstance(body["variables"], dict)):
         raise RefusedOperationError("variables non è un oggetto")
     found = _only(_parsed(body["query"]))
     if found.name is None or body.get("operationName") not in {None, found.name.value}:

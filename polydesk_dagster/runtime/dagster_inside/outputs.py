@@ -7,7 +7,7 @@ import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as TELLS_ITSELF
 
 
-def told_already(key: dg.AssetKey) -> dg.MaterializeResult[None]:
+def told_already(key: dg.AssetKey) -> dg.MaterializeResult[Any]:
     """What lets the steps after this one run without saying that ``key`` was made.
 
     A step of a range of partitions that yields its asset has made all of them, for Dagster, also those that failed; one

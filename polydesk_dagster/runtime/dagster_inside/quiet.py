@@ -32,7 +32,7 @@ def watchers() -> None:
     """For whoever has a workspace open: the page and the daemon."""
     from dagster._grpc import server_watcher
 
-    server_watcher.WATCH_INTERVAL = WATCH  # type: ignore[assignment]
+    server_watcher.WATCH_INTERVAL = WATCH  # pyrefly: ignore[bad-assignment]
 
 
 def code_server() -> None:
@@ -47,9 +47,9 @@ def daemon() -> None:
     from dagster._daemon import controller, sensor
 
     watchers()
-    controller.RELOAD_WORKSPACE_INTERVAL = RELOAD  # type: ignore[assignment]
-    controller.DEFAULT_WORKSPACE_FRESHNESS_TOLERANCE = TOLERANCE  # type: ignore[assignment]
-    sensor.MIN_INTERVAL_LOOP_TIME = SENSORS  # type: ignore[assignment]
+    controller.RELOAD_WORKSPACE_INTERVAL = RELOAD  # pyrefly: ignore[bad-assignment]
+    controller.DEFAULT_WORKSPACE_FRESHNESS_TOLERANCE = TOLERANCE  # pyrefly: ignore[bad-assignment]
+    sensor.MIN_INTERVAL_LOOP_TIME = SENSORS  # pyrefly: ignore[bad-assignment]
 
 
 def daemons(instance: DagsterInstance) -> Iterator[DagsterDaemon[Any]]:

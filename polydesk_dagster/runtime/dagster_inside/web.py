@@ -138,7 +138,7 @@ class DoorWebserver(DagsterWebserver[DoorProcessContext, DoorRequestContext]):
 
     def build_routes(self) -> list[BaseRoute]:
         """Without the prefix, under which the caller mounts them."""
-        mounted = super().build_routes()[0]  # type: ignore[no-untyped-call]
+        mounted = super().build_routes()[0]
         assert isinstance(mounted, Mount)
         return [each for each in mounted.routes if not _left_out(each)]
 

@@ -222,4 +222,4 @@ class _Settling:
     def check_claims(self) -> None:
         """Suspend the links of those whom the newest of their events no longer means, before anything is done."""
         found = self.run(people.PEOPLE).scalars()
-        claims.check(self.connection, self.parameters["clinic"], found, self.as_of)  # type: ignore[arg-type]
+        claims.check(self.connection, self.parameters["clinic"], found, self.as_of)  # pyrefly: ignore[bad-argument-type]

@@ -110,7 +110,7 @@ def unsettled(connection: sa.Connection, clinic: str | None = None) -> list[Unse
                      i.sequence, i.event_id"""),
         {"clinic": clinic},
     )
-    return [Unsettled(**{**row, "reason": read(row["reason"])}) for row in rows.mappings()]
+    return [Unsettled(**row._asdict() | {"reason": read(row.reason)}) for row in rows]
 
 
 def retry(connection: sa.Connection, clinic: str, event_id: str, as_of: datetime) -> None:

@@ -135,8 +135,8 @@ GROUP BY c.id, i.clinic_id, e.clinic_id ORDER BY c.code"""
 
 def clinics(connection: sa.Connection, as_of: datetime) -> list[Clinic]:
     """Clinics with an active integration, by code."""
-    rows = connection.execute(sa.text(CLINICS), {"as_of": as_of, "patience": GAP_PATIENCE}).mappings()
-    return [Clinic(**{**row, "missing": tuple((first, last) for first, last in row["missing"])}) for row in rows]
+    rows = connection.execute(sa.text(CLINICS), {"as_of": as_of, "patience": GAP_PATIENCE})
+    return [Clinic(**row._asdict() | {"missing": tuple((first, last) for first, last in row.missing)}) for row in rows]
 
 
 def look(

@@ -47,7 +47,10 @@ def _how_refused(error: Exception) -> Term:
     """Why a server behind SFTP and we do not come together."""
     import asyncssh
 
-    kinds = {asyncssh.HostKeyNotVerifiable: "host_key", asyncssh.KeyImportError: "private_key"}
+    kinds: dict[type[Exception], str] = {
+        asyncssh.HostKeyNotVerifiable: "host_key",
+        asyncssh.KeyImportError: "private_key",
+    }
     return Term("failure", kinds.get(type(error), "no_entry"))
 
 

@@ -217,7 +217,9 @@ def _placed(found: Import, each: Plan, report: Report) -> Report:
     sheet = _BY_KIND.get(each.kind)
     if sheet is None:
         return report
-    place: dict[str, Value] = {"sheet": Term("sheet", sheet.key)} | ({"file": found.file} if found.file else {})
+    place: dict[str, Value] = {"sheet": Term("sheet", sheet.key)}
+    if found.file:
+        place["file"] = found.file
     code = "sheet_of_file_stopped" if found.file else "sheet_stopped"
     guards = " ".join(f"--past-guard {guard.name}" for guard in each.failed_guards)
     whole = Reason("workbook_then_pass", {"plan": each.id, "workbook": found.number, "guards": guards})

@@ -57,7 +57,7 @@ def _of(
         "expires": EXPIRES,
         **more,
     }
-    return Kind(**given)  # type: ignore[arg-type]
+    return Kind(**given)  # pyrefly: ignore[bad-argument-type]
 
 
 def _members(name: str, table: str, identity: tuple[str, str], owned: tuple[str, ...] = ("clinic_id",)) -> Kind:

@@ -182,7 +182,7 @@ class _Plain(msgspec.Struct, Generic[T], forbid_unknown_fields=True):
 def _shape(model: type[Listed]) -> msgspec.json.Decoder[_Plain[Any]]:
     """Nothing that we do not know is skipped: it might be nested without end, or no text at all."""
     known = msgspec.defstruct(model.__name__, [], bases=(model,), forbid_unknown_fields=True, frozen=True, kw_only=True)
-    return msgspec.json.Decoder(_Plain[known if model.AT_ONCE else dict[str, str | None]])  # type: ignore[misc]
+    return msgspec.json.Decoder(_Plain[known if model.AT_ONCE else dict[str, str | None]])
 
 
 def _page(system: Value, path: str, answer: Answer) -> tuple[list[Any], str | None, int, str]:
