@@ -10,11 +10,16 @@ READY := .venv/.ready
 .PHONY: pictures setup up test tests test-fast check bench lock supply
 setup: $(READY)
 
-# The lock names every package with its hash, dependencies included, so nothing needs resolving.
+# The lock names every package with its hash, dependencies included, so nothing needs resolving. pip brings uv, and uv the
+# rest, ten times as fast; pip brings that too where uv finds no way out, for it alone reads pip's own settings of mirrors.
+LOCKED = --quiet --no-deps --require-hashes -r
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock >.venv/uv.lock
+	$(BIN)/python -m pip install --disable-pip-version-check $(LOCKED) .venv/uv.lock
+	$(BIN)/uv pip install --python $(BIN)/python $(LOCKED) requirements.lock \
+		|| $(BIN)/python -m pip install --disable-pip-version-check $(LOCKED) requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
