@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from polydesk_dagster.clinic.messages.kinds import Channel
+    from polydesk_dagster.clinic.messages.story import Step
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -290,7 +291,7 @@ def why(
         show.as_json([
             {"at": step.at.at.isoformat(), "kind": step.kind, "what": step.what, "reason": step.reason,
              "channel": step.channel, "address": step.address, "start": step.start and step.start.at.isoformat(),
-             "code": step.code}
+             "code": " ".join(filter(None, (step.answer, step.code))) or None}
             for step in found
         ])  # fmt: skip
         return
@@ -300,7 +301,7 @@ def why(
             t.value(step.at),
             t.term("message_kind", step.kind) if step.kind else "",
             t.term("message_step", step.what),
-            t.text(f"reason.message_{step.reason}") if step.reason else (step.code or ""),
+            t.text(f"reason.message_{step.reason}") if step.reason else _details(step),
             t.term("channel", step.channel) if step.channel else "",
             step.address or "",
             t.value(step.start) if step.start else "",
@@ -312,6 +313,12 @@ def why(
         "message_start",
     )
     show.table(say("table.messages_story", about=Term("message_about", about.value), number=number), columns, rows)
+
+
+def _details(step: Step) -> str:
+    if step.what == "called" and step.code:
+        return told().term("call_outcome", step.code)
+    return (step.code or "") if step.said is None else told().value(step.said)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages import codes
 from polydesk_dagster.clinic.messages.provider import Answer, Fate, Outgoing
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -45,9 +46,8 @@ def tell_operator(context: dg.SensorEvaluationContext, polydesk: PolydeskResourc
     mail = alerts.compose(failures, settings.address)
     answer = asyncio.run(_send(settings, mail))
     if answer.fate not in _SENT:
-        raise dg.Failure(
-            teller().text("sensor.tell_operator.not_sent", count=len(failures), fate=answer.fate, answer=answer.code)
-        )
+        said = codes.answered("email", answer.fate, answer.code)
+        raise dg.Failure(teller().text("sensor.tell_operator.not_sent", count=len(failures), answer=said))
     context.update_cursor(state.after_mail(failures, now).dump())
     return dg.SkipReason(teller().text("sensor.tell_operator.told", count=len(failures)))
 

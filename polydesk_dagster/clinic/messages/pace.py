@@ -9,6 +9,8 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
+from polydesk_dagster.clinic.messages.kinds import Channel
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -48,7 +50,7 @@ class Tally:
     """What a dispatch came to: messages by (clinic code, kind, state, reason)."""
 
     counts: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
-    closed: dict[str, str] = field(default_factory=dict)
+    closed: dict[Channel, str] = field(default_factory=dict)
     """Carriers that the run had to leave alone, with why."""
     missing: Counter[str] = field(default_factory=Counter)
     """Messages that wait because no carrier is configured for their channel."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from polydesk_dagster.clinic.messages import codes
 from polydesk_dagster.clinic.messages.kinds import TO_CALL, Why
 from polydesk_dagster.clinic.messages.pace import Limits, Tally
 from polydesk_dagster.clinic.messages.planning import Planned
@@ -71,16 +72,18 @@ def report_of(came: Came) -> Report:
     if outcome is Outcome.NOTHING_TO_DO and to_come:
         outcome = Outcome.OK
     for channel, code in tally.closed.items():
-        reasons.insert(
-            0, Reason("message_carrier_closed", {"carrier": Term("carrier", channel), "code": Term("failure", code)})
-        )
+        said = codes.in_words(channel, code or "unknown")
+        reasons.insert(0, Reason("message_carrier_closed", {"carrier": Term("carrier", channel), "code": said}))
         outcome = Outcome.PARTIAL if sent else Outcome.FAILED
     for channel, count in tally.missing.items():
         values: dict[str, Value] = {"carrier": Term("carrier", channel), "settings": Term("carrier_settings", channel)}
         reasons.insert(0, Reason("message_carrier_missing", values, count=count))
         outcome = Outcome.PARTIAL if sent or aside else Outcome.SKIPPED
     for code in came.arrived.at_fault if came.arrived is not None else ():
-        reasons.insert(0, Reason("message_receipts_alike", {"carrier": Term("carrier", "sms"), "code": code}))
+        reasons.insert(
+            0,
+            Reason("message_receipts_alike", {"carrier": Term("carrier", "sms"), "code": codes.in_words("sms", code)}),
+        )
         outcome = Outcome.PARTIAL if outcome in {Outcome.OK, Outcome.NOTHING_TO_DO} else outcome
     if tally.capped:
         reasons.append(Reason("message_cap"))

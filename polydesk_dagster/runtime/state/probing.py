@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from polydesk_dagster.clinic.messages import codes
 from polydesk_dagster.clinic.messages.provider import Fate
 from polydesk_dagster.errors import PermanentError, PolydeskError, TransientError
 from polydesk_dagster.runtime.state.model import Answer, SystemState
@@ -21,6 +22,7 @@ from polydesk_dagster.runtime.state.model import Answer, SystemState
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from polydesk_dagster.clinic.messages.kinds import Channel
     from polydesk_dagster.clinic.messages.provider import Answer as Told
     from polydesk_dagster.settings import Settings
 
@@ -116,7 +118,7 @@ def _sms(settings: Settings) -> Callable[[], None] | None:
         async with SmsGateway(url, token.get_secret_value(), sender, patience=PATIENCE) as gateway:
             return await gateway.look_up(f"probe-{secrets.token_hex(8)}")
 
-    return lambda: _carried(asyncio.run(look_up()))
+    return lambda: _carried("sms", asyncio.run(look_up()))
 
 
 def _mail(settings: Settings) -> Callable[[], None] | None:
@@ -130,14 +132,15 @@ def _mail(settings: Settings) -> Callable[[], None] | None:
         async with MailRelay(url.get_secret_value(), sender, patience=PATIENCE) as relay:
             return await relay.greet()
 
-    return lambda: _carried(asyncio.run(greet()))
+    return lambda: _carried("email", asyncio.run(greet()))
 
 
-def _carried(told: Told) -> None:
+def _carried(channel: Channel, told: Told) -> None:
+    said = codes.in_words(channel, told.code or "unknown")
     if told.fate is Fate.CLOSED:
-        raise PermanentError("carrier_closed", answer=told.code)
+        raise PermanentError("carrier_closed", answer=said)
     if told.fate not in {Fate.ACCEPTED, Fate.UNKNOWN_KEY, Fate.REFUSED}:
-        raise TransientError("carrier_silent", answer=told.code)
+        raise TransientError("carrier_silent", answer=said)
 
 
 def _embeddings(settings: Settings) -> Callable[[], None] | None:
