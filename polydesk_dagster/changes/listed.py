@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from polydesk_dagster.changes import plans
@@ -18,6 +21,13 @@ ROUTINE = """
 """
 """Whether a plan wants nobody: a look that has expired or found nothing, and what a machine has applied."""
 
+TELLING = """
+    plan.guards @> '[{"passed": false}]'
+    OR EXISTS (SELECT FROM jsonb_each_text(plan.tally)
+               WHERE value <> '0' AND key IN ('create', 'update', 'retire', 'delete', 'link', 'conflict'))
+"""
+"""Whether a plan has anything to say, whoever has applied it."""
+
 
 def latest(
     connection: sa.Connection, *, service: str | None = None, limit: int = 20, routine: bool = True
@@ -32,3 +42,35 @@ def latest(
         {"service": service, "limit": limit, "routine": routine},
     ).all()
     return list(reversed(plans.several(connection, found)))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Plans, the newest first, and where those before them begin: None where there are none."""
+
+    plans: list[Plan]
+    before: int | None
+
+
+def page(
+    connection: sa.Connection,
+    *,
+    clinics: Collection[str] | None,
+    limit: int,
+    first: int = 1,
+    last: int | None = None,
+    silent: bool = False,
+) -> Page:
+    """The newest ``limit`` of the plans numbered ``first`` to ``last`` that are of the whole chain or of ``clinics``
+    (None: of any); without ``silent`` only those that have something to say."""
+    hers = None if clinics is None else sorted(clinics)
+    found = connection.scalars(
+        sa.text(f"""SELECT plan.id FROM plan
+                    WHERE plan.id >= :first AND (CAST(:last AS bigint) IS NULL OR plan.id <= :last)
+                      AND (CAST(:clinics AS text[]) IS NULL OR plan.clinic_id IS NULL
+                           OR plan.clinic_id IN (SELECT id FROM clinic WHERE code = ANY(:clinics)))
+                      AND (:silent OR {TELLING})
+                    ORDER BY plan.id DESC LIMIT :most"""),
+        {"first": first, "last": last, "clinics": hers, "silent": silent, "most": limit + 1},
+    ).all()
+    return Page(list(reversed(plans.several(connection, found[:limit]))), found[limit] if found[limit:] else None)

@@ -31,21 +31,24 @@ pages = Pages()
 SHOWN = 50
 """Rows of a plan on one page."""
 LISTED = 100
-"""Plans in the list."""
+"""Plans on one page of the list."""
 FURTHEST = 10**6
 """The last page of a plan that is ever asked for."""
 
 
 @pages.get("/piani", May.SEE)
 def plans_(request: Request) -> Response:
-    """The newest plans that have something to say: those that were only a routine look on ``?tutti=1``."""
+    """The newest plans that have something to say, with ``?tutti=1`` also those that were only a routine look; with
+    ``?da=`` and ``?a=`` only those from one number to another."""
     door: Door = request.state.door
     person: Person = request.state.person
-    whole = request.query_params.get("tutti") == "1"
+    asked = request.query_params
+    whole = asked.get("tutti") == "1"
+    first, last = number_in(asked.get("da")) or 1, number_in(asked.get("a"))
     with door.reader.connect() as connection:
-        found = [plan for plan in listed.latest(connection, limit=LISTED) if _hers(person, plan)]
-    shown = [plan for plan in found if whole or plan.writes or plan.failed_guards or plan.tally.get("conflict")]
-    return door.page(request, "plans.html", plans=shown, whole=whole)
+        found = listed.page(connection, clinics=person.clinics, limit=LISTED, first=first, last=last, silent=whole)
+    span = {name: asked[name] for name in ("da", "a") if name in asked}
+    return door.page(request, "plans.html", found=found, whole=whole, span=span, first=first, last=last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,3 +86,22 @@ def test_a_plan_of_a_list_that_was_compared_again_is_called_superseded(
     old, new = _plan(connection, **{"tally": READ, **first}), _plan(connection, **{"tally": READ, **second})
     found = {plan.id: plan.standing for plan in listed.latest(connection)}
     assert (found[old], found[new]) == (standing, second.get("state", "ready"))
+
+
+def test_a_page_of_plans_is_hers_alone_however_many_others_there_are_and_says_where_the_next_begins(
+    connection: sa.Connection,
+) -> None:
+    hers, other, code = world.clinic(connection, code="BO07"), world.clinic(connection, code="BO08"), "BO07"
+    chain = _plan(connection)
+    mine = [_plan(connection, clinic_id=hers) for _ in range(3)]
+    silent = _plan(connection, clinic_id=hers, tally=Json({"seen": 9, "unchanged": 9}))
+    for _ in range(5):
+        _plan(connection, clinic_id=other)
+    first = listed.page(connection, clinics=[code], limit=2)
+    assert ([plan.id for plan in first.plans], first.before) == ([mine[2], mine[1]], mine[0])
+    second = listed.page(connection, clinics=[code], limit=2, last=first.before)
+    assert ([plan.id for plan in second.plans], second.before) == ([mine[0], chain], None)
+    span = listed.page(connection, clinics=None, limit=9, first=mine[1], last=silent, silent=True)
+    assert [plan.id for plan in span.plans] == [silent, mine[2], mine[1]]
+    assert len(listed.page(connection, clinics=None, limit=20).plans) == 9
+    assert listed.page(connection, clinics=[], limit=20).plans[0].id == chain

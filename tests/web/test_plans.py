@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from datetime import UTC, datetime
 from html import unescape
 
@@ -17,8 +18,10 @@ from polydesk_dagster.clinic.upkeep import names
 from polydesk_dagster.database.engine import business_url, dagster_url
 from polydesk_dagster.database.migrate import create_database
 from polydesk_dagster.database.service_runs import record
+from polydesk_dagster.outcome import Counts, Outcome, Report, combine
 from polydesk_dagster.runtime import instance
 from polydesk_dagster.sources.kinds.services import SERVICE
+from polydesk_dagster.web import plans as pages
 from polydesk_dagster.web.roles import Role
 from tests import world
 from tests.changes import world as w
@@ -51,6 +54,29 @@ def test_a_plan_shows_its_rows_before_and_after_and_reads_like_a_preview(
     assert "2 da modificare" in page
     assert "<b>Rossi" not in page
     assert (f"/piani/{plan}/applica" in page) is applies
+
+
+def test_a_run_of_many_plans_leads_to_all_of_them_page_by_page(door: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LISTED", 2)
+    made = [_plan(door)]
+    again = (names.refresh_sort_names(door.door.engine, datetime.now(UTC), preview=True) for _ in range(4))
+    made += [report.plan_id for report in again if report.plan_id is not None]
+    run = [Report(Outcome.OK, Counts(updated=1), plan_id=plan, preview=True) for plan in made[:4]]
+    now = datetime.now(UTC)
+    with door.door.engine.begin() as connection:
+        record(
+            connection, "refresh_sort_names", combine(run), clinic=None, preview=True, dagster_run="r", as_of=now,
+            started=now, seconds=1.0,
+        )  # fmt: skip
+    seen = []
+    with door.signed_in("manager") as browser:
+        page = browser.get("/servizi/refresh_sort_names").text
+        while links := re.findall(r'href="(?:/piani)?([?]da=[^"]+)"', page.rpartition("</table>")[2]):
+            page = browser.get(f"/piani{unescape(links[0])}").text
+            seen += re.findall(r'href="/piani/(\d+)"', page)
+        newest = re.findall(r'href="/piani/(\d+)"', browser.get("/piani").text)
+    assert seen == [str(plan) for plan in reversed(made[:3])]
+    assert newest == [str(made[4]), str(made[3])]
 
 
 def test_a_plan_that_writes_nothing_and_is_stopped_is_confirmed_on_its_page(door: Served) -> None:
