@@ -56,6 +56,10 @@ _UNFINISHED = sa.text("""
     WHERE pipeline_name = ANY(:nightly) AND status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')""").bindparams(
     nightly=_KEYS
 )
+_IN_HAND = sa.text("""
+    SELECT (SELECT count(*) FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED'))
+         + (SELECT count(*) FROM job_ticks WHERE status = 'STARTED')""")
+"""Runs under way, and ticks that may yet ask for one."""
 _A_LOOK = 1.5
 """Seconds in which the daemon looks once, where nothing else keeps the machine busy."""
 _UNWELL = sa.text("SELECT service FROM service_run WHERE outcome = 'failed'")
@@ -83,8 +87,10 @@ class Installation:
         until(lambda: self._one(_KNOWN) >= len(_KEYS), "it never looked")
 
     def live_through(self, *moments: datetime) -> None:
-        """The clock jumps to each of them, and the daemon has looked."""
+        """The clock jumps to each of them, and the daemon has looked. No run is under way meanwhile: one that
+        is then older than a run may become would rightly be ended, and tried once more."""
         for moment in moments:
+            self._meanwhile(lambda: self._one(_IN_HAND) == 0)
             self._jump(moment)
             due = moment.replace(minute=moment.minute // 5 * 5, second=0, tzinfo=None)
             self._meanwhile(lambda due=due: (self._one(_LOOKED) or due.min) >= due)  # type: ignore[misc]
