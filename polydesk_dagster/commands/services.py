@@ -11,10 +11,10 @@ from rich.text import Text
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.runtime.state.model import Condition, Mode, ServiceState
+from polydesk_dagster.runtime.state.model import Condition, Mode, ServiceState, full_queue
 from polydesk_dagster.runtime.state.services import service_states
 from polydesk_dagster.told.state import standing
-from polydesk_dagster.values import Instant
+from polydesk_dagster.values import Count, Duration, Instant
 
 if TYPE_CHECKING:
     from polydesk_dagster.runtime.state.model import Activity, LastRun
@@ -31,7 +31,11 @@ def services(
         show.as_json([as_object(state) for state in states])
         return
     columns = tuple(say(f"column.{name}") for name in ("service", "key", "cadence", "next", "last_run", "last_outcome"))
-    show.table(None, columns, [_cells(state) for state in states])
+    show.table(None, columns, [_cells(state, now) for state in states])
+    if (queue := full_queue(states, now)) is not None:
+        waiting, working = Count("queued_runs", queue.waiting), Count("working_runs", queue.working)
+        since = Duration((now - queue.since).total_seconds())
+        show.out().print(say("queue_full", waiting=waiting, working=working, since=since), style="yellow")
 
 
 def as_object(state: ServiceState) -> dict[str, Any]:
@@ -50,6 +54,7 @@ def as_object(state: ServiceState) -> dict[str, Any]:
         "condition": state.condition,
         "activity": _activity(said) | {"paused": {code: _activity(each) for code, each in said.paused.items()}},
         "running": len(state.running),
+        "queued": len(state.queued),
         "runs": [_run(run) for run in state.runs],
         "waiting": [
             {"code": each.code, "clinic": each.clinic, "count": each.count, "since": _iso(each.since)}
@@ -82,7 +87,7 @@ def _iso(instant: datetime | None) -> str | None:
     return instant.isoformat() if instant else None
 
 
-def _cells(state: ServiceState) -> tuple[object, ...]:
+def _cells(state: ServiceState, now: datetime) -> tuple[object, ...]:
     told, last = show.told(), state.last
     name = Text(told.service(state.service.key), "red") if state.service.dangerous else told.service(state.service.key)
     coming: object = told.value(Instant(state.next_run)) if state.next_run else "—"
@@ -91,6 +96,8 @@ def _cells(state: ServiceState) -> tuple[object, ...]:
     elif state.activity.paused:
         clinics = ", ".join(sorted(state.activity.paused))
         coming = Text(say("state.but_for", coming=str(coming), clinics=clinics), "yellow")
+    elif state.queued_since is not None:
+        coming = Text(say("queued", since=Duration((now - state.queued_since).total_seconds())), "yellow")
     elif state.condition in {Condition.OVERDUE, Condition.IDLE}:
         coming = Text(told.term("condition", state.condition), "red")
     outcome: object = show.outcome(last.outcome) if last else say("command.services.never")

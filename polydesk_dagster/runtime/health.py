@@ -135,12 +135,17 @@ def _daemons(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
 
 
 def _stuck_runs(connection: sa.Connection, now: datetime) -> Iterator[Finding]:
+    """Those that stand alike together: where nothing is started any more there are hundreds."""
     runs = rows.unfinished(connection, list(PATIENCE))
-    stuck = [run for run in runs if now - run.since > PATIENCE[run.status]]
-    for run in stuck:
-        status = Term("run_status", run.status)
-        values: dict[str, Value] = {"service": ServiceKey(run.job), "status": status, "lasting": _since(run.since, now)}
-        yield Finding("stuck_run", ok=False, subject=run.run_id, values=values)
+    stuck: dict[tuple[str, str], list[rows.UnfinishedRun]] = {}
+    for run in runs:
+        if now - run.since > PATIENCE[run.status]:
+            stuck.setdefault((run.job, run.status), []).append(run)
+    for (job, status), alike in stuck.items():
+        longest = min(alike, key=lambda run: run.since)
+        values: dict[str, Value] = {"service": ServiceKey(job), "status": Term("run_status", status)}
+        values |= {"lasting": _since(longest.since, now), "count": len(alike)}
+        yield Finding("stuck_run", ok=False, subject=longest.run_id, values=values)
     if not stuck:
         yield Finding("stuck_run", ok=True, values={"count": len(runs)})
 

@@ -18,7 +18,7 @@ from polydesk_dagster.catalog import BY_KEY, Place, Service
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.runtime.pressing import press
 from polydesk_dagster.runtime.state import activity
-from polydesk_dagster.runtime.state.model import ServiceState
+from polydesk_dagster.runtime.state.model import ServiceState, full_queue
 from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door, known
 from polydesk_dagster.web.language import teller_of
@@ -97,7 +97,8 @@ def services(request: Request) -> Response:
     }
     red = [row for row in rows if row.service.place is Place.EMERGENCY]
     standing = sum(row.state.activity.mode == "not_live" for row in rows)
-    return door.page(request, "services.html", groups=groups, red=red, clinics=clinics, standing=standing)
+    queue = full_queue((row.state for row in rows), door.now())
+    return door.page(request, "services.html", groups=groups, red=red, clinics=clinics, standing=standing, queue=queue)
 
 
 def _rows(door: Door, connection: sa.Connection, person: Person) -> Iterator[Row]:

@@ -106,6 +106,20 @@ def test_a_stuck_run_is_seen(
     assert _bad(settings) == ([("stuck_run", run)] if stuck else [])
 
 
+def test_many_stuck_runs_are_one_finding_of_each_service(
+    settings: Settings, dagster: DagsterInstance, storage: sa.Engine
+) -> None:
+    first = world.ran(dagster, storage, "clear_caches", "QUEUED", NOW - timedelta(minutes=90))
+    for minutes in (40, 50):
+        world.ran(dagster, storage, "clear_caches", "QUEUED", NOW - timedelta(minutes=minutes))
+    other = world.ran(dagster, storage, "sync_events", "QUEUED", NOW - timedelta(minutes=45))
+    assert _bad(settings) == [("stuck_run", first), ("stuck_run", other)]
+    assert [each for each in _said(settings) if "blocca" in each] == [
+        "3 esecuzioni di «Svuota tutta la cache» sono bloccate (in coda), la prima da 1 ora e 30 minuti.",
+        "L'esecuzione di «Sincronizzazione eventi» è bloccata (in coda) da 45 minuti.",
+    ]
+
+
 def test_a_nightly_service_overdue_by_two_intervals_is_seen(
     settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:

@@ -17,7 +17,7 @@ from polydesk_dagster.catalog import BY_KEY, SERVICES, OnDemand, next_run
 from polydesk_dagster.changes import audit
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.runtime.state.activity import SwitchError
-from polydesk_dagster.runtime.state.model import Condition, Mode, ServiceState
+from polydesk_dagster.runtime.state.model import Condition, Mode, Queue, ServiceState, full_queue
 from polydesk_dagster.runtime.state.services import service_state, service_states
 from polydesk_dagster.settings import Settings
 from tests import world
@@ -267,3 +267,20 @@ class TestDagster:
         assert states["sync_events"].look is not None
         assert states["sync_events"].look.skip_reason == "nessuna novità"
         assert [each.run_id for each in states["clear_caches"].running] == [run]
+
+    def test_the_queue_is_full_once_its_first_has_waited_for_a_minute(
+        self, connection: sa.Connection, dagster: tuple[DagsterInstance, sa.Engine]
+    ) -> None:
+        instance, storage = dagster
+        first = NOW - timedelta(seconds=59)
+        written.ran(instance, storage, "clear_caches", "STARTED", NOW - timedelta(minutes=9))
+        written.ran(instance, storage, "clear_caches", "QUEUED", first)
+        written.ran(instance, storage, "sync_events", "QUEUED", NOW - timedelta(seconds=50))
+        with storage.connect() as theirs:
+            states = {s.service.key: s for s in service_states(connection, theirs, NOW, live=True)}
+        assert states["clear_caches"].queued_since is None
+        assert states["sync_events"].queued_since == NOW - timedelta(seconds=50)
+        assert full_queue(states.values(), NOW) is None
+        assert full_queue(states.values(), NOW + timedelta(seconds=1)) == Queue(1, 2, first)
+        del states["clear_caches"]
+        assert full_queue(states.values(), NOW) is None

@@ -21,6 +21,7 @@ from polydesk_dagster.runtime.pressing import Told
 from polydesk_dagster.runtime.state import activity, restored
 from polydesk_dagster.told import teller
 from tests import world
+from tests.runtime import written
 from tests.waiting import PATIENCE
 from tests.web.world import Served
 
@@ -134,6 +135,19 @@ def _row(browser: httpx.Client, service: str) -> str:
     found = re.search(rf'<li class="service" id="{service}">.*?</li>', browser.get("/").text, re.DOTALL)
     assert found is not None
     return found[0]
+
+
+def test_a_queue_that_moves_on_no_more_is_told_with_what_waits_in_it(served: Served) -> None:
+    now = datetime.now(UTC)
+    with written.storage(served.door.settings) as (dagster, storage):
+        for _ in range(3):
+            written.ran(dagster, storage, "sync_events", "STARTED", now - timedelta(minutes=30))
+        written.ran(dagster, storage, "generate_slots", "QUEUED", now - timedelta(hours=2))
+        page = unescape(served.signed_in("manager").get("/").text)
+        row = _row(served.signed_in("manager"), "generate_slots")
+        served.door.dagster.dispose()
+    assert re.search(r"La coda è piena: 1 esecuzione aspetta, la prima da 2 ore.*, mentre 3 sono in corso\.", page)
+    assert ("in coda da 2 ore" in row, "in esecuzione" in row) == (True, False)
 
 
 def test_a_pause_says_who_why_and_until_when_and_ends_by_a_word(served: Served) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from polydesk_dagster.catalog import Service
@@ -159,8 +159,40 @@ class ServiceState:
         return max((run.at for run in self.runs), default=None)
 
     @property
+    def queued(self) -> tuple[Running, ...]:
+        """Its runs that wait for a place."""
+        return tuple(run for run in self.running if run.status == "QUEUED")
+
+    @property
+    def queued_since(self) -> datetime | None:
+        """Since when it waits for a place while nothing of it works; None where it does not."""
+        return min(run.since for run in self.queued) if self.queued and self.queued == self.running else None
+
+    @property
     def bad(self) -> bool:
         return self.condition in BAD
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Runs that work, and runs that wait for a place, the first of them since when."""
+
+    working: int
+    waiting: int
+    since: datetime
+
+
+LONG_QUEUED = timedelta(minutes=1)
+"""The queue gives free places away every second."""
+
+
+def full_queue(states: Iterable[ServiceState], now: datetime) -> Queue | None:
+    """What stands in the queue where that moves on no more; None while it does."""
+    runs = [run for state in states for run in state.running]
+    waiting = [run.since for run in runs if run.status == "QUEUED"]
+    if not waiting or now - min(waiting) < LONG_QUEUED:
+        return None
+    return Queue(len(runs) - len(waiting), len(waiting), min(waiting))
 
 
 class Link(StrEnum):
