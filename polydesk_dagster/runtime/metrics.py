@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,7 +17,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Engine
 
 from polydesk_dagster.catalog import SERVICES
+from polydesk_dagster.runtime import unread
 from polydesk_dagster.runtime.dagster_inside import rows
+from polydesk_dagster.runtime.state.activity import activity, starts_live
 from polydesk_dagster.runtime.state.services import LOOKED_BACK, UNFINISHED, WAITING
 from polydesk_dagster.settings import Settings
 
@@ -44,6 +47,11 @@ OLDEST: Gauge = (
     "polydesk_waiting_oldest_timestamp_seconds",
     "For how long has the oldest of them been waiting?",
     ("kind", "clinic"),
+)
+UNREAD: Gauge = (
+    "polydesk_clinic_unread_since_timestamp_seconds",
+    "Since when have the events of this clinic's studiolab not been readable (none: all are read)?",
+    ("clinic",),
 )
 RUNS: Gauge = ("polydesk_runs", "How many runs are queued, starting, working or being stopped?", ("status",))
 LAGGED: Gauge = (
@@ -90,7 +98,8 @@ class _Once(Collector):
 
 def _families(settings: Settings, ours: Engine, theirs: Engine, now: datetime) -> Iterator[GaugeMetricFamily]:
     up, size = _gauge(DATABASE), _gauge(SIZE)
-    for name, engine, read in (("polydesk", ours, _ours), ("dagster", theirs, _theirs)):
+    of_ours = partial(_ours, live=starts_live(settings))
+    for name, engine, read in (("polydesk", ours, of_ours), ("dagster", theirs, _theirs)):
         try:
             with engine.connect() as connection:
                 size.add_metric([name], float(connection.scalar(_SIZE) or 0))
@@ -104,7 +113,7 @@ def _families(settings: Settings, ours: Engine, theirs: Engine, now: datetime) -
     yield free
 
 
-def _ours(connection: sa.Connection, now: datetime) -> Iterator[GaugeMetricFamily]:
+def _ours(connection: sa.Connection, now: datetime, *, live: bool) -> Iterator[GaugeMetricFamily]:
     good = _gauge(GOOD)
     for service, clinic, at in connection.execute(sa.text(_GOOD), {"services": [each.key for each in SERVICES]}):
         good.add_metric([service, clinic], float(at))
@@ -118,6 +127,10 @@ def _ours(connection: sa.Connection, now: datetime) -> Iterator[GaugeMetricFamil
         waits.add_metric([kind, clinic], count)
         oldest.add_metric([kind, clinic], first)
     yield from (waits, oldest)
+    since, reading = _gauge(UNREAD), activity(connection, "sync_events", now, live=live)
+    for each in unread.unread(connection, now, reading.paused) if reading.works else ():
+        since.add_metric([each.code], each.since.timestamp())
+    yield since
 
 
 def _theirs(connection: sa.Connection, now: datetime) -> Iterator[GaugeMetricFamily]:

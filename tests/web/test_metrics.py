@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
+from polydesk_dagster.runtime.state import activity
 from tests import world
 from tests.keeping.world import of_dagster
 from tests.web.world import Served, served
@@ -57,6 +58,24 @@ def test_it_answers_the_questions_of_whoever_is_on_call(door: Served, engine: sa
     assert found["polydesk_disk_free_bytes",] > 0
 
 
+def test_a_clinic_that_is_not_read_is_told_unless_somebody_keeps_it_waiting(door: Served, engine: sa.Engine) -> None:
+    now = datetime.now(UTC)
+    since = now - timedelta(minutes=20)
+    with engine.begin() as connection:
+        for code in ("C01", "C02", "C03"):
+            world.integration(connection, world.clinic(connection, code), "http://127.0.0.1:9/api/v1")
+        connection.execute(sa.text(NOT_READ), {"codes": ["C02", "C03"], "since": since})
+        until, why = now + timedelta(days=1), "trasloco della sede"
+        activity.go_live(connection, ["sync_events"], actor="rosa", reason=why, as_of=now - timedelta(days=1))
+        activity.pause(connection, "sync_events", clinic="C03", until=until, actor="rosa", reason=why, as_of=now)
+    figure = "polydesk_clinic_unread_since_timestamp_seconds"
+    told = {key: value for key, value in figures(door.client().get("/metrics").text).items() if key[0] == figure}
+    assert told == {(figure, "C02"): pytest.approx(since.timestamp(), abs=1)}
+
+
+NOT_READ = """
+    INSERT INTO event_cursor (clinic_id, read_at, failures, down_since)
+    SELECT id, :since, 4, :since FROM clinic WHERE code = ANY(:codes)"""
 UNREADABLE = """
     INSERT INTO quarantine (service, clinic_id, kind, record_key, code, message, first_seen_at, last_seen_at)
     VALUES ('sync_prices', :clinic, 'price', 'P1', 'not_number', '-', :at, :at)"""
