@@ -1,12 +1,9 @@
 """The index of the clinic's documents, from which the assistant is given its passages."""
 
-import base64
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 
 import dagster as dg
-import sqlalchemy as sa
 
 from polydesk_dagster.knowledge import indexing
 from polydesk_dagster.outcome import Outcome, Report
@@ -14,6 +11,7 @@ from polydesk_dagster.resources import knowledge, meaning
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run, ServiceConfig, Shown, serve, shown
 from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import picture
 
 YELLOW = "reindex_knowledge"
 INDEX = ["knowledge", "index"]
@@ -59,30 +57,9 @@ def index(context: dg.AssetExecutionContext, config: KnowledgeConfig, polydesk: 
         return replace(report, reasons=(*report.reasons, alone)) if alone and told else report
 
     report = serve(context, polydesk, YELLOW if from_zero else "index_knowledge", config, rule)
-    plots = {}
-    if from_zero and not config.preview:
-        with polydesk.engine().connect() as connection:
-            plots[teller().label("figure", "index_probes_by_generation")] = _plot(connection)
-    yield shown(context, INDEX, report, **plots)
-
-
-def _plot(connection: sa.Connection) -> dg.MetadataValue:
-    from matplotlib.figure import Figure
-
-    rows = connection.execute(
-        sa.text("""
-            SELECT id, recall FROM knowledge_generation WHERE recall IS NOT NULL ORDER BY id DESC LIMIT 30""")
-    ).all()[::-1]
-    t = teller()
-    figure = Figure(figsize=(6, 2.4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([str(row.id) for row in rows], [float(row.recall) for row in rows], marker="o")
-    axes.set(ylim=(0, 1.05), xlabel=t.text("index_plot.generation"), ylabel=t.text("index_plot.answered"))
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=90)
-    return dg.MetadataValue.md(
-        f"![{t.label('figure', 'index_probes')}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})"
-    )
+    looks_back = from_zero and not config.preview
+    drawn = picture(context.run.run_id, "index_probes", "index_probes_by_generation") if looks_back else {}
+    yield shown(context, INDEX, report, **drawn)
 
 
 ASSETS = (index,)

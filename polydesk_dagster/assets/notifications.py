@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from polydesk_dagster.clinic.messages import health, service
+from polydesk_dagster.clinic.messages import service
 from polydesk_dagster.clinic.messages.kinds import PREPARATION, REMINDER, Kind
-from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.providers import configured, reach
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import ClinicConfig, Run, Shown, serve, shown
-from polydesk_dagster.told import pictures, teller
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import picture
 
 T = teller()
 
@@ -55,10 +55,7 @@ def _send(
     kind: Kind,
     asset: list[str],
 ) -> Shown:
-    instants = []
-
     def rule(run: Run) -> Report:
-        instants.append(run.as_of)
         return service.send(
             run.engine,
             run.as_of,
@@ -71,26 +68,8 @@ def _send(
         )
 
     report = serve(context, polydesk, service_key, config, rule)
-    plots = {}
-    if report.counts.updated and instants:
-        with polydesk.engine().connect() as connection:
-            plots[T.label("figure", "messages_last_days")] = _picture(
-                kind, health.days(connection, kind.key, instants[0])
-            )
-    return shown(context, asset, report, **plots)
-
-
-def _picture(kind: Kind, days: list[health.Day]) -> dg.MetadataValue:
-    """Sent, withheld and failed by day, as bars."""
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        [(day.sent, day.withheld, day.lost) for day in days],
-        index=pd.DatetimeIndex([day.day for day in days]),
-        columns=["message_sent", "message_withheld", "message_lost"],
-    )
-    drawn = pictures.png(Drawing(kind.key, frame, "messages", True), T)
-    return dg.MetadataValue.md(f"![{T.term('message_kind', kind.key)}]({pictures.data_uri(drawn)})")
+    drawn = picture(context.run.run_id, kind.key, "messages_last_days") if report.counts.updated else {}
+    return shown(context, asset, report, **drawn)
 
 
 ASSETS = (appointment_reminders, preparation_notices)

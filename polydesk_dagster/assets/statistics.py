@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import datetime
 
 import dagster as dg
 import sqlalchemy as sa
@@ -16,15 +15,11 @@ from polydesk_dagster.clinic.statistics.views import VIEWS, View
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import ClinicConfig, Run, Shown, serve, shown
-from polydesk_dagster.told import pictures, teller
-from polydesk_dagster.told.dagster import figures
+from polydesk_dagster.told import teller
+from polydesk_dagster.told.dagster import figures, picture
 from polydesk_dagster.values import Instant, Term, Value
 
-ROME = ZoneInfo("Europe/Rome")
 T = teller()
-BEFORE = timedelta(days=30)
-AFTER = timedelta(days=14)
-"""What the pages show: the last month and the next two weeks."""
 SHOWN_ROWS = 15
 
 
@@ -64,22 +59,19 @@ def refresh_statistics(
     report = serve(context, polydesk, "refresh_statistics", config, rule)
     as_of = instants[0] if instants else polydesk.now()
     with polydesk.engine().connect() as connection:
-        today = as_of.astimezone(ROME).date()
-        period = Period(today - BEFORE, today + AFTER, clinic_id(connection, config.clinic))
+        period = Period.around(as_of, clinic_id(connection, config.clinic))
         fresh = reading.freshness(connection)
         overview = reading.overview(connection, period)
         for view in VIEWS.values():
             if dg.AssetKey(["statistics", view.key]) not in context.selected_asset_keys:
                 continue
             told = _told(connection, view, period, overview, report)
-            yield shown(context, ["statistics", view.key], told, **_current(connection, view, period, fresh))
+            drawn = picture(context.run.run_id, view.key, "statistic_picture")
+            yield shown(context, ["statistics", view.key], told, **drawn, **_current(view, period, fresh))
 
 
-def _current(
-    connection: sa.Connection, view: View, period: Period, fresh: dict[str, Freshness]
-) -> dict[str, dg.MetadataValue]:
-    """The plot of one view, and how current it is."""
-    picture = pictures.data_uri(pictures.png(view.picture(connection, period), T))
+def _current(view: View, period: Period, fresh: dict[str, Freshness]) -> dict[str, dg.MetadataValue]:
+    """How current one view is."""
     known = [fresh[topic] for topic in view.topics if topic in fresh]
     told: dict[str, Value] = {
         "statistic_period": T.text("report.period", first=period.first, last=period.last),
@@ -88,8 +80,7 @@ def _current(
         "statistic_waiting": sum(f.waiting for f in known),
         "statistic_rows": sum(f.rows for f in known),
     }
-    drawn = dg.MetadataValue.md(f"![{T.text(f'statistic.{view.key}.name')}]({picture})")
-    return {T.label("figure", "statistic_picture"): drawn, **figures(told)}
+    return figures(told)
 
 
 def _told(connection: sa.Connection, view: View, period: Period, overview: reading.Overview, report: Report) -> Report:

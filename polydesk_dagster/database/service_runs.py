@@ -95,6 +95,18 @@ def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[
     return [(row[0], _report(row[1:])) for row in rows]
 
 
+def asked(connection: sa.Connection, dagster_run: str, service: str) -> tuple[str | None, datetime] | None:
+    """The clinic (a code; None is the whole chain) that ``service`` worked for inside one Dagster run, and the instant
+    that it worked at; None if it did not."""
+    row = connection.execute(
+        sa.text("""
+            SELECT c.code, r.as_of FROM service_run r LEFT JOIN clinic c ON c.id = r.clinic_id
+            WHERE r.dagster_run = :run AND r.service = :service ORDER BY r.id DESC LIMIT 1"""),
+        {"run": dagster_run, "service": service},
+    ).one_or_none()
+    return None if row is None else (row.code, row.as_of)
+
+
 @dataclass(frozen=True, slots=True)
 class PastRun:
     """A run of a service as the history shows it; ``clinic`` is a code, None the whole chain."""

@@ -112,6 +112,18 @@ def lost(
     return [(row.id, row.path) for row in rows]
 
 
+def answered(connection: sa.Connection, as_of: datetime, limit: int = 30) -> list[tuple[int, float]]:
+    """The last generations begun until ``as_of``, oldest first, each with the share of the probe questions that it
+    answered; those that were asked none are not among them."""
+    rows = connection.execute(
+        sa.text("""
+            SELECT id, CAST(recall AS float) FROM knowledge_generation
+            WHERE recall IS NOT NULL AND started_at <= :as_of ORDER BY id DESC LIMIT :limit"""),
+        {"as_of": as_of, "limit": limit},
+    )
+    return [(row[0], row[1]) for row in rows][::-1]
+
+
 def measured(engine: sa.Engine, generation: int, asked: int, recall: float | None, similarity: float | None) -> None:
     """What the probe questions came to."""
     with engine.begin() as connection:

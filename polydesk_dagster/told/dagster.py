@@ -1,4 +1,5 @@
-"""A report as an operator reads it on Dagster's page: metadata without Markdown, which could hold live images."""
+"""A report as an operator reads it on Dagster's page: metadata without Markdown, which could hold live images, but for
+the addresses of our own pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from polydesk_dagster.outcome import SHOWN_ROWS, Outcome, Report, Table
+from polydesk_dagster.told import pictures
 from polydesk_dagster.told.speaking import teller
 from polydesk_dagster.values import Reason, Value
 
@@ -44,6 +46,13 @@ def brief(report: Report) -> dict[str, dg.MetadataValue]:
 def figures(given: Mapping[str, Value]) -> dict[str, dg.MetadataValue]:
     """Figures by Italian label; numbers stay numbers."""
     return {teller().label("figure", key): _figure(value) for key, value in given.items()}
+
+
+def picture(run: str, key: str, label: str) -> dict[str, dg.MetadataValue]:
+    """The picture ``key`` of a Dagster run under its Italian ``label``: its address at the door, which draws it when
+    somebody looks at it."""
+    title = teller().label("figure", label)
+    return {title: dg.MetadataValue.md(f"![{title}]({pictures.address(run, key)})")}
 
 
 def _figure(value: Value) -> dg.MetadataValue:

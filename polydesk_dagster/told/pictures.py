@@ -9,14 +9,25 @@ from typing import Any
 from polydesk_dagster.clinic.statistics.drawing import Drawing
 from polydesk_dagster.told.speaking import Teller
 
+SHOWN_AT = "/grafici"
+"""Where the door draws what a run shows."""
 COLOURS = ("#1f6f8b", "#99c24d", "#f2a541", "#d1495b", "#7a6c9d", "#8d99ae", "#3d3d3d")
 _SIZE = (7.2, 2.6)
 _DPI = 80
 
 
-def png(drawing: Drawing, t: Teller) -> bytes:
-    """``drawing`` with its title, axis and series in the words of ``t``."""
+def address(run: str, key: str) -> str:
+    """Of the picture ``key`` of a Dagster run, at the door."""
+    return f"{SHOWN_AT}/{run}/{key}"
+
+
+def png(drawing: Drawing, t: Teller, note: str = "") -> bytes:
+    """``drawing`` with its title, axis and series in the words of ``t``, and a ``note`` of what it is a picture of."""
     figure, axes = _canvas(t.text(f"picture.{drawing.key}"), t.text(f"axis.{drawing.unit}"))
+    if note:  # below the title: Dagster's table of metadata cuts off what stands at the right
+        figure.subplots_adjust(top=0.84)
+        axes.set_title(axes.get_title("left"), fontsize=9, loc="left", pad=15)
+        axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=7, color="#666666")
     days = drawing.days
     days = days.loc[:, (days != 0).any()] if drawing.stacked else days.dropna(axis=1, how="all")
     below = days.cumsum(axis=1).shift(axis=1, fill_value=0.0)
@@ -28,7 +39,8 @@ def png(drawing: Drawing, t: Teller) -> bytes:
             axes.plot(days.index, days[series], linewidth=1.5, marker=".", markersize=3, **style)
     if days.size and not drawing.stacked:
         axes.set_ylim(bottom=0)
-    return _finished(figure, axes, None if days.size else t.text("picture.empty"))
+    empty = None if days.size else t.text("picture.empty")
+    return _finished(figure, axes, empty, dated=days.index.dtype.kind == "M")
 
 
 def data_uri(png: bytes) -> str:
@@ -50,13 +62,14 @@ def _canvas(title: str, unit: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finished(figure: Any, axes: Any, empty: str | None) -> bytes:
+def _finished(figure: Any, axes: Any, empty: str | None, *, dated: bool) -> bytes:
     from matplotlib.dates import AutoDateLocator, DateFormatter
     from PIL import Image
 
     if empty is None:
-        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))
-        axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))
+        if dated:
+            axes.xaxis.set_major_locator(AutoDateLocator(maxticks=9))
+            axes.xaxis.set_major_formatter(DateFormatter("%d/%m"))
         # Below the plot: inside it the legend hid the bars of the first days.
         axes.legend(fontsize=6.5, frameon=False, ncols=7, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     else:

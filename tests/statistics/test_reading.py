@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydesk_dagster.clinic.statistics import reading
-from polydesk_dagster.clinic.statistics.reading import HIDDEN, SMALLEST, WITHHELD, Period, withheld
+from polydesk_dagster.clinic.statistics.reading import HIDDEN, SMALLEST, TOTAL, WITHHELD, Period, withheld
 from polydesk_dagster.clinic.statistics.refresh import refresh
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Term
@@ -67,6 +67,20 @@ def test_small_clinical_counts_are_not_told(march: sa.Engine) -> None:
         (Term("booking_channel", "desk"), 28),
         (Term("booking_channel", "online"), 1),
     ]  # not clinical
+
+
+def test_weeks_and_clinics_are_told_by_outcome_with_their_totals(march: sa.Engine) -> None:
+    with march.connect() as connection:
+        weeks, clinics = reading.by_week(connection, MARCH), reading.by_clinic(connection, MARCH)
+        nothing = reading.by_week(connection, Period(date(2020, 1, 1), date(2020, 1, 31)))
+    outcomes = tuple(f"statistic_{each}" for each in ("status_completed", "status_booked", "status_no_show",
+                                                      "status_expired", "total"))  # fmt: skip
+    total = (TOTAL, 20, 4, 5, 1, 30)
+    assert (weeks.columns, clinics.columns) == (("statistic_week", *outcomes), ("clinic", *outcomes))
+    assert (weeks.rows[0], weeks.rows[1]) == ((date(2026, 2, 23), 1, 1, 1, 0, 3), (date(2026, 3, 2), 7, 3, 4, 1, 15))
+    assert (len(weeks.rows), weeks.rows[-1]) == (5, total)
+    assert clinics.rows == (("BO01", 20, 1, 5, 1, 27), ("LIS1", 0, 3, 0, 0, 3), total)
+    assert nothing.rows == ()
 
 
 def test_a_day_without_data_is_a_zero_in_a_series(march: sa.Engine) -> None:

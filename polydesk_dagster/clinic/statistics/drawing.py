@@ -1,4 +1,4 @@
-"""What a plot shows, without words: days, series, and what they count."""
+"""What a plot shows, without words: its foot, its series, and what they count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Drawing:
 
     key: str
     days: DataFrame
-    """The days are the index; one column for each series, NaN where a line has a gap."""
+    """The days, or what else stands along the foot, are the index; one column for each series, NaN where a line has a
+    gap."""
     unit: str
     stacked: bool
     """Bars one on the other, else lines."""

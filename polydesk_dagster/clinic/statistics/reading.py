@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Table
-from polydesk_dagster.values import Money, Reason, Share, Term, Value
+from polydesk_dagster.values import ROME, Money, Reason, Share, Term, Value
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,6 +40,12 @@ class Period:
     @property
     def values(self) -> dict[str, object]:
         return {"first": self.first, "last": self.last, "clinic": self.clinic_id}
+
+    @classmethod
+    def around(cls, as_of: datetime, clinic_id: int | None) -> Period:
+        """What a run shows: the last month and the next two weeks."""
+        today = as_of.astimezone(ZoneInfo(ROME)).date()
+        return cls(today - timedelta(days=30), today + timedelta(days=14), clinic_id)
 
 
 _WITHIN = "day BETWEEN :first AND :last AND (CAST(:clinic AS bigint) IS NULL OR clinic_id = :clinic)"
@@ -350,49 +358,37 @@ def daily(connection: sa.Connection, period: Period, columns: Mapping[str, str],
     return found.astype(float).reindex(days, fill_value=0.0)
 
 
-def appointments(connection: sa.Connection, period: Period) -> DataFrame:
-    """What a manager pivots: one row for each day, clinic, channel and outcome, with the count in ``appointments``.
-    Neither service nor specialist is in it, so that no count needs to be withheld."""
-    import pandas as pd
-
-    rows = connection.execute(
-        sa.text(f"""
-            SELECT s.day, c.code AS clinic, s.channel, s.status, CAST(sum(s.appointments) AS bigint) AS appointments
-            FROM statistic_appointment s JOIN clinic c ON c.id = s.clinic_id
-            WHERE {_WITHIN.replace("clinic_id =", "s.clinic_id =")}
-            GROUP BY s.day, c.code, s.channel, s.status ORDER BY 1, 2, 3, 4"""),
-        period.values,
-    ).all()
-    columns = ["day", "clinic", "channel", "status", "appointments"]
-    found = pd.DataFrame([tuple(row) for row in rows], columns=columns)
-    return found.assign(
-        day=pd.to_datetime(found["day"]),
-        status=pd.Categorical(found["status"], categories=list(STATUSES), ordered=True),
-    )
-
-
 def by_week(connection: sa.Connection, period: Period) -> Table:
     """Weeks from Monday, by outcome."""
-    found = appointments(connection, period)
-    found["week"] = found["day"].dt.to_period("W-SUN").dt.start_time.dt.date
-    return _pivot("statistic_by_week", "statistic_week", found, "week")
+    monday = "s.day - (CAST(extract(isodow FROM s.day) AS integer) - 1)"
+    return _by_outcome(connection, period, "statistic_by_week", "statistic_week", monday)
 
 
 def by_clinic(connection: sa.Connection, period: Period) -> Table:
     """Clinics by outcome; of use for the chain."""
-    return _pivot("statistic_by_clinic", "clinic", appointments(connection, period), "clinic")
+    return _by_outcome(connection, period, "statistic_by_clinic", "clinic", "c.code")
 
 
-def _pivot(key: str, first: str, found: DataFrame, over: str) -> Table:
-    """The appointments of each value of ``over``, by outcome, with the sum and a last row of totals."""
-    if found.empty:
-        return Table(key, (first,), (), 0)
-    counted = found.pivot_table(
-        values="appointments", index=over, columns="status", aggfunc="sum", fill_value=0, observed=True
+def _by_outcome(connection: sa.Connection, period: Period, key: str, first: str, over: str) -> Table:
+    """The appointments of each value of ``over``, by outcome, with the sum and a last row of totals. Neither service
+    nor specialist is in it, so that no count needs to be withheld."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT {over}, s.status, CAST(sum(s.appointments) AS bigint) AS appointments
+            FROM statistic_appointment s JOIN clinic c ON c.id = s.clinic_id
+            WHERE {_WITHIN.replace("clinic_id =", "s.clinic_id =")} GROUP BY 1, 2"""),
+        period.values,
     )
-    counted.columns = [f"statistic_status_{status}" for status in counted]
-    counted["statistic_total"] = counted.sum(axis=1)
-    sums = counted.sum()
-    rows = [(index, *map(int, row)) for index, *row in counted.itertuples(name=None)]
-    rows.append((TOTAL, *map(int, sums)))
-    return Table(key, (first, *map(str, counted)), tuple(rows), len(rows))
+    counted: dict[Value, Counter[str]] = {}
+    for value, status, appointments in rows:
+        counted.setdefault(value, Counter())[status] = appointments
+    if not counted:
+        return Table(key, (first,), (), 0)
+    sums: Counter[str] = sum(counted.values(), Counter())
+    statuses = [status for status in STATUSES if status in sums]
+    told = [
+        (value, *(counts[status] for status in statuses), counts.total())
+        for value, counts in (*sorted(counted.items()), (TOTAL, sums))
+    ]
+    columns = (first, *(f"statistic_status_{status}" for status in statuses), "statistic_total")
+    return Table(key, columns, tuple(told), len(told))
