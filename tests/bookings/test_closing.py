@@ -191,7 +191,8 @@ def test_edited_turns_are_followed_and_the_places_kept_by_one_plan(engine: sa.En
     assert (held.code, isinstance(waiting, int)) == ("taken_back", True)
     with engine.begin() as connection:
         given = {"as_of": AS_OF, "actor": "desk:anna", "reason": "adesso vanno bene", "past_guards": [held.code]}
-        assert changes.apply(connection, waiting, **given).outcome is Outcome.OK
+        again = changes.apply(connection, waiting, **given)
+    assert (again.outcome, again.counts.waiting, again.reasons) == (Outcome.PARTIAL, 2, ()), "as of a closure"
     assert take(engine, first) is Taken.TAKEN
     assert "place_was_taken" in whys(undone(engine, waiting))
     assert (start_of(engine, first), kept(engine)) == (here, {second: then})

@@ -8,6 +8,7 @@ from polydesk_dagster import changes
 from polydesk_dagster.changes import Plan
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
@@ -189,7 +190,7 @@ def test_an_orphan_goes_and_comes_back_with_its_plan(engine: sa.Engine) -> None:
     slots.generate(engine, AS_OF)
     lifted, closed, _ = _plans(engine, "applied")
     unresolved = sa.text("SELECT cause, closure_id FROM orphan WHERE resolved_at IS NULL")
-    assert _undo(engine, lifted.id) is Outcome.OK
+    assert _undo(engine, lifted.id) is Outcome.PARTIAL, "it is the desk's again"
     with engine.connect() as connection:
         assert connection.execute(unresolved).one() == ("closure", closure)
     assert _undo(engine, closed.id) is Outcome.OK
@@ -215,3 +216,23 @@ def test_what_the_database_refuses_of_one_agenda_stops_nobody_else(engine: sa.En
     with engine.connect() as connection:
         state = sa.text("SELECT outcome FROM agenda_state WHERE agenda_id = :id")
         assert connection.scalar(state, {"id": bad}) == "failed"
+
+
+def test_applied_by_hand_it_says_whom_it_leaves_without_a_slot(engine: sa.Engine) -> None:
+    practice = _practice(engine, weekdays=(1,))
+    with engine.begin() as connection:
+        free = connection.scalars(sa.text("SELECT id FROM slot WHERE state = 'free' ORDER BY starts_at")).all()
+        for slot in free[:2]:
+            world.appointment(connection, slot, service_id=practice.service, patient_id=practice.patient)
+    _run(engine, "UPDATE agenda_rule SET weekday = 2")
+    slots.generate(engine, AS_OF)
+    (plan,) = _plans(engine)
+    with engine.begin() as connection:
+        report = changes.apply(
+            connection, plan.id, as_of=AS_OF, actor="desk:anna", reason="guardato in segreteria",
+            past_guards=[slots.RETIREMENT_GUARD],
+        )  # fmt: skip
+    assert (report.outcome, report.counts.updated, report.counts.waiting) == (Outcome.PARTIAL, 2, 2)
+    assert [teller().reason(reason) for reason in report.reasons] == [
+        "2 prenotazioni non hanno più il loro orario: vanno ricollocate."
+    ]

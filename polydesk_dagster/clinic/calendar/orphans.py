@@ -7,11 +7,12 @@ slot is one no more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar.agendas import Clinic
-from polydesk_dagster.outcome import SHOWN_ROWS, Table
+from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table
 from polydesk_dagster.values import Instant, Named, Term
 
 LIST = """
@@ -33,6 +34,18 @@ SAID = "said_of(o, t.appointment_id)"
 
 IN_USE = """EXISTS (SELECT FROM seat n WHERE n.slot_id = s.id AND coalesce(n.held_until > :as_of, true))"""
 """SQL: somebody still has a seat of the slot ``s``; where all have gone elsewhere, generation takes it away."""
+
+_LOST = f"""
+    SELECT count(DISTINCT {WORK}) FROM {{rows}} r JOIN slot s ON s.id = r.id {SEATED}
+    WHERE r.action = 'update' AND r.state = 'orphan' AND r.was_state <> 'orphan'"""
+
+
+def lost(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:  # noqa: ARG001 - an effect of a kind
+    """Whom the applied ``rows`` have left without a slot, for the desk; None where they have left nobody."""
+    count = int(connection.scalar(sa.text(_LOST.format(rows=rows))) or 0)
+    if not count:
+        return None
+    return Report(Outcome.PARTIAL, Counts(waiting=count), (Reason("bookings_lost_slot", count=count),))
 
 
 def orphan_tables(connection: sa.Connection, clinics: Sequence[Clinic]) -> tuple[Table, ...]:

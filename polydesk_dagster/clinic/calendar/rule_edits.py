@@ -19,9 +19,10 @@ from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.bookings import places
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.clinic.calendar.desk_closures import Proposal
+from polydesk_dagster.clinic.calendar.orphans import lost
 from polydesk_dagster.clinic.calendar.replacing import Touched, proposals
 from polydesk_dagster.clinic.calendar.slot_plan import SLOT
-from polydesk_dagster.outcome import Outcome, Reason
+from polydesk_dagster.outcome import Outcome, Reason, Report
 
 _LOOKING = "anteprima di chi tocca"
 """Why a trial goes past the guard of an agenda that a person must look at: nothing of it stays."""
@@ -36,6 +37,16 @@ def _keep(connection: sa.Connection, rows: str, as_of: datetime) -> None:
     places.keep(connection, rows, as_of, lost, standing)
 
 
+def _lost(connection: sa.Connection, rows: str, as_of: datetime) -> Report | None:
+    """Whom the slots leave without one; of those for whom the plan keeps a place nothing more is said."""
+    report = places.once(connection, rows, lost(connection, rows, as_of))
+    if report is None:
+        return None
+    kept = connection.scalar(sa.text(f"SELECT count(*) FROM {rows} r WHERE action = 'link'")) or 0
+    left = (replace(reason, count=reason.count - int(kept)) for reason in report.reasons)
+    return replace(report, reasons=tuple(reason for reason in left if reason.count > 0))
+
+
 TURNS = replace(
     SLOT,
     name="turns",
@@ -44,6 +55,7 @@ TURNS = replace(
     together="'turns'",
     undo_reconsider=(*SLOT.undo_reconsider, *places.UNLESS_TAKEN),
     undo_before=(*SLOT.undo_before, places.GIVE_BACK),
+    effect=_lost,
     last=_keep,
 )
 """Slots that follow edited turns, and the places of whom that touches."""

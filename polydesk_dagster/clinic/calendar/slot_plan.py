@@ -8,7 +8,7 @@ from __future__ import annotations
 from polydesk_dagster.changes.kind import Guard, Kind
 from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD, TAKEN_BACK_GUARD
 from polydesk_dagster.clinic.calendar.comparison import MAX_RETIRED_SHARE, due, taken
-from polydesk_dagster.clinic.calendar.orphans import LIST
+from polydesk_dagster.clinic.calendar.orphans import LIST, lost
 
 SERVICE = "generate_slots"
 
@@ -95,4 +95,5 @@ SLOT = Kind(
     after=(_STATE,),
     undo_before=_LOCK,
     undo_after=AFTER,
+    effect=lost,
 )
