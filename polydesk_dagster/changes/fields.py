@@ -41,6 +41,7 @@ LISTS: Mapping[str, str] = {
     "language": "language",
     "effect": "closure_effect",
     "role": "role",
+    "dataset": "data_set",
 }
 """Columns that hold one of a closed list, each with its terms' domain; a value without a term stands for itself."""
 

@@ -158,7 +158,7 @@ def _only_looks(service: Service, reason: str | None, confirm: str | None) -> bo
 
 def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked: bool) -> None:
     """For people: the outcome, the reasons, the figures, and each of the plans ``heads`` with what to type next, and
-    how many more there are. After a mere look also the tables of what would be done."""
+    how many more there are. Of a mere look, and of what is gone for good, also the tables."""
     console, t = show.out(), show.told()
     outcome = Text(t.outcome(report.outcome, preview=report.preview), show.COLOURS[report.outcome])
     counts = t.counts(report.counts, preview=report.preview)
@@ -169,7 +169,7 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
             more = reason.count + 1 - len(heads)
             continue
         console.print(f"  · {show.why(reason)} {t.times(reason)}".rstrip())
-    for table in report.tables if looked else ():
+    for table in report.tables if looked or service.destroys else ():
         columns = [t.label("column", column) for column in table.columns]
         rows = ([t.value(cell) for cell in row] for row in table.rows)
         show.table(t.label("table", table.key), columns, rows)

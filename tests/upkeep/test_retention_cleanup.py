@@ -13,7 +13,7 @@ from polydesk_dagster.changes import audit
 from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.clinic.upkeep import registry, retention
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.outcome import Outcome
+from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Term
 from tests import world
@@ -51,7 +51,7 @@ def test_a_data_set_that_cannot_be_looked_at_is_named_and_stops_no_other(engine:
     report = retention.clean(engine, AS_OF, chosen=chosen, preview=preview)
     (said,) = (reason for reason in report.reasons if reason.code == "data_set_failed")
     assert said.values["dataset"] == Term("data_set", "past_slots")
-    assert (report.outcome, report.counts.retired) == (Outcome.PARTIAL, 0 if preview else 25)
+    assert (report.outcome, report.counts.retired) == (Outcome.PARTIAL, 25)
     assert count(engine, "hold") == (25 if preview else 0)
 
 
@@ -79,8 +79,17 @@ def test_a_preview_says_how_much_and_touches_nothing(engine: sa.Engine) -> None:
     report = retention.clean(engine, AS_OF, preview=True)
     (table,) = report.tables
     assert table.rows[0][:3] == (Term("data_set", "ended_holds"), Term("retention", "delete"), 25)
+    assert (report.counts, set(report.figures)) == (Counts(retired=25), {WHAT_TO_DO})
     assert count(engine, "hold") == 25
     assert count(engine, "cleanup") == 0
+    done = retention.clean(engine, AS_OF)
+    (table,) = done.tables
+    assert (table.key, table.rows[0][:3]) == (
+        "cleaned",
+        (Term("data_set", "ended_holds"), Term("retention", "delete"), 25),
+    )
+    assert done.counts == report.counts
+    assert retention.clean(engine, AS_OF).tables == ()
 
 
 @pytest.mark.parametrize("name", ["patient", "audit", "appointment", "message_ledger", "invoice; DROP TABLE patient"])

@@ -10,6 +10,7 @@ from tests import world
 from tests.world import AS_OF
 
 DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
 
 
 def count(engine: sa.Engine, table: str, where: str = "true") -> int:

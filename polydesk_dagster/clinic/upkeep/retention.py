@@ -12,7 +12,7 @@ rest goes on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,8 +26,8 @@ from polydesk_dagster.clinic.upkeep.registry import REGISTRY, DataSet
 from polydesk_dagster.database import refusals
 from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.errors import in_brief
-from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, combine, done
-from polydesk_dagster.values import Count, Instant, ServiceKey, Term
+from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.values import Count, Instant, ServiceKey, Term, Value
 
 BATCH = 250
 """Rows of one transaction: small enough that whoever comes in between waits for a few milliseconds only."""
@@ -79,7 +79,8 @@ CLEANUP = Kind(
     key="r.dataset",
     fixed=("dataset", "cutoff", "expected", "oldest", "newest", "ordered_at"),
     volatile=True,
-    taken="t.dataset = r.dataset AND t.finished_at IS NULL",
+    # An order that was made since has seen to what this one is about.
+    taken="t.dataset = r.dataset AND (t.finished_at IS NULL OR t.ordered_at > r.ordered_at)",
     held="CASE WHEN t.removed > 0 OR t.finished_at IS NOT NULL THEN 'cleaned_already' END",
     guards=(
         Guard(
@@ -139,23 +140,26 @@ def clean(
         tables = _what(connection)
         if preview:
             shown = changes.preview(connection, plan, CLEANUP)
-            ordered = Report(shown.outcome, shown.counts, shown.reasons, shown.figures, tables, plan.id)
+            todo = {WHAT_TO_DO: shown.figures[WHAT_TO_DO]}
+            ordered = Report(shown.outcome, _expected(connection, "NOT unusual"), shown.reasons, todo, tables, plan.id)
         else:
             applied = changes.apply(connection, plan.id, as_of=as_of, actor=actor)
-            ordered = Report(applied.outcome, reasons=applied.reasons, tables=tables, plan_id=plan.id)
+            ordered = Report(applied.outcome, reasons=applied.reasons, plan_id=plan.id)
     if preview:
         # Beside what is stopped, an empty plan has nothing to say.
         said = ordered if plan.writes or not (stopped or broken) else replace(ordered, figures={})
         return combine([said, *stopped, *(replace(each, preview=True) for each in broken)])
+    orders = _open_orders(engine, chosen)
     parts = [
         _in_safety(engine, order, each, as_of, service=service, actor=actor, batch=batch, rest=rest, progress=progress)
-        for order, each in _open_orders(engine, chosen)
+        for order, each in orders
     ]
     counts = sum((part.counts for part in parts), Counts())
     reasons = tuple(reason for part in parts for reason in part.reasons)
-    worked = Report(done(counts), counts, reasons, tables=tables)
+    went = [(each, part.counts.changed) for (_, each), part in zip(orders, parts, strict=True) if part.counts.changed]
+    worked = Report(done(counts), counts, reasons, tables=_cleaned(went))
     if ordered.outcome is Outcome.REFUSED:
-        return combine([worked, replace(ordered, tables=()), *stopped, *broken])
+        return combine([worked, ordered, *stopped, *broken])
     return combine([replace(worked, plan_id=plan.id), *stopped, *broken])
 
 
@@ -208,14 +212,24 @@ def _stop(connection: sa.Connection, each: DataSet, service: str, as_of: datetim
     scope = Scope(service, parameters={"dataset": each.key})
     only = _PROPOSED.format(which="unusual AND dataset = :dataset")
     plan = propose(connection, CLEANUP, scope, only, as_of=as_of)
-    expected = connection.scalar(sa.text(f"SELECT expected FROM {plan.rows}"))
+    expected = _expected(connection, "unusual AND dataset = :dataset", dataset=each.key)
     reason = Reason(
         "far_more_than_usual",
-        {"dataset": Term("data_set", each.key), "rows": Count("rows", int(expected or 0)), "plan": plan.id},
+        {"dataset": Term("data_set", each.key), "rows": Count("rows", expected.changed), "plan": plan.id},
     )
     if preview:
-        return Report(Outcome.OK, plan.counts, (reason,), plan_id=plan.id, preview=True)
+        return Report(Outcome.OK, expected, (reason,), plan_id=plan.id, preview=True)
     return Report(Outcome.REFUSED, reasons=(reason,), plan_id=plan.id)
+
+
+def _expected(connection: sa.Connection, which: str, **values: object) -> Counts:
+    """What working off those of the proposed orders comes to, counted as ``clean`` counts it."""
+    found = connection.execute(sa.text(f"SELECT dataset, expected FROM proposed_order WHERE {which}"), values).all()
+    blanked = {each.key for each in REGISTRY if each.blanked}
+    return Counts(
+        updated=sum(row.expected for row in found if row.dataset in blanked),
+        retired=sum(row.expected for row in found if row.dataset not in blanked),
+    )
 
 
 def _what(connection: sa.Connection) -> tuple[Table, ...]:
@@ -225,18 +239,30 @@ def _what(connection: sa.Connection) -> tuple[Table, ...]:
     known = {each.key: each for each in REGISTRY}
     cells = tuple(
         (
-            Term("data_set", row.dataset),
-            Term("retention", "blank" if known[row.dataset].blanked else "delete"),
-            row.expected,
+            *_named(each, row.expected),
             row.oldest.astimezone(ROME).date(),
             row.newest.astimezone(ROME).date(),
-            known[row.dataset].days,
-            Term("data_set_why", row.dataset),
+            *_kept(each),
         )
         for row in found
+        for each in (known[row.dataset],)
     )
     columns = ("dataset", "done_with_it", "rows", "since", "until", "days_kept", "why")
     return (Table("to_clean", columns, cells, len(cells)),) if cells else ()
+
+
+def _cleaned(went: Sequence[tuple[DataSet, int]]) -> tuple[Table, ...]:
+    cells = tuple((*_named(each, rows), *_kept(each)) for each, rows in went)
+    columns = ("dataset", "done_with_it", "rows", "days_kept", "why")
+    return (Table("cleaned", columns, cells, len(cells)),) if cells else ()
+
+
+def _named(each: DataSet, rows: int) -> tuple[Value, ...]:
+    return Term("data_set", each.key), Term("retention", "blank" if each.blanked else "delete"), rows
+
+
+def _kept(each: DataSet) -> tuple[Value, ...]:
+    return each.days, Term("data_set_why", each.key)
 
 
 def _open_orders(engine: sa.Engine, chosen: tuple[DataSet, ...]) -> list[tuple[int, DataSet]]:
