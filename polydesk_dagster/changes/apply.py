@@ -90,6 +90,10 @@ def apply(
         return Report(Outcome.REFUSED, reasons=tuple(reasons), plan_id=plan.id)
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        if constraint is not None and constraint == kind.sole and kind.taken is not None:
+            there = named(connection, plan, kind, "exists_already", _there(kind, kind.taken), "'exists_here'", values)
+            if there:
+                return Report(Outcome.REFUSED, reasons=tuple(there), plan_id=plan.id)
         values_ = {"plan": plan.undoes or plan.id, "constraint": constraint, "table": kind.table}
         code = "constraint" if plan.undoes is None else "undo_constraint"
         return Report(Outcome.REFUSED, reasons=(Reason(code, values_, plan.clinic),), plan_id=plan.id)
@@ -290,10 +294,8 @@ def _delete(connection: sa.Connection, plan: Plan, kind: Kind, rows: str, was: l
 def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int:
     if not plan.tally.get("create"):
         return 0
-    ways = [way for way in (kind.taken, *kind.alike) if way is not None and not kind.volatile]
-    taken = [
-        f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way.format(rows=rows)})" for way in ways
-    ]
+    ways = [*kind.alike] if kind.taken is None or kind.sole is not None else [kind.taken, *kind.alike]
+    taken = [] if kind.volatile else [_there(kind, way.format(rows=rows)) for way in ways]
     counts = _counted(connection, [f"{rows} r WHERE {where}" for where in taken])
     for where, found in zip(taken, counts, strict=True):
         if found:
@@ -302,6 +304,11 @@ def _create(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int
     return connection.execute(
         sa.text(f"INSERT INTO {kind.table} ({columns}) SELECT {columns} FROM {rows} r WHERE action = 'create'")
     ).rowcount
+
+
+def _there(kind: Kind, way: str) -> str:
+    """SQL over ``r``: a row to create that is there already, going by ``way``."""
+    return f"r.action = 'create' AND EXISTS (SELECT FROM {kind.table} t WHERE {way})"
 
 
 def _linked(connection: sa.Connection, plan: Plan, kind: Kind, rows: str) -> int:

@@ -185,6 +185,9 @@ class Kind:
     still: str = "true"
     taken: str | None = None
     """SQL over ``t`` and ``r``: when it holds for some ``t``, the row ``r`` to create exists already."""
+    sole: str | None = None
+    """The name of the constraint that refuses whatever is ``taken``: whether something is, is then asked only once it
+    has. Who has no such constraint is asked first."""
     alike: tuple[str, ...] = ()
     """Other ways in which that may be so, where the kind is not volatile. Each is looked for by itself: one condition
     of several alternatives would have to be tried row by row. ``{rows}`` is the plan's."""

@@ -206,9 +206,8 @@ def create_rows(
     was: Sequence[str],
     told: bool = False,
 ) -> int:
-    """Store the plan's rows from ``query``, each with what the columns ``was`` of its target hold now (``told`` by the
-    query as ``was_…``, or looked up): its precondition, and what undo restores. What the kind bars is a conflict.
-    Returns how many rows there are."""
+    """Store the plan's rows from ``query`` and say how many, each with what the columns ``was`` of its target hold now
+    (``told`` by the query as ``was_…``, or looked up): its precondition, and what undo restores. Barred is conflict."""
     types = column_types(connection, kind.table)
     columns = []
     for name in kind.identity:
@@ -224,7 +223,9 @@ def create_rows(
     if (was and not told) or kind.barred is not None:
         target = f"LEFT JOIN {kind.table} t ON {same}"
         if kind.identity == ("id",) and kind.source is None:
-            # Row by row: other than a source's list, most of it is new, and all clinics' rows are too many for that.
+            # Row by row: other than a source's list, most of it is new, and all clinics' rows are too many to hash. For
+            # what is new nothing is looked for: all of a table that others have filled since would be read each time.
+            same = f"r.id IS NOT NULL AND {same}"
             target = f"LEFT JOIN LATERAL (SELECT * FROM {kind.table} t WHERE {same} OFFSET 0) t ON true"
     verdict = ["r.action", "r.finding", "r.reason"]
     if kind.barred is not None:

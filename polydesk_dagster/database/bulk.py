@@ -18,6 +18,10 @@ LOOKED_UP = "SET LOCAL random_page_cost = 0.1"
 """What an index is asked for lies in memory, some 18 rows of a table are read through in the time of one look: by the
 server's own figures, which are a disk's, it would read through 130, all of a chain for one clinic's list."""
 
+BY_INDEX, ANY_WAY = "SET LOCAL enable_seqscan = off", "SET LOCAL enable_seqscan TO DEFAULT"
+"""Between the two no statement reads all of a chain's table for one clinic: not where the table is empty when it is
+planned and others fill it meanwhile, nor where all rows hashed seem cheaper than looking up those that are wanted."""
+
 
 def text(value: Cell) -> str:
     r"""One value: ``\N`` for null, arrays in braces, bytes in hexadecimal."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
@@ -236,3 +238,41 @@ def test_applied_by_hand_it_says_whom_it_leaves_without_a_slot(engine: sa.Engine
     assert [teller().reason(reason) for reason in report.reasons] == [
         "2 prenotazioni non hanno più il loro orario: vanno ricollocate."
     ]
+
+
+def test_a_plan_of_slots_that_another_run_has_made_meanwhile_is_refused_by_their_names(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        world.practice(connection)
+    seen = slots.generate(engine, AS_OF, preview=True).plan_id
+    assert seen is not None
+    made = slots.generate(engine, AS_OF).counts.created
+    before = _slots(engine)
+    with engine.begin() as connection:
+        refused = changes.apply(connection, seen, as_of=AS_OF, actor="desk:anna")
+    named = [reason for reason in refused.reasons if reason.code == "exists_already"]
+    assert (refused.outcome, len(named)) == (Outcome.REFUSED, 20)
+    assert [(reason.code, reason.count) for reason in refused.reasons[20:]] == [("more_of_plan", made - 20)]
+    assert all(re.fullmatch(r"Agenda \d+ \d\d/\d\d/\d{4} \d\d:\d\d", str(reason.values["row"])) for reason in named)
+    assert _slots(engine) == before
+
+
+def test_a_first_generation_does_not_read_all_slots_for_each_new_one(engine: sa.Engine) -> None:
+    """Statements that are planned while there are no slots run while others are adding theirs."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("VACUUM ANALYZE slot"))
+    with engine.begin() as connection:
+        world.practice(connection)
+    engine.dispose()  # what a connection has read before is counted until it is idle for a second
+    read = []
+    question = sa.text("SELECT pg_stat_get_xact_numscans(CAST('slot' AS regclass)), pg_stat_force_next_flush()")
+
+    def count(connection: sa.Connection) -> None:
+        read.append(connection.execute(question).one()[0])
+
+    sa.event.listen(engine, "commit", count)
+    try:
+        report = slots.generate(engine, AS_OF)
+    finally:
+        sa.event.remove(engine, "commit", count)
+    assert report.counts.created > 100
+    assert sum(read) < 10, read

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from polydesk_dagster.clinic.calendar.expansion import WANTED
+from polydesk_dagster.database import bulk
 
 # Order does not matter to xor, and slots of an agenda do not overlap, so that their starts and their ends, each as a
 # set, say which they are. Hashing the instants themselves is several times cheaper than taking their epoch.
@@ -15,16 +16,16 @@ DIGEST = """
             # timestamp_hash_extended(ends_at AT TIME ZONE 'UTC', -1))"""
 
 PRESENT = f"""
-    SELECT s.agenda_id, s.local_date, count(*) FILTER (WHERE counted) AS n,
-           {DIGEST} FILTER (WHERE counted) AS digest,
-           coalesce(bool_or(s.state = 'orphan' OR s.manual) FILTER (WHERE counted), false) AS unusual,
-           bool_or(s.ends_at > m.midnight) AS crosses
+    SELECT c.agenda_id, c.local_date, p.n, p.digest, p.unusual, p.crosses
     FROM (SELECT agenda_id, local_date FROM {{cells}}
           UNION SELECT agenda_id, local_date - 1 FROM {{cells}}) c
     CROSS JOIN LATERAL (SELECT (c.local_date + 1)::timestamp AT TIME ZONE :time_zone AS midnight) m
-    JOIN slot s ON s.agenda_id = c.agenda_id AND s.local_date = c.local_date
-    CROSS JOIN LATERAL (SELECT s.starts_at > :as_of AND s.state <> 'retired' AS counted) u
-    GROUP BY s.agenda_id, s.local_date
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE counted) AS n, {DIGEST} FILTER (WHERE counted) AS digest,
+               coalesce(bool_or(s.state = 'orphan' OR s.manual) FILTER (WHERE counted), false) AS unusual,
+               bool_or(s.ends_at > m.midnight) AS crosses
+        FROM slot s CROSS JOIN LATERAL (SELECT s.starts_at > :as_of AND s.state <> 'retired' AS counted) u
+        WHERE s.agenda_id = c.agenda_id AND s.local_date = c.local_date HAVING count(*) > 0) p
 """
 """What there is of the agenda-days of a table of cells, and of their eves."""
 
@@ -63,7 +64,9 @@ CHANGED = f"""
 
 def sort_cells(connection: sa.Connection, values: Mapping[str, object]) -> None:
     for statement in (
+        bulk.BY_INDEX,
         PRESENT_CELLS,
+        bulk.ANY_WAY,
         "ANALYZE present_cell",
         FRESH,
         "ANALYZE fresh_cell",

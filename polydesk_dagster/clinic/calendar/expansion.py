@@ -101,14 +101,15 @@ def shift_across_dst(connection: sa.Connection, values: Mapping[str, object]) ->
 
 
 WANTED = """
-    SELECT d.agenda_id, i.starts_at, i.starts_at + d.step AS ends_at, g.local_start::date AS local_date, d.capacity
-    FROM {cells} c
-    JOIN rule_day d ON d.agenda_id = c.agenda_id AND d.utc_offset IS NOT NULL
-                   AND (d.opens::date = c.local_date OR d.crosses AND d.closes::date = c.local_date)
+    SELECT d.agenda_id, i.starts_at, i.starts_at + d.step AS ends_at, d.local_date, d.capacity
+    FROM (SELECT d.*, c.local_date FROM rule_day d
+          CROSS JOIN LATERAL (SELECT d.opens::date AS day UNION ALL SELECT d.closes::date WHERE d.crosses) reached
+          JOIN {cells} c ON c.agenda_id = d.agenda_id AND c.local_date = reached.day
+          WHERE d.utc_offset IS NOT NULL) d
     CROSS JOIN LATERAL generate_series(d.opens, d.closes - d.step, d.step) AS g(local_start)
     CROSS JOIN LATERAL (SELECT (g.local_start - d.utc_offset) AT TIME ZONE 'UTC' AS starts_at) AS i
     WHERE i.starts_at > :as_of
-      AND (NOT d.crosses OR g.local_start::date = c.local_date)
+      AND (NOT d.crosses OR g.local_start::date = d.local_date)
       AND (d.closed IS NULL OR NOT d.closed && tsrange(g.local_start, g.local_start + d.step))
     UNION ALL
     SELECT s.agenda_id, s.starts_at, s.ends_at, c.local_date, s.capacity

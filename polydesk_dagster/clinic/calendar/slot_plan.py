@@ -71,6 +71,7 @@ SLOT = Kind(
     kept=("manual",),
     carried={"cause": "text", "closure_id": "bigint", "repeats": "boolean"},
     taken="t.agenda_id = r.agenda_id AND t.starts_at = r.starts_at",
+    sole="slot_agenda_id_starts_at_key",
     barred=f"""CASE WHEN r.action = 'create' THEN NULL
                     WHEN {taken("t")} > CASE WHEN r.state = 'retired' OR r.action = 'delete' THEN 0 ELSE r.capacity END
                          OR r.state <> 'orphan' AND r.ends_at <> t.ends_at AND {taken("t")} > 0
