@@ -9,7 +9,7 @@ import typer
 
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import night, show, simulators
-from polydesk_dagster.commands.installation import Installation, opened
+from polydesk_dagster.commands.installation import Installation, is_demo, opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.demo import chain, documents, told
 from polydesk_dagster.errors import ConfigurationError
@@ -32,7 +32,7 @@ def demo(
         up = supervisor.running(settings.home) is not None
         played, environment = ([], {}) if up else simulators.unconfigured(settings)
         with simulators.playing(played, environment):
-            if simulators.is_demo(installation.engine) and not up:
+            if is_demo(installation.engine) and not up:
                 simulators.point_studiolab(installation.engine, played)
             pointed = Installation(configuration.load(), installation.engine)
             results = night.run(pointed)

@@ -22,6 +22,16 @@ PLAYED_TOKEN = "POLYDESK_STUDIOLAB_TOKEN_DEMO"  # noqa: S105 - a variable's name
 """The variable that the integrations of the demo's clinics name; `polydesk up` sets it for its own processes."""
 
 
+def is_demo(engine: sa.Engine) -> bool:
+    """Whether the records of this installation are the demo's."""
+    with engine.connect() as connection:
+        return bool(
+            connection.scalar(
+                sa.text("SELECT EXISTS (SELECT FROM integration WHERE token_env = :name)"), {"name": PLAYED_TOKEN}
+            )
+        )
+
+
 @dataclass(frozen=True)
 class Installation:
     settings: Settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polydesk_dagster.commands import demo, simulators
-from polydesk_dagster.commands.installation import Installation, migrated
+from polydesk_dagster.commands.installation import Installation, is_demo, migrated
 from polydesk_dagster.commands.prepared import Playing, Prepared
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.engine import business_url
@@ -20,7 +20,7 @@ def prepared(settings: Settings, size: str, *, empty: bool) -> Prepared:
     fresh = settings.embedded and not empty and demo.load_if_empty(Installation(settings, engine), size, quiet=False)
     # Nobody's real patients are ever served by a simulator: it plays only beside the embedded database.
     played, environment = simulators.unconfigured(settings) if settings.embedded else ([], {})
-    if simulators.is_demo(engine):
+    if is_demo(engine):
         simulators.point_studiolab(engine, played)
     engine.dispose()
     instance.prepare(settings)

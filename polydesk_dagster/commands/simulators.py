@@ -15,16 +15,15 @@ import sqlalchemy as sa
 
 from polydesk_dagster.commands.installation import PLAYED_TOKEN
 from polydesk_dagster.commands.show import say
-from polydesk_dagster.demo import chain, mailbox
-from polydesk_dagster.demo.simulators import dataset, sms
+from polydesk_dagster.demo import mailbox
+from polydesk_dagster.demo.simulators import sms
 from polydesk_dagster.demo.simulators.server import API, DEMO_TOKEN
-from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import pythons
 from polydesk_dagster.runtime.processes import listening
 from polydesk_dagster.runtime.state.activity import PLAYED
 from polydesk_dagster.settings import Settings
-from polydesk_dagster.web.gateway import RECEIPTS, REPLIES
+from polydesk_dagster.web.addresses import RECEIPTS, REPLIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +193,15 @@ def _wait(system: Played, process: subprocess.Popen[bytes]) -> None:
 def mark_demo(engine: sa.Engine, home: Path) -> None:
     """Give the demo's clinics their studiolab, which holds what they hold and some that differs; its token's name also
     says from now on that this is the demo."""
+    from polydesk_dagster.demo import chain
+    from polydesk_dagster.demo.simulators import dataset
+    from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+
     chain.integrations(engine, f"http://127.0.0.1:8081/{{clinic}}{API}", PLAYED_TOKEN)
     simulator = StudiolabSimulator(state=home / "simulators" / "studiolab")
     with engine.connect() as connection:
         for code in connection.scalars(sa.text("SELECT code FROM clinic ORDER BY code")).all():
             simulator.hold(code.lower(), dataset.differing(connection, code, broken=False))
-
-
-def is_demo(engine: sa.Engine) -> bool:
-    """Whether the records of this installation are the demo's."""
-    with engine.connect() as connection:
-        return bool(
-            connection.scalar(
-                sa.text("SELECT EXISTS (SELECT FROM integration WHERE token_env = :name)"), {"name": PLAYED_TOKEN}
-            )
-        )
 
 
 def point_studiolab(engine: sa.Engine, played: list[Played]) -> None:

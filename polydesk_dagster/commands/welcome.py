@@ -1,5 +1,6 @@
 """What ``polydesk up`` says once everything answers, and the first night of a fresh demo: ``python -m
-polydesk_dagster.commands.welcome LANGUAGE FRESH [LINE …]``, in a process that ends with it."""
+polydesk_dagster.commands.welcome LANGUAGE FRESH [LINE …]``, in a process that ends with it. Every start waits for what
+is imported here."""
 
 from __future__ import annotations
 
@@ -10,18 +11,17 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from polydesk_dagster import settings as configuration
-from polydesk_dagster.commands import night, show, simulators
-from polydesk_dagster.commands.installation import Installation
+from polydesk_dagster.commands import show
+from polydesk_dagster.commands.installation import Installation, is_demo
 from polydesk_dagster.commands.prepared import FRESH
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.demo import house
 from polydesk_dagster.errors import PolydeskError, in_brief
-from polydesk_dagster.front.application import PATH as FRONT
-from polydesk_dagster.front.booking.application import PATH as BOOKING
+from polydesk_dagster.front.addresses import BOOKING, FRONT
 from polydesk_dagster.home import keep_to_ourselves
-from polydesk_dagster.runtime import health
+from polydesk_dagster.runtime.loaded import code_loads
 from polydesk_dagster.told.state import told_of_finding
 from polydesk_dagster.web import users
 
@@ -51,7 +51,7 @@ def _welcome(installation: Installation, lines: Sequence[str], *, fresh: bool) -
     console = show.out()
     for line in lines:
         console.print("  " + line)
-    if simulators.is_demo(installation.engine):
+    if is_demo(installation.engine):
         _let_in(installation)
     else:
         with installation.engine.connect() as connection:
@@ -64,9 +64,11 @@ def _welcome(installation: Installation, lines: Sequence[str], *, fresh: bool) -
         f'  polydesk tokens issue prova --reason "{say("command.up.booking_why")}"', style="bold", soft_wrap=True
     )
     if fresh:
+        from polydesk_dagster.commands import night
+
         console.print(say("command.up.night"))
         night.tell(night.run(installation))
-    for finding in health.code_loads(settings.home):
+    for finding in code_loads(settings.home):
         if not finding.ok:
             console.print(told_of_finding(show.told(), finding), style="red", soft_wrap=True)
     console.print(say("command.up.ready", address=settings.address), style="bold green")

@@ -15,14 +15,13 @@ from starlette.routing import Mount
 
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.front import caches
+from polydesk_dagster.front.addresses import ASSISTANT, BOOKING
 from polydesk_dagster.front.assistant import application as assistant
 from polydesk_dagster.front.assistant.access import Shelf
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
 from polydesk_dagster.knowledge.library import Library
 
-PATH = "/api"
-"""Where it stands at the door."""
 CONNECTIONS = 8
 """That bookings and the assistant keep open; as many again while there is much to do."""
 
@@ -45,7 +44,7 @@ def application(shown: URL, records: URL, library: Callable[[], Library], addres
 
     routes = [
         *caches.routes(store),
-        Mount(booking.PATH, booking.application(Front(engine))),
-        Mount(assistant.PATH, asked),
+        Mount(BOOKING, booking.application(Front(engine))),
+        Mount(ASSISTANT, asked),
     ]
     return Starlette(routes=routes, lifespan=lifespan)

@@ -6,22 +6,21 @@ It asks both databases directly, so that it also speaks when Dagster does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from polydesk_dagster import nearby
 from polydesk_dagster.catalog import OnDemand
 from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import Role, business_url, create_engine, dagster_url
 from polydesk_dagster.database.migrate import current, head, unsuited
 from polydesk_dagster.errors import PolydeskError
-from polydesk_dagster.runtime import instance, unread
+from polydesk_dagster.runtime import unread
 from polydesk_dagster.runtime.dagster_inside import rows
+from polydesk_dagster.runtime.loaded import code_loads
 from polydesk_dagster.runtime.state.activity import starts_live
 from polydesk_dagster.runtime.state.model import Condition, Finding, LastRun, ServiceState, few
 from polydesk_dagster.runtime.state.services import service_states
@@ -41,8 +40,6 @@ PATIENCE: Mapping[str, timedelta] = {
     "CANCELING": timedelta(minutes=5),
 }
 """How long a run may stay in a status before it counts as stuck."""
-_SOON = 2.0
-"""Seconds within which a process of this home answers that has nothing else to do."""
 LARGEST_STORAGE = 5_000_000_000
 """Bytes of Dagster's storage, now or at its present growth in thirty days."""
 
@@ -63,17 +60,6 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
             states = service_states(ours, begun, now, live=starts_live(settings))
             findings += [_schema(ours), _restored(ours), *_services(states, now), *_unread(ours, states, now)]
     return findings
-
-
-def code_loads(home: Path) -> Iterator[Finding]:
-    """Whether the code of the services could be loaded, where this home has a server that runs are forked from."""
-    theirs = instance.dagster_home(home)
-    if not theirs.is_dir():
-        return
-    with suppress(OSError):  # nobody is up here, or just loads it
-        said = nearby.ask(instance.runs_socket(theirs, instance.LOCATIONS[0].name), {"do": "status"}, _SOON)
-        why = said["unloadable"]
-        yield Finding("code", ok=why is None, values={"why": why, "log": str(home / "logs" / "launcher.log")})
 
 
 def _dagster_url(settings: Settings) -> URL:

@@ -18,10 +18,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.clinic.messages import links
-from polydesk_dagster.front.application import PATH as FRONT
+from polydesk_dagster.front.addresses import FRONT
 from polydesk_dagster.runtime import health
 from polydesk_dagster.told import Teller
 from polydesk_dagster.web import (
+    addresses,
     alignment,
     clinics,
     closures,
@@ -115,7 +116,7 @@ def application(
 
 OUTSIDE = (
     Outside(links.PATH),
-    Outside(gateway.PATH, frozenset({"POST"}), 600.0, 6_000.0, largest=16_384, signature="x-signature"),
+    Outside(addresses.SMS, frozenset({"POST"}), 600.0, 6_000.0, largest=16_384, signature="x-signature"),
     Outside(FRONT, methods=frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"}), per_second=500.0, at_once=2_000.0),
 )
 """Mail programs that stop a patient's messages with one click; and the booking front end, all of whose visitors come

@@ -21,14 +21,12 @@ from starlette.responses import Response
 
 from polydesk_dagster.clinic.messages import arrivals, receipts, replies, service
 from polydesk_dagster.providers import configured, news, reach
+from polydesk_dagster.web.addresses import RECEIPTS, REPLIES
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.routes import ANYBODY, Pages
 
 pages = Pages()
 
-PATH = "/sms/"
-"""Below which nobody but the gateway posts: the signature is the permission."""
-REPLIES, RECEIPTS = f"{PATH}risposte", f"{PATH}esiti"
 _AT_ONCE = 200
 _BREATH = 0.1
 """Seconds between two rounds: of what comes in a burst much is then done in one."""

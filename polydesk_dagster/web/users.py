@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from polydesk_dagster.clinic.messages import activation
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Reason
 from polydesk_dagster.web import sessions, tokens
@@ -196,6 +195,8 @@ def choose_password(connection: sa.Connection, token: str, password: str, as_of:
     no other session; None where the link is good for nothing, and then nothing is changed."""
     user = use_link(connection, token, "password", as_of)
     if user is None:
+        from polydesk_dagster.clinic.messages import activation  # all that sends messages comes with it
+
         with connection.begin_nested() as undone:
             user = activation.redeem(connection, token, as_of)
             if user is None or connection.scalar(

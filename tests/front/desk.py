@@ -20,6 +20,7 @@ from starlette.routing import Mount
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.front import tokens
+from polydesk_dagster.front.addresses import BOOKING, FRONT
 from polydesk_dagster.front.application import application
 from polydesk_dagster.front.booking import application as booking
 from polydesk_dagster.front.booking.access import Front
@@ -98,7 +99,7 @@ class Program:
 
     @property
     def base(self) -> str:
-        return f"{self.desk.door.origin}/api{booking.PATH}"
+        return f"{self.desk.door.origin}{FRONT}{BOOKING}"
 
     def find(self, **narrower: object) -> httpx.Response:
         query = {
@@ -170,6 +171,6 @@ def serving(engine: sa.Engine, home: Path, front: Front) -> Iterator[tuple[Serve
     async def lifespan(_: Starlette) -> Any:
         yield
 
-    mounted = Starlette(routes=[Mount(booking.PATH, booking.application(front))], lifespan=lifespan)
+    mounted = Starlette(routes=[Mount(BOOKING, booking.application(front))], lifespan=lifespan)
     with served(engine, home, front=mounted) as door:
         yield door, front

@@ -20,7 +20,8 @@ from polydesk_dagster.clinic.messages.links import Reach
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.sms import DEMO_SECRET, SmsSimulator, Webhook
 from polydesk_dagster.providers.sms import SmsGateway
-from polydesk_dagster.web.gateway import RECEIPTS, REPLIES, Together
+from polydesk_dagster.web.addresses import RECEIPTS, REPLIES
+from polydesk_dagster.web.gateway import Together
 from tests import world
 from tests.messages.world import booked
 from tests.waiting import until

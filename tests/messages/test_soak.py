@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.clinic.messages import arrivals
 from polydesk_dagster.demo.simulators.sms import DEMO_SECRET, Webhook
-from polydesk_dagster.web.gateway import RECEIPTS, REPLIES
+from polydesk_dagster.web.addresses import RECEIPTS, REPLIES
 from tests.messages.test_kill import fill
 from tests.web.world import served
 

@@ -22,11 +22,12 @@ from dagster._grpc import server, server_watcher
 from dagster._grpc.client import DagsterGrpcClient
 
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.runtime import health, instance, processes
+from polydesk_dagster.runtime import instance, processes
 from polydesk_dagster.runtime.apart import apart
 from polydesk_dagster.runtime.child import Child
 from polydesk_dagster.runtime.dagster_inside import runs
 from polydesk_dagster.runtime.forks import client as forks
+from polydesk_dagster.runtime.loaded import code_loads
 from polydesk_dagster.runtime.supervisor import Supervisor
 from polydesk_dagster.settings import Settings
 from tests.runtime.world import ROOT
@@ -37,12 +38,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of anothe
 BEHIND_A_SUPERVISOR = {"dagster", "sqlalchemy", "httpx", "starlette", "psycopg", "pandas"}
 BEHIND_THE_DOOR = {"dagster", "dagster_webserver", "dagster_graphql", "graphql", "grpc", "pandas", "lancedb", "pyarrow"}
 
+BEHIND_A_WELCOME = BEHIND_A_SUPERVISOR - {"sqlalchemy", "psycopg"} | {"fastapi", "jinja2", "uvicorn"}
+
 
 @pytest.mark.parametrize(
     ("module", "without"),
     [
         ("polydesk_dagster.commands.up", BEHIND_A_SUPERVISOR),
         ("polydesk_dagster.web.__main__", BEHIND_THE_DOOR),
+        ("polydesk_dagster.commands.welcome", BEHIND_A_WELCOME),
     ],
 )
 def test_what_stays_is_small(module: str, without: set[str]) -> None:
@@ -173,11 +177,11 @@ def test_code_that_does_not_load_is_a_finding_and_a_refusal(tmp_path: Path, monk
     home = tmp_path / "home"
     instance.dagster_home(home).mkdir(parents=True)
     path = instance.runs_socket(instance.dagster_home(home), location.name)
-    assert [*health.code_loads(home)] == []
+    assert [*code_loads(home)] == []
     command = forks.command(path, location.name, location.pointer, tmp_path / "output")
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        [found] = until(lambda: [*health.code_loads(home)] if process.poll() is None else [None])
+        [found] = until(lambda: [*code_loads(home)] if process.poll() is None else [None])
     finally:
         process.terminate()
         process.wait(PATIENCE)

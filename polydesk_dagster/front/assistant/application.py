@@ -19,8 +19,6 @@ from polydesk_dagster.front.assistant.schema import Judgement, Question, Told
 from polydesk_dagster.front.refusals import teller_of
 from polydesk_dagster.front.tokens import Reader
 
-PATH = "/assistant"
-"""Where it stands at the front."""
 MCP = "/mcp"
 
 

@@ -8,9 +8,6 @@ from polydesk_dagster.front import api
 from polydesk_dagster.front.booking import finding, holding, keeping
 from polydesk_dagster.front.booking.access import Front
 
-PATH = "/booking"
-"""Where it stands at the front."""
-
 
 def application(front: Front) -> FastAPI:
     """The API over the front's database. Handlers run in threads; nothing lives longer than a request."""
