@@ -96,11 +96,12 @@ def opened(*, create: bool = False) -> Iterator[Installation]:
     was_running = embedded.running(settings.home)
     embedded.start(settings.home)
     try:
-        engine = _made(settings)
-        try:
-            yield Installation(settings, engine)
-        finally:
-            engine.dispose()
+        with refusals.told(business_url(settings)):
+            engine = _made(settings)
+            try:
+                yield Installation(settings, engine)
+            finally:
+                engine.dispose()
     finally:
         if not was_running:
             embedded.stop(settings.home)
@@ -111,8 +112,13 @@ def _made(settings: Settings) -> sa.Engine:
     try:
         with engine.connect():
             return engine
-    except (SchemaError, sa.exc.OperationalError):  # it is behind, or there is no such database yet
-        _brought_up(settings)
+    except SchemaError:
+        pass
+    except sa.exc.OperationalError as error:  # there is no such database yet, or nobody answers
+        why = refusals.known(error, engine.url, Phase.CONNECT)
+        if why is not None and why.code == "database_unreachable":
+            raise
+    _brought_up(settings)
     return engine
 
 
@@ -133,7 +139,8 @@ def _configured(settings: Settings) -> Iterator[Installation]:
             engine.connect().close()
         except sa.exc.OperationalError as error:
             raise refusals.refused(error, engine.url, Phase.CONNECT) from None
-        yield Installation(settings, engine)
+        with refusals.told(engine.url):
+            yield Installation(settings, engine)
     finally:
         engine.dispose()
 

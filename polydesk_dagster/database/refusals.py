@@ -7,11 +7,14 @@ import ctypes
 import re
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from psycopg.errors import ConnectionTimeout
 from sqlalchemy.engine import URL
 
 from polydesk_dagster.database.engine import SESSION, plain_url
@@ -74,6 +77,8 @@ def known(error: BaseException, url: URL, phase: Phase = Phase.WORK, *, asked: U
     if sqlstate is None:
         if not isinstance(error, sa.exc.OperationalError):
             return None
+        if isinstance(original, ConnectionTimeout) and asked in (None, url):  # it has had its time
+            return Reason("database_unreachable", {"host": host(url)})
         answered, sqlstate = _asked(asked or url)
         if answered and sqlstate is None:
             return Reason("database_broke", {"host": host(url)})
@@ -107,17 +112,34 @@ def of_the_server(error: BaseException) -> bool:
 
 def refused(error: BaseException, url: URL, phase: Phase, *, asked: URL | None = None) -> PermanentError:
     """An error for whoever cannot go on."""
-    return _told(known(error, url, phase, asked=asked) or Reason("database_refuses", {"error": type(error).__name__}))
+    return _error(known(error, url, phase, asked=asked) or Reason("database_refuses", {"error": type(error).__name__}))
+
+
+@contextmanager
+def told(url: URL, phase: Phase = Phase.WORK) -> Iterator[None]:
+    """Whoever works in the database of ``url`` here is told what is wrong with its server, where that is known, and not
+    that an operation failed.
+
+    Raises:
+        PermanentError: the server does not answer, stops, has no room, or refuses.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        why = known(error, url, phase)
+        if why is None:
+            raise
+        raise _error(why) from None
 
 
 def refused_pooler(url: URL) -> PermanentError:
     """An error for whose session is not what it asked for."""
     reason = of_state("08P01", url, Phase.CONNECT)
     assert reason is not None
-    return _told(reason)
+    return _error(reason)
 
 
-def _told(reason: Reason) -> PermanentError:
+def _error(reason: Reason) -> PermanentError:
     told = PermanentError(reason.code)
     told.reason = reason
     return told

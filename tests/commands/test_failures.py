@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import cli
-from polydesk_dagster.commands import show
+from polydesk_dagster.commands import installation, show
 from polydesk_dagster.commands.installation import PLAYED_TOKEN, Installation
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
@@ -100,6 +100,26 @@ def test_a_command_says_what_to_do(
             assert remedy in " ".join(said.err.split())
 
 
+def test_a_server_that_is_lost_while_a_command_works_is_told_of_and_not_the_operation(
+    database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
+
+    def work() -> None:
+        with (
+            installation.opened() as here,
+            here.engine.connect() as connection,
+            here.engine.connect() as other,
+        ):
+            pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            connection.execute(sa.text("SELECT 1"))
+
+    with pytest.raises(PolydeskError) as lost:
+        work()
+    assert lost.value.reason.code in {"refused_restarting", "database_broke"}
+
+
 @pytest.fixture(scope="module")
 def studiolab() -> Iterator[tuple[StudiolabSimulator, str]]:
     simulator = StudiolabSimulator()
@@ -138,7 +158,7 @@ def test_a_gateway_that_is_down_says_what_to_do(home: Path) -> None:
             return await gateway.look_up("probe-1")
 
     with pytest.raises(PolydeskError) as failed:
-        probing._carried(asyncio.run(ask()))
+        probing._carried("sms", asyncio.run(ask()))
     assert "controlla l'indirizzo e che il server sia acceso" in teller("it").reason(failed.value.reason)
     assert Settings(home=home).embedded
 

@@ -15,7 +15,7 @@ import dagster as dg
 import psycopg2
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from polydesk_dagster import definitions
 from polydesk_dagster.database import programs, refusals
@@ -95,6 +95,18 @@ def test_a_wrong_password_is_called_so(own: URL) -> None:
 def test_nobody_there_is_called_so(own: URL) -> None:
     elsewhere = own.set(host="127.0.0.1", port=9, query={})
     assert _why(elsewhere) == refusals.Reason("database_unreachable", {"host": "127.0.0.1:9"})
+
+
+def test_who_takes_a_connection_and_says_nothing_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "_asked", lambda _: pytest.fail("it has had its time"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = make_url(f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/x")
+        engine = sa.create_engine(url, connect_args={"connect_timeout": 2})
+        with pytest.raises(sa.exc.OperationalError) as refused:
+            engine.connect()
+    why = refusals.known(refused.value, url, Phase.CONNECT)
+    assert why is not None
+    assert why.code == "database_unreachable"
 
 
 def test_whoever_may_make_no_database_is_told_who_makes_it(own: URL) -> None:
