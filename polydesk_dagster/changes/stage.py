@@ -87,9 +87,8 @@ def stage(
     while page is not None:
         staged = Staged(snapshot=page.snapshot)
         with driver.cursor() as cursor:
-            cursor.execute(
-                f"TRUNCATE {table}".encode()
-            )  # so that rows may be frozen: no look at them asks whose they are
+            # So that rows may be frozen: no look at them asks whose they are.
+            cursor.execute(f"TRUNCATE {table}".encode())
             with cursor.copy(f"COPY {target} FROM STDIN WITH (FREEZE)".encode()) as copy:
                 while page is not None:
                     copy.write(bulk.lines(_prepared(source, page, staged)))
