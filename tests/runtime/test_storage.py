@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ def kept(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         yield dagster, engine.url
 
 
-def _asked(dagster: DagsterInstance) -> list[str]:
-    """What the storage is asked for a look at two runs, and whether it knows of checks."""
+@contextmanager
+def _noted(dagster: DagsterInstance) -> Iterator[list[str]]:
+    """What the storage is asked meanwhile."""
     asked: list[str] = []
     engine = dagster.run_storage._engine  # type: ignore[attr-defined]
 
@@ -35,10 +37,16 @@ def _asked(dagster: DagsterInstance) -> list[str]:
         asked.append(statement)
 
     sa.event.listen(engine, "before_cursor_execute", note)
-    for run in ("a", "b"):
-        assert dagster.get_run_by_id(run) is None
-    assert dagster.event_log_storage.supports_asset_checks
+    yield asked
     sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def _asked(dagster: DagsterInstance) -> list[str]:
+    """What the storage is asked for a look at two runs, and whether it knows of checks."""
+    with _noted(dagster) as asked:
+        for run in ("a", "b"):
+            assert dagster.get_run_by_id(run) is None
+        assert dagster.event_log_storage.supports_asset_checks
     return asked
 
 
@@ -57,3 +65,11 @@ def test_which_tables_and_columns_there_are_is_asked_once(kept: tuple[DagsterIns
     dagster, _ = kept
     _asked(dagster)
     assert [statement for statement in _asked(dagster) if "pg_attribute" in statement or "pg_class" in statement] == []
+
+
+def test_an_event_is_written_and_nobody_is_told(kept: tuple[DagsterInstance, URL]) -> None:
+    dagster, _ = kept
+    with _noted(dagster) as asked:
+        dagster.report_engine_event("awake", run_id="c", job_name="night")
+    assert [statement.split()[:3] for statement in asked] == [["INSERT", "INTO", "event_logs"]]
+    assert [each.message for each in dagster.all_logs("c")] == ["awake"]

@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from dagster import AssetKey, DagsterEventType
 from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetKeyTable, ConcurrencyLimitsTable
 from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable
 from dagster._core.storage.schedules.schema import InstigatorsTable
@@ -175,7 +176,9 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         return True
 
     def store_event(self, event: EventLogEntry) -> None:
-        super().store_event(planned.alone(event))
+        """As every storage does it. PostgreSQL's also notifies listeners, of whom Dagster has none any more, with a
+        commit for which all others wait that notify."""
+        SqlEventLogStorage.store_event(self, planned.alone(event))
 
     def get_latest_asset_partition_materialization_attempts_without_materializations(
         self, asset_key: AssetKey, after_storage_id: int | None = None
