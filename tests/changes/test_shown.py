@@ -27,8 +27,11 @@ def test_every_field_that_a_plan_shows_and_its_kind_have_a_name(name: str) -> No
     shown = {*identity, *kind.written, *kind.carried} - MEANINGLESS
     for language in LANGUAGES:
         t = teller(language)
-        assert t.knows(f"term.kind.{name}")
-        assert {field for field in shown if not t.knows(f"term.field.{field}")} == set()
+        wanted = [f"term.kind.{name}", *(f"term.field.{field}" for field in sorted(shown))]
+        missing = [each for each in wanted if not t.knows(each)]
+        assert not missing, (
+            f"without a text in told/locale/{language}, or for changes/fields.MEANINGLESS: {', '.join(missing)}"
+        )
 
 
 def _row(action: str, before: dict[str, Any], after: dict[str, Any]) -> Row:

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from polydesk_dagster.assets.studiolab import LISTINGS
-from polydesk_dagster.catalog import BY_KEY, ROME, SERVICES, Daily, Every, OnDemand, next_run
+from polydesk_dagster.catalog import BY_KEY, ROME, SERVICES, Daily, Every, OnDemand, Place, next_run
+from polydesk_dagster.schedules.due import DUE
 from polydesk_dagster.told import teller
+from polydesk_dagster.web.services import GROUPS
 
 SCHEDULED = [service for service in SERVICES if not isinstance(service.cadence, OnDemand)]
 
 
 def test_every_service_of_the_page_is_there_once() -> None:
-    assert len(BY_KEY) == len(SERVICES) == 26
+    assert len(BY_KEY) == len(SERVICES) == 26, "of one more: this number, and the sections of docs/servizi.md"
     assert [service.key for service in SERVICES if service.dangerous] == [
         "release_all_holds",
         "reset_message_templates",
@@ -33,8 +35,21 @@ def test_the_services_that_only_look_are_those_of_studiolabs_lists() -> None:
     assert looking == {listing.preview_service for listing in LISTINGS if listing.preview_service is not None}
 
 
+def test_a_frequent_service_looks_first_whether_anything_is_due() -> None:
+    blind = [s.key for s in SERVICES if isinstance(s.cadence, Every) and s.sensor is None and s.key not in DUE]
+    assert not blind, f"without a cheap look in schedules/due.py, each tick would start a run: {blind}"
+
+
+def test_every_group_of_services_stands_on_the_page() -> None:
+    shown = {group for groups in GROUPS.values() for group in groups}
+    lost = {s.key: s.group for s in SERVICES if s.place is Place.ORDINARY and s.group not in shown}
+    assert not lost, f"whose group no section of the page shows (GROUPS in web/services.py): {lost}"
+
+
 def test_the_timetable(snapshot: SnapshotAssertion) -> None:
-    assert {s.key: (teller().service(s.key), teller().cadence(s.cadence), s.place.value) for s in SERVICES} == snapshot
+    assert {
+        s.key: (teller().service(s.key), teller().cadence(s.cadence), s.place.value) for s in SERVICES
+    } == snapshot, "the timetable changed; if it should have: pytest tests/house --snapshot-update"
 
 
 @pytest.mark.parametrize("service", SCHEDULED, ids=lambda service: service.key)

@@ -81,4 +81,7 @@ def test_every_job_resolves_and_has_the_steps_that_the_catalogue_names(defs: dg.
     jobs = {job.name: job for job in defs.get_repository_def().get_all_jobs()}
     for service in SERVICES:
         if service.key in jobs:
-            assert set(service.steps) <= {node.name for node in jobs[service.key].nodes}
+            missing = set(service.steps) - {node.name for node in jobs[service.key].nodes}
+            assert not missing, (
+                f"nothing in ASSETS of assets/ or JOBS of jobs/ makes, as catalog.py says of {service.key}: {missing}"
+            )

@@ -67,6 +67,7 @@ def test_every_field_that_can_be_filled_in_says_what_it_takes() -> None:
 def test_a_clinic_is_asked_for_only_where_a_run_can_be_of_one() -> None:
     by_job = {job: {name for each, _, fields in _fields() if each == job for name in fields} for job, _, _ in _fields()}
     for service in SERVICES:
+        assert service.key in by_job, f"no job of jobs/ or assets of assets/ are the service {service.key}"
         given = by_job[service.key]
         assert ("clinic" in given) != (service.per_clinic or service.whole_chain), service.key
         assert ("plan" in given) <= (service.group in {"studiolab", "emergency"}), service.key

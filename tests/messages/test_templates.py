@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from polydesk_dagster import changes
 from polydesk_dagster.clinic.bookings.emergency import Press
-from polydesk_dagster.clinic.messages import sandbox
+from polydesk_dagster.clinic.messages import sandbox, templates
 from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.clinic.messages.hours import Hours
 from polydesk_dagster.clinic.messages.judging import can_receive_texts
+from polydesk_dagster.clinic.messages.kinds import KINDS, PASSING, PREPARATION, REMINDER, Kind
 from polydesk_dagster.clinic.messages.reset import reset
 from polydesk_dagster.clinic.messages.templates import lint, write
 from polydesk_dagster.clinic.messages.text import mask_address, plain, readable_number, segments
@@ -89,6 +90,18 @@ def test_a_preparation_of_two_appointments_reads_as_sentences(language: str, tex
     ]
     context = {"clinica": "Casa", "nome": "Ada", "giorno": "domani", "telefono": "051", "appuntamenti": both}
     assert write(None, shipped.body, context).body == text
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.key)
+def test_every_kind_is_sent_by_somebody_in_words_of_its_own(kind: Kind) -> None:
+    said = {(text.channel, text.language) for text in FACTORY if text.kind == kind.key}
+    silent = {(channel, language) for channel in kind.channels for language in ("it", "de")} - said
+    assert not silent, f"no text of {kind.key} in clinic/messages/factory.py: {sorted(silent)}"
+    variants = {text.variant for text in FACTORY if text.kind == kind.key}
+    unknown = {variant for variant in variants if (kind.key, variant) not in templates._SAMPLES}
+    assert not unknown, f"which variables may its texts use? clinic/messages/templates.py: {kind.key} {unknown}"
+    by = kind.key in {REMINDER.key, PREPARATION.key, *PASSING}
+    assert by, f"{kind.key} is neither planned (clinic/messages/planning.py) nor in kinds.PASSING: nobody would send it"
 
 
 def test_the_factory_texts_pass_their_own_lint() -> None:
