@@ -13,6 +13,7 @@ from datetime import date, timedelta
 import sqlalchemy as sa
 
 from polydesk_dagster.errors import PermanentError
+from polydesk_dagster.failure import failure
 from polydesk_dagster.knowledge import contents, generations
 from polydesk_dagster.knowledge.contents import Content
 from polydesk_dagster.knowledge.embedding import Packaged
@@ -24,7 +25,7 @@ from polydesk_dagster.knowledge.reading import LARGEST, Reader, ReaderDiedError
 from polydesk_dagster.knowledge.store import Row, text_digest
 from polydesk_dagster.knowledge.text import words
 from polydesk_dagster.knowledge.work import Work
-from polydesk_dagster.values import Reason, Several
+from polydesk_dagster.values import Reason, Several, to_json
 
 TRIES = 3
 FIRST_WAIT = timedelta(minutes=10)
@@ -155,7 +156,7 @@ def _read(
     except ReaderDiedError as error:
         _trouble(work, document, batch, error, sha256, lasting=False)
     except OSError as error:
-        told = ReaderDiedError("unreadable_file", error=error.strerror or type(error).__name__)
+        told = ReaderDiedError("unreadable_file", error=failure(error, "unknown"))
         _trouble(work, document, batch, told, sha256, lasting=False)
     else:
         partial = content.wants_eyes and not cleared
@@ -204,7 +205,7 @@ def _trouble(
             "document": document.id,
             "state": "quarantined" if quarantined else "retrying",
             "code": error.code,
-            "values": error.values,
+            "values": to_json(error.values),
             "fingerprint": document.file.fingerprint,
             "reader": _reader(work, document),
             "attempts": attempts,

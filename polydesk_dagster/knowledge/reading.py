@@ -18,6 +18,7 @@ import polydesk_dagster
 from polydesk_dagster.knowledge.formats import ocr
 from polydesk_dagster.knowledge.formats.text import Loss, UnreadableError
 from polydesk_dagster.knowledge.splitting import Passage
+from polydesk_dagster.values import Value
 
 LARGEST = 64 * 1024**2
 """Bytes of a file; a larger one is quarantined unread."""
@@ -45,7 +46,7 @@ _COUNT = re.compile(rb"/Count\s+(\d{1,6})\b")
 class ReaderDiedError(Exception):
     """The reading process was killed, by itself or for taking too long. Trying again may help, a few times."""
 
-    def __init__(self, code: str, **values: str | int) -> None:
+    def __init__(self, code: str, **values: Value) -> None:
         super().__init__(code)
         self.code = code
         self.values = values

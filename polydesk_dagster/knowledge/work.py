@@ -17,7 +17,7 @@ from polydesk_dagster.knowledge.library import Library, Task
 from polydesk_dagster.knowledge.shelving import Shelved
 from polydesk_dagster.knowledge.store import Store
 from polydesk_dagster.outcome import Counts, Report, Table, done
-from polydesk_dagster.values import Count, Instant, Reason, Several, Share, Term, Value
+from polydesk_dagster.values import Count, Instant, Reason, Several, Share, Term, Value, mapping_from_json
 
 SHOWN = 50
 
@@ -225,5 +225,5 @@ def shelved(connection: sa.Connection) -> Table:
 def why(code: str | None, values: Mapping[str, Any], losses: Sequence[Sequence[Any]]) -> Reason | None:
     """Why a document's row stands as it does."""
     if code is not None:
-        return Reason(code, values)
+        return Reason(code, mapping_from_json(values))
     return lost(losses_of(losses)) if losses else None

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from polydesk_dagster.database import embedded
 from polydesk_dagster.errors import PermanentError, PolydeskError, in_brief
+from polydesk_dagster.failure import failure
 from polydesk_dagster.home import make
 from polydesk_dagster.runtime import guardian
 from polydesk_dagster.runtime.child import Child, Running, log_file, logger
@@ -351,7 +352,7 @@ def taken(name: str, host: str, port: int) -> PermanentError | None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            why = os.strerror(error.errno or 0)
+            why = failure(error, "unknown")
             return PermanentError("address_taken", child=name, address=f"{host}:{port}", why=why)
     return None
 

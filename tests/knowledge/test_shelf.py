@@ -15,9 +15,11 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from polydesk_dagster.cli import app
-from polydesk_dagster.knowledge import unanswered
+from polydesk_dagster.knowledge import intake, unanswered
+from polydesk_dagster.knowledge.library import File
 from polydesk_dagster.knowledge.nameless import may_stay, nameless
 from polydesk_dagster.knowledge.text import words
+from polydesk_dagster.told import teller
 from tests import world
 from tests.knowledge.paper import SCANNED, pdf
 from tests.knowledge.world import AS_OF, Shelf
@@ -173,3 +175,25 @@ def test_what_cannot_be_is_said_in_one_sentence(shelf: Shelf) -> None:
     ended = CliRunner().invoke(app, ["knowledge", "scope", "prelievo.md", *WHY])
     assert ended.exit_code == 2
     assert shelf.sql("SELECT FROM audit WHERE action LIKE 'knowledge_%'") == []
+
+
+@pytest.mark.slow
+def test_a_file_that_does_not_open_is_told_without_a_word_of_the_system(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = intake._bytes
+
+    def denied(file: File) -> tuple[bytes, str | None]:
+        if file.location.name == "chiuso.md":
+            raise PermissionError(13, "Permission denied")
+        return real(file)
+
+    monkeypatch.setattr(intake, "_bytes", denied)
+    shelf.write("chiuso.md", "# Chiuso\n\nNessuno lo apre.")
+    said = [teller().reason(reason) for reason in shelf.blue().reasons]
+    assert [each for each in said if "chiuso.md" in each] == [
+        "«chiuso.md» verrà riprovato: il file non si apre (il permesso manca)."
+    ]
+    shown = CliRunner().invoke(app, ["knowledge", "show", "chiuso.md"]).output
+    assert ("il permesso manca" in shown, "Permission" in shown) == (True, False)
+    assert _command("show", "chiuso.md")["why"]["values"] == {"error": {"term": "EACCES", "domain": "errno"}}

@@ -23,6 +23,7 @@ from polydesk_dagster.runtime import guardian, processes
 from polydesk_dagster.runtime import supervisor as supervisor_module
 from polydesk_dagster.runtime.child import Child, Running
 from polydesk_dagster.runtime.supervisor import Supervisor, running
+from polydesk_dagster.told import teller
 from tests.runtime.world import ROOT, gone, kill
 from tests.waiting import PATIENCE, until
 from tests.warm import Program
@@ -196,8 +197,9 @@ def test_a_taken_port_is_said_before_anything_starts(home: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PermanentError, match=f"127.0.0.1:{port}"):
+        with pytest.raises(PermanentError, match=f"127.0.0.1:{port}") as refused:
             Supervisor(home, [_child("web", LASTING, listens=("127.0.0.1", port))]).run()
+    assert "la porta è già usata" in teller("it").reason(refused.value.reason)
     assert not (home / "logs" / "web.log").exists()
 
 
