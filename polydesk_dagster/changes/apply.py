@@ -14,8 +14,9 @@ from polydesk_dagster.changes.kind import Kind, Moved
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.recount import recount
 from polydesk_dagster.changes.show import next_step, row_names
+from polydesk_dagster.database import refusals
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
-from polydesk_dagster.values import Instant, Several, Value
+from polydesk_dagster.values import Instant, Several, Term, Value
 
 NAMED = 20
 """How many rows a refusal names; the rest are counted."""
@@ -94,7 +95,8 @@ def apply(
             there = named(connection, plan, kind, "exists_already", _there(kind, kind.taken), "'exists_here'", values)
             if there:
                 return Report(Outcome.REFUSED, reasons=tuple(there), plan_id=plan.id)
-        values_ = {"plan": plan.undoes or plan.id, "constraint": constraint, "table": kind.table}
+        values_: dict[str, Value] = {"plan": plan.undoes or plan.id, "constraint": constraint, "table": kind.table}
+        values_ |= {"kind": Term("kind", plan.kind), "why": refusals.broken(error, kind.table)}
         code = "constraint" if plan.undoes is None else "undo_constraint"
         return Report(Outcome.REFUSED, reasons=(Reason(code, values_, plan.clinic),), plan_id=plan.id)
     return Report(report.outcome, report.counts, report.reasons, report.figures, report.tables, plan.id)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 
 from polydesk_dagster.database.engine import SESSION, plain_url
 from polydesk_dagster.errors import PermanentError
-from polydesk_dagster.values import Reason
+from polydesk_dagster.values import Reason, Term
 
 _PATIENCE = 10.0
 _ONLY_SQLSTATE = 3
@@ -96,6 +96,18 @@ def of_state(sqlstate: str, url: URL, phase: Phase) -> Reason | None:
     names = {"role": _quoted(url.username or ""), "database": _quoted(str(url.database))}
     said = {"role": url.username or "", "database": str(url.database), "host": host(url)}
     return Reason(code, {**said, "sql": sql.format(**names)} if sql else said)
+
+
+_BROKEN = {"23505": "twice", "23P01": "overlap", "23514": "value", "23502": "empty"}
+
+
+def broken(error: sa.exc.IntegrityError, table: str) -> Term:
+    """Which kind of rule what was to be written in ``table`` breaks, for whom the name of a constraint says nothing."""
+    diagnosis = getattr(error.orig, "diag", None)
+    sqlstate, where = getattr(diagnosis, "sqlstate", None) or "", getattr(diagnosis, "table_name", None)
+    if sqlstate == "23503":
+        return Term("broken", "gone" if where == table else "in_use")
+    return Term("broken", _BROKEN.get(sqlstate, "other"))
 
 
 _OF_THE_SERVER = frozenset({"25", "53", "57", "58"})

@@ -158,7 +158,8 @@ def test_what_a_constraint_forbids_is_said_and_compared_again_once(
         (Outcome.REFUSED, ["constraint"]),
         (Outcome.OK, []),
     ]
-    assert "nel frattempo è stato scritto qualcosa" in teller().reason(reports[0].reasons[0])
+    said = teller().reason(reports[0].reasons[0])
+    assert "(prezzi) non si può applicare: una delle sue righe si sovrappone a qualcosa che ormai c'è." in said
     assert report.outcome is Outcome.OK
     assert [(str(start), end) for start, end, *_ in held(synced, "S5") if end != start] == [("2024-01-01", None)]
 

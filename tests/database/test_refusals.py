@@ -26,6 +26,7 @@ from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.keeping import checking
 from polydesk_dagster.settings import Settings
 from polydesk_dagster.told import LANGUAGES, teller
+from polydesk_dagster.values import Term
 from tests import debian, postgres
 from tests.waiting import PATIENCE, until
 
@@ -107,6 +108,36 @@ def test_who_takes_a_connection_and_says_nothing_is_not_asked_again(monkeypatch:
     why = refusals.known(refused.value, url, Phase.CONNECT)
     assert why is not None
     assert why.code == "database_unreachable"
+
+
+@pytest.mark.parametrize(
+    ("statement", "word"),
+    [
+        ("INSERT INTO room VALUES (1, 3, NULL)", "twice"),
+        ("INSERT INTO room VALUES (2, 3, '[5,9)')", "overlap"),
+        ("INSERT INTO room VALUES (2, -3, NULL)", "value"),
+        ("INSERT INTO room VALUES (2, NULL, NULL)", "empty"),
+        ("DELETE FROM room", "in_use"),
+        ("UPDATE room SET id = 9", "in_use"),
+        ("INSERT INTO room VALUES (2, 3, NULL, 77)", "gone"),
+    ],
+)
+def test_a_broken_rule_is_told_by_its_kind(own: URL, statement: str, word: str) -> None:
+    engine = create_engine(own, pool_size=1)
+    with engine.connect() as connection:
+        for made in (
+            """CREATE TEMP TABLE room (id bigint PRIMARY KEY, size integer NOT NULL CHECK (size > 0), used int8range,
+                                       beside bigint REFERENCES room, EXCLUDE USING gist (used WITH &&))""",
+            "CREATE TEMP TABLE bed (room bigint REFERENCES room)",
+            "INSERT INTO room VALUES (1, 3, '[1,6)')",
+            "INSERT INTO bed VALUES (1)",
+        ):
+            connection.execute(sa.text(made))
+        with pytest.raises(sa.exc.IntegrityError) as refused:
+            connection.execute(sa.text(statement))
+    engine.dispose()
+    term = refusals.broken(refused.value, "room")
+    assert (term, teller().value(term) != word) == (Term("broken", word), True)
 
 
 def test_whoever_may_make_no_database_is_told_who_makes_it(own: URL) -> None:
