@@ -1,9 +1,12 @@
 """What must hold of studiolab's events."""
 
+from datetime import datetime
+
 import dagster as dg
+import sqlalchemy as sa
 
 from polydesk_dagster.changes.why import read
-from polydesk_dagster.resources.polydesk import PolydeskResource
+from polydesk_dagster.checks.looks import checks_of
 from polydesk_dagster.sources.events import cursor, inbox
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Value
@@ -16,10 +19,8 @@ def _shown(**figures: Value) -> dict[str, str]:
     return {t.label("figure", key): t.value(value) for key, value in figures.items()}
 
 
-@dg.asset_check(asset=EVENTS, description=teller().text("check.no_dead_letters"))
-def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.looking() as connection:
-        dead = inbox.dead_letters(connection)
+def _no_dead_letters(connection: sa.Connection, _as_of: datetime) -> dg.AssetCheckResult:
+    dead = inbox.dead_letters(connection)
     clinics = ", ".join(f"{clinic} ({count})" for clinic, count in dead.items())
     todo = teller().text("reason.decide_events")
     return dg.AssetCheckResult(
@@ -29,10 +30,8 @@ def no_dead_letters(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=EVENTS, description=teller().text("check.no_stopped_feed"))
-def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.looking() as connection:
-        stopped = cursor.stopped(connection)
+def _no_stopped_feed(connection: sa.Connection, _as_of: datetime) -> dg.AssetCheckResult:
+    stopped = cursor.stopped(connection)
     t = teller()
     reasons = [f"{clinic}: {t.value(read(why))}" for clinic, why in stopped.items()]
     return dg.AssetCheckResult(
@@ -42,10 +41,8 @@ def no_stopped_feed(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=EVENTS, description=teller().text("check.no_lost_events"))
-def no_lost_events(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.looking() as connection:
-        lost = cursor.lost(connection, polydesk.now())
+def _no_lost_events(connection: sa.Connection, as_of: datetime) -> dg.AssetCheckResult:
+    lost = cursor.lost(connection, as_of)
     return dg.AssetCheckResult(
         passed=not lost,
         severity=dg.AssetCheckSeverity.WARN,
@@ -53,4 +50,9 @@ def no_lost_events(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = (no_dead_letters, no_stopped_feed, no_lost_events)
+CHECKS = (
+    checks_of(
+        EVENTS,
+        {"no_dead_letters": _no_dead_letters, "no_stopped_feed": _no_stopped_feed, "no_lost_events": _no_lost_events},
+    ),
+)
