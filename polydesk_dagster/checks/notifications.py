@@ -1,9 +1,12 @@
 """What must hold of the messages after every run."""
 
-import dagster as dg
+from datetime import datetime
 
+import dagster as dg
+import sqlalchemy as sa
+
+from polydesk_dagster.checks.looks import checks_of
 from polydesk_dagster.clinic.messages import health
-from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Several
 
@@ -11,10 +14,8 @@ T = teller()
 REMINDERS = dg.AssetKey(["notifications", "appointment_reminders"])
 
 
-@dg.asset_check(asset=REMINDERS, description=T.text("check.no_message_long_unknown"))
-def no_message_long_unknown(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.looking() as connection:
-        doubts = health.unknown(connection, polydesk.now() - health.TOO_LONG_UNKNOWN)
+def _no_message_long_unknown(connection: sa.Connection, as_of: datetime) -> dg.AssetCheckResult:
+    doubts = health.unknown(connection, as_of - health.TOO_LONG_UNKNOWN)
     return dg.AssetCheckResult(
         passed=not doubts,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -26,10 +27,8 @@ def no_message_long_unknown(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=REMINDERS, description=T.text("check.failure_rate"))
-def failure_rate(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.looking() as connection:
-        failed, tried = health.failure_rate(connection, polydesk.now())
+def _failure_rate(connection: sa.Connection, as_of: datetime) -> dg.AssetCheckResult:
+    failed, tried = health.failure_rate(connection, as_of)
     return dg.AssetCheckResult(
         passed=not health.failing(failed, tried),
         severity=dg.AssetCheckSeverity.WARN,
@@ -40,10 +39,8 @@ def failure_rate(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=REMINDERS, description=T.text("check.no_reminder_missing"))
-def no_reminder_missing(polydesk: PolydeskResource) -> dg.AssetCheckResult:
-    with polydesk.looking() as connection:
-        missing = health.without_reminder(connection, polydesk.now())
+def _no_reminder_missing(connection: sa.Connection, as_of: datetime) -> dg.AssetCheckResult:
+    missing = health.without_reminder(connection, as_of)
     return dg.AssetCheckResult(
         passed=not missing,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -54,4 +51,13 @@ def no_reminder_missing(polydesk: PolydeskResource) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = (no_message_long_unknown, failure_rate, no_reminder_missing)
+CHECKS = (
+    checks_of(
+        REMINDERS,
+        {
+            "no_message_long_unknown": _no_message_long_unknown,
+            "failure_rate": _failure_rate,
+            "no_reminder_missing": _no_reminder_missing,
+        },
+    ),
+)
