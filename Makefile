@@ -6,22 +6,26 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c "import ensurepip" 2>/dev/null && echo python$$v && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+BEGUN := .venv/.begun
 
 .PHONY: pictures setup up test tests test-fast check bench lock supply
 setup: $(READY)
 
 # The lock names every package with its hash, dependencies included, so nothing needs resolving. pip brings uv, and uv the
 # rest, ten times as fast; pip brings that too where uv finds no way out, for it alone reads pip's own settings of mirrors.
+# What was broken off is begun anew: a package of which half is written counts as installed ever after.
 LOCKED = --quiet --no-deps --require-hashes -r
 $(READY): requirements.lock pyproject.toml
+	test ! -e $(BEGUN) || rm -rf .venv
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv" >&2; exit 1; }
+	mkdir -p .venv && touch $(BEGUN)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock >.venv/uv.lock
 	$(BIN)/python -m pip install --disable-pip-version-check $(LOCKED) .venv/uv.lock
 	$(BIN)/uv pip install --python $(BIN)/python $(LOCKED) requirements.lock \
 		|| $(BIN)/python -m pip install --disable-pip-version-check $(LOCKED) requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $(READY)
+	mv $(BEGUN) $(READY)
 
 up: setup
 	$(BIN)/polydesk up
