@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
+from polydesk_dagster.database import refusals
 from polydesk_dagster.database.engine import create_engine, dagster_url
+from polydesk_dagster.database.refusals import Phase
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.runtime import instance as instances
 from polydesk_dagster.runtime import supervisor
@@ -53,7 +56,7 @@ def execute(settings: Settings, location: str, order: Order, on_message: Callabl
     """Run a job of a code location and wait for its end; Ctrl-C ends the run as canceled. The database must be up.
 
     Raises:
-        PermanentError: if the location has no such job, or the job does not take this config.
+        PermanentError: if the location has no such job, the job does not take this config, or the database is lost.
     """
     while (connection := _connect(settings, location)) is not None:
         with connection:
@@ -184,6 +187,8 @@ def _status_of_the_dead(settings: Settings, run_id: str) -> str:
 
 
 def _here(settings: Settings, location: str, order: Order, on_message: Callable[[Message], object]) -> Finished:
+    from dagster_postgres.utils import DagsterPostgresException
+
     from polydesk_dagster.runtime.dagster_inside.runs import interruptible, loaded
 
     pointer = next(each for each in instances.LOCATIONS if each.name == location).pointer
@@ -202,6 +207,12 @@ def _here(settings: Settings, location: str, order: Order, on_message: Callable[
 
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # a terminal is for the desk
     order = replace(order, run_config={**order.run_config, **quiet})
-    with interruptible(), instances.open_instance(settings) as instance:
-        carry_out(instance, order, tell, code=loaded(pointer), location=location)
+    logging.getLogger().addHandler(logging.NullHandler())  # likewise: Dagster warns there of each try to connect
+    try:
+        with interruptible(), instances.open_instance(settings) as instance:
+            carry_out(instance, order, tell, code=loaded(pointer), location=location)
+    except (DagsterPostgresException, sa.exc.OperationalError) as error:  # its own where it has tried for long
+        url = dagster_url(settings).set(drivername="postgresql+psycopg")
+        lost = error if isinstance(error, sa.exc.OperationalError) else error.__cause__ or error
+        raise refusals.refused(lost, url, Phase.WORK) from None
     return Finished(ended["run_id"], ended["status"], interrupted=ended["status"] == "CANCELED")

@@ -17,7 +17,7 @@ from polydesk_dagster import nearby
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.database.engine import dagster_url
 from polydesk_dagster.database.migrate import create_database
-from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.errors import ConfigurationError, PermanentError
 from polydesk_dagster.runtime import instance, orders, submit
 from polydesk_dagster.runtime.dagster_inside.compute_logs import FileComputeLogManager
 from polydesk_dagster.runtime.dagster_inside.launcher import WarmRunLauncher
@@ -123,3 +123,13 @@ def test_a_deployment_is_known_by_its_dagster_home_and_its_page_sees_the_logs_of
     assert os.environ["DAGSTER_HOME"] == str(deployment)
     assert [path for path in logs.rglob("*.out") if done.run_id in str(path)]
     assert not instance.dagster_home(settings.home).exists()
+
+
+def test_a_run_whose_history_nobody_keeps_any_more_is_told_why_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(home=tmp_path, database_url=SecretStr("postgresql://nobody@127.0.0.1:1/x"))
+    monkeypatch.setattr(instance, "LOCATIONS", (TINY,))
+    with pytest.raises(PermanentError, match="database_unreachable"):
+        submit.execute(settings, TINY.name, orders.Order("tiny", {}), lambda _: None)
+    assert "Retrying" not in "".join(capfd.readouterr())
