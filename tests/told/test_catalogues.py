@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import string
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,8 @@ def _messages(language: str) -> dict[str, set[str]]:
     """By name, the values that each message of ``language`` takes."""
     found: dict[str, set[str]] = {}
     for path in sorted((FOLDER / language).glob("*.po")):
+        written = Counter(line for line in path.read_text().splitlines() if line.startswith("msgid "))
+        assert written.most_common(1)[0][1] == 1, f"{path.name}: {written.most_common(1)[0][0]} stands twice"
         with path.open("rb") as file:
             for message in read_po(file, language, abort_invalid=True):
                 name, texts = message.id, message.string
