@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import resource
 import time
@@ -119,14 +118,21 @@ def server_of(engine: sa.Engine) -> psutil.Process:
 
 
 def spent(server: psutil.Process) -> float:
-    """CPU seconds of the server so far, its processes that have ended included."""
-    total = 0.0
-    for process in (server, *server.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            used = process.cpu_times()
-            total += used.user + used.system
-            total += used.children_user + used.children_system if process == server else 0
-    return total
+    """CPU seconds of the server so far, its processes that have ended included; looked at again where one ends
+    meanwhile, which would be counted as neither."""
+    while True:
+        ended = _ended(server)
+        try:
+            times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        except psutil.NoSuchProcess:
+            continue
+        if _ended(server) == ended:
+            return ended + sum(used.user + used.system for used in times)
+
+
+def _ended(server: psutil.Process) -> float:
+    used = server.cpu_times()
+    return float(used.children_user + used.children_system)
 
 
 def cpu(engine: sa.Engine, action: Callable[[], object]) -> float:

@@ -97,21 +97,22 @@ def _preview(engine: sa.Engine, url: str, scope: Scope, changed: int) -> Report:
     return report
 
 
-def _reference(engine: sa.Engine, url: str, clinic: int, changed: int) -> None:
-    """COPY of the same records, and the one comparison."""
-    with psycopg.connect(plain_url(engine.url)) as connection:
-        connection.execute("""
-            CREATE TEMP TABLE incoming (
-                service text, agreement text, collaborator text, amount numeric(10, 2),
-                patient_share numeric(10, 2), currency text, vat_rate numeric(5, 2), valid_from date, valid_to date)
-        """)
-        with connection.cursor().copy("COPY incoming FROM STDIN") as copy:
-            for items in wire.pages(url, "prices"):
-                for item in items:
-                    copy.write_row([item[name] for name in FIELDS])
-        connection.execute("ANALYZE incoming")
-        found = connection.execute(DIFFERENCE, {"clinic": clinic}).fetchone()
-        assert found == (changed,)
+def _reference(connection: psycopg.Connection, url: str, clinic: int, changed: int) -> None:
+    """COPY of the same records, and the one comparison, by a connection that is open already, as ours is."""
+    connection.execute("""
+        CREATE TEMP TABLE incoming (
+            service text, agreement text, collaborator text, amount numeric(10, 2),
+            patient_share numeric(10, 2), currency text, vat_rate numeric(5, 2), valid_from date, valid_to date)
+        ON COMMIT DROP
+    """)
+    with connection.cursor().copy("COPY incoming FROM STDIN") as copy:
+        for items in wire.pages(url, "prices"):
+            for item in items:
+                copy.write_row([item[name] for name in FIELDS])
+    connection.execute("ANALYZE incoming")
+    found = connection.execute(DIFFERENCE, {"clinic": clinic}).fetchone()
+    connection.commit()
+    assert found == (changed,)
 
 
 def _applied(engine: sa.Engine, url: str, scope: Scope, changed: int) -> tuple[float, float]:
@@ -170,7 +171,12 @@ def _often(way: Callable[[], None]) -> None:
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    with TemporaryDirectory() as place, wire.serving(Path(place)) as url, bench.engine() as engine:
+    with (
+        TemporaryDirectory() as place,
+        wire.serving(Path(place)) as url,
+        bench.engine() as engine,
+        psycopg.connect(plain_url(engine.url)) as plain_connection,
+    ):
         folder = Path(place)
         scope = Scope("sync_prices", CODE, LOOKED_AT)
         held = 0
@@ -188,7 +194,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
             ours, reference = in_turn(
                 ROUNDS,
                 partial(cpu, engine, partial(_preview, engine, url, scope, changed)),
-                partial(cpu, engine, partial(_reference, engine, url, LOOKED_AT, changed)),
+                partial(cpu, engine, partial(_reference, plain_connection, url, LOOKED_AT, changed)),
             )
             name = f"preview of {size}, 1 % changed, of {CLINICS} clinics"
             yield Figure("prices", name, ours, reference, "CPU s", 2.0, peak_mb=peak_mb())

@@ -205,10 +205,11 @@ def create_rows(
     values: Mapping[str, Any],
     was: Sequence[str],
     told: bool = False,
+    types: Mapping[str, str] | None = None,
 ) -> int:
     """Store the plan's rows from ``query`` and say how many, each with what the columns ``was`` of its target hold now
     (``told`` by the query as ``was_…``, or looked up): its precondition, and what undo restores. Barred is conflict."""
-    types = column_types(connection, kind.table)
+    types = types or column_types(connection, kind.table)
     columns = []
     for name in kind.identity:
         given = f"CAST(r.{name} AS {types[name]})"
@@ -360,9 +361,8 @@ def made_by(connection: sa.Connection, origin: str, kind: str, clinic: str | Non
 
 def _plan(row: sa.Row[Any]) -> Plan:
     values = row._mapping
-    names = [name for name in Plan.__slots__ if name != "guards"]
     guards = tuple(map(Verdict.from_dict, values["guards"]))
-    return Plan(guards=guards, **{name: values[name] for name in names})
+    return Plan(guards=guards, **{name: values[name] for name in Plan.__slots__ if name != "guards"})
 
 
 def discard(connection: sa.Connection, ids: Collection[int]) -> None:

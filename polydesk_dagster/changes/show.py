@@ -13,7 +13,6 @@ from typing import Any, TextIO
 import sqlalchemy as sa
 
 from polydesk_dagster import inert
-from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.fields import AMOUNTS, KINDS, LISTS, MEANINGLESS, WEEKDAYS
 from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
@@ -111,10 +110,6 @@ def rows(
     Dagster or a log."""
     if not plan.rows_kept:
         return
-    types = plans.column_types(connection, plan.rows)
-    shown = [name for name in types if name in kind.written or name in kind.carried]
-    if kind.identity != ("id",):
-        shown = [*kind.identity, *shown]
     found = connection.execute(
         sa.text(f"""
             SELECT r.*, CAST({kind.key} AS text) AS row_key,
@@ -124,9 +119,13 @@ def rows(
         {"limit": limit, "start": start, "plan_id": plan.id},
         execution_options={"stream_results": True, "max_row_buffer": 1000},
     )
+    columns = tuple(found.keys())
+    shown = [name for name in columns if name in kind.written or name in kind.carried]
+    if kind.identity != ("id",):
+        shown = [*kind.identity, *shown]
     for row in found.mappings():
         after = {name: row[name] for name in shown}
-        before = {name: row[f"was_{name}"] for name in shown if f"was_{name}" in types}
+        before = {name: row[f"was_{name}"] for name in shown if f"was_{name}" in columns}
         if row["action"] == "create":
             before = {}
         elif row["action"] == "delete":

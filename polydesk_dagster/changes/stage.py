@@ -72,23 +72,23 @@ def stage(
     The table ``staged`` is made here; another one is the caller's, who names its ``columns`` for record number, staged
     columns, problem and reason. Whatever the pages raise goes through; nothing of them then stays.
     """
-    connection.execute(sa.text(f"DROP TABLE IF EXISTS {STAGE}, {WANTED}, {DOUBLED}"))
+    gone = f"DROP TABLE IF EXISTS {STAGE}, {WANTED}, {DOUBLED}"
     if columns is None:
         typed = ", ".join(f"{name} {type_}" for name, type_ in source.columns.items())
-        connection.execute(
-            sa.text(f"CREATE TEMP TABLE {table} (n bigint, {typed}, problem text, reason text) ON COMMIT DROP")
-        )
+        gone += f"; CREATE TEMP TABLE {table} (n bigint, {typed}, problem text, reason text) ON COMMIT DROP"
+    connection.execute(sa.text(gone))
     target = table if columns is None else f"{table} ({columns})"
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     coming = iter(pages)
     page = next(coming, None)
-    staged = Staged()
+    staged, begun = Staged(), False
     while page is not None:
         staged = Staged(snapshot=page.snapshot)
         with driver.cursor() as cursor:
-            # So that rows may be frozen: no look at them asks whose they are.
-            cursor.execute(f"TRUNCATE {table}".encode())
+            if begun:
+                cursor.execute(f"TRUNCATE {table}".encode())
+            begun = True  # in a table made or emptied just now rows may be frozen: no look at them asks whose they are
             with cursor.copy(f"COPY {target} FROM STDIN WITH (FREEZE)".encode()) as copy:
                 while page is not None:
                     copy.write(bulk.lines(_prepared(source, page, staged)))

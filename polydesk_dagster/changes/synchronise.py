@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain, islice
@@ -204,6 +204,7 @@ def _steady(
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     missing: set[int] = set()
     doubled: set[int] = set()
+    types = plans.column_types(connection, kind.table)
     connection.execute(sa.text("SET LOCAL enable_mergejoin = off"))  # both lists sorted cost twice what one hashed does
     for reading in range(READINGS):
         if reading and evidence is not None:
@@ -211,7 +212,7 @@ def _steady(
         staged = staging.stage(connection, source, pages)
         values["snapshot"] = staged.snapshot
         values["unreadable"] = sorted({record.key for record in staged.unreadable if record.key is not None})
-        _want(connection, kind, source, values)
+        _want(connection, kind, source, values, types)
         if source.untold:
             _keep_untold(connection, source, values)
         numbers, repeated = _mark_duplicates(connection, source, WANTED, columns, number="n", problem="problem")
@@ -220,7 +221,7 @@ def _steady(
         if moved <= doubled:
             query, was = _difference(kind, source, staged), kind.compared
             told = kind.identity == ("id",)  # else a new row might meet one that is out of scope
-            plans.create_rows(connection, kind, plan_id, query, values=values, was=was, told=told)
+            plans.create_rows(connection, kind, plan_id, query, values=values, was=was, told=told, types=types)
             if evidence is None or not proves:
                 return staged, numbers, repeated
             gone = _gone(connection, kind, source, plan_id, values, evidence)
@@ -281,10 +282,11 @@ def _judge(
     return staged, numbers, repeated
 
 
-def _want(connection: sa.Connection, kind: Kind, source: Source, values: dict[str, Any]) -> None:
+def _want(
+    connection: sa.Connection, kind: Kind, source: Source, values: dict[str, Any], types: Mapping[str, str]
+) -> None:
     """The table of what the source says, in our columns and types."""
     assert source.desired is not None
-    types = plans.column_types(connection, kind.table)
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     given = ", ".join(f"CAST(d.{name} AS {types[name]}) AS {name}" for name in columns)
     carried = "".join(f", CAST(d.{name} AS {type_}) AS {name}" for name, type_ in kind.carried.items())
