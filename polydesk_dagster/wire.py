@@ -247,8 +247,8 @@ def between(least: int, most: int) -> tuple[Meta, Any]:
 # absent value.
 _PlainText = Annotated[str, _plain(LONGEST)]
 _PlainProse = Annotated[str, _plain(LONGEST_PROSE)]
-_PlainAmount = Annotated[str, Meta(pattern=rf"^{_MONEY.pattern}\Z")]
-_PlainRate = Annotated[str, Meta(pattern=r"^(?:100(?:\.00?)?|[0-9]{1,2}(?:\.[0-9]{1,2})?)\Z")]
+_PlainAmount = Annotated[str, Meta(pattern=rf"^(?!0[0-9]){_MONEY.pattern}\Z")]
+_PlainRate = Annotated[str, Meta(pattern=r"^(?!0[0-9])(?:100(?:\.00?)?|[0-9]{1,2}(?:\.[0-9]{1,2})?)\Z")]
 _PlainCadastral = Annotated[str, Meta(pattern=rf"^{_CADASTRAL.pattern}\Z")]
 
 Text = Annotated[_PlainText, BeforeValidator(_text)]

@@ -51,6 +51,15 @@ HOSTILE = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("field", ["amount", "patient_share", "vat_rate"])
+def test_a_number_that_begins_with_a_nought_is_read_without_it_beside_whatever_else(field: str) -> None:
+    model, sound = RECORDS["prices"], SOUND["prices"]
+    given = "05" if field == "vat_rate" else "00.00" if field == "patient_share" else "051.00"
+    for more in ({}, {"more": 1}):
+        (record,) = sort_records(model, [sound | {field: given} | more]).valid
+        assert asdict(record)[field] == str(Decimal(given))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RECORDS)
 @given(data=st.data())
