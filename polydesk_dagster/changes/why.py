@@ -7,12 +7,13 @@ import re
 
 from polydesk_dagster.values import SAID, Reason, mapping_from_json, to_json
 
+# Of one word alone nobody could tell whether it is a code or was written before there were any.
 _CODE = re.compile(r"[a-z]+(_[a-z0-9]+)+")
 
 
 def why(code: str, /, **values: str) -> str:
     """SQL for the reason ``code`` as text; ``values`` are SQL expressions, texts or the JSON of typed values."""
-    if not values:
+    if not values and _CODE.fullmatch(code):
         return f"'{code}'"
     given = ", ".join(f"'{name}', {expression}" for name, expression in values.items())
     return f"CAST(jsonb_build_object('code', '{code}', 'values', jsonb_build_object({given})) AS text)"
@@ -40,7 +41,7 @@ def term(domain: str, expression: str) -> str:
 
 def kept(reason: Reason) -> str:
     """``reason`` as a text column holds it."""
-    if not reason.values and reason.count == 1:
+    if not reason.values and reason.count == 1 and _CODE.fullmatch(reason.code):
         return reason.code
     counted = {} if reason.count == 1 else {"count": reason.count}
     return json.dumps({"code": reason.code, "values": to_json(reason.values)} | counted, ensure_ascii=False)

@@ -66,9 +66,10 @@ def test_a_check_over_rows_can_be_said_of_one(guard: str) -> None:
 
 
 def test_a_reason_of_a_row_is_kept_as_text_and_read_again() -> None:
-    for reason in (Reason("gone_at_source"), Reason("replaces_price", {"amount": Money(Decimal("23.00"))})):
+    priced = Reason("replaces_price", {"amount": Money(Decimal("23.00"))})
+    for reason in (Reason("gone_at_source"), Reason("old"), priced):
         assert read(kept(reason)) == reason
-    assert teller().reason(read(kept(reason)) or reason) == "sostituisce 23,00\xa0€"
+    assert teller().reason(read(kept(priced)) or priced) == "sostituisce 23,00\xa0€"
     assert read(None) is None
 
 

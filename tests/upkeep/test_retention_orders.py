@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import changes
+from polydesk_dagster.changes import plans, show
 from polydesk_dagster.clinic.upkeep import registry, retention
 from polydesk_dagster.database.engine import create_engine
 from polydesk_dagster.outcome import Counts, Outcome, Report
@@ -126,6 +127,17 @@ def test_a_data_set_that_another_service_orders_just_now_keeps_nothing_else(
     assert Outcome.REFUSED not in {report.outcome for report in reports}
     assert sum(report.counts.retired for report in reports) == 6
     assert (count(engine, "hold"), count(engine, "appointment")) == (0, 0)
+
+
+def test_a_plan_says_in_words_what_goes_and_why(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 5, 40 * DAY)
+    number = retention.clean(engine, AS_OF, preview=True).plan_id
+    assert number is not None
+    with engine.connect() as connection:
+        ((_, _, what, _, why),) = show.table(connection, plans.load(connection, number), retention.CLEANUP).rows
+    said = teller("it").value
+    assert (said(what), said(why)) == ("orari bloccati già conclusi", "oltre il termine di conservazione")
 
 
 def test_a_plan_that_is_applied_by_hand_says_when_its_orders_are_worked_off(engine: sa.Engine) -> None:

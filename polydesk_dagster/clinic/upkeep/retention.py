@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY, ROME, next_run
 from polydesk_dagster.changes import Guard, Kind, Scope, audit, propose
+from polydesk_dagster.changes.why import term, why
 from polydesk_dagster.clinic.upkeep.registry import REGISTRY, DataSet
 from polydesk_dagster.database import refusals
 from polydesk_dagster.database.locks import in_turn
@@ -76,19 +77,14 @@ _UNUSUAL = """(r.expected > 10000
 CLEANUP = Kind(
     name="cleanup",
     table="cleanup",
-    key="r.dataset",
+    key=why("data_set_named", dataset=term("data_set", "r.dataset")),
+    told=True,
     fixed=("dataset", "cutoff", "expected", "oldest", "newest", "ordered_at"),
     volatile=True,
     # An order that was made since has seen to what this one is about.
     taken="t.dataset = r.dataset AND (t.finished_at IS NULL OR t.ordered_at > r.ordered_at)",
     held="CASE WHEN t.removed > 0 OR t.finished_at IS NOT NULL THEN 'cleaned_already' END",
-    guards=(
-        Guard(
-            "unusual_volume",
-            f"SELECT count(*) FROM {{rows}} r WHERE {_UNUSUAL}",
-            0,
-        ),
-    ),
+    guards=(Guard("unusual_volume", f"SELECT count(*) FROM {{rows}} r WHERE {_UNUSUAL}", 0),),
     effect=_say_when,
     expires=timedelta(hours=12),
 )
@@ -97,7 +93,7 @@ CLEANUP = Kind(
 def _orders(chosen: tuple[DataSet, ...]) -> str:
     """The query of a plan: what is old in each data set. A bound in days is written out, since it is ours."""
     return " UNION ALL ".join(
-        f"""SELECT 'create' AS action, CAST(NULL AS text) AS finding, 'old' AS reason,
+        f"""SELECT 'create' AS action, CAST(NULL AS text) AS finding, {why("old")} AS reason,
                    CAST(NULL AS bigint) AS id, '{each.key}' AS dataset, o.cutoff, o.expected, o.oldest, o.newest,
                    :as_of AS ordered_at
             FROM (SELECT :as_of - interval '{each.days} days' AS cutoff, count(*) AS expected,
