@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 
 import sqlalchemy as sa
+from anyio import CapacityLimiter, to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,8 +34,17 @@ Draw = Callable[[sa.Connection, datetime, str | None], Drawing]
 
 
 @pages.get(f"{pictures.SHOWN_AT}/{{run}}/{{key}}", May.SEE)
-def drawn(request: Request) -> Response:
-    """The picture of a run that she sees: of the run's days, by what is known of them now."""
+async def drawn(request: Request) -> Response:
+    """The picture of a run for whose clinic she acts: of the run's days, by what is known of them now.
+
+    One at a time is drawn: that is all work of the processor, and whoever waits for it keeps no other page's thread.
+    """
+    door: Door = request.state.door
+    alone = door.kept.setdefault("drawn", CapacityLimiter(1))
+    return Response(await to_thread.run_sync(_png, request, limiter=alone), media_type="image/png")
+
+
+def _png(request: Request) -> bytes:
     door: Door = request.state.door
     person: Person = request.state.person
     service, draw = DRAWN.get(request.path_params["key"], ("", None))
@@ -42,13 +52,12 @@ def drawn(request: Request) -> Response:
         raise HTTPException(404)
     with door.reader.connect() as connection:
         asked = service_runs.asked(connection, request.path_params["run"], service)
-        if asked is None or not (asked[0] is None or person.acts_for(asked[0])):
+        if asked is None or not person.acts_for(asked[0]):
             raise HTTPException(404)
         clinic, as_of = asked
         drawing = draw(connection, as_of, clinic)
     t = teller_of(request)
-    note = t.text("picture.of_run", run=Instant(as_of), now=Instant(door.now()))
-    return Response(pictures.png(drawing, t, note), media_type="image/png")
+    return pictures.png(drawing, t, t.text("picture.of_run", run=Instant(as_of), now=Instant(door.now())))
 
 
 def _statistic(view: View, connection: sa.Connection, as_of: datetime, clinic: str | None) -> Drawing:
