@@ -32,6 +32,7 @@ from polydesk_dagster.settings import Settings
 
 _RESTART_SECONDS = 15.0
 _FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+_NOWHERE = logging.NullHandler()
 
 
 class _UnansweredError(Exception):
@@ -207,7 +208,7 @@ def _here(settings: Settings, location: str, order: Order, on_message: Callable[
 
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # a terminal is for the desk
     order = replace(order, run_config={**order.run_config, **quiet})
-    logging.getLogger().addHandler(logging.NullHandler())  # likewise: Dagster warns there of each try to connect
+    logging.getLogger().addHandler(_NOWHERE)  # likewise: Dagster warns there of each try to connect
     try:
         with interruptible(), instances.open_instance(settings) as instance:
             carry_out(instance, order, tell, code=loaded(pointer), location=location)
