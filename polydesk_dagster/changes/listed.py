@@ -10,22 +10,20 @@ import sqlalchemy as sa
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.plans import Plan
 
-ROUTINE = """
+_STOPPED = """plan.guards @> '[{"passed": false}]'"""
+_COUNTS = """EXISTS (
+    SELECT FROM jsonb_each_text(plan.tally)
+    WHERE value <> '0' AND key IN ('create', 'update', 'retire', 'delete', 'link', 'conflict'{more}))"""
+
+ROUTINE = f"""
     CASE WHEN plan.state = 'ready' THEN
         now() > plan.expires_at
-        OR NOT EXISTS (SELECT FROM jsonb_each_text(plan.tally)
-                       WHERE value <> '0'
-                         AND key IN ('create', 'update', 'retire', 'delete', 'link', 'conflict', 'rejected'))
-           AND NOT plan.guards @> '[{"passed": false}]'
+        OR NOT {_COUNTS.format(more=", 'rejected'")} AND NOT {_STOPPED}
     ELSE plan.state = 'applied' AND plan.undoes IS NULL AND plan.applied_by NOT LIKE '%:%' END
 """
 """Whether a plan wants nobody: a look that has expired or found nothing, and what a machine has applied."""
 
-TELLING = """
-    plan.guards @> '[{"passed": false}]'
-    OR EXISTS (SELECT FROM jsonb_each_text(plan.tally)
-               WHERE value <> '0' AND key IN ('create', 'update', 'retire', 'delete', 'link', 'conflict'))
-"""
+TELLING = f"{_STOPPED} OR {_COUNTS.format(more='')}"
 """Whether a plan has anything to say, whoever has applied it."""
 
 

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 
 from polydesk_dagster.checks.looks import checks_of
 from polydesk_dagster.clinic.messages import health
-from polydesk_dagster.told import teller
+from polydesk_dagster.outcome import WHAT_TO_DO
+from polydesk_dagster.told.dagster import figures
 from polydesk_dagster.values import Several
 
-T = teller()
 REMINDERS = dg.AssetKey(["notifications", "appointment_reminders"])
 
 
@@ -19,11 +19,13 @@ def _no_message_long_unknown(connection: sa.Connection, as_of: datetime) -> dg.A
     return dg.AssetCheckResult(
         passed=not doubts,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            T.label("figure", "messages_unknown"): len(doubts),
-            T.label("figure", "messages_clinics"): T.value(Several(tuple(sorted({doubt.clinic for doubt in doubts})))),
-            T.label("figure", "what_to_do"): "polydesk messages unknown",
-        },
+        metadata=figures(
+            {
+                "messages_unknown": len(doubts),
+                "messages_clinics": Several(tuple(sorted({doubt.clinic for doubt in doubts}))),
+                WHAT_TO_DO: "polydesk messages unknown",
+            }
+        ),
     )
 
 
@@ -32,10 +34,7 @@ def _failure_rate(connection: sa.Connection, as_of: datetime) -> dg.AssetCheckRe
     return dg.AssetCheckResult(
         passed=not health.failing(failed, tried),
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            T.label("figure", "messages_failed"): failed,
-            T.label("figure", "messages_tried"): tried,
-        },
+        metadata=figures({"messages_failed": failed, "messages_tried": tried}),
     )
 
 
@@ -44,10 +43,12 @@ def _no_reminder_missing(connection: sa.Connection, as_of: datetime) -> dg.Asset
     return dg.AssetCheckResult(
         passed=not missing,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            T.label("figure", "messages_appointments"): sum(count for _, count in missing),
-            T.label("figure", "messages_clinics"): T.value(Several(tuple(code for code, _ in missing))),
-        },
+        metadata=figures(
+            {
+                "messages_appointments": sum(count for _, count in missing),
+                "messages_clinics": Several(tuple(code for code, _ in missing)),
+            }
+        ),
     )
 
 

@@ -13,8 +13,8 @@ from polydesk_dagster.commands.installation import opened
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.runtime.state.model import Condition, Mode, ServiceState, full_queue
 from polydesk_dagster.runtime.state.services import service_states
-from polydesk_dagster.told.state import standing
-from polydesk_dagster.values import Count, Duration, Instant
+from polydesk_dagster.told.state import queue_full, queued, standing
+from polydesk_dagster.values import Instant
 
 if TYPE_CHECKING:
     from polydesk_dagster.runtime.state.model import Activity, LastRun
@@ -33,9 +33,7 @@ def services(
     columns = tuple(say(f"column.{name}") for name in ("service", "key", "cadence", "next", "last_run", "last_outcome"))
     show.table(None, columns, [_cells(state, now) for state in states])
     if (queue := full_queue(states, now)) is not None:
-        waiting, working = Count("queued_runs", queue.waiting), Count("working_runs", queue.working)
-        since = Duration((now - queue.since).total_seconds())
-        show.out().print(say("queue_full", waiting=waiting, working=working, since=since), style="yellow")
+        show.out().print(queue_full(show.told(), queue, now), style="yellow")
 
 
 def as_object(state: ServiceState) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def _cells(state: ServiceState, now: datetime) -> tuple[object, ...]:
         clinics = ", ".join(sorted(state.activity.paused))
         coming = Text(say("state.but_for", coming=str(coming), clinics=clinics), "yellow")
     elif state.queued_since is not None:
-        coming = Text(say("queued", since=Duration((now - state.queued_since).total_seconds())), "yellow")
+        coming = Text(queued(show.told(), state.queued_since, now), "yellow")
     elif state.condition in {Condition.OVERDUE, Condition.IDLE}:
         coming = Text(told.term("condition", state.condition), "red")
     outcome: object = show.outcome(last.outcome) if last else say("command.services.never")

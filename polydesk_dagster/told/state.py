@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polydesk_dagster.values import Instant, ServiceKey, Term, Value
+from polydesk_dagster.values import Count, Instant, ServiceKey, Term, Value
 
 if TYPE_CHECKING:
-    from polydesk_dagster.runtime.state.model import Activity, Finding, IntegrationState, SystemState
+    from datetime import datetime
+
+    from polydesk_dagster.runtime.state.model import Activity, Finding, IntegrationState, Queue, SystemState
     from polydesk_dagster.told.speaking import Teller
 
 ADDRESSES = {"central": "POLYDESK_CENTRAL_URL", "sms": "POLYDESK_SMS_URL", "mail": "POLYDESK_SMTP_URL"}
@@ -29,6 +31,18 @@ def stands_still(teller: Teller, service: str, activity: Activity) -> str:
         return teller.text("state.not_live", service=name, key=service)
     until = Instant(activity.until)
     return teller.text("state.stands", service=name, until=until, actor=activity.actor, reason=activity.reason)
+
+
+def queued(teller: Teller, since: datetime, now: datetime) -> str:
+    """That a service waits for a place, and for how long."""
+    return teller.text("queued", since=teller.duration((now - since).total_seconds()))
+
+
+def queue_full(teller: Teller, queue: Queue, now: datetime) -> str:
+    """That the queue moves on no more, for how long, and what works and waits."""
+    waiting, working = Count("queued_runs", queue.waiting), Count("working_runs", queue.working)
+    since = teller.duration((now - queue.since).total_seconds())
+    return teller.text("queue_full", waiting=waiting, working=working, since=since)
 
 
 def linked(teller: Teller, state: IntegrationState) -> str:

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.runtime.state.model import Mode, ServiceState
 from polydesk_dagster.told import Teller
-from polydesk_dagster.told.state import told_of_finding
+from polydesk_dagster.told.state import queue_full, queued, told_of_finding
 from polydesk_dagster.values import Count, Instant, Money, Several, Value
 from polydesk_dagster.web.roles import May
 
@@ -85,6 +85,8 @@ GLOBALS: Mapping[str, object] = {
     "day": _day,
     "instant": Instant,
     "money": Money,
+    "queue_full": queue_full,
+    "queued": queued,
     "said_of": said_of,
     "several": _several,
     "told_of_finding": told_of_finding,

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from polydesk_dagster.catalog import ROME
 from polydesk_dagster.outcome import Table
-from polydesk_dagster.values import ROME, Money, Reason, Share, Term, Value
+from polydesk_dagster.values import Money, Reason, Share, Term, Value
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,7 +44,7 @@ class Period:
     @classmethod
     def around(cls, as_of: datetime, clinic_id: int | None) -> Period:
         """What a run shows: the last month and the next two weeks."""
-        today = as_of.astimezone(ZoneInfo(ROME)).date()
+        today = as_of.astimezone(ROME).date()
         return cls(today - timedelta(days=30), today + timedelta(days=14), clinic_id)
 
 
