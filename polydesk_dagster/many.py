@@ -82,11 +82,17 @@ def covering(clinics: Collection[str], partitions: Sequence[str]) -> dict[str, s
     return {_RANGE[0]: partitions[places[0]], _RANGE[1]: partitions[places[-1]]}
 
 
-def under_way(instance: dg.DagsterInstance, service: str | None = None) -> set[str]:
-    """The clinics that a run of ``service``, or of any, is about or will be."""
+def under_way(
+    instance: dg.DagsterInstance, service: str | None = None, *, done_with: sa.Connection | None = None
+) -> set[str]:
+    """The clinics that a run of ``service``, or of any, is about or will be. A ``service`` of one step may be
+    ``done_with`` a clinic while its run goes on for others: by what our database has of that, who is so is left out."""
     partitions = instance.get_dynamic_partitions("clinic")
     runs = instance.get_runs(dg.RunsFilter(job_name=service, statuses=UNFINISHED))
-    return set[str]().union(*(about(run, partitions) for run in runs))
+    done: dict[str, set[str]] = {}
+    if done_with is not None and service is not None and runs:
+        done = service_runs.ended(done_with, [run.run_id for run in runs], service)
+    return set[str]().union(*(about(run, partitions) - done.get(run.run_id, set()) for run in runs))
 
 
 def requests(

@@ -95,6 +95,19 @@ def recorded(connection: sa.Connection, dagster_run: str, service: str) -> list[
     return [(row[0], _report(row[1:])) for row in rows]
 
 
+def ended(connection: sa.Connection, dagster_runs: Sequence[str], service: str) -> dict[str, set[str]]:
+    """By Dagster run those clinics (codes) of which it has said already what ``service`` came to there."""
+    found: dict[str, set[str]] = {}
+    for run, clinic in connection.execute(
+        sa.text("""
+            SELECT r.dagster_run, c.code FROM service_run r JOIN clinic c ON c.id = r.clinic_id
+            WHERE r.dagster_run = ANY(:runs) AND r.service = :service"""),
+        {"runs": list(dagster_runs), "service": service},
+    ):
+        found.setdefault(run, set()).add(clinic)
+    return found
+
+
 def asked(connection: sa.Connection, dagster_run: str, service: str) -> tuple[str | None, datetime] | None:
     """The clinic (a code; None is the whole chain) that ``service`` worked for inside one Dagster run, and the instant
     that it worked at; None if it did not."""

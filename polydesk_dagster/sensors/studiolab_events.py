@@ -32,7 +32,7 @@ Attempts = Mapping[str, tuple[int, int]]
 def request(
     seen: Iterable[Seen], busy: Collection[str], attempts: Attempts
 ) -> tuple[dg.RunRequest | None, dict[str, tuple[int, int]]]:
-    """One run for all clinics with news and no run under way, and the attempts to remember.
+    """One run for all clinics with news that no run is still to read, and the attempts to remember.
 
     A run's key stands for the newest number seen of each and the attempt: the same news again with no run under way
     means that the run before failed or left some, and a key that was used would block this one.
@@ -113,7 +113,10 @@ def studiolab_events(context: dg.SensorEvaluationContext, polydesk: PolydeskReso
     if looking.changed(seen):
         with polydesk.engine().begin() as connection:
             looking.remember(connection, seen, as_of)
-    busy = many.under_way(context.instance, SERVICE) if any(look.news is not None for look in seen) else set[str]()
+    busy = set[str]()
+    if any(look.news is not None for look in seen):
+        with polydesk.looking() as connection:  # whoever is slow in a run keeps none of the others in it
+            busy = many.under_way(context.instance, SERVICE, done_with=connection)
     wanted, remembered = request(seen, busy, attempts)
     remembered |= {code: attempts[code] for code in waiting if code in attempts}
     return dg.SensorResult(

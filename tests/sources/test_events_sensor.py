@@ -14,9 +14,11 @@ from starlette.requests import Request
 
 from polydesk_dagster import many
 from polydesk_dagster.catalog import Place
+from polydesk_dagster.database import service_runs
 from polydesk_dagster.demo.simulators.faults import Reply
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, Handler, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.studiolab_events import _Remembered, _remembered, request, studiolab_events
@@ -290,6 +292,16 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
         job = repository.get_job("sync_events")
         waiting = instance.create_run_for_job(job, run_config=asked.run_config)
         assert many.under_way(instance, "sync_events") == {"BO01"}
+        assert tick(idle.cursor).run_requests == []
+        with engine.begin() as connection:
+            service_runs.record(
+                connection, "sync_events", Report(Outcome.OK), clinic="BO01", preview=False,
+                dagster_run=waiting.run_id, as_of=NOW, started=NOW, seconds=0,
+            )  # fmt: skip
+        (again,) = tick(idle.cursor).run_requests
+        assert of(again) == ["BO01"], "its turn is over, however long the run goes on for somebody slow"
+        with engine.begin() as connection:
+            connection.execute(sa.text("DELETE FROM service_run"))
         instance.report_run_canceled(waiting)
         assert many.under_way(instance, "sync_events") == set()
         with engine.begin() as connection:
