@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from polydesk_dagster.database import embedded, programs
+from polydesk_dagster.database import embedded, patience, programs
 from polydesk_dagster.errors import in_brief
 from polydesk_dagster.settings import Settings
 
@@ -71,9 +72,9 @@ def plain_url(url: URL) -> str:
     return address + mark + query.replace("+", "%20")  # libpq takes a plus for a plus
 
 
-def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.Engine:
-    """An engine whose sessions speak UTC and never wait for ever for a lock or an idle peer; one that only ``reads``
-    is refused whatever it would write.
+def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False, waits: float = patience.PERSON) -> sa.Engine:
+    """An engine whose sessions speak UTC and never wait for ever for a lock, an idle peer or a server that is mute
+    (that one ``waits`` so many seconds to live); one that only ``reads`` is refused whatever it would write.
 
     Its errors never quote a row, nor the values of a statement: those may be a patient's.
     """
@@ -87,14 +88,26 @@ def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.En
         connect_args={
             "connect_timeout": 10,
             "application_name": "polydesk",
+            **patience.NETWORK,
             "options": " ".join(f"-c {name}={value}" for name, value in asked.items()),
         },
     )
     sa.event.listen(engine, "handle_error", _without_rows)
+    sa.event.listen(engine, "do_connect", partial(_connected, waits))
     return engine
 
 
+def _connected(
+    waits: float, _dialect: object, _record: object, given: list[Any], named: dict[str, Any]
+) -> patience.Connection:
+    connection = patience.Connection.connect(*given, **named)
+    connection.patience = waits
+    return connection
+
+
 def _without_rows(failed: sa.engine.ExceptionContext) -> None:
+    if failed.is_pre_ping and isinstance(failed.original_exception, psycopg.errors.ConnectionTimeout):
+        failed.is_disconnect = False  # nobody is there for another connection either
     _hide_rows(failed.original_exception, failed.sqlalchemy_exception)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from polydesk_dagster.database import refusals
+from polydesk_dagster.database import patience, refusals
 from polydesk_dagster.database.engine import SESSION, create_engine
 from polydesk_dagster.database.refusals import Phase
 from polydesk_dagster.errors import PermanentError
@@ -83,14 +83,14 @@ def _unsuited(found: str | None, says: str | None) -> SchemaError | None:
     return SchemaError("schema_newer", found=found, wanted=wanted)
 
 
-def serving(url: URL, *, pool_size: int = 4, reads: bool = False) -> sa.Engine:
+def serving(url: URL, *, pool_size: int = 4, reads: bool = False, waits: float = patience.PERSON) -> sa.Engine:
     """An engine for whoever works with the records: none of its connections is one to a schema that does not suit.
 
     Raises, when it connects:
         SchemaError: the schema does not suit this program.
         PermanentError: a pooler on the way has left out what our sessions ask for.
     """
-    engine = create_engine(url, pool_size=pool_size, reads=reads)
+    engine = create_engine(url, pool_size=pool_size, reads=reads, waits=waits)
     sa.event.listen(engine, "connect", partial(_look_at, url))
     return engine
 

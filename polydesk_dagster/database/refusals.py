@@ -3,27 +3,19 @@ sentence and the very SQL for whoever runs the server. Its own words are never p
 
 from __future__ import annotations
 
-import ctypes
-import re
-import select
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from psycopg.errors import ConnectionTimeout
 from sqlalchemy.engine import URL
 
+from polydesk_dagster.database import patience
 from polydesk_dagster.database.engine import SESSION, plain_url
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.values import Reason, Term
-
-_PATIENCE = 10.0
-_ONLY_SQLSTATE = 3
-"""libpq's PQERRORS_SQLSTATE."""
 
 
 class Phase(StrEnum):
@@ -75,11 +67,11 @@ def known(error: BaseException, url: URL, phase: Phase = Phase.WORK, *, asked: U
     diagnosis = getattr(original, "diag", None)
     sqlstate = getattr(diagnosis, "sqlstate", None)
     if sqlstate is None:
-        if not isinstance(error, sa.exc.OperationalError):
+        if not isinstance(error, sa.exc.OperationalError | psycopg.OperationalError):  # COPY raises psycopg's own
             return None
         if isinstance(original, ConnectionTimeout) and asked in (None, url):  # it has had its time
             return Reason("database_unreachable", {"host": host(url)})
-        answered, sqlstate = _asked(asked or url)
+        answered, sqlstate = patience.asked(_address(asked or url))
         if answered and sqlstate is None:
             return Reason("database_broke", {"host": host(url)})
         if sqlstate is None:
@@ -119,7 +111,13 @@ def of_the_server(error: BaseException) -> bool:
     if not isinstance(error, sa.exc.DBAPIError):
         return False
     sqlstate = getattr(getattr(error.orig, "diag", None), "sqlstate", None) or ""
-    return error.connection_invalidated or sqlstate[:2] in _OF_THE_SERVER
+    nobody = isinstance(error, sa.exc.OperationalError) and not sqlstate  # no connection is to be had, or it is lost
+    return error.connection_invalidated or nobody or sqlstate[:2] in _OF_THE_SERVER
+
+
+def away(error: BaseException) -> bool:
+    """Whether the database is not to be had just now: in trouble, or all connections wait for it."""
+    return isinstance(error, sa.exc.TimeoutError) or of_the_server(error)
 
 
 def refused(error: BaseException, url: URL, phase: Phase, *, asked: URL | None = None) -> PermanentError:
@@ -137,7 +135,7 @@ def told(url: URL, phase: Phase = Phase.WORK) -> Iterator[None]:
     """
     try:
         yield
-    except sa.exc.DBAPIError as error:
+    except (sa.exc.DBAPIError, psycopg.OperationalError) as error:
         why = known(error, url, phase)
         if why is None:
             raise
@@ -167,41 +165,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _asked(url: URL) -> tuple[bool, str | None]:
-    """Whether the server lets us in now, and else the SQLSTATE by which it does not; none where nobody answers.
-
-    libpq tells what was refused in the server's language; asked so, it says the code alone. psycopg has no way to ask.
-    """
-    from psycopg import OperationalError, pq
-
+def _address(url: URL) -> str:
+    """As who connects for work says it: that may be what is refused."""
     settings = {"connect_timeout": "10", "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items())}
-    conninfo = plain_url(url.update_query_dict(settings)).encode()
-    try:
-        connection: Any = pq.PGconn.connect_start(conninfo)
-        _library().PQsetErrorVerbosity(connection.pgconn_ptr, _ONLY_SQLSTATE)
-        deadline = time.monotonic() + _PATIENCE
-        while (state := connection.connect_poll()) not in {pq.PollingStatus.OK, pq.PollingStatus.FAILED}:
-            waiting = [connection.socket]
-            reads = state == pq.PollingStatus.READING
-            left = deadline - time.monotonic()
-            if left <= 0 or not any(select.select(*((waiting, [], []) if reads else ([], waiting, [])), left)):
-                return False, None
-    except (OperationalError, OSError):
-        return False, None
-    try:
-        if state == pq.PollingStatus.OK:
-            return True, None
-        code = re.search(r": +([0-9A-Z]{5})\s*$", connection.error_message.decode(errors="replace"))
-        return False, code[1] if code else None
-    finally:
-        connection.finish()
-
-
-def _library() -> ctypes.CDLL:
-    """The libpq that psycopg has loaded, not the one of Dagster's psycopg2: that knows other connections."""
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    loaded = (line.split()[-1] for line in maps if "/libpq" in line)
-    library = ctypes.CDLL(next(path for path in loaded if "psycopg2" not in path))
-    library.PQsetErrorVerbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.PQsetErrorVerbosity.restype = ctypes.c_int
-    return library
+    return plain_url(url.update_query_dict(settings))

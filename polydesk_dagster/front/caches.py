@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from polydesk_dagster.clinic.caches.documents import CACHES, CHANNEL
+from polydesk_dagster.database import patience
 from polydesk_dagster.database.engine import plain_url
 
 MAX_AGE = 60
@@ -119,8 +120,12 @@ class Store:
         wait = 0.5
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True, connect_timeout=10, application_name="polydesk cache"
+                async with await patience.AsyncConnection.connect(
+                    self._url,
+                    autocommit=True,
+                    connect_timeout=10,
+                    application_name="polydesk cache",
+                    **patience.NETWORK,
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     while True:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import settings
 from polydesk_dagster.central import Central
 from polydesk_dagster.clinic.clinics import ACTIVE_CLINICS
-from polydesk_dagster.database import refusals
+from polydesk_dagster.database import patience, refusals
 from polydesk_dagster.database.engine import business_url
 from polydesk_dagster.database.migrate import serving
 from polydesk_dagster.errors import ConfigurationError, PolydeskError, in_brief
@@ -33,7 +33,7 @@ LONGEST_ROUND = 1200.0
 
 @lru_cache(maxsize=4)
 def _engine(url: URL) -> sa.Engine:
-    return serving(url)
+    return serving(url, waits=patience.RUN)
 
 
 # A forked run must never speak on its parent's connections.

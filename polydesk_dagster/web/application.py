@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.clinic.messages import links
+from polydesk_dagster.database import refusals
 from polydesk_dagster.front.addresses import FRONT
 from polydesk_dagster.runtime import health
 from polydesk_dagster.told import Teller
@@ -176,8 +177,11 @@ async def _said(request: Request, error: Exception) -> Response:
     return _page(request, error.status_code, error.detail)
 
 
-async def _broken(request: Request, _error: Exception) -> Response:
-    return _page(request, 500, "door.broken")
+async def _broken(request: Request, error: Exception) -> Response:
+    if not refusals.away(error):
+        return _page(request, 500, "door.broken")
+    only_looked = request.method in {"GET", "HEAD"}
+    return _page(request, 503, "door.database_away" if only_looked else "door.database_lost")
 
 
 def _page(request: Request, status: int, message: str) -> Response:

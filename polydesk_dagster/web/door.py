@@ -118,7 +118,7 @@ class Door:
         """Whether the session behind a connection still holds; not while the database cannot say so."""
         try:
             return await run_in_threadpool(self.look, self.token(connection), touch=False) is not None
-        except sa.exc.OperationalError:
+        except (sa.exc.OperationalError, sa.exc.TimeoutError):
             return False
 
 
@@ -169,7 +169,7 @@ class Recognise:
             token = self._door.token(HTTPConnection(scope))
             try:
                 person = await run_in_threadpool(self._door.look, token) if token else None
-            except sa.exc.OperationalError:
+            except (sa.exc.OperationalError, sa.exc.TimeoutError):
                 if not any(f"{scope['path']}/".startswith(f"{each}/") for each in FOR_ALL):
                     await _away(scope, receive, send)
                     return

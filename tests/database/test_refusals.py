@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from polydesk_dagster import definitions
-from polydesk_dagster.database import programs, refusals
+from polydesk_dagster.database import patience, programs, refusals
 from polydesk_dagster.database.engine import SESSION, create_engine, plain_url
 from polydesk_dagster.database.migrate import create_database, migrate
 from polydesk_dagster.database.refusals import Phase
@@ -99,7 +99,7 @@ def test_nobody_there_is_called_so(own: URL) -> None:
 
 
 def test_who_takes_a_connection_and_says_nothing_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "_asked", lambda _: pytest.fail("it has had its time"))
+    monkeypatch.setattr(patience, "asked", lambda _: pytest.fail("it has had its time"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = make_url(f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/x")
         engine = sa.create_engine(url, connect_args={"connect_timeout": 2})

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import web
-from polydesk_dagster.web import sessions
+from polydesk_dagster.runtime.state import activity
+from polydesk_dagster.web import looks, sessions
 from polydesk_dagster.web.application import PAGES
 from polydesk_dagster.web.roles import PERMISSIONS, May, Role
 from tests.waiting import until
@@ -76,6 +77,24 @@ def test_what_strangers_are_told_is_told_where_the_database_does_not_say_who_ask
         page = browser.get("/")
     assert page.status_code == 503
     assert "Il database non risponde" in page.text
+
+
+def test_a_database_that_goes_in_mid_page_is_told_by_what_was_asked(
+    door: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has only looked looks again; who has asked for something does not know whether it was done."""
+
+    def away(*_: object, **__: object) -> None:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("away"))
+
+    with door.signed_in("superuser") as browser:
+        form = door.form(browser)
+        monkeypatch.setattr(looks, "clinics", away)
+        monkeypatch.setattr(activity, "resume", away)
+        looked, asked = browser.get("/chiusure"), browser.post("/servizi/send_reminders/riprendi", data=form)
+    assert (looked.status_code, asked.status_code) == (503, 503)
+    assert "riprova tra poco" in looked.text
+    assert "non si sa se" in asked.text
 
 
 @pytest.mark.parametrize(("language", "said"), [("it", "Lo schema"), ("en", "The database"), ("de", "Das Schema")])

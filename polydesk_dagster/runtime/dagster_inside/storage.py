@@ -32,7 +32,10 @@ from dagster_postgres import (
     PostgresScheduleStorage,
 )
 from dagster_postgres.utils import pg_url_from_config, set_pg_statement_timeout
+from psycopg.conninfo import make_conninfo
+from psycopg2 import OperationalError, extensions
 
+from polydesk_dagster.database import patience
 from polydesk_dagster.runtime.dagster_inside import planned
 
 _REST = 1.0
@@ -44,6 +47,7 @@ before it could ask."""
 @cache
 def _pool(url: str) -> sa.Engine:
     """Connections are kept while they work: a server that was restarted costs nobody an error."""
+    extensions.set_wait_callback(_answered)
     engine: sa.Engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -52,10 +56,23 @@ def _pool(url: str) -> sa.Engine:
         pool_recycle=3600,
         pool_use_lifo=True,
         use_native_hstore=False,
+        connect_args=patience.NETWORK,
     )
     sa.event.listen(engine, "checkin", lambda _, record: record.info.update(rests_since=time.monotonic()))
     sa.event.listen(engine, "checkout", partial(_works, engine))
     return engine
+
+
+def _answered(connection: Any) -> None:
+    """How psycopg2 waits: as psycopg does where it is ours (:class:`patience.Connection`). What is raised here closes
+    the connection."""
+    while (state := connection.poll()) != extensions.POLL_OK:
+        comes = select.poll()
+        comes.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        if not comes.poll(patience.QUIET * 1000):
+            known = connection.info.dsn_parameters | {"password": connection.info.password}
+            if not patience.lives(make_conninfo(**known), patience.RUN):
+                raise OperationalError("the server is mute")
 
 
 def _works(engine: sa.Engine, connection: Any, record: Any, _proxy: object) -> None:
