@@ -8,6 +8,7 @@ No ``from __future__ import annotations``: Dagster reads the annotations.
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -136,15 +137,24 @@ def left(context: Context, key: dg.AssetKey, clinics: Sequence[str]) -> list[str
     tried = {"dagster/root_run_id": root}
     runs = {root, *(run.run_id for run in context.instance.get_runs(dg.RunsFilter(tags=tried)))}
     record = context.instance.get_run_record_by_id(root)
-    since = None if record is None else record.create_timestamp.timestamp()
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(clinics), after_timestamp=since)
-    made, cursor = set(), None
-    while True:
-        page = context.instance.fetch_materializations(wanted, limit=1000, cursor=cursor)
-        made |= {found.partition_key for found in page.records if found.run_id in runs}
-        if not page.has_more:
-            return [clinic for clinic in clinics if clinic not in made]
-        cursor = page.cursor
+    since = None if record is None else record.create_timestamp
+    done = {clinic for clinic, run in made(context.instance, key, clinics, since) if run in runs}
+    return [clinic for clinic in clinics if clinic not in done]
+
+
+def made(
+    instance: dg.DagsterInstance, key: dg.AssetKey, clinics: Sequence[str], since: datetime | None
+) -> Iterator[tuple[str, str]]:
+    """Each time that the asset ``key`` was made for one of ``clinics`` after ``since``: the clinic, and the run."""
+    after = None if since is None else since.timestamp()
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(clinics), after_timestamp=after)
+    cursor, more = None, bool(clinics)
+    while more:
+        page = instance.fetch_materializations(wanted, limit=1000, cursor=cursor)
+        for found in page.records:
+            if found.partition_key is not None:
+                yield found.partition_key, found.run_id
+        cursor, more = page.cursor, page.has_more
 
 
 def ended_badly(connection: sa.Connection, run: str, services: Sequence[str]) -> dict[str, Report]:

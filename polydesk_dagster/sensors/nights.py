@@ -26,6 +26,7 @@ AGAIN = (timedelta(minutes=15), timedelta(minutes=45))
 """How long after the first failure a clinic is tried again, and after the second."""
 UNTIL = timedelta(hours=6)
 """How long after its tick a night is looked after; then the next one comes."""
+_GOOD = frozenset({Outcome.OK, Outcome.NOTHING_TO_DO, Outcome.PARTIAL})
 
 # What each clinic came to since the night's tick: its last word, and how often it failed.
 _CAME_TO = """
@@ -40,9 +41,9 @@ _CAME_TO = """
 
 def left_behind(
     connection: sa.Connection, service: str, since: datetime, as_of: datetime
-) -> tuple[set[str], dict[str, int]]:
-    """Of the clinics with a studiolab those that have come to nothing since the night's tick ``since``, and those that
-    may be tried again by ``as_of``, each with how often they have failed."""
+) -> tuple[set[str], set[str], dict[str, int]]:
+    """Of the clinics with a studiolab those that have come to nothing since the night's tick ``since``, those that have
+    come to something good, and those that may be tried again by ``as_of``, each with how often they have failed."""
     came_to = {
         row.code: row
         for row in connection.execute(sa.text(_CAME_TO), {"service": service, "since": since})
@@ -56,7 +57,16 @@ def left_behind(
         and row.ended + AGAIN[row.failures - 1] <= as_of
     }
     active = set(connection.scalars(ACTIVE_CLINICS))
-    return active - came_to.keys(), {code: failures for code, failures in again.items() if code in active}
+    well = {code for code, row in came_to.items() if row.outcome in _GOOD}
+    again = {code: failures for code, failures in again.items() if code in active}
+    return active - came_to.keys(), active & well, again
+
+
+def cut_off(instance: dg.DagsterInstance, service: Service, well: set[str], since: datetime) -> set[str]:
+    """Of the clinics that have come to something good those whose last list was not made since: a run that was ended
+    had done only those before it."""
+    last = dg.AssetKey(service.assets[-1].split("/"))
+    return well - {clinic for clinic, _ in many.made(instance, last, sorted(well), since)}
 
 
 def _sensor(service: Service, cadence: Daily) -> dg.SensorDefinition:
@@ -77,8 +87,10 @@ def _sensor(service: Service, cadence: Daily) -> dg.SensorDefinition:
             return
         with polydesk.looking() as connection:
             standing = why_standing(connection, polydesk.settings(), service.key, as_of)
-            missed, again = left_behind(connection, service.key, since, as_of)
+            missed, well, again = left_behind(connection, service.key, since, as_of)
             kept = set(paused(connection, service.key, as_of))
+        if standing is None:
+            missed |= cut_off(context.instance, service, well, since)
         if standing is None and (missed or again):
             kept |= many.under_way(context.instance, service.key)
         missed -= kept

@@ -77,6 +77,11 @@ def _ended(engine: sa.Engine, clinic: str, outcome: str, at: datetime, why: str 
         )
 
 
+def _made(instance: dg.DagsterInstance, clinic: str, of: str = SERVICE, asset: int = -1) -> None:
+    key = dg.AssetKey(BY_KEY[of].assets[asset].split("/"))
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=clinic))
+
+
 @pytest.mark.slow
 def test_a_night_is_few_runs_and_leaves_out_who_is_busy(chain: sa.Engine, instance: dg.DagsterInstance) -> None:
     asked = _night(instance)
@@ -115,6 +120,7 @@ def test_who_was_left_out_comes_after_and_who_failed_is_tried_again_alone(
     assert look(5) == [], "the night itself comes first"
     for clinic in ("C0", "C1"):
         _ended(chain, clinic, "ok", TICK + timedelta(minutes=1))
+        _made(instance, clinic)
     _ended(chain, "C2", "failed", TICK - timedelta(hours=20))  # another night
     _ended(chain, "C3", "failed", TICK + timedelta(minutes=2))
     _ended(chain, "C4", "failed", TICK + timedelta(minutes=2), "remote_token")
@@ -125,6 +131,7 @@ def test_who_was_left_out_comes_after_and_who_failed_is_tried_again_alone(
     assert keys == {each.run_key for each in _look(instance, TICK + timedelta(minutes=20), monkeypatch)}, "asked once"
     for clinic in ("C2", "C6"):
         _ended(chain, clinic, "ok", TICK + timedelta(minutes=21))
+        _made(instance, clinic)
     _ended(chain, "C3", "failed", TICK + timedelta(minutes=22))
     assert look(60) == []
     assert look(70) == [{"C3"}]
@@ -140,6 +147,28 @@ def test_who_was_left_out_comes_after_and_who_failed_is_tried_again_alone(
                        actor="manager:ugo", reason="listino in revisione")  # fmt: skip
     assert set[str]().union(*look(30)) == {f"C{number}" for number in range(6)}
     assert look(400) == [], "the night is over"
+
+
+@pytest.mark.slow
+def test_who_has_the_first_list_of_a_run_that_was_ended_and_not_the_last_is_left_behind(
+    chain: sa.Engine, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that starts anew, or a process that is killed twice, between agreements and prices."""
+
+    def look() -> list[set[str]]:
+        return [_whom(instance, each) for each in _look(instance, TICK + timedelta(minutes=20), monkeypatch)]
+
+    for number in range(7):
+        _ended(chain, f"C{number}", "ok" if number else "skipped", TICK + timedelta(minutes=1))
+    for number in range(1, 7):
+        _made(instance, f"C{number}", asset=1)  # agreements
+    for number in range(3, 7):
+        _made(instance, f"C{number}")
+    assert look() == [{"C1", "C2"}]
+    for number in (1, 2):
+        _ended(chain, f"C{number}", "nothing_to_do", TICK + timedelta(minutes=18))
+        _made(instance, f"C{number}")
+    assert look() == []
 
 
 OF_THE_DATABASE = {"database_busy", "refused_memory", "refused_restarting"}
