@@ -179,6 +179,10 @@ def _punctual(state: ServiceState, now: datetime) -> Finding:
     never = state.last_at is None and (state.look is None or state.condition is Condition.IDLE)
     how = None
     match state.condition:
+        case _ if state.behind:
+            how = "behind"
+            values["whose"] = few(list(state.behind), "other_clinics")
+            values["silent"] = _since(next(iter(state.behind.values())), now)
         case Condition.STANDING if activity.until is not None:
             how = "paused"
             values |= {"until": Instant(activity.until), "actor": activity.actor, "reason": activity.reason}
@@ -196,7 +200,7 @@ def _punctual(state: ServiceState, now: datetime) -> Finding:
         case Condition.IDLE:
             how = "idle"
             values["silent"] = _since(state.last_at or now, now)
-    ok = not state.bad or state.condition is Condition.FAILED
+    ok = not state.behind and (not state.bad or state.condition is Condition.FAILED)
     return Finding("service_overdue", ok=ok, subject=key, how=how, values=values)
 
 

@@ -211,6 +211,28 @@ def test_a_service_that_failed_at_many_clinics_is_one_finding_that_names_the_fir
     assert "per C07 (28/03/2026 11:00) è stata rifiutata." in refused
 
 
+def test_clinics_that_a_nightly_service_comes_to_no_more_are_seen_whatever_became_of_others(
+    settings: Settings, dagster: DagsterInstance, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        for number in range(1, 4):
+            chain.integration(connection, chain.clinic(connection, f"C{number:02}"), "http://127.0.0.1:9")
+        connection.execute(
+            sa.text("""
+                INSERT INTO service_run (service, clinic_id, outcome, counts, reasons, as_of, started_at, seconds)
+                SELECT 'sync_prices', id, CASE code WHEN 'C01' THEN 'failed' ELSE 'ok' END, '{}', '[]', t.at, t.at, 1
+                FROM clinic, LATERAL (SELECT CAST(:now AS timestamptz)
+                                             - CASE code WHEN 'C02' THEN 3 ELSE 0 END * interval '1 day' AS at) t"""),
+            {"now": NOW - timedelta(hours=2)},
+        )
+        connection.execute(sa.text("UPDATE integration SET updated_at = :at"), {"at": NOW - timedelta(days=9)})
+        connection.execute(sa.text("UPDATE clinic SET created_at = :at"), {"at": NOW - timedelta(days=9)})
+    bad = [each for each in _bad(settings) if each[1] == "sync_prices"]
+    assert bad == [("service_failed", "sync_prices"), ("service_overdue", "sync_prices")]
+    said = "«Sync prezzi e convenzioni» non arriva più a C02: nessuna esecuzione da 3 giorni e 2 ore."
+    assert said in _said(settings)
+
+
 def test_a_service_that_a_guard_stopped_in_part_is_seen(
     settings: Settings, dagster: DagsterInstance, engine: sa.Engine
 ) -> None:

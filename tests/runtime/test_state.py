@@ -125,6 +125,28 @@ class TestActivity:
         connection.execute(sa.text("UPDATE integration SET active = false"))
         assert _state(connection, "import_patients").condition is Condition.NEVER_RAN
 
+    @pytest.mark.usefixtures("clinics")
+    def test_a_clinic_that_a_nightly_service_comes_to_no_more_is_named_though_it_comes_to_others(
+        self, connection: sa.Connection
+    ) -> None:
+        connection.execute(sa.text("UPDATE clinic SET created_at = :at"), {"at": NOW - timedelta(days=30)})
+        connection.execute(sa.text("UPDATE integration SET updated_at = :at"), {"at": NOW - timedelta(days=20)})
+        _ran(connection, "sync_prices", NOW - timedelta(hours=9), clinic="MI01")
+        never = _state(connection, "sync_prices")
+        assert (never.condition, never.behind) == (Condition.OVERDUE, {"TO01": NOW - timedelta(days=20)})
+        for hours, condition in ((49, Condition.OVERDUE), (47, Condition.WELL)):
+            _ran(connection, "sync_prices", NOW - timedelta(hours=hours), clinic="TO01")
+            assert _state(connection, "sync_prices").condition is condition
+        late = NOW + timedelta(hours=36)
+        assert _state(connection, "sync_prices", late).behind == {"TO01": NOW - timedelta(hours=47)}
+        assert _state(connection, "sync_prices", NOW + timedelta(hours=40)).behind == {}, "nobody's: all of it is late"
+        _ran(connection, "sync_events", NOW - timedelta(hours=9), clinic="MI01")
+        assert _state(connection, "sync_events", late).behind == {}, "it runs where there is news"
+        activity.pause(connection, "sync_prices", until=NOW + timedelta(hours=30), actor="manager:ugo", reason=WHY,
+                       as_of=NOW, clinic="TO01")  # fmt: skip
+        assert _state(connection, "sync_prices", NOW + timedelta(hours=29)).behind == {}
+        assert _state(connection, "sync_prices", late).behind == {}, "its next night is still to come"
+
     def test_a_pause_is_ended_by_hand_once(self, connection: sa.Connection) -> None:
         until = NOW + timedelta(hours=3)
         activity.pause(connection, "refresh_caches", until=until, actor="desk:anna", reason=WHY, as_of=NOW)

@@ -204,12 +204,13 @@ def _activity(service: str, known: _Known | None, as_of: datetime, live: bool) -
     if known is None:
         return Activity(Mode.ON)
     clinics = {code: _paused(said) for code, said in known.clinics.items() if said.pauses(as_of)}
+    resumed = {code: said.until or said.at for code, said in known.clinics.items() if code not in clinics}
     said = known.said
     if said is None:
-        return Activity(Mode.ON, paused=clinics)
+        return Activity(Mode.ON, paused=clinics, resumed=resumed)
     if said.pauses(as_of):
-        return replace(_paused(said), paused=clinics)
-    return Activity(Mode.ON, said.until or said.at, None, said.actor, said.reason, clinics)
+        return replace(_paused(said), paused=clinics, resumed=resumed)
+    return Activity(Mode.ON, said.until or said.at, None, said.actor, said.reason, clinics, resumed)
 
 
 def _paused(said: Said) -> Activity:

@@ -40,6 +40,8 @@ class Activity:
     paused: Mapping[str, Activity] = field(default_factory=dict)
     """Clinics (codes) that somebody keeps waiting, each with who and until when; of a service that runs clinic by
     clinic."""
+    resumed: Mapping[str, datetime] = field(default_factory=dict)
+    """Clinics (codes) whose pause has ended, and when."""
 
     @property
     def works(self) -> bool:
@@ -114,7 +116,7 @@ class Condition(StrEnum):
     FAILED = "failed"
     """A last run failed, was refused or was stopped in part by a guard."""
     OVERDUE = "overdue"
-    """Its schedule should have looked again, and has not."""
+    """Its schedule should have looked again, and has not; or it has come to some clinics, and long not to others."""
     IDLE = "idle"
     """Its schedule looks, but it has not worked for longer than it should."""
     STANDING = "standing"
@@ -147,6 +149,9 @@ class ServiceState:
     expected_since: datetime | None = None
     """Since when it should start by itself: since it was let, or since there is a clinic that it serves; None where
     there is none."""
+    behind: Mapping[str, datetime] = field(default_factory=dict)
+    """Of a nightly service that goes from clinic to clinic those (codes) that it has not come to for two intervals
+    while it came to others, each with its last run or since when it is expected."""
 
     @property
     def last(self) -> LastRun | None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from polydesk_dagster.catalog import BY_KEY, HEARTBEAT, SERVICES, OnDemand, Service, next_run
+from polydesk_dagster.catalog import BY_KEY, HEARTBEAT, SERVICES, Daily, OnDemand, Service, next_run
 from polydesk_dagster.runtime.dagster_inside import rows
 from polydesk_dagster.runtime.state import activity as activities
 from polydesk_dagster.runtime.state.model import (
@@ -86,9 +86,9 @@ WAITING = """
 
 
 EXPECTED = """
-    SELECT min(c.created_at), min(greatest(c.created_at, i.updated_at)) FILTER (WHERE i.active)
+    SELECT c.code, c.created_at, CASE WHEN i.active THEN greatest(c.created_at, i.updated_at) END
     FROM clinic c LEFT JOIN integration i ON i.clinic_id = c.id WHERE c.active"""
-"""Since when there is anything to do here: for any clinic, and for one with a studiolab."""
+"""Since when there is anything to do for each clinic, and where it has a studiolab for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,9 @@ def service_states(
     said = activities.activities(connection, as_of, live=live)
     theirs = _dagster(dagster, as_of) if dagster is not None else _Dagster()
     runs, waiting = _runs(connection), _waiting(connection, as_of)
-    anywhere, linked = connection.execute(sa.text(EXPECTED)).one()
+    clinics = connection.execute(sa.text(EXPECTED)).all()
+    anywhere = min((since for _, since, _ in clinics), default=None)
+    linked = {code: since for code, _, since in clinics if since is not None}
     return tuple(
         _state(
             each,
@@ -120,7 +122,8 @@ def service_states(
             theirs,
             runs[each.key],
             waiting[each.key],
-            linked if each.per_clinic else anywhere,
+            linked if each.per_clinic else {},
+            min(linked.values(), default=None) if each.per_clinic else anywhere,
             as_of,
         )
         for each in SERVICES
@@ -189,6 +192,7 @@ def _state(
     dagster: _Dagster,
     runs: Sequence[LastRun],
     waiting: Sequence[Waiting],
+    linked: Mapping[str, datetime],
     installed: datetime | None,
     as_of: datetime,
 ) -> ServiceState:
@@ -197,9 +201,10 @@ def _state(
     if said.works and dagster.switches.get(name) is False:
         activity = Activity(Mode.SWITCHED_OFF, paused=said.paused)
     expected = activity.since or installed
+    behind = _behind(service, activity, runs, linked, as_of)
     return ServiceState(
         service,
-        _condition(service, activity, runs, dagster.looked_at.get(name), expected, as_of),
+        _condition(service, activity, runs, dagster.looked_at.get(name), expected, as_of, behind=bool(behind)),
         activity,
         _next(service, activity, as_of),
         dagster.looks.get(name),
@@ -207,7 +212,26 @@ def _state(
         tuple(dagster.running.get(service.key, ())),
         tuple(waiting),
         expected,
+        behind,
     )
+
+
+def _behind(
+    service: Service, activity: Activity, runs: Sequence[LastRun], linked: Mapping[str, datetime], as_of: datetime
+) -> dict[str, datetime]:
+    """See ``ServiceState.behind``; nobody is where all are, for then the service itself is late."""
+    if not (isinstance(service.cadence, Daily) and activity.works):
+        return {}
+    due = as_of - 2 * service.cadence.interval
+    ran = {run.clinic: run.at for run in runs if run.clinic is not None}
+    if not any(at >= due for at in ran.values()):
+        return {}
+    seen = {
+        code: max(at for at in (since, activity.since, activity.resumed.get(code), ran.get(code)) if at is not None)
+        for code, since in linked.items()
+        if code not in activity.paused
+    }
+    return {code: at for code, at in sorted(seen.items(), key=lambda each: (each[1], each[0])) if at < due}
 
 
 def _next(service: Service, activity: Activity, as_of: datetime) -> datetime | None:
@@ -227,6 +251,8 @@ def _condition(
     looked: datetime | None,
     expected: datetime | None,
     as_of: datetime,
+    *,
+    behind: bool,
 ) -> Condition:
     """A frequent service is on time if its schedule looked whether anything was due, and it ran once a day; one that a
     sensor starts runs only where there is news, and is on time if that looked. What was let or resumed, or has had
@@ -242,7 +268,7 @@ def _condition(
     interval = service.cadence.interval
     if seen is None:
         return Condition.NEVER_RAN
-    if as_of - seen > 2 * interval:
+    if behind or as_of - seen > 2 * interval:
         return Condition.OVERDUE
     worked = max((instant for instant in (ran, expected) if instant is not None), default=None)
     if service.sensor is None and worked is not None and as_of - worked > HEARTBEAT + 2 * interval:
