@@ -10,9 +10,10 @@ import fcntl
 import os
 import pwd
 import shutil
+import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,20 @@ _NOBODY = 2**22 + 1
 
 
 def disown(home: Path) -> None:
-    """Where the file of a dead server names a process that is not ours, let it name none: whoever reads it, PostgreSQL
-    included, would take that process for the server. The rest of it stays: by its shared memory PostgreSQL sees whether
-    a part of the dead one still lives. Half a file says nothing, and goes if nobody works in the data folder."""
-    import psutil
-
+    """Where the files of a dead server name a process that is not ours, or one that nobody has buried yet, let them
+    name none: whoever reads them, PostgreSQL included, would take that process for the server. The rest of the first
+    stays: by its shared memory PostgreSQL sees whether a part of the dead one still lives. Half a file says nothing,
+    and goes if nobody works in the data folder; so does the socket's."""
     file, info = home / "postgres" / "postmaster.pid", _said(home)
-    if info is None:
-        if not any(_is_ours(process, home) for process in psutil.process_iter()):
-            file.unlink(missing_ok=True)
+    if info is None and not _processes(home):
+        file.unlink(missing_ok=True)
+    elif info is None or (info.process is not None and _is_ours(info.process, home)):
         return
-    if info.process is None or _is_ours(info.process, home):
-        return
-    _, _, rest = file.read_text().partition("\n")
-    file.write_text(f"{_NOBODY}\n{rest}")
+    elif info.process is not None:
+        _, _, rest = file.read_text().partition("\n")
+        file.write_text(f"{_NOBODY}\n{rest}")
+    if (home / "postgres").is_dir():
+        (programs.socket_folder(home / "postgres") / f"{programs.SOCKET}.lock").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -103,6 +104,8 @@ def start(home: Path) -> str:
         if _info(home) is None:
             data = home / "postgres"
             settle(home)
+            if _comes(home):
+                return url(home)
             disown(home)
             if not exists(home):
                 _initialise(data)
@@ -131,6 +134,8 @@ def settle(home: Path) -> None:
 
 _PATIENCE = 600
 """Seconds that a server which lives may take to be ready: after a power cut it reads its log first."""
+_LAST_WORDS = 5.0
+"""Seconds that a process may take to see that the server it belonged to is dead."""
 
 
 def launch(data: Path, of: Path | None = None) -> None:
@@ -265,21 +270,97 @@ def to_ourselves(home: Path, *, patience: float = 0.0) -> Iterator[bool]:
                         yield False
                         return
                     time.sleep(0.05)
-            info = _info(home)
-            if info is not None:
-                _halt(home, info.process)
-            yield True
+            yield _postmaster(home) is None or _halt(home)
         finally:
             os.close(users)
 
 
-def _halt(home: Path, process: Any) -> None:
-    """End the server: orderly, else at once, which costs the next start a recovery and nobody a record."""
+def _halt(home: Path) -> bool:
+    """End the server: orderly, else at once, which costs the next start a recovery and nobody a record; what is frozen
+    hears of neither and goes on first. Whether it is gone."""
+    for word in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        server = _processes(home)
+        first = _postmaster(home)
+        for each in server:
+            _tell(each, signal.SIGCONT)
+            if word is signal.SIGKILL or each == first:
+                _tell(each, word)
+        if _gone(server, 60.0):
+            return True
+    return False
+
+
+def _tell(process: Any, word: signal.Signals) -> None:
     import psutil
 
-    data = home / "postgres"
-    for mode, patience in (("fast", 60.0), ("immediate", 60.0)):
-        programs.run("pg_ctl", "stop", "-W", "-m", mode, "-D", str(data), data=data)
-        with suppress(psutil.TimeoutExpired):
-            process.wait(patience)
-            return
+    with suppress(psutil.Error):
+        process.send_signal(word)
+
+
+def _processes(home: Path) -> list[Any]:
+    """All of the server of this home that live."""
+    import psutil
+
+    return [each for each in psutil.process_iter() if _is_ours(each, home)]
+
+
+def _postmaster(home: Path) -> Any | None:
+    """The first process of a server that starts, works or ends; none of one that is dead, whoever survived it."""
+    import psutil
+
+    with suppress(OSError, ValueError, IndexError, psutil.Error):
+        process = psutil.Process(int((home / "postgres" / "postmaster.pid").read_text().split()[0]))
+        return process if _is_ours(process, home) else None
+    return None
+
+
+def _gone(processes: list[Any], patience: float) -> bool:
+    """Whether all of them end in so many seconds."""
+    return _in_time(lambda: not any(map(_lives, processes)), patience)
+
+
+def _lives(process: Any) -> bool:
+    """Nobody may be there to hear of its end."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _in_time(so: Callable[[], bool], patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while not so():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _let_go_of(memory: int | None) -> bool:
+    """Whether nobody has this shared memory any more: a process that dies is none of the server's before it lets go."""
+    try:
+        blocks = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    except OSError:  # no Linux
+        return True
+    return not any(block[1] == str(memory) and block[6] != "0" for block in blocks)
+
+
+def _comes(home: Path) -> bool:
+    """Whether a server is there after all, whose starter was killed before it was ready. Else what has survived a dead
+    one goes: its memory is theirs too, so that no other server would start.
+
+    Raises:
+        PermanentError: it is neither ready nor gone in any patience.
+    """
+    if not _in_time(lambda: _postmaster(home) is None or _info(home) is not None, _PATIENCE):
+        raise PermanentError("embedded_does_not_start", log=str(home / "postgres" / "log"))
+    if _info(home) is not None:
+        return True
+    survivors, dead = _processes(home), _said(home)
+    if not _gone(survivors, _LAST_WORDS):  # each sees that it is alone once it has done what it is at
+        for each in survivors:
+            _tell(each, signal.SIGKILL)
+    _in_time(lambda: dead is None or _let_go_of(dead.shmget_id), 60.0)
+    return False

@@ -21,7 +21,8 @@ from polydesk_dagster.errors import ConfigurationError, PermanentError
 SERVER_ACCOUNT = "pgserver"
 DEBIANS = Path("/usr/lib/postgresql")
 """Where Debian puts the programs, a folder a major version."""
-_LONGEST = 107 - len("/.s.PGSQL.5432")
+SOCKET = ".s.PGSQL.5432"
+_LONGEST = 107 - len(f"/{SOCKET}")
 """Bytes of a socket's folder: what the kernel takes as an address is that short."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from polydesk_dagster.database import embedded
+from polydesk_dagster.database import embedded, programs
 from polydesk_dagster.errors import PermanentError
 from tests.waiting import PATIENCE
 
@@ -28,7 +28,8 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "300"])
+    """Of the server's own account: PostgreSQL takes nobody else's process for itself."""
+    process = subprocess.Popen(["sleep", "300"], **({"user": programs.account()} if os.geteuid() == 0 else {}))  # type: ignore[call-overload]
     yield process
     process.kill()
     process.wait()
@@ -50,7 +51,8 @@ def test_a_reused_number_is_neither_taken_for_the_server_nor_stopped(
     left = file.read_text().splitlines()
     assert embedded.running(home)
     assert embedded.stop(home, patience=PATIENCE)
-    as_left(file, "\n".join([str(stranger.pid), *left[1:]]) + "\n")  # as a power cut leaves it
+    for each in (file, programs.socket_folder(file.parent) / f"{programs.SOCKET}.lock"):
+        as_left(each, "\n".join([str(stranger.pid), *left[1:]]) + "\n")  # as a power cut leaves it
     assert not embedded.running(home)
     assert embedded.stop(home)
     assert stranger.poll() is None
