@@ -23,8 +23,11 @@ NAMED = 20
 
 KEPT = "ordinal NOT IN (SELECT ordinal FROM plan_skip WHERE plan_id = {plan})"
 
-STALE = frozenset({"moved", "exists_already", "barred", "constraint", "undo_constraint", "held_meanwhile"})
-"""Why a plan is refused whose records have changed since it was made: comparing again gives one that fits them."""
+STALE = frozenset({
+    "moved", "exists_already", "barred", "constraint", "undo_constraint", "held_meanwhile", "plan_expired",
+})  # fmt: skip
+"""Why a plan is refused whose records have changed since it was made, or which waited for so long that they may have:
+comparing again gives one that fits them."""
 
 
 def apply(
@@ -103,7 +106,7 @@ def apply(
 
 
 def is_stale(report: Report) -> bool:
-    """Whether a plan was refused because the records have changed since it was made."""
+    """Whether a plan was refused for what comparing again mends."""
     return report.outcome is Outcome.REFUSED and any(reason.code in STALE for reason in report.reasons)
 
 

@@ -159,6 +159,24 @@ def test_a_guard_stops_the_clinic_that_it_is_about(chain: Chain) -> None:
         assert all(f"{ILL}: " in why and WELL[0] not in why for why in stopping.values())
 
 
+def test_plans_that_expired_while_others_were_looked_at_are_made_again(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hundred clinics the slow ones may take longer to look at than a plan of the first stands."""
+    ended_badly = many.ended_badly
+
+    def later(*args: Any) -> dict[str, Report]:
+        with chain.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE plan SET expires_at = now() - interval '1 s' WHERE state = 'ready'"))
+        return ended_badly(*args)
+
+    monkeypatch.setattr("polydesk_dagster.assets.studiolab.ended_badly", later)
+    run = chain.run("sync_services")
+    assert run.is_success
+    assert chain.outcomes("sync_services", run) == {clinic: ["ok"] for clinic in CLINICS}
+    assert chain.made("services") == set(CLINICS)
+
+
 def test_patients_are_read_for_so_many_at_a_time_and_a_broken_rule_is_one_clinics(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
