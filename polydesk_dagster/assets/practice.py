@@ -58,7 +58,7 @@ def _import(run: Run, config: ImportConfig) -> Report:
             return Report.refused("no_workbook_plan", {"plan": config.plan})
         if run.preview:
             return importing.shown(connection, found)
-        return importing.apply(
+        report = importing.apply(
             connection,
             found,
             as_of=run.as_of,
@@ -66,6 +66,7 @@ def _import(run: Run, config: ImportConfig) -> Report:
             reason=config.reason.strip() or None,
             past_guards=config.guards,
         )
+        return importing.slots_wait(found, report)
 
 
 @dg.asset(

@@ -15,6 +15,7 @@ from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import Report
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import ClinicConfig, DescribedConfig, Run, serve
+from polydesk_dagster.sources.practice import importing
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
 
@@ -65,6 +66,8 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
     kind = registry.kind(plan.kind)
     if (refusal := _emergency(plan, "apply")) is not None:
         return refusal
+    if plan.service == importing.SERVICE and plan.undoes is None:
+        return _import(run, plan, config)
     if config.preview:
         with run.engine.connect() as connection:
             return changes.preview(connection, plan, kind)
@@ -78,6 +81,23 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
         reason=config.reason.strip() or None,
         past_guards=config.guards,
     )
+
+
+def _import(run: Run, plan: Plan, config: ApplyConfig) -> Report:
+    """All plans of the workbook that ``plan`` is of, or none: its sheets refer to each other."""
+    with run.engine.begin() as connection:
+        found = importing.load(connection, plan.id)
+        if config.preview:
+            return importing.shown(connection, found)
+        report = importing.apply(
+            connection,
+            found,
+            as_of=run.as_of,
+            actor=run.person,
+            reason=config.reason.strip() or None,
+            past_guards=config.guards,
+        )
+        return importing.slots_wait(found, report)
 
 
 def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:

@@ -20,6 +20,8 @@ from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import pressing
+from polydesk_dagster.sources.practice import importing
+from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.language import teller_of
@@ -70,7 +72,7 @@ def plan(request: Request) -> Response:
         total = found.plan.writes + found.plan.tally.get("conflict", 0)
         start = (page - 1) * SHOWN
         rows = list(show.rows(connection, found.plan, found.kind, limit=SHOWN, start=start)) if found.rows else []
-        next_step = show.next_step(found.plan)
+        whole = _workbook(connection, found.plan)
     if found.kind.private and rows:
         looks.logged(request, "plan", plan=found.plan.id)
     return door.page(
@@ -82,12 +84,30 @@ def plan(request: Request) -> Response:
         may_see=found.rows,
         page=page,
         last=max(1, -(-total // SHOWN)),
-        next_step=next_step,
+        **_decided(found.plan, whole),
         because=show.because,
         difference=show.difference,
         emergency=_is_emergency(found.plan),
         holdable=found.rows and request.state.person.acts_for(found.plan.clinic) and may_hold(found.plan, found.kind),
     )
+
+
+def _workbook(connection: sa.Connection, plan: Plan) -> Import | None:
+    """The whole that a plan is applied with; None where that is itself."""
+    whole = plan.service == importing.SERVICE and plan.undoes is None
+    return importing.load(connection, plan.id) if whole else None
+
+
+def _decided(plan: Plan, whole: Import | None) -> dict[str, object]:
+    """What a person is asked: what stops it, by the guard's name, and whether there is something to apply."""
+    if whole is not None:
+        does = bool(whole.does or whole.guards)
+        said = {"guards": whole.guards, "must_say": any(each.failed_guards for each in whole.plans)}
+        return {**said, "next_step": whole.next_step or show.next_step(plan), "does": does, "whole": whole}
+    stopping = (*plan.failed_guards, *plan.holding_guards)
+    guards = {guard.name: [guard.reason] for guard in stopping}
+    said = {"guards": guards, "must_say": bool(plan.failed_guards), "next_step": show.next_step(plan)}
+    return {**said, "does": bool(plan.writes or stopping), "whole": None}
 
 
 @pages.get("/piani/{plan:int}/file", May.SEE)
@@ -126,7 +146,8 @@ def sheet(text: io.StringIO) -> bytes:
 
 @pages.post("/piani/{plan:int}/applica", May.APPLY)
 def apply(request: Request) -> Response:
-    """Apply exactly this plan; past a guard only with a reason and the guard named by its box."""
+    """Apply exactly this plan, of a workbook all of its plans; past a guard only with a reason and the guard named by
+    its box."""
     form = request.state.form
     given = {"reason": form.get("reason", "").strip(), "guards": form.getlist("guard")}
     return _press(request, "apply_plan", given)

@@ -23,7 +23,7 @@ from polydesk_dagster.sources.practice.comparing import kind_of
 from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, unreadable
 from polydesk_dagster.sources.practice.reading import Read, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
-from polydesk_dagster.values import Count, Term, Value
+from polydesk_dagster.values import Count, ServiceKey, Term, Value
 
 SERVICE = "practice_workbook"
 
@@ -50,6 +50,25 @@ class Import:
     def does(self) -> bool:
         """Whether applying it would write anything, what is let through by hand included."""
         return any(plan.writes or BY_HAND & {guard.name for guard in plan.holding_guards} for plan in self.plans)
+
+    @property
+    def guards(self) -> dict[str, list[Reason]]:
+        """What stops it, or has set rows of it aside, by the guard's name: who goes past one does so on every sheet."""
+        found: dict[str, list[Reason]] = {}
+        for plan in self.plans:
+            for guard in (*plan.failed_guards, *plan.holding_guards) if plan.state == "ready" else ():
+                if guard.name not in BY_HAND:
+                    found.setdefault(guard.name, []).append(_of_sheet(plan, guard.reason))
+        return found
+
+    @property
+    def next_step(self) -> Reason | None:
+        """What a person does next with the whole; None where nothing of it waits for her."""
+        waiting = [plan for plan in self.plans if plan.state == "ready" and not plan.expired]
+        stopped = [plan for plan in waiting if plan.failed_guards]
+        if stopped:
+            return _then_pass(self, stopped[0])
+        return Reason("workbook_then_apply", {"workbook": self.number}) if waiting and self.does else None
 
 
 def plan(
@@ -151,7 +170,7 @@ def apply(
     for each in waiting:
         stopping = {guard.name for guard in (*each.failed_guards, *each.holding_guards)}
         passing = stopping & {*past_guards, *BY_HAND}
-        why = reason or (SERVICE if passing else None)
+        why = reason or (SERVICE if passing and passing <= BY_HAND else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
         part = _placed(found, each, part)
         if part.outcome is Outcome.REFUSED and each.writes:
@@ -221,8 +240,7 @@ def _placed(found: Import, each: Plan, report: Report) -> Report:
     if found.file:
         place["file"] = found.file
     code = "sheet_of_file_stopped" if found.file else "sheet_stopped"
-    guards = " ".join(f"--past-guard {guard.name}" for guard in each.failed_guards)
-    whole = Reason("workbook_then_pass", {"plan": each.id, "workbook": found.number, "guards": guards})
+    whole = _then_pass(found, each)
     placed = []
     for why in report.reasons:
         if why.code.startswith("guard"):
@@ -230,6 +248,30 @@ def _placed(found: Import, each: Plan, report: Report) -> Report:
         else:
             placed.append(Reason("what_to_do", {"next": whole}) if why.code == "what_to_do" else why)
     return replace(report, reasons=tuple(placed))
+
+
+def _then_pass(found: Import, stopped: Plan) -> Reason:
+    guards = " ".join(f"--past-guard {guard.name}" for guard in stopped.failed_guards)
+    return Reason("workbook_then_pass", {"plan": stopped.id, "workbook": found.number, "guards": guards})
+
+
+def _of_sheet(plan: Plan, why: Reason) -> Reason:
+    sheet = _BY_KIND.get(plan.kind)
+    return why if sheet is None else Reason("sheet_stopped", {"sheet": Term("sheet", sheet.key), "why": why})
+
+
+_OF_TIMES = frozenset({"agendas", "turns", "closures"})
+"""Sheets that slots are made of."""
+
+
+def slots_wait(found: Import, report: Report) -> Report:
+    """``report`` of an import after which nobody makes the slots at once: its times show with the next ones."""
+    of_times = any(
+        each.writes and each.kind in _BY_KIND and _BY_KIND[each.kind].key in _OF_TIMES for each in found.plans
+    )
+    if not of_times or not report.counts.changed:
+        return report
+    return replace(report, reasons=(*report.reasons, Reason("slots_wait", {"service": ServiceKey("generate_slots")})))
 
 
 def _pages(read: Read, snapshot: str) -> list[Page]:
