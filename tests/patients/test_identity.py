@@ -206,24 +206,32 @@ def test_two_clinics_that_compare_at_once_do_not_make_two_of_one(
     assert run.rows("SELECT count(*) FROM patient") == [(1,)]
 
 
-def test_under_the_lock_names_are_looked_at_only_where_a_date_of_birth_is_met(run: Import, engine: sa.Engine) -> None:
+@pytest.mark.parametrize(("coded", "dear"), [(False, "Altra"), (True, "Rossi")])
+def test_under_the_lock_names_are_looked_at_only_where_a_date_of_birth_is_met(
+    run: Import, engine: sa.Engine, coded: bool, dear: str
+) -> None:
+    """Neither those of all whom we have, nor of all who are new where one of them was born as one of ours was."""
     with engine.begin() as connection:
         connection.execute(
             sa.text("""INSERT INTO patient (last_name, first_name, birth_date)
                        SELECT 'Altra', 'Donna', date '1950-01-01' + n FROM generate_series(1, 3000) n""")
         )
         connection.execute(
-            sa.text("""CREATE OR REPLACE FUNCTION name_key(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+            sa.text(f"""CREATE OR REPLACE FUNCTION name_key(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
                        BEGIN
-                           IF name = 'Altra' THEN
+                           IF name = '{dear}' THEN
                                RAISE EXCEPTION 'it costs too much to look at everybody';
                            END IF;
                            RETURN lower(name);
                        END $$""")
         )
-    born = [date(1999, 1, 1) + timedelta(days=n) for n in range(150)]
-    people = [person(f"P{n}", fiscal_code=None, birth_date=day.isoformat()) for n, day in enumerate(born)]
-    assert run(*people).counts.created == 150
+    people = [("Rossi", date(1999, 1, 1) + timedelta(days=n)) for n in range(150)]
+    people += [("Verdi", date(1950, 1, 2))] if coded else []
+    said = []
+    for n, (name, born) in enumerate(people):
+        code = codicefiscale.encode(name, "Mario", "M", born.strftime("%d/%m/%Y"), "H501") if coded else None
+        said.append(person(f"P{n}", fiscal_code=code, last_name=name, birth_date=born.isoformat()))
+    assert run(*said).counts.created == len(people)
 
 
 def test_while_imports_stand_in_line_a_desk_writes(run: Import, engine: sa.Engine) -> None:

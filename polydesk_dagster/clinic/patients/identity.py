@@ -106,10 +106,16 @@ _DOUBTS = f"""
     ), sharing AS MATERIALIZED (
         SELECT s.ordinal, t.people, t.codes, t.identities, t.first
         FROM {{rows}} s JOIN twice t ON t.code = s.fiscal_code_canonical WHERE s.finding IS NULL
+    ), met AS MATERIALIZED ( -- asked of the index alone: most are new, and whom they are not nobody has to look at
+        SELECT s.ordinal, s.fiscal_code, s.fiscal_code_canonical, s.last_name, s.first_name, s.birth_date
+        FROM {{rows}} s
+        WHERE EXISTS (SELECT FROM patient p WHERE p.fiscal_code_canonical = s.fiscal_code_canonical)
     ), by_code AS MATERIALIZED (
         SELECT s.ordinal, array_agg(p.id ORDER BY p.id) AS candidates,
                count(*) = 1 AND bool_and({CERTAIN.format(p="p", s="s")}) AS certain
-        FROM {{rows}} s JOIN patient p ON p.fiscal_code_canonical = s.fiscal_code_canonical GROUP BY 1
+        FROM met s CROSS JOIN LATERAL (
+            SELECT * FROM patient q WHERE q.fiscal_code_canonical = s.fiscal_code_canonical OFFSET 0) p
+        GROUP BY 1
     ), crowd AS MATERIALIZED (
         SELECT birth_date FROM {{rows}} s WHERE {NO_CODE.format(p="s")} GROUP BY 1 HAVING count(*) > {_CROWD}
         UNION
@@ -170,10 +176,16 @@ _MARK = """
 """
 
 # Whoever adds a patient waits for this: of those whom we have, names are looked at where the date of birth is met.
-_ALIKE = f"""
-    {{p}} AND {SAME_PERSON.format(p="t", s="r")} AND t.birth_date IN (
-        SELECT x.birth_date FROM {{{{rows}}}} x WHERE x.action = 'create' AND {{x}})
+_ALIKE = """
+    {p} AND {same} AND t.birth_date IN (
+        SELECT x.birth_date FROM {{rows}} x WHERE x.action = 'create' AND {x})
 """
+
+# And of those who are new, where somebody without a code was born on their day: whichever way the two are joined.
+_NAMES = "ARRAY[name_key({p}.last_name), name_key({p}.first_name)]"
+_SAME_WHERE_MET = f"""t.birth_date = r.birth_date AND {_NAMES.format(p="t")} =
+    CASE WHEN r.birth_date IN (SELECT u.birth_date FROM patient u WHERE {NO_CODE.format(p="u")})
+         THEN {_NAMES.format(p="r")} END"""
 
 PATIENT = Kind(
     name="patient",
@@ -185,8 +197,8 @@ PATIENT = Kind(
     private=True,
     taken="t.fiscal_code_canonical = r.fiscal_code_canonical",
     alike=(
-        _ALIKE.format(p=NO_CODE.format(p="r"), x=NO_CODE.format(p="x")),
-        _ALIKE.format(p=NO_CODE.format(p="t"), x="true"),
+        _ALIKE.format(p=NO_CODE.format(p="r"), same=SAME_PERSON.format(p="t", s="r"), x=NO_CODE.format(p="x")),
+        _ALIKE.format(p=NO_CODE.format(p="t"), same=_SAME_WHERE_MET, x="true"),
     ),
     barred=f"""CASE WHEN r.action = 'link' AND CAST(:undoes AS bigint) IS NULL
                          AND {CERTAIN.format(p="t", s="r")} IS NOT TRUE
