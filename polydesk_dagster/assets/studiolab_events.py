@@ -1,5 +1,6 @@
 """Studiolab's events: what each clinic's practice-management system says happens, taken in as it happens."""
 
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
@@ -25,6 +26,9 @@ from polydesk_dagster.told import teller
 EVENTS = ["studiolab", "events"]
 SERVICE = "sync_events"
 KEY = dg.AssetKey(EVENTS)
+TURN = 60.0
+"""Seconds after which a clinic begins no further page: who is slow and has a lot to tell comes again with the next
+look, and keeps neither its place from others nor the run until that is ended by force."""
 
 
 class EventsConfig(ManyConfig):
@@ -43,7 +47,16 @@ def _take(run: Run, reconcile: bool, ahead: Ahead | None = None) -> Report:
             feed = feed_of(run.engine, clinic, source if ahead is None else ahead.of(clinic, source))
             if run.preview:
                 return intake.preview(run.engine, clinic, feed)
-            return intake.sync(run.engine, run.as_of, clinic, feed, reconcile=reconcile, progress=run.progress)
+            over = time.monotonic() + TURN
+            return intake.sync(
+                run.engine,
+                run.as_of,
+                clinic,
+                feed,
+                reconcile=reconcile,
+                goes_on=lambda: time.monotonic() < over,
+                progress=run.progress,
+            )
     except SourceChangedError as error:
         return Report(Outcome.REFUSED, reasons=(error.reason,))
     except ConfigurationError as error:

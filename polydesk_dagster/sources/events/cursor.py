@@ -85,7 +85,8 @@ WHERE clinic_id = :clinic"""
 LOSE_GAPS = """
 UPDATE event_gap SET lost_at = :as_of
 WHERE clinic_id = :clinic AND lost_at IS NULL
-  AND (noticed_at <= CAST(:as_of AS timestamptz) - CAST(:patience AS interval) OR lower(span) < :below)"""
+  AND (noticed_at <= CAST(:as_of AS timestamptz) - CAST(:patience AS interval) AND upper(span) <= :through + 1
+       OR lower(span) < :below)"""
 
 
 STOP = "UPDATE event_cursor SET stopped_at = :as_of, stopped_reason = :reason WHERE clinic_id = :clinic"

@@ -7,8 +7,7 @@ that may still be filled. An event that fails is parked with its entity; the res
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -19,9 +18,10 @@ from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
 from polydesk_dagster.sources.events import cursor as cursors
-from polydesk_dagster.sources.events import effects, inbox, staging, types
+from polydesk_dagster.sources.events import effects, inbox, paging, staging, types
 from polydesk_dagster.sources.events.cursor import Cursor
 from polydesk_dagster.sources.events.history import OTHER_HISTORY, OtherHistoryError, with_loss, without_anchor
+from polydesk_dagster.sources.events.paging import highest_of, trusted_numbers
 from polydesk_dagster.sources.events.staging import Batch
 from polydesk_dagster.sources.port import GoneError, News
 from polydesk_dagster.sources.records import Event
@@ -77,12 +77,14 @@ def sync(
     reconcile: bool = False,
     page: int = PAGE,
     pages: int = PAGES,
+    goes_on: Callable[[], bool] = lambda: True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
     """Take in what is new for ``clinic`` (a code), after trying again what is due.
 
     ``reconcile`` goes on after a stop: it notes as lost what studiolab no longer has, reads everything that it still
-    has, and asks for what has to be compared as a whole. ``page`` (1 to 1000) bounds memory, ``pages`` the run.
+    has, and asks for what has to be compared as a whole. ``page`` (1 to 1000) bounds memory, ``pages`` the run, and so
+    does ``goes_on``, which is asked before each page beyond the cursor: what is left is the next run's.
 
     Raises:
         TransientError: studiolab or the database; what was committed stays, the next run goes on from there.
@@ -100,38 +102,11 @@ def sync(
             more = round_.retry(connection)
     try:
         reasons = round_.reconcile() if reconcile else []
-        left = round_.read(pages, progress)
+        left = round_.read(pages, goes_on, progress)
     except (GoneError, OtherHistoryError) as error:
         round_.stop(kept(error.reason))
         return Report.refused("events_stopped", {"why": error.reason}, clinic)
     return round_.report(reasons, left)
-
-
-def _pages(feed: Feed, after: int, limit: int, pages: int) -> Iterator[News]:
-    """Pages until studiolab has no more; the next is fetched while the one before is applied."""
-    with ThreadPoolExecutor(1, thread_name_prefix="studiolab") as ahead:
-        following = ahead.submit(feed.events, after, limit)
-        for number in range(1, pages + 1):
-            news = following.result()
-            highest = _highest(news)
-            more = news.size >= limit and highest > after
-            if more and number < pages:
-                following = ahead.submit(feed.events, highest, limit)
-            yield news
-            if not more:
-                return
-            after = highest
-
-
-def _highest(news: News) -> int:
-    return max(trusted_numbers(news), default=0)
-
-
-def trusted_numbers(news: News) -> list[int]:
-    """The numbers that came, but none beyond the last that studiolab itself declares: the cursor would run away."""
-    readable = (staging.readable_sequence(rejected.raw) for rejected in news.rejected)
-    numbers = [*(event.sequence for event in news.events), *(number for number in readable if number is not None)]
-    return [number for number in numbers if number <= news.last_sequence]
 
 
 TO_COMPARE = """
@@ -168,27 +143,31 @@ class _Round:
     feed: Feed
     page: int
     tally: Tally = field(default_factory=Tally)
+    through: int = 0
+    """The highest number that was read."""
 
     def run(self, connection: sa.Connection, statement: str, **more: object) -> Any:
         parameters = {"clinic": self.cursor.clinic_id, "as_of": self.as_of} | more
         return connection.execute(sa.text(statement), parameters)
 
-    def read(self, pages: int, progress: Callable[[int, int, str], None] | None) -> int:
-        """Page through the news; returns how many numbers are left for the next run where ``pages`` were not enough."""
+    def read(self, pages: int, goes_on: Callable[[], bool], progress: Callable[[int, int, str], None] | None) -> int:
+        """Page through the news; returns how many numbers are left for the next run where the turn was over before."""
         sequence, anchor, history = self.cursor.sequence, self.cursor.anchor, self.cursor.history
         left, met = 0, anchor is None
-        for number, news in enumerate(_pages(_Overlap(self, sequence), self.cursor.after, self.page, pages), 1):
+        feed = _Overlap(self, sequence)
+        coming = paging.pages(feed.events, self.cursor.after, self.page, pages, goes_on, beyond=sequence)
+        for news, cut in coming:
             if None not in {news.history, history} and news.history != history:
                 raise OtherHistoryError("events_other_epoch")
             if news.last_sequence < sequence:
                 raise OtherHistoryError("events_went_back", last=news.last_sequence, known=sequence)
             if not met and not (met := bool(staging.ids_at(news, sequence))):
-                met = _highest(news) > sequence or news.size < self.page
+                met = highest_of(news) > sequence or news.size < self.page
                 if met and (oldest := self.feed.oldest()) is not None and oldest < sequence:
                     raise OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
             self.take(without_anchor(news, sequence, anchor))
-            ahead = max(0, news.last_sequence - _highest(news))
-            left = ahead if number == pages and news.size >= self.page else 0
+            ahead = max(0, news.last_sequence - highest_of(news))
+            left = ahead if cut else 0
             if progress:
                 progress(self.tally.read, self.tally.read + ahead, "progress.events_read")
         return left
@@ -196,7 +175,7 @@ class _Round:
     def take(self, news: News) -> None:
         """One page, whole: effects, inbox, gaps and cursor."""
         staged = staging.batch(news.events, news.rejected, news.last_sequence + FAR)
-        highest = _highest(news)
+        highest = highest_of(news)
         with self.engine.begin() as connection:
             self.run(connection, cursors.LOCK)
             if staged.rows:
@@ -216,6 +195,7 @@ class _Round:
                 history=news.history,
             )
         self.tally.read += len(news.events) + len(news.rejected)
+        self.through = max(self.through, highest)
 
     def settle(self, connection: sa.Connection, staged: Batch) -> None:
         effects.settle(connection, self.cursor.clinic_id, self.as_of, staged)
@@ -238,9 +218,9 @@ class _Round:
             self.settle(connection, staged)
         return bool(due)
 
-    def lose_gaps(self, connection: sa.Connection, below: int = 0) -> None:
-        """Wait no longer for numbers that are overdue, or that studiolab no longer has."""
-        self.run(connection, cursors.LOSE_GAPS, patience=GAP_PATIENCE, below=below)
+    def lose_gaps(self, connection: sa.Connection, *, through: int = 0, below: int = 0) -> None:
+        """Wait no longer for numbers that are overdue up to ``through``, or that studiolab no longer has."""
+        self.run(connection, cursors.LOSE_GAPS, patience=GAP_PATIENCE, through=through, below=below)
 
     def stop(self, reason: str) -> None:
         with self.engine.begin() as connection:
@@ -285,8 +265,8 @@ class _Round:
     def report(self, reasons: Sequence[Reason], left: int) -> Report:
         tally = self.tally
         with self.engine.begin() as connection:
-            if not left:  # only now: what was late may have come while nobody looked
-                self.lose_gaps(connection)
+            # Only now: what was late may have come while nobody looked.
+            self.lose_gaps(connection, through=self.through if left else max(self.through, self.cursor.sequence))
             standing = self.run(connection, STANDING).one()
             failed = self.run(connection, FAILED_NOW).all() if standing.waiting else []
             asked = self.run(connection, types.OPEN).all() if standing.unknown else []

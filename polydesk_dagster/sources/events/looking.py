@@ -25,8 +25,9 @@ from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import ConfigurationError, PermanentError, PolydeskError, TransientError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources import vendors
-from polydesk_dagster.sources.events.intake import GAP_PATIENCE, trusted_numbers
+from polydesk_dagster.sources.events.intake import GAP_PATIENCE
 from polydesk_dagster.sources.events.intervals import LONGEST, interval, is_due, slowed
+from polydesk_dagster.sources.events.paging import trusted_numbers
 from polydesk_dagster.sources.events.rounds import Bounds, Lag, ask_all, beginning_at
 from polydesk_dagster.sources.integrations import SETTINGS
 from polydesk_dagster.sources.port import Glancing, GoneError, Link, News, Numbers, Secret, Vendor

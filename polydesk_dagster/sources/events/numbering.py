@@ -14,7 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.sources.events.intake import Feed, trusted_numbers
+from polydesk_dagster.sources.events.intake import Feed
+from polydesk_dagster.sources.events.paging import trusted_numbers
 from polydesk_dagster.sources.port import GoneError, News, Numbers, Telling
 from polydesk_dagster.wire import Rejected
 
