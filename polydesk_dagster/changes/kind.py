@@ -182,6 +182,8 @@ class Kind:
     private: bool = False
     """Rows hold patient data: shown only by ``polydesk plan show``."""
     volatile: bool = False
+    orders: bool = False
+    """Its records are orders: a row to create is something to do, and nothing that we lack."""
     still: str = "true"
     taken: str | None = None
     """SQL over ``t`` and ``r``: when it holds for some ``t``, the row ``r`` to create exists already."""

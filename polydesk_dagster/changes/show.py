@@ -39,6 +39,8 @@ class Row:
     after: dict[str, Any]
     held: bool = False
     """Whether a person holds it back."""
+    told: str = ""
+    """Its action, as people are told."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -139,7 +141,8 @@ def rows(
         if said is None and plan.undoes is not None:
             said = Reason("back_before_plan", {"plan": plan.undoes}, plan.clinic)
         key = _called(row["row_key"], kind)
-        yield Row(row["ordinal"], row["action"], key, row["finding"], said, before, after, row["is_held"])
+        action = "order" if kind.orders and row["action"] == "create" else row["action"]
+        yield Row(row["ordinal"], row["action"], key, row["finding"], said, before, after, row["is_held"], action)
 
 
 def table(connection: sa.Connection, plan: Plan, kind: Kind) -> Table:
@@ -149,7 +152,7 @@ def table(connection: sa.Connection, plan: Plan, kind: Kind) -> Table:
         columns = ("row", "action", "why")
     cells = []
     for row in rows(connection, plan, kind, limit=SHOWN_ROWS):
-        action = Term("action", row.action)
+        action = Term("action", row.told)
         cells.append(
             (row.ordinal, action, because(row))
             if kind.private

@@ -73,7 +73,7 @@ def list_(
                 plan.clinic,
                 t.value(Instant(plan.created_at)),
                 t.term("plan_state", plan.standing),
-                t.counts(plan.counts, preview=plan.state == "ready"),
+                t.counts(plan.counts, preview=plan.state == "ready", kind=plan.kind),
                 ", ".join(guard.name for guard in (*plan.failed_guards, *plan.holding_guards)),
             )
             for plan in found
@@ -109,7 +109,7 @@ def show_(
         cells = [
             (
                 row.ordinal,
-                t.term("action", row.action),
+                t.term("action", row.told),
                 t.value(row.key),
                 t.value(rows_of.difference(row)),
                 t.value(because) if (because := rows_of.because(row)) is not None else "",
@@ -360,7 +360,7 @@ def _tell(plan: Plan) -> None:
     head = (say("command.plan.head", plan=plan.id), "bold")
     where = (t.service(plan.service), plan.clinic or say("all_clinics"), t.term("plan_state", plan.standing))
     console.print(Text.assemble(head, "".join(f" · {each}" for each in where)))
-    console.print(t.counts(plan.counts, preview=plan.state == "ready"))
+    console.print(t.counts(plan.counts, preview=plan.state == "ready", kind=plan.kind))
     for finding in FINDINGS:
         if plan.tally.get(finding):
             console.print(f"  {t.label('figure', f'finding.{finding}')}: {plan.tally[finding]}")
@@ -385,7 +385,7 @@ def _answer(plan: Plan, report: Report, what: str, *, json: bool) -> None:
     else:
         console = show.out()
         t = show.told()
-        counts = t.counts(report.counts, preview=report.preview)
+        counts = t.counts(report.counts, preview=report.preview, kind=plan.kind)
         outcome = Text(t.outcome(report.outcome, preview=report.preview), show.COLOURS[report.outcome])
         console.print(Text.assemble((what, "bold"), ": ", outcome, "  ", counts))
         for reason in report.reasons:

@@ -181,7 +181,10 @@ def tell(service: Service, heads: Mapping[int, Plan], report: Report, *, looked:
             console.print(f"  {t.label('figure', key)}: {t.value(figure)}")
     for plan in heads.values():
         about = " · ".join(
-            filter(None, (t.term("kind", plan.kind), plan.clinic, t.counts(plan.counts, preview=report.preview)))
+            filter(
+                None,
+                (t.term("kind", plan.kind), plan.clinic, t.counts(plan.counts, preview=report.preview, kind=plan.kind)),
+            )
         )
         console.print("  " + say("command.run.plan", plan=plan.id, about=about))
     if more > 0:

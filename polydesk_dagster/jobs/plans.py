@@ -71,7 +71,7 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
     if config.preview:
         with run.engine.connect() as connection:
             return changes.preview(connection, plan, kind)
-    return settle(
+    report = settle(
         run.engine,
         kind,
         Scope(plan.service, plan.clinic, plan.clinic_id, plan.scope),
@@ -81,6 +81,8 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
         reason=config.reason.strip() or None,
         past_guards=config.guards,
     )
+    # What is ordered is told by its reasons: nothing has come or gone yet.
+    return replace(report, counts=replace(report.counts, created=0)) if kind.orders else report
 
 
 def _import(run: Run, plan: Plan, config: ApplyConfig) -> Report:

@@ -180,11 +180,17 @@ class Teller:
             return self.text(PREVIEWED[Outcome(outcome)])
         return self.term("outcome", outcome)
 
-    def counts(self, counts: Counts | Mapping[str, int], *, preview: bool = False) -> str:
-        """The counts that are not zero: «1 aggiunta, 3 modifiche»."""
+    def counts(self, counts: Counts | Mapping[str, int], *, preview: bool = False, kind: str | None = None) -> str:
+        """The counts that are not zero: «1 aggiunta, 3 modifiche»; where a ``kind`` of record has words of its own, in
+        those."""
         numbers = counts if isinstance(counts, Mapping) else counts.as_dict()
         noun = "preview_counts" if preview else "counts"
-        return ", ".join(self.value(Count(f"{noun}.{key}", n)) for key, n in numbers.items() if n)
+        said = []
+        for key, n in numbers.items():
+            own = f"{noun}.{key}.{kind}"
+            if n:
+                said.append(self.value(Count(own if self.knows(f"count.{own}") else f"{noun}.{key}", n)))
+        return ", ".join(said)
 
     def summary(self, report: Report) -> str:
         """One line: the outcome, the counts, the first reason. A preview never reads like the deed."""

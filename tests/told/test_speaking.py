@@ -49,7 +49,7 @@ SUMMER_NIGHT = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
         (1234, "1234", "1234", "1234"),
         (Decimal("12.5"), "12,5", "12.5", "12,5"),
         (Count("counts.updated", 1), "1 modifica", "1 change", "1 Änderung"),
-        (Count("counts.retired", 3), "3 chiusure", "3 closed", "3 geschlossen"),
+        (Count("counts.retired", 3), "3 tolte", "3 removed", "3 entfernt"),
         (ServiceKey("clear_caches"), "Svuota tutta la cache", "Clear all caches", "Alle Zwischenspeicher leeren"),
         (Named("89.01", "Visita"), "Visita (89.01)", "Visita (89.01)", "Visita (89.01)"),
         (Term("outcome", "partial"), "riuscito in parte", "partly done", "teilweise erledigt"),

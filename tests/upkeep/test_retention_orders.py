@@ -8,17 +8,24 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from polydesk_dagster import changes
 from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes.kind import FINDINGS
 from polydesk_dagster.clinic.upkeep import registry, retention
-from polydesk_dagster.database.engine import create_engine
+from polydesk_dagster.database.engine import create_engine, plain_url
+from polydesk_dagster.database.service_runs import recorded
+from polydesk_dagster.jobs.plans import apply_plan
 from polydesk_dagster.outcome import Counts, Outcome, Report
+from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.told import teller
 from polydesk_dagster.values import Term
 from tests import world
@@ -135,9 +142,16 @@ def test_a_plan_says_in_words_what_goes_and_why(engine: sa.Engine) -> None:
     number = retention.clean(engine, AS_OF, preview=True).plan_id
     assert number is not None
     with engine.connect() as connection:
-        ((_, _, what, _, why),) = show.table(connection, plans.load(connection, number), retention.CLEANUP).rows
+        plan = plans.load(connection, number)
+        ((_, action, what, _, why),) = show.table(connection, plan, retention.CLEANUP).rows
     said = teller("it").value
-    assert (said(what), said(why)) == ("orari bloccati già conclusi", "oltre il termine di conservazione")
+    assert [said(each) for each in (action, what, why)] == [
+        "pulizia",
+        "orari bloccati già conclusi",
+        "oltre il termine di conservazione",
+    ]
+    assert teller("it").counts(plan.counts, preview=True, kind=plan.kind) == "1 insieme di dati da pulire"
+    assert plan.tally.keys() & {*FINDINGS} == set()  # nothing is missing here: it is there, and too old
 
 
 def test_a_plan_that_is_applied_by_hand_says_when_its_orders_are_worked_off(engine: sa.Engine) -> None:
@@ -210,3 +224,25 @@ def test_an_order_that_has_begun_cannot_be_undone(engine: sa.Engine) -> None:
         report = changes.undo(connection, plan, as_of=AS_OF, actor="desk:anna")
     assert report.counts.changed == 0
     assert "già eseguita" in " ".join(teller().reason(reason) for reason in report.reasons)
+
+
+def test_applied_on_the_page_it_says_what_goes_when_and_counts_nothing_as_added(
+    engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
+    monkeypatch.setenv("POLYDESK_DATABASE_URL", plain_url(database))
+    with engine.begin() as connection:
+        old_holds(connection, world.practice(connection), 5, 40 * DAY)
+    plan = retention.clean(engine, datetime.now(UTC), preview=True).plan_id
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        done = apply_plan.execute_in_process(
+            run_config={"ops": {"apply": {"config": {"plan": plan}}}},
+            resources={"polydesk": PolydeskResource()},
+            instance=instance,
+        )
+    assert done.success
+    with engine.connect() as connection:
+        ((_, report),) = recorded(connection, done.run_id, "apply_plan")
+    assert (report.outcome, teller("it").counts(report.counts)) == (Outcome.OK, "")
+    assert [reason.code for reason in report.reasons] == ["ordered"]
+    assert not any(figure.startswith("finding") for figure in report.figures)

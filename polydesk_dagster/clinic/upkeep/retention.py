@@ -81,6 +81,7 @@ CLEANUP = Kind(
     told=True,
     fixed=("dataset", "cutoff", "expected", "oldest", "newest", "ordered_at"),
     volatile=True,
+    orders=True,
     # An order that was made since has seen to what this one is about.
     taken="t.dataset = r.dataset AND (t.finished_at IS NULL OR t.ordered_at > r.ordered_at)",
     held="CASE WHEN t.removed > 0 OR t.finished_at IS NOT NULL THEN 'cleaned_already' END",
@@ -93,7 +94,7 @@ CLEANUP = Kind(
 def _orders(chosen: tuple[DataSet, ...]) -> str:
     """The query of a plan: what is old in each data set. A bound in days is written out, since it is ours."""
     return " UNION ALL ".join(
-        f"""SELECT 'create' AS action, CAST(NULL AS text) AS finding, {why("old")} AS reason,
+        f"""SELECT 'create' AS action, 'old' AS finding, {why("old")} AS reason,
                    CAST(NULL AS bigint) AS id, '{each.key}' AS dataset, o.cutoff, o.expected, o.oldest, o.newest,
                    :as_of AS ordered_at
             FROM (SELECT :as_of - interval '{each.days} days' AS cutoff, count(*) AS expected,
