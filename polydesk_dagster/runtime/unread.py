@@ -22,6 +22,8 @@ MANY = 10
 """Nor are two clinics and more, where they are one of so many: what stops them is hardly theirs."""
 APART = 5
 """Up to so many clinics are told one by one; more of them together."""
+MILD = frozenset({"events_withheld"})
+"""What is a warning however long it lasts: a number that was counted and never used looks the same."""
 
 # Whose address was changed since it was read last is looked at more closely: it may lead elsewhere.
 STANDING = f"""
@@ -79,12 +81,13 @@ def findings(connection: sa.Connection, as_of: datetime, waiting: Collection[str
         if linked:
             yield Finding("studiolab_unread", ok=True, values={"clinics": Count("clinics", linked)})
         return
-    many = len(found) > 1 and len(found) * MANY >= linked
+    grave = [each for each in found if each.why is None or each.why.code not in MILD]
+    many = len(grave) > 1 and len(grave) * MANY >= linked
     if len(found) <= APART:
         for each in found:
             values: dict[str, Value] = {"clinic": each.clinic, "code": each.code, "why": each.why}
             values["lasting"] = Duration((as_of - each.since).total_seconds())
-            warning = not many and as_of - each.since < LONG
+            warning = each not in grave or (not many and as_of - each.since < LONG)
             yield Finding("studiolab_unread", ok=False, subject=each.code, how=each.how, values=values, warning=warning)
         return
     first = found[0]
@@ -96,5 +99,5 @@ def findings(connection: sa.Connection, as_of: datetime, waiting: Collection[str
         "lasting": Duration((as_of - first.since).total_seconds()),
         "why": first.why,
     }
-    warning = not many and as_of - first.since < LONG
+    warning = not grave or (not many and as_of - grave[0].since < LONG)
     yield Finding("studiolab_unread", ok=False, how="many", values=values, warning=warning)

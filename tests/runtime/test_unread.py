@@ -217,3 +217,19 @@ def test_of_many_only_so_many_are_named() -> None:
 
 def _entry(subject: str | None, *, ok: bool) -> watching.Entry:
     return {"code": "studiolab_unread", "subject": subject, "ok": ok}
+
+
+def test_a_studiolab_that_gives_less_than_it_says_is_a_warning_however_long(connection: sa.Connection) -> None:
+    _chain(connection, 20)
+    withheld = Reason("events_withheld", {"last": 20, "known": 10})
+    _down(connection, ["C01", "C02", "C03"], timedelta(hours=9), withheld)
+    assert [(each.ok, each.warning) for each in _found(connection)] == [(False, True)] * 3
+    assert "dice di avere eventi fino al 20, e dopo il 10 non ne dà" in _told(_found(connection))[0]
+    _down(connection, ["C04"], timedelta(hours=2))
+    assert [each.warning for each in _found(connection)] == [True, True, True, False]
+    _down(connection, ["C05", "C06"], timedelta(minutes=6), withheld)
+    assert [each.warning for each in _found(connection)] == [False], "together with one that is none"
+    connection.execute(
+        sa.text("UPDATE event_cursor SET down_reason = :why WHERE failures > 0"), {"why": kept(withheld)}
+    )
+    assert [each.warning for each in _found(connection)] == [True]

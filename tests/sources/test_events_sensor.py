@@ -204,6 +204,33 @@ def test_a_history_that_went_back_or_is_another_one_is_a_reason_to_run(engine: s
         assert chain.look(NOW)["BO01"].why.code == "feed_stopped"
 
 
+def test_who_has_more_events_by_its_own_word_and_gives_none_is_told_and_asked_again(engine: sa.Engine) -> None:
+    with lab(engine) as bo:
+        chain = Round(engine, bo.simulator)
+        bo.publish(booking("X"))
+        bo.sync()
+        bo.publish(booking("Y", "10:00"))
+        bo.simulator.fail("top", "/events", field="items", value=[], times=3)
+        told = teller().reason(chain.look(NOW)["BO01"].why)
+        assert told == "Studiolab dice di avere eventi fino al 2, e dopo il 1 non ne dà"
+        assert [chain.look(NOW + n * MINUTE)["BO01"].why.code for n in (1, 2)] == ["events_withheld"] * 2
+        assert chain.down()[0] == NOW
+        bo.simulator.fail("status", "/events", status=500)
+        chain.look(NOW + 3 * MINUTE)
+        assert bo.rows("SELECT quiet_until - :now FROM event_cursor", now=NOW) == [(5 * MINUTE,)], "it did answer"
+        assert chain.look(NOW + 5 * MINUTE)["BO01"].news == 2
+
+
+def test_what_has_no_number_hides_nothing_that_comes_after_it(engine: sa.Engine) -> None:
+    with lab(engine) as bo:
+        chain = Round(engine, bo.simulator)
+        bo.publish(booking("X"), booking("Y", "10:00"))
+        bo.simulator.fail("remove", "/events", field="sequence", times=2)
+        assert chain.look(NOW)["BO01"].why.code == "news_to_read"
+        bo.sync()
+        assert bo.appointment("Y").status == "booked"
+
+
 def test_what_is_parked_and_due_is_a_reason_to_run(engine: sa.Engine) -> None:
     with lab(engine) as bo:
         chain = Round(engine, bo.simulator)

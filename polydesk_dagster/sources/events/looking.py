@@ -42,6 +42,7 @@ NOTHING = Reason("no_news")
 NOT_REACHED = Reason("look_not_reached")
 NOT_DUE = Reason("look_not_due")
 TOO_MANY = 429
+WITHHELD = "events_withheld"
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 
 
@@ -258,8 +259,12 @@ async def _ask(asked: _Wanted, pool: httpx.AsyncClient, policy: Policy, threads:
 
 
 def _judge(clinic: Clinic, found: News, *, dense: bool = True) -> Seen:
-    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it. So is a history that
-    is not the one we know: the run says so."""
+    """Numbers beyond the cursor or inside a gap are news; a full glance may hide some behind it, and so may what has no
+    number that can be trusted. So is a history that is not the one we know: the run says so.
+
+    Raises:
+        TransientError: the source has more by its own word, and gives nothing.
+    """
     numbers = trusted_numbers(found) if dense else [clinic.sequence + 1] if found.size else []
     renamed = None not in {found.history, clinic.history} and found.history != clinic.history
     if renamed or (dense and found.last_sequence < clinic.sequence):
@@ -269,11 +274,13 @@ def _judge(clinic: Clinic, found: News, *, dense: bool = True) -> Seen:
         for number in numbers
         if number > clinic.sequence or any(first <= number < last for first, last in clinic.missing)
     ]
-    if fresh or len(numbers) >= GLANCE:
+    if fresh or len(numbers) >= GLANCE or (dense and found.size > len(numbers)):
         return Seen(clinic, max(fresh, default=clinic.sequence), Reason("news_to_read"), answered=True)
     if clinic.due or clinic.overdue:
         why = Reason("parked_due" if clinic.due else "gap_overdue")
         return Seen(clinic, clinic.sequence, why, answered=True)
+    if dense and found.last_sequence > clinic.sequence:
+        raise TransientError(WITHHELD, last=found.last_sequence, known=clinic.sequence)
     return Seen(clinic, None, Reason("no_news_reachable_again") if clinic.failures else NOTHING, answered=True)
 
 
@@ -282,7 +289,8 @@ INSERT INTO event_cursor AS e (clinic_id, failures, quiet_until, down_reason, do
 SELECT clinic_id, 1, quiet_until, why, :as_of
 FROM unnest(CAST(:clinics AS bigint[]), CAST(:until AS timestamptz[]), CAST(:why AS text[]))
      AS t(clinic_id, quiet_until, why)
-ON CONFLICT (clinic_id) DO UPDATE SET failures = e.failures + 1, quiet_until = excluded.quiet_until,
+ON CONFLICT (clinic_id) DO UPDATE SET failures = CASE WHEN excluded.quiet_until > :as_of THEN e.failures ELSE 0 END + 1,
+                                      quiet_until = excluded.quiet_until,
                                       down_reason = excluded.down_reason,
                                       down_since = coalesce(e.down_since, excluded.down_since)"""
 
@@ -340,6 +348,9 @@ def remember(connection: sa.Connection, seen: Sequence[Seen], as_of: datetime) -
 
 
 def pause(failures: int, error: PolydeskError | None) -> timedelta:
-    """How long to leave a studiolab in peace after ``failures`` looks that failed before this one."""
+    """How long to leave a studiolab in peace after ``failures`` looks that failed before this one; not at all where it
+    does answer, and what it has yet to give may be late."""
+    if error is not None and error.reason.code == WITHHELD:
+        return timedelta()
     asked = error.retry_after if isinstance(error, TransientError) and error.retry_after else 0.0
     return max(timedelta(seconds=asked), min(FIRST_PAUSE * 2.0 ** min(failures, 10), LONGEST_PAUSE))
