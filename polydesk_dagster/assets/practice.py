@@ -39,7 +39,9 @@ def _look(run: Run, name: str) -> Report:
         return Report.refused("workbook_missing", {"file": name, "folder": str(folder)})
     try:
         data = reading.content(path)
-        book = reading.read(data, workbook.words())
+        with run.engine.connect() as connection:
+            ours = importing.clinics(connection)
+        book = reading.read(data, workbook.words(), ours)
     except PermanentError as error:  # what somebody dropped, and nothing of ours
         return Report(Outcome.REFUSED, reasons=(error.reason,))
     snapshot = hashlib.sha256(data).hexdigest()

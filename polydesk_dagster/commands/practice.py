@@ -68,13 +68,13 @@ def import_(
 ) -> None:
     """Legge un file Excel e importa cliniche, medici, prestazioni, agende, turni, chiusure, utenti e testi."""
     data = reading.content(file)
-    book = reading.read(data, workbook.words())
     as_of = datetime.now(UTC)
     name = hashlib.sha256(data).hexdigest()
     with opened(create=True) as installation, _alone(installation, looking=preview) as alone:
         if not alone:
             _answer(Report.skipped("service_busy", {"service": ServiceKey(importing.SERVICE)}), None, json=json)
         with installation.engine.begin() as connection:
+            book = reading.read(data, workbook.words(), importing.clinics(connection))
             found = importing.plan(
                 connection, book, as_of=as_of, origin=f"{name[:16]}:{as_of.isoformat()}", snapshot=name, file=file.name
             )

@@ -94,6 +94,34 @@ def test_a_doctor_twice_with_a_slip_waits_and_nobody_else(engine: sa.Engine) -> 
     assert all_of(engine, "SELECT count(*) FROM agenda_rule") == [(2,)]
 
 
+@pytest.mark.parametrize("blank", [False, True])
+@pytest.mark.parametrize("own", [True, False])
+def test_rows_that_name_no_clinic_are_of_the_only_one(engine: sa.Engine, blank: bool, own: bool) -> None:
+    """By the file's own sheet of clinics, or where that is not in it by ours; the column may be there, and blank."""
+    if not own:
+        applied(engine, book({"Cliniche": CLINICS}))
+    sheets = {
+        title: [["Clinica" if number == 0 else None, *row[1:]] if blank else row[1:] for number, row in enumerate(rows)]
+        for title, rows in WHOLE.items()
+        if title != "Cliniche"
+    }
+    found, report = applied(engine, book(({"Cliniche": CLINICS} if own else {}) | sheets))
+    assert (said(found), report.outcome) == ([], Outcome.OK)
+    applied_as_written = "SELECT count(*) FROM agenda_rule r JOIN agenda a ON a.id = r.agenda_id JOIN clinic c ON true"
+    assert all_of(engine, applied_as_written) == [(len(TURNS) - 1,)]
+    again, _ = applied(engine, book(WHOLE))
+    assert not again.does
+
+
+@pytest.mark.parametrize("second", [["MO02", "Poliambulatorio Secchia", "F257", "Emilia-Romagna"], ["MO02", None, "?"]])
+def test_rows_that_name_no_clinic_wait_where_there_are_two(engine: sa.Engine, second: list[str | None]) -> None:
+    """Also where of the second only its code is readable."""
+    lacking = [row[1:] for row in DOCTORS]
+    found, _ = applied(engine, book({"Cliniche": [*CLINICS, second], "Medici": lacking}))
+    assert any(each.startswith("foglio Medici, riga 1: manca la colonna «Clinica»") for each in said(found))
+    assert all_of(engine, "SELECT count(*) FROM specialist") == [(0,)]
+
+
 def test_a_sheet_that_lacks_a_column_waits_with_what_refers_to_it(engine: sa.Engine) -> None:
     lacking = [[*row[:2], *row[3:]] for row in AGENDAS]
     found, report = applied(engine, book(WHOLE | {"Agende": lacking, "Turni": TURNS, "Note": [[]], "Chiusure": []}))

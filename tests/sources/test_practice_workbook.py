@@ -45,8 +45,8 @@ def book(sheets: Mapping[str, Rows]) -> bytes:
 
 
 def planned(engine: sa.Engine, data: bytes, *, as_of: datetime = AS_OF, file: str | None = None) -> Import:
-    read = reading.read(data, workbook.words())
     with engine.begin() as connection:
+        read = reading.read(data, workbook.words(), importing.clinics(connection))
         return importing.plan(connection, read, as_of=as_of, origin=f"test-{hash(data)}", snapshot="test", file=file)
 
 

@@ -71,6 +71,11 @@ class Import:
         return Reason("workbook_then_apply", {"workbook": self.number}) if waiting and self.does else None
 
 
+def clinics(connection: sa.Connection) -> tuple[str, ...]:
+    """The codes of those that we have, as a file may leave them out: of more than one two are enough to know."""
+    return tuple(connection.scalars(sa.text("SELECT code FROM clinic ORDER BY id LIMIT 2")))
+
+
 def plan(
     connection: sa.Connection,
     book: Workbook,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from polydesk_dagster.archives import ArchiveTooLargeError, look_through
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.sources.practice.cells import Terms, UnfitError, folded
-from polydesk_dagster.sources.practice.sheets import SHEETS, Sheet
+from polydesk_dagster.sources.practice.sheets import CLINIC, SHEETS, Sheet
 from polydesk_dagster.values import Reason, Several, Term, Value
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ def content(path: Path) -> bytes:
     return data
 
 
-def read(data: bytes, words: Words) -> Workbook:
-    """The sheets that we know of the ``.xlsx`` in ``data``.
+def read(data: bytes, words: Words, clinics: Collection[str] = ()) -> Workbook:
+    """The sheets that we know of the ``.xlsx`` in ``data``. ``clinics`` are the codes of those that we have: where they
+    and the file's own are one, rows that name none are its.
 
     A sheet is known by its title, or by its headings where they are those of one sheet alone.
 
@@ -111,6 +112,7 @@ def read(data: bytes, words: Words) -> Workbook:
     book = _open(data)
     found: dict[str, Read] = {}
     passed: list[Reason] = []
+    without: list[tuple[Sheet, int, list[list[Any]], dict[str, int]]] = []
     for page in book.worksheets:
         if page.sheet_state != "visible":
             continue
@@ -124,22 +126,40 @@ def read(data: bytes, words: Words) -> Workbook:
             continue
         said = Term("sheet", sheet.key)
         places, strangers = _places(sheet, cells[heading] if heading is not None else [], words)
+        missing = sheet.identifying - places.keys()
         if sheet.key in found:
             found[sheet.key] = _untaken(sheet, None, Reason("sheet_twice", {"sheet": said}))
-        elif missing := [column.key for column in sheet.columns if column.key in sheet.identifying - places.keys()]:
-            columns = Several(tuple(heading_of(key) for key in missing))
-            why = Reason("sheet_lacks_column", {"columns": columns}, count=len(missing))
-            found[sheet.key] = _untaken(sheet, (heading or 0) + 1, at(sheet.key, (heading or 0) + 1, why))
+        elif missing - {CLINIC.key} or heading is None:
+            found[sheet.key] = _lacking(sheet, heading, missing)
         elif len(cells) > MOST_ROWS:
             why = Reason("sheet_too_long", {"sheet": said, "most": MOST_ROWS})
             found[sheet.key] = _untaken(sheet, None, why)
         else:
             passed += [Reason("sheet_unknown_column", {"sheet": said, "title": title}) for title in strangers]
-            assert heading is not None
-            found[sheet.key] = _rows(sheet, cells[heading + 1 :], heading + 2, places, words.terms)
+            found[sheet.key] = Read(sheet, frozenset(places))
+            without.append((sheet, heading, cells, places))
     if not found:
         raise PermanentError("workbook_of_another_kind")
+    ours = set(clinics)
+    for sheet, heading, cells, places in sorted(without, key=lambda each: each[0].key != "clinics"):
+        if found[sheet.key].unreadable:  # it is there twice
+            continue
+        known = len(ours) == 1 and not ("clinics" in found and found["clinics"].unreadable)
+        only = next(iter(ours)) if known else None
+        if only is None and CLINIC.key in sheet.identifying - places.keys():
+            found[sheet.key] = _lacking(sheet, heading, frozenset({CLINIC.key}))
+            continue
+        found[sheet.key] = _rows(sheet, cells[heading + 1 :], heading + 2, places, words.terms, only)
+        if sheet.key == "clinics":
+            ours.update(each.values["code"] for each in found[sheet.key].records)
     return Workbook(tuple(found[sheet.key] for sheet in SHEETS if sheet.key in found), tuple(passed))
+
+
+def _lacking(sheet: Sheet, heading: int | None, missing: Collection[str]) -> Read:
+    """The sheet as the columns that it lacks; of one without a heading all."""
+    columns = [heading_of(column.key) for column in sheet.columns if column.key in missing]
+    why = Reason("sheet_lacks_column", {"columns": Several(tuple(columns))}, count=len(columns))
+    return _untaken(sheet, (heading or 0) + 1, at(sheet.key, (heading or 0) + 1, why))
 
 
 def _untaken(sheet: Sheet, line: int | None, why: Reason) -> Read:
@@ -235,28 +255,39 @@ def _places(sheet: Sheet, row: Sequence[Any], words: Words) -> tuple[dict[str, i
     return places, strangers
 
 
-def _rows(sheet: Sheet, rows: Sequence[Sequence[Any]], first: int, places: Mapping[str, int], terms: Terms) -> Read:
-    found = Read(sheet, frozenset(places))
+def _rows(
+    sheet: Sheet,
+    rows: Sequence[Sequence[Any]],
+    first: int,
+    places: Mapping[str, int],
+    terms: Terms,
+    only: str | None,
+) -> Read:
+    """``only`` is the clinic of rows that name none, where there is no other."""
+    given = {CLINIC.key: only} if only is not None and CLINIC.key in sheet.required else {}
+    found = Read(sheet, frozenset(places) | given.keys())
+    place = places.get(CLINIC.key, _WIDEST)
+    named = any(place < len(row) and row[place] is not None for row in rows)
+    needed = sheet.required if named else sheet.required - given.keys()
     columns = [(column, places[column.key]) for column in sheet.columns if column.key in places]
     for line, row in enumerate(rows, first):
         held = {column.key: row[place] for column, place in columns if place < len(row) and row[place] is not None}
         if not held:
             continue
-        if _is_note(sheet, held):
+        if _is_note(needed, held):
             found.notes += 1
             continue
         try:
-            found.records += (Record(line, values) for values in _read_row(found, line, held, terms))
+            found.records += (Record(line, values) for values in _read_row(found, line, given | held, terms))
         except _UnfitRowError as unfit:
             shown = {key: str(value)[:200] for key, value in held.items()}
             found.unreadable.append(Unreadable(f"{sheet.key}/{line}", "invalid", unfit.reason, shown))
     return found
 
 
-def _is_note(sheet: Sheet, held: Mapping[str, Any]) -> bool:
+def _is_note(needed: Collection[str], held: Mapping[str, Any]) -> bool:
     """Whether a row stands beside the table: it fills none of the cells that a row needs, or one of several."""
-    needed = sheet.required & held.keys()
-    return not needed or (len(held) == 1 and len(sheet.required) > 1)
+    return not held.keys() & needed or (len(held) == 1 and len(needed) > 1)
 
 
 class _UnfitRowError(Exception):

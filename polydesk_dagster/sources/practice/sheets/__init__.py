@@ -7,9 +7,9 @@ in the workbook is left alone; a column that is not there too.
 from __future__ import annotations
 
 from polydesk_dagster.sources.practice.sheets import offer, people, times
-from polydesk_dagster.sources.practice.sheets.shape import Column, Members, Sheet
+from polydesk_dagster.sources.practice.sheets.shape import CLINIC, Column, Members, Sheet
 
-__all__ = ["BY_KEY", "SHEETS", "Column", "Members", "Sheet"]
+__all__ = ["BY_KEY", "CLINIC", "SHEETS", "Column", "Members", "Sheet"]
 
 SHEETS: tuple[Sheet, ...] = (*offer.SHEETS, *times.SHEETS, *people.SHEETS)
 
