@@ -9,14 +9,9 @@ from polydesk_dagster.changes.why import read
 from polydesk_dagster.checks.looks import checks_of
 from polydesk_dagster.sources.events import cursor, inbox
 from polydesk_dagster.told import teller
-from polydesk_dagster.values import Value
+from polydesk_dagster.told.dagster import figures
 
 EVENTS = dg.AssetKey(["studiolab", "events"])
-
-
-def _shown(**figures: Value) -> dict[str, str]:
-    t = teller()
-    return {t.label("figure", key): t.value(value) for key, value in figures.items()}
 
 
 def _no_dead_letters(connection: sa.Connection, _as_of: datetime) -> dg.AssetCheckResult:
@@ -26,7 +21,9 @@ def _no_dead_letters(connection: sa.Connection, _as_of: datetime) -> dg.AssetChe
     return dg.AssetCheckResult(
         passed=not dead,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata=_shown(how_many=sum(dead.values()), clinics=clinics or None, what_to_do=todo if dead else None),
+        metadata=figures(
+            {"how_many": sum(dead.values()), "clinics": clinics or None, "what_to_do": todo if dead else None}
+        ),
     )
 
 
@@ -37,7 +34,7 @@ def _no_stopped_feed(connection: sa.Connection, _as_of: datetime) -> dg.AssetChe
     return dg.AssetCheckResult(
         passed=not stopped,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata=_shown(how_many=len(stopped), why="\n".join(reasons) or None),
+        metadata=figures({"how_many": len(stopped), "why": "\n".join(reasons) or None}),
     )
 
 
@@ -46,7 +43,7 @@ def _no_lost_events(connection: sa.Connection, as_of: datetime) -> dg.AssetCheck
     return dg.AssetCheckResult(
         passed=not lost,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata=_shown(how_many=sum(lost.values()), clinics=", ".join(lost) or None),
+        metadata=figures({"how_many": sum(lost.values()), "clinics": ", ".join(lost) or None}),
     )
 
 

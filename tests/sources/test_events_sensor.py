@@ -361,6 +361,8 @@ def test_a_tick_of_the_daemon_and_the_run_that_it_asks_for(
         assert not any("Rossi" in str(value) for value in shown.values())
         checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
         assert checks == {"no_dead_letters": True, "no_stopped_feed": True, "no_lost_events": True}
+        told = [each.metadata["Quanti"] for each in result.get_asset_check_evaluations()]
+        assert told == [dg.MetadataValue.int(0)] * 3  # numbers stay numbers
         assert tick(wanted.cursor).run_requests == []
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE integration SET active = false"))
