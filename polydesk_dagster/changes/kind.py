@@ -107,6 +107,9 @@ class Source:
     nor ``carried`` are there for the kind's own statements: nobody is shown them, and they make no difference between
     two records.
 
+    Records that differ in one of the columns ``apart`` (staged ones) are never the same thing: where no two are alike
+    in all of them, which :repeats says, nothing is looked through for repetitions.
+
     ``compared`` are the tables that a list which was read as it is now could not be compared with again without reading
     it: whatever is written to them is counted (``list_change``), and while nothing is, an unchanged list stays unread.
     """
@@ -116,6 +119,7 @@ class Source:
     label: Callable[[Any], str]
     """The record's key for the quarantine, e.g. its id."""
     key: tuple[str, ...]
+    apart: tuple[str, ...] = ()
     join: str | None = None
     indexed: str | None = None
     desired: str | None = None
@@ -135,7 +139,7 @@ class Source:
     """Statements on the plan's rows ``{rows}`` once they are made: those that cannot stand beside each other or beside
     what stays become conflicts."""
     noted: Mapping[str, str] = field(default_factory=dict)
-    """What is told though nothing is written for it: by the code of its reason a query for how many."""
+    """What is told though nothing is written for it: by the code of its reason which of our rows ``c`` are counted."""
     judge: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
     text: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -58,6 +59,13 @@ class Staged:
     passed: int = 0
     starts: list[int] = field(default_factory=list)
     """The number of the first record of each page."""
+    things: set[int] = field(default_factory=set)
+    """Hashes of what tells records ``apart``."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether two records may be the same thing: they have a hash in common, or nothing is known of them."""
+        return len(self.things) < self.records
 
     @property
     def seen(self) -> int:
@@ -80,6 +88,7 @@ def stage(
     target = table if columns is None else f"{table} ({columns})"
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
+    apart = itemgetter(*(1 + list(source.columns).index(name) for name in source.apart)) if source.apart else None
     coming = iter(pages)
     page = next(coming, None)
     staged, begun = Staged(), False
@@ -91,7 +100,10 @@ def stage(
             begun = True  # in a table made or emptied just now rows may be frozen: no look at them asks whose they are
             with cursor.copy(f"COPY {target} FROM STDIN WITH (FREEZE)".encode()) as copy:
                 while page is not None:
-                    copy.write(bulk.lines(_prepared(source, page, staged)))
+                    rows = _prepared(source, page, staged)
+                    copy.write(bulk.lines(rows))
+                    if apart is not None:
+                        staged.things.update(map(hash, map(apart, rows)))
                     staged.total = page.total
                     staged.passed += page.passed
                     page = next(coming, None)

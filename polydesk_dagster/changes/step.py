@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -119,13 +119,16 @@ def known(connection: sa.Connection, kind: Kind, scope: Scope) -> Known | None:
     return None if row is None else Known(row.records, row.confirmed, row.ours, int(row.retired))
 
 
-def count_ours(connection: sa.Connection, kind: Kind, values: Mapping[str, Any]) -> int:
-    """Our records in force that the source could retire."""
+def count_ours(
+    connection: sa.Connection, kind: Kind, values: Mapping[str, Any], also: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Our records in force that the source could retire, and those of its rows ``c`` for which each of ``also`` holds
+    (SQL): all are counted by going through them once."""
     source = kind.source
     if source is None or source.current is None:
-        return 0
-    query = f"SELECT count(*) FROM ({source.current}) c WHERE {source.in_force or source.retirable}"
-    return int(connection.execute(sa.text(query), values).scalar_one())
+        return (0, *(0 for _ in also))
+    counts = [f"count(*) FILTER (WHERE {those})" for those in (source.in_force or source.retirable, *also)]
+    return tuple(connection.execute(sa.text(f"SELECT {', '.join(counts)} FROM ({source.current}) c"), values).one())
 
 
 def remember(
@@ -153,7 +156,7 @@ def remember(
     counted = "SELECT confirmed_ours IS NOT NULL FROM source_state WHERE service = :service AND scope = :scope"
     in_force = None
     if confirmed_by is not None or not connection.scalar(sa.text(counted), at):
-        in_force = count_ours(connection, kind, values)
+        in_force = count_ours(connection, kind, values)[0]
     version = None
     if ours is not None and kind.source is not None:
         version = ours + _own(connection, kind, scope)

@@ -146,10 +146,11 @@ def compare(
     values = plans.parameters(scope, as_of, plan_id)
     if source.judge:
         staged, numbers, repeated = _judge(connection, kind, source, plan_id, pages, values)
-        ours, stage = 0, plans.rows_table(plan_id)
+        stage = plans.rows_table(plan_id)
     else:
         staged, numbers, repeated = _steady(connection, kind, plan_id, pages, values, evidence)
-        ours, stage = step.count_ours(connection, kind, values), STAGE
+        stage = STAGE
+    ours, *noted = step.count_ours(connection, kind, values, tuple(source.noted.values()))
     held.carry(connection, kind, scope.clinic_id, plan_id)
     for statement in source.reconsider:
         connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
@@ -164,8 +165,7 @@ def compare(
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
     counted["seen"] = staged.seen
     counted["rejected"] = len(staged.unreadable)
-    for code, query in source.noted.items():
-        counted[f"noted.{code}"] = int(connection.scalar(sa.text(query), values) or 0)
+    counted |= {f"noted.{code}": many for code, many in zip(source.noted, noted, strict=True)}
     counted["set_aside"] = aside.new(connection, kind, scope, plan_id)
     if staged.unreadable:
         counted["invalid"] = counted.get("invalid", 0) + len(staged.unreadable)
@@ -210,12 +210,12 @@ def _steady(
         if reading and evidence is not None:
             pages = evidence.again()
         staged = staging.stage(connection, source, pages)
-        values["snapshot"] = staged.snapshot
+        values |= {"snapshot": staged.snapshot, "repeats": staged.repeats}
         values["unreadable"] = sorted({record.key for record in staged.unreadable if record.key is not None})
         _want(connection, kind, source, values, types)
         if source.untold:
             _keep_untold(connection, source, values)
-        numbers, repeated = _mark_duplicates(connection, source, WANTED, columns, number="n", problem="problem")
+        numbers, repeated = _mark_duplicates(connection, source, staged, WANTED, columns)
         proves = evidence is not None and source.retire is not None
         moved = _on_two_pages(connection, staged) if proves and (numbers or repeated) else set()
         if moved <= doubled:
@@ -275,7 +275,7 @@ def _judge(
     connection.execute(sa.text(f"SET LOCAL work_mem = '128MB'; {bulk.LOOKED_UP}"))
     bulk.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=10)
     said = [name for name in source.columns if name in kind.written or name in kind.carried]
-    numbers, repeated = _mark_duplicates(connection, source, rows, said, number="ordinal", problem="finding")
+    numbers, repeated = _mark_duplicates(connection, source, staged, rows, said, number="ordinal", problem="finding")
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))
     for statement in source.judge:
         connection.execute(sa.text(statement.format(rows=rows)), values)
@@ -317,14 +317,21 @@ def _same(source: Source) -> str:
 
 
 def _mark_duplicates(
-    connection: sa.Connection, source: Source, table: str, columns: list[str], *, number: str, problem: str
+    connection: sa.Connection,
+    source: Source,
+    staged: Staged,
+    table: str,
+    columns: list[str],
+    *,
+    number: str = "n",
+    problem: str = "problem",
 ) -> tuple[list[int], int]:
     """Keep one of records that repeat each other word for word, and set aside all of those that contradict each other
     under one key. Returns the numbers of the latter, and how many repetitions were dropped."""
+    if not staged.repeats:
+        return [], 0
     key = ", ".join(part.format("d") for part in source.key)
     several = "NOT d.alone" if source.alone else "true"
-    if source.alone and not connection.scalar(sa.text(f"SELECT EXISTS (SELECT FROM {table} d WHERE {several})")):
-        return [], 0
     content = ", ".join(f"d.{name}" for name in columns)
     found = connection.execute(
         sa.text(f"""

@@ -98,6 +98,7 @@ CLOSURE = Kind(
         label=lambda closure: str(closure.id),
         text=("name",),
         key=("{}.source_id",),
+        apart=("source_id",),
         desired="""
             SELECT s.n, s.source_id, s.name, s.date_from, s.date_to, s.from_time, s.to_time, s.scope AS layer,
                    CASE WHEN s.scope = 'region' THEN coalesce(known.region, s.region) END AS region,

@@ -254,6 +254,7 @@ PATIENT = Kind(
         label=lambda item: str(item.get("id") or "?") if isinstance(item, Mapping) else "?",
         text=("last_name", "first_name"),
         key=("{}.external_id",),
+        apart=("external_id",),
         indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
         judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _SAME_PLACE, _OUT_OF_TIME, _DOUBTS, _MARK),
         compared=("patient_link", "patient_review"),

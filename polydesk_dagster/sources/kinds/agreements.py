@@ -27,6 +27,7 @@ AGREEMENT = Kind(
         label=lambda record: str(record.id),
         text=("name",),
         key=("{}.external_id",),
+        apart=("external_id",),
         join="d.target = c.id",
         desired=f"""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.name, s.kind, s.valid_from,

@@ -66,6 +66,7 @@ COLLABORATOR = Kind(
         label=lambda record: str(record.id),
         text=("last_name", "first_name"),
         key=("{}.external_id",),
+        apart=("external_id",),
         join="d.target = c.id",
         desired=f"""
             SELECT s.n, CAST(:clinic_id AS bigint) AS clinic_id, s.external_id, s.title,

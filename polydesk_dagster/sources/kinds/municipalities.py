@@ -101,6 +101,7 @@ MUNICIPALITY = Kind(
         label=lambda record: str(record.cadastral_code),
         text=("name", "other_name"),
         key=("{}.cadastral_code", "{}.valid_from"),
+        apart=("cadastral_code", "valid_from"),
         indexed="cadastral_code",
         desired=f"""
             SELECT s.n, s.cadastral_code, s.valid_from, s.valid_to, s.istat_code, s.name, s.other_name, s.province,

@@ -14,8 +14,9 @@ from polydesk_dagster.sources.kinds.validity import OTHERS, OVERLAPS
 
 _SAME_ITEM = """{w}.service_id = {c}.service_id AND coalesce({w}.agreement_id, 0) = coalesce({c}.agreement_id, 0)
                 AND coalesce({w}.specialist_id, 0) = coalesce({c}.specialist_id, 0)"""
-# IS TRUE keeps it a look into a hash table, which is nearly always empty, rather than a join of two sorted lists.
-_SEVERAL = """((s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, '')) IN (TABLE several) IS TRUE)"""
+# IS TRUE keeps it a look into a hash table, rather than a join of two sorted lists.
+_SEVERAL = """(:repeats AND (s.service, coalesce(s.agreement, ''), coalesce(s.collaborator, ''))
+                            IN (TABLE several) IS TRUE)"""
 _ITEM = """concat_ws(' · ', (SELECT code || ' ' || name FROM service s WHERE s.id = c.service_id),
                      (SELECT name FROM agreement a WHERE a.id = c.agreement_id),
                      (SELECT last_name FROM specialist p WHERE p.id = c.specialist_id))"""
@@ -47,12 +48,14 @@ _REWRITTEN = f"""(SELECT t.id
                                   AND {_MEET.format("w", "t")}
                   WHERE t.valid_to <= :today AND t.valid_from <> w.valid_from)"""
 # What is set aside leaves standing what we hold. Where something else of the same item would then overlap it, nothing
-# of that item is changed. (NOT IN is a look into a hash table; an anti-join was planned as a loop.)
+# of that item is changed; what keeps its period meets none that it has not met before. (NOT IN is a look into a hash
+# table; an anti-join was planned as a loop.)
 _CROWDED = f"""
     UPDATE {{rows}} r
     SET action = 'conflict', finding = 'overlapping', id = CASE action WHEN 'create' THEN NULL ELSE id END,
         reason = '{{reason}}'
-    FROM (WITH o AS MATERIALIZED (SELECT * FROM {{rows}} WHERE action IN ('create', 'update', 'retire')),
+    FROM (WITH o AS MATERIALIZED (SELECT * FROM {{rows}} WHERE action IN ('create', 'update', 'retire')
+                                  AND (action = 'create' OR valid_to IS DISTINCT FROM was_valid_to)),
           met AS MATERIALIZED (
               SELECT t.id, o.service_id, o.agreement_id, o.specialist_id
               FROM o JOIN price t ON t.clinic_id = :clinic_id AND {_SAME_ITEM.format(w="t", c="o")}
@@ -140,6 +143,7 @@ PRICE = Kind(
             "coalesce({}.specialist_id, 0)",
             "{}.valid_from",
         ),
+        apart=("service", "agreement", "collaborator"),
         indexed="service_id",
         alone=True,
         # What names something unknown is no item of ours, least of all the private one, and so it has no service here.
@@ -150,7 +154,7 @@ PRICE = Kind(
             WITH said AS NOT MATERIALIZED (SELECT * FROM {{stage}} WHERE valid_to IS DISTINCT FROM valid_from),
             several AS MATERIALIZED (
                 SELECT service, coalesce(agreement, '') AS agreement, coalesce(collaborator, '') AS collaborator
-                FROM said GROUP BY 1, 2, 3 HAVING count(*) > 1),
+                FROM said WHERE :repeats GROUP BY 1, 2, 3 HAVING count(*) > 1),
             clash AS MATERIALIZED (
                 SELECT n FROM (SELECT s.n, {OVERLAPS} AS clashes FROM said s WHERE {_SEVERAL}
                                {OTHERS.format("s.service, s.agreement, s.collaborator")}) looked
@@ -191,7 +195,7 @@ PRICE = Kind(
                             WHEN svc.deleted_at IS NOT NULL THEN {why("service_deleted", service="svc.code")}
                             WHEN s.valid_to < s.valid_from THEN 'ends_before_start'
                             WHEN s.patient_share > s.amount THEN 'share_above_price'
-                            WHEN s.n IN (TABLE clash) THEN 'periods_overlap' END AS reason
+                            WHEN :repeats AND s.n IN (TABLE clash) THEN 'periods_overlap' END AS reason
                 FROM said s
                 LEFT JOIN service svc ON svc.clinic_id = :clinic_id AND svc.external_id = s.service
                 LEFT JOIN agreement agr ON agr.clinic_id = :clinic_id AND agr.external_id = s.agreement
@@ -237,8 +241,7 @@ PRICE = Kind(
         reconsider=(_CROWDED.format(rows="{rows}", reason="source_unclear"),),
         noted={
             "price_withdrawn_before_next": f"""
-                SELECT count(*) FROM price c JOIN service s ON s.id = c.service_id AND s.external_id IS NOT NULL
-                WHERE c.clinic_id = :clinic_id AND c.valid_from <= :today AND c.valid_to > :today
+                c.valid_from <= :today AND (c.valid_to > :today) IS TRUE -- a null would have the rest looked at
                   AND NOT EXISTS (SELECT FROM wanted w WHERE {_SAME_ITEM.format(w="w", c="c")}
                                                          AND w.valid_from = c.valid_from)
                   AND {_NEXT} = c.valid_to"""

@@ -77,6 +77,7 @@ SERVICE = Kind(
         label=lambda record: str(record.id),
         text=("name", "preparation"),
         key=("{}.external_id",),
+        apart=("external_id",),
         join="d.target = c.id",
         # A renamed service is the same one: found by its external id, or else by the code of one that has none, or by
         # code and name of one whose external id is gone.
