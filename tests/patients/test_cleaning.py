@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from polydesk_dagster.changes.kind import Reject
 from polydesk_dagster.changes.why import read
 from polydesk_dagster.clinic.patients.cleaning import e164, fingerprint, prepare
-from polydesk_dagster.clinic.patients.fiscal_codes import birth_part, check_letter, first_name_part, last_name_part
+from polydesk_dagster.clinic.patients.fiscal_codes import (
+    birth_part,
+    check_letter,
+    code_of,
+    first_name_part,
+    last_name_part,
+)
 from polydesk_dagster.sources.records import Patient
 from polydesk_dagster.told import teller
 from polydesk_dagster.wire import sort_records
@@ -40,6 +46,28 @@ def test_who_somebody_is_is_hashed_alike_by_the_short_way_and_the_long(said: lis
     # A character that only the long way takes, and that leaves no trace in what is compared.
     longer = {name: None if text is None else text + "\u0301" for name, text in item.items()}
     assert fingerprint(item) == fingerprint(longer)
+
+
+@given(
+    st.tuples(st.text("ABab '-.`è", max_size=8), st.text("CeE -", max_size=8)),
+    st.dates(date(1900, 1, 1), date(2025, 12, 31)),
+    st.sampled_from("MF"),
+    st.sampled_from(["H501", "A944", "Z330"]),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_persons_own_code_is_the_librarys_and_she_is_hashed_as_the_same(
+    names: tuple[str, str], born: date, sex: str, place: str
+) -> None:
+    last, first = (f"R{name}" for name in names)
+    day = born.isoformat()
+    code = code_of(last, first, sex, day, place)
+    assert code[:15] == last_name_part(last) + first_name_part(first) + birth_part(day, sex) + place
+    assert code[15] == codicefiscale.encode_cin(code[:15])
+    fields = {"last_name": last, "first_name": first, "sex": sex, "birth_date": day, "birth_place": place}
+    for written in (code, code.lower(), f" {code[:6]} {code[6:]}"):
+        item = person("P1", fiscal_code=written, **fields)
+        row = prepare(item)
+        assert (row[1:4], row[16], row[-2:]) == ((code, code, "CF"), str(fingerprint(item)), (None, None))
 
 
 @given(st.dates(date(1900, 1, 1), date(2040, 12, 31)), st.sampled_from("MF"))

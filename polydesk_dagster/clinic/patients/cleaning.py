@@ -4,21 +4,16 @@ hash of who it is."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache, lru_cache
 from hashlib import blake2b
 from operator import itemgetter
+from struct import Struct
 from typing import Any
 
 from polydesk_dagster.changes.kind import Reject
-from polydesk_dagster.clinic.patients.fiscal_codes import (
-    birth_part,
-    check_letter,
-    examine,
-    first_name_part,
-    last_name_part,
-)
+from polydesk_dagster.clinic.patients.fiscal_codes import code_of, examine
 from polydesk_dagster.values import Reason
 from polydesk_dagster.wire import LONGEST, clean, comparable
 
@@ -43,8 +38,9 @@ _MOBILE = re.compile(r"3[2-9][0-9]{8}")
 
 def e164(typed: str) -> str | None:
     """A telephone as the desk typed it, in international form; None if it cannot be one."""
-    digits = typed if typed.isdigit() else _TYPED.sub("", typed)
-    national = digits.removeprefix("+39")
+    if _MOBILE.fullmatch(typed):
+        return f"+39{typed}"
+    national = _TYPED.sub("", typed).removeprefix("+39")
     if _MOBILE.fullmatch(national) or (
         8 <= len(national) <= 11 and any(kind.fullmatch(national) for kind in _national())
     ):
@@ -97,10 +93,11 @@ def _odd_day(value: str) -> str:
         return ""
 
 
-def _all_plain(texts: list[Any]) -> bool:
+def _all_plain(texts: Sequence[Any]) -> bool:
     """Whether nothing has to be done to any of these: one look for all, because nearly all are so."""
+    said = list(filter(None, texts))
     try:
-        joined = "|".join([text for text in texts if text is not None])
+        joined = "|".join(said)
     except TypeError:
         return False
     return (
@@ -109,8 +106,8 @@ def _all_plain(texts: list[Any]) -> bool:
         and joined.isprintable()
         and " |" not in joined
         and "| " not in joined
-        and "" not in texts
         and joined == joined.strip()
+        and len(said) + texts.count(None) == len(texts)
     )
 
 
@@ -150,23 +147,30 @@ _WHO = itemgetter(*_IDENTITY)
 
 def fingerprint(item: Mapping[str, Any]) -> int:
     """A hash of who ``item``, a patient as the source writes one, is: code, folded names, date of birth, sex."""
-    said = _plainly(item)
-    if said is None:
-        said = "|".join([comparable(value) if isinstance(value := item.get(f), str) else "" for f in _IDENTITY])
-    return int.from_bytes(blake2b(said.encode("utf-8", "replace"), digest_size=8).digest(), "big", signed=True)
-
-
-def _plainly(item: Mapping[str, Any]) -> str | None:
-    """What ``comparable`` makes of all that is hashed, where it has next to nothing to do, as for nearly all."""
     try:
         said = "|".join(_WHO(item))
+        folded = _folded(said) if said.isascii() and said.isprintable() else None
     except (KeyError, TypeError):
+        folded = None
+    if folded is None:
+        folded = "|".join([comparable(value) if isinstance(value := item.get(f), str) else "" for f in _IDENTITY])
+    return _hashed(folded)
+
+
+def _folded(said: str) -> str | None:
+    """What ``comparable`` makes of plain text that is hashed, where it has next to nothing to do, as for nearly all."""
+    if "'" in said or "." in said or "`" in said:
         return None
-    if not (said.isascii() and said.isprintable()) or "'" in said or "." in said or "`" in said:
-        return None
-    said = said.casefold().replace("-", " ")
+    said = said.lower().replace("-", " ")
     spaced = "  " in said or " |" in said or "| " in said or said[0] == " " or said[-1] == " "
     return None if spaced else said
+
+
+_NUMBER = Struct(">q").unpack
+
+
+def _hashed(folded: str) -> int:
+    return int(_NUMBER(blake2b(folded.encode("utf-8", "replace"), digest_size=8).digest())[0])
 
 
 def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
@@ -178,11 +182,11 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     if type(item) is not dict and not isinstance(item, Mapping):
         raise Reject("invalid", Reason("not_an_object"))
     try:
-        texts, (sex, born, died, updated_at) = list(_TEXTS(item)), _OTHERS(item)
+        texts, (sex, born, died, updated_at) = _TEXTS(item), _OTHERS(item)
     except KeyError:
         whole = {**_ABSENT, **item}
-        texts, (sex, born, died, updated_at) = list(_TEXTS(whole)), _OTHERS(whole)
-    if not _all_plain(texts):
+        texts, (sex, born, died, updated_at) = _TEXTS(whole), _OTHERS(whole)
+    if not (plain := _all_plain(texts)):
         texts = [_text(value) for value in texts]
     external_id, last_name, first_name, code, birth_place, residence, address, postal_code, email, phone, mobile = texts
     if not (external_id and last_name and first_name and updated_at):
@@ -197,17 +201,14 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         raise Reject("invalid", Reason("died_before_birth"))
     if not (_is_place(birth_place) and _is_place(residence)):
         raise Reject("invalid", Reason("place_unknown"))
-    canonical = kind = problem = reason = None
+    canonical = kind = problem = reason = folded = None
     if code is not None:
-        code = code.upper().replace(" ", "")
-        expected = None
-        if sex and birth_date and birth_place:
-            expected = (
-                last_name_part(last_name) + first_name_part(first_name) + birth_part(birth_date, sex) + birth_place
-            )
-        if len(code) == 16 and expected and expected == code[:15] and check_letter(expected) == code[15]:
+        known = sex and birth_date and birth_place
+        if known and code == code_of(last_name, first_name, sex, birth_date, birth_place):
             canonical, kind = code, "CF"
+            folded = _folded(f"{code}|{last_name}|{first_name}|{birth_date}|{sex}") if plain else None
         else:
+            code = code.upper().replace(" ", "")
             try:
                 kind, canonical, reason = examine(
                     code,
@@ -241,7 +242,7 @@ def prepare(item: Mapping[str, Any]) -> tuple[str | None, ...]:
         e164(phone) if phone else None,
         e164(mobile) if mobile else None,
         deceased_on,
-        str(fingerprint(item)),
+        str(_hashed(folded) if folded is not None else fingerprint(item)),
         problem,
         reason,
     )

@@ -36,35 +36,31 @@ SAME_PERSON = f"({{p}}.birth_date = {{s}}.birth_date AND {SAME_NAME})"
 
 CERTAIN = f"({{p}}.fiscal_code = {{s}}.fiscal_code AND {SAME_PERSON})"
 
+# Linked, or dismissed, while the list was being read; those from before are not even read.
 _KNOWN = """
-    DELETE FROM {rows} s USING patient_link l WHERE l.clinic_id = :clinic_id AND l.external_id = s.external_id
-"""
-
-# Dismissed while the list was being read; those from before are not even read.
-_DISMISSED = """
-    DELETE FROM {rows} s USING patient_review q
-    WHERE q.clinic_id = :clinic_id AND q.external_id = s.external_id AND q.state = 'dismissed'
+    DELETE FROM {rows} s WHERE s.external_id IN (
+        SELECT l.external_id FROM patient_link l WHERE l.clinic_id = :clinic_id
+        UNION ALL
+        SELECT q.external_id FROM patient_review q WHERE q.clinic_id = :clinic_id AND q.state = 'dismissed')
 """
 
 # Nobody is born, or has died, later than on the clinic's today; a code, of whose year only two digits are written,
 # agrees with the wrong century as well. The first of January 1900 is put in where a date is not known.
-_OUT_OF_TIME = """
-    UPDATE {rows} s
-    SET action = 'conflict', id = NULL, finding = 'invalid',
-        reason = CASE WHEN s.birth_date < '1900-01-01' THEN 'born_before_1900' ELSE 'date_in_future' END
-    WHERE s.finding IS NULL
-      AND (s.birth_date < '1900-01-01' OR greatest(s.birth_date, s.deceased_on) > (
-              SELECT CAST(CAST(:as_of AS timestamptz) AT TIME ZONE time_zone AS date)
-              FROM clinic WHERE id = :clinic_id))
-"""
+_OUT_OF_TIME = """(s.birth_date < '1900-01-01' OR greatest(s.birth_date, s.deceased_on) > (
+    SELECT CAST(CAST(:as_of AS timestamptz) AT TIME ZONE time_zone AS date) FROM clinic WHERE id = :clinic_id))"""
 
 # A place that has become part of another is the same place, whichever of the two a source still writes.
 _WRONG_PLACE = fiscal_codes.disagrees(("birth_place",)).replace("{", "{{").replace("}", "}}")
-_SAME_PLACE = f"""
+_SOUND = f"""
     UPDATE {{rows}} s
-    SET action = 'create', finding = NULL, reason = NULL, id = nextval(pg_get_serial_sequence('patient', 'id'))
-    WHERE s.finding = 'invalid' AND s.reason = '{_WRONG_PLACE}'
-      AND place_now(substr(s.fiscal_code_canonical, 12, 4)) = place_now(s.birth_place)
+    SET action = CASE WHEN {_OUT_OF_TIME} THEN 'conflict' ELSE 'create' END,
+        finding = CASE WHEN {_OUT_OF_TIME} THEN 'invalid' END,
+        reason = CASE WHEN s.birth_date < '1900-01-01' THEN 'born_before_1900'
+                      WHEN {_OUT_OF_TIME} THEN 'date_in_future' END,
+        id = CASE WHEN {_OUT_OF_TIME} THEN NULL ELSE nextval(pg_get_serial_sequence('patient', 'id')) END
+    WHERE s.finding IS NULL AND {_OUT_OF_TIME}
+       OR s.finding = 'invalid' AND s.reason = '{_WRONG_PLACE}'
+          AND place_now(substr(s.fiscal_code_canonical, 12, 4)) = place_now(s.birth_place)
 """
 
 _CROWD = 100
@@ -94,7 +90,6 @@ _OURS = """(r.cause LIKE '_"code"%' OR r.cause ~ '^[a-z]+(_[a-z0-9]+)+$') AND r.
 # Only what is not simply new: the list itself is gone through once for each way of meeting somebody. Names are compared
 # where the date of birth agrees, hence IS TRUE: their keys are not worked out for everybody else.
 _DOUBTS = f"""
-    CREATE TEMP TABLE doubt ON COMMIT DROP AS
     WITH twice AS MATERIALIZED (
         SELECT fiscal_code_canonical AS code, count(*) AS people, count(DISTINCT fiscal_code) AS codes,
                count(DISTINCT (name_key(last_name), name_key(first_name), birth_date)) AS identities,
@@ -137,7 +132,7 @@ _DOUBTS = f"""
         SELECT s.ordinal, s.finding, q.cause, q.record, s.fiscal_code, s.last_name, s.first_name, s.birth_date
         FROM patient_review q JOIN {{rows}} s USING (external_id)
         WHERE q.clinic_id = :clinic_id AND q.state = 'open'
-    )
+    ), doubt AS MATERIALIZED (
     SELECT ordinal, coalesce(c.candidates, i.candidates) AS candidates, c.candidates[1] AS known,
            CASE WHEN t.identities > 1 OR t.codes > 1 THEN 'code_of_several'
                 WHEN t.people > 1 AND ordinal <> t.first THEN 'code_of_another_record'
@@ -162,11 +157,8 @@ _DOUBTS = f"""
     LEFT JOIN by_code c USING (ordinal)
     LEFT JOIN by_name i USING (ordinal)
     LEFT JOIN without_code w USING (ordinal)
-    LEFT JOIN waiting r USING (ordinal)
-"""
-
-_MARK = """
-    UPDATE {rows} s
+    LEFT JOIN waiting r USING (ordinal))
+    UPDATE {{rows}} s
     SET action = CASE WHEN doubt IS NULL AND finding IS NULL THEN 'link' ELSE 'conflict' END,
         finding = CASE WHEN doubt IS NULL THEN finding ELSE coalesce(finding, 'duplicate') END,
         reason = coalesce(s.reason, doubt, 'same_person_by_code'),
@@ -256,7 +248,7 @@ PATIENT = Kind(
         key=("{}.external_id",),
         apart=("external_id",),
         indexed="action, external_id, fiscal_code_canonical, fiscal_code_kind, birth_date",
-        judge=("DROP TABLE IF EXISTS doubt", _KNOWN, _DISMISSED, _SAME_PLACE, _OUT_OF_TIME, _DOUBTS, _MARK),
+        judge=(_KNOWN, _SOUND, _DOUBTS),
         compared=("patient_link", "patient_review"),
     ),
 )

@@ -124,6 +124,8 @@ class Studiolab:
 
 def _living(items: Sequence[Any], merged: list[Merged]) -> Sorted[Any]:
     """The patients of a page, as they came; those that are now another record are put among ``merged``."""
+    if not [item for item in items if isinstance(item, dict) and "merged_into" in item]:
+        return Sorted(tuple(items), ())
     living = []
     for item in items:
         into = item.get("merged_into") if isinstance(item, dict) else None
