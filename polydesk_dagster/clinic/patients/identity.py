@@ -59,7 +59,7 @@ _SOUND = f"""
                       WHEN {_OUT_OF_TIME} THEN 'date_in_future' END,
         id = CASE WHEN {_OUT_OF_TIME} THEN NULL ELSE nextval(pg_get_serial_sequence('patient', 'id')) END
     WHERE s.finding IS NULL AND {_OUT_OF_TIME}
-       OR s.finding = 'invalid' AND s.reason = '{_WRONG_PLACE}'
+       OR s.finding IS NOT DISTINCT FROM 'invalid' AND s.reason = '{_WRONG_PLACE}'
           AND place_now(substr(s.fiscal_code_canonical, 12, 4)) = place_now(s.birth_place)
 """
 
@@ -77,6 +77,10 @@ def _namesakes(columns: str, others: str, where: str) -> str:
               UNION ALL
               {pairs} AND {same} WHERE s.birth_date IN (TABLE crowd) AND {where} AND EXISTS (TABLE crowd)"""
 
+
+# Of all who have no code only those are fetched who were born when somebody of the list was.
+_WITHOUT = f"""(SELECT met.* FROM born CROSS JOIN LATERAL (
+    SELECT * FROM patient q WHERE q.birth_date = born.birth_date AND {NO_CODE.format(p="q")} OFFSET 0) met)"""
 
 # The cause of an open review as a value: a reason with values, a code alone, or the sentence of an old one.
 _CAUSE = """CASE WHEN r.cause LIKE '_"code"%' THEN jsonb_build_object('reason', CAST(r.cause AS jsonb))
@@ -104,24 +108,25 @@ _DOUBTS = f"""
     ), met AS MATERIALIZED ( -- asked of the index alone: most are new, and whom they are not nobody has to look at
         SELECT s.ordinal, s.fiscal_code, s.fiscal_code_canonical, s.last_name, s.first_name, s.birth_date
         FROM {{rows}} s
-        WHERE EXISTS (SELECT FROM patient p WHERE p.fiscal_code_canonical = s.fiscal_code_canonical)
+        WHERE EXISTS (SELECT FROM patient p WHERE p.fiscal_code_canonical = s.fiscal_code_canonical OFFSET 0)
     ), by_code AS MATERIALIZED (
         SELECT s.ordinal, array_agg(p.id ORDER BY p.id) AS candidates,
                count(*) = 1 AND bool_and({CERTAIN.format(p="p", s="s")}) AS certain
         FROM met s CROSS JOIN LATERAL (
             SELECT * FROM patient q WHERE q.fiscal_code_canonical = s.fiscal_code_canonical OFFSET 0) p
         GROUP BY 1
+    ), born AS MATERIALIZED (
+        SELECT birth_date, count(*) AS people FROM patient p
+        WHERE {NO_CODE.format(p="p")} AND birth_date IN (SELECT s.birth_date FROM {{rows}} s) GROUP BY 1
     ), crowd AS MATERIALIZED (
         SELECT birth_date FROM {{rows}} s WHERE {NO_CODE.format(p="s")} GROUP BY 1 HAVING count(*) > {_CROWD}
         UNION
-        SELECT birth_date FROM patient p
-        WHERE {NO_CODE.format(p="p")} AND birth_date IN (SELECT s.birth_date FROM {{rows}} s)
-        GROUP BY 1 HAVING count(*) > {_CROWD}
+        SELECT birth_date FROM born WHERE people > {_CROWD}
     ), by_name AS MATERIALIZED (
         SELECT ordinal, array_agg(DISTINCT id ORDER BY id) AS candidates
         FROM ({_namesakes("s.ordinal, o.id", "patient", NO_CODE.format(p="s"))}
               UNION ALL
-              {_namesakes("s.ordinal, o.id", "patient", NO_CODE.format(p="o"))}) same
+              {_namesakes("s.ordinal, o.id", _WITHOUT, "true")}) same
         GROUP BY 1
     ), without_code AS MATERIALIZED (
         SELECT DISTINCT ordinal
@@ -187,7 +192,7 @@ PATIENT = Kind(
     kept=("language", "preferred_channel", "guardian_id"),
     carried={"external_id": "text", "candidates": "bigint[]"},
     private=True,
-    taken="t.fiscal_code_canonical = r.fiscal_code_canonical",
+    taken="t.fiscal_code_canonical = r.fiscal_code_canonical OFFSET 0",
     alike=(
         _ALIKE.format(p=NO_CODE.format(p="r"), same=SAME_PERSON.format(p="t", s="r"), x=NO_CODE.format(p="x")),
         _ALIKE.format(p=NO_CODE.format(p="t"), same=_SAME_WHERE_MET, x="true"),
