@@ -61,14 +61,19 @@ def page(
 ) -> Page:
     """The newest ``limit`` of the plans numbered ``first`` to ``last`` that are of the whole chain or of ``clinics``
     (None: of any); without ``silent`` only those that have something to say."""
-    hers = None if clinics is None else sorted(clinics)
+    given: dict[str, object] = {"first": first, "last": last, "silent": silent, "most": limit + 1}
+    hers, bound = "true", []
+    if clinics is not None:
+        known = sa.text("SELECT id FROM clinic WHERE code = ANY(:clinics)")
+        given["hers"] = connection.scalars(known, {"clinics": sorted(clinics)}).all()
+        hers = "(plan.clinic_id IS NULL OR plan.clinic_id IN :hers)"
+        # Whether few plans are hers or most are the planner must see: it is another way to them.
+        bound = [sa.bindparam("hers", type_=sa.BigInteger, expanding=True, literal_execute=True)]
     found = connection.scalars(
         sa.text(f"""SELECT plan.id FROM plan
                     WHERE plan.id >= :first AND (CAST(:last AS bigint) IS NULL OR plan.id <= :last)
-                      AND (CAST(:clinics AS text[]) IS NULL OR plan.clinic_id IS NULL
-                           OR plan.clinic_id IN (SELECT id FROM clinic WHERE code = ANY(:clinics)))
-                      AND (:silent OR {TELLING})
-                    ORDER BY plan.id DESC LIMIT :most"""),
-        {"first": first, "last": last, "clinics": hers, "silent": silent, "most": limit + 1},
+                      AND {hers} AND (:silent OR {TELLING})
+                    ORDER BY plan.id DESC LIMIT :most""").bindparams(*bound),
+        given,
     ).all()
     return Page(list(reversed(plans.several(connection, found[:limit]))), found[limit] if found[limit:] else None)

@@ -105,3 +105,31 @@ def test_a_page_of_plans_is_hers_alone_however_many_others_there_are_and_says_wh
     assert [plan.id for plan in span.plans] == [silent, mine[2], mine[1]]
     assert len(listed.page(connection, clinics=None, limit=20).plans) == 9
     assert listed.page(connection, clinics=[], limit=20).plans[0].id == chain
+
+
+TOUCHED = sa.text("""
+    SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = 'plan'""")
+OF_MANY = sa.text("""
+    INSERT INTO plan (service, kind, clinic_id, fingerprint, tally, guards, state, as_of, expires_at, applied_at,
+                      applied_by)
+    SELECT 'sync_prices', 'price', c.id, 'f', '{"unchanged": 9}', '[]', 'applied', now(), now(), now(), 'dagster'
+    FROM generate_series(1, 30), clinic c""")
+
+
+def test_whoever_works_for_one_of_many_clinics_waits_for_no_plan_of_the_others(connection: sa.Connection) -> None:
+    world.clinic(connection)
+    connection.execute(
+        sa.text("""INSERT INTO clinic (code, name, municipality_code, region)
+                                  SELECT 'ZZ' || n, name, municipality_code, region FROM clinic
+                                  CROSS JOIN generate_series(1, 200) n""")
+    )
+    connection.execute(OF_MANY)
+    hers = connection.scalar(sa.text("SELECT id FROM clinic WHERE code = 'ZZ7'"))
+    number = _plan(connection, clinic_id=hers)
+    whole = _plan(connection)
+    connection.execute(sa.text("ANALYZE plan"))
+    before = connection.scalar(TOUCHED)
+    shown = listed.page(connection, clinics=["ZZ7"], limit=100)
+    assert [plan.id for plan in shown.plans] == [whole, number]
+    assert connection.scalar(TOUCHED) - before <= 50
+    assert listed.page(connection, clinics=[], limit=100).plans == [plan for plan in shown.plans if plan.id == whole]
