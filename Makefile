@@ -15,9 +15,11 @@ setup: $(READY)
 # rest, ten times as fast; pip brings that too where uv finds no way out, for it alone reads pip's own settings of mirrors.
 # What was broken off is begun anew: a package of which half is written counts as installed ever after.
 LOCKED = --quiet --no-deps --require-hashes -r
+NO_PYTHON = Python 3.11, 3.12 or 3.13 is needed, with venv
+ifdef SETTING_UP
 $(READY): requirements.lock pyproject.toml
 	test ! -e $(BEGUN) || rm -rf .venv
-	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv" >&2; exit 1; }
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "$(NO_PYTHON)" >&2; exit 1; }
 	mkdir -p .venv && touch $(BEGUN)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock >.venv/uv.lock
@@ -26,6 +28,25 @@ $(READY): requirements.lock pyproject.toml
 		|| $(BIN)/python -m pip install --disable-pip-version-check $(LOCKED) requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	mv $(BEGUN) $(READY)
+else
+# One at a time in a folder: who comes second would take what is under way for broken off. It finds it done.
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	@$(or $(PYTHON),$(BIN)/python) -c "$$IN_TURN" $(MAKE) --no-print-directory SETTING_UP=1 $(READY)
+endif
+
+define IN_TURN
+import fcntl, os, sys
+held = os.open("Makefile", os.O_RDONLY)
+try:
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("This folder is being set up already; waiting for that", flush=True)
+    fcntl.flock(held, fcntl.LOCK_EX)
+os.set_inheritable(held, True)
+os.execvp(sys.argv[1], sys.argv[1:])
+endef
+export IN_TURN
 
 up: setup
 	$(BIN)/polydesk up

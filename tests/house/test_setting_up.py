@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = """#!/bin/sh
 case "$*" in
+"-c "*) exec python3 "$@" ;;
 "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/uv ;;
-*"-r requirements.lock") echo half >.venv/package && test ! -e breaks && echo whole >.venv/package ;;
+*"-r requirements.lock")
+    echo half >.venv/package && echo one >>done
+    while test -e waits; do sleep 0.05; done
+    test ! -e breaks && echo whole >.venv/package ;;
 esac
 """
 
@@ -45,6 +50,21 @@ def test_a_set_up_that_was_broken_off_is_begun_anew(clone: Path) -> None:
     assert _set_up(clone)[0] == 0
     assert (clone / ".venv" / "package").read_text() == "whole\n"
     assert not (clone / ".venv" / "left").exists()
+
+
+def test_of_two_at_once_the_second_waits_and_finds_it_done(clone: Path) -> None:
+    (clone / "waits").touch()
+    call = ["make", "setup", f"PYTHON={clone / 'python'}"]
+    with ThreadPoolExecutor() as both:
+        first = both.submit(_set_up, clone)
+        until((clone / "done").exists)
+        with (clone / "said").open("wb") as said, subprocess.Popen(call, cwd=clone, stdout=said) as second:
+            until(lambda: b"waiting" in (clone / "said").read_bytes())
+            (clone / "waits").unlink()
+            assert second.wait(PATIENCE) == 0
+        assert first.result()[0] == 0
+    assert (clone / "done").read_text() == "one\n"
+    assert (clone / ".venv" / "package").read_text() == "whole\n"
 
 
 def test_what_is_set_up_stays_and_takes_a_new_lock(clone: Path) -> None:
