@@ -60,6 +60,14 @@ def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
     return Cursor(row.clinic_id, clinic, *row[1:8])
 
 
+# Clinics at the same address that were there before, each with the event on which its cursor stands.
+RIVALS = """
+SELECT c.code, o.sequence, CAST(o.anchor AS text) AS anchor
+FROM event_cursor e JOIN event_cursor o ON o.source = e.source AND o.clinic_id <> e.clinic_id
+JOIN clinic c ON c.id = o.clinic_id JOIN integration i ON i.clinic_id = c.id
+WHERE e.clinic_id = :clinic AND o.anchor IS NOT NULL AND c.active AND i.active
+  AND (coalesce(o.answered_at, 'infinity'), o.clinic_id) < (coalesce(e.answered_at, 'infinity'), e.clinic_id)"""
+
 LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"
 
 # What of open gaps has come is taken out of them; what lies between the cursor and the page's last number and did not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from polydesk_dagster.errors import PermanentError
@@ -32,6 +33,21 @@ def without_anchor(news: News, sequence: int, anchor: str | None) -> News:
     events = tuple(event for event in news.events if event.sequence != sequence)
     rejected = tuple(each for each in news.rejected if staging.readable_sequence(each.raw) != sequence)
     return replace(news, events=events, rejected=rejected)
+
+
+class AnotherClinicsError(PermanentError):
+    """The events are those that another clinic reads: two of them lead to one studiolab."""
+
+
+def not_anothers(ids: Collection[str], rivals: Mapping[str, str]) -> None:
+    """See that events of these ``ids`` are nobody else's; ``rivals`` has clinics by the event each stands on.
+
+    Raises:
+        AnotherClinicsError: they are.
+    """
+    for each in ids:
+        if each in rivals:
+            raise AnotherClinicsError("events_of_another_clinic", of=rivals[each])
 
 
 def with_loss(error: GoneError, read: int) -> Reason:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -20,7 +21,14 @@ from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, don
 from polydesk_dagster.sources.events import cursor as cursors
 from polydesk_dagster.sources.events import effects, inbox, paging, staging, types
 from polydesk_dagster.sources.events.cursor import Cursor
-from polydesk_dagster.sources.events.history import OTHER_HISTORY, OtherHistoryError, with_loss, without_anchor
+from polydesk_dagster.sources.events.history import (
+    OTHER_HISTORY,
+    AnotherClinicsError,
+    OtherHistoryError,
+    not_anothers,
+    with_loss,
+    without_anchor,
+)
 from polydesk_dagster.sources.events.paging import highest_of, trusted_numbers
 from polydesk_dagster.sources.events.staging import Batch
 from polydesk_dagster.sources.port import GoneError, News
@@ -103,7 +111,7 @@ def sync(
     try:
         reasons = round_.reconcile() if reconcile else []
         left = round_.read(pages, goes_on, progress)
-    except (GoneError, OtherHistoryError) as error:
+    except (GoneError, OtherHistoryError, AnotherClinicsError) as error:
         round_.stop(kept(error.reason))
         return Report.refused("events_stopped", {"why": error.reason}, clinic)
     return round_.report(reasons, left)
@@ -153,7 +161,7 @@ class _Round:
     def read(self, pages: int, goes_on: Callable[[], bool], progress: Callable[[int, int, str], None] | None) -> int:
         """Page through the news; returns how many numbers are left for the next run where the turn was over before."""
         sequence, anchor, history = self.cursor.sequence, self.cursor.anchor, self.cursor.history
-        left, met = 0, anchor is None
+        left, met, rivals = 0, anchor is None, self.rivals()
         feed = _Overlap(self, sequence)
         coming = paging.pages(feed.events, self.cursor.after, self.page, pages, goes_on, beyond=sequence)
         for news, cut in coming:
@@ -165,12 +173,24 @@ class _Round:
                 met = highest_of(news) > sequence or news.size < self.page
                 if met and (oldest := self.feed.oldest()) is not None and oldest < sequence:
                     raise OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
+            not_anothers({event.id.lower() for event in news.events}, rivals)
             self.take(without_anchor(news, sequence, anchor))
             ahead = max(0, news.last_sequence - highest_of(news))
             left = ahead if cut else 0
             if progress:
                 progress(self.tally.read, self.tally.read + ahead, "progress.events_read")
         return left
+
+    def rivals(self) -> dict[str, str]:
+        """By the event that each stands on the clinics that lead to the same address and were there before. At a first
+        meeting the source is asked whether those events are its own too, before any of its events is taken in."""
+        with self.engine.begin() as connection:
+            found = self.run(connection, cursors.RIVALS).all()
+        rivals = {row.anchor: row.code for row in found}
+        for row in found if self.cursor.sequence == 0 else ():
+            with suppress(GoneError):
+                not_anothers(staging.ids_at(self.feed.events(row.sequence - 1, 1), row.sequence), rivals)
+        return rivals
 
     def take(self, news: News) -> None:
         """One page, whole: effects, inbox, gaps and cursor."""

@@ -1,0 +1,85 @@
+"""Two clinics that lead to one studiolab by mistake: the second takes in none of the first's events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
+from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources.events import intake
+from polydesk_dagster.sources.events.numbering import Counted
+from polydesk_dagster.sources.studiolab.client import Studiolab
+from polydesk_dagster.told import teller
+from tests import world
+from tests.sources.events_world import CODE, NOW, Lab, booking, lab
+from tests.sources.test_remote_policy import FAST
+
+SECOND = "BO02"
+
+
+@pytest.fixture
+def bo(engine: sa.Engine) -> Iterator[Lab]:
+    """BO01 as ever, and BO02 whose integration was given its address."""
+    with lab(engine) as first:
+        with engine.begin() as connection:
+            world.integration(connection, world.clinic(connection, SECOND), _address(first))
+        yield first
+
+
+def _address(bo: Lab) -> str:
+    ((url,),) = bo.rows("SELECT base_url FROM integration WHERE clinic_id = :clinic", clinic=bo.clinic)
+    return str(url)
+
+
+def _second(bo: Lab, url: str | None = None, **options: object) -> Report:
+    with Studiolab(SECOND, url or _address(bo), DEMO_TOKEN, FAST) as client:
+        return intake.sync(bo.engine, NOW, SECOND, Counted(client), **options)  # pyrefly: ignore[bad-argument-type]
+
+
+def _taken(bo: Lab) -> dict[str, int]:
+    found = "SELECT c.code, count(*) FROM event_inbox i JOIN clinic c ON c.id = i.clinic_id GROUP BY 1"
+    return dict(bo.rows(found))
+
+
+def test_at_the_first_meeting_nothing_of_anothers_is_taken_in(bo: Lab) -> None:
+    bo.publish(*(booking(f"X{n}", f"{10 + n}:00") for n in range(5)))
+    bo.sync()
+    bo.publish(booking("Y", "17:00"))
+    refused = _second(bo, page=2)
+    assert refused.outcome is Outcome.REFUSED
+    said = teller().reason(refused.reasons[0])
+    assert f"gli eventi che dà sono quelli di {CODE}: due cliniche leggono lo stesso studiolab" in said
+    assert _taken(bo) == {CODE: 5}
+    assert _second(bo).reasons[0].code == "events_stopped", "until somebody has looked"
+    assert _second(bo, reconcile=True, page=2).outcome is Outcome.REFUSED
+    assert _taken(bo) == {CODE: 5}
+    assert bo.sync().counts.updated == 1, "who was there before is read as ever"
+
+
+def test_who_began_at_the_same_time_is_stopped_at_the_next_event(bo: Lab) -> None:
+    bo.publish(booking("X"))
+    _second(bo)
+    assert bo.sync().counts.updated == 1
+    bo.publish(booking("Y", "10:00"))
+    assert _second(bo).outcome is Outcome.REFUSED
+    assert _taken(bo) == {CODE: 1, SECOND: 1}
+    assert bo.sync().counts.updated == 1
+
+
+def test_one_address_with_events_of_its_own_for_each_clinic_is_no_mistake(bo: Lab) -> None:
+    """A server that tells clinics apart by their tokens."""
+    bo.publish(booking("X"), booking("Y", "10:00"))
+    bo.sync()
+    bo.simulator.publish(SECOND, booking("X"), booking("Y", "10:00"))
+    with bo.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE event_cursor SET source = :other"), {"other": _epoch_of(SECOND, bo)})
+    assert _second(bo, _address(bo).replace(CODE, SECOND)).outcome is not Outcome.REFUSED
+    assert _taken(bo) == {CODE: 2, SECOND: 2}
+
+
+def _epoch_of(clinic: str, bo: Lab) -> str:
+    with Studiolab(clinic, _address(bo).replace(CODE, clinic), DEMO_TOKEN, FAST) as client:
+        return client.epoch
