@@ -60,15 +60,14 @@ def _import(run: Run, config: ImportConfig) -> Report:
             return Report.refused("no_workbook_plan", {"plan": config.plan})
         if run.preview:
             return importing.shown(connection, found)
-        report = importing.apply(
+        return importing.take(
             connection,
-            found,
+            config.plan,
             as_of=run.as_of,
             actor=run.person,
             reason=config.reason.strip() or None,
             past_guards=config.guards,
         )
-        return importing.slots_wait(found, report)
 
 
 @dg.asset(

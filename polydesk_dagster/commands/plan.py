@@ -32,6 +32,7 @@ from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.outcome import EXIT_STATUS, Outcome, Report
 from polydesk_dagster.settings import person
+from polydesk_dagster.sources.practice import importing
 from polydesk_dagster.values import Count, Instant
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -270,6 +271,11 @@ def _settle(
             return emergency.settle(connection, plan, given, as_of=as_of, past_guards=past_guards)
     if plan.undoes is not None and (refusal := _without_reason(plan, reason)) is not None:
         return refusal
+    if plan.service == importing.SERVICE and plan.undoes is None:
+        with installation.engine.begin() as connection:
+            return importing.take(
+                connection, plan.id, as_of=as_of, actor=person(), reason=reason, past_guards=past_guards
+            )
     return settle(
         installation.engine,
         registry.kind(plan.kind),

@@ -106,13 +106,12 @@ def _going_on(gen: PQGen[T]) -> PQGen[T]:
 def lives(conninfo: str, patience: float) -> bool:
     """Whether the server answers somebody else within its patience, if only by refusing."""
     deadline = time.monotonic() + patience
-    while True:
-        answered, sqlstate = asked(conninfo, min(QUIET, patience))
+    while (left := deadline - time.monotonic()) > 0:
+        answered, sqlstate = asked(conninfo, min(QUIET, left))
         if answered or sqlstate is not None:
             return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(min(_REST, patience))
+        time.sleep(max(0.0, min(_REST, deadline - time.monotonic())))
+    return False
 
 
 def asked(conninfo: str, seconds: float = QUIET) -> tuple[bool, str | None]:

@@ -86,20 +86,17 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
 
 
 def _import(run: Run, plan: Plan, config: ApplyConfig) -> Report:
-    """All plans of the workbook that ``plan`` is of, or none: its sheets refer to each other."""
     with run.engine.begin() as connection:
-        found = importing.load(connection, plan.id)
         if config.preview:
-            return importing.shown(connection, found)
-        report = importing.apply(
+            return importing.shown(connection, importing.load(connection, plan.id))
+        return importing.take(
             connection,
-            found,
+            plan.id,
             as_of=run.as_of,
             actor=run.person,
             reason=config.reason.strip() or None,
             past_guards=config.guards,
         )
-        return importing.slots_wait(found, report)
 
 
 def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:

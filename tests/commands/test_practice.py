@@ -46,3 +46,18 @@ def test_what_is_imported_is_bookable_and_is_taken_back_with_its_slots(
         assert back["reasons"], "the clinic stays, and is named"
         for table in ("location", "specialist", "service", "agenda", "agenda_rule", "slot"):
             assert all_of(here.engine, f"SELECT count(*) FROM {table}") == [(0,)], table
+
+
+def test_the_plan_of_one_sheet_is_applied_with_its_whole_file(
+    fresh: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole.xlsx"
+    whole.write_bytes(book(WHOLE))
+    for name, value in fresh.environment.items():
+        monkeypatch.setenv(name, value)
+    with opened(create=True) as here:
+        _, seen = fresh.json("practice", "import", str(whole), "--preview")
+        status, done = fresh.json("plan", "apply", str(seen["plans"][0]))
+        assert (status, done["outcome"], done["plan_id"]) == (0, "ok", seen["plan_id"])
+        assert [each["code"] for each in done["reasons"]] == ["slots_wait"]
+        assert all_of(here.engine, "SELECT count(*) FROM agenda_rule") == [(len(TURNS) - 1,)]

@@ -265,18 +265,31 @@ def _of_sheet(plan: Plan, why: Reason) -> Reason:
     return why if sheet is None else Reason("sheet_stopped", {"sheet": Term("sheet", sheet.key), "why": why})
 
 
+def take(
+    connection: sa.Connection,
+    number: int,
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None,
+    past_guards: Collection[str],
+) -> Report:
+    """The whole that the plan ``number`` is of, for who was shown that one: its sheets refer to each other.
+
+    Raises:
+        LookupError: if there is no such plan, or it is of no workbook.
+    """
+    found = load(connection, number)
+    report = apply(connection, found, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
+    changed = {_BY_KIND[each.kind].key for each in found.plans if each.writes and each.kind in _BY_KIND}
+    if not changed & _OF_TIMES or not report.counts.changed:
+        return report
+    # Nobody makes the slots at once: what they are made of shows with the next ones.
+    return replace(report, reasons=(*report.reasons, Reason("slots_wait", {"service": ServiceKey("generate_slots")})))
+
+
 _OF_TIMES = frozenset({"agendas", "turns", "closures"})
 """Sheets that slots are made of."""
-
-
-def slots_wait(found: Import, report: Report) -> Report:
-    """``report`` of an import after which nobody makes the slots at once: its times show with the next ones."""
-    of_times = any(
-        each.writes and each.kind in _BY_KIND and _BY_KIND[each.kind].key in _OF_TIMES for each in found.plans
-    )
-    if not of_times or not report.counts.changed:
-        return report
-    return replace(report, reasons=(*report.reasons, Reason("slots_wait", {"service": ServiceKey("generate_slots")})))
 
 
 def _pages(read: Read, snapshot: str) -> list[Page]:
