@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from polydesk_dagster.errors import ConfigurationError
+from polydesk_dagster.errors import ConfigurationError, PolydeskError
 from polydesk_dagster.remote import Policy
 from polydesk_dagster.sources.port import Link, Secret, Source, Vendor
 from polydesk_dagster.wrong import reason
@@ -52,18 +53,29 @@ def vendor(name: str, clinic: str | None = None) -> Vendor[Any]:
     point = _point(name)
     if point is None:
         raise ConfigurationError("vendor_unknown", clinic=clinic, vendor=name)
-    try:
+    with _of_somebody_else(name, clinic):
         loaded: Vendor[Any] = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError("vendor_broken", clinic=clinic, vendor=name, error=type(error).__name__) from error
+        _ = loaded.settings, loaded.news, loaded.epoch, loaded.open
     return loaded
+
+
+@contextmanager
+def _of_somebody_else(name: str, clinic: str | None, *but: type[Exception]) -> Iterator[None]:
+    """Whatever a package raises that is not ours is its clinic's alone, as what is wrong with an integration."""
+    try:
+        yield
+    except (PolydeskError, *but):
+        raise
+    except Exception as error:
+        raise ConfigurationError("vendor_broken", clinic=clinic, vendor=name, error=type(error).__name__) from error
 
 
 def settings(link: Link) -> BaseModel:
     """The link's settings as its vendor understands them. Raises ConfigurationError, naming what is wrong and never a
     value."""
     try:
-        read: BaseModel = vendor(link.vendor, link.clinic).settings.model_validate(dict(link.settings))
+        with _of_somebody_else(link.vendor, link.clinic, ValidationError):
+            read: BaseModel = vendor(link.vendor, link.clinic).settings.model_validate(dict(link.settings))
     except ValidationError as error:
         raise ConfigurationError("source_settings", clinic=link.clinic, vendor=link.vendor, why=reason(error)) from None
     except ConfigurationError as error:
@@ -73,7 +85,9 @@ def settings(link: Link) -> BaseModel:
 
 def epoch(link: Link) -> str:
     """Which system the link leads to, without asking it. Raises ConfigurationError as ``settings`` does."""
-    return vendor(link.vendor, link.clinic).epoch(settings(link))
+    read = settings(link)
+    with _of_somebody_else(link.vendor, link.clinic):
+        return vendor(link.vendor, link.clinic).epoch(read)
 
 
 def open_source(link: Link, secret: Callable[[str], str | None], policy: Policy | None = None) -> Source:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from polydesk_dagster.errors import ConfigurationError
 from polydesk_dagster.sources import vendors
+from polydesk_dagster.sources.events import looking
+from polydesk_dagster.sources.events.looking import Clinic
 from polydesk_dagster.sources.port import Link
 
 MODULE = """
@@ -34,7 +37,10 @@ class Vendor:
     def epoch(self, settings): return f"tiny {settings.room}"
     def open(self, clinic, settings, secret, policy=None): return Tiny(settings, secret(settings.token))
 
-VENDOR = Vendor()
+class Lost(Vendor):
+    def epoch(self, settings): raise KeyError(settings.room)
+
+VENDOR, LOST = Vendor(), Lost()
 """
 SETTINGS = {"room": "B", "token": "POLYDESK_TINY_TOKEN_BO01"}
 
@@ -47,6 +53,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-vendor\nVersion: 1.0\n")
     points = "tiny = tiny_vendor:VENDOR\nstudiolab = tiny_vendor:VENDOR\nbroken = tiny_vendor:NOTHING\n"
+    points += "lost = tiny_vendor:LOST\nraises = raising_vendor:VENDOR\n"
+    (tmp_path / "raising_vendor.py").write_text("raise RuntimeError('no licence')")
     (about / "entry_points.txt").write_text(f"[{vendors.GROUP}]\n{points}")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tiny_vendor", raising=False)
@@ -71,12 +79,14 @@ def test_no_package_takes_the_name_of_ours(tiny: str) -> None:
         ("tiny", {"password": "hunter2"}, "source_settings"),
         ("studiolab", {"room": None}, "source_settings"),
         ("broken", {}, "vendor_broken"),
+        ("raises", {}, "vendor_broken"),
+        ("lost", {}, "vendor_broken"),
         ("nobody", {}, "vendor_unknown"),
     ],
 )
 def test_what_is_wrong_is_named_and_never_quoted(tiny: str, vendor: str, change: dict[str, object], code: str) -> None:
     with pytest.raises(ConfigurationError, match=code) as caught:
-        vendors.settings(Link("BO01", vendor, SETTINGS | change))
+        vendors.epoch(Link("BO01", vendor, SETTINGS | change))
     assert caught.value.reason.clinic == "BO01"
     assert "hunter2" not in str(caught.value)
 
@@ -100,3 +110,15 @@ def test_a_vendor_that_is_installed_meanwhile_is_found(tiny: str) -> None:
         vendors.vendor(tiny)
     told.write_text(points)
     assert vendors.vendor(tiny)
+
+
+def test_a_package_that_raises_whatever_is_its_clinics_alone(tiny: str) -> None:
+    wrong = {"url": "http://[::1", "token": "POLYDESK_STUDIOLAB_TOKEN_BO01"}
+    known = [
+        Clinic(number, f"C{number}", vendor, settings, None if vendor == "raises" else "x", 0, 0, (), None, 0, None,
+               None, due=False)
+        for number, (vendor, settings) in enumerate((("raises", SETTINGS), ("lost", SETTINGS), ("studiolab", wrong),
+                                                     ("tiny", SETTINGS)))
+    ]  # fmt: skip
+    seen = looking.look(known, datetime.now(UTC), lambda _: "s")
+    assert [each.why.code for each in seen] == ["vendor_broken", "vendor_broken", "source_address", "source_changed"]

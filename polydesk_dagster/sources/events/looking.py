@@ -203,7 +203,7 @@ def _ready(clinic: Clinic, as_of: datetime, token: Callable[[str], str | None]) 
     try:
         vendor = vendors.vendor(clinic.vendor, clinic.code)
         settings = vendors.settings(clinic.link)
-        if clinic.source not in {None, vendor.epoch(settings)}:
+        if clinic.source not in {None, vendors.epoch(clinic.link)}:
             return Seen(clinic, None, Reason("source_changed", {}, clinic.code))
     except ConfigurationError as error:
         return Seen(clinic, None, error.reason, error)
