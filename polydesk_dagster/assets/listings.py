@@ -15,6 +15,7 @@ from polydesk_dagster.changes.apply import is_stale
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.changes.why import read
 from polydesk_dagster.clinic.clinics import clinic_id
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.many import ManyConfig
@@ -23,6 +24,8 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run
 from polydesk_dagster.sources import lists
 from polydesk_dagster.sources.epochs import SourceChangedError
+from polydesk_dagster.sources.events import cursor
+from polydesk_dagster.sources.events.history import ANOTHERS
 from polydesk_dagster.sources.port import Source
 from polydesk_dagster.values import Term, Value
 
@@ -107,10 +110,23 @@ def _switched_off(run: Run, listing: Listing) -> Report | None:
     return Report.skipped("integration_off", None, run.clinic)
 
 
+def _anothers(run: Run, listing: Listing) -> Report | None:
+    """Why the list is not asked for where the clinic's address was seen to lead to another clinic's source."""
+    if not listing.per_clinic:
+        return None
+    with run.engine.connect() as connection:
+        why = read(cursor.stopped(connection).get(run.clinic or ""))
+    if why is None or why.code != ANOTHERS:
+        return None
+    return Report.refused("events_stopped", {"why": why}, run.clinic)
+
+
 def _read(run: Run, listing: Listing, *, preview: bool, first: bool = False) -> Report:
     off = _switched_off(run, listing)
     if off is not None:
         return off
+    if (anothers := _anothers(run, listing)) is not None:
+        return anothers
 
     def ask(source: Source) -> Report:
         return lists.synchronise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
@@ -108,8 +109,13 @@ def integration(
         except ConfigurationError as error:
             raise typer.BadParameter(show.why(error.reason)) from None
         state = integration_state(connection, code, installation.has_token)
+        sharing: list[str] = []
+        with suppress(ConfigurationError):  # told with the state
+            sharing = integrations.at_the_same(connection, code) if url is not None or active else []
     assert state is not None
     show.out().print(f"{code}: {linked(show.told(), state)}")
+    if sharing:
+        show.out().print(say("command.integration.shared", others=", ".join(sharing)), style="yellow")
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.outcome import Outcome, Report
+from polydesk_dagster.sources import integrations
 from polydesk_dagster.sources.events import intake
 from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.studiolab.client import Studiolab
@@ -83,3 +84,17 @@ def test_one_address_with_events_of_its_own_for_each_clinic_is_no_mistake(bo: La
 def _epoch_of(clinic: str, bo: Lab) -> str:
     with Studiolab(clinic, _address(bo).replace(CODE, clinic), DEMO_TOKEN, FAST) as client:
         return client.epoch
+
+
+def test_clinics_at_one_address_are_named_where_one_is_configured(bo: Lab) -> None:
+    with bo.engine.begin() as connection:
+        assert integrations.at_the_same(connection, SECOND) == [CODE]
+        assert integrations.at_the_same(connection, CODE) == [SECOND]
+        connection.execute(sa.text("UPDATE integration SET base_url = base_url || '/' WHERE clinic_id <> :bo"),
+                           {"bo": bo.clinic})  # fmt: skip
+        assert integrations.at_the_same(connection, CODE) == [SECOND]
+        connection.execute(sa.text("UPDATE integration SET active = false WHERE clinic_id <> :bo"), {"bo": bo.clinic})
+        assert integrations.at_the_same(connection, CODE) == []
+        connection.execute(sa.text("UPDATE integration SET base_url = 'https://x' WHERE clinic_id = :bo"),
+                           {"bo": bo.clinic})  # fmt: skip
+        assert integrations.at_the_same(connection, SECOND) == []

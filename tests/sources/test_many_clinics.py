@@ -28,6 +28,7 @@ from sqlalchemy.engine import URL
 from polydesk_dagster import build, many, settings
 from polydesk_dagster.assets.studiolab_events import EventsConfig, _in_turn
 from polydesk_dagster.catalog import Place
+from polydesk_dagster.changes.why import kept
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
@@ -36,6 +37,8 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import Run
 from polydesk_dagster.runtime.state import activity, restored
 from polydesk_dagster.sources.events.ahead import Ahead
+from polydesk_dagster.sources.events.history import ANOTHERS
+from polydesk_dagster.values import Reason
 from tests import world
 from tests.changes.test_plan_dagster import BASE, PATIENTS
 from tests.waiting import PATIENCE
@@ -157,6 +160,18 @@ def test_a_guard_stops_the_clinic_that_it_is_about(chain: Chain) -> None:
         stopping = {each.check_name: str(each.metadata) for each in checks if not each.passed}
         assert "source_short" in stopping
         assert all(f"{ILL}: " in why and WELL[0] not in why for why in stopping.values())
+
+
+def test_whose_events_are_another_clinics_has_no_list_read(chain: Chain) -> None:
+    with chain.engine.begin() as connection:
+        connection.execute(
+            sa.text("""INSERT INTO event_cursor (clinic_id, stopped_at, stopped_reason)
+                       SELECT id, now(), :why FROM clinic WHERE code = :ill"""),
+            {"ill": ILL, "why": kept(Reason(ANOTHERS, {"of": WELL[0]}))},
+        )
+    run = chain.run("sync_services")
+    assert chain.outcomes("sync_services", run) == {ILL: ["refused"], **{clinic: ["ok"] for clinic in WELL}}
+    assert chain.made("services") == set(WELL)
 
 
 def test_plans_that_expired_while_others_were_looked_at_are_made_again(

@@ -14,6 +14,10 @@ OTHER_HISTORY = frozenset({"events_other_history", "events_other_epoch", "events
 """Why a feed is stopped whose cursor stands on none of its events any more, however far it has come since."""
 
 
+ANOTHERS = "events_of_another_clinic"
+"""Why one is stopped that is another clinic's: the lists behind it are that one's too."""
+
+
 class OtherHistoryError(PermanentError):
     """Studiolab counts from an earlier number than it already had, or no longer has the event under one that we know:
     it was restored from a copy, or is another system."""
@@ -47,7 +51,7 @@ def not_anothers(ids: Collection[str], rivals: Mapping[str, str]) -> None:
     """
     for each in ids:
         if each in rivals:
-            raise AnotherClinicsError("events_of_another_clinic", of=rivals[each])
+            raise AnotherClinicsError(ANOTHERS, of=rivals[each])
 
 
 def with_loss(error: GoneError, read: int) -> Reason:
