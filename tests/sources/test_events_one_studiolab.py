@@ -12,6 +12,7 @@ from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources import integrations
 from polydesk_dagster.sources.events import intake
 from polydesk_dagster.sources.events.numbering import Counted
+from polydesk_dagster.sources.port import News
 from polydesk_dagster.sources.studiolab.client import Studiolab
 from polydesk_dagster.told import teller
 from tests import world
@@ -98,3 +99,33 @@ def test_clinics_at_one_address_are_named_where_one_is_configured(bo: Lab) -> No
         connection.execute(sa.text("UPDATE integration SET base_url = 'https://x' WHERE clinic_id = :bo"),
                            {"bo": bo.clinic})  # fmt: skip
         assert integrations.at_the_same(connection, SECOND) == []
+
+
+def test_of_many_at_one_address_few_are_asked_about(bo: Lab) -> None:
+    """Those whose number is nearest to the last one, as that of whoever reads the same news is."""
+    bo.publish(*(booking(f"X{n}", f"{10 + n}:00") for n in range(5)))
+    bo.sync()
+    with bo.engine.begin() as connection:
+        for number in range(20):
+            connection.execute(
+                sa.text("""
+                    INSERT INTO event_cursor (clinic_id, source, sequence, anchor, answered_at)
+                    SELECT :clinic, source, :far, gen_random_uuid(), :as_of FROM event_cursor WHERE clinic_id = :bo"""),
+                {"clinic": _tenant(connection, number), "far": 20 + number, "as_of": NOW, "bo": bo.clinic},
+            )
+    asked: list[int] = []
+
+    class Asked(Counted):
+        def events(self, after: int, limit: int) -> News:
+            asked.append(after)
+            return super().events(after, limit)
+
+    with Studiolab(SECOND, _address(bo), DEMO_TOKEN, FAST) as client:
+        assert intake.sync(bo.engine, NOW, SECOND, Asked(client)).outcome is Outcome.REFUSED
+    assert asked == [0, 4], "a page, and about the nearest alone"
+
+
+def _tenant(connection: sa.Connection, number: int) -> int:
+    clinic = world.clinic(connection, f"T{number:03}")
+    world.integration(connection, clinic, "https://one.example")
+    return clinic

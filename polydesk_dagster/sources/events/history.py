@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from polydesk_dagster.errors import PermanentError
@@ -42,16 +41,8 @@ def without_anchor(news: News, sequence: int, anchor: str | None) -> News:
 class AnotherClinicsError(PermanentError):
     """The events are those that another clinic reads: two of them lead to one studiolab."""
 
-
-def not_anothers(ids: Collection[str], rivals: Mapping[str, str]) -> None:
-    """See that events of these ``ids`` are nobody else's; ``rivals`` has clinics by the event each stands on.
-
-    Raises:
-        AnotherClinicsError: they are.
-    """
-    for each in ids:
-        if each in rivals:
-            raise AnotherClinicsError(ANOTHERS, of=rivals[each])
+    def __init__(self, of: str) -> None:
+        super().__init__(ANOTHERS, of=of)
 
 
 def with_loss(error: GoneError, read: int) -> Reason:

@@ -25,7 +25,6 @@ from polydesk_dagster.sources.events.history import (
     OTHER_HISTORY,
     AnotherClinicsError,
     OtherHistoryError,
-    not_anothers,
     with_loss,
     without_anchor,
 )
@@ -161,7 +160,7 @@ class _Round:
     def read(self, pages: int, goes_on: Callable[[], bool], progress: Callable[[int, int, str], None] | None) -> int:
         """Page through the news; returns how many numbers are left for the next run where the turn was over before."""
         sequence, anchor, history = self.cursor.sequence, self.cursor.anchor, self.cursor.history
-        left, met, rivals = 0, anchor is None, self.rivals()
+        left, met = 0, anchor is None
         feed = _Overlap(self, sequence)
         coming = paging.pages(feed.events, self.cursor.after, self.page, pages, goes_on, beyond=sequence)
         for news, cut in coming:
@@ -173,31 +172,37 @@ class _Round:
                 met = highest_of(news) > sequence or news.size < self.page
                 if met and (oldest := self.feed.oldest()) is not None and oldest < sequence:
                     raise OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
-            not_anothers({event.id.lower() for event in news.events}, rivals)
-            self.take(without_anchor(news, sequence, anchor))
+            if sequence == 0 and not self.tally.read:
+                self.meet(news.last_sequence)
+            self.take(without_anchor(news, sequence, anchor), [event.id for event in news.events])
             ahead = max(0, news.last_sequence - highest_of(news))
             left = ahead if cut else 0
             if progress:
                 progress(self.tally.read, self.tally.read + ahead, "progress.events_read")
         return left
 
-    def rivals(self) -> dict[str, str]:
-        """By the event that each stands on the clinics that lead to the same address and were there before. At a first
-        meeting the source is asked whether those events are its own too, before any of its events is taken in."""
+    def meet(self, last: int) -> None:
+        """See, before anything is taken in of a source whose ``last`` number this is, that its events are not those on
+        which a clinic stands that leads to the same address and was there before."""
         with self.engine.begin() as connection:
-            found = self.run(connection, cursors.RIVALS).all()
-        rivals = {row.anchor: row.code for row in found}
-        for row in found if self.cursor.sequence == 0 else ():
+            near = self.run(connection, cursors.NEAREST, last=last).all()
+        for row in near:
             with suppress(GoneError):
-                not_anothers(staging.ids_at(self.feed.events(row.sequence - 1, 1), row.sequence), rivals)
-        return rivals
+                if row.anchor in staging.ids_at(self.feed.events(row.sequence - 1, 1), row.sequence):
+                    raise AnotherClinicsError(row.code)
 
-    def take(self, news: News) -> None:
-        """One page, whole: effects, inbox, gaps and cursor."""
+    def take(self, news: News, ids: list[str]) -> None:
+        """One page, whole: effects, inbox, gaps and cursor; ``ids`` are of all events on it, the known one too.
+
+        Raises:
+            AnotherClinicsError: another clinic stands on one of its events.
+        """
         staged = staging.batch(news.events, news.rejected, news.last_sequence + FAR)
         highest = highest_of(news)
         with self.engine.begin() as connection:
             self.run(connection, cursors.LOCK)
+            if (rival := self.run(connection, cursors.STANDS_ON, ids=ids).one_or_none()) is not None:
+                raise AnotherClinicsError(rival.code)
             if staged.rows:
                 staging.copy(connection, staged)
                 known = self.run(connection, inbox.KNOWN).scalar_one()
