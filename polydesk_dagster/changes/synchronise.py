@@ -144,12 +144,11 @@ def compare(
     assert source is not None
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
+    stage = plans.rows_table(plan_id) if source.judge else STAGE
     if source.judge:
         staged, numbers, repeated = _judge(connection, kind, source, plan_id, pages, values)
-        stage = plans.rows_table(plan_id)
     else:
         staged, numbers, repeated = _steady(connection, kind, plan_id, pages, values, evidence)
-        stage = STAGE
     ours, *noted = step.count_ours(connection, kind, values, tuple(source.noted.values()))
     held.carry(connection, kind, scope.clinic_id, plan_id)
     for statement in source.reconsider:
@@ -215,7 +214,7 @@ def _steady(
         _want(connection, kind, source, values, types)
         if source.untold:
             _keep_untold(connection, source, values)
-        numbers, repeated = _mark_duplicates(connection, source, staged, WANTED, columns)
+        numbers, repeated = _mark_duplicates(connection, source, staged, columns)
         proves = evidence is not None and source.retire is not None
         moved = _on_two_pages(connection, staged) if proves and (numbers or repeated) else set()
         if moved <= doubled:
@@ -275,7 +274,7 @@ def _judge(
     connection.execute(sa.text(f"SET LOCAL work_mem = '128MB'; {bulk.LOOKED_UP}"))
     bulk.analyze(connection, f"{rows} ({source.indexed or ', '.join(source.columns)}, finding)", target=10)
     said = [name for name in source.columns if name in kind.written or name in kind.carried]
-    numbers, repeated = _mark_duplicates(connection, source, staged, rows, said, number="ordinal", problem="finding")
+    numbers, repeated = _mark_duplicates(connection, source, staged, said, rows)
     connection.execute(sa.text(f"UPDATE {rows} SET action = 'conflict', id = NULL WHERE finding IS NOT NULL"))
     for statement in source.judge:
         connection.execute(sa.text(statement.format(rows=rows)), values)
@@ -317,19 +316,13 @@ def _same(source: Source) -> str:
 
 
 def _mark_duplicates(
-    connection: sa.Connection,
-    source: Source,
-    staged: Staged,
-    table: str,
-    columns: list[str],
-    *,
-    number: str = "n",
-    problem: str = "problem",
+    connection: sa.Connection, source: Source, staged: Staged, columns: list[str], table: str = WANTED
 ) -> tuple[list[int], int]:
     """Keep one of records that repeat each other word for word, and set aside all of those that contradict each other
     under one key. Returns the numbers of the latter, and how many repetitions were dropped."""
     if not staged.repeats:
         return [], 0
+    number, problem = ("n", "problem") if table == WANTED else ("ordinal", "finding")
     key = ", ".join(part.format("d") for part in source.key)
     several = "NOT d.alone" if source.alone else "true"
     content = ", ".join(f"d.{name}" for name in columns)

@@ -62,19 +62,21 @@ def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
 
 # Clinics at the same address that were there before, each with the event on which its cursor stands.
 _RIVALS = """
-SELECT c.code, o.sequence, CAST(o.anchor AS text) AS anchor
-FROM event_cursor e JOIN event_cursor o ON o.source = e.source AND o.clinic_id <> e.clinic_id
-JOIN clinic c ON c.id = o.clinic_id JOIN integration i ON i.clinic_id = c.id
-WHERE e.clinic_id = :clinic AND o.anchor IS NOT NULL AND c.active AND i.active
+FROM event_cursor o JOIN clinic c ON c.id = o.clinic_id JOIN integration i ON i.clinic_id = c.id
+WHERE o.source = e.source AND o.clinic_id <> e.clinic_id AND o.anchor IS NOT NULL AND c.active AND i.active
   AND (coalesce(o.answered_at, 'infinity'), o.clinic_id) < (coalesce(e.answered_at, 'infinity'), e.clinic_id)"""
 
-# Whoever stands on one of these events.
-STANDS_ON = f"{_RIVALS} AND o.anchor = ANY(CAST(:ids AS uuid[])) LIMIT 1"
-
 # Whoever reads the same news stands near their last number; of a thousand at one address few are asked about.
-NEAREST = f"{_RIVALS} ORDER BY abs(o.sequence - :last), o.clinic_id LIMIT 3"
+NEAREST = f"""
+SELECT near.* FROM event_cursor e, LATERAL (
+    SELECT c.code, o.sequence, CAST(o.anchor AS text) AS anchor {_RIVALS}
+    ORDER BY abs(o.sequence - :last), o.clinic_id LIMIT 3) near
+WHERE e.clinic_id = :clinic"""
 
-LOCK = "SELECT FROM event_cursor WHERE clinic_id = :clinic FOR UPDATE"
+# Who of them, if anybody, stands on one of the events that came.
+LOCK = f"""
+SELECT (SELECT min(c.code) {_RIVALS} AND o.anchor = ANY(CAST(:ids AS uuid[])))
+FROM event_cursor e WHERE clinic_id = :clinic FOR UPDATE"""
 
 # What of open gaps has come is taken out of them; what lies between the cursor and the page's last number and did not
 # come is a gap from now on.

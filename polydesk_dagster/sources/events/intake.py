@@ -105,7 +105,7 @@ def sync(
         more = cursor.waits and round_.retry(connection, first=True)
     while more:
         with engine.begin() as connection:
-            round_.run(connection, cursors.LOCK)
+            round_.run(connection, cursors.LOCK, ids=[])
             more = round_.retry(connection)
     try:
         reasons = round_.reconcile() if reconcile else []
@@ -200,9 +200,8 @@ class _Round:
         staged = staging.batch(news.events, news.rejected, news.last_sequence + FAR)
         highest = highest_of(news)
         with self.engine.begin() as connection:
-            self.run(connection, cursors.LOCK)
-            if (rival := self.run(connection, cursors.STANDS_ON, ids=ids).one_or_none()) is not None:
-                raise AnotherClinicsError(rival.code)
+            if (rival := self.run(connection, cursors.LOCK, ids=ids).scalar_one_or_none()) is not None:
+                raise AnotherClinicsError(rival)
             if staged.rows:
                 staging.copy(connection, staged)
                 known = self.run(connection, inbox.KNOWN).scalar_one()
