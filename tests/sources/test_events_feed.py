@@ -51,27 +51,6 @@ def test_a_run_is_bounded_and_says_what_is_left(bo: Lab) -> None:
     assert bo.sync(page=10).counts.updated == 5
 
 
-def test_whose_turn_is_over_comes_further_each_time_and_waits_no_longer_for_a_gap_that_it_has_passed(bo: Lab) -> None:
-    def over() -> bool:
-        return False
-
-    bo.publish(*people(25))
-    first = bo.sync(page=10, goes_on=over)
-    assert [(reason.code, reason.count) for reason in first.reasons] == [("events_left", 15)]
-    assert [bo.sync(page=10, goes_on=over).counts.updated for _ in range(2)] == [9, 6]
-    bo.simulator.feed(CODE).last += 1  # 26 never comes
-    bo.publish(*people(50))
-    bo.sync(page=10, goes_on=over)
-    assert (cursor(bo), gaps(bo)) == (35, ["[26,27)"])
-    bo.sync(page=10, goes_on=over)
-    assert (cursor(bo), gaps(bo)) == (36, ["[26,27)"]), "what was read since the gap is read again, and what follows"
-    bo.sync(timedelta(minutes=11), page=10, goes_on=over)
-    assert (gaps(bo), gaps(bo, lost=True)) == ([], ["[26,27)"])
-    while cursor(bo) < 76:
-        bo.sync(page=10, goes_on=over)
-    assert bo.states() == {"applied": 75}
-
-
 def test_the_same_event_again_has_no_effect(bo: Lab) -> None:
     again, twice = booking("X"), booking("Y", "10:00")
     bo.publish(again | {"again": 2}, twice | {"twice": True})
