@@ -65,7 +65,7 @@ def killed(process: Program) -> bool:
     return process.read()[0] == -9
 
 
-@pytest.mark.parametrize(("job", "moments"), [("read", (1, 4)), ("sync", (5, 16, 27))])
+@pytest.mark.parametrize(("job", "moments"), [("read", (1, 4)), ("sync", (5, 15, 25))])
 def test_killed_while_reading_planning_or_applying(
     engine: sa.Engine, clinic: int, job: str, moments: tuple[int, ...]
 ) -> None:

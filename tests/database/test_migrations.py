@@ -114,7 +114,7 @@ def _shape(engine: sa.Engine) -> dict[str, tuple[str, bool, bool]]:
 
 NIGHT_OF_BEFORE = """
 import json, sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import night, simulators
 from polydesk_dagster.commands.installation import Installation
@@ -123,7 +123,7 @@ from polydesk_dagster.demo import chain, documents
 settings = configuration.load()
 assert migrate.__file__.startswith(sys.argv[1]) and migrate.head() == sys.argv[2]
 engine = engines.create_engine(engines.business_url(settings))
-noon = datetime.now(UTC).replace(hour=11)  # in the evening a message for tomorrow may rightly come too late
+noon = (datetime.now(UTC) - timedelta(hours=11)).replace(hour=11)  # by night a message may rightly come too late
 chain.load(engine, "small", as_of=noon)
 run_service = night.run_service
 night.run_service = lambda *given: run_service(*given[:-1], {"as_of": noon.isoformat()})
