@@ -184,10 +184,11 @@ def playing(played: list[Played], environment: Mapping[str, str]) -> Iterator[No
 
 def _wait(system: Played, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while not system.answers():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise PermanentError("simulator_dead", what=system.name)
+    while process.poll() is None and time.monotonic() < deadline:
+        if system.answers():
+            return
         time.sleep(0.05)
+    raise PermanentError("simulator_dead", what=system.name)
 
 
 def mark_demo(engine: sa.Engine, home: Path) -> None:

@@ -114,6 +114,7 @@ def _shape(engine: sa.Engine) -> dict[str, tuple[str, bool, bool]]:
 
 NIGHT_OF_BEFORE = """
 import json, sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from polydesk_dagster import settings as configuration
 from polydesk_dagster.commands import night, simulators
@@ -129,6 +130,8 @@ run_service = night.run_service
 night.run_service = lambda *given: run_service(*given[:-1], {"as_of": noon.isoformat()})
 simulators.mark_demo(engine, settings.home)
 documents.write(settings.documents_folder)
+# It may look for free ports while another test has chosen some and does not yet listen there.
+simulators.SYSTEMS = tuple(replace(each, port=each.port + 2000) for each in simulators.SYSTEMS)
 played, environment = simulators.unconfigured(settings)
 with simulators.playing(played, environment):
     simulators.point_studiolab(engine, played)
