@@ -15,8 +15,8 @@ _BINARY = """SELECT CAST(CAST(attrelid AS regclass) AS text) AS table, array_agg
 
 
 def everything(connection: sa.Connection, patient: int) -> dict[str, tuple[str | None, list[dict[str, Any]]]]:
-    """By data set of the registry, by which rule it would be kept (``personal``) and her rows as they stand, without
-    secrets and without who works here; read in one snapshot only if the caller's transaction is one.
+    """By data set of the registry, by which rule it would be kept (``personal``) and her rows as they stand, in
+    order, without secrets and without who works here; read in one snapshot only if the caller's transaction is one.
 
     Raises:
         LookupError: there is no such patient.
@@ -38,4 +38,4 @@ def _rows(each: Personal) -> str:
     hidden = ", ".join(f"'{name}'" for name in each.hidden)
     return f"""SELECT to_jsonb(t) - CAST(:left AS text[]) - CAST(ARRAY[{hidden}] AS text[])
                       || jsonb_build_object({beside})
-               FROM {each.table} t WHERE {each.whose}"""
+               FROM {each.table} t WHERE {each.whose} ORDER BY to_jsonb(t) -> 'id', to_jsonb(t)"""
