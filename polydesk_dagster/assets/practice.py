@@ -58,15 +58,14 @@ def _import(run: Run, config: ImportConfig) -> Report:
             found = importing.load(connection, config.plan)
         except LookupError:
             return Report.refused("no_workbook_plan", {"plan": config.plan})
-        if run.preview:
-            return importing.shown(connection, found)
         return importing.take(
             connection,
-            config.plan,
+            found,
             as_of=run.as_of,
             actor=run.person,
             reason=config.reason.strip() or None,
             past_guards=config.guards,
+            preview=run.preview,
         )
 
 

@@ -271,10 +271,11 @@ def _settle(
             return emergency.settle(connection, plan, given, as_of=as_of, past_guards=past_guards)
     if plan.undoes is not None and (refusal := _without_reason(plan, reason)) is not None:
         return refusal
-    if plan.service == importing.SERVICE and plan.undoes is None:
+    if importing.is_part(plan):
         with installation.engine.begin() as connection:
+            whole = importing.load(connection, plan.id)
             return importing.take(
-                connection, plan.id, as_of=as_of, actor=person(), reason=reason, past_guards=past_guards
+                connection, whole, as_of=as_of, actor=person(), reason=reason, past_guards=past_guards
             )
     return settle(
         installation.engine,

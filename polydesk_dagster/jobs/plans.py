@@ -66,8 +66,17 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
     kind = registry.kind(plan.kind)
     if (refusal := _emergency(plan, "apply")) is not None:
         return refusal
-    if plan.service == importing.SERVICE and plan.undoes is None:
-        return _import(run, plan, config)
+    if importing.is_part(plan):
+        with run.engine.begin() as connection:
+            return importing.take(
+                connection,
+                importing.load(connection, plan.id),
+                as_of=run.as_of,
+                actor=run.person,
+                reason=config.reason.strip() or None,
+                past_guards=config.guards,
+                preview=config.preview,
+            )
     if config.preview:
         with run.engine.connect() as connection:
             return changes.preview(connection, plan, kind)
@@ -83,20 +92,6 @@ def _apply(run: Run, plan: Plan, config: ApplyConfig) -> Report:
     )
     # What is ordered is told by its reasons: nothing has come or gone yet.
     return replace(report, counts=replace(report.counts, created=0)) if kind.orders else report
-
-
-def _import(run: Run, plan: Plan, config: ApplyConfig) -> Report:
-    with run.engine.begin() as connection:
-        if config.preview:
-            return importing.shown(connection, importing.load(connection, plan.id))
-        return importing.take(
-            connection,
-            plan.id,
-            as_of=run.as_of,
-            actor=run.person,
-            reason=config.reason.strip() or None,
-            past_guards=config.guards,
-        )
 
 
 def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:

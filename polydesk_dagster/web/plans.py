@@ -94,8 +94,7 @@ def plan(request: Request) -> Response:
 
 def _workbook(connection: sa.Connection, plan: Plan) -> Import | None:
     """The whole that a plan is applied with; None where that is itself."""
-    whole = plan.service == importing.SERVICE and plan.undoes is None
-    return importing.load(connection, plan.id) if whole else None
+    return importing.load(connection, plan.id) if importing.is_part(plan) else None
 
 
 def _decided(plan: Plan, whole: Import | None) -> dict[str, object]:
@@ -104,10 +103,9 @@ def _decided(plan: Plan, whole: Import | None) -> dict[str, object]:
         does = bool(whole.does or whole.guards)
         said = {"guards": whole.guards, "must_say": any(each.failed_guards for each in whole.plans)}
         return {**said, "next_step": whole.next_step or show.next_step(plan), "does": does, "whole": whole}
-    stopping = (*plan.failed_guards, *plan.holding_guards)
-    guards = {guard.name: [guard.reason] for guard in stopping}
+    guards = {guard.name: [guard.reason] for guard in (*plan.failed_guards, *plan.holding_guards)}
     said = {"guards": guards, "must_say": bool(plan.failed_guards), "next_step": show.next_step(plan)}
-    return {**said, "does": bool(plan.writes or stopping), "whole": None}
+    return {**said, "does": bool(plan.writes or guards), "whole": None}
 
 
 @pages.get("/piani/{plan:int}/file", May.SEE)

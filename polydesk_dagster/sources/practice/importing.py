@@ -112,6 +112,11 @@ def plan(
     return Import(kept, tuple(problems), book.passed, sum(read.notes for read in book.sheets), rows, file)
 
 
+def is_part(plan: Plan) -> bool:
+    """Whether it is of a workbook, and applied with the whole of it."""
+    return plan.service == SERVICE and plan.undoes is None
+
+
 def load(connection: sa.Connection, number: int) -> Import:
     """The import that the plan ``number`` is of.
 
@@ -119,7 +124,7 @@ def load(connection: sa.Connection, number: int) -> Import:
         LookupError: if there is no such plan, or it is of no workbook.
     """
     one = plans.load(connection, number)
-    if one.service != SERVICE or one.undoes is not None:
+    if not is_part(one):
         raise LookupError(number)
     ids = connection.scalars(
         sa.text("""
@@ -267,19 +272,17 @@ def _of_sheet(plan: Plan, why: Reason) -> Reason:
 
 def take(
     connection: sa.Connection,
-    number: int,
+    found: Import,
     *,
     as_of: datetime,
     actor: str,
     reason: str | None,
     past_guards: Collection[str],
+    preview: bool = False,
 ) -> Report:
-    """The whole that the plan ``number`` is of, for who was shown that one: its sheets refer to each other.
-
-    Raises:
-        LookupError: if there is no such plan, or it is of no workbook.
-    """
-    found = load(connection, number)
+    """Apply the whole, for who was shown one of its plans: its sheets refer to each other. A ``preview`` shows it."""
+    if preview:
+        return shown(connection, found)
     report = apply(connection, found, as_of=as_of, actor=actor, reason=reason, past_guards=past_guards)
     changed = {_BY_KIND[each.kind].key for each in found.plans if each.writes and each.kind in _BY_KIND}
     if not changed & _OF_TIMES or not report.counts.changed:
