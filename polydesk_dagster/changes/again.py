@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans
+from polydesk_dagster.changes import plan_rows, plans
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 
@@ -50,8 +50,8 @@ def standing(connection: sa.Connection, kind: Kind, scope: Scope, made: Plan) ->
 
 def _rows(connection: sa.Connection, plan_id: int) -> str:
     """What a plan's rows say, without the ids that what is new was given this time."""
-    columns = plans.column_types(connection, plans.rows_table(plan_id))
+    columns = plan_rows.column_types(connection, plan_rows.table(plan_id))
     said = [f"r.{name}" for name in columns if name not in {"id", "ordinal"}]
     if "id" in columns:
         said.append("CASE WHEN r.action <> 'create' THEN r.id END")
-    return plans.digest(connection, plan_id, f"ROW({', '.join(said)})")
+    return plan_rows.digest(connection, plan_id, f"ROW({', '.join(said)})")

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from polydesk_dagster.changes import audit, flagged, held, plans, registry
+from polydesk_dagster.changes import audit, flagged, held, plan_rows, plans, registry
 from polydesk_dagster.changes.kind import Kind, Moved
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.recount import recount
@@ -182,7 +182,7 @@ def is_altered(connection: sa.Connection, plan: Plan) -> bool:
 
 def _write(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime, values: Mapping[str, Any]) -> Report:
     adds = plan.writes == plan.tally.get("create", 0)
-    types = plans.column_types(connection, plan.rows) if kind.volatile or not adds else {}
+    types = plan_rows.column_types(connection, plan.rows) if kind.volatile or not adds else {}
     was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
     if kind.volatile and plan.undoes is None:
         _skip_moved(connection, plan, kind, was, values)
@@ -267,7 +267,7 @@ def _update(
     if not expected:
         return 0
     assigned = [f"{name} = r.{name}" for name in was]
-    if "updated_at" in plans.column_types(connection, kind.table) and "updated_at" not in was:
+    if "updated_at" in plan_rows.column_types(connection, kind.table) and "updated_at" not in was:
         assigned.append("updated_at = :as_of")
     done_ = connection.execute(
         sa.text(f"""
@@ -392,7 +392,7 @@ def taken_back(connection: sa.Connection, kind: Kind, plan_id: int) -> str:
     )
     ours, theirs = (", ".join(f"{side}.{name}" for name in kind.identity) for side in "ru")
     tests = [
-        f"""({ours}) IN (SELECT {theirs} FROM {plans.rows_table(undo)} u
+        f"""({ours}) IN (SELECT {theirs} FROM {plan_rows.table(undo)} u
                          WHERE action <> 'conflict' AND {KEPT.format(plan=undo)})"""
         for undo in undos
     ]

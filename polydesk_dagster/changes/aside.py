@@ -7,16 +7,16 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import registry
+from polydesk_dagster.changes import plan_rows, registry
 from polydesk_dagster.changes.kind import Kind
-from polydesk_dagster.changes.plans import Plan, Scope, rows_table
+from polydesk_dagster.changes.plans import Plan, Scope
 
 
 def _conflicts(kind: Kind, plan_id: int) -> str:
     """A row is the same question as before where its name and what is wrong with it are."""
     name = f"concat_ws('/', CAST({kind.key} AS text), r.finding)"
     return f"""SELECT DISTINCT hashtextextended({name}, 0) AS row_hash
-               FROM {rows_table(plan_id)} r WHERE r.action = 'conflict'"""
+               FROM {plan_rows.table(plan_id)} r WHERE r.action = 'conflict'"""
 
 
 def new(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int) -> int:

@@ -11,9 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import held, undone
+from polydesk_dagster.changes import held, plan_rows, undone
 from polydesk_dagster.changes.kind import Kind
-from polydesk_dagster.changes.plans import rows_table
 from polydesk_dagster.changes.why import why
 
 _SAID = """(SELECT jsonb_agg(jsonb_build_object('reason', jsonb_build_object(
@@ -26,7 +25,7 @@ def set_aside(
     """Take out of what the plan ``plan_id`` writes the rows that a guard speaks against, and those that ``repeating``
     gives (``undone.repeating``), with all that go only together with them; returns how many. ``values`` are
     ``plans.parameters``."""
-    rows = rows_table(plan_id)
+    rows = plan_rows.table(plan_id)
     ways = [f"SELECT r.ordinal, '{guard.name}' AS guard FROM {rows} r WHERE {guard.flags}" for guard in kind.row_guards]
     if repeating is not None:
         ways.append(f"SELECT ordinal, '{undone.GUARD}' AS guard FROM ({repeating}) repeated")
@@ -62,7 +61,7 @@ def let_through(connection: sa.Connection, plan_id: int, guards: Collection[str]
             WITH gone AS (DELETE FROM plan_hold
                           WHERE plan_id = :plan_id AND guards <> '{{}}' AND guards <@ CAST(:guards AS text[])
                           RETURNING *)
-            UPDATE {rows_table(plan_id)} r SET action = gone.action, reason = gone.reason FROM gone
+            UPDATE {plan_rows.table(plan_id)} r SET action = gone.action, reason = gone.reason FROM gone
             WHERE gone.ordinal = r.ordinal"""),
         {"plan_id": plan_id, "guards": list(guards)},
     ).rowcount

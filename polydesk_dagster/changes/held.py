@@ -7,8 +7,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from polydesk_dagster.changes import plan_rows
 from polydesk_dagster.changes.kind import Kind
-from polydesk_dagster.changes.plans import Plan, Scope, rows_table
+from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.why import why
 
 REASON = why("held_back", who="h.held_by", at="jsonb_build_object('instant', h.held_at, 'zone', 'Europe/Rome')")
@@ -40,7 +41,7 @@ def carry(connection: sa.Connection, kind: Kind, clinic_id: int | None, plan_id:
     if not marks(connection, kind, clinic_id):
         return 0
     values = {"kind_name": kind.name, "clinic_id": clinic_id, "plan_id": plan_id}
-    rows = rows_table(plan_id)
+    rows = plan_rows.table(plan_id)
     connection.execute(
         sa.text(f"""
             INSERT INTO plan_hold (plan_id, ordinal, thing, action, reason)

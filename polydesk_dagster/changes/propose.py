@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import held, plans, undone
+from polydesk_dagster.changes import held, plan_rows, plans, undone
 from polydesk_dagster.changes.kind import Guard, Kind
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.verdict import Verdict
@@ -35,9 +35,9 @@ def propose(
     """
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
-    rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.compared)
+    rows = plan_rows.create(connection, kind, plan_id, query, values=values, was=kind.compared)
     held.carry(connection, kind, scope.clinic_id, plan_id)
-    counted = {**plans.tally(connection, plan_id), "unchanged": unchanged}
+    counted = {**plan_rows.tally(connection, plan_id), "unchanged": unchanged}
     return finish(connection, kind, scope, plan_id, as_of=as_of, counted=counted, snapshot=None, rows=rows)
 
 
@@ -59,7 +59,7 @@ def finish(
     if undoes is None:
         verdicts += tuple(ask(connection, kind, plan_id, values))
     if not rows:
-        connection.execute(sa.text(f"DROP TABLE {plans.rows_table(plan_id)}"))
+        connection.execute(sa.text(f"DROP TABLE {plan_rows.table(plan_id)}"))
     plan = plans.store(
         connection,
         kind,
@@ -81,7 +81,7 @@ def ask(connection: sa.Connection, kind: Kind, plan_id: int, values: Mapping[str
     verdicts = []
     whole = [guard for guard in kind.guards if guard.rows is None]
     if whole:
-        queries = ", ".join(f"({guard.query.format(rows=plans.rows_table(plan_id))})" for guard in whole)
+        queries = ", ".join(f"({guard.query.format(rows=plan_rows.table(plan_id))})" for guard in whole)
         found = connection.execute(sa.text(f"SELECT {queries}"), values).one()
         for guard, number in zip(whole, found, strict=True):
             value = float(number or 0)
@@ -95,7 +95,7 @@ def _of_rows(connection: sa.Connection, kind: Kind, plan_id: int, values: Mappin
     """The verdicts of guards over rows: what of them would be written, and what waits."""
     held = undone.held_by(connection, plan_id)
     each = ", ".join(f"count(*) FILTER (WHERE {guard.flags}) AS {guard.name}" for guard in kind.row_guards)
-    counted = connection.execute(sa.text(f"SELECT {each} FROM {plans.rows_table(plan_id)} r"), values).one()._mapping
+    counted = connection.execute(sa.text(f"SELECT {each} FROM {plan_rows.table(plan_id)} r"), values).one()._mapping
     for guard in kind.row_guards:
         value, waiting = counted[guard.name], held.get(guard.name, 0)
         said = _said(guard, value or waiting)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans, undone
+from polydesk_dagster.changes import plan_rows, plans, undone
 from polydesk_dagster.changes.kind import ACTIONS, FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.propose import ask
@@ -21,7 +21,11 @@ def recount(connection: sa.Connection, plan: Plan, kind: Kind, set_aside: int) -
     """Count the rows of ``plan`` anew, of which ``set_aside`` more (or fewer) wait now, and ask its guards again;
     returns it as it is stored then."""
     kept = {name: number for name, number in plan.tally.items() if name not in {*ACTIONS, *FINDINGS}}
-    counted = {**kept, **plans.tally(connection, plan.id), "set_aside": max(0, kept.get("set_aside", 0) + set_aside)}
+    counted = {
+        **kept,
+        **plan_rows.tally(connection, plan.id),
+        "set_aside": max(0, kept.get("set_aside", 0) + set_aside),
+    }
     if rejected := kept.get("rejected"):
         counted["invalid"] = counted.get("invalid", 0) + rejected
     guards = _asked_again(connection, replace(plan, tally=counted), kind)

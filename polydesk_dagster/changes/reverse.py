@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans, registry
+from polydesk_dagster.changes import plan_rows, plans, registry
 from polydesk_dagster.changes.apply import KEPT, apply, is_altered, named, same, taken_back
 from polydesk_dagster.changes.kind import Kind
 from polydesk_dagster.changes.plans import Plan
@@ -73,7 +73,7 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
     """The plan that takes back what is left of ``plan``: what was edited or came into use since is a conflict."""
     scope = plan.within
     plan_id = plans.next_id(connection)
-    types = plans.column_types(connection, plan.rows)
+    types = plan_rows.column_types(connection, plan.rows)
     was = [name.removeprefix("was_") for name in types if name.startswith("was_")]
     kept = [name for name in kind.written if name not in was]
     created = f"r.action = 'create' AND ({_edited(connection, kind)})"
@@ -100,10 +100,10 @@ def _reverse(connection: sa.Connection, plan: Plan, kind: Kind, as_of: datetime)
         "back.*", ", ".join(f"back.{name}" for name in (*kind.identity, *kind.written, *kind.carried))
     )
     values = {**plans.parameters(scope, as_of, plan_id), "undoes": plan.id}
-    rows = plans.create_rows(connection, kind, plan_id, query, values=values, was=kind.written)
+    rows = plan_rows.create(connection, kind, plan_id, query, values=values, was=kind.written)
     for statement in (*_together(kind), *kind.undo_reconsider):
-        connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
-    counted = plans.tally(connection, plan_id)
+        connection.execute(sa.text(statement.format(rows=plan_rows.table(plan_id))), values)
+    counted = plan_rows.tally(connection, plan_id)
     return finish(
         connection,
         kind,

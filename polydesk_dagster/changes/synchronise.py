@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import again, aside, flagged, guards, held, plans, quarantine, show, step, undone
+from polydesk_dagster.changes import aside, flagged, guards, held, plan_rows, plans, quarantine, show, step, undone
 from polydesk_dagster.changes import stage as staging
+from polydesk_dagster.changes.again import standing
 from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.audit import is_person
 from polydesk_dagster.changes.kind import ACTIONS, Kind, Source
@@ -51,9 +52,8 @@ def synchronise(
     """
     pages = _begun(pages)
     with engine.begin() as connection:
-        plan = again.standing(
-            connection, kind, scope, compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
-        )
+        made = compare(connection, kind, scope, pages, as_of=as_of, evidence=evidence)
+        plan = standing(connection, kind, scope, made)
         seen = show.preview(connection, plan, kind) if preview else None
         if not plan.writes:
             step.remember(connection, kind, scope, plan, as_of=as_of, etag=etag(), ours=ours, source=source)
@@ -144,7 +144,7 @@ def compare(
     assert source is not None
     plan_id = plans.next_id(connection)
     values = plans.parameters(scope, as_of, plan_id)
-    stage = plans.rows_table(plan_id) if source.judge else STAGE
+    stage = plan_rows.table(plan_id) if source.judge else STAGE
     if source.judge:
         staged, numbers, repeated = _judge(connection, kind, source, plan_id, pages, values)
     else:
@@ -152,13 +152,13 @@ def compare(
     ours, *noted = step.count_ours(connection, kind, values, tuple(source.noted.values()))
     held.carry(connection, kind, scope.clinic_id, plan_id)
     for statement in source.reconsider:
-        connection.execute(sa.text(statement.format(rows=plans.rows_table(plan_id))), values)
+        connection.execute(sa.text(statement.format(rows=plan_rows.table(plan_id))), values)
     before = step.known(connection, kind, scope)
-    counted = plans.tally(connection, plan_id)
+    counted = plan_rows.tally(connection, plan_id)
     of_changes = list(guards.of_changes(kind, counted, ours, before))
     repeating = undone.repeating(connection, kind, scope, plan_id) if counted else undone.NOTHING
     if counted and flagged.set_aside(connection, kind, plan_id, values, repeating.query):
-        counted = plans.tally(connection, plan_id)
+        counted = plan_rows.tally(connection, plan_id)
     quarantine.keep(connection, scope.service, kind.name, scope.clinic_id, staged.unreadable, scope.name)
     touched = sum(counted.get(action, 0) for action in ("create", "update", "link", "conflict"))
     counted["unchanged"] = max(0, staged.records - repeated - touched) + staged.passed
@@ -203,7 +203,7 @@ def _steady(
     columns = [name for name in (*kind.identity, *kind.written) if name != "id"]
     missing: set[int] = set()
     doubled: set[int] = set()
-    types = plans.column_types(connection, kind.table)
+    types = plan_rows.column_types(connection, kind.table)
     connection.execute(sa.text("SET LOCAL enable_mergejoin = off"))  # both lists sorted cost twice what one hashed does
     for reading in range(READINGS):
         if reading and evidence is not None:
@@ -220,14 +220,14 @@ def _steady(
         if moved <= doubled:
             query, was = _difference(kind, source, staged), kind.compared
             told = kind.identity == ("id",)  # else a new row might meet one that is out of scope
-            plans.create_rows(connection, kind, plan_id, query, values=values, was=was, told=told, types=types)
+            plan_rows.create(connection, kind, plan_id, query, values=values, was=was, told=told, types=types)
             if evidence is None or not proves:
                 return staged, numbers, repeated
             gone = _gone(connection, kind, source, plan_id, values, evidence)
             if gone <= missing:
                 return staged, numbers, repeated
             missing = gone
-            connection.execute(sa.text(f"DROP TABLE {plans.rows_table(plan_id)}"))
+            connection.execute(sa.text(f"DROP TABLE {plan_rows.table(plan_id)}"))
         doubled = moved
     raise TransientError("list_unsteady", what=Term("kind", kind.name))
 
@@ -251,7 +251,7 @@ def _gone(
     """What the plan would retire for being absent alone (hashes of its identity): neither did something else that was
     read take its place, nor does the source itself say that it is gone."""
     identity = ", ".join(f"r.{name}" for name in kind.identity)
-    absent = f"""SELECT hash_record_extended(ROW({identity}), 0) FROM {plans.rows_table(plan_id)} r
+    absent = f"""SELECT hash_record_extended(ROW({identity}), 0) FROM {plan_rows.table(plan_id)} r
                  WHERE r.action = 'retire' AND r.finding IS DISTINCT FROM 'replaced'"""
     found = set(connection.scalars(sa.text(absent)))
     if not found or not (said := evidence.deleted()):
@@ -266,8 +266,8 @@ def _judge(
     connection: sa.Connection, kind: Kind, source: Source, plan_id: int, pages: Iterable[Page], values: dict[str, Any]
 ) -> tuple[Staged, list[int], int]:
     """Copy the records into the plan's rows as creations, then mark and take out those that are none."""
-    rows = plans.rows_table(plan_id)
-    plans.create_empty_rows(connection, kind, plan_id)
+    rows = plan_rows.table(plan_id)
+    plan_rows.create_empty(connection, kind, plan_id)
     columns = ", ".join(("ordinal", *source.columns, "finding", "reason"))
     staged = staging.stage(connection, source, pages, table=rows, columns=columns)
     # A million codes are hashed in memory; that they are all different a small sample shows.

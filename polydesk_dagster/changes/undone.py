@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans
+from polydesk_dagster.changes import plan_rows, plans
 from polydesk_dagster.changes.kind import Kind, Source
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.verdict import Verdict
@@ -64,7 +64,9 @@ def repeating(connection: sa.Connection, kind: Kind, scope: Scope, plan_id: int)
         },
     ).all()
     needed = {*kind.identity, *kind.written, *kind.carried}
-    comparable = [row for row in found if needed <= plans.column_types(connection, plans.rows_table(row.plan)).keys()]
+    comparable = [
+        row for row in found if needed <= plan_rows.column_types(connection, plan_rows.table(row.plan)).keys()
+    ]
     if not comparable:
         return NOTHING
     each = " UNION ".join(_repeating(kind, source, plan_id, row.plan, row.undo, row.wanted_since) for row in comparable)
@@ -96,14 +98,14 @@ def _repeating(kind: Kind, source: Source, plan_id: int, plan: int, undo: int, w
     identity = ", ".join(f"p.{name}" for name in kind.identity)
     taken_back = ", ".join(f"u.{name}" for name in kind.identity)
     forgiven = "".join(
-        f" AND NOT EXISTS (SELECT FROM {plans.rows_table(since)} n WHERE {_same(kind, source, 'n', 'p')})"
+        f" AND NOT EXISTS (SELECT FROM {plan_rows.table(since)} n WHERE {_same(kind, source, 'n', 'p')})"
         for since in wanted_since
     )
     return f"""
-        SELECT r.ordinal FROM {plans.rows_table(plan_id)} r
-        WHERE EXISTS (SELECT FROM {plans.rows_table(plan)} p
+        SELECT r.ordinal FROM {plan_rows.table(plan_id)} r
+        WHERE EXISTS (SELECT FROM {plan_rows.table(plan)} p
                       WHERE {_same(kind, source, "r", "p")} AND ({identity}) IN (
-                            SELECT {taken_back} FROM {plans.rows_table(undo)} u WHERE u.action <> 'conflict'){forgiven})
+                            SELECT {taken_back} FROM {plan_rows.table(undo)} u WHERE u.action <> 'conflict'){forgiven})
     """
 
 

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import plans, show
+from polydesk_dagster.changes import plan_rows, plans, show
 from polydesk_dagster.changes.kind import Limits
 from polydesk_dagster.changes.plans import Scope
 from polydesk_dagster.changes.synchronise import settle, synchronise
@@ -38,7 +38,7 @@ def test_every_column_belongs_to_somebody(connection: sa.Connection, kind: chang
         *kind.owned,
         *kind.kept,
     }
-    assert set(plans.column_types(connection, kind.table)) - {"updated_at"} == known
+    assert set(plan_rows.column_types(connection, kind.table)) - {"updated_at"} == known
 
 
 def test_a_second_run_changes_nothing_and_an_unchanged_list_is_not_read(synced: Lab) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes import plans
+from polydesk_dagster.changes import plan_rows, plans
 from polydesk_dagster.clinic.calendar.agendas import HOLDING, RETIREMENT_GUARD, TAKEN_BACK_GUARD
 from polydesk_dagster.clinic.calendar.effective import CLOSURE_IN_FORCE, LAYERS, REACHES, slot_span
 from polydesk_dagster.clinic.calendar.expansion import WANTED
@@ -200,7 +200,7 @@ def compare(connection: sa.Connection, values: Mapping[str, object], *, lock: bo
     if not found and not changed:
         return
     for row in connection.execute(sa.text(TAKEN_BACK), values).all():
-        rows = {"plan": plans.rows_table(row.plan), "undo": plans.rows_table(row.undo)}
+        rows = {"plan": plan_rows.table(row.plan), "undo": plan_rows.table(row.undo)}
         connection.execute(sa.text(HELD_AS_TAKEN_BACK.format(**rows)), {"since": row.applied_at})
     if changed:
         connection.execute(sa.text(HELD), values)

@@ -13,7 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import Guard, Kind, Scope, plans, propose
+from polydesk_dagster.changes import Guard, Kind, Scope, plan_rows, plans, propose
 from polydesk_dagster.changes.why import why
 from polydesk_dagster.clinic.patients.personal import REGISTRY, Deed, Personal, known_as
 from polydesk_dagster.outcome import Report, Table
@@ -185,6 +185,6 @@ def _forget_in_plans(connection: sa.Connection, patient: int) -> None:
         connection.execute(sa.text(f"DELETE FROM {plan.rows} r WHERE {_HERS}"), _of(plan, patient))
         seal = plans.fingerprint(connection, plan.id, plan.kind, plan.within, plan.snapshot)
         tally = {**plan.tally, **dict.fromkeys(("create", "update", "delete", "link", "conflict"), 0)}
-        given = {"id": plan.id, "seal": seal, "tally": json.dumps({**tally, **plans.tally(connection, plan.id)})}
+        given = {"id": plan.id, "seal": seal, "tally": json.dumps({**tally, **plan_rows.tally(connection, plan.id)})}
         update = "UPDATE plan SET fingerprint = :seal, tally = CAST(:tally AS jsonb) WHERE id = :id"
         connection.execute(sa.text(update), given)
