@@ -80,6 +80,9 @@ def test_an_agreement_that_never_began_is_withdrawn_once(synced: Lab) -> None:
     assert synced.rows("SELECT valid_to FROM agreement WHERE external_id = 'C9'") == [(date(2027, 1, 1),)]
     synced.write("UPDATE source_state SET etag = NULL")
     assert synced.sync("agreements").outcome is Outcome.NOTHING_TO_DO
+    synced.hold(agreements=[*AGREEMENTS, *more, announced | {"id": "C10"}])
+    counts = synced.sync("agreements").counts
+    assert (counts.created, counts.changed, counts.waiting) == (1, 1, 0), "one that has ended has no new id"
 
 
 def failed(lab: Lab, prices: list[dict[str, Any]], as_of: datetime = world.AS_OF) -> set[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.sources.kinds.names import RENUMBERED, again
 
-_SAME = """(o.valid_to IS NULL OR o.valid_to > :today) AND o.kind = s.kind
-           AND name_key(o.name) = name_key(s.name)"""
+_IN_FORCE = "c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))"
 
 AGREEMENT = Kind(
     name="agreement",
@@ -44,13 +43,13 @@ AGREEMENT = Kind(
                 SELECT min(o.id) AS id FROM agreement o
                 WHERE known.id IS NULL AND o.clinic_id = :clinic_id AND o.external_id IS NULL
                   AND name_key(o.name) = name_key(s.name) HAVING count(*) = 1) ours ON true
-            {again("agreement", _SAME)}
+            {again("agreement", _IN_FORCE, "o.kind = s.kind AND name_key(o.name) = name_key(s.name)")}
             WINDOW same AS (PARTITION BY coalesce(ours.id, again.id),
                                          CASE WHEN coalesce(ours.id, again.id) IS NULL THEN s.n END)
         """,
         current="SELECT t.*, t.external_id AS source_key FROM agreement t WHERE t.clinic_id = :clinic_id",
         retire={"valid_to": "greatest(c.valid_from, :today)"},
-        retirable="c.external_id IS NOT NULL AND (c.valid_to IS NULL OR c.valid_to > greatest(c.valid_from, :today))",
+        retirable=_IN_FORCE,
         reason="CASE WHEN d.n IS NULL THEN 'gone_at_source' END",
     ),
 )

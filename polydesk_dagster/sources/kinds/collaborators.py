@@ -6,9 +6,10 @@ from polydesk_dagster.changes.kind import Kind, Limits, Source
 from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_IN_USE
 from polydesk_dagster.sources.kinds.names import RENUMBERED, again
 
+_IN_FORCE = "c.deleted_at IS NULL AND c.external_id IS NOT NULL"
 _SAME_NAME = "name_key(o.last_name) = name_key(s.last_name) AND name_key(o.first_name) = name_key(s.first_name)"
 # Whoever has two different codes is two people.
-_SAME = f"o.deleted_at IS NULL AND {_SAME_NAME} AND (o.fiscal_code = s.fiscal_code) IS NOT FALSE"
+_SAME = f"{_SAME_NAME} AND (o.fiscal_code = s.fiscal_code) IS NOT FALSE"
 
 COLLABORATOR = Kind(
     name="collaborator",
@@ -85,13 +86,13 @@ COLLABORATOR = Kind(
                        OR (o.fiscal_code IS NULL OR s.fiscal_code IS NULL)
                           AND {_SAME_NAME})
                 HAVING count(*) = 1) ours ON true
-            {again("specialist", _SAME)}
+            {again("specialist", _IN_FORCE, _SAME)}
             WINDOW same AS (PARTITION BY coalesce(ours.id, again.id),
                                          CASE WHEN coalesce(ours.id, again.id) IS NULL THEN s.n END)
         """,
         current="SELECT t.*, t.external_id AS source_key FROM specialist t WHERE t.clinic_id = :clinic_id",
         retire={"active": "false", "deleted_at": ":as_of", "ends_on": "coalesce(c.ends_on, :today)"},
-        retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
+        retirable=_IN_FORCE,
         reason="""CASE WHEN d.n IS NULL THEN 'gone_at_source'
                        WHEN c.deleted_at IS NOT NULL THEN 'back_at_source'
                        WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'linked_by_person'

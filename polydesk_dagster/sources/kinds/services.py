@@ -8,6 +8,8 @@ from polydesk_dagster.clinic.bookings.unverified import AFTER_BOOKINGS, LEAVES_I
 from polydesk_dagster.clinic.messages.text import CLINICAL
 from polydesk_dagster.sources.kinds.names import RENUMBERED, again
 
+_IN_FORCE = "c.deleted_at IS NULL AND c.external_id IS NOT NULL"
+
 # A code belongs to one service in use: one that the plan leaves as it is keeps its code, and so does one that becomes a
 # conflict here, which may then stop the next.
 _CODE_TAKEN = f"""
@@ -93,13 +95,13 @@ SERVICE = Kind(
             LEFT JOIN service known ON known.clinic_id = :clinic_id AND known.external_id = s.external_id
             LEFT JOIN service ours ON known.id IS NULL AND ours.clinic_id = :clinic_id AND ours.code = s.code
                  AND ours.external_id IS NULL AND ours.deleted_at IS NULL
-            {again("service", "o.deleted_at IS NULL AND o.code = s.code AND name_key(o.name) = name_key(s.name)")}
+            {again("service", _IN_FORCE, "o.code = s.code AND name_key(o.name) = name_key(s.name)")}
             WINDOW alike AS (PARTITION BY s.code)
         """,
         current="""SELECT t.*, t.external_id AS source_key FROM service t
                    WHERE t.clinic_id = :clinic_id""",
         retire={"active": "false", "deleted_at": ":as_of"},
-        retirable="c.deleted_at IS NULL AND c.external_id IS NOT NULL",
+        retirable=_IN_FORCE,
         reason=f"""CASE WHEN d.n IS NULL THEN 'gone_at_source'
                        WHEN c.deleted_at IS NOT NULL AND d.n IS NOT NULL THEN 'back_at_source'
                        WHEN c.external_id IS NULL AND c.id IS NOT NULL THEN 'linked_by_code'
