@@ -62,7 +62,7 @@ def apply(
         way = (Reason("what_to_do", {"next": next_step(plan)}, plan.clinic),) if refusal.code == "guard" else ()
         return Report(Outcome.REFUSED, reasons=(refusal, *way), plan_id=plan.id)
     kind = registry.kind(plan.kind)
-    passed = sorted(set(past_guards) & {guard.name for guard in (*plan.failed_guards, *plan.holding_guards)})
+    passed = sorted(set(past_guards) & {guard.name for guard in plan.speaking_guards})
     if freed := flagged.let_through(connection, plan.id, passed) if passed and plan.holding_guards else 0:
         plan = recount(connection, plan, kind, -freed)
     values = {**plans.parameters(plan.within, as_of, plan.id), "undoes": plan.undoes, "kind_name": plan.kind}
@@ -170,7 +170,7 @@ def unknown_guards(made: Sequence[Plan], past_guards: Collection[str]) -> Reason
     """Why nobody goes past ``past_guards``: some are none of the plans ``made``. Passed over unsaid, a mistyped name
     would leave whoever gave it in the belief that she has decided."""
     asked = {guard.name for plan in made for guard in plan.guards}
-    stopping = {guard.name for plan in made for guard in (*plan.failed_guards, *plan.holding_guards)}
+    stopping = {guard.name for plan in made for guard in plan.speaking_guards}
     strange = set(past_guards) - asked
     return no_such_guard(strange, stopping or asked, made[0].clinic if len(made) == 1 else None)
 

@@ -105,6 +105,11 @@ class Plan:
         return tuple(guard for guard in self.guards if guard.held)
 
     @property
+    def speaking_guards(self) -> tuple[Verdict, ...]:
+        """All that somebody may go past: those that stop it, then those that have only set rows aside."""
+        return (*self.failed_guards, *(guard for guard in self.holding_guards if guard.passed))
+
+    @property
     def within(self) -> Scope:
         return Scope(self.service, self.clinic, self.clinic_id, self.scope)
 
@@ -205,14 +210,17 @@ def next_id(connection: sa.Connection) -> int:
     return int(connection.execute(sa.text("SELECT nextval(pg_get_serial_sequence('plan', 'id'))")).scalar_one())
 
 
-LOAD = """
+_OF_A_LIST = "(jsonb_exists({0}.tally, 'seen') OR jsonb_exists({0}.scope, 'sheet'))"
+"""SQL: a plan that compares a source's list, or a sheet, with ours."""
+
+LOAD = f"""
     SELECT plan.*, clinic.code AS clinic, now() > plan.expires_at AS expired,
            plan.state = 'ready' AND plan.undoes IS NULL
-               AND (jsonb_exists(plan.tally, 'seen') OR jsonb_exists(plan.scope, 'sheet'))
+               AND {_OF_A_LIST.format("plan")}
                AND EXISTS (SELECT FROM plan n
                            WHERE n.service = plan.service AND n.clinic_id IS NOT DISTINCT FROM plan.clinic_id
                              AND n.id > plan.id AND n.kind = plan.kind AND n.scope = plan.scope AND n.undoes IS NULL
-                             AND (jsonb_exists(n.tally, 'seen') OR jsonb_exists(n.scope, 'sheet'))) AS superseded
+                             AND {_OF_A_LIST.format("n")}) AS superseded
     FROM plan LEFT JOIN clinic ON clinic.id = plan.clinic_id
 """
 

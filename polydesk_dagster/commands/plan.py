@@ -75,7 +75,7 @@ def list_(
                 t.value(Instant(plan.created_at)),
                 t.term("plan_state", plan.standing),
                 t.counts(plan.counts, preview=plan.state == "ready", kind=plan.kind),
-                ", ".join(guard.name for guard in (*plan.failed_guards, *plan.holding_guards)),
+                ", ".join(guard.name for guard in plan.speaking_guards),
             )
             for plan in found
         ],

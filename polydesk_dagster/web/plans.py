@@ -103,7 +103,7 @@ def _decided(plan: Plan, whole: Import | None) -> dict[str, object]:
         does = bool(whole.does or whole.guards)
         said = {"guards": whole.guards, "must_say": any(each.failed_guards for each in whole.plans)}
         return {**said, "next_step": whole.next_step or show.next_step(plan), "does": does, "whole": whole}
-    guards = {guard.name: [guard.reason] for guard in (*plan.failed_guards, *plan.holding_guards)}
+    guards = {guard.name: [guard.reason] for guard in plan.speaking_guards}
     said = {"guards": guards, "must_say": bool(plan.failed_guards), "next_step": show.next_step(plan)}
     return {**said, "does": bool(plan.writes or guards), "whole": None}
 

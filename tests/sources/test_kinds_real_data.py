@@ -124,7 +124,7 @@ def test_a_tariff_reform_is_counted_stopped_and_applied_on_purpose(engine: sa.En
     assert (plan.tally["missing_here"], plan.tally["missing_there"], plan.tally["differs"]) == (1069, 934, 1036)
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM price WHERE valid_to IS NULL")) == 1975
-    passed = [guard.name for guard in (*plan.failed_guards, *plan.holding_guards)]
+    passed = [guard.name for guard in plan.speaking_guards]
     applied = settle(
         engine, PRICE, scope, plan, as_of=AS_OF, actor="desk:anna", reason="riforma tariffaria", past_guards=passed
     )

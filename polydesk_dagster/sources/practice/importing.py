@@ -56,9 +56,9 @@ class Import:
         """What stops it, or has set rows of it aside, by the guard's name: who goes past one does so on every sheet."""
         found: dict[str, list[Reason]] = {}
         for plan in self.plans:
-            for guard in (*plan.failed_guards, *plan.holding_guards) if plan.state == "ready" else ():
+            for guard in plan.speaking_guards if plan.state == "ready" else ():
                 if guard.name not in BY_HAND:
-                    found.setdefault(guard.name, []).append(_of_sheet(plan, guard.reason))
+                    found.setdefault(guard.name, []).append(_of_sheet(self, plan, guard.reason))
         return found
 
     @property
@@ -178,7 +178,7 @@ def apply(
     attempt = connection.begin_nested()
     parts: list[Report] = []
     for each in waiting:
-        stopping = {guard.name for guard in (*each.failed_guards, *each.holding_guards)}
+        stopping = {guard.name for guard in each.speaking_guards}
         passing = stopping & {*past_guards, *BY_HAND}
         why = reason or (SERVICE if passing and passing <= BY_HAND else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
@@ -243,20 +243,12 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
 
 def _placed(found: Import, each: Plan, report: Report) -> Report:
     """``report`` of one plan, with the sheet of which a guard speaks; past it goes the whole workbook."""
-    sheet = _BY_KIND.get(each.kind)
-    if sheet is None:
-        return report
-    place: dict[str, Value] = {"sheet": Term("sheet", sheet.key)}
-    if found.file:
-        place["file"] = found.file
-    code = "sheet_of_file_stopped" if found.file else "sheet_stopped"
-    whole = _then_pass(found, each)
     placed = []
     for why in report.reasons:
         if why.code.startswith("guard"):
-            placed.append(Reason(code, place | {"why": why}, why.clinic, why.count))
+            placed.append(_of_sheet(found, each, why))
         else:
-            placed.append(Reason("what_to_do", {"next": whole}) if why.code == "what_to_do" else why)
+            placed.append(Reason("what_to_do", {"next": _then_pass(found, each)}) if why.code == "what_to_do" else why)
     return replace(report, reasons=tuple(placed))
 
 
@@ -265,9 +257,15 @@ def _then_pass(found: Import, stopped: Plan) -> Reason:
     return Reason("workbook_then_pass", {"plan": stopped.id, "workbook": found.number, "guards": guards})
 
 
-def _of_sheet(plan: Plan, why: Reason) -> Reason:
-    sheet = _BY_KIND.get(plan.kind)
-    return why if sheet is None else Reason("sheet_stopped", {"sheet": Term("sheet", sheet.key), "why": why})
+def _of_sheet(found: Import, each: Plan, why: Reason) -> Reason:
+    """What a guard says of one plan, with the sheet of which it speaks, and the file as long as that is known."""
+    sheet = _BY_KIND.get(each.kind)
+    if sheet is None:
+        return why
+    place: dict[str, Value] = {"sheet": Term("sheet", sheet.key), "why": why}
+    if found.file is None:
+        return Reason("sheet_stopped", place, why.clinic, why.count)
+    return Reason("sheet_of_file_stopped", {**place, "file": found.file}, why.clinic, why.count)
 
 
 def take(
