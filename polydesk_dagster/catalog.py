@@ -127,6 +127,11 @@ class Service:
         return (f"run_{self.key}",)
 
     @property
+    def lists(self) -> frozenset[str]:
+        """The assets that a run of it reads, each once: a preview and what it previews are one."""
+        return frozenset(key.removesuffix("_preview") for key in self.assets)
+
+    @property
     def reaches_out(self) -> bool:
         """Whether it writes to people, or takes over what a system outside says."""
         return self.group in {"notifications", "studiolab"} and not self.only_looks

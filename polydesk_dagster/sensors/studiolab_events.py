@@ -1,9 +1,9 @@
-"""Every minute a look at each clinic's studiolab, one run for all with news, and the services that events ask for."""
+"""Every minute a look at each clinic's studiolab, and one run for all with news."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -17,11 +17,10 @@ from polydesk_dagster.running import named
 from polydesk_dagster.runtime.state.activity import paused
 from polydesk_dagster.schedules.services import CLINICS
 from polydesk_dagster.schedules.standing import why_standing
-from polydesk_dagster.sources.events import asked, looking
-from polydesk_dagster.sources.events.effects import IMPORT_PATIENTS, PREVIEW_PRICES
+from polydesk_dagster.sources.events import looking
 from polydesk_dagster.sources.events.looking import Seen
 from polydesk_dagster.told import teller
-from polydesk_dagster.values import Count, Reason, ServiceKey
+from polydesk_dagster.values import Count, Reason
 
 SERVICE = "sync_events"
 STEP = "studiolab__events"
@@ -151,54 +150,4 @@ def _remembered(cursor: str | None) -> _Remembered:
     return _Remembered(looked, kept["first"], attempts)
 
 
-def _asked_for(service: str) -> dg.SensorDefinition:
-    """What events ask for runs once a question: its key is the question's own."""
-
-    @dg.sensor(
-        name=f"asked_{service}",
-        job_name=service,
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=teller().text("sensor.asked_for", service=ServiceKey(service)),
-    )
-    def sensor(
-        context: dg.SensorEvaluationContext, polydesk: PolydeskResource
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        with polydesk.looking() as connection:
-            standing = why_standing(connection, polydesk.settings(), service, polydesk.now())
-            questions = [] if standing else asked.open_questions(connection, service)
-            kept = paused(connection, service, polydesk.now())
-        started = [question for question in questions if _has_run(context.instance, service, question.id)]
-        if started:
-            with polydesk.engine().begin() as connection:
-                asked.close(connection, [question.id for question in started], polydesk.now())
-        open_ = [question for question in questions if question not in started]
-        waiting = [question for question in open_ if question.clinic not in kept]
-        if not waiting:
-            why = " ".join(teller().reason(kept[code]) for code in sorted({question.clinic for question in open_}))
-            yield dg.SkipReason(standing or why or teller().text("reason.nobody_asks"))
-            return
-        context.instance.add_dynamic_partitions("clinic", [question.clinic for question in waiting])
-        for question in waiting:
-            yield dg.RunRequest(
-                run_key=_key(service, question.id),
-                partition_key=question.clinic,
-                tags={"polydesk/service": service},
-            )
-
-    return sensor
-
-
-def _key(service: str, question: int) -> str:
-    return f"asked:{service}:{question}"
-
-
-def _has_run(instance: dg.DagsterInstance, service: str, question: int) -> bool:
-    wanted = dg.RunsFilter(job_name=service, tags={"dagster/run_key": _key(service, question)})
-    return bool(instance.get_run_records(wanted, limit=1))
-
-
-SENSORS = (
-    studiolab_events,
-    *(_asked_for(service) for service in (IMPORT_PATIENTS, PREVIEW_PRICES)),
-)
+SENSORS = (studiolab_events,)
