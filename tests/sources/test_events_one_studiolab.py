@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from polydesk_dagster.demo.simulators.server import DEMO_TOKEN
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.sources import integrations
 from polydesk_dagster.sources.events import intake
+from polydesk_dagster.sources.events.intake import _Round
 from polydesk_dagster.sources.events.numbering import Counted
 from polydesk_dagster.sources.port import News
 from polydesk_dagster.sources.studiolab.client import Studiolab
@@ -18,6 +21,7 @@ from polydesk_dagster.told import teller
 from tests import world
 from tests.sources.events_world import CODE, NOW, Lab, booking, lab
 from tests.sources.test_remote_policy import FAST
+from tests.waiting import PATIENCE
 
 SECOND = "BO02"
 
@@ -61,10 +65,46 @@ def test_at_the_first_meeting_nothing_of_anothers_is_taken_in(bo: Lab) -> None:
     assert bo.sync().counts.updated == 1, "who was there before is read as ever"
 
 
-def test_who_began_at_the_same_time_is_stopped_at_the_next_event(bo: Lab) -> None:
+def test_of_two_that_meet_it_in_one_moment_one_takes_it_in(bo: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have looked before either takes anything in; whoever comes first then goes through several pages."""
+    bo.publish(*(booking(f"X{n}", f"{10 + n}:00") for n in range(5)))
+    meet, together = _Round.meet, threading.Barrier(2)
+
+    def looked(round_: _Round, last: int) -> None:
+        meet(round_, last)
+        together.wait(PATIENCE)
+
+    monkeypatch.setattr(_Round, "meet", looked)
+    with ThreadPoolExecutor(2) as both:
+        ended = [both.submit(bo.sync, page=2), both.submit(_second, bo, page=2)]
+        outcomes = [each.result(PATIENCE).outcome for each in ended]
+    assert outcomes.count(Outcome.REFUSED) == 1
+    assert list(_taken(bo).values()) == [5]
+
+
+def test_who_met_it_second_is_stopped_whoever_of_them_is_named_first(bo: Lab) -> None:
     bo.publish(booking("X"))
     _second(bo)
-    assert bo.sync().counts.updated == 1
+    assert bo.sync().outcome is Outcome.REFUSED
+    assert _taken(bo) == {SECOND: 1}
+    bo.publish(booking("Y", "10:00"))
+    _second(bo)
+    assert _taken(bo) == {SECOND: 2}, "and the one that is read goes on"
+
+
+def test_of_two_that_have_taken_in_the_same_one_is_stopped_at_the_next_event(bo: Lab) -> None:
+    """As it could come to before a first meeting was had by one at a time."""
+    bo.publish(booking("X"))
+    bo.sync()
+    with bo.engine.begin() as connection:
+        for copied in (
+            """INSERT INTO event_inbox (clinic_id, event_id, sequence, type, state, received_at, changed_at)
+               SELECT c.id, i.event_id, i.sequence, i.type, i.state, i.received_at, i.changed_at
+               FROM event_inbox i, clinic c WHERE c.code = :second""",
+            """INSERT INTO event_cursor (clinic_id, source, sequence, anchor)
+               SELECT c.id, e.source, e.sequence, e.anchor FROM event_cursor e, clinic c WHERE c.code = :second""",
+        ):
+            connection.execute(sa.text(copied), {"second": SECOND})
     bo.publish(booking("Y", "10:00"))
     assert _second(bo).outcome is Outcome.REFUSED
     assert _taken(bo) == {CODE: 1, SECOND: 1}

@@ -35,6 +35,10 @@ class Question:
     """Whether such a run was refused, or failed for what does not pass by itself."""
 
 
+ASK = """
+INSERT INTO service_request (clinic_id, service, asked_at)
+SELECT :clinic, service, :as_of FROM unnest(CAST(:services AS text[])) service ON CONFLICT DO NOTHING"""
+
 # A plan that was named is applied and no list read for it; of what a guard stopped it was.
 _READ = """(r.outcome IN ('ok', 'nothing_to_do', 'partial') AND r.plan_id IS NULL
       OR EXISTS (SELECT FROM plan p WHERE p.id = r.plan_id AND p.origin = r.dagster_run)

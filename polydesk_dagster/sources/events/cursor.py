@@ -60,10 +60,12 @@ def load(connection: sa.Connection, clinic: str, source: str) -> Cursor:
     return Cursor(row.clinic_id, clinic, *row[1:8])
 
 
-# Clinics at the same address that were there before, each with the event on which its cursor stands.
-_RIVALS = """
+_NEIGHBOURS = """
 FROM event_cursor o JOIN clinic c ON c.id = o.clinic_id JOIN integration i ON i.clinic_id = c.id
-WHERE o.source = e.source AND o.clinic_id <> e.clinic_id AND o.anchor IS NOT NULL AND c.active AND i.active
+WHERE o.source = e.source AND o.clinic_id <> e.clinic_id AND c.active AND i.active"""
+
+# Clinics at the same address that were there before, each with the event on which its cursor stands.
+_RIVALS = f"""{_NEIGHBOURS} AND o.anchor IS NOT NULL
   AND (coalesce(o.answered_at, 'infinity'), o.clinic_id) < (coalesce(e.answered_at, 'infinity'), e.clinic_id)"""
 
 # Whoever reads the same news stands near their last number; of a thousand at one address few are asked about.
@@ -76,6 +78,17 @@ WHERE e.clinic_id = :clinic"""
 # Who of them, if anybody, stands on one of the events that came.
 LOCK = f"""
 SELECT (SELECT min(c.code) {_RIVALS} AND o.anchor = ANY(CAST(:ids AS uuid[])))
+FROM event_cursor e WHERE clinic_id = :clinic FOR UPDATE"""
+
+# The same at a first meeting, where whoever has taken in one of the oldest of them was there before, wherever that one
+# stands by now. A lock on the address comes before it: of two that meet it at once the second sees what the first took.
+MEET = f"""
+SELECT coalesce(
+    (SELECT min(c.code) {_RIVALS} AND o.anchor = ANY(CAST(:ids AS uuid[]))),
+    (SELECT min(c.code) {_NEIGHBOURS}
+     AND EXISTS (SELECT FROM event_inbox WHERE clinic_id = o.clinic_id AND event_id = ANY(CAST(:oldest AS uuid[])))
+     AND NOT EXISTS (SELECT FROM event_inbox
+                     WHERE clinic_id = e.clinic_id AND event_id = ANY(CAST(:oldest AS uuid[])))))
 FROM event_cursor e WHERE clinic_id = :clinic FOR UPDATE"""
 
 # What of open gaps has come is taken out of them; what lies between the cursor and the page's last number and did not

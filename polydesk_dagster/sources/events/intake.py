@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from polydesk_dagster.changes.why import kept, read
+from polydesk_dagster.database.locks import in_turn
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, Table, done
+from polydesk_dagster.sources.events import asked, effects, inbox, paging, staging, types
 from polydesk_dagster.sources.events import cursor as cursors
-from polydesk_dagster.sources.events import effects, inbox, paging, staging, types
 from polydesk_dagster.sources.events.cursor import Cursor
 from polydesk_dagster.sources.events.history import (
     OTHER_HISTORY,
@@ -116,14 +117,9 @@ def sync(
     return round_.report(reasons, left)
 
 
-TO_COMPARE = """
-INSERT INTO service_request (clinic_id, service, asked_at)
-SELECT :clinic, service, :as_of FROM unnest(CAST(:services AS text[])) service ON CONFLICT DO NOTHING"""
-
 UNCERTAIN = """
 SELECT count(*) FROM appointment
 WHERE clinic_id = :clinic AND external_id IS NOT NULL AND starts_at >= :as_of AND status IN ('booked', 'accepted')"""
-
 
 FAILED_NOW = """
 SELECT state, reason, count(*) FROM event_inbox
@@ -153,6 +149,11 @@ class _Round:
     through: int = 0
     """The highest number that was read."""
 
+    @property
+    def meets(self) -> bool:
+        """Whether nothing was ever taken in of this source."""
+        return self.cursor.sequence == 0 and not self.tally.read
+
     def run(self, connection: sa.Connection, statement: str, **more: object) -> Any:
         parameters = {"clinic": self.cursor.clinic_id, "as_of": self.as_of} | more
         return connection.execute(sa.text(statement), parameters)
@@ -172,7 +173,7 @@ class _Round:
                 met = highest_of(news) > sequence or news.size < self.page
                 if met and (oldest := self.feed.oldest()) is not None and oldest < sequence:
                     raise OtherHistoryError("events_anchor_gone", sequence=sequence, oldest=oldest)
-            if sequence == 0 and not self.tally.read:
+            if self.meets:
                 self.meet(news.last_sequence)
             self.take(without_anchor(news, sequence, anchor), [event.id for event in news.events])
             ahead = max(0, news.last_sequence - highest_of(news))
@@ -195,12 +196,17 @@ class _Round:
         """One page, whole: effects, inbox, gaps and cursor; ``ids`` are of all events on it, the known one too.
 
         Raises:
-            AnotherClinicsError: another clinic stands on one of its events.
+            AnotherClinicsError: another clinic stands on one of its events, or has taken in those of a first meeting.
         """
         staged = staging.batch(news.events, news.rejected, news.last_sequence + FAR)
         highest = highest_of(news)
         with self.engine.begin() as connection:
-            if (rival := self.run(connection, cursors.LOCK, ids=ids).scalar_one_or_none()) is not None:
+            if self.meets:
+                in_turn(connection, "events", self.feed.epoch)
+            rivals = cursors.MEET if self.meets else cursors.LOCK
+            if (
+                rival := self.run(connection, rivals, ids=ids, oldest=staged.oldest()).scalar_one_or_none()
+            ) is not None:
                 raise AnotherClinicsError(rival)
             if staged.rows:
                 staging.copy(connection, staged)
@@ -273,7 +279,7 @@ class _Round:
             elif sequence > self.cursor.sequence:
                 self.run(connection, cursors.LOST, first=self.cursor.sequence + 1, last=sequence)
             self.run(connection, cursors.GO_ON, sequence=sequence)
-            self.run(connection, TO_COMPARE, services=[effects.IMPORT_PATIENTS, effects.PREVIEW_PRICES])
+            self.run(connection, asked.ASK, services=[effects.IMPORT_PATIENTS, effects.PREVIEW_PRICES])
             uncertain = self.run(connection, UNCERTAIN).scalar_one()
             before, self.cursor = self.cursor, cursors.load(connection, self.cursor.code, self.feed.epoch)
         lost = 0 if restored else sequence - before.sequence

@@ -41,6 +41,7 @@ from polydesk_dagster.wire import (
 from polydesk_dagster.wrong import bad, reason
 
 VERSION = 1
+OLDEST = 10
 LONGEST_VISIT = timedelta(hours=8)
 
 _STATUSES = {
@@ -121,6 +122,11 @@ class Batch:
         """What stands in one of ``COLUMNS``, once each."""
         place = COLUMNS.index(name)
         return {value for row in self.rows.values() if (value := row[place]) is not None}
+
+    def oldest(self) -> list[str]:
+        """The few with the lowest numbers, by which a batch is known to whoever has taken it in before."""
+        place = COLUMNS.index("sequence")
+        return sorted(self.rows, key=lambda event: int(self.rows[event][place] or 0))[:OLDEST]
 
 
 def batch(events: Iterable[Event], rejected: Sequence[Rejected], largest: int = 2**62) -> Batch:
