@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
@@ -27,6 +29,11 @@ SESSION = {
     "jit": "off",
 }
 """What each of our sessions asks for as it begins."""
+
+_REST = 1.0
+"""Seconds for which a connection that has just worked, and on which nothing came meanwhile, is not asked whether it
+still does: a server that restarts says so, or closes it. Who asks for one ten times a second was answered as often
+before it could ask."""
 
 
 class Role(StrEnum):
@@ -83,7 +90,6 @@ def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False, waits: f
         url,
         pool_size=pool_size,
         max_overflow=8,
-        pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
             "connect_timeout": 10,
@@ -94,7 +100,33 @@ def create_engine(url: URL, *, pool_size: int = 4, reads: bool = False, waits: f
     )
     sa.event.listen(engine, "handle_error", _without_rows)
     sa.event.listen(engine, "do_connect", partial(_connected, waits))
+    ask_who_rested(engine)
     return engine
+
+
+def ask_who_rested(engine: sa.Engine) -> None:
+    """Do what ``pool_pre_ping`` does, for connections that have rested for a while; one that is dead is replaced."""
+    sa.event.listen(engine, "checkin", lambda _, record: record.info.update(rests_since=time.monotonic()))
+    sa.event.listen(engine, "checkout", partial(_works, engine))
+
+
+def _works(engine: sa.Engine, connection: Any, record: Any, _proxy: object) -> None:
+    rested = time.monotonic() - record.info.get("rests_since", time.monotonic())
+    if rested <= _REST and not _unasked(connection):
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except psycopg.errors.ConnectionTimeout:
+        raise  # nobody is there for another connection either
+    except engine.dialect.loaded_dbapi.Error:
+        raise sa.exc.DisconnectionError from None
+
+
+def _unasked(connection: Any) -> bool:
+    """Whether something came that nobody has asked for: the end of the connection, as a rule."""
+    came = select.poll()
+    came.register(connection.fileno(), select.POLLIN)
+    return bool(came.poll(0))
 
 
 def _connected(
@@ -106,8 +138,6 @@ def _connected(
 
 
 def _without_rows(failed: sa.engine.ExceptionContext) -> None:
-    if failed.is_pre_ping and isinstance(failed.original_exception, psycopg.errors.ConnectionTimeout):
-        failed.is_disconnect = False  # nobody is there for another connection either
     _hide_rows(failed.original_exception, failed.sqlalchemy_exception)
 
 

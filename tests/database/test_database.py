@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from polydesk_dagster.database import engine as engines
 from polydesk_dagster.database import migrate, refusals
 from polydesk_dagster.database.engine import ask, create_engine
 from polydesk_dagster.database.locks import exclusive
@@ -156,3 +157,32 @@ def test_a_connection_that_is_lost_under_the_driver_is_replaced(unwritten: sa.En
     assert failed.value.connection_invalidated
     with unwritten.connect() as connection:
         assert ask(connection, "SELECT 1", ()) == (1,)
+
+
+@pytest.mark.parametrize("rest", [0.0, PATIENCE], ids=["asked", "just worked"])
+def test_connections_that_ended_while_they_rested_are_nobodys_error(
+    unwritten: sa.Engine, rest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_REST", rest)
+    ending = sa.text("SELECT count(pg_terminate_backend(CAST(pid AS int), 10000)) FROM unnest(:resting) pid")
+    with unwritten.connect() as one, unwritten.connect() as other:
+        resting = [connection.scalar(sa.text("SELECT pg_backend_pid()")) for connection in (one, other)]
+        with unwritten.connect() as third:
+            one.close()
+            other.close()
+            assert third.scalar(ending, {"resting": resting}) == 2
+    with unwritten.connect() as one, unwritten.connect() as other, unwritten.connect() as third:
+        for connection in (one, other, third):
+            assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
+def test_only_who_rested_is_asked_whether_it_works(unwritten: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(unwritten.dialect, "do_ping", asked.append)
+    for rest, pings in ((PATIENCE, 0), (0.0, 2)):
+        monkeypatch.setattr(engines, "_REST", rest)
+        unwritten.connect().close()
+        asked.clear()
+        for _ in range(2):
+            unwritten.connect().close()
+        assert len(asked) == pings

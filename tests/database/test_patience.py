@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from polydesk_dagster.database import engine as engines
 from polydesk_dagster.database import patience, refusals
 from polydesk_dagster.database.engine import ask, create_engine, plain_url
 from polydesk_dagster.errors import PermanentError
@@ -103,8 +104,9 @@ def test_rows_that_nobody_takes_are_not_waited_for(own: URL) -> None:
                 copying.write_row(["x" * 100])
 
 
-def test_a_connection_that_rests_in_the_pool_is_not_waited_for(own: URL) -> None:
+def test_a_connection_that_rests_in_the_pool_is_not_waited_for(own: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is another asked for, which would have its own time."""
+    monkeypatch.setattr(engines, "_REST", 0)
     engine = create_engine(own, pool_size=1, waits=0.4)
     connected = []
     sa.event.listen(engine, "connect", lambda *_: connected.append(1))

@@ -12,7 +12,7 @@ from dagster import DagsterInstance
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
-from polydesk_dagster.runtime.dagster_inside import storage
+from polydesk_dagster.database import engine as engines
 from polydesk_dagster.settings import Settings
 from tests.postgres import left
 from tests.runtime import written
@@ -55,7 +55,7 @@ def test_a_connection_that_ended_while_it_rested_is_nobodys_error(
     kept: tuple[DagsterInstance, URL], rest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dagster, url = kept
-    monkeypatch.setattr(storage, "_REST", rest)
+    monkeypatch.setattr(engines, "_REST", rest)
     assert dagster.get_run_by_id("a") is None
     left(url)
     assert dagster.get_run_by_id("a") is None

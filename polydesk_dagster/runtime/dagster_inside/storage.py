@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from collections.abc import Mapping
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,12 +35,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg2 import OperationalError, extensions
 
 from polydesk_dagster.database import patience
+from polydesk_dagster.database.engine import ask_who_rested
 from polydesk_dagster.runtime.dagster_inside import planned
-
-_REST = 1.0
-"""Seconds for which a connection that has just worked, and on which nothing came meanwhile, is not asked whether it
-still does: a server that restarts says so, or closes it. A run asks for one some forty times, and was answered as often
-before it could ask."""
 
 
 @cache
@@ -58,8 +53,7 @@ def _pool(url: str) -> sa.Engine:
         use_native_hstore=False,
         connect_args=patience.NETWORK,
     )
-    sa.event.listen(engine, "checkin", lambda _, record: record.info.update(rests_since=time.monotonic()))
-    sa.event.listen(engine, "checkout", partial(_works, engine))
+    ask_who_rested(engine)
     return engine
 
 
@@ -73,24 +67,6 @@ def _answered(connection: Any) -> None:
             known = connection.info.dsn_parameters | {"password": connection.info.password}
             if not patience.lives(make_conninfo(**known), patience.RUN):
                 raise OperationalError("the server is mute")
-
-
-def _works(engine: sa.Engine, connection: Any, record: Any, _proxy: object) -> None:
-    """What ``pool_pre_ping`` does, of a connection that has rested."""
-    rested = time.monotonic() - record.info.get("rests_since", time.monotonic())
-    if rested <= _REST and not _unasked(connection):
-        return
-    try:
-        engine.dialect.do_ping(connection)
-    except engine.dialect.loaded_dbapi.Error:
-        raise sa.exc.DisconnectionError from None
-
-
-def _unasked(connection: Any) -> bool:
-    """Whether something came that nobody has asked for: the end of the connection, as a rule."""
-    came = select.poll()
-    came.register(connection.fileno(), select.POLLIN)
-    return bool(came.poll(0))
 
 
 # A forked run must never speak on its parent's connections.
