@@ -30,9 +30,10 @@ Kinds that come from an outside source declare a :class:`Source` and go through 
 """
 
 from polydesk_dagster.changes import audit
-from polydesk_dagster.changes.apply import apply, no_such_guard, unknown_guards
+from polydesk_dagster.changes.apply import apply
 from polydesk_dagster.changes.kind import Guard, Kind, Limits, Reject, Source
 from polydesk_dagster.changes.listed import latest
+from polydesk_dagster.changes.past import no_such_guard, unknown_guards
 from polydesk_dagster.changes.plans import Plan, Scope, load
 from polydesk_dagster.changes.propose import propose
 from polydesk_dagster.changes.reverse import undo

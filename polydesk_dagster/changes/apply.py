@@ -9,14 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from polydesk_dagster.changes import audit, flagged, held, plan_rows, plans, registry
+from polydesk_dagster.changes import audit, flagged, held, past, plan_rows, plans, registry
 from polydesk_dagster.changes.kind import Kind, Moved
 from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.recount import recount
-from polydesk_dagster.changes.show import next_step, row_names
+from polydesk_dagster.changes.show import next_step, row_names, then_pass
 from polydesk_dagster.database import refusals
 from polydesk_dagster.outcome import Counts, Outcome, Reason, Report, combine, done
-from polydesk_dagster.values import Instant, Several, Term, Value
+from polydesk_dagster.values import Instant, Term, Value
 
 NAMED = 20
 """How many rows a refusal names; the rest are counted."""
@@ -45,10 +45,10 @@ def apply(
     alone altered its rows, and neither is read again for that.
 
     Refused, with nothing written, when the plan is unknown, used up, expired, altered, made for an instant after
-    ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``, and that it is the
-    plan's), or, for a plan that is not volatile, when any row has moved since: the report names the rows. The rows of a
-    volatile plan that have moved are skipped, each with its reason. What guards have set aside is written where
-    ``past_guards`` names them.
+    ``as_of``, stopped by a guard that ``past_guards`` does not name (naming one needs a ``reason``, that it is the
+    plan's, and with it all others of the rows that it has set aside), or, for a plan that is not volatile, when any row
+    has moved since: the report names the rows. The rows of a volatile plan that have moved are skipped, each with its
+    reason. What guards have set aside is written where ``past_guards`` names them.
     """
     if isinstance(made, Plan):
         plan, unseen = made, True
@@ -63,8 +63,13 @@ def apply(
         return Report(Outcome.REFUSED, reasons=(refusal, *way), plan_id=plan.id)
     kind = registry.kind(plan.kind)
     passed = sorted(set(past_guards) & {guard.name for guard in plan.speaking_guards})
-    if freed := flagged.let_through(connection, plan.id, passed) if passed and plan.holding_guards else 0:
-        plan = recount(connection, plan, kind, -freed)
+    if passed and plan.holding_guards:
+        if freed := flagged.let_through(connection, plan.id, passed):
+            plan = recount(connection, plan, kind, -freed)
+        elif (refusal := past.stopped_by(plan, others := past.missing(connection, plan, passed))) is not None:
+            todo = then_pass(plan, [*passed, *(guard.name for guard in others)])
+            way = Reason("what_to_do", {"next": todo}, plan.clinic)
+            return Report(Outcome.REFUSED, reasons=(refusal, way), plan_id=plan.id)
     values = {**plans.parameters(plan.within, as_of, plan.id), "undoes": plan.undoes, "kind_name": plan.kind}
     try:
         with connection.begin_nested():
@@ -143,36 +148,16 @@ def _unfit(
         return Reason("plan_expired", {"plan": plan.id}, plan.clinic)
     if plan.as_of > as_of + plans.AHEAD:
         return Reason("plan_ahead", {"plan": plan.id, "at": Instant(plan.as_of)}, plan.clinic)
-    if (strange := unknown_guards([plan], past_guards)) is not None:
-        return strange
-    stopping = [guard for guard in plan.failed_guards if guard.name not in past_guards]
-    if stopping:
-        said = Several(tuple(guard.reason for guard in stopping))
-        return Reason("guard", {"plan": plan.id, "guards": said}, plan.clinic, len(stopping))
-    past = {guard.name for guard in plan.holding_guards} & set(past_guards)
-    if (plan.failed_guards or past) and not audit.is_reason(reason):
+    if (refusal := past.unknown_guards([plan], past_guards) or past.stopped(plan, past_guards)) is not None:
+        return refusal
+    passes = {guard.name for guard in plan.speaking_guards} & set(past_guards)
+    if passes and not audit.is_reason(reason):
         return Reason("reason_missing", {"least": audit.LEAST_REASON}, plan.clinic)
     if not unseen and is_altered(connection, plan):
         return Reason("altered", {"plan": plan.id}, plan.clinic)
     if plan.undoes is not None and plans.load(connection, plan.undoes, lock=True).state != "applied":
         return Reason("not_undoable", {"plan": plan.undoes, "why": Reason("undone_already")}, plan.clinic)
     return None
-
-
-def no_such_guard(given: Collection[str], known: Collection[str], clinic: str | None = None) -> Reason | None:
-    """Why nobody goes past the guards ``given``, where some are none of the ``known``."""
-    strange = set(given).difference(known)
-    names: dict[str, Value] = {"given": Several(tuple(sorted(strange))), "known": Several(tuple(sorted(known)))}
-    return Reason("guard_unknown", names, clinic) if strange else None
-
-
-def unknown_guards(made: Sequence[Plan], past_guards: Collection[str]) -> Reason | None:
-    """Why nobody goes past ``past_guards``: some are none of the plans ``made``. Passed over unsaid, a mistyped name
-    would leave whoever gave it in the belief that she has decided."""
-    asked = {guard.name for plan in made for guard in plan.guards}
-    stopping = {guard.name for plan in made for guard in plan.speaking_guards}
-    strange = set(past_guards) - asked
-    return no_such_guard(strange, stopping or asked, made[0].clinic if len(made) == 1 else None)
 
 
 def is_altered(connection: sa.Connection, plan: Plan) -> bool:

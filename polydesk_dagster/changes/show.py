@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import sqlalchemy as sa
 
 from polydesk_dagster import inert
+from polydesk_dagster.changes import past
 from polydesk_dagster.changes.fields import AMOUNTS, KINDS, LISTS, MEANINGLESS, WEEKDAYS
 from polydesk_dagster.changes.kind import FINDINGS, Kind
 from polydesk_dagster.changes.plans import Plan
@@ -226,8 +227,11 @@ def preview(connection: sa.Connection, plan: Plan, kind: Kind) -> Report:
     if plan.tally.get("rejected"):
         figures["quarantined"] = plan.tally["rejected"]
     reasons = [Reason(guard.reason.code, guard.reason.values, plan.clinic) for guard in plan.failed_guards]
+    needed = past.together(connection, plan)
     for guard in plan.holding_guards:
-        told: dict[str, Value] = {"guard": guard.name, "why": guard.reason}
+        names = sorted(needed[guard.name])
+        beyond = Reason("past_guards", {"guards": Several(tuple(names))}, count=len(names))
+        told: dict[str, Value] = {"guard": beyond, "why": guard.reason}
         reasons.append(Reason("rows_set_aside", told, plan.clinic, guard.held))
     noted = kind.source.noted if kind.source is not None else ()
     said = ((code, plan.tally.get(f"noted.{code}", 0)) for code in noted)
@@ -247,15 +251,19 @@ def next_step(plan: Plan) -> Reason:
     if plan.state != "ready" or plan.expired:
         code = {"applied": "plan_applied", "undone": "plan_undone"}.get(plan.state, "plan_expired")
         return Reason(code, {"plan": plan.id})
-    if stopping := plan.failed_guards or (() if plan.writes else plan.holding_guards):
-        names = " ".join(f"--past-guard {guard.name}" for guard in stopping)
-        code = "look_then_pass" if plan.writes or plan.holding_guards else "look_at_source"
-        return Reason(code, {"plan": plan.id, "guards": names})
+    if stopping := past.needed(plan):
+        return then_pass(plan, [guard.name for guard in stopping])
     if plan.writes:
         return Reason("look_then_apply", {"plan": plan.id})
     if plan.tally.get("conflict"):
         return Reason("look_at_conflicts", {"plan": plan.id})
     return Reason("look_at_quarantine" if plan.tally.get("rejected") else "in_step")
+
+
+def then_pass(plan: Plan, guards: Collection[str]) -> Reason:
+    """That whoever has looked applies ``plan`` past ``guards``."""
+    code = "look_then_pass" if plan.writes or plan.holding_guards else "look_at_source"
+    return Reason(code, {"plan": plan.id, "guards": past.options(guards)}, count=len(guards))
 
 
 def write_csv(connection: sa.Connection, plan: Plan, kind: Kind, file: TextIO, *, say: Callable[[Reason], str]) -> int:

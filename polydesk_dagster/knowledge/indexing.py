@@ -9,7 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from polydesk_dagster.changes.apply import no_such_guard
+from polydesk_dagster.changes.past import no_such_guard
 from polydesk_dagster.database.locks import exclusive
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.knowledge import carrying, contents, generations, intake, probing, shelving

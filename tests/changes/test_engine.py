@@ -203,7 +203,7 @@ def test_a_guard_stops_until_a_person_names_it_and_says_why(connection: sa.Conne
     stopped = _apply(connection, plan.id)
     assert [reason.code for reason in stopped.reasons] == ["guard", "what_to_do"]
     assert f"polydesk plan apply {plan.id} --past-guard many --reason '…'" in teller().reason(stopped.reasons[1])
-    assert "scrivi qui sotto perché e applica" in teller(page=True).reason(stopped.reasons[1])
+    assert "spunta il controllo, scrivi perché e applica" in teller(page=True).reason(stopped.reasons[1])
     assert _apply(connection, plan.id, past_guards=["many"]).reasons[0].code == "reason_missing"
     (mistyped,) = _apply(connection, plan.id, past_guards=["many", "manny"], reason="visto con Anna").reasons
     assert teller().reason(mistyped) == "Nessun controllo si chiama così: manny. Oltre questi si può passare: many."

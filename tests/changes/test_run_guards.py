@@ -121,7 +121,7 @@ def test_a_list_cut_short_is_a_refusal_by_name_with_its_plan(in_step: Desk) -> N
         assert (status, answer["outcome"]) == (3, "refused")
         assert {"guard_source_short", "guard_too_many_retired", "what_to_do"} <= set(_codes(answer))
         told = " ".join(reason["text"] for reason in answer["reasons"])
-        assert f"plan apply {answer['plan_id']} --past-guard source_short" in told
+        assert f"plan apply {answer['plan_id']} --past-guard source_short --past-guard too_many_retired" in told
     assert answer["counts"]["retired"] == 0
     assert in_step.all("SELECT outcome FROM service_run WHERE service = 'sync_prices' ORDER BY id DESC LIMIT 1") == [
         "refused"
@@ -143,9 +143,9 @@ def test_past_a_guard_over_rows_goes_who_names_the_plan_and_every_guard(in_step:
     status, text = in_step.said("run", "sync_prices", "--clinic", "BO01", *past)
     assert (status, "--past-guard serve con --plan" in text) == (2, True)
     # A row that two guards have set aside goes past both or stays.
-    in_step.run("sync_prices", "--plan", plan, *past[:2], *past[4:])
+    status, text = in_step.said("run", "sync_prices", "--plan", plan, *past[:2], *past[4:])
+    assert (status, f"plan apply {plan} --past-guard price_jump --past-guard code_reused" in text) == (3, True)
     assert in_step.all("SELECT count(*) FROM price WHERE amount = 5.00") == [0]
-    plan = str(in_step.run("preview_prices", "--clinic", "BO01")[1]["plan_id"])
     status, answer = in_step.run("sync_prices", "--plan", plan, *past)
     assert (status, answer["outcome"], answer["counts"]["updated"]) == (0, "ok", 1)
     assert in_step.all(f"SELECT actor FROM audit WHERE plan_id = {plan}") == [f"desk:{getpass.getuser()}"]

@@ -93,6 +93,22 @@ def test_a_plan_that_writes_nothing_and_is_stopped_is_confirmed_on_its_page(door
     assert 'name="guard" value="source_short"' in page
 
 
+def test_a_plan_that_several_checks_stop_asks_for_each_of_them(door: Served) -> None:
+    plan = _plan(door)
+    values = {"value": 12, "what": "x", "ours": 20, "limit": 2}
+    failed = [
+        {"name": name, "passed": False, "value": 12, "limit": 2, "values": values}
+        for name in ("too_many_retired", "too_many_changed")
+    ]
+    with door.door.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE plan SET guards = CAST(:guards AS jsonb)"), {"guards": json.dumps(failed)})
+    with door.signed_in("manager") as browser:
+        page = unescape(browser.get(f"/piani/{plan}").text)
+    assert "2 controlli lo fermano. Guarda le righe: se sono giuste, qui sotto spuntali tutti" in page
+    assert re.findall(r'name="guard" value="(\w+)"', page) == ["too_many_retired", "too_many_changed"]
+    assert "passa solo se li spunti tutti" in page
+
+
 def test_a_preview_in_the_history_asks_only_for_a_plan_that_can_still_be_applied(door: Served) -> None:
     plan, now = _plan(door), datetime.now(UTC)
     with door.door.engine.begin() as connection:

@@ -13,17 +13,17 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from polydesk_dagster import changes
-from polydesk_dagster.changes import aside, plans, registry
+from polydesk_dagster.changes import aside, past, plans, registry
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import compare
-from polydesk_dagster.outcome import SHOWN_ROWS, Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.outcome import SHOWN_ROWS, WHAT_TO_DO, Counts, Outcome, Reason, Report, Table, combine, done
 from polydesk_dagster.sources.practice import places
 from polydesk_dagster.sources.practice.comparing import kind_of
 from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, unreadable
 from polydesk_dagster.sources.practice.reading import Read, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
-from polydesk_dagster.values import Count, ServiceKey, Term, Value
+from polydesk_dagster.values import Count, ServiceKey, Several, Term, Value
 
 SERVICE = "practice_workbook"
 
@@ -65,9 +65,8 @@ class Import:
     def next_step(self) -> Reason | None:
         """What a person does next with the whole; None where nothing of it waits for her."""
         waiting = [plan for plan in self.plans if plan.state == "ready" and not plan.expired]
-        stopped = [plan for plan in waiting if plan.failed_guards]
-        if stopped:
-            return _then_pass(self, stopped[0])
+        if any(plan.failed_guards for plan in waiting):
+            return _then_pass(self)
         return Reason("workbook_then_apply", {"workbook": self.number}) if waiting and self.does else None
 
 
@@ -175,11 +174,17 @@ def apply(
         return Report(Outcome.NOTHING_TO_DO, plan_id=found.number)
     if (strange := changes.unknown_guards(waiting, past_guards)) is not None:
         return Report(Outcome.REFUSED, reasons=(strange,), plan_id=found.number)
+    past_guards = {*past_guards, *BY_HAND}
+    stopped = [(each, why) for each in waiting if (why := past.stopped(each, past_guards)) is not None]
+    if stopped:
+        reasons = [*(_of_sheet(found, each, why) for each, why in stopped)]
+        todo = Reason("what_to_do", {"next": _then_pass(found)})
+        return _told(Report(Outcome.REFUSED, Counts(), (*reasons, todo)), found, [], preview=False)
     attempt = connection.begin_nested()
     parts: list[Report] = []
     for each in waiting:
         stopping = {guard.name for guard in each.speaking_guards}
-        passing = stopping & {*past_guards, *BY_HAND}
+        passing = stopping & past_guards
         why = reason or (SERVICE if passing and passing <= BY_HAND else None)
         part = changes.apply(connection, each.id, as_of=as_of, actor=actor, reason=why, past_guards=passing)
         part = _placed(found, each, part)
@@ -230,7 +235,9 @@ def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, .
 def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bool) -> Report:
     rows = tuple((Term("sheet", each.sheet), each.line, each.reason) for each in found.problems[:SHOWN_ROWS])
     tables = (Table("sheet_problems", ("sheet", "line", "why"), rows, len(found.problems)),) if rows else ()
-    figures = {"notes_passed_over": found.notes} if found.notes else {}
+    figures: dict[str, Value] = {"notes_passed_over": found.notes} if found.notes else {}
+    if preview and (todo := found.next_step) is not None:
+        figures[WHAT_TO_DO] = todo
     return replace(
         report,
         reasons=tuple(dict.fromkeys((*report.reasons, *found.passed))),
@@ -242,19 +249,18 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
 
 
 def _placed(found: Import, each: Plan, report: Report) -> Report:
-    """``report`` of one plan, with the sheet of which a guard speaks; past it goes the whole workbook."""
-    placed = []
-    for why in report.reasons:
-        if why.code.startswith("guard"):
-            placed.append(_of_sheet(found, each, why))
-        else:
-            placed.append(Reason("what_to_do", {"next": _then_pass(found, each)}) if why.code == "what_to_do" else why)
-    return replace(report, reasons=tuple(placed))
+    """``report`` of one plan, with the sheet of which a guard speaks."""
+    said = (_of_sheet(found, each, why) if why.code.startswith("guard") else why for why in report.reasons)
+    return replace(report, reasons=tuple(said))
 
 
-def _then_pass(found: Import, stopped: Plan) -> Reason:
-    guards = " ".join(f"--past-guard {guard.name}" for guard in stopped.failed_guards)
-    return Reason("workbook_then_pass", {"plan": stopped.id, "workbook": found.number, "guards": guards})
+def _then_pass(found: Import) -> Reason:
+    """That whoever has looked at the sheets that are stopped imports the whole past all that stops them."""
+    stopped = [plan for plan in found.plans if plan.state == "ready" and plan.failed_guards]
+    names = dict.fromkeys(guard.name for plan in stopped for guard in plan.failed_guards)
+    seen: Value = Several(tuple(plan.id for plan in stopped))
+    values: dict[str, Value] = {"plan": seen, "workbook": found.number, "guards": past.options(names)}
+    return Reason("workbook_then_pass", values, count=len(stopped))
 
 
 def _of_sheet(found: Import, each: Plan, why: Reason) -> Reason:
