@@ -13,7 +13,7 @@ from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.clinic.messages import custom, drafts
 from polydesk_dagster.clinic.messages.drafts import Draft, InForce
 from polydesk_dagster.clinic.messages.sandbox import LONGEST_SOURCE
-from polydesk_dagster.clinic.messages.templates import Text, example
+from polydesk_dagster.clinic.messages.templates import Text, usable
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
@@ -153,7 +153,7 @@ def _shown(request: Request, clinic: str | None, current: InForce, draft: Text) 
         problem=problem,
         past=past,
         clinic=clinic,
-        variables=sorted(example(which.kind, which.variant)),
+        variables=usable(which.kind, which.variant),
         longest=LONGEST_SOURCE,
         address=here,
         back="/messaggi/testi" + (f"?{urlencode({'clinica': clinic})}" if clinic else ""),

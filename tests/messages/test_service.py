@@ -185,6 +185,23 @@ def test_a_broken_template_fails_its_own_rows_only(engine: sa.Engine) -> None:
     assert report.outcome is Outcome.PARTIAL
 
 
+def test_a_text_that_breaks_for_one_patient_is_written_to_the_next(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        practice = world.practice(connection)
+        booked(connection, practice, "08:30")
+        twice = world.patient(connection)
+        for at in ("09:00", "09:30"):
+            booked(connection, practice, at, patient_id=twice)
+        connection.execute(
+            sa.text("""INSERT INTO message_template (layer, kind, variant, channel, language, body)
+                       VALUES ('chain', 'reminder', 'plain', 'sms', 'it', '{{ clinica }} {{ appuntamenti[1].ora }}')""")
+        )
+    with gateway() as (simulator, providers):
+        service.send(engine, AS_OF, "reminder", providers)
+        assert [message.text for message in simulator.sent] == ["Poliambulatorio BO01 09:30"]
+    assert sorted(states(engine)) == [("failed", "template"), ("sent", None), ("sent", None)]
+
+
 def test_a_queued_message_keeps_the_text_it_was_planned_with(engine: sa.Engine) -> None:
     customise = sa.text("""
         INSERT INTO message_template (layer, kind, variant, channel, language, body)

@@ -129,10 +129,32 @@ def test_the_factory_texts_pass_their_own_lint() -> None:
         ("{{ clinica }}{% set x = 1 %}", "«assign» non si può usare"),
         ("{{ clinica }} {{ " + "(" * 900 + "1" + ")" * 900 + " }}", "errore di sintassi"),
         ("{{ clinica }} " + "a" * 8_000, "supera 8000 caratteri"),
+        ("{{ clinica }} {{ appuntamenti }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ appuntamenti[0] }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ appuntamenti|first }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ appuntamenti|upper }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ risposte }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ risposte|title }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ nome.upper }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ none }}", "che un paziente non può leggere"),
+        ("{{ clinica }} {% if not risposte %}{{ appuntamenti }}{% endif %}", "che un paziente non può leggere"),
+        ("{{ clinica }} {% if not telefono %}{{ appuntamenti }}{% endif %}", "che un paziente non può leggere"),
+        ("{{ clinica }} {{ appuntamenti[1].ora }}", "un appuntamento numero 2 non c'è sempre"),
+        ("{{ clinica }} {% if appuntamenti|length > 1 %}{{ nome.lower }}{% endif %}", "non può leggere"),
+        ("{{ clinica }}: {{ nome }}, l'aspettiamo", "non dice il giorno: usa {{ giorno }}"),
+        ("{{ clinica }} {{ giorno }} {{ appuntamenti[0].ora }}", "legge solo del primo"),
     ],
 )
 def test_lint(body: str, said: str) -> None:
     assert any(said in told(finding.reason) for finding in lint("reminder", "plain", "sms", None, body))
+
+
+def test_what_a_text_may_use_is_told_as_it_is_written_there() -> None:
+    for template in FACTORY:
+        for way in (used := templates.usable(template.kind, template.variant)):
+            found = lint(template.kind, template.variant, template.channel, template.subject, "{{ clinica }} " + way)
+            assert not [finding for finding in found if finding.error], way
+        assert len(used) == len(templates.example(template.kind, template.variant))
 
 
 def test_a_text_costs_what_it_works_and_not_what_the_machine_makes_it_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,11 +166,15 @@ def test_a_text_costs_what_it_works_and_not_what_the_machine_makes_it_wait_for(m
             sandbox.render(source, {"a": value})
 
 
-class _Value:
+class _Value(str):
     """What a text is filled in with, and what happens meanwhile."""
 
-    def __init__(self, meanwhile: Callable[[], object]) -> None:
-        self.meanwhile = meanwhile
+    __slots__ = ("meanwhile",)
+
+    def __new__(cls, meanwhile: Callable[[], object]) -> _Value:
+        made = super().__new__(cls, "…")
+        made.meanwhile = meanwhile
+        return made
 
     def __str__(self) -> str:
         self.meanwhile()

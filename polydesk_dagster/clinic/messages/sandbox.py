@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -45,8 +45,6 @@ _PARTS: tuple[type[nodes.Node], ...] = (
     nodes.Operand,
 )
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-
 
 class BrokenTemplateError(Exception):
     """A template that cannot be written: ``code`` and ``value`` say why, never a value of a person."""
@@ -54,6 +52,26 @@ class BrokenTemplateError(Exception):
     def __init__(self, code: str, value: str = "") -> None:
         super().__init__(f"{code} {value}".strip())
         self.code, self.value = code, value
+
+
+def _readable(value: object) -> object:
+    """What a text may print. A list, a yes or no, or what belongs to a value itself would be read by a patient as the
+    program writes it."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Undefined):
+        raise BrokenTemplateError("template_value")
+    return value
+
+
+def _of_readable(change: Callable[..., object]) -> Callable[..., object]:
+    """A filter that makes text of whatever it is given, for what may be printed alone."""
+    return lambda value, *arguments: change(_readable(value), *arguments)
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_readable
+)
+for _name in FILTERS - {"default", "first", "last", "length"}:
+    _ENVIRONMENT.filters[_name] = _of_readable(_ENVIRONMENT.filters[_name])
 
 
 @lru_cache(maxsize=1024)
@@ -155,6 +173,8 @@ def _within_budget(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _told(error: Exception) -> BrokenTemplateError:
+    if isinstance(error, TemplateError) and (beyond := re.search(r"has no element (\d+)", str(error))):
+        return BrokenTemplateError("template_item", str(int(beyond[1]) + 1))
     unknown = re.match(r"'(?:[\w.]+ object' has no attribute ')?(\w+)'", str(error))
     if isinstance(error, TemplateError) and not isinstance(error, SecurityError) and unknown:
         return BrokenTemplateError("template_variable", unknown[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -122,6 +123,40 @@ def example(kind: str, variant: str) -> Mapping[str, Any]:
     return _SAMPLES[kind, variant]
 
 
+def usable(kind: str, variant: str) -> list[str]:
+    """What a text may use, each as it is written there."""
+    return [_as_written(name, value) for name, value in sorted(example(kind, variant).items())]
+
+
+def _as_written(name: str, value: object) -> str:
+    if isinstance(value, list):
+        return f"{{% for a in {name} %}} {' '.join(_as_written(f'a.{field}', '') for field in value[0])} {{% endfor %}}"
+    return f"{{% if {name} %}} … {{% endif %}}" if isinstance(value, bool) else f"{{{{ {name} }}}}"
+
+
+_LATER = "17:45"
+_ALWAYS = frozenset({"clinica", "nome", "giorno", "scadenza", "avviso", "giorni", "ora", "preparazione"})
+"""What a message is never without; anything else may be empty."""
+
+
+def _situations(sample: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The example as the people who are written to will differ: all that may be there or nothing of it, one appointment
+    or two, each yes or no either way."""
+    flags = [name for name, value in sample.items() if isinstance(value, bool)]
+    for empty, two, *answers in product((False, True), repeat=2 + len(flags)):
+        said = _emptied(sample) if empty else {**sample}
+        if "appuntamenti" in sample:
+            first = _emptied(sample["appuntamenti"][0]) if empty else {**sample["appuntamenti"][0], "iniziali": "A. B."}
+            said["appuntamenti"] = [first, {**first, "ora": _LATER}] if two else [first]
+        elif two:
+            continue
+        yield said | dict(zip(flags, answers, strict=True))
+
+
+def _emptied(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "" if isinstance(value, str) and name not in _ALWAYS else value for name, value in values.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What is wrong with a template; an error forbids its use, else it is advice."""
@@ -150,10 +185,16 @@ def lint(kind: str, variant: str, channel: str, subject: str | None, body: str) 
         if found:
             return found
         text = write(subject, body, sample)
+        written = [(each, write(subject, body, each)) for each in _situations(sample)]
     except BrokenTemplateError as error:
         return [*found, _error(error.code, value=error.value)]
     if "{{ clinica }}" not in body and "{{clinica}}" not in body:
         found.append(_error("template_anonymous"))
+    said = f"{text.subject or ''} {text.body}"
+    if "giorno" in sample and sample["giorno"] not in said:
+        found.append(Finding(False, Reason("template_no_day")))
+    if any(_keeps_back(each, done) for each, done in written):
+        found.append(Finding(False, Reason("template_first_alone")))
     if channel == "sms":
         size = segments(text.body)
         if size.culprits:
@@ -165,6 +206,12 @@ def lint(kind: str, variant: str, channel: str, subject: str | None, body: str) 
         if size.segments > LONGEST_SMS:
             found.append(Finding(False, Reason("template_segments", {"segments": size.segments, "most": LONGEST_SMS})))
     return found
+
+
+def _keeps_back(situation: Mapping[str, Any], text: Text) -> bool:
+    """Whether somebody with two appointments on that day reads of the first alone."""
+    hours = [each["ora"] for each in situation.get("appuntamenti", ())]
+    return len(hours) > 1 and hours[0] in text.body and hours[-1] not in text.body
 
 
 def _plain(text: str) -> int:

@@ -50,7 +50,7 @@ class Job:
 
 
 class Writer:
-    """Writes the messages of one run. A template that broke once is not tried again."""
+    """Writes the messages of one run. A template that would not end is not tried again: its budget is spent once."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Writer:
         """``ways``: how whoever is written to reaches back; ``installation``: what keys are derived from."""
         self._installation = installation
         self._shelf, self._clinics, self._most, self._ways = shelf, clinics, most_segments, ways or Ways()
-        self._broken: dict[Text, BrokenTemplateError] = {}
+        self._endless: dict[Text, BrokenTemplateError] = {}
 
     @classmethod
     def of(
@@ -141,8 +141,8 @@ class Writer:
         template = self._shelf.find(need)
         if template is None:
             raise BrokenTemplateError("template_missing")
-        if template in self._broken:
-            raise self._broken[template]
+        if template in self._endless:
+            raise self._endless[template]
         context: Mapping[str, Any] = ready.context
         if token is not None:
             where = message.context.get("door") or self._clinics[message.clinic_id].portal_url
@@ -156,7 +156,8 @@ class Writer:
         try:
             return templates.write(template.subject, template.body, context)
         except BrokenTemplateError as error:
-            self._broken[template] = error
+            if error.code == "template_endless":
+                self._endless[template] = error
             raise
 
 
