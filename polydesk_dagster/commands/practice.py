@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,19 +14,17 @@ from typing import IO, Annotated
 
 import typer
 
-from polydesk_dagster import changes
 from polydesk_dagster.catalog import BY_KEY
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
-from polydesk_dagster.changes.plans import Plan, busy
-from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
+from polydesk_dagster.changes.plans import busy
 from polydesk_dagster.commands import show
 from polydesk_dagster.commands.installation import Installation, opened
 from polydesk_dagster.commands.run import run_service
 from polydesk_dagster.commands.show import say
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.outcome import EXIT_STATUS, Report, combine, done
+from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
 from polydesk_dagster.settings import person
-from polydesk_dagster.sources.practice import exporting, importing, reading
+from polydesk_dagster.sources.practice import exporting, importing, reading, undoing
 from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.told import workbook
 from polydesk_dagster.values import Count, ServiceKey, Several
@@ -108,10 +106,11 @@ def undo(
         report, made = busy(found.plans[0]), None
         if alone:
             with installation.engine.begin() as connection:
-                before = importing.left_by_its_turns(connection, found)
-                report = importing.undo(connection, found, as_of=datetime.now(UTC), actor=person(), reason=reason)
+                before = undoing.left_by_its_turns(connection, found)
+                report = undoing.undo(connection, found, as_of=datetime.now(UTC), actor=person(), reason=reason)
             if slots and (made := _generated(installation, report)) is not None:
-                made = _retired(installation, found, made, before, reason)
+                given = {"as_of": datetime.now(UTC), "actor": person(), "reason": reason}
+                made = undoing.retire_left(installation.engine, found, made, before, **given)
     _answer(report, None, made, json=json)
 
 
@@ -146,28 +145,6 @@ def _generated(installation: Installation, report: Report) -> Report | None:
     if not report.counts.changed:
         return None
     return combine(part for _, part in run_service(installation, BY_KEY["generate_slots"], None, {}))
-
-
-def _retired(installation: Installation, found: Import, made: Report, before: Sequence[Plan], reason: str) -> Report:
-    """Slots that generation left for a person to look at go where the turns are those of the workbook that was taken
-    back: whoever did that has looked, and said why. What waited already ``before`` goes on waiting."""
-    as_of, gone = datetime.now(UTC), {}
-    known = [each.scope for each in before if not each.expired]
-    with installation.engine.connect() as connection:
-        waiting = [each for each in importing.left_by_its_turns(connection, found) if each.scope not in known]
-    for each in waiting:
-        with exclusive(installation.engine, each.service, each.clinic) as alone, installation.engine.begin() as writing:
-            if alone:
-                past = (RETIREMENT_GUARD,)
-                part = changes.apply(writing, each.id, as_of=as_of, actor=person(), reason=reason, past_guards=past)
-                if part.counts.changed:
-                    gone[each.id] = part.counts.changed
-    if not gone:
-        return made
-    number = sum(gone.values())
-    counts = replace(made.counts, retired=made.counts.retired + number, waiting=max(0, made.counts.waiting - number))
-    reasons = tuple(each for each in made.reasons if each.values.get("plan") not in gone)
-    return replace(made, outcome=made.outcome if reasons else done(counts), counts=counts, reasons=reasons)
 
 
 def _load(installation: Installation, number: int) -> Import:

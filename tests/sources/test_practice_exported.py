@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydesk_dagster.outcome import Outcome
-from polydesk_dagster.sources.practice import exporting, importing, reading
+from polydesk_dagster.sources.practice import exporting, importing, reading, undoing
 from polydesk_dagster.sources.practice.sheets import SHEETS
 from polydesk_dagster.told import teller, workbook
 from polydesk_dagster.told.catalogue import LANGUAGES
@@ -59,7 +59,7 @@ def test_an_edited_row_shows_before_and_after_and_can_be_taken_back(small_chain:
     assert dropped
     assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(time(19, 40),)]
     with small_chain.begin() as connection:
-        back = importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
+        back = undoing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
     assert (back.outcome, {reason.code for reason in back.reasons}) == (Outcome.OK, {"other_plans"})
     assert all_of(small_chain, f"SELECT ends_at FROM agenda_rule WHERE id = {number}") == [(before,)]
     assert all_of(small_chain, "SELECT * FROM agenda_service ORDER BY 1, 2, 3") == was

@@ -15,7 +15,7 @@ from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.clinic.messages.factory import FACTORY
 from polydesk_dagster.errors import PermanentError
 from polydesk_dagster.outcome import Outcome, Report
-from polydesk_dagster.sources.practice import exporting, importing, reading
+from polydesk_dagster.sources.practice import exporting, importing, reading, undoing
 from polydesk_dagster.sources.practice.cells import DOMAINS
 from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.sources.practice.sheets import SHEETS
@@ -272,7 +272,7 @@ def test_what_is_in_use_stays_when_an_import_is_taken_back(engine: sa.Engine, sl
     if slots_made:
         slots.generate(engine, AS_OF)
     with engine.begin() as connection:
-        back = importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
+        back = undoing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="era una prova soltanto")
     assert back.outcome is (Outcome.PARTIAL if slots_made else Outcome.OK)
     for table in ("location", "specialist", "service", "agenda", "agenda_rule", "slot"):
         assert all_of(engine, f"SELECT count(*) FROM {table}") == [(0,)], table
@@ -327,7 +327,7 @@ def test_a_closed_day_has_no_free_slot_as_soon_as_its_closure_is_in(engine: sa.E
     assert (said(found), report.counts.created) == ([], 2)
     assert all_of(engine, free) == [(0,)]
     with engine.begin() as connection:
-        importing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="erano dell'anno scorso")
+        undoing.undo(connection, found, as_of=AS_OF, actor="desk:test", reason="erano dell'anno scorso")
     assert all_of(engine, free) == before != [(0,)]
 
 
@@ -380,5 +380,5 @@ def test_the_way_between_two_locations_comes_in_goes_out_and_is_taken_back(engin
     changed, _ = applied(engine, book(turned))
     assert all_of(engine, kept)[0] == ("Centro", "Mazzini", 0)
     with engine.begin() as connection:
-        importing.undo(connection, changed, as_of=AS_OF, actor="desk:test", reason="prova")
+        undoing.undo(connection, changed, as_of=AS_OF, actor="desk:test", reason="prova")
     assert all_of(engine, kept)[0] == ("Centro", "Mazzini", 20)

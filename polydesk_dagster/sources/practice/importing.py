@@ -200,38 +200,6 @@ def apply(
     return _told(Report(done(counts, set_aside=set_aside), counts, reasons), found, parts, preview=False)
 
 
-def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: str, reason: str | None) -> Report:
-    """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named."""
-    now = plans.several(connection, [each.id for each in found.plans])
-    applied = [each.id for each in now if each.state == "applied" and each.writes]
-    parts = [changes.undo(connection, each, as_of=as_of, actor=actor, reason=reason) for each in reversed(applied)]
-    return (
-        combine(parts)
-        if parts
-        else Report.refused("not_undoable", {"plan": found.number, "why": Reason("not_applied")})
-    )
-
-
-def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, ...]:
-    """The newest plans of slots that wait for a person, of agendas whose turns the workbook has given or changed."""
-    agendas = sorted(
-        {
-            number
-            for each in found.plans
-            if each.rows_kept and each.kind == "practice_turn"
-            for number in connection.scalars(sa.text(f"SELECT DISTINCT agenda_id FROM {each.rows}"))
-        }
-    )
-    waiting = connection.scalars(
-        sa.text("""
-            SELECT max(id) FROM plan
-            WHERE kind = 'slot' AND state = 'ready' AND CAST(scope->>'agenda' AS bigint) = ANY(:agendas)
-            GROUP BY scope"""),
-        {"agendas": agendas},
-    ).all()
-    return plans.several(connection, waiting)
-
-
 def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bool) -> Report:
     rows = tuple((Term("sheet", each.sheet), each.line, each.reason) for each in found.problems[:SHOWN_ROWS])
     tables = (Table("sheet_problems", ("sheet", "line", "why"), rows, len(found.problems)),) if rows else ()

@@ -1,0 +1,81 @@
+"""Take back what a workbook did, and the slots of the turns that it had given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from polydesk_dagster import changes
+from polydesk_dagster.changes import plans
+from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
+from polydesk_dagster.database.locks import exclusive
+from polydesk_dagster.outcome import Reason, Report, combine, done
+from polydesk_dagster.sources.practice.importing import Import
+
+
+def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: str, reason: str | None) -> Report:
+    """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named."""
+    now = plans.several(connection, [each.id for each in found.plans])
+    applied = [each.id for each in now if each.state == "applied" and each.writes]
+    parts = [changes.undo(connection, each, as_of=as_of, actor=actor, reason=reason) for each in reversed(applied)]
+    return (
+        combine(parts)
+        if parts
+        else Report.refused("not_undoable", {"plan": found.number, "why": Reason("not_applied")})
+    )
+
+
+def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, ...]:
+    """The newest plans of slots that wait for a person, of agendas whose turns the workbook has given or changed."""
+    agendas = sorted(
+        {
+            number
+            for each in found.plans
+            if each.rows_kept and each.kind == "practice_turn"
+            for number in connection.scalars(sa.text(f"SELECT DISTINCT agenda_id FROM {each.rows}"))
+        }
+    )
+    waiting = connection.scalars(
+        sa.text("""
+            SELECT max(id) FROM plan
+            WHERE kind = 'slot' AND state = 'ready' AND CAST(scope->>'agenda' AS bigint) = ANY(:agendas)
+            GROUP BY scope"""),
+        {"agendas": agendas},
+    ).all()
+    return plans.several(connection, waiting)
+
+
+def retire_left(
+    engine: sa.Engine,
+    found: Import,
+    made: Report,
+    before: Sequence[Plan],
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None,
+) -> Report:
+    """``made``, the report of the slots made anew, once those have gone that generation left for a person to look at
+    where the turns are those of the workbook that was taken back: whoever did that has looked, and said why. What
+    waited already ``before`` goes on waiting."""
+    gone = {}
+    known = [each.scope for each in before if not each.expired]
+    with engine.connect() as connection:
+        waiting = [each for each in left_by_its_turns(connection, found) if each.scope not in known]
+    for each in waiting:
+        with exclusive(engine, each.service, each.clinic) as alone, engine.begin() as writing:
+            if alone:
+                past = (RETIREMENT_GUARD,)
+                part = changes.apply(writing, each.id, as_of=as_of, actor=actor, reason=reason, past_guards=past)
+                if part.counts.changed:
+                    gone[each.id] = part.counts.changed
+    if not gone:
+        return made
+    number = sum(gone.values())
+    counts = replace(made.counts, retired=made.counts.retired + number, waiting=max(0, made.counts.waiting - number))
+    reasons = tuple(each for each in made.reasons if each.values.get("plan") not in gone)
+    return replace(made, outcome=made.outcome if reasons else done(counts), counts=counts, reasons=reasons)
