@@ -11,13 +11,16 @@ from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.synchronise import settle
+from polydesk_dagster.clinic.calendar import slots
+from polydesk_dagster.clinic.calendar.slot_plan import SERVICE as SLOTS
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.outcome import Report
+from polydesk_dagster.outcome import Reason, Report, combine
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.running import ClinicConfig, DescribedConfig, Run, serve
-from polydesk_dagster.sources.practice import importing
+from polydesk_dagster.sources.practice import importing, undoing
 from polydesk_dagster.told import teller
 from polydesk_dagster.told.dagster import metadata
+from polydesk_dagster.values import Count, ServiceKey, Several, Term
 
 APPLY, UNDO = "apply_plan", "undo_plan"
 
@@ -42,6 +45,9 @@ class ApplyConfig(PlanConfig):
 
 class UndoConfig(PlanConfig):
     """Which applied plan to take back."""
+
+    whole: bool = False
+    """Of a workbook all of its plans, with the slots of its turns."""
 
 
 def _load(polydesk: PolydeskResource, plan_id: int) -> Plan | Report:
@@ -99,6 +105,8 @@ def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:
         return refusal
     if not config.preview and not is_reason(config.reason):
         return Report.refused("reason_missing", {"least": LEAST_REASON}, plan.clinic)
+    if config.whole and importing.is_part(plan):
+        return _undo_workbook(run, plan, config)
     with run.engine.begin() as connection:
         report = changes.undo(
             connection,
@@ -113,6 +121,25 @@ def _undo(run: Run, plan: Plan, config: UndoConfig) -> Report:
         back = plans.load(connection, report.plan_id)
         rows = changes.preview(connection, back, registry.kind(back.kind)).tables
         return replace(report, tables=report.tables + rows)
+
+
+def _undo_workbook(run: Run, plan: Plan, config: UndoConfig) -> Report:
+    """Take back the whole that ``plan`` is of, and make the slots anew: nobody shall book what has gone."""
+    given = {"as_of": run.as_of, "actor": run.person, "reason": config.reason.strip() or None}
+    with run.engine.begin() as connection:
+        found = importing.load(connection, plan.id)
+        before = undoing.left_by_its_turns(connection, found)
+        report = undoing.undo(connection, found, **given, preview=config.preview)
+    if config.preview or not report.counts.changed:
+        return report
+    with exclusive(run.engine, SLOTS, None) as alone:
+        if not alone:
+            return replace(report, reasons=(*report.reasons, Reason("slots_wait", {"service": ServiceKey(SLOTS)})))
+        made = slots.generate(run.engine, run.as_of, progress=run.progress)
+        made = undoing.retire_left(run.engine, found, made, before, **given)
+    numbers = Several(tuple(Count(f"counts.{key}", n) for key, n in made.counts.as_dict().items() if n))
+    said = Reason("slots_made", {"outcome": Term("outcome", made.outcome), "counts": numbers})
+    return replace(report, outcome=combine([report, made]).outcome, reasons=(*report.reasons, said, *made.reasons))
 
 
 def _alone(run: Run, plan: Plan, rule: Callable[[], Report]) -> Report:

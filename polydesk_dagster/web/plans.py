@@ -102,10 +102,11 @@ def _decided(plan: Plan, whole: Import | None) -> dict[str, object]:
     if whole is not None:
         does = bool(whole.does or whole.guards)
         said = {"guards": whole.guards, "must_say": any(each.failed_guards for each in whole.plans)}
-        return {**said, "next_step": whole.next_step or show.next_step(plan), "does": does, "whole": whole}
+        said |= {"did": whole.did, "does": does, "whole": whole}
+        return {**said, "next_step": whole.next_step or show.next_step(plan)}
     guards = {guard.name: [guard.reason] for guard in plan.speaking_guards}
     said = {"guards": guards, "must_say": bool(plan.failed_guards), "next_step": show.next_step(plan)}
-    return {**said, "does": bool(plan.writes or guards), "whole": None}
+    return {**said, "does": bool(plan.writes or guards), "did": plan.state == "applied", "whole": None}
 
 
 @pages.get("/piani/{plan:int}/file", May.SEE)
@@ -153,13 +154,18 @@ def apply(request: Request) -> Response:
 
 @pages.post("/piani/{plan:int}/annulla", May.APPLY)
 def undo(request: Request) -> Response:
+    """Take back exactly this plan, with ``whole`` all of its workbook's."""
     reason = request.state.form.get("reason", "").strip()
-    return _press(request, "undo_plan", {"reason": reason})
+    return _press(request, "undo_plan", {"reason": reason, "whole": _whole(request)})
 
 
 @pages.post("/piani/{plan:int}/anteprima-annulla", May.APPLY)
 def look_at_undo(request: Request) -> Response:
-    return _press(request, "undo_plan", {"preview": True})
+    return _press(request, "undo_plan", {"preview": True, "whole": _whole(request)})
+
+
+def _whole(request: Request) -> bool:
+    return request.state.form.get("whole") == "1"
 
 
 @pages.post("/piani/{plan:int}/trattieni", May.APPLY)
@@ -218,7 +224,8 @@ def _press(request: Request, tool: str, config: Mapping[str, object]) -> Respons
         plan = _mine(request, connection).plan
     given = {**config, "plan": plan.id}
     work = partial(pressing.use, door.settings, door.engine, tool, plan.clinic, given, person=person.signature)
-    return presses.pressed(request, plan.service, plan.clinic, work, preview=bool(config.get("preview")))
+    preview, back = bool(config.get("preview")), f"/piani/{plan.id}"
+    return presses.pressed(request, plan.service, plan.clinic, work, preview=preview, back=back)
 
 
 def opened(request: Request, planned: Callable[[sa.Connection], Plan], same: str) -> Response:

@@ -48,6 +48,8 @@ class Pressed:
     """None while it runs."""
     course: object | None = None
     """What it is a step of, where it is one of several."""
+    back: str | None = None
+    """The page of the plan where it was pressed, if it was."""
     run_id: str | None = None
     """Dagster's run, the newest where there are several."""
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -94,12 +96,13 @@ class Presses:
         by: str,
         at: datetime,
         course: object | None = None,
+        back: str | None = None,
     ) -> tuple[Pressed, bool]:
         """Start ``work`` unless the same button is at it already; returns that press, and whether it is a new one."""
         with self._lock:
             if (other := self._running(service, clinic)) is not None:
                 return other, False
-            press = Pressed(secrets.token_urlsafe(12), service, clinic, preview, by, at, course=course)
+            press = Pressed(secrets.token_urlsafe(12), service, clinic, preview, by, at, course=course, back=back)
             self._known[press.id] = press
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)
@@ -108,12 +111,20 @@ class Presses:
 
 
 def pressed(
-    request: Request, service: str, clinic: str | None, work: Work, *, preview: bool, course: object | None = None
+    request: Request,
+    service: str,
+    clinic: str | None,
+    work: Work,
+    *,
+    preview: bool,
+    course: object | None = None,
+    back: str | None = None,
 ) -> Response:
     """Start ``work`` as whoever asks, and go to the page that shows it. Where the same button is at it already, that
     press is shown, and said to be another's."""
     door, by = request.state.door, request.state.person.name
-    press, new = door.presses.start(service, clinic, work, preview=preview, by=by, at=door.now(), course=course)
+    more = {"course": course, "back": back}
+    press, new = door.presses.start(service, clinic, work, preview=preview, by=by, at=door.now(), **more)
     return RedirectResponse(f"/premute/{press.id}" + ("" if new else "?gia=1"), 303)
 
 

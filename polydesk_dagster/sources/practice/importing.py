@@ -52,6 +52,11 @@ class Import:
         return any(plan.writes or BY_HAND & {guard.name for guard in plan.holding_guards} for plan in self.plans)
 
     @property
+    def did(self) -> bool:
+        """Whether it has written anything that can still be taken back."""
+        return any(plan.writes for plan in self.plans if plan.state == "applied")
+
+    @property
     def guards(self) -> dict[str, list[Reason]]:
         """What stops it, or has set rows of it aside, by the guard's name: who goes past one does so on every sheet."""
         found: dict[str, list[Reason]] = {}

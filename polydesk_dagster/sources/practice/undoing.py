@@ -11,22 +11,46 @@ import sqlalchemy as sa
 from polydesk_dagster import changes
 from polydesk_dagster.changes import plans
 from polydesk_dagster.changes.plans import Plan
+from polydesk_dagster.changes.registry import kind
 from polydesk_dagster.clinic.calendar.agendas import RETIREMENT_GUARD
 from polydesk_dagster.database.locks import exclusive
-from polydesk_dagster.outcome import Reason, Report, combine, done
+from polydesk_dagster.outcome import Reason, Report, Table, combine, done
 from polydesk_dagster.sources.practice.importing import Import
 
 
-def undo(connection: sa.Connection, found: Import, *, as_of: datetime, actor: str, reason: str | None) -> Report:
-    """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named."""
+def undo(
+    connection: sa.Connection,
+    found: Import,
+    *,
+    as_of: datetime,
+    actor: str,
+    reason: str | None,
+    preview: bool = False,
+) -> Report:
+    """Take back what the workbook did, the last plan first. What came into use meanwhile stays, and is named.
+
+    A ``preview`` does so too, and then none of it: whether what one sheet gave is in use depends on what the sheets
+    after it have taken back.
+    """
     now = plans.several(connection, [each.id for each in found.plans])
     applied = [each.id for each in now if each.state == "applied" and each.writes]
+    if not applied:
+        return Report.refused("not_undoable", {"plan": found.number, "why": Reason("not_applied")})
+    attempt = connection.begin_nested()
     parts = [changes.undo(connection, each, as_of=as_of, actor=actor, reason=reason) for each in reversed(applied)]
-    return (
-        combine(parts)
-        if parts
-        else Report.refused("not_undoable", {"plan": found.number, "why": Reason("not_applied")})
-    )
+    if not preview:
+        attempt.commit()
+        return combine(parts)
+    tables = tuple(table for part in parts for table in _rows(connection, part))
+    attempt.rollback()
+    told = [replace(part, plan_id=None) for part in parts]  # there are no such plans any more
+    return replace(combine(told), tables=tables, preview=True)
+
+
+def _rows(connection: sa.Connection, part: Report) -> tuple[Table, ...]:
+    """What a plan that takes another back has done, or left."""
+    back = None if part.plan_id is None else plans.load(connection, part.plan_id)
+    return () if back is None or back.undoes is None else changes.preview(connection, back, kind(back.kind)).tables
 
 
 def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, ...]:
