@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polydesk_dagster.clinic.messages import links
 from polydesk_dagster.database import refusals
+from polydesk_dagster.errors import PolydeskError, TransientError
 from polydesk_dagster.front.addresses import FRONT
 from polydesk_dagster.runtime import health
 from polydesk_dagster.told import Teller
@@ -107,7 +108,7 @@ def application(
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Recognise, door=door)],
-        exception_handlers={HTTPException: _said, 404: _said, Exception: _broken},
+        exception_handlers={HTTPException: _said, 404: _said, PolydeskError: _refused, Exception: _broken},
         lifespan=lifespan,
     )
     if front is not None:
@@ -175,6 +176,12 @@ def _examined(door: Door, t: Teller) -> dict[str, Any]:
 async def _said(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _page(request, error.status_code, error.detail)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What a rule would not take, of a form that nobody has filled in on a page of ours or whose page is old."""
+    assert isinstance(error, PolydeskError)
+    return _page(request, 503 if isinstance(error, TransientError) else 409, teller_of(request).reason(error.reason))
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -18,7 +18,7 @@ from polydesk_dagster.clinic.patients import seen
 from polydesk_dagster.web import looks
 from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of, number_in
+from polydesk_dagster.web.routes import Pages, clinic_of, number_given
 
 pages = Pages()
 
@@ -35,7 +35,7 @@ def close(request: Request) -> Response:
     """Whom a closure would touch."""
     door: Door = request.state.door
     form = request.state.form
-    agenda = number_in(form.get("agenda"))
+    agenda = number_given(request, "agenda")
     with door.engine.connect() as connection:
         clinic = _clinic_of_agenda(connection, agenda) if agenda is not None else form.get("clinic") or None
     clinic_of(request, clinic)

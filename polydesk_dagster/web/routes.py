@@ -126,6 +126,19 @@ def number_in(text: object) -> int | None:
     return int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= DIGITS else None
 
 
+def number_given(request: Request, field: str) -> int | None:
+    """The number of a record in a field of the form; None where the field is empty, which means all, or none of them.
+
+    Raises:
+        HTTPException: 404 where something else stands there.
+    """
+    text = request.state.form.get(field, "")
+    number = number_in(text)
+    if text and number is None:
+        raise HTTPException(404)
+    return number
+
+
 def clinic_asked(request: Request) -> str | None:
     """Whose page is looked at: of the clinic in ``?clinica=``; without one the chain's (None) for who acts for it, or
     else the first of hers."""

@@ -28,7 +28,7 @@ from polydesk_dagster.web.door import Door
 from polydesk_dagster.web.knowledge import AUDIENCES
 from polydesk_dagster.web.language import teller_of
 from polydesk_dagster.web.roles import May, Person
-from polydesk_dagster.web.routes import Pages, clinic_of, number_in
+from polydesk_dagster.web.routes import Pages, clinic_of, number_given
 
 pages = Pages()
 
@@ -106,7 +106,7 @@ def to_do(request: Request) -> Response:
 @pages.post("/da-fare/orfani/{number:int}", May.PATIENTS)
 def orphan(request: Request) -> Response:
     """The desk has spoken with the patient, or keeps the visit."""
-    number, appointment = request.path_params["number"], number_in(request.state.form.get("appointment"))
+    number, appointment = request.path_params["number"], number_given(request, "appointment")
     state = _one_of(request, "state", ("contacted", "kept"))
     clinic = _clinic(request)
     return _done(
@@ -200,7 +200,7 @@ def decided(request: Request) -> Response:
     def rule(connection: sa.Connection, person: Person, now: datetime) -> bool:
         given: dict[str, Any] = {"as_of": now, "actor": person.signature, "reason": reason or None}
         if verdict == "link":
-            patient = number_in(request.state.form.get("patient"))
+            patient = number_given(request, "patient")
             if patient is None:
                 raise HTTPException(400, request.state.door.say(request, "web.which_patient"))
             return _accepted(request, reviews.link(connection, number, patient, **given))

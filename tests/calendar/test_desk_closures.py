@@ -167,3 +167,26 @@ def test_whom_edited_turns_touch_is_shown_before_the_slots_follow_them(
     shown = rule_edits.propose(engine, "BO01", as_of=AS_OF)
     assert [each.appointment_id for each in shown.touched] == [later]
     assert rule_edits.propose(engine, "XX99", as_of=AS_OF).report.outcome is Outcome.FAILED
+
+
+def test_what_is_closed_already_is_not_closed_twice(engine: sa.Engine, practice: world.Practice) -> None:
+    once, again = (desk_closures.propose(engine, FAIR, as_of=AS_OF).report.plan_id for _ in range(2))
+    assert once is not None
+    assert again is not None
+    with engine.begin() as connection:
+        assert changes.apply(connection, once, as_of=AS_OF, actor="desk:anna").outcome is Outcome.OK
+    with engine.begin() as connection:
+        assert changes.apply(connection, again, as_of=AS_OF, actor="desk:berta").outcome is Outcome.REFUSED
+    with engine.connect() as connection:
+        (number,) = desk_closures.standing(connection, AS_OF)
+    renamed = replace(FAIR, name="Fiera campionaria")
+    for report in (
+        desk_closures.propose(engine, renamed, as_of=AS_OF).report,
+        desk_closures.add(engine, renamed, as_of=AS_OF, actor="desk:berta"),
+    ):
+        assert (report.outcome, report.reasons[0].code) == (Outcome.REFUSED, "closure_stands")
+        assert report.reasons[0].values == {"closure": number}
+    for other in (replace(FAIR, agenda=practice.agenda), replace(FAIR, from_time=time(9), to_time=time(11))):
+        assert desk_closures.add(engine, other, as_of=AS_OF, actor="desk:anna").outcome is Outcome.OK
+    desk_closures.lift(engine, number, as_of=AS_OF, actor="desk:anna")
+    assert desk_closures.add(engine, FAIR, as_of=AS_OF, actor="desk:anna").outcome is Outcome.OK

@@ -48,6 +48,7 @@ def test_whom_a_closure_touches_is_shown_and_the_place_is_kept_by_a_plan(
         form = door.form(desk, name="Fiera", clinic="MI01", agenda=str(practice.agenda), **{"from": day})
         page = desk.post("/chiusure/chiudi", data=form)
         assert (page.status_code, "Rossi Mario" in page.text) == (200, True)
+        assert "lo applica un responsabile" in page.text
         number = int(page.text.partition("/piani/")[2].partition('"')[0])
         for wrong, status in (
             ({"from": "ieri"}, 400), ({"from": ""}, 400), ({"agenda": "999"}, 404),
@@ -81,6 +82,8 @@ def test_whom_a_closure_touches_is_shown_and_the_place_is_kept_by_a_plan(
         page = desk.get("/da-fare").text
         assert ("non vuole il posto" in page, address in page) == (True, False)
     with door.signed_in("manager", clinic=practice.clinic) as manager:
+        page = manager.post("/chiusure/chiudi", data=door.form(manager, name="Festa", clinic="MI01", **{"from": day}))
+        assert "per applicarlo" in page.text
         assert manager.get(f"/piani/{number}").status_code == 200
 
 
@@ -94,3 +97,21 @@ def test_whom_edited_turns_touch_is_shown(door: Served, booked: tuple[world.Prac
     with door.signed_in("desk", clinic=practice.clinic) as desk:
         assert "Rossi Mario" in desk.post("/chiusure/turni", data=door.form(desk, clinic="MI01")).text
         assert desk.post("/chiusure/turni", data=door.form(desk, clinic="NA01")).status_code == 403
+
+
+def test_what_cannot_be_read_in_a_form_is_never_taken_for_all(
+    door: Served, booked: tuple[world.Practice, datetime, int]
+) -> None:
+    _, start, _ = booked
+    day = start.astimezone(world.ROME).date().isoformat()
+    with door.signed_in("superuser") as owner:
+        for agenda in ("²", "otto", "9" * 30, " 8"):
+            form = door.form(owner, name="Fiera", clinic="MI01", agenda=agenda, **{"from": day})
+            assert owner.post("/chiusure/chiudi", data=form).status_code == 404, agenda
+        orphan = door.form(owner, clinic="MI01", appointment="x", state="kept")
+        assert owner.post("/da-fare/orfani/1", data=orphan).status_code == 404
+        for address, more in (("chiudi", {"name": "Fiera", "from": day}), ("turni", {}), ("posti", {})):
+            page = owner.post(f"/chiusure/{address}", data=door.form(owner, clinic="XX99", **more))
+            assert (page.status_code < 500, "XX99" in page.text or "attiva" in page.text) == (True, True), address
+    with door.door.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM plan WHERE kind = 'closing'")) == 0

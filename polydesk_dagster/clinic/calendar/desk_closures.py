@@ -56,11 +56,18 @@ def _derive(connection: sa.Connection, rows: str, as_of: datetime) -> Report | N
     return derive_touched(connection, f"SELECT * FROM {rows} r WHERE layer IS NOT NULL", as_of)
 
 
+_STANDS = """t.lifted_at IS NULL AND t.source = 'desk' AND t.effect = 'closed' AND NOT t.yearly"""
+_SAME = f"""{_STANDS}
+    AND (t.layer, t.clinic_id, t.agenda_id, t.date_from, t.date_to, t.from_time, t.to_time) IS NOT DISTINCT FROM
+        (r.layer, r.clinic_id, r.agenda_id, r.date_from, r.date_to, r.from_time, r.to_time)"""
+"""However it is called: of two alike the second would stay when the first is lifted, and nobody could book."""
+
 DESK_CLOSURE = Kind(
     name="desk_closure",
     whole=True,
     table="closure",
     key=NAMED,
+    taken=_SAME,
     fixed=(
         "layer",
         "name",
@@ -111,7 +118,8 @@ _NEW = """
     SELECT 'create' AS action, CAST(NULL AS text) AS finding, CAST(NULL AS text) AS reason, CAST(NULL AS bigint) AS id,
            CASE WHEN CAST(:agenda AS bigint) IS NOT NULL THEN 'agenda'
                 WHEN CAST(:clinic_id AS bigint) IS NOT NULL THEN 'clinic' ELSE 'chain' END AS layer,
-           :name AS name, :date_from AS date_from, :date_to AS date_to, :from_time AS from_time, :to_time AS to_time,
+           :name AS name, :date_from AS date_from, :date_to AS date_to, CAST(:from_time AS time) AS from_time,
+           CAST(:to_time AS time) AS to_time,
            CAST(NULL AS text) AS region, CAST(NULL AS text) AS municipality_code,
            CASE WHEN CAST(:agenda AS bigint) IS NULL THEN CAST(:clinic_id AS bigint) END AS clinic_id,
            CAST(:agenda AS bigint) AS agenda_id, CAST(NULL AS timestamptz) AS lifted_at
@@ -185,14 +193,14 @@ def add(engine: sa.Engine, closure: Closure, *, as_of: datetime, actor: str) -> 
 def standing(connection: sa.Connection, as_of: datetime, clinic: str | None = None) -> dict[int, Closure]:
     """What the desk has closed and not opened again, by number, soonest first; of ``clinic`` alone where given."""
     rows = connection.execute(
-        sa.text("""
-            SELECT c.id, c.name, c.date_from, c.date_to, c.from_time, c.to_time, k.code, c.agenda_id
-            FROM closure c LEFT JOIN agenda a ON a.id = c.agenda_id
-            LEFT JOIN clinic k ON k.id = coalesce(c.clinic_id, a.clinic_id)
-            WHERE c.lifted_at IS NULL AND c.source = 'desk' AND c.effect = 'closed' AND NOT c.yearly
-              AND c.date_to >= CAST(:as_of AT TIME ZONE coalesce(k.time_zone, 'Europe/Rome') AS date)
+        sa.text(f"""
+            SELECT t.id, t.name, t.date_from, t.date_to, t.from_time, t.to_time, k.code, t.agenda_id
+            FROM closure t LEFT JOIN agenda a ON a.id = t.agenda_id
+            LEFT JOIN clinic k ON k.id = coalesce(t.clinic_id, a.clinic_id)
+            WHERE {_STANDS}
+              AND t.date_to >= CAST(:as_of AT TIME ZONE coalesce(k.time_zone, 'Europe/Rome') AS date)
               AND (CAST(:clinic AS text) IS NULL OR k.code = :clinic)
-            ORDER BY c.date_from, c.id"""),
+            ORDER BY t.date_from, t.id"""),
         {"as_of": as_of, "clinic": clinic},
     )
     return {number: Closure(*rest) for number, *rest in rows}
@@ -244,4 +252,9 @@ def _scope(connection: sa.Connection, closure: Closure, as_of: datetime) -> Scop
         "to_time": closure.to_time,
         "agenda": closure.agenda,
     }
-    return Scope(SERVICE, None if whole else where[0].code, None if whole else where[0].id, parameters)
+    scope = Scope(SERVICE, None if whole else where[0].code, None if whole else where[0].id, parameters)
+    standing = connection.scalar(
+        sa.text(f"SELECT t.id FROM closure t, ({_NEW}) r WHERE {_SAME} LIMIT 1"),
+        {**parameters, "clinic_id": scope.clinic_id},
+    )
+    return scope if standing is None else Report.refused("closure_stands", {"closure": standing})
