@@ -6,7 +6,7 @@ Codes and values, no sentences; how they are said, in Dagster or on a terminal, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -120,6 +120,13 @@ class Report:
     @classmethod
     def of_failure(cls, reason: Reason) -> Report:
         return cls(Outcome.FAILED, counts=Counts(failed=1), reasons=(reason,))
+
+    def of_clinic(self, clinic: str | None) -> Report:
+        """The same where each reason says that it is this ``clinic``'s: beside others' nobody would know."""
+        if clinic is None or all(reason.clinic is not None for reason in self.reasons):
+            return self
+        named = (replace(reason, clinic=reason.clinic or clinic) for reason in self.reasons)
+        return replace(self, reasons=tuple(named))
 
 
 def done(counts: Counts, *, set_aside: int = 0) -> Outcome:

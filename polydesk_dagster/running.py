@@ -211,7 +211,7 @@ def performed(
         else:
             kept = _kept_waiting(context, engine, service, clinic, started)
             report = kept or _too_early(service, run, started) or _out_and_back(rule, run, service)
-    report = replace(report, preview=run.preview or report.preview)
+    report = replace(report, preview=run.preview or report.preview).of_clinic(clinic)
     with engine.begin() as connection:
         service_runs.record(
             connection,
@@ -336,7 +336,7 @@ def _out_and_back(rule: Callable[[Run], Report], run: Run, service: str) -> Repo
         return _run_safely(rule, run, service)
     home = run.settings.home
     if (held := restored.go_out(run.engine, home, run.polydesk.now())) is not None:
-        return Report(Outcome.REFUSED, reasons=(replace(held, clinic=run.clinic),))
+        return Report(Outcome.REFUSED, reasons=(held,))
     report = _run_safely(rule, run, service)
     restored.go_out(run.engine, home, run.polydesk.now())
     return report
@@ -346,11 +346,11 @@ def _run_safely(rule: Callable[[Run], Report], run: Run, service: str) -> Report
     try:
         return rule(run)
     except PolydeskError as error:
-        return Report.of_failure(replace(error.reason, clinic=error.reason.clinic or run.clinic))
+        return Report.of_failure(error.reason)
     except dg.Failure:
         raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong, its message may quote a patient's data
         if (why := refusals.known(error, run.engine.url)) is not None:  # COPY raises psycopg's own errors
-            return Report.of_failure(replace(why, clinic=run.clinic))
+            return Report.of_failure(why)
         run.log.error(teller().text("log.unexpected", service=ServiceKey(service), where=where(error)))  # noqa: TRY400 - never the message
         return Report.failed("unexpected", {"error": type(error).__name__}, run.clinic)

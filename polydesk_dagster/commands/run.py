@@ -82,7 +82,7 @@ def run(
     result = as_object(service, clinic, report, started, monotonic() - clock)
     if len(report_by_clinic) > 1:
         result["clinics"] = [
-            {"clinic": code, "outcome": each.outcome, "counts": each.counts.as_dict()}
+            {"clinic": code, "outcome": each.outcome, "counts": each.counts.as_dict(), "plan_id": each.plan_id}
             for code, each in report_by_clinic
         ]
     if json:

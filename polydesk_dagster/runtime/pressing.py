@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,8 +115,8 @@ def _reported(
     if not ((reports and finished.status == "SUCCESS") or (said and finished.status == "FAILURE")):
         values: dict[str, Value] = {"run": finished.run_id, "status": Term("run_status", finished.status)}
         why = lost or [Reason("no_report", values)]
-        reports += [Report.of_failure(replace(reason, clinic=reason.clinic or clinic)) for reason in why]
-    return combine(reports, steps=True)
+        reports += [Report.of_failure(reason) for reason in why]
+    return combine(reports, steps=True).of_clinic(clinic)
 
 
 def use(

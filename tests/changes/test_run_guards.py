@@ -243,6 +243,30 @@ def test_a_price_list_that_fails_beside_agreements_in_step_is_a_failure_of_its_c
     }
 
 
+def test_each_reason_of_a_run_for_many_clinics_says_whose_it_is(in_step: Desk) -> None:
+    """A source that has become another one, where the reason itself knows of no clinic."""
+    with in_step.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE integration SET base_url = replace(base_url, '/api/v1', '/new/api/v1')"))
+    status, answer = in_step.run("sync_services")
+    assert (status, answer["outcome"]) == (3, "refused")
+    assert [(each["code"], each["clinic"]) for each in answer["reasons"]] == [
+        ("source_changed", "BO01"),
+        ("source_changed", "BZ01"),
+    ]
+    kept = "SELECT DISTINCT r.reasons->0->>'clinic' = c.code FROM service_run r JOIN clinic c ON c.id = r.clinic_id"
+    assert in_step.all(f"{kept} WHERE r.outcome = 'refused'") == [True]
+
+
+def test_each_plan_of_a_run_for_many_clinics_stands_beside_its_clinic(in_step: Desk) -> None:
+    for clinic in ("BO01", "BZ01"):
+        in_step.simulator.hold(clinic, REPRICED)
+    _, answer = in_step.run("preview_prices")
+    made = {each["clinic"]: each["plan_id"] for each in answer["clinics"]}
+    assert set(made) == {"BO01", "BZ01"}
+    of = "SELECT c.code || p.id FROM plan p JOIN clinic c ON c.id = p.clinic_id"
+    assert {f"{clinic}{plan}" for clinic, plan in made.items()} <= set(in_step.all(of))
+
+
 def test_a_run_that_died_half_way_shows_what_it_had_recorded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(_: Settings, __: str, order: orders.Order, *___: object) -> submit.Finished:
         report = Report(Outcome.OK, Counts(updated=3), (Reason("said", {SAID: "Detto prima."}),))

@@ -54,3 +54,9 @@ def test_what_parts_say_alike_is_said_once_and_what_did_something_speaks_first()
     same, other = Reason("off", {}, "BO01"), Reason("guard", {}, "BO01")
     whole = combine([Report(Outcome.NOTHING_TO_DO, reasons=(same,)), Report(Outcome.REFUSED, reasons=(other, same))])
     assert whole.reasons == (other, same)
+
+
+def test_a_reason_that_names_a_clinic_keeps_it() -> None:
+    report = Report(Outcome.PARTIAL, reasons=(Reason("a"), Reason("b", {}, "MI01")))
+    assert [reason.clinic for reason in report.of_clinic("BO01").reasons] == ["BO01", "MI01"]
+    assert report.of_clinic(None) is report
