@@ -64,7 +64,7 @@ def left_behind(
 
 def cut_off(instance: dg.DagsterInstance, service: Service, well: set[str], since: datetime) -> set[str]:
     """Of the clinics that have come to something good those whose last list was not made since: a run that was ended
-    had done only those before it."""
+    had done only those before it. Nobody is whose ``service`` is of one list."""
     last = dg.AssetKey(service.assets[-1].split("/"))
     return well - {clinic for clinic, _ in many.made(instance, last, sorted(well), since)}
 
@@ -89,7 +89,7 @@ def _sensor(service: Service, cadence: Daily) -> dg.SensorDefinition:
             standing = why_standing(connection, polydesk.settings(), service.key, as_of)
             missed, well, again = left_behind(connection, service.key, since, as_of)
             kept = set(paused(connection, service.key, as_of))
-        if standing is None:
+        if standing is None and len(service.lists) > 1:
             missed |= cut_off(context.instance, service, well, since)
         if standing is None and (missed or again):
             kept |= many.under_way(context.instance, service.key)

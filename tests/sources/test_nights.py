@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -50,10 +51,12 @@ def _night(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
         return list(repository.get_schedule_def(SERVICE).evaluate_tick(context).run_requests or ())
 
 
-def _look(instance: dg.DagsterInstance, at: datetime, monkeypatch: pytest.MonkeyPatch) -> list[dg.RunRequest]:
+def _look(
+    instance: dg.DagsterInstance, at: datetime, monkeypatch: pytest.MonkeyPatch, service: str = SERVICE
+) -> list[dg.RunRequest]:
     monkeypatch.setattr(PolydeskResource, "now", lambda _: at)
     repository = definitions.defs.get_repository_def()
-    sensor = repository.get_sensor_def(f"again_{SERVICE}")
+    sensor = repository.get_sensor_def(f"again_{service}")
     resources = {"polydesk": PolydeskResource()}
     with dg.build_sensor_context(instance, repository_def=repository, resources=resources) as context:
         return [said for said in sensor(context) if isinstance(said, dg.RunRequest)]
@@ -66,14 +69,16 @@ def _whom(instance: dg.DagsterInstance, asked: dg.RunRequest) -> set[str]:
     return many.about(run, instance.get_dynamic_partitions("clinic"))
 
 
-def _ended(engine: sa.Engine, clinic: str, outcome: str, at: datetime, why: str = "remote_silent") -> None:
+def _ended(
+    engine: sa.Engine, clinic: str, outcome: str, at: datetime, why: str = "remote_silent", service: str = SERVICE
+) -> None:
     with engine.begin() as connection:
         connection.execute(
             sa.text("""
                 INSERT INTO service_run (service, clinic_id, outcome, counts, reasons, as_of, started_at, seconds)
                 SELECT :service, id, :outcome, '{}', jsonb_build_array(jsonb_build_object('code', CAST(:why AS text))),
                        :at, :at, 0 FROM clinic WHERE code = :clinic"""),
-            {"service": SERVICE, "clinic": clinic, "outcome": outcome, "at": at, "why": why},
+            {"service": service, "clinic": clinic, "outcome": outcome, "at": at, "why": why},
         )
 
 
@@ -169,6 +174,28 @@ def test_who_has_the_first_list_of_a_run_that_was_ended_and_not_the_last_is_left
         _ended(chain, f"C{number}", "nothing_to_do", TICK + timedelta(minutes=18))
         _made(instance, f"C{number}")
     assert look() == []
+
+
+@pytest.mark.slow
+def test_dagster_is_not_asked_which_lists_were_made_where_there_is_one(
+    chain: sa.Engine, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[dg.AssetKey]()
+    made = many.made
+
+    def counted(*args: Any) -> Any:
+        asked.append(args[1])
+        return made(*args)
+
+    monkeypatch.setattr(many, "made", counted)
+    at = TICK + timedelta(hours=1)
+    for service in (SERVICE, "import_patients"):
+        for number in range(6):
+            _ended(chain, f"C{number}", "ok", at - timedelta(minutes=25), service=service)
+        again = _look(instance, at, monkeypatch, service)
+        left = {"C6"} if service == "import_patients" else {f"C{number}" for number in range(7)}
+        assert set[str]().union(*(_whom(instance, each) for each in again)) == left
+    assert [key.to_user_string() for key in asked] == ["studiolab/prices"]
 
 
 OF_THE_DATABASE = {"database_busy", "refused_memory", "refused_restarting"}
