@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ from benchmarks import slots as world
 from benchmarks.harness import Bench, Figure, peak_mb, settle
 from polydesk_dagster.clinic.calendar import slots
 from polydesk_dagster.demo.simulators.fleet import Fleet, address
+from polydesk_dagster.schedules.due import DUE
 from polydesk_dagster.sources.events import looking
 
 CLINICS = 1000
@@ -33,6 +35,10 @@ NIGHTS = (20, 40, 80)
 AGENDAS = 10
 AN_HOUR = 2 * 3600.0
 """What two cores have until a nightly run is ended."""
+TICKS = {service: due for service, due in DUE.items() if service != "index_knowledge"}
+"""What other ticks ask the database for in the process in which a look is under way; one looks into a folder."""
+A_TICK = 1.0
+"""Seconds that they may take beside it, for each thousand clinics. Dagster gives a tick sixty."""
 BARE = (
     "CREATE TABLE reference (LIKE slot INCLUDING ALL)",
     "ALTER TABLE reference ADD FOREIGN KEY (agenda_id) REFERENCES agenda",
@@ -49,11 +55,14 @@ def figures(bench: Bench) -> Iterator[Figure]:
             with bench.engine() as engine:
                 make(engine, count, port)
                 cpu, took = _look(engine)
+                beside, alone = _ticks(engine)
             asked, waited = plainly([address(port, n) for n in range(count)])
             name = f"a look at {count} clinics, CPU, beside httpx asking them"
             yield Figure("chain", name, cpu, asked, "s", count * MOST / asked, peak_mb=peak_mb())
             longest = 10.0 if count <= CLINICS else 1.1 * looking.BOUNDS.longest
             yield Figure("chain", f"the same with {LATENCY} s latency", took, waited, "s", longest / waited)
+            name = f"{len(TICKS)} other ticks' questions meanwhile, the slowest of 20, beside no look"
+            yield Figure("chain", name, beside, alone, "s", A_TICK * count / CLINICS / alone)
     yield from _generation(bench)
 
 
@@ -136,14 +145,39 @@ def _look(engine: sa.Engine) -> tuple[float, float]:
     """Seconds of this process and on the wall; the faster of two."""
     measured = []
     for _ in range(2):
-        as_of, processor, started = datetime.now(UTC), time.process_time(), time.perf_counter()
-        with engine.connect() as connection:
-            known = looking.clinics(connection, as_of)
-        seen = looking.look(known, as_of, lambda _: "token")
+        processor, started = time.process_time(), time.perf_counter()
+        seen = _looked(engine)
         measured.append((time.process_time() - processor, time.perf_counter() - started))
         if {each.why for each in seen} - {looking.NOTHING, looking.NOT_REACHED}:
             raise AssertionError("the minute was not idle")
     return min(measured)
+
+
+def _looked(engine: sa.Engine) -> Sequence[looking.Seen]:
+    as_of = datetime.now(UTC)
+    with engine.connect() as connection:
+        known = looking.clinics(connection, as_of)
+    return looking.look(known, as_of, lambda _: "token")
+
+
+def _ticks(engine: sa.Engine) -> tuple[float, float]:
+    """Seconds by the clock for which one in twenty waits longest, while a look is under way in this process; alone."""
+    with ThreadPoolExecutor(1) as others:
+        under_way = others.submit(_looked, engine)
+        beside = _slowest(engine, lambda _: not under_way.done())
+        under_way.result()
+    return beside, _slowest(engine, lambda asked: asked < 100)
+
+
+def _slowest(engine: sa.Engine, going_on: Callable[[int], bool]) -> float:
+    took: list[float] = []
+    while going_on(len(took)):
+        started = time.perf_counter()
+        with engine.connect() as connection:
+            for due in TICKS.values():
+                due(connection, datetime.now(UTC))
+        took.append(time.perf_counter() - started)
+    return sorted(took)[int(len(took) * 0.95)]
 
 
 def make(engine: sa.Engine, count: int, port: int) -> None:
