@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from polydesk_dagster.changes import audit, registry
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
+from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.changes.stage import Unreadable
 from polydesk_dagster.changes.why import kept, read
 from polydesk_dagster.errors import PermanentError
@@ -88,7 +89,7 @@ class SetAside:
 _LISTED = """
     SELECT q.id AS number, q.service, q.kind, c.code AS clinic, q.record_key AS key, q.message AS why,
            q.first_seen_at AS since, q.last_seen_at AS last_seen, q.settled_by
-    FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id WHERE q.resolved_at IS NULL"""
+    FROM quarantine q LEFT JOIN clinic c ON c.id = q.clinic_id"""
 
 
 def set_aside(
@@ -102,10 +103,31 @@ def set_aside(
     """What the sources still have to mend, the longest waiting first; with ``settled`` also what somebody has left
     out."""
     found = connection.execute(
-        sa.text(f"""{_LISTED} AND (CAST(:service AS text) IS NULL OR q.service = :service)
+        sa.text(f"""{_LISTED} WHERE q.resolved_at IS NULL
+                    AND (CAST(:service AS text) IS NULL OR q.service = :service)
                     AND (CAST(:clinic AS text) IS NULL OR c.code = :clinic) AND (:settled OR q.settled_at IS NULL)
                     ORDER BY q.first_seen_at, q.id LIMIT :limit"""),
         {"service": service, "clinic": clinic, "settled": settled, "limit": limit},
+    )
+    return [_set_aside(row) for row in found]
+
+
+def of_plan(connection: sa.Connection, plan: Plan) -> list[SetAside]:
+    """What could not be read when the plan was made, left out or not, as long as it is remembered."""
+    if not plan.tally.get("rejected"):
+        return []
+    found = connection.execute(
+        sa.text(f"""{_LISTED} WHERE q.service = :service AND q.kind = :kind
+                    AND q.clinic_id IS NOT DISTINCT FROM CAST(:clinic_id AS bigint) AND q.scope = :scope
+                    AND q.first_seen_at <= :made AND (q.resolved_at IS NULL OR q.resolved_at > :made)
+                    ORDER BY q.id"""),
+        {
+            "service": plan.service,
+            "kind": plan.kind,
+            "clinic_id": plan.clinic_id,
+            "scope": plan.within.name,
+            "made": plan.created_at,
+        },
     )
     return [_set_aside(row) for row in found]
 
@@ -116,7 +138,9 @@ def find(connection: sa.Connection, number: int) -> SetAside:
     Raises:
         PermanentError: if there is none of this number, or the source has mended it.
     """
-    found = connection.execute(sa.text(f"{_LISTED} AND q.id = :number"), {"number": number}).one_or_none()
+    found = connection.execute(
+        sa.text(f"{_LISTED} WHERE q.resolved_at IS NULL AND q.id = :number"), {"number": number}
+    ).one_or_none()
     if found is None:
         raise PermanentError("record_not_waiting", record=number)
     return _set_aside(found)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ from polydesk_dagster.outcome import EXIT_STATUS, Report, combine
 from polydesk_dagster.settings import person
 from polydesk_dagster.sources.practice import exporting, importing, reading, undoing
 from polydesk_dagster.sources.practice.importing import Import
+from polydesk_dagster.sources.practice.problems import Problem
 from polydesk_dagster.told import workbook
 from polydesk_dagster.values import Count, ServiceKey, Several
 
@@ -92,6 +93,25 @@ def apply(
         if not alone:
             _answer(busy(found.plans[0]), found, json=json)
         _apply(installation, found, slots=slots, past_guard=past_guard, reason=reason, json=json)
+
+
+@app.command("problems")
+def problems(number: Number, json: Json = False) -> None:
+    """Tutte le righe di un file già guardato che sono da correggere."""
+    with opened() as installation:
+        found = _load(installation, number).problems
+    t = show.told()
+    if json:
+        show.as_json(_problems(found))
+    else:
+        for each in found:
+            show.out().print(f"  · {t.reason(each.reason)}")
+        show.out().print(say("command.practice.problems", rows=Count("rows", len(found))))
+
+
+def _problems(found: Iterable[Problem]) -> list[dict[str, Any]]:
+    t = show.told()
+    return [{"sheet": each.sheet, "row": each.line, "text": t.reason(each.reason)} for each in found]
 
 
 @app.command("undo")
@@ -177,10 +197,7 @@ def _answer(report: Report, found: Import | None, slots: Report | None = None, *
                 "preview": report.preview,
                 "counts": report.counts.as_dict(),
                 "reasons": [{**each.as_dict(), "text": t.reason(each)} for each in report.reasons],
-                "problems": [
-                    {"sheet": each.sheet, "row": each.line, "text": t.reason(each.reason)}
-                    for each in (found.problems if found is not None else ())
-                ],
+                "problems": _problems(found.problems if found is not None else ()),
                 "plan_id": report.plan_id,
                 "plans": plans,
                 "slots": slots

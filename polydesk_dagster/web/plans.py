@@ -20,7 +20,7 @@ from polydesk_dagster.changes.plans import Plan
 from polydesk_dagster.errors import PolydeskError
 from polydesk_dagster.outcome import Outcome, Report
 from polydesk_dagster.runtime import pressing
-from polydesk_dagster.sources.practice import importing
+from polydesk_dagster.sources.practice import importing, problems
 from polydesk_dagster.sources.practice.importing import Import
 from polydesk_dagster.web import looks, presses
 from polydesk_dagster.web.door import Door
@@ -102,7 +102,7 @@ def _decided(plan: Plan, whole: Import | None) -> dict[str, object]:
     if whole is not None:
         does = bool(whole.does or whole.guards)
         said = {"guards": whole.guards, "must_say": any(each.failed_guards for each in whole.plans)}
-        said |= {"did": whole.did, "does": does, "whole": whole}
+        said |= {"did": whole.did, "does": does, "whole": whole, "problems": problems.table(whole.problems)}
         return {**said, "next_step": whole.next_step or show.next_step(plan)}
     guards = {guard.name: [guard.reason] for guard in plan.speaking_guards}
     said = {"guards": guards, "must_say": bool(plan.failed_guards), "next_step": show.next_step(plan)}

@@ -57,7 +57,13 @@ def test_the_plan_of_one_sheet_is_applied_with_its_whole_file(
         monkeypatch.setenv(name, value)
     with opened(create=True) as here:
         _, seen = fresh.json("practice", "import", str(whole), "--preview")
+        assert fresh.json("practice", "problems", str(seen["plan_id"])) == (0, [])
         status, done = fresh.json("plan", "apply", str(seen["plans"][0]))
         assert (status, done["outcome"], done["plan_id"]) == (0, "ok", seen["plan_id"])
         assert [each["code"] for each in done["reasons"]] == ["slots_wait"]
         assert all_of(here.engine, "SELECT count(*) FROM agenda_rule") == [(len(TURNS) - 1,)]
+        whole.write_bytes(book({"Turni": [*TURNS, ["BO01", "Cardiologia", "mai", "8", "10"]]}))
+        _, seen = fresh.json("practice", "import", str(whole), "--preview")
+        assert fresh.json("practice", "problems", str(seen["plan_id"])) == (0, seen["problems"])
+        (wrong,) = seen["problems"]
+        assert (wrong["sheet"], wrong["row"]) == ("turns", 4)

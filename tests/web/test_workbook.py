@@ -18,7 +18,7 @@ from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs.plans import apply_plan, undo_plan
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.names import PERSON_TAG
-from polydesk_dagster.sources.practice import undoing
+from polydesk_dagster.sources.practice import problems, undoing
 from polydesk_dagster.sources.practice.importing import Import
 from tests.sources.test_practice_workbook import LOCATIONS, TURNS, WHOLE, all_of, applied, book, planned
 from tests.web.world import Served
@@ -51,6 +51,20 @@ def test_each_of_its_plans_shows_what_stops_the_file_to_who_may_import_it(door: 
         page = unescape(browser.get(f"/piani/{turns}").text)
     assert "6 record illeggibili su 22" in page
     assert "Importa tutto il file" not in page
+
+
+def test_its_rows_that_cannot_be_read_are_listed_with_what_to_do_about_them(
+    door: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _stopped(door.door.engine)
+    with door.signed_in("desk") as browser:
+        page = unescape(browser.get(f"/piani/{found.plans[0].id}").text)
+        monkeypatch.setattr(problems, "SHOWN_ROWS", 2)
+        short = unescape(browser.get(f"/piani/{found.plans[0].id}").text)
+    assert page.count("«di mattina» non è un'ora: scriverla come 09:30") == 6
+    assert [f'<td data-label="Riga">{line}</td>' in page for line in range(5, 13)] == [False, *[True] * 6, False]
+    assert ("altre 4 righe" in short, f"dal piano {found.number}" in short) == (True, True)
+    assert "Qui ci sono le prime" not in page
 
 
 def test_one_that_nothing_stops_is_imported_whole_too(door: Served) -> None:

@@ -17,10 +17,10 @@ from polydesk_dagster.changes import aside, past, plans, registry
 from polydesk_dagster.changes.plans import Plan, Scope
 from polydesk_dagster.changes.stage import Page
 from polydesk_dagster.changes.synchronise import compare
-from polydesk_dagster.outcome import SHOWN_ROWS, WHAT_TO_DO, Counts, Outcome, Reason, Report, Table, combine, done
+from polydesk_dagster.outcome import WHAT_TO_DO, Counts, Outcome, Reason, Report, combine, done
 from polydesk_dagster.sources.practice import places
 from polydesk_dagster.sources.practice.comparing import kind_of
-from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, unreadable
+from polydesk_dagster.sources.practice.problems import BY_HAND, Problem, conflicts, follows, table, unread, unreadable
 from polydesk_dagster.sources.practice.reading import Read, Workbook
 from polydesk_dagster.sources.practice.sheets import SHEETS, Members, Sheet
 from polydesk_dagster.values import Count, ServiceKey, Several, Term, Value
@@ -136,14 +136,14 @@ def load(connection: sa.Connection, number: int) -> Import:
             WHERE p.service = :service AND p.undoes IS NULL ORDER BY p.id"""),
         {"number": number, "service": SERVICE},
     ).all()
-    found = tuple(filter(_says_something, plans.several(connection, ids)))
+    made = plans.several(connection, ids)
     problems = [
         problem
-        for each in found
-        if each.rows_kept and (sheet := _BY_KIND.get(each.kind)) is not None
-        for problem in conflicts(connection, sheet, each)
+        for each in made
+        if (sheet := _BY_KIND.get(each.kind)) is not None
+        for problem in (*unread(connection, sheet, each), *conflicts(connection, sheet, each))
     ]
-    return Import(found, tuple(sorted(dict.fromkeys(problems), key=follows)))
+    return Import(tuple(filter(_says_something, made)), tuple(sorted(dict.fromkeys(problems), key=follows)))
 
 
 def _says_something(plan: Plan) -> bool:
@@ -206,8 +206,8 @@ def apply(
 
 
 def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bool) -> Report:
-    rows = tuple((Term("sheet", each.sheet), each.line, each.reason) for each in found.problems[:SHOWN_ROWS])
-    tables = (Table("sheet_problems", ("sheet", "line", "why"), rows, len(found.problems)),) if rows else ()
+    wrong = table(found.problems)
+    tables = () if wrong is None else (wrong,)
     figures: dict[str, Value] = {"notes_passed_over": found.notes} if found.notes else {}
     if preview and (todo := found.next_step) is not None:
         figures[WHAT_TO_DO] = todo
@@ -215,7 +215,7 @@ def _told(report: Report, found: Import, parts: Sequence[Report], *, preview: bo
         report,
         reasons=tuple(dict.fromkeys((*report.reasons, *found.passed))),
         figures=figures,
-        tables=tables + (tuple(table for part in parts for table in part.tables) if preview else ()),
+        tables=tables + (tuple(each for part in parts for each in part.tables) if preview else ()),
         plan_id=found.number,
         preview=preview,
     )
