@@ -77,3 +77,18 @@ def page(
         given,
     ).all()
     return Page(list(reversed(plans.several(connection, found[:limit]))), found[limit] if found[limit:] else None)
+
+
+def stopped(connection: sa.Connection, kind: str) -> list[Plan]:
+    """The newest plan of each active clinic's list of a kind, and of the chain's, where a guard stops it and nobody has
+    decided yet; whether it is still good or over: the list it compared is no other for that."""
+    newest = connection.scalars(
+        sa.text("""
+            SELECT DISTINCT ON (plan.clinic_id, plan.scope) plan.id
+            FROM plan LEFT JOIN clinic ON clinic.id = plan.clinic_id
+            WHERE plan.kind = :kind AND plan.undoes IS NULL AND jsonb_exists(plan.tally, 'seen')
+              AND clinic.active IS NOT FALSE
+            ORDER BY plan.clinic_id, plan.scope, plan.id DESC"""),
+        {"kind": kind},
+    ).all()
+    return [plan for plan in plans.several(connection, newest) if plan.state == "ready" and plan.failed_guards]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import dagster as dg
 
 from polydesk_dagster import changes
+from polydesk_dagster.assets.standing import standing
 from polydesk_dagster.catalog import BY_KEY, Place
 from polydesk_dagster.changes import plans, registry
 from polydesk_dagster.changes.audit import LEAST_REASON, is_reason
@@ -167,6 +168,10 @@ def _tool(key: str, step: str, config_type: type[PlanConfig], rule: Callable[...
             lambda run: found if isinstance(found, Report) else _alone(run, found, lambda: rule(run, found, asked)),
             title=teller().service(key),
         )
+        if isinstance(found, Plan) and not asked.preview:
+            with polydesk.engine().connect() as connection:
+                for check in standing(connection, found):
+                    context.log_event(check)  # pyrefly: ignore[bad-argument-type] - it takes these too
         context.add_output_metadata(metadata(report))
 
     @dg.job(

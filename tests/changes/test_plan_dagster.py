@@ -15,11 +15,14 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from polydesk_dagster import build
+from polydesk_dagster.assets.studiolab import BUILT_IN_GUARDS
 from polydesk_dagster.catalog import Place
 from polydesk_dagster.cli import app
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.demo.simulators.server import DEMO_TOKEN, in_thread
 from polydesk_dagster.demo.simulators.studiolab import StudiolabSimulator
+from polydesk_dagster.jobs.plans import apply_plan, undo_plan
+from polydesk_dagster.resources.polydesk import PolydeskResource
 from tests import world
 from tests.sources.lab import AGREEMENTS, PRICES, SERVICES
 
@@ -58,6 +61,14 @@ class House:
             instance=self.instance,
             partition_key=None if job == "import_municipalities" else "BO01",
             asset_selection=None if assets is None else [dg.AssetKey(["studiolab", name]) for name in assets],
+            raise_on_error=False,
+        )
+
+    def decide(self, tool: dg.JobDefinition, step: str, **config: Any) -> dg.ExecuteInProcessResult:
+        return tool.execute_in_process(
+            run_config={"ops": {step: {"config": config}}},
+            resources={"polydesk": PolydeskResource()},
+            instance=self.instance,
             raise_on_error=False,
         )
 
@@ -127,6 +138,54 @@ def test_a_night_previews_checks_applies_and_a_failed_guard_stops_it(house: Hous
     applied = house.run("sync_prices", ["prices"], plan=plan, **guards)
     assert applied.success
     assert "5.00" in house.amounts()
+
+
+CHECKED = dg.AssetKey(["studiolab", "services_preview"])
+
+
+def _red(house: House) -> dict[str, str]:
+    """The checks of the preview of services that Dagster's page shows as failed, each with what it says."""
+    keys = [dg.AssetCheckKey(CHECKED, name) for name in BUILT_IN_GUARDS]
+    newest = house.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    said = {key.name: record.event.dagster_event for key, record in newest.items() if record.event}
+    told = {name: event.asset_check_evaluation_data for name, event in said.items() if event}
+    return {name: str(each.metadata["Che cosa ha trovato"].value) for name, each in told.items() if not each.passed}
+
+
+def _stopped_elsewhere(house: House, plan: int) -> int:
+    """The same plan of another clinic."""
+    with house.engine.begin() as connection:
+        clinic = world.clinic(connection, code="BZ01")
+        copied = sa.text("""
+            INSERT INTO plan (service, kind, volatile, clinic_id, scope, fingerprint, tally, guards, as_of, expires_at,
+                              rows_kept)
+            SELECT service, kind, volatile, :clinic, scope, fingerprint, tally, guards, as_of, expires_at, false
+            FROM plan WHERE id = :plan RETURNING id""")
+        return int(connection.execute(copied, {"clinic": clinic, "plan": plan}).scalar_one())
+
+
+@pytest.mark.slow
+def test_a_check_is_red_for_as_long_as_some_clinics_plan_is_stopped_by_it(house: House) -> None:
+    """Decided on the page, where no preview runs again."""
+    assert house.run("sync_services").success
+    house.simulator.hold("BO01", BASE | {"services": SERVICES[:8]})
+    plan = _plan(house.run("preview_services"), "services_preview")
+    failed = {"source_short", "too_many_retired", "too_many_since_confirmed"}
+    assert set(_red(house)) == failed
+    other = _stopped_elsewhere(house, plan)
+    past = {"guards": sorted(failed), "reason": "listino ridotto dalla direzione"}
+    for refused in ({}, {"guards": ["source_short"], "reason": past["reason"]}, {**past, "preview": True}):
+        house.decide(apply_plan, "apply", plan=plan, **refused)
+        assert set(_red(house)) == failed
+    assert house.decide(apply_plan, "apply", plan=plan, **past).success
+    assert {each.partition(":")[0] for each in _red(house).values()} == {"BZ01"}
+    with house.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE clinic SET active = false WHERE code = 'BZ01'"))
+    assert other > plan
+    assert house.decide(undo_plan, "take_back", plan=plan, reason=past["reason"]).success
+    assert _red(house) == {}
+    assert not house.run("preview_services").success, "the list is as short as it was"
+    assert "too_many_retired" in _red(house)
 
 
 def _checks(result: dg.ExecuteInProcessResult) -> list[dg.DagsterEvent]:
