@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import dagster as dg
+import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.assets.standing import standing
@@ -130,13 +131,16 @@ def _undo_workbook(run: Run, plan: Plan, config: UndoConfig) -> Report:
     with run.engine.begin() as connection:
         found = importing.load(connection, plan.id)
         before = undoing.left_by_its_turns(connection, found)
+        touched = undoing.clinics_of_its_times(connection, found)
         report = undoing.undo(connection, found, **given, preview=config.preview)
-    if config.preview or not report.counts.changed:
+        named = sa.text("SELECT code FROM clinic WHERE active AND id = ANY(:ids) ORDER BY code")
+        codes = connection.scalars(named, {"ids": list(touched)}).all()
+    if config.preview or not report.counts.changed or not codes:
         return report
     with exclusive(run.engine, SLOTS, None) as alone:
         if not alone:
             return replace(report, reasons=(*report.reasons, Reason("slots_wait", {"service": ServiceKey(SLOTS)})))
-        made = slots.generate(run.engine, run.as_of, progress=run.progress)
+        made = combine([slots.generate(run.engine, run.as_of, clinic=code) for code in codes])
         made = undoing.retire_left(run.engine, found, made, before, **given)
     numbers = Several(tuple(Count(f"counts.{key}", n) for key, n in made.counts.as_dict().items() if n))
     said = Reason("slots_made", {"outcome": Term("outcome", made.outcome), "counts": numbers})

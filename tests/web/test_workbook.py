@@ -174,6 +174,8 @@ def test_it_is_taken_back_whole_with_its_slots_and_a_preview_of_that_takes_nothi
     assert (seen[0], set(seen[1])) == ("partial", {"changed_since"}), "the clinic stays"
     assert all_of(tool.engine, count) == whole
     assert all_of(tool.engine, "SELECT id, state FROM plan ORDER BY id") == plans
+    places, _ = applied(tool.engine, book({"Sedi": [*LOCATIONS, ["BO01", "Nuova"]]}), as_of=now)
+    assert tool.take_back(plan=places.number, reason=WHY) == ("ok", []), "no slots are made of places"
     outcome, reasons = tool.take_back(plan=first.plans[0].id, reason=WHY)
     assert (outcome, set(reasons)) == ("partial", {"changed_since", "other_plans", "slots_made"})
     assert all_of(tool.engine, count) == [(0,) * len(TABLES)]

@@ -53,6 +53,20 @@ def _rows(connection: sa.Connection, part: Report) -> tuple[Table, ...]:
     return () if back is None or back.undoes is None else changes.preview(connection, back, kind(back.kind)).tables
 
 
+_OF_TIMES = {
+    "practice_agenda": "SELECT clinic_id FROM {rows}",
+    "practice_turn": "SELECT a.clinic_id FROM {rows} r JOIN agenda a ON a.id = r.agenda_id",
+}
+"""SQL by kinds that slots are made of: the clinics of a plan's rows. A closure gives and takes its slots by itself."""
+
+
+def clinics_of_its_times(connection: sa.Connection, found: Import) -> set[int]:
+    """The clinics (their ids) whose agendas or turns the workbook has changed: to be asked before it is taken back."""
+    changed = [each for each in found.plans if each.rows_kept and each.kind in _OF_TIMES]
+    queries = (_OF_TIMES[each.kind].format(rows=each.rows) for each in changed)
+    return {number for query in queries for number in connection.scalars(sa.text(query))}
+
+
 def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, ...]:
     """The newest plans of slots that wait for a person, of agendas whose turns the workbook has given or changed."""
     agendas = sorted(
