@@ -113,7 +113,7 @@ class Service:
     only_looks: bool = False
     """Whether it is nothing but the preview of another service, so that its previews are its runs."""
     destroys: bool = False
-    """Whether what it does does not come back by itself: it never works at an instant that is still to come."""
+    """Whether what it does does not come back by itself."""
     options: tuple[str, ...] = ()
     """Further fields of its config that the command may set."""
     sensor: str | None = None

@@ -322,8 +322,9 @@ def _kept_waiting(
 
 
 def _too_early(service: str, run: Run, now: datetime) -> Report | None:
-    """Why a service that destroys may not work at ``run.as_of``, an instant still to come; None if it may."""
-    if run.preview or service not in BY_KEY or not BY_KEY[service].destroys or run.as_of <= now + AHEAD:
+    """Why a service may not work at ``run.as_of``, an instant still to come, for which only previews are; None if it
+    may. What would be deleted is still needed, who would be reminded may not be booked by then."""
+    if run.preview or service not in BY_KEY or run.as_of <= now + AHEAD:
         return None
     values: dict[str, Value] = {"service": ServiceKey(service), "asked": Instant(run.as_of), "now": Instant(now)}
     return Report.refused("ahead", values, run.clinic)

@@ -17,7 +17,7 @@ from polydesk_dagster.clinic.bookings.emergency import Press
 from polydesk_dagster.clinic.upkeep import temporary
 from polydesk_dagster.database.engine import plain_url
 from polydesk_dagster.jobs import bookings as ordinary
-from polydesk_dagster.jobs import emergency
+from polydesk_dagster.jobs import caches, emergency
 from polydesk_dagster.jobs.dagster_storage import clean_dagster
 from polydesk_dagster.outcome import Outcome, Reason
 from polydesk_dagster.resources.polydesk import PolydeskResource
@@ -26,7 +26,7 @@ from polydesk_dagster.told import teller
 from tests import world
 from tests.world import AS_OF, rome
 
-JOBS = {job.name: job for job in (*ordinary.JOBS, *emergency.JOBS)}
+JOBS = {job.name: job for job in (*ordinary.JOBS, *emergency.JOBS, *caches.JOBS)}
 Execute = Callable[..., dg.ExecuteInProcessResult]
 
 
@@ -203,6 +203,7 @@ def test_a_folder_that_cannot_be_cleaned_does_not_keep_the_records(
 @pytest.mark.parametrize(
     ("job", "config"),
     [
+        ("refresh_sort_names", {}),
         ("nightly_cleanup", {}),
         ("release_expired_holds", {}),
         ("delete_unverified_appointments", {}),
@@ -210,7 +211,7 @@ def test_a_folder_that_cannot_be_cleaned_does_not_keep_the_records(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_destroys_never_works_in_the_future(
+def test_nothing_works_in_the_future(
     execute: Execute, engine: sa.Engine, slot: int, job: str, config: dict[str, object]
 ) -> None:
     with engine.begin() as connection:

@@ -165,6 +165,8 @@ WRONG = [
     ("Turni", ["BO01", "Cardiologia", None, time(9), time(12)], "«Giorno»: la cella è vuota"),
     ("Prestazioni", ["BO01", "X", "Y", 0, 10], "«Durata (minuti)»: «0» non è un numero intero da 1 a 480"),
     ("Prestazioni", ["BO01", "X", "Y", 20, 33.333], "«Prezzo»: «33.333» non è un importo"),
+    ("Prestazioni", ["BO01", "X", "Y", 20, 1e9], "«Prezzo»: «1000000000.00» non è un prezzo: il limite è 100.000,00"),
+    ("Prestazioni", ["BO01", "X", "Y", 20, "390.515.550.000"], "«Prezzo»: «390515550000.00» non è un prezzo"),
     ("Prestazioni", ["BO01", "X", "Y", 20, "1.300,5"], None),
     ("Prestazioni", ["BO01", "X", "Y", 20, 33.300000000000004], None),
     ("Cliniche", ["bo02", "Nuova", "Borgo Inesistente"], "«Comune»: il comune «Borgo Inesistente» non è tra quelli"),
@@ -278,6 +280,16 @@ def test_what_is_in_use_stays_when_an_import_is_taken_back(engine: sa.Engine, sl
         assert all_of(engine, f"SELECT count(*) FROM {table}") == [(0,)], table
     # What generated its slots is on record for the clinic, which stays and is named.
     assert all_of(engine, "SELECT count(*) FROM clinic") == [(int(slots_made),)]
+
+
+def test_a_superuser_does_not_lose_the_role_by_a_file(engine: sa.Engine) -> None:
+    people = [["E-mail", "Nome e cognome", "Ruolo", "Cliniche"], ["capo@example.org", "Carla Neri", "superuser", None]]
+    applied(engine, book({**WHOLE, "Utenti": people}))
+    head, carla = people
+    for role, count in (("accettazione", 1), ("responsabile", 1), ("superuser", 0)):
+        found, _ = applied(engine, book({"Utenti": [head, [carla[0], "Carla Neri Verdi", role, "BO01"]]}))
+        assert len([why for why in said(found) if "«Ruolo»: chi è superuser" in why]) == count, role
+        assert all_of(engine, "SELECT role FROM app_user WHERE email = 'capo@example.org'") == [("superuser",)]
 
 
 def test_a_closure_and_a_user_and_a_text(engine: sa.Engine) -> None:

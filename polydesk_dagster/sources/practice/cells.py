@@ -13,7 +13,7 @@ from typing import Any
 
 from polydesk_dagster.changes.fields import RESOURCE_KINDS, WEEKDAYS
 from polydesk_dagster.clinic.messages.kinds import KINDS
-from polydesk_dagster.values import Reason, Several, Term, Value
+from polydesk_dagster.values import Money, Reason, Several, Term, Value
 
 DOMAINS: Mapping[str, tuple[str, ...]] = {
     "weekday": WEEKDAYS,
@@ -103,6 +103,10 @@ def _whole(least: int, most: int) -> Callable[[Any, Terms], int]:
 _AMOUNT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+)(?:,([0-9]{1,2}))?|([0-9]+)\.([0-9]{1,2})")
 
 
+DEAREST = Decimal(100_000)
+"""No price of a clinic is as much: it is another number that slipped into the column."""
+
+
 def _money(value: object, _: Terms) -> Decimal:
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         try:
@@ -113,13 +117,19 @@ def _money(value: object, _: Terms) -> Decimal:
         # A sum that a formula made carries the dust of binary fractions; a third decimal is somebody's.
         if abs(exact - cents) > Decimal("0.000001") or cents < 0:
             raise UnfitError("cell_money", value=str(value))
-        return cents
+        return _price(cents)
     said = text(value)
     found = _AMOUNT.fullmatch(re.sub(r"€|EUR|\s", "", said))
     if found is None:
         raise UnfitError("cell_money", value=said)
     whole, cents_, other, others = found.groups()
-    return Decimal(f"{(whole or other).replace('.', '')}.{cents_ or others or '00'}").quantize(Decimal("0.01"))
+    return _price(Decimal(f"{(whole or other).replace('.', '')}.{cents_ or others or '00'}"))
+
+
+def _price(amount: Decimal) -> Decimal:
+    if amount >= DEAREST:
+        raise UnfitError("cell_dear", value=f"{amount:f}", most=Money(DEAREST))
+    return amount.quantize(Decimal("0.01"))
 
 
 _DAY = re.compile(r"([0-9]{1,2})[/.\-]([0-9]{1,2})[/.\-]([0-9]{4}|[0-9]{2})|([0-9]{4})-([0-9]{2})-([0-9]{2})")

@@ -55,6 +55,7 @@ SHEETS: tuple[Sheet, ...] = (
         living="t.role <> 'patient'",
         references=(
             Reference("email", "m.role = 'patient'", "sheet_user_is_patient"),
+            Reference("role", "m.role = 'superuser' AND s.role <> 'superuser'", "sheet_superuser_stays"),
             Reference(
                 "clinics",
                 f"EXISTS (SELECT FROM unnest(s.clinics) AS code {_UNKNOWN})",
