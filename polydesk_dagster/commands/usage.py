@@ -107,6 +107,10 @@ def what_is_wrong(error: Any) -> str:
             return _sentence(error)
 
 
+_OF_TYPER = "Value error, "
+"""What pydantic puts before that which typer itself found of a value: a name that is not on its list."""
+
+
 def _hint(error: Any) -> str:
     return str(error.param.get_error_hint()).replace("'", "")
 
@@ -114,7 +118,7 @@ def _hint(error: Any) -> str:
 def _why(error: Any) -> str:
     """What is wrong with a value; what pydantic found of it, by its type."""
     cause = error.__cause__
-    if type(cause).__name__ != "ValidationError":
+    if type(cause).__name__ != "ValidationError" or error.message.startswith(_OF_TYPER):
         return _sentence(error)
     from polydesk_dagster.wrong import reason
 
@@ -123,7 +127,7 @@ def _why(error: Any) -> str:
 
 def _sentence(error: typer.BadParameter) -> str:
     for pattern, name in SENTENCES.items():
-        if (found := re.fullmatch(pattern, error.message)) is not None:
+        if (found := re.fullmatch(pattern, error.message.removeprefix(_OF_TYPER))) is not None:
             known = ", ".join(getattr(error.ctx.command, "commands", {})) if error.ctx else ""
             return say(f"command.usage.{name}", **{"known": known, **found.groupdict()})
     return error.message

@@ -42,6 +42,8 @@ WRONG = [
     (["run", "generate_slots", "--clinic"], "L'opzione --clinic vuole un valore."),
     (["run", "generate_slots", "--json=3"], "L'opzione --json non prende valori."),
     (["plan", "list", "--limit", "0"], "--limit: è minore di 1."),
+    (["messages", "why", "45294"], "appointment|patient: non è uno dei valori previsti: 'appointment', 'patient'."),
+    (["users", "add", "a@example.org", "capo"], "role: non è uno dei valori previsti: 'desk',"),
     (["plan", "foo"], "Il comando «foo» non esiste; ci sono: list, show,"),
     (["services", "extra"], "Di troppo: extra."),
     (["--foo"], "L'opzione --foo non esiste."),
