@@ -5,7 +5,9 @@ What needs no other asset can also be made in a run of no partition.
 No ``from __future__ import annotations``: Dagster reads the annotations.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime
@@ -53,6 +55,11 @@ class ManyConfig(ServiceConfig):
 
     clinics: list[str] = Field(default_factory=list)
     """Codes of the clinics that a run for many is for; default all of its range, or all whose integration is on."""
+
+
+def stamp(wanted: Mapping[str, tuple[int, int]]) -> str:
+    """What tells one request for many clinics from the next in a run's key: each clinic's newest number and attempt."""
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def about(run: dg.DagsterRun, partitions: Sequence[str]) -> set[str]:

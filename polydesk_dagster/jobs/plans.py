@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import dagster as dg
-import sqlalchemy as sa
 
 from polydesk_dagster import changes
 from polydesk_dagster.assets.standing import standing
@@ -131,10 +130,8 @@ def _undo_workbook(run: Run, plan: Plan, config: UndoConfig) -> Report:
     with run.engine.begin() as connection:
         found = importing.load(connection, plan.id)
         before = undoing.left_by_its_turns(connection, found)
-        touched = undoing.clinics_of_its_times(connection, found)
+        codes = undoing.clinics_of_its_times(connection, found)
         report = undoing.undo(connection, found, **given, preview=config.preview)
-        named = sa.text("SELECT code FROM clinic WHERE active AND id = ANY(:ids) ORDER BY code")
-        codes = connection.scalars(named, {"ids": list(touched)}).all()
     if config.preview or not report.counts.changed or not codes:
         return report
     with exclusive(run.engine, SLOTS, None) as alone:

@@ -3,7 +3,6 @@
 No ``from __future__ import annotations``: Dagster reads the annotations.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ def key(service: str, questions: Iterable[Question], attempts: Attempts) -> str:
     """Of runs for these ``questions``: the newest of each clinic and its attempt, for one that failed blocks its own
     key, and a tick that was cut short must come to the same."""
     wanted = {each.clinic: (each.id, attempts[each.clinic].number) for each in sorted(questions, key=lambda q: q.id)}
-    return f"asked:{service}:{hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]}"
+    return f"asked:{service}:{many.stamp(wanted)}"
 
 
 def readings(service: str) -> list[Reading]:

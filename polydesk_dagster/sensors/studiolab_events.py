@@ -1,6 +1,5 @@
 """Every minute a look at each clinic's studiolab, and one run for all with news."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -48,9 +47,8 @@ def request(
         wanted[code] = remembered[code] = (look.news, attempt + 1 if newest == look.news else 1)
     if not wanted:
         return None, remembered
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
     config = {"ops": {STEP: {"config": {"clinics": sorted(wanted)}}}}
-    return dg.RunRequest(f"{SERVICE}:{key}", config, {"polydesk/service": SERVICE}), remembered
+    return dg.RunRequest(f"{SERVICE}:{many.stamp(wanted)}", config, {"polydesk/service": SERVICE}), remembered
 
 
 def why_nothing(seen: Sequence[Seen], busy: Collection[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -19,7 +20,7 @@ from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors.asked import AGAIN, readings
 from polydesk_dagster.sources.events.effects import IMPORT_PATIENTS, PREVIEW_PRICES
-from tests import world
+from tests.sources import live
 from tests.sources.test_events_sensor import news
 from tests.sources.test_many_clinics import CLINICS, ILL, Chain, chain  # noqa: F401 - a fixture
 
@@ -105,16 +106,9 @@ class Asking:
 
 
 @pytest.fixture
-def house(engine: sa.Engine, database: URL, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
+def house(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
     """A hundred clinics with a studiolab, and everything live."""
-    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
-    monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
-    with engine.begin() as connection:
-        for number in range(100):
-            world.integration(connection, world.clinic(connection, f"C{number:02}"), "http://127.0.0.1:9/api/v1")
-        activity.go_live(connection, activity.STANDING, actor="desk:anna", reason="prova del listino",
-                         as_of=NOW - timedelta(days=2))  # fmt: skip
-    return engine
+    return live.clinics(engine, database, tmp_path, monkeypatch, [f"C{number:02}" for number in range(100)], NOW)
 
 
 @pytest.fixture
@@ -263,8 +257,7 @@ def test_a_studiolab_that_failed_when_it_was_asked_is_asked_again_for_real(
     service: str,
 ) -> None:
     with chain.engine.begin() as connection:
-        activity.go_live(connection, activity.STANDING, actor="desk:anna", reason="prova del listino",
-                         as_of=NOW - timedelta(days=2))  # fmt: skip
+        live.go_live(connection, NOW)
     asking = Asking(chain.engine, chain.instance, service, monkeypatch)
     if service == PREVIEW_PRICES:
         for clinic in CLINICS:

@@ -20,8 +20,8 @@ from polydesk_dagster.errors import PASSING
 from polydesk_dagster.resources.polydesk import PolydeskResource
 from polydesk_dagster.runtime.state import activity
 from polydesk_dagster.sensors import nights
-from tests import world
 from tests.runtime.copied import copied
+from tests.sources import live
 
 TICK = datetime(2026, 3, 27, 2, 30, tzinfo=UTC)
 """03:30 in Rome."""
@@ -31,15 +31,8 @@ SERVICE = "sync_prices"
 @pytest.fixture
 def chain(engine: sa.Engine, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
     """Seven clinics with a studiolab, and everything live."""
-    monkeypatch.setenv("POLYDESK_HOME", str(tmp_path))
-    monkeypatch.setenv("POLYDESK_DATABASE_URL", database.render_as_string(hide_password=False))
     monkeypatch.setattr(many, "A_RUN", 3)
-    with engine.begin() as connection:
-        for number in range(7):
-            world.integration(connection, world.clinic(connection, f"C{number}"), "http://127.0.0.1:9/api/v1")
-        activity.go_live(connection, activity.STANDING, actor="desk:anna", reason="prova del listino",
-                         as_of=TICK - timedelta(days=2))  # fmt: skip
-    return engine
+    return live.clinics(engine, database, tmp_path, monkeypatch, [f"C{number}" for number in range(7)], TICK)
 
 
 def _night(instance: dg.DagsterInstance) -> list[dg.RunRequest]:

@@ -27,8 +27,6 @@ class Question:
     clinic: str
     active: bool
     """Whether the clinic is, with its integration."""
-    taken: bool
-    """Whether a run was asked for it; what events ask for from then on is a question of its own."""
     answered: bool
     """Whether a run that began after it was taken has read the lists."""
     hopeless: bool
@@ -46,7 +44,7 @@ _READ = """(r.outcome IN ('ok', 'nothing_to_do', 'partial') AND r.plan_id IS NUL
       OR r.outcome = 'skipped' AND r.reasons @> '[{"code": "list_not_offered"}]')"""
 
 _UNANSWERED = f"""
-SELECT q.id, c.code, c.active AND coalesce(i.active, false), q.taken_at IS NOT NULL,
+SELECT q.id, c.code, c.active AND coalesce(i.active, false),
        EXISTS (SELECT FROM service_run r
                JOIN unnest(CAST(:services AS text[]), CAST(:previews AS boolean[]), CAST(:lists AS integer[]))
                     AS reads(service, preview, lists) USING (service, preview)
@@ -74,7 +72,8 @@ def unanswered(connection: sa.Connection, service: str, readings: Collection[Rea
 
 
 def take(connection: sa.Connection, questions: Sequence[int], as_of: datetime) -> None:
-    """A run is asked for them: one that begins from now on answers them."""
+    """A run is asked for them: one that begins from now on answers them, and what events ask for from then on is a
+    question of its own."""
     _stamp(connection, "taken_at", questions, as_of)
 
 

@@ -203,10 +203,10 @@ class _Round:
         with self.engine.begin() as connection:
             if self.meets:
                 in_turn(connection, "events", self.feed.epoch)
-            rivals = cursors.MEET if self.meets else cursors.LOCK
-            if (
-                rival := self.run(connection, rivals, ids=ids, oldest=staged.oldest()).scalar_one_or_none()
-            ) is not None:
+                locked = self.run(connection, cursors.MEET, ids=ids, oldest=staged.oldest())
+            else:
+                locked = self.run(connection, cursors.LOCK, ids=ids)
+            if (rival := locked.scalar_one_or_none()) is not None:
                 raise AnotherClinicsError(rival)
             if staged.rows:
                 staging.copy(connection, staged)

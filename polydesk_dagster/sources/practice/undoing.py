@@ -60,11 +60,12 @@ _OF_TIMES = {
 """SQL by kinds that slots are made of: the clinics of a plan's rows. A closure gives and takes its slots by itself."""
 
 
-def clinics_of_its_times(connection: sa.Connection, found: Import) -> set[int]:
-    """The clinics (their ids) whose agendas or turns the workbook has changed: to be asked before it is taken back."""
+def clinics_of_its_times(connection: sa.Connection, found: Import) -> list[str]:
+    """The active clinics whose agendas or turns the workbook has changed: to be asked before it is taken back."""
     changed = [each for each in found.plans if each.rows_kept and each.kind in _OF_TIMES]
-    queries = (_OF_TIMES[each.kind].format(rows=each.rows) for each in changed)
-    return {number for query in queries for number in connection.scalars(sa.text(query))}
+    touched = " UNION ".join(_OF_TIMES[each.kind].format(rows=each.rows) for each in changed)
+    named = f"SELECT code FROM clinic WHERE active AND id IN ({touched}) ORDER BY code"
+    return list(connection.scalars(sa.text(named))) if changed else []
 
 
 def left_by_its_turns(connection: sa.Connection, found: Import) -> tuple[Plan, ...]:
